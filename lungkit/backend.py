@@ -1,0 +1,40 @@
+"""Keras, imported without the start-up notes of its backend.
+
+TensorFlow's C++ side writes notes on CPU features to the process's standard error while it loads, before any
+log level applies (tensorflow/tensorflow issue 100442); in a notebook they would stand on the page. They are
+held back here, and shown when the import fails. Import Keras from here: `from lungkit.backend import keras`.
+"""
+
+import os
+import sys
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def _import_keras():
+    if "tensorflow" in sys.modules:
+        import keras
+
+        return keras
+    with tempfile.TemporaryFile() as notes:
+        sys.stderr.flush()
+        stderr = os.dup(2)
+        os.dup2(notes.fileno(), 2)
+        try:
+            import keras
+
+            loaded = True
+        except BaseException:
+            loaded = False
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            if not loaded:
+                notes.seek(0)
+                sys.stderr.write(notes.read().decode(errors="replace"))
+    return keras
+
+
+keras = _import_keras()

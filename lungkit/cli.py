@@ -1,0 +1,197 @@
+"""The `lungkit` command: thin verbs over the package."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lungkit import config
+from lungkit.errors import LungkitError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+data_app = typer.Typer(no_args_is_help=True, help="Data sets: fetch, make, audit.")
+models_app = typer.Typer(no_args_is_help=True, help="Trained models: versions under artifacts/.")
+app.add_typer(data_app, name="data")
+app.add_typer(models_app, name="models")
+console = Console()
+
+Source = Annotated[str, typer.Option("--data", help="phantom, pneumoniamnist, a folder, or a MedMNIST .npz")]
+
+
+def main() -> None:
+    """Run the command; a LungkitError is shown as one message, without a traceback."""
+    try:
+        app()
+    except LungkitError as error:
+        Console(stderr=True).print(f"[bold red]error[/]: {error}", markup=True, highlight=False, soft_wrap=True)
+        raise SystemExit(1) from None
+
+
+def _value(text: str):
+    """A parameter's value as JSON where it is (3, 0.5, true, null), otherwise the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _source(data: str) -> str:
+    """Folders and files as absolute paths (notebooks run in a folder of their own), names as they are."""
+    path = Path(data).expanduser()
+    if path.exists():
+        return str(path.resolve())
+    if "/" in data:
+        raise LungkitError(f"no folder or file {data}; give phantom, pneumoniamnist, a folder or a .npz file")
+    return data
+
+
+@app.command()
+def run(
+    which: Annotated[list[str], typer.Argument(help="all, or numbers such as 01 03")],
+    data: Source = "phantom",
+    profile: Annotated[str, typer.Option(help=f"sizes of the run: {', '.join(config.PROFILES)}")] = "quick",
+    model_name: Annotated[str, typer.Option(help="name in the registry; default: data set and architecture")] = "",
+    parameter: Annotated[list[str], typer.Option("-p", help="key=value, any parameter of the notebooks")] = [],  # noqa: B006
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="execute the notebooks themselves, as committed")
+    ] = False,
+) -> None:
+    """Run the numbered notebooks; executed copies and an HTML index go to reports/."""
+    from lungkit import notebooks
+
+    chosen = notebooks.select(which)
+    if in_place:
+        for notebook in chosen:
+            notebooks.refresh(notebook)
+        return
+    if malformed := [text for text in parameter if "=" not in text]:
+        raise LungkitError(f"-p {malformed[0]}: give key=value")
+    config.profile(profile)  # refuse an unknown name before anything starts
+    given = {"data": _source(data), "profile": profile} | ({"model_name": model_name} if model_name else {})
+    given |= {key: _value(value) for key, value in (text.split("=", 1) for text in parameter)}
+    result = notebooks.run(chosen, given)
+    if sentence := notebooks.headline(result.folder):
+        console.print(sentence, highlight=False, soft_wrap=True)
+    seconds = sum(taken for _, taken, _ in result.stages)
+    console.print(f"{len(result.stages)} notebooks in {seconds:.0f} s: {result.index}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Option(help="NAME or NAME@vN")],
+    data: Source,
+    label_column: Annotated[str | None, typer.Option(help="column of labels.csv; default: the model's own")] = None,
+    split: Annotated[str, typer.Option(help="train, val, test or all")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Score a registered model on one split of a data set, every figure with its 95 % interval."""
+    from lungkit.models import registry
+    from lungkit.training import release
+
+    version = registry.find(model)
+    scored = release.score(version, release.data_for(version, _source(data), label_column), split)
+    if as_json:
+        typer.echo(json.dumps(scored.to_dict()))
+        return
+    table = Table(title=f"{version} on {scored.data.name}, {split}: {len(scored.labels)} images", title_justify="left")
+    summary = scored.evaluation.summary()
+    for column in ("", *summary.columns):
+        table.add_column(column)
+    for metric, cells in summary.iterrows():
+        table.add_row(metric, *cells)
+    console.print(table)
+    if scored.seen_in_training:
+        console.print(f"{scored.seen_in_training} of these images were used to train or choose the model")
+
+
+@data_app.command("fetch")
+def data_fetch(name: Annotated[str, typer.Argument(help="pneumoniamnist")]) -> None:
+    """Download a public data set; resumes, and verifies its checksum."""
+    from lungkit.data import fetch
+
+    console.print(str(fetch.fetch(name)), soft_wrap=True)
+
+
+@data_app.command("phantom")
+def data_phantom(
+    folder: Annotated[Path, typer.Argument(help="a new folder")],
+    slices: Annotated[int, typer.Option(help="how many")] = 1500,
+    seed: Annotated[int, typer.Option(help="same seed, same slices")] = 7,
+) -> None:
+    """Make synthetic chest CT slices (DICOM, with lesion masks)."""
+    from lungkit.data import phantom
+
+    console.print(str(phantom.make_dataset(folder, n_slices=slices, seed=seed)), soft_wrap=True)
+
+
+@data_app.command("audit")
+def data_audit(
+    data: Annotated[str, typer.Argument(help="phantom, pneumoniamnist, a folder, or a .npz")],
+    label_column: Annotated[str | None, typer.Option(help="column of labels.csv")] = None,
+    out: Annotated[Path | None, typer.Option(help="a folder for the tables and the figure")] = None,
+) -> None:
+    """Look for unreadable files, duplicates, label conflicts and imbalance."""
+    from lungkit.data import audit, dataset
+
+    found = audit.audit(dataset.load(_source(data), label_column=label_column))
+    table = Table(title=f"Audit of {Path(data).name}", title_justify="left")
+    for column in ("severity", "finding", "count", "meaning"):
+        table.add_column(column)
+    for row in found.findings.itertuples():
+        table.add_row(row.severity, row.finding, str(row.count_), row.meaning)
+    console.print(table)
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        found.findings.to_csv(out / "findings.csv", index=False)
+        found.duplicates.to_csv(out / "duplicates.csv", index=False)
+        audit.figure(found).savefig(out / "audit.png", bbox_inches="tight")
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """Every version of every model; the active one is marked."""
+    from lungkit.models import registry
+
+    table = Table()
+    for column in ("model", "version", "active", "trained on", "validation accuracy"):
+        table.add_column(column)
+    for name in registry.models():
+        for version in map(registry.find, (f"{name}@{v}" for v in registry.versions(name))):
+            active = "●" if registry.active(name).version == version.version else ""
+            trained_on = version.card["data"]["name"] + (" (synthetic)" if version.card["synthetic"] else "")
+            table.add_row(
+                name, version.version, active, trained_on, f"{version.card['metrics']['val']['accuracy']:.3f}"
+            )
+    console.print(table)
+
+
+@models_app.command("verify")
+def models_verify(ref: Annotated[str, typer.Argument(help="NAME or NAME@vN")]) -> None:
+    """Check every file of a version against its recorded hash."""
+    from lungkit.models import registry
+
+    version = registry.find(ref)
+    registry.verify(version)
+    console.print(f"{version}: every file is as registered")
+
+
+@models_app.command("promote")
+def models_promote(ref: Annotated[str, typer.Argument(help="NAME@vN")]) -> None:
+    """Make a version the active one."""
+    from lungkit.models import registry
+
+    version = registry.find(ref)
+    registry.promote(version.model, version.version)
+    console.print(f"{version} is active")
+
+
+@models_app.command("rollback")
+def models_rollback(name: Annotated[str, typer.Argument(help="a model's name")]) -> None:
+    """Make the version that was active before active again."""
+    from lungkit.models import registry
+
+    registry.rollback(name)
+    console.print(f"{registry.active(name)} is active")

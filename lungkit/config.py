@@ -1,0 +1,74 @@
+"""Every path and setting of the project, from LUNGKIT_* variables; no other module spells a path.
+
+Variables: LUNGKIT_HOME (the project's folder; default: where this package's folder lies),
+LUNGKIT_DATA, LUNGKIT_ARTIFACTS, LUNGKIT_REPORTS (defaults: data, artifacts and reports below it).
+They are read at each call, so a test or a second shell can point elsewhere.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from lungkit.errors import LungkitError
+
+
+def home() -> Path:
+    """The project's folder."""
+    return Path(os.environ.get("LUNGKIT_HOME") or Path(__file__).parent.parent).resolve()
+
+
+def _folder(variable: str, name: str) -> Path:
+    return Path(os.environ.get(variable) or home() / name).resolve()
+
+
+def data_dir() -> Path:
+    """Data sets that were made or fetched here, and the manifests of all."""
+    return _folder("LUNGKIT_DATA", "data")
+
+
+def artifacts_dir() -> Path:
+    """The model registry."""
+    return _folder("LUNGKIT_ARTIFACTS", "artifacts")
+
+
+def reports_dir() -> Path:
+    """What runs leave for people."""
+    return _folder("LUNGKIT_REPORTS", "reports")
+
+
+def notebooks_dir() -> Path:
+    """The numbered notebooks."""
+    return home() / "notebooks"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Sizes of a run: `quick` to see the whole working, `full` for results worth reporting."""
+
+    image_size: int  # side of the model's square input, pixels
+    phantom_slices: int
+    images: int | None  # most images taken from any other data set (whole patients, every class); None: all
+    search_epochs: int  # most epochs of one trial
+    search_trials: int  # trials of a Bayesian search; Hyperband's number follows from its epochs
+    epochs: int  # most epochs of the final training
+    patience: int  # epochs without a lower validation loss before training stops
+    batch_size: int
+    explained: int  # images that Grad-CAM is measured on
+
+    def limit(self, data: str) -> int | None:
+        """How many images to take from the data set called `data`."""
+        return self.phantom_slices if data == "phantom" else self.images
+
+
+PROFILES = {
+    "quick": Profile(96, 600, 6000, 3, 4, 14, 5, 32, 90),
+    "full": Profile(224, 1500, None, 12, 20, 60, 10, 32, 600),
+}
+
+
+def profile(name: str) -> Profile:
+    """The sizes behind a profile's name; an unknown name is refused."""
+    try:
+        return PROFILES[name]
+    except KeyError:
+        raise LungkitError(f"no profile '{name}'; there are: {', '.join(PROFILES)}") from None

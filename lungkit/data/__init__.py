@@ -1,0 +1,1 @@
+"""Files in, arrays out: data sets, the phantom, images, splits, audit."""

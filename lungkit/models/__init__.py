@@ -1,0 +1,1 @@
+"""What is learned: architectures, search, the registry of trained versions."""

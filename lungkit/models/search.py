@@ -1,0 +1,134 @@
+"""Hyperparameter search with KerasTuner: resumable, with every failed trial's reason kept."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lungkit.backend import keras
+
+import keras_tuner
+import pandas as pd
+
+from lungkit import progress, resume
+from lungkit.errors import LungkitError
+
+STRATEGIES = ("hyperband", "bayesian")
+
+
+class SearchFailed(LungkitError):
+    """No trial finished; the message carries the reason of each."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """`best`: values of the best trial; `trials`: one row each (trial, status, score, epochs, values, reason)."""
+
+    best: dict
+    trials: pd.DataFrame
+    tuner: keras_tuner.Tuner
+
+
+class _TrialBar(keras.callbacks.Callback):
+    """Moves the search's one bar: a step for each epoch of any trial."""
+
+    def __init__(self, bar):
+        super().__init__()
+        self.bar = bar
+
+    def __deepcopy__(self, memo):  # KerasTuner copies its callbacks for every execution
+        return _TrialBar(self.bar)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.bar.update(1)
+        self.bar.set_postfix_str(f"validation accuracy {(logs or {}).get('val_accuracy', 0):.3f}")
+
+
+def _tuner(strategy: str, build, folder: Path, trials: int, epochs: int, seed: int) -> keras_tuner.Tuner:
+    shared = {
+        "objective": keras_tuner.Objective("val_loss", "min"),
+        "directory": str(folder.parent),
+        "project_name": folder.name,
+        "overwrite": False,
+        "seed": seed,
+        # A trial that cannot be built or trained is recorded and the search goes on.
+        "max_consecutive_failed_trials": max(3, trials),
+    }
+    if strategy == "hyperband":
+        return keras_tuner.Hyperband(build, max_epochs=epochs, factor=3, hyperband_iterations=1, **shared)
+    if strategy == "bayesian":
+        return keras_tuner.BayesianOptimization(build, max_trials=trials, **shared)
+    raise LungkitError(f"no search strategy '{strategy}'; there are: {', '.join(STRATEGIES)}")
+
+
+def _planned_epochs(strategy: str, tuner: keras_tuner.Tuner, trials: int, epochs: int) -> int:
+    if strategy == "bayesian":
+        return trials * epochs
+    oracle = tuner.oracle
+    return sum(
+        oracle._get_size(bracket, turn)
+        * (oracle._get_epochs(bracket, turn) - (oracle._get_epochs(bracket, turn - 1) if turn else 0))
+        for bracket in range(oracle._get_num_brackets())
+        for turn in range(oracle._get_num_rounds(bracket))
+    )
+
+
+def _reason(trial) -> str:
+    """The last line of a trial's traceback: what a person needs first."""
+    lines = [line for line in (trial.message or "").strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ""
+
+
+def trials_table(tuner: keras_tuner.Tuner) -> pd.DataFrame:
+    """One row for each trial, best first: trial, status, score (validation loss), epochs, its values, reason."""
+    rows = []
+    for trial in tuner.oracle.trials.values():
+        values = trial.hyperparameters.values
+        epochs = values.get("tuner/epochs", (trial.best_step or 0) + 1 if trial.status == "COMPLETED" else 0)
+        knobs = {name: value for name, value in values.items() if not name.startswith("tuner/")}
+        rows.append(
+            {"trial": trial.trial_id, "status": trial.status, "score": trial.score, "epochs": epochs}
+            | knobs
+            | {"reason": _reason(trial)}
+        )
+    return pd.DataFrame(rows).sort_values("score", na_position="last", ignore_index=True)
+
+
+def search(
+    build: Callable[[keras_tuner.HyperParameters], keras.Model],
+    train,
+    validation,
+    folder: Path,
+    *,
+    strategy: str = "hyperband",
+    trials: int = 10,
+    epochs: int = 10,
+    seed: int = 7,
+    settings: dict | None = None,
+    **fit_options,
+) -> SearchResult:
+    """Search the knobs of `build` for the lowest validation loss; goes on where an earlier call stopped.
+
+    `build` maps KerasTuner hyperparameters to a compiled model; `train` and `validation` are what
+    `Model.fit` takes. `strategy`: "hyperband" (Li et al., JMLR 2018; its number of trials follows from `epochs`)
+    or "bayesian" (Gaussian process, `trials` trials of `epochs` epochs). `folder` keeps every trial;
+    `settings` (for instance the data's fingerprint) is kept there too, and a later call with others is refused,
+    because its trials could not be compared. Further options go to `Model.fit`.
+
+    Raises SearchFailed, with each trial's reason, when no trial completes.
+    """
+    settings = {"strategy": strategy, "epochs": epochs, "seed": seed} | (settings or {})
+    settings |= {"trials": trials} if strategy == "bayesian" else {}
+    resume.same_settings(folder, settings, "search")
+    tuner = _tuner(strategy, build, folder, trials, epochs, seed)
+    stopped_early = None
+    with progress.bar(total=_planned_epochs(strategy, tuner, trials, epochs), label="search", unit="epoch") as bar:
+        try:
+            tuner.search(train, validation_data=validation, callbacks=[_TrialBar(bar)], verbose=0, **fit_options)
+        except RuntimeError as error:  # KerasTuner's own limit on trials that failed one after another
+            stopped_early = error
+    table = trials_table(tuner) if tuner.oracle.trials else pd.DataFrame(columns=["trial", "status", "reason"])
+    if not (table["status"] == "COMPLETED").any():
+        reasons = "\n".join(f"  trial {row.trial} ({row.status}): {row.reason}" for row in table.itertuples())
+        raise SearchFailed(f"no trial of the search in {folder.name} completed:\n{reasons}") from stopped_early
+    best = tuner.get_best_hyperparameters(1)[0].values
+    return SearchResult({k: v for k, v in best.items() if not k.startswith("tuner/")}, table, tuner)

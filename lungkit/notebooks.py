@@ -1,0 +1,183 @@
+"""Runs the numbered notebooks and leaves executed copies, HTML pages and one index."""
+
+import html
+import json
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import nbformat
+import papermill
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+
+from lungkit import config
+from lungkit.errors import LungkitError
+
+
+class NotebookFailed(LungkitError):
+    """A cell raised; the message names notebook, cell and reason."""
+
+
+@dataclass
+class Run:
+    """What a run leaves: its folder, and for each notebook that ran (name, seconds, "done" or the failure)."""
+
+    folder: Path
+    parameters: dict
+    stages: list[tuple[str, float, str]] = field(default_factory=list)
+
+    @property
+    def index(self) -> Path:
+        """The page to open first."""
+        return self.folder / "index.html"
+
+
+def select(which: list[str]) -> list[Path]:
+    """The numbered notebooks that `which` names, in order: ["all"], or numbers such as ["01", "03"]."""
+    there_are = {file.name[:2]: file for file in sorted(config.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))}
+    if which == ["all"]:
+        return list(there_are.values())
+    unknown = [number for number in which if number not in there_are]
+    if unknown or not which:
+        raise LungkitError(f"no notebook {', '.join(unknown) or 'given'}; there are: all, {', '.join(there_are)}")
+    return [there_are[number] for number in sorted(set(which))]
+
+
+def parameter_names(notebook: Path) -> set[str]:
+    """The names in the notebook's cell tagged `parameters`."""
+    return set(papermill.inspect_notebook(str(notebook)))
+
+
+def run(notebooks: list[Path], parameters: dict, folder: Path | None = None) -> Run:
+    """Execute `notebooks` in order with papermill, each with those of `parameters` that it knows.
+
+    The executed copies, an HTML page of each and index.html go to `folder` (default: a new one, named by time and
+    data set, under the reports folder); figures and tables that the notebooks write go there too. Stops at the
+    first cell that raises, with NotebookFailed; what ran until then stays readable. A parameter that none of the
+    notebooks knows is refused by name before anything runs.
+    """
+    known = {notebook: parameter_names(notebook) for notebook in notebooks}
+    everything = set().union(*known.values())
+    if unknown := sorted(parameters.keys() - everything):
+        raise LungkitError(f"no parameter {', '.join(unknown)}; there are: {', '.join(sorted(everything))}")
+    if folder is None:
+        data = Path(str(parameters.get("data", "phantom"))).name
+        folder = config.reports_dir() / f"{datetime.now():%Y%m%d-%H%M%S}-{data}"
+    folder.mkdir(parents=True, exist_ok=True)
+    result = Run(folder, parameters)
+    for notebook in notebooks:
+        given = {
+            name: value for name, value in ({"report": str(folder)} | parameters).items() if name in known[notebook]
+        }
+        _execute(notebook, given, result)
+    return result
+
+
+def _execute(notebook: Path, parameters: dict, result: Run) -> None:
+    copy = result.folder / notebook.name
+    started = time.perf_counter()
+    failure = None
+    try:
+        papermill.execute_notebook(
+            str(notebook), str(copy), parameters, cwd=str(notebook.parent), progress_bar={"desc": f"{notebook.stem:20}"}
+        )
+    except PapermillExecutionError as error:
+        failure = error
+    seconds = time.perf_counter() - started
+    status = "done" if failure is None else f"{failure.ename}: {failure.evalue}"
+    result.stages.append((notebook.stem, seconds, status))
+    write_html(copy)
+    _write_index(result)
+    if failure is not None:
+        raise NotebookFailed(
+            f"{notebook.name} stopped in its code cell {failure.exec_count}: {status}\n"
+            f"The executed copy shows where: {copy.with_suffix('.html')}"
+        )
+
+
+def write_html(notebook: Path) -> Path:
+    """An HTML page beside an executed notebook, complete in itself: it loads nothing from the network."""
+    exporter = HTMLExporter(theme="light", exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = exporter.mermaid_js_url = ""
+    document = nbformat.read(notebook, 4)
+    document.metadata.pop("widgets", None)
+    body, _ = exporter.from_notebook_node(document, {"metadata": {"name": notebook.stem}})
+    page = notebook.with_suffix(".html")
+    page.write_text(body, encoding="utf-8")
+    return page
+
+
+def refresh(notebook: Path) -> None:
+    """Execute a notebook in place, as it is committed: its own parameters, no trace of papermill, time or machine."""
+    document = nbformat.read(notebook, 4)
+    papermill.execute_notebook(
+        str(notebook), str(notebook), cwd=str(notebook.parent), progress_bar={"desc": f"{notebook.stem:20}"}
+    )
+    executed = nbformat.read(notebook, 4)
+    executed.metadata = document.metadata
+    for cell, before in zip(executed.cells, document.cells, strict=True):
+        cell.metadata = before.metadata
+    nbformat.write(executed, notebook)
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>lungkit: {title}</title>
+<style>
+ body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c2733; }}
+ h1 {{ font-size: 1.5rem; margin-bottom: 0 }} .quiet {{ color: #566573 }}
+ table {{ border-collapse: collapse; margin: 1rem 0 }} td, th {{ padding: .35rem .9rem .35rem 0; text-align: left;
+ border-bottom: 1px solid #dfe5ea; vertical-align: top }} .failed {{ color: #a33a00; font-weight: 600 }}
+ figure {{ display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top; max-width: 29rem }}
+ img {{ max-width: 100%; border: 1px solid #dfe5ea }} a {{ color: #00589c }}
+</style>
+<h1>{title}</h1>
+<p class="quiet">{when} · research use only, not a medical device</p>
+{headline}
+<table><tr><th>Notebook</th><th>Time</th><th>Result</th></tr>{rows}</table>
+<table><tr><th>Parameter</th><th>Value</th></tr>{parameters}</table>
+{figures}
+</html>
+"""
+
+
+def headline(folder: Path) -> str:
+    """One sentence with the test result that notebook 04 left in `folder`; empty when it did not run."""
+    record = folder / "evaluation.json"
+    if not record.is_file():
+        return ""
+    result = json.loads(record.read_text())
+    low, high = result["intervals"]["accuracy"]
+    synthetic = " (synthetic phantom)" if result.get("synthetic") else ""
+    return (
+        f"{result['model']} on {result['data']}{synthetic}, {result['split']} split: accuracy "
+        f"{result['accuracy']:.3f} (95 % interval {low:.3f}–{high:.3f}), macro F1 {result['macro_f1']:.3f}, "
+        f"{result['n']} images of {result['patients']} patients"
+    )
+
+
+def _write_index(result: Run) -> None:
+    rows = "".join(
+        f'<tr><td><a href="{name}.html">{name}</a></td><td>{seconds:.0f} s</td>'
+        f'<td class="{"" if status == "done" else "failed"}">{html.escape(status)}</td></tr>'
+        for name, seconds, status in result.stages
+    )
+    parameters = "".join(
+        f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>" for k, v in result.parameters.items()
+    )
+    figures = "".join(
+        f'<figure><a href="{file.name}"><img src="{file.name}" alt="{html.escape(file.stem)}"></a>'
+        f"<figcaption>{html.escape(file.stem.replace('_', ' '))}</figcaption></figure>"
+        for file in sorted(result.folder.glob("*.png"))
+    )
+    page = _PAGE.format(
+        title=html.escape(f"Run on {Path(str(result.parameters.get('data', 'phantom'))).name}"),
+        when=f"{datetime.now():%Y-%m-%d %H:%M}",
+        headline=f"<p><strong>{html.escape(headline(result.folder))}</strong></p>",
+        rows=rows,
+        parameters=parameters,
+        figures=figures,
+    )
+    result.index.write_text(page, encoding="utf-8")

@@ -1,0 +1,32 @@
+"""Work that goes on where it stopped may only go on with the same settings."""
+
+import json
+from pathlib import Path
+
+from lungkit.errors import LungkitError
+
+
+class SettingsDiffer(LungkitError):
+    """The folder holds unfinished or finished work that was made with other settings."""
+
+
+def same_settings(folder: Path, settings: dict, what: str) -> None:
+    """Record `settings` in `folder` (made if absent), or compare with what an earlier call recorded.
+
+    Raises SettingsDiffer naming the settings that changed; `what` says what the folder holds ("search").
+    """
+    record = folder / "settings.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not record.exists():
+        draft = record.with_suffix(".new")
+        draft.write_text(json.dumps(settings, indent=1, sort_keys=True))
+        draft.replace(record)
+        return
+    before = json.loads(record.read_text())
+    now = json.loads(json.dumps(settings))  # tuples become lists, as in the record
+    changed = sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key))
+    if changed:
+        raise SettingsDiffer(
+            f"{folder.name} holds a {what} with other settings ({', '.join(changed)} differ); "
+            "give another folder, or delete it to start anew"
+        )

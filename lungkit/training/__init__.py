@@ -1,0 +1,1 @@
+"""How it is learned and judged: fit, evaluation, Grad-CAM, figures."""

@@ -1,0 +1,141 @@
+"""Training that shows its progress, keeps its history and goes on after a kill."""
+
+import json
+import time
+from pathlib import Path
+
+from lungkit.backend import keras
+
+import numpy as np
+import pandas as pd
+
+from lungkit import progress, resume
+from lungkit.errors import LungkitError
+
+
+def class_weights(labels: np.ndarray, n_classes: int) -> dict[int, float]:
+    """Weights inversely proportional to class frequency, mean 1 over images (King & Zeng 2001).
+
+    labels: (n,) integers 0 … n_classes-1; a class without an image is refused.
+    """
+    counts = np.bincount(labels, minlength=n_classes)
+    if (counts == 0).any():
+        raise LungkitError(f"class number {np.argmin(counts)} has no training image; every class needs at least one")
+    return {i: float(len(labels) / (n_classes * count)) for i, count in enumerate(counts)}
+
+
+class _Checkpoint(keras.callbacks.Callback):
+    """The whole state of a training after each epoch, so that a kill costs at most the epoch it fell into.
+
+    Keras' BackupAndRestore forgets how long the validation loss has not improved and which weights were best;
+    this keeps both. state.json is written last and names the files that belong to it, so that it never points
+    at a half-written one.
+    """
+
+    def __init__(self, folder: Path, patience: int, state: dict):
+        super().__init__()
+        self.folder, self.patience, self.state = folder, patience, state
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = {"epoch": epoch + 1} | {name: float(value) for name, value in logs.items()}
+        row["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        row["seconds"] = round(time.perf_counter() - self.started, 2)
+        if not np.isfinite(row["loss"]):
+            raise LungkitError(f"the loss became {row['loss']} in epoch {epoch + 1}; try a smaller learning rate")
+        state = self.state
+        state["history"].append(row)
+        if row["val_loss"] < state["best_loss"]:
+            state |= {"best_loss": row["val_loss"], "best_epoch": epoch + 1, "best": f"best-{epoch + 1}.weights.h5"}
+            self.model.save_weights(self.folder / state["best"])
+        state |= {"epoch": epoch + 1, "last": f"last-{epoch + 1}.keras"}
+        self.model.save(self.folder / state["last"])
+        state["finished"] = epoch + 1 - state["best_epoch"] >= self.patience
+        self._commit()
+        self.model.stop_training = state["finished"]
+
+    def on_train_end(self, logs=None):
+        self.state["finished"] = True
+        self._commit()
+
+    def _commit(self):
+        draft = self.folder / "state.json.new"
+        draft.write_text(json.dumps(self.state, indent=1))
+        draft.replace(self.folder / "state.json")
+        kept = {self.state["last"], self.state["best"]}
+        for file in self.folder.glob("*-*.*"):
+            if file.name not in kept and file.name.startswith(("last-", "best-")):
+                file.unlink()
+
+
+class _Bar(keras.callbacks.Callback):
+    """One line for the whole training: batches done, the epoch, and what validation says."""
+
+    def __init__(self, bar):
+        super().__init__()
+        self.bar = bar
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.bar.set_description_str(f"epoch {epoch + 1}/{self.params['epochs']}")
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.bar.update(1)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.bar.set_postfix_str(f"validation: loss {logs['val_loss']:.3f}, accuracy {logs['val_accuracy']:.3f}")
+
+
+def fit(
+    model: keras.Model,
+    train,
+    validation,
+    folder: Path,
+    *,
+    epochs: int,
+    patience: int = 10,
+    weights: dict[int, float] | None = None,
+    settings: dict | None = None,
+) -> tuple[keras.Model, pd.DataFrame]:
+    """Train a compiled model and return it with the weights of its best epoch, and the history.
+
+    train, validation: what `Model.fit` takes, with a known number of batches. Stops after `patience` epochs
+    without a lower validation loss. `weights`: loss weight of each class. Everything is kept in `folder` after
+    each epoch: a call with the same folder goes on after the last finished epoch (optimizer state, schedule,
+    best weights and patience included), or returns at once when the training had finished. `settings`
+    (for instance the data's fingerprint) is recorded; a call with others is refused with resume.SettingsDiffer.
+
+    History: one row an epoch: epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds.
+    """
+    settings = {"epochs": epochs, "patience": patience, "parameters": model.count_params()} | (settings or {})
+    resume.same_settings(folder, settings, "training")
+    state = _restore(folder)
+    if state["last"]:
+        model = keras.saving.load_model(folder / state["last"])
+    if not state["finished"]:
+        steps = len(train)
+        with progress.bar(total=steps * epochs, unit="batch") as bar:
+            bar.update(steps * state["epoch"])
+            model.fit(
+                train,
+                validation_data=validation,
+                epochs=epochs,
+                initial_epoch=state["epoch"],
+                class_weight=weights,
+                callbacks=[_Bar(bar), _Checkpoint(folder, patience, state)],
+                verbose=0,
+            )
+    model.load_weights(folder / state["best"])
+    return model, pd.DataFrame(state["history"])
+
+
+def _restore(folder: Path) -> dict:
+    """The state a former call left in `folder`, or a fresh one."""
+    record = folder / "state.json"
+    if record.exists():
+        return json.loads(record.read_text())
+    return {
+        "epoch": 0, "history": [], "finished": False, "last": "",
+        "best": "", "best_epoch": 0, "best_loss": float("inf"),
+    }  # fmt: skip
