@@ -55,9 +55,7 @@ def run(
     profile: Annotated[str, typer.Option(help=f"sizes of the run: {', '.join(config.PROFILES)}")] = "quick",
     model_name: Annotated[str, typer.Option(help="name in the registry; default: data set and architecture")] = "",
     parameter: Annotated[list[str], typer.Option("-p", help="key=value, any parameter of the notebooks")] = [],  # noqa: B006
-    in_place: Annotated[
-        bool, typer.Option("--in-place", help="execute the notebooks themselves, as committed")
-    ] = False,
+    in_place: Annotated[bool, typer.Option("--in-place", help="execute the committed notebooks themselves")] = False,
 ) -> None:
     """Run the numbered notebooks; executed copies and an HTML index go to reports/."""
     from lungkit import notebooks
@@ -161,10 +159,9 @@ def models_list() -> None:
     for name in registry.models():
         for version in map(registry.find, (f"{name}@{v}" for v in registry.versions(name))):
             active = "●" if registry.active(name).version == version.version else ""
-            trained_on = version.card["data"]["name"] + (" (synthetic)" if version.card["synthetic"] else "")
-            table.add_row(
-                name, version.version, active, trained_on, f"{version.card['metrics']['val']['accuracy']:.3f}"
-            )
+            card = version.card
+            trained_on = card["data"]["name"] + (" (synthetic)" if card["synthetic"] else "")
+            table.add_row(name, version.version, active, trained_on, f"{card['metrics']['val']['accuracy']:.3f}")
     console.print(table)
 
 

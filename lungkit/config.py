@@ -36,6 +36,18 @@ def reports_dir() -> Path:
     return _folder("LUNGKIT_REPORTS", "reports")
 
 
+def report_folder(given: str = "") -> Path:
+    """Where a notebook leaves its figures and tables: the run's folder, or one of its own when opened by hand."""
+    folder = Path(given) if given else reports_dir() / "notebooks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def work_dir() -> Path:
+    """Searches and trainings that can be gone on with."""
+    return reports_dir() / "work"
+
+
 def notebooks_dir() -> Path:
     """The numbered notebooks."""
     return home() / "notebooks"

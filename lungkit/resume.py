@@ -1,13 +1,28 @@
 """Work that goes on where it stopped may only go on with the same settings."""
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
+from lungkit import config
 from lungkit.errors import LungkitError
 
 
 class SettingsDiffer(LungkitError):
     """The folder holds unfinished or finished work that was made with other settings."""
+
+
+def work_folder(name: str, settings: dict, keep: bool = True) -> Path:
+    """The folder for work called `name` with these settings: the same again for the same settings.
+
+    With `keep` false what an earlier call left there is deleted.
+    """
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    folder = config.work_dir() / f"{name}-{key}"
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 def same_settings(folder: Path, settings: dict, what: str) -> None:

@@ -6,6 +6,8 @@ so that the class activation map exists in closed form (Zhou et al., CVPR 2016) 
 
 from lungkit.backend import keras
 
+import pandas as pd
+
 from lungkit.errors import LungkitError
 
 layers = keras.layers
@@ -107,4 +109,17 @@ def search_space(hp, input_shape: tuple[int, int, int], n_classes: int) -> keras
         model,
         optimizer=hp.Choice("optimizer", ["adam", "adamw"], default=DEFAULTS["optimizer"]),
         learning_rate=hp.Float("learning_rate", 5e-4, 5e-3, sampling="log", default=DEFAULTS["learning_rate"]),
+    )
+
+
+def layer_table(model: keras.Model) -> pd.DataFrame:
+    """One row for each layer: layer, kind, output (height × width × channels), parameters."""
+    return pd.DataFrame(
+        {
+            "layer": layer.name,
+            "kind": type(layer).__name__,
+            "output": " × ".join(str(size) for size in layer.output.shape[1:]),
+            "parameters": layer.count_params(),
+        }
+        for layer in model.layers
     )

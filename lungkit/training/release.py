@@ -82,6 +82,11 @@ class Scored:
     seen_in_training: int  # images of the split that the version was trained or chosen on
     seconds: float  # from file to probabilities, for all images
 
+    @property
+    def files(self) -> list[str]:
+        """Names of the images, relative to the data set's root."""
+        return self.data.part(None if self.split == "all" else self.split)["file"].tolist()
+
     def to_dict(self) -> dict:
         """JSON-ready: the evaluation's figures and what they were measured on."""
         return self.evaluation.to_dict() | {

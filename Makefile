@@ -1,0 +1,63 @@
+# The front door. `make` alone lists the targets.
+PYTHON ?= python3.11
+BIN := .venv/bin
+# A machine with an NVIDIA driver gets the CUDA libraries too (several GB); `make setup GPU=` leaves them out.
+GPU ?= $(if $(shell command -v nvidia-smi 2>/dev/null),1)
+LOCK := $(if $(GPU),requirements-gpu.lock,requirements.lock)
+STAMP := .venv/installed-$(LOCK)
+UV := VIRTUAL_ENV=$(CURDIR)/.venv UV_PROJECT_ENVIRONMENT= $(BIN)/uv
+DATA ?= phantom
+PROFILE ?= quick
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lab run lint lock notebooks bench
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv and install everything the lock file names; does nothing when nothing changed
+
+$(STAMP): $(LOCK) pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@# uv, the installer, is in the lock file itself: pip takes it from there, hash and all.
+	@awk '/^uv==/ { on = 1 } on { print } on && !/\\$$/ { exit }' $(LOCK) > .venv/uv.txt
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --require-hashes --no-deps -r .venv/uv.txt
+	@$(UV) pip sync --quiet --require-hashes $(LOCK)
+	@$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	@rm -f .venv/installed-*
+	@touch $@
+	@echo "installed $$(grep -c '^[a-z].*==' $(LOCK)) locked packages into .venv"
+
+demo: setup ## from nothing to a trained, evaluated, explained model on the synthetic phantom
+	$(BIN)/lungkit run all --data phantom --profile quick
+
+run: setup ## run the notebooks on your data: make run DATA=folder PROFILE=quick|full
+	$(BIN)/lungkit run all --data $(DATA) --profile $(PROFILE)
+
+lab: setup ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+lint: setup ## style, formatting and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+# The notebooks run in order in folders of their own; each starts from what the one before left.
+NOTEBOOK_HOME := $(CURDIR)/build/notebooks
+test: lint ## lint, then the package's tests with coverage, then every notebook (nbval)
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 --durations=8
+	rm -rf $(NOTEBOOK_HOME)
+	LUNGKIT_DATA=$(NOTEBOOK_HOME)/data LUNGKIT_ARTIFACTS=$(NOTEBOOK_HOME)/artifacts \
+	LUNGKIT_REPORTS=$(NOTEBOOK_HOME)/reports $(BIN)/python -m pytest --nbval-lax -p no:cacheprovider notebooks
+
+notebooks: setup ## execute the committed notebooks in place, on the phantom
+	$(BIN)/lungkit run all --in-place
+
+bench: setup ## measure: lungkit beside what one would use instead
+	$(BIN)/python bench/pipeline.py
+
+lock: ## write the lock files anew from pyproject.toml
+	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url --no-header \
+	    --no-annotate --upgrade --quiet --output-file requirements.lock
+	$(UV) pip compile pyproject.toml --group dev --extra gpu --universal --generate-hashes --no-emit-index-url \
+	    --no-header --no-annotate --upgrade --quiet --output-file requirements-gpu.lock

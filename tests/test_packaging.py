@@ -1,0 +1,58 @@
+"""pyproject.toml is the one source of dependencies; what is made from it agrees with it."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+DECLARED = PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]
+LOCKS = ["requirements.lock", "requirements-gpu.lock"]
+
+
+def _name(requirement: str) -> str:
+    return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+
+
+def _locked(lock: str) -> dict[str, str]:
+    """The block of each package in a lock file: its line and its hashes."""
+    blocks = re.split(r"\n(?=[a-z0-9])", (ROOT / lock).read_text())
+    return {_name(block): block for block in blocks if "==" in block}
+
+
+def test_the_conda_environment_names_the_same_packages_as_pyproject():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    with_pip = next(part["pip"] for part in conda["dependencies"] if isinstance(part, dict))
+    assert sorted(with_pip) == sorted([*DECLARED, "-e ."])
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_the_lock_holds_every_declared_package_with_a_hash(lock):
+    locked = _locked(lock)
+    for requirement in DECLARED:
+        assert "--hash=sha256:" in locked[_name(requirement)], requirement
+    assert all("--hash=sha256:" in block for block in locked.values())
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_the_lock_names_no_index_host(lock):
+    text = (ROOT / lock).read_text()
+    assert not re.search(r"://|--(extra-)?index-url|--find-links", text)
+
+
+def test_only_the_gpu_lock_brings_cuda():
+    assert not any(name.startswith("nvidia-cu") for name in _locked("requirements.lock"))
+    assert any(name.startswith("nvidia-cu") for name in _locked("requirements-gpu.lock"))
+
+
+def test_ci_runs_what_the_readme_tells_its_reader_to_run():
+    commands = [
+        line
+        for line in (ROOT / ".ci" / "run").read_text().splitlines()
+        if line and not line.startswith(("#", "set ", "cd "))
+    ]
+    assert commands == ["make test"]
+    assert "make test" in (ROOT / "README.md").read_text()
