@@ -25,3 +25,26 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real data not found at {SHARED.relative_to(SHARED.parents[2])} beside the project")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory) -> Path:
+    """A tiny data set in the shape of real ones: 32x32 pictures with a bright square left or right, labels.csv."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("data") / "squares"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    lines = ["file,label,other,patient_id,split"]
+    for patient in range(60):
+        label = ("left", "right")[patient % 2]
+        for picture in range(2):
+            pixels = rng.integers(0, 90, (32, 32))
+            row, column = rng.integers(2, 22), rng.integers(1, 8) + (0 if label == "left" else 16)
+            pixels[row : row + 8, column : column + 8] += 140
+            name = f"p{patient:02d}_{picture}.png"
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name)
+            lines.append(f"{name},{label},{'ab'[picture]},p{patient:02d},")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder

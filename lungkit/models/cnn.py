@@ -91,6 +91,8 @@ def compile_classifier(
         chosen = keras.optimizers.Adam(rate)
     else:
         raise LungkitError(f"no optimizer '{optimizer}'; there are: adam, adamw")
+    # Built here, so that a saved model's optimizer state finds its place when it is loaded again.
+    chosen.build(model.trainable_variables)
     model.compile(chosen, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
     return model
 

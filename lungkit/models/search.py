@@ -117,13 +117,19 @@ def search(
     Raises SearchFailed, with each trial's reason, when no trial completes.
     """
     settings = {"strategy": strategy, "epochs": epochs, "seed": seed} | (settings or {})
+    fit = {"shuffle": False} | fit_options  # the pipeline shuffles
     settings |= {"trials": trials} if strategy == "bayesian" else {}
     resume.same_settings(folder, settings, "search")
-    tuner = _tuner(strategy, build, folder, trials, epochs, seed)
+    try:
+        tuner = _tuner(strategy, build, folder, trials, epochs, seed)  # builds once, to read the space
+    except LungkitError:
+        raise
+    except Exception as error:
+        raise SearchFailed(f"the model cannot be built with the first values of its search space: {error}") from error
     stopped_early = None
     with progress.bar(total=_planned_epochs(strategy, tuner, trials, epochs), label="search", unit="epoch") as bar:
         try:
-            tuner.search(train, validation_data=validation, callbacks=[_TrialBar(bar)], verbose=0, **fit_options)
+            tuner.search(train, validation_data=validation, callbacks=[_TrialBar(bar)], verbose=0, **fit)
         except RuntimeError as error:  # KerasTuner's own limit on trials that failed one after another
             stopped_early = error
     table = trials_table(tuner) if tuner.oracle.trials else pd.DataFrame(columns=["trial", "status", "reason"])

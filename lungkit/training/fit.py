@@ -123,6 +123,7 @@ def fit(
                 epochs=epochs,
                 initial_epoch=state["epoch"],
                 class_weight=weights,
+                shuffle=False,  # the pipeline does that
                 callbacks=[_Bar(bar), _Checkpoint(folder, patience, state)],
                 verbose=0,
             )

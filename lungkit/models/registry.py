@@ -1,0 +1,504 @@
+"""Versions of trained models: sealed folders under artifacts/<model>/<version>/, and one pointer to the active one.
+
+    artifacts/<model>/v1/          the files that training wrote, and
+                     v1/card.json  what the version is, for programs
+                     v1/README.md  the same card, for people
+                     v1/SHA256SUMS hashes of all of these (`sha256sum -c SHA256SUMS` checks them without lungkit)
+    artifacts/<model>/active.json  {"version", "history", "sums"}: the active version, the ones active before it
+                                   (latest last), and the SHA-256 of each promoted version's SHA256SUMS
+
+A version appears whole, by one rename, and is never changed afterwards; the pointer moves by one replace. A process
+killed at any moment leaves the version that was active active, and at most a hidden staging folder, which the next
+`add` removes.
+
+What the hashes protect from: damaged disks, broken copies, a file or card edited by hand. They are not signatures:
+whoever can write everything under artifacts/ can also rewrite the hashes. Keep that folder writable for the people
+who train only.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import lungkit
+from lungkit import config
+from lungkit.errors import LungkitError
+
+CARD, README, SUMS, POINTER = "card.json", "README.md", "SHA256SUMS", "active.json"
+REQUIRED = {  # what the caller's card must hold
+    "classes": (list, tuple),
+    "preprocessing": dict,
+    "data": dict,
+    "metrics": dict,
+    "operating_point": dict,
+    "synthetic": bool,
+}
+SET_HERE = ("model", "version", "created", "lungkit", "files")  # what the registry adds
+
+
+class ModelMissing(LungkitError):
+    """No such model or version; the message lists what there is."""
+
+
+class ModelDamaged(LungkitError):
+    """A file of a version is not the one that was registered; the message names it."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One registered version; `card` is card.json as read, not checked until `verify`."""
+
+    model: str
+    version: str  # "v1", "v2", …
+    folder: Path
+    card: dict
+
+    def __str__(self) -> str:
+        return f"{self.model}@{self.version}"
+
+
+# --- reading
+
+
+def models() -> list[str]:
+    """Names of all models with at least one version, sorted."""
+    root = config.artifacts_dir()
+    folders = root.iterdir() if root.is_dir() else ()
+    return sorted(f.name for f in folders if _is_model_name(f.name) and _numbers(f))
+
+
+def versions(model: str) -> list[str]:
+    """Versions of a model, oldest first: ["v1", "v2", …, "v10"]; ModelMissing where there are none."""
+    numbers = _numbers(_model_folder(model))
+    if not numbers:
+        raise ModelMissing(f"no model '{model}'; there are: {', '.join(models()) or 'none yet'}")
+    return [f"v{number}" for number in numbers]
+
+
+def find(ref: str) -> Version:
+    """The version that "NAME@v2" names, or the active one for "NAME". Hashes are not checked: see `verify`."""
+    model, at, version = ref.partition("@")
+    return _read(model, version) if at else active(model)
+
+
+def active(model: str) -> Version:
+    """The version in use; ModelMissing where none has been promoted."""
+    there_are = versions(model)
+    pointer = _pointer(model)
+    if pointer["version"] is None:
+        raise ModelMissing(f"{model} has no active version; promote one of: {', '.join(there_are)}")
+    return _read(model, pointer["version"])
+
+
+def verify(version: Version) -> None:
+    """Check every file of a version against its hashes; ModelDamaged names the first that is not as registered.
+
+    Changed, missing and added files are refused, and so is a SHA256SUMS that is not the one that was promoted.
+    """
+
+    def refuse(file: str, reason: str):
+        raise ModelDamaged(
+            f"{version}: {file} {reason}. Restore the folder {version.folder} from a copy, or promote another version"
+        )
+
+    sums = version.folder / SUMS
+    if not sums.is_file():
+        refuse(SUMS, "is missing")
+    promoted = _pointer(version.model)["sums"].get(version.version)
+    if promoted is not None and _sha256(sums) != promoted:
+        refuse(SUMS, "is not the one that was promoted")
+    registered = _parse_sums(version)
+    present = set(_files(version.folder)) - {SUMS}
+    for file in sorted(registered.keys() | present):
+        if file not in present:
+            refuse(file, "is missing")
+        if file not in registered:
+            refuse(file, "was not registered with this version")
+        if _sha256(version.folder / file) != registered[file]:
+            refuse(file, "was changed after it was registered")
+
+
+# --- writing
+
+
+def add(model: str, card: dict, write: Callable[[Path], None], promote: bool = True) -> Version:
+    """Register a new version and, unless told otherwise, make it the active one.
+
+    model: lower-case letters, digits, ".", "_" and "-".
+    card: JSON-ready; must have `classes` (names in the order of the model's outputs), `preprocessing`
+        (Preprocessing.to_dict()), `data` ({"name", "fingerprint", …}), `metrics` ({"val": Evaluation.to_dict(), …},
+        a split's name to what was measured on it), `operating_point` (as chosen on validation) and `synthetic`
+        (whether the model learned from synthetic images). More keys are kept as they are.
+    write: called with an empty folder, writes the model's files into it. If it raises, nothing is registered.
+    """
+    _check_card(card)
+    folder = _model_folder(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _staging(folder) as staging:
+        write(staging)
+        if taken := {CARD, README, SUMS} & set(_files(staging)):
+            raise LungkitError(f"{', '.join(sorted(taken))}: written by the registry itself; choose another file name")
+        files = {name: _describe(staging / name) for name in _files(staging)}
+        with _locked(folder / ".lock"):
+            version = f"v{_next_number(model)}"
+            created = datetime.now(UTC).isoformat(timespec="seconds")
+            origin = {"model": model, "version": version, "created": created, "lungkit": lungkit.__version__}
+            _seal(staging, origin | card | {"files": files})
+            staging.rename(folder / version)
+            _sync(folder)
+    return _activate(model, version) if promote else _read(model, version)
+
+
+def promote(model: str, version: str) -> Version:
+    """Make a version the active one, after verifying it."""
+    return _activate(model, version)
+
+
+def rollback(model: str) -> Version:
+    """Make the version that was active before the present one active again, after verifying it.
+
+    Each further call goes one step further back; ModelMissing where there is nothing to go back to.
+    """
+    versions(model)
+    with _locked(_model_folder(model) / ".lock"):
+        pointer = _pointer(model)
+        if not pointer["history"]:
+            raise ModelMissing(
+                f"{model}: no version was active before {pointer['version'] or 'now'}, nothing to go back to"
+            )
+        *history, previous = pointer["history"]
+        version = _read(model, previous)
+        verify(version)
+        _point(model, pointer | {"version": previous, "history": history})
+    return version
+
+
+def _activate(model: str, name: str) -> Version:
+    version = _read(model, name)
+    with _locked(version.folder.parent / ".lock"):
+        verify(version)
+        pointer = _pointer(model)
+        if pointer["version"] != name:
+            before = [pointer["version"]] if pointer["version"] else []
+            sums = pointer["sums"] | {name: _sha256(version.folder / SUMS)}
+            _point(model, {"version": name, "history": pointer["history"] + before, "sums": sums})
+    return version
+
+
+# --- names and what lies on disk
+
+
+def _is_model_name(name: str) -> bool:
+    return re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,99}", name) is not None
+
+
+def _is_version_name(name: str) -> bool:
+    return re.fullmatch(r"v[1-9][0-9]*", name) is not None
+
+
+def _model_folder(model: str) -> Path:
+    if not _is_model_name(model):
+        raise LungkitError(
+            f"'{model}' cannot name a model; accepted are up to 100 lower-case letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit"
+        )
+    return config.artifacts_dir() / model
+
+
+def _numbers(folder: Path) -> list[int]:
+    names = (f.name for f in folder.iterdir() if f.is_dir()) if folder.is_dir() else ()
+    return sorted(int(name[1:]) for name in names if _is_version_name(name))
+
+
+def _next_number(model: str) -> int:
+    # A number that was promoted once is never given again, even if its folder was deleted.
+    used = _numbers(_model_folder(model)) + [int(name[1:]) for name in _pointer(model)["sums"]]
+    return max(used, default=0) + 1
+
+
+def _read(model: str, version: str) -> Version:
+    there_are = versions(model)
+    if version not in there_are:
+        raise ModelMissing(f"{model} has no version '{version}'; there are: {', '.join(there_are)}")
+    folder = _model_folder(model) / version
+    card = _read_json(folder / CARD, f"{model}@{version}")
+    return Version(model, version, folder, card)
+
+
+def _read_json(path: Path, whose: str) -> dict:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ModelDamaged(f"{whose}: {path.name} is missing from {path.parent}; restore it from a copy") from None
+    except ValueError as error:
+        raise ModelDamaged(f"{whose}: {path.name} is not JSON ({error}); restore it from a copy") from None
+    if not isinstance(content, dict):
+        raise ModelDamaged(f"{whose}: {path.name} is not a JSON object; restore it from a copy")
+    return content
+
+
+def _pointer(model: str) -> dict:
+    """The active pointer; before the first promotion one that points nowhere."""
+    path = _model_folder(model) / POINTER
+    empty = {"version": None, "history": [], "sums": {}}
+    if not path.exists():
+        return empty
+    pointer = _read_json(path, model)
+    well_formed = {key: type(value) for key, value in pointer.items()} == {
+        "version": str,
+        "history": list,
+        "sums": dict,
+    }
+    if not well_formed or not all(map(_is_version_name, [pointer["version"], *pointer["history"], *pointer["sums"]])):
+        raise ModelDamaged(f"{model}: {POINTER} does not hold version, history and sums; restore it from a copy")
+    return pointer
+
+
+def _files(folder: Path) -> list[str]:
+    """Every file below a folder, as relative POSIX paths, sorted."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _describe(path: Path) -> dict:
+    return {"sha256": _sha256(path), "bytes": path.stat().st_size}
+
+
+def _parse_sums(version: Version) -> dict[str, str]:
+    registered = {}
+    for line in (version.folder / SUMS).read_text("utf-8", errors="replace").removesuffix("\n").split("\n"):
+        match = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
+        if not match:
+            raise ModelDamaged(f"{version}: {SUMS} has a line that is not a hash and a file name: {line[:80]!r}")
+        registered[match[2]] = match[1]
+    return registered
+
+
+# --- writes that a kill cannot leave half done
+
+
+@contextmanager
+def _locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock, which the system gives back when the process ends, however it ends."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """An empty folder beside the versions, removed at the end unless it was renamed into one.
+
+    It lies in a hidden folder with a lock that says its process lives: without that, another process's `add` could
+    not tell a staging folder in use from one that a killed process left.
+    """
+    with ExitStack() as stack:
+        with _locked(folder / ".lock"):
+            _remove_abandoned(folder)
+            home = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder))
+            stack.enter_context(_locked(home / "lock"))
+            stack.callback(shutil.rmtree, home, ignore_errors=True)
+        staging = home / "version"
+        staging.mkdir()
+        yield staging
+
+
+def _remove_abandoned(folder: Path) -> None:
+    for home in folder.glob(".staging-*"):
+        # Busy: its process is alive. Gone: its process has just removed it.
+        with suppress(BlockingIOError, FileNotFoundError), _locked(home / "lock", wait=False):
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def _seal(staging: Path, card: dict) -> None:
+    """Write the card, its README and the hashes, and push everything to the disk."""
+    (staging / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+    (staging / README).write_text(_readme(card), "utf-8")
+    sums = {name: entry["sha256"] for name, entry in card["files"].items()}
+    sums |= {name: _sha256(staging / name) for name in (CARD, README)}
+    (staging / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())), "utf-8")
+    for path in staging.rglob("*"):
+        _sync(path)
+    _sync(staging)
+
+
+def _point(model: str, pointer: dict) -> None:
+    path = _model_folder(model) / POINTER
+    draft = path.with_name(f".{POINTER}")
+    draft.write_text(json.dumps(pointer, indent=2) + "\n", "utf-8")
+    _sync(draft)
+    draft.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- the card
+
+
+def _check_card(card: dict) -> None:
+    if missing := [key for key, kind in REQUIRED.items() if not isinstance(card.get(key), kind)]:
+        raise LungkitError(
+            f"the model card lacks {', '.join(missing)}, or holds another type there; it needs classes "
+            "(a list of names), preprocessing, data, metrics and operating_point (dicts) and synthetic (True or False)"
+        )
+    if not card["classes"]:
+        raise LungkitError("the model card's classes are empty; it needs one name for each output of the model")
+    if taken := [key for key in SET_HERE if key in card]:
+        raise LungkitError(f"the model card may not set {', '.join(taken)}: the registry does")
+    for key, value in card.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise LungkitError(f"the model card's '{key}' cannot be written as JSON: {error}") from None
+    for split, measured in card["metrics"].items():
+        if not isinstance(measured, dict):
+            raise LungkitError(
+                f"the model card's metrics must map a split's name to what was measured on it "
+                f"({{\"val\": Evaluation.to_dict()}}); '{split}' is {type(measured).__name__}"
+            )
+
+
+_SYNTHETIC = """
+> **Synthetic data.** This model learned from computer-made images (a phantom). Its figures say how well the software
+> works, nothing about patients.
+"""
+
+
+def _readme(card: dict) -> str:
+    """The card for people, in the order of Mitchell et al., "Model Cards for Model Reporting" (2019)."""
+    ref = f"{card['model']}@{card['version']}"
+    return f"""# {ref}
+
+Classifies one chest image as {_listed(card["classes"], "or")}.
+Registered {card["created"]} by lungkit {card["lungkit"]}.
+{_SYNTHETIC if card["synthetic"] else ""}
+## Intended use
+
+Research only. Not a medical device: not for diagnosis, triage or any decision about a patient.
+
+## Data and population
+
+{_bullets(card["data"])}
+
+The model knows these images only. Age, scanner, hospital or disease outside them can change its figures without notice.
+
+## Preprocessing
+
+{_bullets(card["preprocessing"])}
+
+## Operating point
+
+{_bullets(card["operating_point"])}
+
+## Metrics
+
+In brackets: 95 % bootstrap interval by patient.
+
+{_metrics(card["metrics"])}
+
+## Limits
+
+- It always answers with one of {len(card["classes"])} classes, also for an image of something else.
+- Classes were labelled by the source of the data; errors there are learned and measured as if true.
+- Intervals cover the chance of having drawn these patients, not a different hospital.
+{_more(card)}
+## Files
+
+| file | bytes | SHA-256 |
+|---|---:|---|
+{_file_rows(card["files"])}
+
+`sha256sum -c {SUMS}` in this folder checks all files, this one included. The hashes show damage and careless edits;
+they are no protection from someone who can rewrite them too.
+
+## Loading it
+
+```python
+from lungkit.models import registry
+
+version = registry.find("{ref}")
+registry.verify(version)  # raises ModelDamaged if a file is not the registered one
+version.folder, version.card["classes"], version.card["preprocessing"]
+```
+"""
+
+
+def _listed(names: list[str], word: str) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
+
+
+def _plain(value) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.4g}"
+        case list() | tuple():
+            return ", ".join(map(_plain, value))
+        case dict():
+            return "; ".join(f"{key}: {_plain(v)}" for key, v in value.items())
+        case None:
+            return "none"
+    return str(value)
+
+
+def _bullets(values: dict) -> str:
+    return "\n".join(f"- {key.replace('_', ' ')}: {_plain(value)}" for key, value in values.items()) or "- not stated"
+
+
+def _more(card: dict) -> str:
+    """Whatever else the card holds (architecture, training, …)."""
+    rest = {key: value for key, value in card.items() if key not in (*REQUIRED, *SET_HERE)}
+    return f"\n## More\n\n{_bullets(rest)}\n" if rest else ""
+
+
+def _file_rows(files: dict) -> str:
+    return "\n".join(f"| {name} | {entry['bytes']} | `{entry['sha256']}` |" for name, entry in files.items())
+
+
+def _metrics(metrics: dict) -> str:
+    """One table per split: a row per metric over all images, then a row per class and metric."""
+    return "\n\n".join(_metrics_table(split, measured) for split, measured in metrics.items()) or "Not measured."
+
+
+def _metrics_table(split: str, measured: dict) -> str:
+    intervals = measured.get("intervals", {})
+    rows = [
+        (name.replace("_", " "), "all", value, intervals.get(name))
+        for name, value in measured.items()
+        if isinstance(value, float)
+    ]
+    for cls, scores in measured.get("per_class", {}).items():
+        of_class = intervals.get("per_class", {}).get(cls, {})
+        rows += [(n.replace("_", " "), cls, v, of_class.get(n)) for n, v in scores.items() if isinstance(v, float)]
+    counts = (
+        f" ({measured['n']} images of {measured['patients']} patients)" if {"n", "patients"} <= set(measured) else ""
+    )
+    lines = [f"**{split}**{counts}", "", "| metric | class | value |", "|---|---|---|"]
+    return "\n".join(lines + [f"| {name} | {cls} | {_with_interval(value, ci)} |" for name, cls, value, ci in rows])
+
+
+def _with_interval(value: float, interval: list | None) -> str:
+    if not interval or None in interval:
+        return f"{value:.3f}"
+    return f"{value:.3f} ({interval[0]:.3f}–{interval[1]:.3f})"

@@ -1,0 +1,57 @@
+"""The compact CNN: shapes, knobs, compilation."""
+
+from lungkit.backend import keras
+
+import keras_tuner
+import numpy as np
+import pytest
+
+from lungkit.errors import LungkitError
+from lungkit.models import cnn
+
+
+@pytest.mark.parametrize(("side", "classes"), [(28, 2), (96, 3), (224, 3)])
+def test_images_of_any_size_become_one_logit_a_class(side, classes):
+    model = cnn.build((side, side, 1), classes)
+    logits = model(np.zeros((2, side, side, 1), np.float32))
+    assert logits.shape == (2, classes)
+    last_map = model.get_layer("last_relu").output.shape
+    assert last_map[1] >= 4, "the last feature map keeps enough pixels for a heat map"
+
+
+def test_the_graph_ends_in_pooling_dropout_and_one_dense_layer_of_logits():
+    kinds = [type(layer).__name__ for layer in cnn.build((96, 96, 1), 3).layers[-3:]]
+    assert kinds == ["GlobalAveragePooling2D", "Dropout", "Dense"]
+    assert cnn.build((96, 96, 1), 3).layers[-1].activation is keras.activations.linear
+
+
+def test_every_value_of_the_search_space_builds_another_compiled_model():
+    knobs = keras_tuner.HyperParameters()
+    cnn.search_space(knobs, (32, 32, 1), 2)
+    assert {"filters", "blocks", "kernel", "dropout", "optimizer", "learning_rate"} == set(knobs.values)
+    narrow, wide = knobs.copy(), knobs.copy()
+    narrow.values["filters"], wide.values["filters"] = 16, 32
+    sizes = [cnn.search_space(k, (32, 32, 1), 2).count_params() for k in (narrow, wide)]
+    assert sizes[1] > 2 * sizes[0]
+
+
+def test_the_learning_rate_warms_up_and_falls_to_a_fiftieth():
+    model = cnn.compile_classifier(cnn.build((32, 32, 1), 2), learning_rate=1e-3, decay_steps=100)
+    schedule = model.optimizer._learning_rate
+    rates = [float(schedule(step)) for step in (0, 5, 50, 100)]
+    assert rates[0] < rates[2] < rates[1] == pytest.approx(1e-3)
+    assert rates[3] == pytest.approx(2e-5, rel=0.01)
+
+
+def test_an_unknown_optimizer_and_a_single_class_are_refused():
+    with pytest.raises(LungkitError, match="no optimizer 'sgd'; there are: adam, adamw"):
+        cnn.compile_classifier(cnn.build((32, 32, 1), 2), optimizer="sgd")
+    with pytest.raises(LungkitError, match="at least 2 classes, not 1"):
+        cnn.build((32, 32, 1), 1)
+
+
+def test_the_layer_table_counts_every_parameter():
+    model = cnn.build((32, 32, 1), 2)
+    table = cnn.layer_table(model)
+    assert table.parameters.sum() == model.count_params()
+    assert table.output.iloc[0] == "32 × 32 × 1"

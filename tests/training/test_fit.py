@@ -1,0 +1,134 @@
+"""Training: resumed after a kill, stopped in time, honest about what it holds."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from lungkit.backend import keras
+
+import numpy as np
+import pytest
+
+from lungkit import resume
+from lungkit.errors import LungkitError
+from lungkit.models import cnn
+from lungkit.training import fit
+
+
+class Batches(keras.utils.PyDataset):
+    """Eight batches in a fixed order; with `marker`, stops for good in the middle of the third epoch."""
+
+    def __init__(self, marker: Path | None = None):
+        super().__init__()
+        rng = np.random.default_rng(3)
+        self.y = rng.integers(0, 2, 64)
+        self.x = rng.normal(size=(64, 16, 16, 1)).astype("float32") + self.y[:, None, None, None]
+        self.marker, self.served = marker, 0
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        self.served += 1
+        if self.marker and self.served > 2 * len(self) + 4:
+            self.marker.touch()
+            time.sleep(120)
+        return self.x[index * 8 : index * 8 + 8], self.y[index * 8 : index * 8 + 8]
+
+
+def train(folder: Path, batches=None, epochs=5, patience=10, **options):
+    keras.utils.set_random_seed(1)
+    # Without dropout, whose draws Keras does not save: everything else has to be as if nothing had happened.
+    model = cnn.build((16, 16, 1), 2, filters=4, blocks=2, dropout=0.0)
+    cnn.compile_classifier(model, decay_steps=8 * epochs)
+    return fit.fit(model, batches or Batches(), Batches(), folder, epochs=epochs, patience=patience, **options)
+
+
+def test_a_training_killed_in_mid_epoch_ends_as_if_it_had_not_been(tmp_path):
+    marker = tmp_path / "in_third_epoch"
+    script = f"""
+import pathlib, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import test_fit
+test_fit.train(pathlib.Path({str(tmp_path / "killed")!r}), test_fit.Batches(pathlib.Path({str(marker)!r})))
+"""
+    child = subprocess.Popen([sys.executable, "-c", script], env=os.environ, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 90
+        while not marker.exists():
+            assert child.poll() is None, "the training ended before it could be killed"
+            assert time.monotonic() < deadline, "the third epoch never came"
+            time.sleep(0.1)
+    finally:
+        child.kill()
+        child.wait()
+    left = json.loads((tmp_path / "killed" / "state.json").read_text())
+    assert left["epoch"] == 2 and not left["finished"]
+
+    resumed, history = train(tmp_path / "killed")
+    unbroken, expected = train(tmp_path / "unbroken")
+    assert history.epoch.tolist() == [1, 2, 3, 4, 5]
+    assert history.loss[:2].tolist() == [row["loss"] for row in left["history"]], "finished epochs are not repeated"
+    np.testing.assert_allclose(history.loss, expected.loss, rtol=1e-3)
+    np.testing.assert_allclose(history.learning_rate, expected.learning_rate)
+    for one, other in zip(resumed.get_weights(), unbroken.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0.02, atol=2e-3)
+
+
+def test_a_finished_training_is_returned_at_once(tmp_path):
+    model, history = train(tmp_path, epochs=2)
+    watched = Batches()
+    again, same = train(tmp_path, watched, epochs=2)
+    assert watched.served == 0
+    assert same.equals(history)
+    np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])
+
+
+class Worsening(Batches):
+    """Validation labels turned around: the better the training, the higher this loss."""
+
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return x, 1 - y
+
+
+def test_training_stops_after_patience_and_returns_the_best_epoch(tmp_path):
+    keras.utils.set_random_seed(1)
+    model = cnn.compile_classifier(cnn.build((16, 16, 1), 2, filters=4, blocks=2))
+    model, history = fit.fit(model, Batches(), Worsening(), tmp_path, epochs=12, patience=2)
+    best = history.val_loss.idxmin() + 1
+    assert len(history) == best + 2 < 12
+    assert model.evaluate(Worsening(), verbose=0)[0] == pytest.approx(history.val_loss.min(), rel=1e-3)
+
+
+def test_only_the_last_and_the_best_epoch_are_kept(tmp_path):
+    train(tmp_path, epochs=4)
+    state = json.loads((tmp_path / "state.json").read_text())
+    assert {f.name for f in tmp_path.iterdir()} == {"state.json", "settings.json", state["last"], state["best"]}
+
+
+def test_a_folder_with_another_training_is_refused_by_name(tmp_path):
+    train(tmp_path, epochs=1, settings={"data": "one"})
+    with pytest.raises(resume.SettingsDiffer, match="data differ"):
+        train(tmp_path, epochs=1, settings={"data": "two"})
+
+
+def test_a_loss_that_is_no_number_stops_the_training_with_advice(tmp_path):
+    keras.utils.set_random_seed(1)
+    model = cnn.compile_classifier(cnn.build((16, 16, 1), 2, filters=4, blocks=2))
+    broken = Batches()
+    broken.x[:] = np.nan
+    with pytest.raises(LungkitError, match="loss became nan in epoch 1; try a smaller learning rate"):
+        fit.fit(model, broken, Batches(), tmp_path, epochs=3)
+
+
+def test_rare_classes_weigh_more_and_all_images_together_weigh_one_each():
+    labels = np.array([0] * 30 + [1] * 10)
+    weights = fit.class_weights(labels, 2)
+    assert weights == {0: pytest.approx(2 / 3), 1: pytest.approx(2)}
+    assert np.mean([weights[label] for label in labels]) == pytest.approx(1)
+    with pytest.raises(LungkitError, match="class number 2 has no training image"):
+        fit.class_weights(labels, 3)
