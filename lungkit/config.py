@@ -60,6 +60,7 @@ class Profile:
     image_size: int  # side of the model's square input, pixels
     phantom_slices: int
     images: int | None  # most images taken from any other data set (whole patients, every class); None: all
+    search_batches: int  # training batches in an epoch of a trial
     search_epochs: int  # most epochs of one trial
     search_trials: int  # trials of a Bayesian search; Hyperband's number follows from its epochs
     epochs: int  # most epochs of the final training
@@ -73,8 +74,8 @@ class Profile:
 
 
 PROFILES = {
-    "quick": Profile(96, 600, 6000, 3, 4, 14, 5, 32, 90),
-    "full": Profile(224, 1500, None, 12, 20, 60, 10, 32, 600),
+    "quick": Profile(96, 600, 6000, 15, 3, 4, 14, 5, 32, 90),
+    "full": Profile(224, 1500, None, 100, 12, 20, 60, 10, 32, 600),
 }
 
 

@@ -11,6 +11,7 @@ import nbformat
 import papermill
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 from lungkit import config
 from lungkit.errors import LungkitError
@@ -80,9 +81,7 @@ def _execute(notebook: Path, parameters: dict, result: Run) -> None:
     started = time.perf_counter()
     failure = None
     try:
-        papermill.execute_notebook(
-            str(notebook), str(copy), parameters, cwd=str(notebook.parent), progress_bar={"desc": f"{notebook.stem:20}"}
-        )
+        _papermill(notebook, copy, parameters)
     except PapermillExecutionError as error:
         failure = error
     seconds = time.perf_counter() - started
@@ -95,6 +94,18 @@ def _execute(notebook: Path, parameters: dict, result: Run) -> None:
             f"{notebook.name} stopped in its code cell {failure.exec_count}: {status}\n"
             f"The executed copy shows where: {copy.with_suffix('.html')}"
         )
+
+
+def _papermill(notebook: Path, copy: Path, parameters: dict) -> None:
+    papermill.execute_notebook(
+        str(notebook),
+        str(copy),
+        parameters,
+        cwd=str(notebook.parent),
+        progress_bar={"desc": f"{notebook.stem:18}"},
+        # The kernel speaks through files of this user, not through open ports of the machine.
+        config=Config({"KernelManager": {"transport": "ipc"}}),
+    )
 
 
 def write_html(notebook: Path) -> Path:
@@ -112,9 +123,7 @@ def write_html(notebook: Path) -> Path:
 def refresh(notebook: Path) -> None:
     """Execute a notebook in place, as it is committed: its own parameters, no trace of papermill, time or machine."""
     document = nbformat.read(notebook, 4)
-    papermill.execute_notebook(
-        str(notebook), str(notebook), cwd=str(notebook.parent), progress_bar={"desc": f"{notebook.stem:20}"}
-    )
+    _papermill(notebook, notebook, {})
     executed = nbformat.read(notebook, 4)
     executed.metadata = document.metadata
     for cell, before in zip(executed.cells, document.cells, strict=True):

@@ -1,0 +1,411 @@
+"""What to know of a data set before training on it: unreadable files, duplicates, leaks, imbalance, shortcuts."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import combinations
+
+import imagehash
+import numpy as np
+import pandas as pd
+import PIL.Image
+from matplotlib.figure import Figure
+
+from lungkit.data import images, splits
+from lungkit.data.dataset import Dataset
+from lungkit.progress import bar
+
+# Near duplicates: perceptual hashes (64 bits) that differ in few bits propose a pair, the correlation of the two
+# pictures at 32 x 32 decides. Both were set by looking at pairs of seven public sets: of different children's X-rays
+# about 1,000 pairs lie within the bits and none above the correlation; re-encoded, re-windowed or annotated copies,
+# and neighbouring CT slices, lie above it.
+MOST_BITS = 8
+LEAST_CORRELATION = 0.97
+GRID = 32  # pixels
+ROWS_AT_ONCE = 512  # of the matrix of all pairs
+
+IMBALANCE = 3.0  # largest class by smallest, images
+FEW_PATIENTS = 10  # of a class
+STRONG_DIFFERENCE = 0.8  # Cohen's d between classes: conventionally "large"
+
+PERCENTILES = (5, 50, 95)
+_FACTS = ["mean", "std", *(f"p{q:02d}" for q in PERCENTILES)]
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """Tables of an audit.
+
+    findings: finding, severity (error, warning, info), count, share (of the images or patients looked at, 0..1),
+        meaning, examples; worst first. A check that found nothing stays, as info with count 0.
+    duplicates: one row per pair: file_a, file_b, kind (exact: same bytes or same pixels; near), label_a, label_b,
+        split_a, split_b, patient_a, patient_b, distance (differing bits of 64), correlation (-1..1), across_splits,
+        two_labels, two_patients; pairs across splits first, then under two labels, then exact ones.
+    unreadable: file, reason.
+    balance: class by split, images and patients.
+    spread: per class the patients, images per patient, widths and heights in pixels, and grey values
+        (0..1, CT through the lung window): mean over images of each image's mean, std and percentiles, and the
+        standard deviation of the means.
+    images: one row per readable image: file, label, split, width, height and its grey values.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    findings: pd.DataFrame
+    duplicates: pd.DataFrame
+    unreadable: pd.DataFrame
+    balance: pd.DataFrame
+    spread: pd.DataFrame
+    images: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What is kept of one image."""
+
+    content: str  # SHA-256 of the decoded pixels
+    bits: np.ndarray  # bool (64,), perceptual hash
+    grid: np.ndarray  # float32 (GRID * GRID,), mean 0 and length 1; zeros for a blank image
+    facts: tuple[float, ...]  # _FACTS
+
+
+def audit(dataset: Dataset) -> Audit:
+    """Reads every image of the manifest once (threads, with a progress bar) and compares all pairs."""
+    rows = dataset.manifest
+    files = [dataset.root / file for file in rows["file"]]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        looks = list(bar(pool.map(_look, files), total=len(files), label=f"auditing {dataset.name}", unit="image"))
+    readable = np.array([isinstance(look, _Look) for look in looks], bool)
+    unreadable = pd.DataFrame(
+        {"file": rows["file"][~readable], "reason": [look for look in looks if isinstance(look, str)]}
+    ).reset_index(drop=True)
+
+    seen = [look for look in looks if isinstance(look, _Look)]
+    rows = rows[readable].reset_index(drop=True)
+    facts = pd.DataFrame([look.facts for look in seen], columns=_FACTS)
+    pictures = pd.concat([rows[["file", "label", "split", "patient_id", "width", "height"]], facts], axis=1)
+    duplicates = _duplicates(rows, seen)
+    spread = _spread(pictures, dataset.classes)
+    findings = _findings(dataset, pictures, duplicates, unreadable)
+    return Audit(
+        dataset.name,
+        dataset.classes,
+        findings,
+        duplicates,
+        unreadable,
+        _balance(dataset),
+        spread,
+        pictures.drop(columns="patient_id"),
+    )
+
+
+def _look(path) -> _Look | str:
+    """The facts of an image, or why it cannot be read."""
+    try:
+        image = images.read(path)
+    except images.ImageRefused as error:
+        return str(error)
+    grey = image.pixels
+    if image.units == "HU":
+        grey = images.window_level(grey, *images.Preprocessing().window)
+    picture = PIL.Image.fromarray(np.round(grey * 255).astype(np.uint8))
+    grid = np.asarray(picture.resize((GRID, GRID), PIL.Image.Resampling.BOX), np.float32).ravel()
+    grid -= grid.mean()
+    length = np.linalg.norm(grid)
+    return _Look(
+        hashlib.sha256(repr(grey.shape).encode() + image.pixels.tobytes()).hexdigest(),
+        imagehash.phash(picture).hash.ravel(),
+        grid / length if length > 0 else grid,
+        _grey_facts(picture),
+    )
+
+
+def _grey_facts(picture: PIL.Image.Image) -> tuple[float, ...]:
+    """_FACTS of an 8-bit image, 0..1, from its histogram (a tenth of the time that sorting its pixels takes)."""
+    share = np.array(picture.histogram()) / (picture.width * picture.height)
+    level = np.linspace(0, 1, 256)
+    mean = share @ level
+    percentiles = level[np.searchsorted(share.cumsum(), np.array(PERCENTILES) / 100).clip(max=255)]
+    return float(mean), float(np.sqrt(share @ (level - mean) ** 2)), *map(float, percentiles)
+
+
+# Duplicates -----------------------------------------------------------------------------------------------------
+
+
+def _duplicates(rows: pd.DataFrame, looks: list[_Look]) -> pd.DataFrame:
+    bits = np.array([look.bits for look in looks]).reshape(len(looks), -1)
+    grids = np.array([look.grid for look in looks], np.float32).reshape(len(looks), -1)
+    exact = _equal_pairs(rows["sha256"]) | _equal_pairs(pd.Series([look.content for look in looks], index=rows.index))
+    pairs = sorted(exact | _near_pairs(bits, grids))
+    a, b = np.array(pairs, int).reshape(-1, 2).T
+    table = pd.DataFrame(
+        {f"{column.removesuffix('_id')}_{side}": rows[column].to_numpy()[index]
+         for column in ("file", "label", "split", "patient_id")
+         for side, index in (("a", a), ("b", b))}
+    )  # fmt: skip
+    table["kind"] = ["exact" if pair in exact else "near" for pair in pairs]
+    table["distance"] = (bits[a] != bits[b]).sum(axis=1)
+    table["correlation"] = np.einsum("ij,ij->i", grids[a], grids[b]).round(4)
+    both_dealt = table["split_a"].isin(splits.PARTS) & table["split_b"].isin(splits.PARTS)
+    table["across_splits"] = both_dealt & (table["split_a"] != table["split_b"])
+    table["two_labels"] = table["label_a"] != table["label_b"]
+    table["two_patients"] = table["patient_a"] != table["patient_b"]
+    order = ["file_a", "file_b", "kind"] + [f"{what}_{side}" for what in ("label", "split", "patient") for side in "ab"]
+    order += ["distance", "correlation", "across_splits", "two_labels", "two_patients"]
+    return table[order].sort_values(
+        ["across_splits", "two_labels", "kind", "distance", "file_a", "file_b"],
+        ascending=[False, False, True, True, True, True],
+        ignore_index=True,
+    )
+
+
+def _equal_pairs(content: pd.Series) -> set[tuple[int, int]]:
+    """All pairs of row numbers with equal content."""
+    repeated = content.reset_index(drop=True)
+    repeated = repeated[repeated.duplicated(keep=False)]
+    return {pair for index in repeated.groupby(repeated).groups.values() for pair in combinations(sorted(index), 2)}
+
+
+def _near_pairs(bits: np.ndarray, grids: np.ndarray) -> set[tuple[int, int]]:
+    """All pairs (a, b), a < b, within MOST_BITS whose grids correlate with LEAST_CORRELATION or more."""
+    signs = bits.astype(np.float32) * 2 - 1  # so that a product of matrices counts equal bits
+    found = set()
+    for start in range(0, len(signs), ROWS_AT_ONCE):
+        agreement = signs[start : start + ROWS_AT_ONCE] @ signs[start:].T  # 64 - 2 x differing bits
+        a, b = np.nonzero(agreement >= 64 - 2 * MOST_BITS)
+        a, b = a[a < b] + start, b[a < b] + start
+        alike = np.einsum("ij,ij->i", grids[a], grids[b]) >= LEAST_CORRELATION
+        found.update(zip(a[alike].tolist(), b[alike].tolist(), strict=True))
+    return found
+
+
+# Tables ---------------------------------------------------------------------------------------------------------
+
+
+def _balance(dataset: Dataset) -> pd.DataFrame:
+    rows = dataset.manifest.assign(split=dataset.manifest["split"].replace("", "not split"))
+    table = rows.groupby(["label", "split"], sort=False)["patient_id"].agg(images="size", patients="nunique")
+    table = table.reset_index().rename(columns={"label": "class"})
+    order = {name: place for place, name in enumerate((*dataset.classes, *splits.PARTS))}
+    return table.sort_values(["class", "split"], key=lambda names: names.map(order).fillna(99), ignore_index=True)
+
+
+def _spread(pictures: pd.DataFrame, classes: Iterable[str]) -> pd.DataFrame:
+    table = {}
+    for name in classes:
+        rows = pictures[pictures["label"] == name]
+        per_patient = rows.groupby("patient_id").size()
+        table[name] = {"images": len(rows), "patients": len(per_patient)}
+        for what, values in {
+            "images_per_patient": per_patient,
+            "width": rows["width"],
+            "height": rows["height"],
+        }.items():
+            table[name] |= {f"{what}_{end}": getattr(values, end)() for end in ("min", "median", "max")}
+        table[name] |= {f"grey_{fact}": rows[fact].mean() for fact in _FACTS}
+        table[name]["grey_mean_sd"] = rows["mean"].std()
+    return pd.DataFrame(table).T.rename_axis("class")
+
+
+def _findings(
+    dataset: Dataset, pictures: pd.DataFrame, duplicates: pd.DataFrame, unreadable: pd.DataFrame
+) -> pd.DataFrame:
+    rows = dataset.manifest
+    exact, across = duplicates["kind"] == "exact", duplicates["across_splits"]
+    found = [
+        _file_finding(
+            "unreadable files", "error", unreadable["file"], len(rows), "They cannot be used; `unreadable` says why."
+        ),
+        _patient_finding(rows),
+        *(
+            _pair_finding(what, severity, duplicates[chosen], len(rows), meaning)
+            for what, severity, chosen, meaning in (
+                ("exact duplicates across splits", "error", exact & across,
+                 "A test or validation image was seen in training: the scores are too high."),
+                ("near duplicates across splits", "error", ~exact & across,
+                 "Almost the same picture is on both sides, so scores reward memory."),
+                ("same picture under two labels", "error", duplicates["two_labels"],
+                 "At least one of the two labels is wrong, or they are neighbouring slices."),
+                ("same picture under two patients", "warning", duplicates["two_patients"],
+                 "The patient ids do not separate patients; a split by them may leak."),
+                ("exact duplicates within one side", "warning", exact & ~across,
+                 "They count twice in training and in every score."),
+                ("near duplicates within one side", "info", ~exact & ~across,
+                 "Copies or neighbouring slices: fewer independent images than files."),
+            )
+        ),
+        _imbalance(rows, dataset.classes),
+        *(_few_patients(rows, name) for name in dataset.classes),
+        _unknown_patients(rows),
+        _difference(pictures, pictures["mean"], "brightness differs between classes",
+                    "A model can tell the classes by mean brightness, without the disease."),
+        _difference(pictures, pictures["std"], "contrast differs between classes",
+                    "A model can tell the classes by contrast, without the disease."),
+        _difference(pictures, pictures["width"] / pictures["height"], "shape differs between classes",
+                    "A model can tell the classes by width to height, without the disease."),
+        _difference(pictures, np.log(pictures["width"] * pictures["height"]), "size differs between classes",
+                    "A model can tell the classes by resolution, without the disease."),
+    ]  # fmt: skip
+    table = pd.DataFrame([finding for finding in found if finding])
+    rank = table["severity"].map(["error", "warning", "info"].index)
+    return table.assign(rank=rank).sort_values(["rank"], kind="stable", ignore_index=True).drop(columns="rank")
+
+
+def _finding(finding: str, severity: str, count: int, of: int, meaning: str, examples: Iterable[str] = ()) -> dict:
+    return {
+        "finding": finding,
+        "severity": severity if count else "info",
+        "count": count,
+        "share": round(count / of, 4) if of else 0.0,
+        "meaning": meaning if count else "None found.",
+        "examples": "; ".join(list(examples)[:3]) if count else "",
+    }
+
+
+def _file_finding(finding: str, severity: str, files: pd.Series, of: int, meaning: str) -> dict:
+    return _finding(finding, severity, len(files), of, meaning, files)
+
+
+def _pair_finding(finding: str, severity: str, pairs: pd.DataFrame, of: int, meaning: str) -> dict:
+    """Counts pairs; the share is of the images that are in one."""
+    row = _finding(finding, severity, len(pairs), of, meaning, pairs["file_a"] + " = " + pairs["file_b"])
+    return row | {"share": round(len(set(pairs["file_a"]) | set(pairs["file_b"])) / of, 4) if of else 0.0}
+
+
+def _patient_finding(rows: pd.DataFrame) -> dict:
+    dealt = rows[rows["split"].isin(splits.PARTS)]
+    sides = dealt.groupby("patient_id")["split"].nunique()
+    leaking = sides[sides > 1].index
+    meaning = "A model is tested on people it was trained on: the scores are too high."
+    return _finding("patients on two sides of the split", "error", len(leaking), len(sides), meaning, leaking)
+
+
+def _imbalance(rows: pd.DataFrame, classes: Iterable[str]) -> dict:
+    sizes = rows["label"].value_counts().reindex(list(classes), fill_value=0)
+    ratio = sizes.max() / max(sizes.min(), 1)
+    count = int(sizes.min()) if ratio > IMBALANCE else 0
+    meaning = f"{ratio:.1f} images of {sizes.idxmax()} for each of {sizes.idxmin()}: accuracy alone will mislead."
+    return _finding("class imbalance", "warning", count, len(rows), meaning, [sizes.idxmin()])
+
+
+def _few_patients(rows: pd.DataFrame, label: str) -> dict | None:
+    patients = rows.loc[rows["label"] == label, "patient_id"].nunique()
+    if patients >= FEW_PATIENTS:
+        return None
+    meaning = "Too few for a figure that holds for other patients."
+    return _finding(f"few patients of {label}", "warning", patients, rows["patient_id"].nunique(), meaning)
+
+
+def _unknown_patients(rows: pd.DataFrame) -> dict:
+    files = rows.loc[rows["patient_id"].str.startswith("image-"), "file"]
+    meaning = "Each distinct picture counts as a patient of its own: other images of the same person may leak."
+    return _file_finding("images without a patient id", "warning", files, len(rows), meaning)
+
+
+def _difference(pictures: pd.DataFrame, values: pd.Series, finding: str, meaning: str) -> dict:
+    """Counts the pairs of classes whose means lie STRONG_DIFFERENCE pooled standard deviations or more apart."""
+    by_class = {name: values[pictures["label"] == name] for name in pictures["label"].unique()}
+    strong = {}
+    for a, b in combinations(sorted(by_class), 2):
+        pooled = np.sqrt((by_class[a].var() + by_class[b].var()) / 2)
+        gap = abs(by_class[a].mean() - by_class[b].mean())
+        effect = gap / max(pooled, 1e-9) if gap > 1e-9 else 0.0  # equal values differ by rounding
+        if effect >= STRONG_DIFFERENCE:
+            strong[f"{a} and {b}: {effect:.1f} standard deviations"] = effect
+    pairs = len(by_class) * (len(by_class) - 1) // 2
+    return _finding(finding, "warning", len(strong), pairs, meaning, sorted(strong, key=strong.get, reverse=True))
+
+
+# Figure ---------------------------------------------------------------------------------------------------------
+
+# Okabe and Ito's colours, told apart by colour-blind readers; marks differ as well.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+_MARKS = "o^sDvPX"
+
+
+def figure(audit: Audit) -> Figure:
+    """Four panels: images by class and split, sizes, brightness by class, duplicate pairs by kind."""
+    drawn = Figure(figsize=(11, 7.5), layout="constrained")
+    balance, sizes, brightness, pairs = drawn.subplots(2, 2).flat
+    _draw_balance(balance, audit)
+    _draw_sizes(sizes, audit)
+    _draw_brightness(brightness, audit)
+    _draw_pairs(pairs, audit)
+    for axes in (balance, sizes, brightness, pairs):
+        axes.spines[["top", "right"]].set_visible(False)
+    errors = int((audit.findings["severity"] == "error").sum())
+    images_, unread = len(audit.images), len(audit.unreadable)
+    drawn.suptitle(f"{audit.name}: {images_:,} readable images, {unread} unreadable; kinds of error: {errors}")
+    return drawn
+
+
+def _draw_balance(axes, audit: Audit) -> None:
+    table = audit.balance.pivot(index="class", columns="split", values="images").fillna(0)
+    table = table.reindex(index=list(audit.classes), columns=list(audit.balance["split"].drop_duplicates()))
+    left = np.zeros(len(table))
+    for colour, split in zip(_COLOURS, table.columns, strict=False):
+        axes.barh(table.index, table[split], left=left, color=colour, label=split.replace("_", " "), edgecolor="white")
+        left += table[split].to_numpy()
+    axes.bar_label(axes.containers[-1], labels=[f" {int(total):,}" for total in left])
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set(title="Classes", xlabel="images")
+    axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def _draw_sizes(axes, audit: Audit) -> None:
+    axes.set(title="Sizes (a larger mark: more images)", xlabel="width, pixels", ylabel="height, pixels")
+    for place, name in enumerate(audit.classes):
+        sizes = audit.images[audit.images["label"] == name].groupby(["width", "height"]).size().reset_index(name="n")
+        axes.scatter(
+            sizes["width"], sizes["height"], s=12 + 4 * np.sqrt(sizes["n"]), alpha=0.6, linewidth=1.2,
+            marker=_MARKS[place % len(_MARKS)], facecolor="none", edgecolor=_COLOURS[place % len(_COLOURS)], label=name,
+        )  # fmt: skip
+    if audit.images[["width", "height"]].drop_duplicates().shape[0] == 1:
+        width, height = audit.images[["width", "height"]].iloc[0]
+        axes.annotate(
+            f"every image: {width} x {height}", (width, height), (0, 14), textcoords="offset points", ha="center"
+        )
+    axes.legend(frameon=False, fontsize="small")
+
+
+def _draw_brightness(axes, audit: Audit) -> None:
+    means = [audit.images.loc[audit.images["label"] == name, "mean"].to_numpy() for name in audit.classes]
+    boxes = axes.boxplot(
+        means, orientation="horizontal", whis=(5, 95), widths=0.55, patch_artist=True, medianprops={"color": "black"},
+        flierprops={"marker": ".", "markersize": 3, "markeredgecolor": "0.6"},
+    )  # fmt: skip
+    for place, box in enumerate(boxes["boxes"]):
+        box.set(facecolor=_COLOURS[place % len(_COLOURS)], alpha=0.75)
+    axes.set_yticks(range(1, len(means) + 1), audit.classes)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set(
+        title="Brightness (box: middle half; whiskers: 5 to 95 %)",
+        xlabel="mean grey value of an image (0 black, 1 white)",
+    )
+
+
+def _draw_pairs(axes, audit: Audit) -> None:
+    table = audit.duplicates
+    kinds = {
+        "across splits": table["across_splits"],
+        "two labels": table["two_labels"],
+        "two patients": table["two_patients"],
+        "same patient, label\nand side": ~(table["across_splits"] | table["two_labels"] | table["two_patients"]),
+    }
+    height = 0.38
+    for place, kind in enumerate(("exact", "near")):
+        counts = [int((chosen & (table["kind"] == kind)).sum()) for chosen in kinds.values()]
+        bars = axes.barh(
+            np.arange(len(kinds)) + (place - 0.5) * height, counts, height, color=_COLOURS[place], label=kind
+        )
+        axes.bar_label(bars, labels=[f" {count:,}" for count in counts])
+    axes.set_yticks(np.arange(len(kinds)), kinds)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlim(left=0)
+    axes.set(title="Duplicates (a pair can be of several kinds)", xlabel="pairs of images")
+    axes.legend(frameon=False, fontsize="small")

@@ -1,0 +1,602 @@
+"""A data set: a manifest (one row per image) and its class names.
+
+Sources: the phantom, PneumoniaMNIST, a folder with labels.csv, a folder per class (also below train, val and
+test), a MedMNIST .npz. Raw data is never changed; what is made from it lies in the data folder of lungkit.config.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+from PIL import Image as Picture
+
+import lungkit
+from lungkit import config
+from lungkit.data import images, phantom, splits
+from lungkit.errors import LungkitError
+from lungkit.progress import bar
+
+COLUMNS = [
+    "file",  # POSIX path below the data set's root
+    "label",
+    "patient_id",
+    "split",  # train, val, test; set_aside or refused (note says why); before splitting, as published or empty
+    "sha256",  # of the file's bytes
+    "source",  # where the image comes from
+    "width",  # pixels; 0 where unreadable
+    "height",
+    "modality",  # DICOM modality or as labels.csv says; empty where unknown
+    "mask",  # POSIX path of a mask of the finding, or empty
+    "note",
+]
+SIDES = [*splits.PARTS, splits.SET_ASIDE, splits.REFUSED]
+
+_IMAGE_SUFFIXES = {"", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".ima", ".bmp", ".gif", ".webp"}
+_NORMAL = re.compile(r"normal|healthy|no[ _-]?finding|non.*|no_?tumou?r|no_.*", re.IGNORECASE)
+_MEDMNIST_CLASSES = {"pneumoniamnist": ("normal", "pneumonia")}
+
+
+class DatasetError(LungkitError):
+    """A source that cannot be read as a data set; the message names the file, column or rows, and what is accepted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images with labels and patients.
+
+    name: folder name or file stem, with "-column" where another column is the label.
+    classes: the normal-like class first, then alphabetical, or as dataset.json in the folder says.
+    manifest: DataFrame with COLUMNS, sorted by file; no missing values, empty strings instead.
+    root: the folder that `file` and `mask` are relative to.
+    synthetic: made by the phantom, not taken from people.
+
+    Where a method takes `split`, None means every image but the refused ones.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    manifest: pd.DataFrame
+    root: Path
+    label_column: str = "label"
+    synthetic: bool = False
+
+    def part(self, split: str | None = None) -> pd.DataFrame:
+        """The manifest's rows of a split."""
+        if split is None:
+            return self.manifest[self.manifest["split"] != splits.REFUSED]
+        if split not in SIDES:
+            raise DatasetError(f"no split '{split}'; accepted: {', '.join(SIDES)}")
+        return self.manifest[self.manifest["split"] == split]
+
+    def files(self, split: str | None = None) -> list[Path]:
+        """The image files of a split, in the manifest's order."""
+        return [self.root / file for file in self.part(split)["file"]]
+
+    def labels(self, split: str | None = None) -> np.ndarray:
+        """Class numbers (positions in `classes`), int64 (n,), in the order of `files`."""
+        return self.part(split)["label"].map(self.classes.index).to_numpy(np.int64)
+
+    def patients(self, split: str | None = None) -> np.ndarray:
+        """Patient ids, str (n,), in the order of `files`."""
+        return self.part(split)["patient_id"].to_numpy(str)
+
+    def input_size(self, at_most: int) -> tuple[int, int]:
+        """Height and width of a square that suits a model: `at_most` pixels, but never more than the largest image."""
+        side = min(at_most, int(self.manifest[["width", "height"]].to_numpy().max()))
+        return side, side
+
+    def masks(self, split: str | None, size: tuple[int, int]) -> np.ndarray:
+        """Lesion masks, bool (n, height, width), fitted as `images.preprocess` fits the images; empty where none."""
+        spec = images.Preprocessing(size=size)
+        fitted = np.zeros((len(self.part(split)), *size), bool)
+        for i, mask in enumerate(self.part(split)["mask"]):
+            if mask:
+                fitted[i] = images.preprocess(images.read(self.root / mask), spec)[..., 0] > 0.5
+        return fitted
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the classes and of each row's file, label, patient, split and content."""
+        return _fingerprint(self.classes, self.manifest)
+
+    def summary(self) -> pd.DataFrame:
+        """Split by class: columns (class or "all", "images" or "patients"); last row "all"."""
+        rows = {side: self.manifest[self.manifest["split"] == side] for side in SIDES}
+        rows = {side: part for side, part in rows.items() if len(part) or side in splits.PARTS}
+        return pd.DataFrame({side: self._counts(part) for side, part in (rows | {"all": self.manifest}).items()}).T
+
+    def _counts(self, rows: pd.DataFrame) -> pd.Series:
+        by_class = {name: rows[rows["label"] == name] for name in self.classes} | {"all": rows}
+        return pd.Series(
+            {
+                (name, what): count
+                for name, part in by_class.items()
+                for what, count in (("images", len(part)), ("patients", part["patient_id"].nunique()))
+            }
+        )
+
+    def save(self, folder: str | Path, recipe: dict | None = None) -> None:
+        """Writes manifest.csv, then dataset.json, which holds its hash: a kill in between is noticed by `open`.
+
+        recipe: what the manifest was made from (see prepare), kept in dataset.json.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        table = self.manifest[COLUMNS].to_csv(index=False, lineterminator="\n").encode()
+        record = {
+            "name": self.name,
+            "classes": list(self.classes),
+            "root": str(self.root),
+            "label_column": self.label_column,
+            "synthetic": self.synthetic,
+            "fingerprint": self.fingerprint,
+            "manifest_sha256": hashlib.sha256(table).hexdigest(),
+            "recipe": recipe or {},
+        }
+        _replace(folder / "manifest.csv", table)
+        _replace(folder / "dataset.json", (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Dataset":
+        """The data set saved in a folder; DatasetError where it is missing, damaged or half written."""
+        return cls._opened(Path(folder))[0]
+
+    @classmethod
+    def _opened(cls, folder: Path) -> tuple["Dataset", dict]:
+        try:
+            record = json.loads((folder / "dataset.json").read_text("utf-8"))
+            table = (folder / "manifest.csv").read_bytes()
+            if hashlib.sha256(table).hexdigest() != record["manifest_sha256"]:
+                raise DatasetError(f"{folder}: manifest.csv is not the one dataset.json was written for; prepare again")
+            manifest = _text_table(folder / "manifest.csv").astype({"width": int, "height": int})
+            dataset = cls(
+                record["name"],
+                tuple(record["classes"]),
+                manifest,
+                Path(record["root"]),
+                record["label_column"],
+                record["synthetic"],
+            )
+            return dataset, record["recipe"]
+        except FileNotFoundError as error:
+            raise DatasetError(f"{folder} holds no saved data set: {Path(error.filename).name} is missing") from None
+        except (ValueError, KeyError) as error:
+            raise DatasetError(f"{folder} holds a damaged data set ({error}); prepare it again") from None
+
+
+def load(source: str | Path, *, label_column: str | None = None, limit: int | None = None, seed: int = 7) -> Dataset:
+    """The data set of a source, its split as published (train, val, test) or empty; no pixel is decoded.
+
+    source: "phantom" (made at the first call), "pneumoniamnist" (fetched before), a folder with labels.csv, a
+    folder per class, a MedMNIST .npz or a folder with one.
+    label_column: the column of labels.csv that holds the class; "label" by default.
+    limit: most images, as whole patients that keep the proportions of classes and published splits (at least one
+    patient of each); for the phantom the number of slices made.
+    Raises DatasetError.
+    """
+    return _with_headers(_chosen(source, label_column, limit, seed))
+
+
+def prepare(
+    source: str | Path,
+    *,
+    label_column: str | None = None,
+    limit: int | None = None,
+    seed: int = 7,
+    overlap: str = "refuse",
+) -> Dataset:
+    """load, then each image read once (the unreadable get split "refused"), then split by patient (splits.assign).
+
+    The result is saved in manifests/<name> of the data folder, and reused by later calls while the source's
+    content and the parameters stay the same. A kill at any time leaves the saved one, or none.
+    Raises DatasetError, splits.SplitError.
+    """
+    listing = _chosen(source, label_column, limit, seed)
+    recipe = {
+        "source": _fingerprint(listing.classes, listing.rows),
+        "label_column": label_column,
+        "limit": limit,
+        "seed": seed,
+        "overlap": overlap,
+        "lungkit": lungkit.__version__,
+    }
+    folder = config.data_dir() / "manifests" / listing.name
+    saved = _saved(folder, recipe, listing.root)
+    if saved:
+        return saved
+    dataset = _with_headers(listing)
+    manifest = splits.assign(_read_once(dataset), seed=seed, overlap=overlap)
+    splits.check(manifest)
+    dataset = replace(dataset, manifest=manifest)
+    dataset.save(folder, recipe)
+    return dataset
+
+
+def _saved(folder: Path, recipe: dict, root: Path) -> Dataset | None:
+    """The saved data set if it was made by this recipe; with the root of now, should the data have moved."""
+    try:
+        dataset, made_by = Dataset._opened(folder)
+    except DatasetError:
+        return None
+    if made_by != recipe:
+        return None
+    if dataset.root != root:
+        dataset = replace(dataset, root=root)
+        dataset.save(folder, recipe)
+    return dataset
+
+
+# Sources --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What a source says of its images before any of them is opened."""
+
+    name: str
+    root: Path
+    rows: pd.DataFrame  # COLUMNS, sorted by file; sha256, width, height and note not yet known
+    label_column: str = "label"
+    order: tuple[str, ...] | None = None  # of the classes, where the source says one
+    synthetic: bool = False
+    classes: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self):
+        labels = set(self.rows["label"])
+        classes = self.order or tuple(
+            sorted(labels, key=lambda name: (not _NORMAL.fullmatch(name), name.lower(), name))
+        )
+        if set(classes) != labels:
+            raise DatasetError(
+                f"{self.root}: its classes should be {', '.join(classes)}, but the labels found are "
+                f"{', '.join(sorted(labels))}"
+            )
+        if len(classes) < 2:
+            raise DatasetError(f"{self.root}: every image is of class '{classes[0]}'; two classes or more are needed")
+        object.__setattr__(self, "classes", classes)
+
+
+def _listing(source: str | Path, label_column: str | None, limit: int | None, seed: int) -> _Listing:
+    if limit is not None and limit < 1:
+        raise DatasetError(f"limit is {limit}; accepted: 1 or more images, or none for all")
+    if source == "phantom":
+        slices = limit or 1500
+        # Another seed draws other patients: a folder of their own, since a made phantom is never overwritten.
+        folder = config.data_dir() / (f"phantom-{slices}" if seed == 7 else f"phantom-{slices}-seed{seed}")
+        return _labels_csv(phantom.make_dataset(folder, n_slices=slices, seed=seed), label_column)
+    if source == "pneumoniamnist":
+        path = config.data_dir() / "pneumoniamnist" / "pneumoniamnist.npz"
+        if not path.is_file():
+            raise DatasetError(f"{path} is not there: run `lungkit data fetch pneumoniamnist`, or give a path")
+        return _npz(path, "pneumoniamnist", label_column)
+
+    path = Path(source)
+    if path.is_file() and path.suffix.lower() == ".npz":
+        return _npz(path, path.stem, label_column)
+    if not path.is_dir():
+        raise DatasetError(
+            f"no data set '{source}'; accepted: phantom, pneumoniamnist, a folder with labels.csv, a folder per class, "
+            "a MedMNIST .npz"
+        )
+    path = path.resolve()
+    if (path / "labels.csv").is_file():
+        return _labels_csv(path, label_column)
+    archives = sorted(path.glob("*.npz"))
+    if len(archives) == 1:
+        return _npz(archives[0], path.name, label_column)
+    _refuse_label_column(path, label_column)
+    return _class_folders(path)
+
+
+def _refuse_label_column(path: Path, label_column: str | None) -> None:
+    if label_column not in (None, "label"):
+        raise DatasetError(f"{path} has no labels.csv, so there is no column '{label_column}' to take as the label")
+
+
+def _table(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with every column of COLUMNS, sorted by file."""
+    rows = rows.reindex(columns=COLUMNS, fill_value="").assign(width=0, height=0, sha256="", note="")
+    return rows.sort_values(["file", "split"], ignore_index=True)
+
+
+def _labels_csv(root: Path, label_column: str | None) -> _Listing:
+    table = _text_table(root / "labels.csv")
+    column = label_column or "label"
+    for name in ("file", column):
+        if name not in table:
+            raise DatasetError(f"{root / 'labels.csv'} has no column '{name}'; it has: {', '.join(table.columns)}")
+    table = table.apply(lambda cells: cells.str.strip())
+    _refuse_rows(table, table["file"] == "", "no file")
+    _refuse_rows(table, table[column] == "", f"no {column}")
+    blank = pd.Series("", index=table.index)
+    group, patient = table.get("group_id", blank), table.get("patient_id", blank)
+    published = table.get("split", blank)
+    rows = table.drop(columns="label", errors="ignore").assign(
+        file=_below(root, table["file"], "file"),
+        mask=_below(root, table.get("mask", blank), "mask"),
+        label=table[column],
+        patient_id=group.where(group != "", patient),
+        split=published.map(lambda name: splits.part_named(name) or name),
+        source=table.get("source", blank),
+    )
+    # A file may be listed twice; if its rows differ in split they stay, so that splitting notices it on two sides.
+    rows = rows.drop_duplicates(["file", "label", "patient_id", "split"])
+    contradicted = rows.groupby("file")[["label", "patient_id"]].transform("nunique").gt(1).any(axis=1)
+    _refuse_rows(rows, contradicted, "a file with two labels or patients")
+    about = _about(root)
+    return _Listing(
+        root.name if column == "label" else f"{root.name}-{column}",
+        root,
+        _table(rows),
+        column,
+        tuple(about["classes"]) if column == "label" and "classes" in about else None,
+        bool(about.get("synthetic", False)),
+    )
+
+
+def _class_folders(root: Path) -> _Listing:
+    folders = _folders(root)
+    published = bool(folders) and all(splits.part_named(folder.name) for folder in folders)
+    class_folders = [(folder, "") for folder in folders]
+    if published:
+        class_folders = [(below, splits.part_named(folder.name)) for folder in folders for below in _folders(folder)]
+    found = [
+        {"file": file.relative_to(root).as_posix(), "label": folder.name, "split": part, "source": root.name}
+        for folder, part in class_folders
+        for file in folder.iterdir()
+        if _looks_like_image(file)
+    ]
+    if not found:
+        raise DatasetError(
+            f"{root} holds no images; accepted: labels.csv with the columns file and label; images directly in "
+            "CLASS/ or in train/CLASS/, val/CLASS/, test/CLASS/; one MedMNIST .npz"
+        )
+    about = _about(root)
+    order = tuple(about["classes"]) if "classes" in about else None
+    return _Listing(root.name, root, _table(pd.DataFrame(found)), order=order, synthetic=bool(about.get("synthetic")))
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _looks_like_image(path: Path) -> bool:
+    """By name alone. DICOM files often have no suffix, or end in a number; whether it can be read is seen later."""
+    suffix = path.suffix.lower()
+    known = suffix in _IMAGE_SUFFIXES or suffix[1:].isdigit()
+    return known and not path.name.startswith(".") and path.name != "DICOMDIR" and path.is_file()
+
+
+def _about(root: Path) -> dict:
+    """dataset.json of a source folder (classes in order, synthetic), or {}."""
+    path = root / "dataset.json"
+    if not path.is_file():
+        return {}
+    try:
+        about = json.loads(path.read_text("utf-8"))
+        if not isinstance(about, dict) or not all(isinstance(name, str) for name in about.get("classes", [])):
+            raise ValueError("it must be an object whose classes are a list of names")
+    except ValueError as error:
+        raise DatasetError(f"{path} cannot be used: {error}") from None
+    return about
+
+
+def _text_table(path: Path) -> pd.DataFrame:
+    """A CSV whose every cell stays the text it is: patient 007 is not 7, and class NA is not missing."""
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} is not a CSV table in UTF-8: {error}") from None
+
+
+def _refuse_rows(table: pd.DataFrame, wrong: pd.Series, fault: str) -> None:
+    if wrong.any():
+        lines = [str(row + 2) for row in table.index[wrong]]  # as an editor counts: line 1 is the header
+        more = f" and {len(lines) - 10} more" if len(lines) > 10 else ""
+        raise DatasetError(f"labels.csv has {fault} in line {', '.join(lines[:10])}{more}")
+
+
+def _below(root: Path, files: pd.Series, column: str) -> pd.Series:
+    """The paths in one spelling; refused where one leaves the folder or is not there."""
+    _refuse_rows(files.to_frame(), files.map(_escapes), f"a {column} outside the data set's folder")
+    files = files.map(lambda file: PurePosixPath(file).as_posix() if file else "")
+    _refuse_rows(
+        files.to_frame(),
+        files.map(lambda file: file != "" and not (root / file).is_file()),
+        f"a {column} that is not there",
+    )
+    return files
+
+
+def _escapes(file: str) -> bool:
+    path = PurePosixPath(file)
+    return path.is_absolute() or ".." in path.parts or Path(file).is_absolute()
+
+
+# MedMNIST -------------------------------------------------------------------------------------------------------
+
+
+def _npz(path: Path, name: str, label_column: str | None) -> _Listing:
+    """The images of a MedMNIST file, written once as PNG into the data folder; the .npz is only read."""
+    _refuse_label_column(path, label_column)
+    digest = _sha256(path)
+    root = config.data_dir() / name / f"images-{digest[:12]}"
+    order_file = root / "classes.json"
+    if not order_file.is_file():
+        _make_folder(root, lambda folder: _write_pngs(path, folder))
+    found = [
+        {"file": file.relative_to(root).as_posix(), "label": file.parent.name, "split": part, "source": path.name}
+        for part in splits.PARTS
+        for file in (root / part).glob("*/*.png")
+    ]
+    order = tuple(json.loads(order_file.read_text("utf-8")))
+    return _Listing(name, root, _table(pd.DataFrame(found)), order=order)
+
+
+def _write_pngs(path: Path, folder: Path) -> None:
+    """PART/CLASS/NUMBER.png for each image, NUMBER its place in the part's array, and classes.json."""
+    arrays = _medmnist_arrays(path)
+    top = max(int(labels.max()) for _, labels in arrays.values())
+    known = next((names for stem, names in _MEDMNIST_CLASSES.items() if path.stem.startswith(stem)), None)
+    classes = known if known and top < len(known) else tuple(f"class{number}" for number in range(top + 1))
+    used = sorted({int(number) for _, labels in arrays.values() for number in np.unique(labels)})
+    with bar(
+        total=sum(len(pixels) for pixels, _ in arrays.values()), label=f"unpacking {path.name}", unit="image"
+    ) as shown:
+        for part, (pixels, labels) in arrays.items():
+            for number in used:
+                (folder / part / classes[number]).mkdir(parents=True)
+            for index, (picture, number) in enumerate(zip(pixels, labels, strict=True)):
+                Picture.fromarray(picture).save(folder / part / classes[number] / f"{index:06d}.png")
+                shown.update()
+    (folder / "classes.json").write_text(json.dumps([classes[number] for number in used]), "utf-8")
+
+
+def _medmnist_arrays(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{part: (images uint8 (n, h, w) or (n, h, w, 3), labels int (n,))}; nothing pickled is loaded."""
+    arrays = {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            for part in splits.PARTS:
+                pixels, labels = archive[f"{part}_images"], archive[f"{part}_labels"]
+                if pixels.dtype != np.uint8 or not (pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[-1] == 3)):
+                    raise DatasetError(
+                        f"{path}: {part}_images is {pixels.dtype} {pixels.shape}; accepted: uint8 (n, h, w) or "
+                        "(n, h, w, 3)"
+                    )
+                if labels.dtype.kind not in "iu" or labels.size != len(pixels) or labels.size == 0 or labels.min() < 0:
+                    raise DatasetError(
+                        f"{path}: {part}_labels is {labels.dtype} {labels.shape}; accepted: one whole number from 0 "
+                        f"for each of the {len(pixels)} images"
+                    )
+                arrays[part] = pixels, labels.reshape(-1).astype(int)
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise DatasetError(f"{path} is not a MedMNIST file with train, val and test: {error}") from None
+    return arrays
+
+
+# Files ----------------------------------------------------------------------------------------------------------
+
+
+def _chosen(source: str | Path, label_column: str | None, limit: int | None, seed: int) -> _Listing:
+    """The source's images within the limit, each with its sha256; one whose patient is not known is its own patient."""
+    listing = _listing(source, label_column, limit, seed)
+    rows = listing.rows
+    hashes = _for_each(_sha256, [listing.root / file for file in rows["file"]])
+    own = "image-" + pd.Series(hashes, index=rows.index).str[:16]
+    rows = rows.assign(sha256=hashes, patient_id=rows["patient_id"].where(rows["patient_id"] != "", own))
+    if limit is not None and source != "phantom":  # the phantom was made with that many slices
+        rows = _limited(rows, limit, seed)
+    return replace(listing, rows=rows)
+
+
+def _with_headers(listing: _Listing) -> Dataset:
+    """The data set with the size and modality that each file's header states."""
+    rows = listing.rows
+    headers = _for_each(_header, [listing.root / file for file in rows["file"]])
+    found = pd.DataFrame(headers, columns=["width", "height", "modality", "note"], index=rows.index)
+    modality = rows["modality"].where(rows["modality"] != "", found["modality"])
+    rows = rows.assign(width=found["width"], height=found["height"], modality=modality, note=found["note"])
+    return Dataset(listing.name, listing.classes, rows[COLUMNS], listing.root, listing.label_column, listing.synthetic)
+
+
+def _limited(rows: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:
+    """Whole patients in a reproducible shuffle, from each (split, class) its share of the limit, at least one."""
+    if len(rows) <= limit:
+        return rows
+    rarity = rows["label"].map(rows["label"].value_counts().rank(method="first"))
+    patients = rows.assign(rarity=rarity).groupby("patient_id")  # a patient with two labels counts for the rarer
+    patients = patients.agg(size=("file", "size"), split=("split", "min"), rarity=("rarity", "min"))
+    patients = patients.sort_index(key=lambda names: names.map(lambda name: splits.chance(name, seed)))
+    kept = []
+    for _, stratum in patients.groupby(["split", "rarity"]):
+        quota = int(limit * stratum["size"].sum() / len(rows))
+        taken = 0
+        for patient, size in stratum["size"].items():
+            if taken == 0 or taken + size <= quota:
+                kept.append(patient)
+                taken += size
+    return rows[rows["patient_id"].isin(kept)].reset_index(drop=True)
+
+
+def _read_once(dataset: Dataset) -> pd.DataFrame:
+    """The manifest with split "refused", and the reason in note, where an image cannot be read."""
+    reasons = pd.Series(
+        _for_each(_refusal, dataset.files(), label=f"reading {dataset.name}"), index=dataset.manifest.index
+    )
+    manifest = dataset.manifest.assign(note=reasons)
+    manifest.loc[reasons != "", "split"] = splits.REFUSED
+    lost = set(dataset.classes) - set(manifest.loc[reasons == "", "label"])
+    if lost:
+        raise DatasetError(
+            f"{dataset.root}: no image of {', '.join(sorted(lost))} can be read. The first refusal: "
+            f"{reasons[reasons != ''].iloc[0]}"
+        )
+    return manifest
+
+
+def _header(path: Path) -> tuple[int, int, str, str]:
+    """(width, height, modality, why it cannot be read or "")."""
+    try:
+        return (*images.probe(path), "")
+    except images.ImageRefused as error:
+        return 0, 0, "", str(error)
+
+
+def _refusal(path: Path) -> str:
+    """Why an image cannot be read, or ""."""
+    try:
+        images.read(path)
+    except images.ImageRefused as error:
+        return str(error)
+    return ""
+
+
+def _for_each(look: Callable, files: Sequence[Path], label: str = "") -> list:
+    """look(file) of each file, in their order, by threads (reading and decoding release the interpreter's lock)."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(look, files)
+        return list(bar(results, total=len(files), label=label, unit="image") if label else results)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fingerprint(classes: Iterable[str], rows: pd.DataFrame) -> str:
+    content = (
+        rows[["file", "label", "patient_id", "split", "sha256", "mask"]]
+        .sort_values(["file", "split"])
+        .to_numpy()
+        .tolist()
+    )
+    return hashlib.sha256(json.dumps([list(classes), content]).encode()).hexdigest()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Writes a file in one step: a reader sees the old one or the new one."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_bytes(content)
+    draft.replace(path)
+
+
+def _make_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """A folder filled in one step: it appears under its name only when fill is done."""
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    fill(draft)
+    try:
+        draft.rename(folder)
+    except OSError:  # another process was faster
+        shutil.rmtree(draft)

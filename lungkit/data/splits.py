@@ -1,0 +1,206 @@
+"""Train, validation and test by patient: stratified, deterministic, refused where a patient would be on two sides."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from lungkit.errors import LungkitError
+
+PARTS = ("train", "val", "test")
+SET_ASIDE = "set_aside"  # readable, but its patient is needed whole on another side
+REFUSED = "refused"  # not readable as an image
+
+_KEPT_FIRST = ("test", "val", "train")  # when a patient is on two sides: the side that keeps its images
+_SPELLINGS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+class SplitError(LungkitError):
+    """The images cannot be split as asked; the message names the class, the rows or the part."""
+
+
+class SplitLeak(SplitError):
+    """A patient has images in more than one of train, val and test; the message names the patients."""
+
+
+def part_named(text: str) -> str | None:
+    """The part that a published split's name means, or None.
+
+    >>> part_named("official_train"), part_named("Validation"), part_named("fold 3")
+    ('train', 'val', None)
+    """
+    return _SPELLINGS.get(re.sub(r"^(official|published)[ _-]", "", text.strip().lower()))
+
+
+def groups(manifest: pd.DataFrame) -> np.ndarray:
+    """The group of each row, an int array (n,): patients, joined where byte-identical files link two of them.
+
+    Needs the columns `patient_id` and `sha256` (rows with an empty sha256 link nothing). Linking is transitive.
+    """
+    patients, names = pd.factorize(manifest["patient_id"])
+    contents, _ = pd.factorize(manifest["sha256"].where(manifest["sha256"] != "", manifest["file"]))
+    size = len(names) + len(manifest)
+    links = coo_matrix((np.ones(len(manifest)), (patients, len(names) + contents)), shape=(size, size))
+    _, component = connected_components(links, directed=False)
+    return pd.factorize(component[patients])[0]
+
+
+def assign(
+    manifest: pd.DataFrame,
+    *,
+    seed: int,
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    overlap: str = "refuse",
+) -> pd.DataFrame:
+    """A copy of the manifest with `split` and `note` filled; rows whose split is "refused" stay as they are.
+
+    A published split (every row of `split` filled: official_train, published_test, val, …) is kept; where it has
+    no validation part, one is taken from its training patients. Without a published split, patients are dealt
+    to train, val and test in the proportions `fractions` of each class's images. No choice depends on the
+    order of the rows.
+
+    overlap says what happens where a published split has one patient on two sides: "refuse" raises SplitLeak;
+    "set_aside" keeps the test images (then the validation images) and sets that patient's others aside.
+
+    Raises SplitError where a class has too few patients to be in each part, or the published split is incomplete.
+    """
+    if overlap not in ("refuse", "set_aside"):
+        raise SplitError(f"overlap is '{overlap}'; accepted: 'refuse', 'set_aside'")
+    manifest = manifest.copy()
+    use = manifest[manifest["split"] != REFUSED]
+    if use["split"].eq("").all():
+        manifest.loc[use.index, "split"] = _dealt(use, PARTS, fractions, seed)
+        return manifest
+
+    use = use.assign(split=_published(use))
+    manifest.loc[use.index, "split"] = use["split"]
+    leaks = _leaks(use)
+    if len(leaks) and overlap == "refuse":
+        raise SplitLeak(
+            f"the published split has {_named(leaks)}. Give each patient one split, or choose overlap 'set_aside': "
+            "it keeps the test images of such a patient and sets its other images aside"
+        )
+    use, set_aside = _keep_one_side(use, leaks)
+    manifest.loc[set_aside.index, ["split", "note"]] = set_aside[["split", "note"]]
+    if not use["split"].eq("val").any():
+        train = use[use["split"] == "train"]
+        share = fractions[1] / (fractions[0] + fractions[1])
+        manifest.loc[train.index, "split"] = _dealt(train, ("train", "val"), (1 - share, share), seed)
+    return manifest
+
+
+def check(manifest: pd.DataFrame) -> None:
+    """Raises SplitLeak, naming the patients, if a patient (or byte-identical images) is in two of train, val, test."""
+    leaks = _leaks(manifest)
+    if len(leaks):
+        raise SplitLeak(f"the split has {_named(leaks)}. Each patient must be in one part only")
+
+
+def _published(rows: pd.DataFrame) -> pd.Series:
+    """The published split in our spelling; an incomplete or unknown one is refused."""
+    empty = rows.loc[rows["split"] == "", "file"]
+    if len(empty):
+        raise SplitError(
+            f"{len(empty)} of {len(rows)} images have no split, {_few(empty)} among them: "
+            "give every image a split, or none (then patients are split here)"
+        )
+    parts = rows["split"].map(part_named)
+    unknown = sorted(set(rows.loc[parts.isna(), "split"]))
+    if unknown:
+        raise SplitError(f"unknown split {_few(repr(name) for name in unknown)}; accepted: train, val, test")
+    missing = [part for part in ("train", "test") if not parts.eq(part).any()]
+    if missing:
+        raise SplitError(
+            f"the published split has no {' and no '.join(missing)} images (it has: {', '.join(sorted(set(parts)))}); "
+            "it needs train and test, or leave split empty in every row"
+        )
+    return parts
+
+
+def _leaks(manifest: pd.DataFrame) -> pd.DataFrame:
+    """The rows of train, val and test whose group is in more than one of them, with their `group`."""
+    rows = manifest[manifest["split"].isin(PARTS)]
+    rows = rows.assign(group=groups(rows))
+    return rows[rows.groupby("group")["split"].transform("nunique") > 1]
+
+
+def _keep_one_side(rows: pd.DataFrame, leaks: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(rows that stay, rows set aside): of each leaking group the images of its first side in test, val, train stay."""
+    rank = leaks["split"].map(_KEPT_FIRST.index)
+    best = rank.groupby(leaks["group"]).transform("min")
+    set_aside = leaks[rank > best]
+    kept = best[set_aside.index].map(lambda side: _KEPT_FIRST[side])
+    note = "was " + set_aside["split"] + "; its patient, or an identical image, is also in " + kept
+    return rows.drop(set_aside.index), set_aside.assign(split=SET_ASIDE, note=note)
+
+
+def _named(leaks: pd.DataFrame) -> str:
+    """How many patients leak, and for the first ten of them a file on each side."""
+    named = [
+        f"{' = '.join(sorted(set(rows['patient_id'])))} "
+        f"({'; '.join(f'{side}: {files.min()}' for side, files in rows.groupby('split')['file'])})"
+        for _, rows in leaks.groupby("group")
+    ]
+    noun = "patient" if len(named) == 1 else "patients"
+    return f"{len(named)} {noun} on more than one side: {_few(sorted(named))}"
+
+
+def _few(names: Iterable[str], most: int = 10) -> str:
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _dealt(rows: pd.DataFrame, parts: tuple[str, ...], shares: tuple[float, ...], seed: int) -> np.ndarray:
+    """The part of each row, whole groups dealt so that each class's images come near the shares.
+
+    The rarest class is dealt first. Its groups go, largest first, each to the part that has least of its quota
+    (apportionment after Sainte-Laguë, so that patients with many images are found in every part), and the last
+    ones to parts that still lack the class. Groups of one size are shuffled by a hash of seed and patient.
+    """
+    group = groups(rows)
+    table = pd.crosstab(group, rows["label"].to_numpy())
+    counts = table.to_numpy()  # groups x classes: images
+    owners = (counts > 0).sum(axis=0)  # classes: groups with images of it
+    key = rows["patient_id"].groupby(group).min().map(lambda name: chance(name, seed)).to_numpy()
+    quota = counts.sum(axis=0)[:, None] * np.array(shares)  # classes x parts: images
+    filled = np.zeros_like(quota)
+    part_of = np.full(len(counts), -1)
+
+    for c in np.argsort(owners, kind="stable"):
+        if owners[c] < len(parts):
+            raise SplitError(
+                f"class '{table.columns[c]}' has images of {owners[c]} patient(s) only; to be in each of "
+                f"{', '.join(parts)} it needs {len(parts)} or more"
+            )
+        waiting = np.flatnonzero((counts[:, c] > 0) & (part_of < 0))
+        waiting = sorted(waiting, key=lambda g: (-counts[g, c], key[g]))
+        for left, g in zip(range(len(waiting), 0, -1), waiting, strict=True):
+            lacking = np.flatnonzero(filled[c] == 0)
+            choices = lacking if left <= len(lacking) else np.arange(len(parts))
+            fullness = (filled[c, choices] + counts[g, c] / 2) / quota[c, choices]
+            part_of[g] = choices[np.argmin(fullness)]
+            filled[:, part_of[g]] += counts[g]
+        if not filled[c].all():
+            raise SplitError(
+                f"class '{table.columns[c]}' cannot be in each of {', '.join(parts)}: too few of its patients have "
+                "images of no rarer class"
+            )
+    return np.array(parts)[part_of[group]]
+
+
+def chance(name: str, seed: int) -> str:
+    """A sort key that shuffles names reproducibly: of the seed and the name only, never of the order of rows."""
+    return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()

@@ -1,0 +1,455 @@
+"""How good a classifier is: every figure with a 95 % bootstrap interval by patient.
+
+Images of one patient resemble each other, so the bootstrap draws patients, with all their images, and an interval says
+how far the figure could have moved with other patients from the same source. A resample is a weight for each image
+(how often its patient was drawn), so one weighted computation gives the figure itself (all weights 1) and a thousand
+resamples at once.
+
+Conventions, where a figure is undefined (null in JSON, NaN in tables):
+
+- recall, AUC and average precision of a class without an image; specificity and AUC where every image is of the class;
+- precision of a class never predicted is 0, as is its F1, if the class has images; undefined if it has none either.
+- Means over classes (balanced accuracy, macro F1, AUC of three and more classes) leave undefined classes out.
+- Brier score: of the last class for two classes (0 to 1), summed over classes for more (0 to 2; Brier 1950).
+- An interval spans the resamples in which its figure is defined; with one patient there is none.
+- The interval of the ECE leans upwards: resampling adds scatter within each bin, which an ECE counts as error.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lungkit.errors import LungkitError
+
+OVERALL = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "ece", "brier")
+PER_CLASS = ("precision", "recall", "specificity", "f1", "auc", "average_precision")
+LABELS = {  # for people
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro F1",
+    "auc": "AUC",
+    "ece": "ECE",
+    "brier": "Brier score",
+    "precision": "Precision",
+    "recall": "Recall",
+    "specificity": "Specificity",
+    "f1": "F1",
+    "average_precision": "Average precision",
+}
+ECE_BINS = 15
+LEVELS = (2.5, 97.5)  # percentiles of a 95 % interval
+
+
+# --- the operating point
+
+
+def operating_point(y_true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict:
+    """How probabilities become a class, chosen on validation images only.
+
+    y_true: (n,) class indices. probabilities: (n, classes), rows sum to 1.
+    Two classes: the threshold on the last class's probability with the highest balanced accuracy (Youden's J, 1950),
+    in the middle between two neighbouring probabilities; among equals the one nearest 0.5. More: the likeliest class.
+    """
+    y_true, probabilities = _checked(y_true, probabilities, classes)
+    if len(classes) != 2:
+        return {"kind": "argmax", "chosen_on": "validation", "criterion": "likeliest class", "n": len(y_true)}
+    for index, name in enumerate(classes):
+        if not np.any(y_true == index):
+            raise LungkitError(f"no validation image of class '{name}': a threshold needs images of both classes")
+    values, tp, fp = _counts_above(probabilities[:, 1], y_true == 1, np.ones((1, len(y_true))))
+    # Thresholds that call the 0, 1, 2, … highest values positive; J × positives × negatives, exact on whole numbers.
+    between = (values[:-1] + values[1:]) / 2
+    thresholds = np.concatenate([[np.nextafter(values[0], 2)], between, [0.0]])
+    j = tp[0] * np.sum(y_true == 0) - fp[0] * np.sum(y_true == 1)
+    best = thresholds[j == j.max()]
+    return {
+        "kind": "threshold",
+        "positive": classes[1],
+        "threshold": float(best[np.argmin(np.abs(best - 0.5))]),
+        "chosen_on": "validation",
+        "criterion": "Youden's J",
+        "n": len(y_true),
+    }
+
+
+def decide(probabilities: np.ndarray, operating_point: dict) -> np.ndarray:
+    """Class index of each row of probabilities (n, classes) at an operating point: int (n,)."""
+    probabilities = np.asarray(probabilities)
+    match operating_point:
+        case {"kind": "argmax"}:
+            return probabilities.argmax(axis=1)
+        case {"kind": "threshold", "threshold": threshold} if probabilities.shape[1] == 2:
+            return (probabilities[:, 1] >= threshold).astype(int)
+    raise LungkitError(
+        f"operating point {operating_point} does not fit probabilities of {probabilities.shape[1]} classes; accepted: "
+        '{"kind": "argmax"}, or {"kind": "threshold", "threshold": t} for two classes'
+    )
+
+
+# --- the evaluation
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What `evaluate` found. `metrics` has columns metric, class ("" for all), value, low, high (95 % interval)."""
+
+    classes: tuple[str, ...]
+    true: np.ndarray  # (n,) class indices
+    predicted: np.ndarray  # (n,) class indices at the operating point
+    probabilities: np.ndarray  # (n, classes)
+    patients: np.ndarray  # (n,) str
+    operating_point: dict
+    metrics: pd.DataFrame
+    n_boot: int
+    seed: int
+
+    def value(self, metric: str, cls: str = "") -> tuple[float, float, float]:
+        """(value, low, high) of a metric over all images, or of one class; NaN where undefined."""
+        rows = self.metrics[(self.metrics["metric"] == metric) & (self.metrics["class"] == cls)]
+        if rows.empty:
+            raise LungkitError(
+                f"no metric '{metric}' for class '{cls}'; there are {OVERALL} and, by class, {PER_CLASS}"
+            )
+        return tuple(rows.iloc[0][["value", "low", "high"]].astype(float))
+
+    @property
+    def confusion(self) -> pd.DataFrame:
+        """Images by true class (rows) and predicted class (columns)."""
+        size = len(self.classes)
+        counts = np.bincount(self.true * size + self.predicted, minlength=size**2).reshape(size, size)
+        return pd.DataFrame(counts, pd.Index(self.classes, name="true"), pd.Index(self.classes, name="predicted"))
+
+    @property
+    def per_class(self) -> pd.DataFrame:
+        """Class by metric, with support (number of images)."""
+        rows = self.metrics[self.metrics["class"] != ""]
+        table = rows.pivot(index="class", columns="metric", values="value").reindex(self.classes)[list(PER_CLASS)]
+        return table.assign(support=np.bincount(self.true, minlength=len(self.classes))).rename_axis(columns=None)
+
+    def summary(self) -> pd.DataFrame:
+        """For people: metric by all images and by class, each "value (low–high)"."""
+        text = [format_interval(*row) for row in self.metrics[["value", "low", "high"]].to_numpy()]
+        cells = self.metrics.assign(text=text, **{"class": self.metrics["class"].replace("", "all")})
+        table = cells.pivot(index="metric", columns="class", values="text")
+        table = table.reindex(index=list(LABELS), columns=["all", *self.classes]).fillna("")
+        return table.rename(index=LABELS).rename_axis(index=None, columns=None)
+
+    def reliability(self) -> pd.DataFrame:
+        """Per confidence bin that has images: its mean confidence, accuracy (with low and high) and images.
+
+        Confidence is the likeliest class's probability, accuracy how often that class is the true one; index and edges
+        (`left`, `right`] as in the ECE.
+        """
+        confidence = self.probabilities.max(axis=1)
+        correct = self.probabilities.argmax(axis=1) == self.true
+        bins = _confidence_bins(confidence)
+        member = np.eye(ECE_BINS)[bins]
+        images = member.sum(axis=0)
+        resampled = []
+        with np.errstate(invalid="ignore"):
+            for weights in self._resamples():
+                resampled.append((weights @ (member * correct[:, None])) / (weights @ member))
+            low, high = _interval(np.concatenate(resampled) if resampled else np.empty((0, ECE_BINS)))
+            table = pd.DataFrame(
+                {
+                    "left": np.arange(ECE_BINS) / ECE_BINS,
+                    "right": np.arange(1, ECE_BINS + 1) / ECE_BINS,
+                    "confidence": confidence @ member / images,
+                    "accuracy": correct @ member / images,
+                    "low": low,
+                    "high": high,
+                    "images": images.astype(int),
+                }
+            )
+        return table[table["images"] > 0]
+
+    def roc(self, cls: str) -> pd.DataFrame:
+        """ROC curve of one class against the rest: fpr, tpr at each threshold, falling."""
+        thresholds, tp, fp = self._counts(cls, np.ones((1, len(self.true))))
+        with np.errstate(invalid="ignore"):
+            fpr, tpr = fp[0] / fp[0, -1], tp[0] / tp[0, -1]
+        return pd.DataFrame({"fpr": fpr, "tpr": tpr, "threshold": np.r_[np.inf, thresholds]})
+
+    def roc_band(self, cls: str, points: int = 101) -> pd.DataFrame:
+        """95 % band of the true-positive rate (low, high) at evenly spaced false-positive rates (fpr)."""
+        grid = np.linspace(0, 1, points)
+
+        def tpr_at_grid(tp, fp):
+            return np.interp(grid, fp / fp[-1], tp / tp[-1])
+
+        return self._band(cls, "fpr", grid, tpr_at_grid)
+
+    def precision_recall(self, cls: str) -> pd.DataFrame:
+        """Precision-recall curve of one class: recall, precision at each threshold, falling; begins at recall 0."""
+        thresholds, tp, fp = self._counts(cls, np.ones((1, len(self.true))))
+        with np.errstate(invalid="ignore"):
+            recall, precision = tp[0] / tp[0, -1], tp[0] / (tp[0] + fp[0])
+        precision[0] = 1.0  # nothing called positive yet
+        return pd.DataFrame({"recall": recall, "precision": precision, "threshold": np.r_[np.inf, thresholds]})
+
+    def precision_recall_band(self, cls: str, points: int = 101) -> pd.DataFrame:
+        """95 % band of precision (low, high) at evenly spaced recalls."""
+        grid = np.linspace(0, 1, points)
+
+        def precision_at_grid(tp, fp):
+            # The first threshold that reaches each recall, as precision between two thresholds is not a straight line.
+            at = np.searchsorted(tp, np.maximum(grid * tp[-1] - 1e-9, 1e-9))
+            return tp[at] / (tp[at] + fp[at])
+
+        return self._band(cls, "recall", grid, precision_at_grid)
+
+    def to_dict(self) -> dict:
+        """Strict JSON: undefined values are null; `confusion` has a row for each true class."""
+
+        def block(rows: pd.DataFrame, *columns: str) -> dict:
+            cells = rows.set_index("metric")[list(columns)].to_numpy().tolist()
+            plain = [[None if np.isnan(x) else x for x in cell] for cell in cells]
+            return dict(zip(rows["metric"], plain if len(columns) > 1 else [cell[0] for cell in plain], strict=True))
+
+        of = dict(list(self.metrics.groupby("class")))
+        support = np.bincount(self.true, minlength=len(self.classes)).tolist()
+        return {
+            "n": len(self.true),
+            "patients": len(np.unique(self.patients)),
+            "classes": list(self.classes),
+            **block(of[""], "value"),
+            "per_class": {
+                c: block(of[c], "value") | {"support": s} for c, s in zip(self.classes, support, strict=True)
+            },
+            "confusion": self.confusion.to_numpy().tolist(),
+            "intervals": block(of[""], "low", "high")
+            | {"per_class": {c: block(of[c], "low", "high") for c in self.classes}},
+            "operating_point": self.operating_point,
+        }
+
+    def save(self, folder: str | Path, files: Sequence[str] | None = None) -> None:
+        """Write evaluation.json, metrics.csv, confusion.csv and predictions.csv (with `files`, a name per image)."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        predictions = pd.DataFrame({"patient": self.patients})
+        if files is not None:
+            if len(files) != len(self.true):
+                raise LungkitError(f"{len(files)} file names for {len(self.true)} images; give one for each")
+            predictions.insert(0, "file", [str(file) for file in files])
+        names = np.array(self.classes)
+        predictions = predictions.assign(true=names[self.true], predicted=names[self.predicted])
+        predictions = predictions.join(pd.DataFrame(self.probabilities, columns=[f"probability {c}" for c in names]))
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / "evaluation.json").write_text(text + "\n", "utf-8")
+        self.metrics.to_csv(folder / "metrics.csv", index=False)
+        self.confusion.to_csv(folder / "confusion.csv")
+        predictions.to_csv(folder / "predictions.csv", index=False)
+
+    def _resamples(self) -> Iterator[np.ndarray]:
+        return _resamples(self.patients, self.n_boot, self.seed)
+
+    def _counts(self, cls: str, weights: np.ndarray):
+        index = self.classes.index(cls)
+        return _counts_above(self.probabilities[:, index], self.true == index, weights)
+
+    def _band(self, cls: str, x: str, grid: np.ndarray, at_grid) -> pd.DataFrame:
+        curves = [np.empty((0, len(grid)))]
+        for weights in self._resamples():
+            _, tp, fp = self._counts(cls, weights)
+            curves.append(
+                [at_grid(t, f) if t[-1] and f[-1] else np.full(len(grid), np.nan) for t, f in zip(tp, fp, strict=True)]
+            )
+        low, high = _interval(np.concatenate(curves))
+        return pd.DataFrame({x: grid, "low": low, "high": high})
+
+
+def evaluate(
+    y_true: np.ndarray,
+    probabilities: np.ndarray,
+    patients: Sequence,
+    classes: Sequence[str],
+    operating_point: dict,
+    n_boot: int = 1000,
+    seed: int = 7,
+) -> Evaluation:
+    """Compare probabilities with the truth.
+
+    y_true: (n,) class indices. probabilities: (n, classes), rows sum to 1. patients: (n,) identifiers.
+    operating_point: from `operating_point` on validation images. n_boot: resamples of patients behind each interval.
+    Precision, recall, specificity, F1, accuracy and confusion are of the decision at the operating point; AUC (of the
+    last class for two classes, else the mean of one-against-rest), average precision, Brier score and ECE are of the
+    probabilities. ECE: Guo et al., "On Calibration of Modern Neural Networks" (2017), 15 bins of equal width.
+    LungkitError where the input does not fit together.
+    """
+    y_true, probabilities = _checked(y_true, probabilities, classes)
+    patients = _checked_patients(patients, len(y_true))
+    predicted = decide(probabilities, operating_point)
+    names = [(name, "") for name in OVERALL] + [(name, cls) for cls in classes for name in PER_CLASS]
+    score = _Scores(y_true, probabilities, predicted)
+    value = score(np.ones((1, len(y_true))))[0]
+    resampled = [score(weights) for weights in _resamples(patients, n_boot, seed)]
+    low, high = _interval(np.concatenate(resampled) if resampled else np.empty((0, len(names))))
+    table = pd.DataFrame(names, columns=["metric", "class"]).assign(value=value, low=low, high=high)
+    return Evaluation(
+        tuple(classes), y_true, predicted, probabilities, patients, dict(operating_point), table, n_boot, seed
+    )
+
+
+def mean_with_interval(
+    values: Sequence[float], patients: Sequence, n_boot: int = 1000, seed: int = 7
+) -> tuple[float, float, float]:
+    """Mean of one value per image with its 95 % bootstrap interval by patient: (mean, low, high); NaNs are left out."""
+    values = np.asarray(values, float)
+    patients = _checked_patients(patients, len(values))
+    defined = ~np.isnan(values)
+    values, patients = values[defined], patients[defined]
+    if not len(values):
+        return (np.nan, np.nan, np.nan)
+    means = [(weights @ values / weights.sum(axis=1))[:, None] for weights in _resamples(patients, n_boot, seed)]
+    low, high = _interval(np.concatenate(means) if means else np.empty((0, 1)))
+    return float(values.mean()), float(low[0]), float(high[0])
+
+
+def format_interval(value: float | None, low: float | None, high: float | None) -> str:
+    """For people: "0.912 (0.889–0.934)"; "–" for an undefined value (NaN or None), no brackets without an interval.
+
+    >>> format_interval(0.9119, 0.889, 0.934)
+    '0.912 (0.889–0.934)'
+    """
+    if pd.isna(value):
+        return "–"
+    return f"{value:.3f}" if pd.isna(low) else f"{value:.3f} ({low:.3f}–{high:.3f})"
+
+
+# --- input
+
+
+def _checked(y_true, probabilities, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    y_true, probabilities = np.asarray(y_true), np.asarray(probabilities, float)
+    n, size = len(y_true), len(classes)
+    if n == 0:
+        raise LungkitError("no image to evaluate; give at least one")
+    if size < 2 or len(set(classes)) != size:
+        raise LungkitError(f"classes are {list(classes)}; give at least two different names")
+    if probabilities.shape != (n, size):
+        raise LungkitError(
+            f"probabilities have shape {probabilities.shape}; {n} labels of {size} classes need ({n}, {size})"
+        )
+    if not np.issubdtype(y_true.dtype, np.integer) or y_true.ndim != 1:
+        raise LungkitError(f"labels are {y_true.dtype} of shape {y_true.shape}; give class indices, integers (n,)")
+    if y_true.min() < 0 or y_true.max() >= size:
+        raise LungkitError(
+            f"labels range from {y_true.min()} to {y_true.max()}; {size} classes have the indices 0 to {size - 1}"
+        )
+    wrong = ~(np.all((probabilities >= 0) & (probabilities <= 1.001), axis=1) & (abs(probabilities.sum(1) - 1) < 1e-3))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise LungkitError(
+            f"row {row} of the probabilities is {probabilities[row].tolist()}; each must be 0 to 1 and a row sum to 1 "
+            "(logits need a softmax first)"
+        )
+    return y_true.astype(int), probabilities
+
+
+def _checked_patients(patients, n: int) -> np.ndarray:
+    if len(patients) != n:
+        raise LungkitError(f"{len(patients)} patients for {n} images; give one for each image")
+    if (missing := np.asarray(pd.isna(np.asarray(patients, object)))).any():
+        raise LungkitError(f"image {int(np.argmax(missing))} has no patient; the intervals are by patient")
+    return np.asarray(patients, object).astype(str)
+
+
+# --- weighted computation; weights: (resamples, n)
+
+
+def _resamples(patients: np.ndarray, n_boot: int, seed: int, chunk: int = 50) -> Iterator[np.ndarray]:
+    """Weights of the images, (chunk, n) at a time: how often each image's patient was drawn. None with one patient."""
+    _, patient = np.unique(patients, return_inverse=True)
+    count = patient.max() + 1
+    if count < 2:
+        return
+    rng = np.random.default_rng(seed)
+    for start in range(0, n_boot, chunk):
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(chunk, n_boot - start))
+        yield drawn[:, patient].astype(float)
+
+
+def _interval(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high per column of (resamples, figures), NaNs left out; NaN where nothing is left."""
+    bounds = np.full((2, resampled.shape[1]), np.nan)
+    defined = ~np.isnan(resampled).all(axis=0)
+    if defined.any():
+        bounds[:, defined] = np.nanpercentile(resampled[:, defined], LEVELS, axis=0)
+    return bounds[0], bounds[1]
+
+
+def _counts_above(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray):
+    """True and false positives at each threshold.
+
+    Returns the distinct scores, falling (t,), and tp, fp (resamples, t + 1): the weight of positive and of other
+    images that score at least as much; the first column is 0 (nothing is called positive).
+    """
+    order = np.argsort(-scores, kind="stable")
+    scores = scores[order]
+    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # of each run of equal scores
+    sorted_weights = weights[:, order]
+    none = np.zeros((len(weights), 1))
+    tp = np.hstack([none, np.cumsum(sorted_weights * positive[order], axis=1)[:, last]])
+    fp = np.hstack([none, np.cumsum(sorted_weights, axis=1)[:, last]]) - tp
+    return scores[last], tp, fp
+
+
+def _areas(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Area under the ROC curve (ties count half) and average precision, each (resamples,)."""
+    _, tp, fp = _counts_above(scores, positive, weights)
+    gained = np.diff(tp, axis=1)
+    auc = np.sum(np.diff(fp, axis=1) * (tp[:, 1:] + tp[:, :-1]) / 2, axis=1) / (tp[:, -1] * fp[:, -1])
+    precision = tp[:, 1:] / (tp[:, 1:] + fp[:, 1:])
+    average_precision = np.sum(gained * np.where(gained > 0, precision, 0), axis=1) / tp[:, -1]
+    return auc, average_precision
+
+
+def _confidence_bins(confidence: np.ndarray) -> np.ndarray:
+    """Bin of each confidence among 15 of equal width, each without its left and with its right edge."""
+    return np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+
+
+def _nanmean(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis without NaNs; NaN, silently, where there is nothing else."""
+    defined = ~np.isnan(values)
+    return np.where(defined, values, 0).sum(axis=-1) / defined.sum(axis=-1)
+
+
+class _Scores:
+    """All figures of one set of predictions: call with weights (resamples, n), get (resamples, figures)."""
+
+    def __init__(self, true: np.ndarray, probabilities: np.ndarray, predicted: np.ndarray):
+        n, self.size = probabilities.shape
+        self.true, self.probabilities = true, probabilities
+        confidence, bins = probabilities.max(axis=1), _confidence_bins(probabilities.max(axis=1))
+        excess = confidence - (probabilities.argmax(axis=1) == true)
+        squared = (probabilities - np.eye(self.size)[true]) ** 2
+        # Everything that is a weighted sum over images, as columns of one matrix product.
+        self.columns = np.zeros((n, self.size**2 + ECE_BINS + 1))
+        self.columns[np.arange(n), true * self.size + predicted] = 1
+        self.columns[np.arange(n), self.size**2 + bins] = excess
+        self.columns[:, -1] = squared[:, -1] if self.size == 2 else squared.sum(axis=1)
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        total = weights.sum(axis=1)
+        sums = weights @ self.columns
+        confusion = sums[:, : self.size**2].reshape(-1, self.size, self.size)
+        ece = np.abs(sums[:, self.size**2 : -1]).sum(axis=1) / total
+        brier = sums[:, -1] / total
+        with np.errstate(invalid="ignore", divide="ignore"):  # undefined figures become NaN
+            areas = np.array([_areas(p, self.true == k, weights) for k, p in enumerate(self.probabilities.T)])
+            tp = np.diagonal(confusion, axis1=1, axis2=2)
+            support, called = confusion.sum(axis=2), confusion.sum(axis=1)
+            recall = tp / support
+            precision = np.where((called == 0) & (support > 0), 0.0, tp / called)
+            specificity = 1 - (called - tp) / (total[:, None] - support)
+            f1 = 2 * tp / (support + called)
+            auc, average_precision = areas.transpose(1, 2, 0)
+            auc_of_all = auc[:, -1] if self.size == 2 else _nanmean(auc)
+            overall = [tp.sum(axis=1) / total, _nanmean(recall), _nanmean(f1), auc_of_all, ece, brier]
+        per_class = np.stack([precision, recall, specificity, f1, auc, average_precision], axis=2)
+        return np.column_stack([*overall, per_class.reshape(len(weights), -1)])

@@ -1,0 +1,497 @@
+"""Figures of a run: one message each, said in the title; colour-blind safe; intervals drawn.
+
+Every function returns a matplotlib Figure that pyplot does not know of, so that a notebook shows it once and nothing
+piles up in memory. Images are float (height, width) arrays from 0 (black) to 1 (white).
+"""
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from lungkit.errors import LungkitError
+from lungkit.training.evaluation import LABELS, PER_CLASS, Evaluation, format_interval, mean_with_interval
+
+# Okabe and Ito, "Color Universal Design" (2008), the ones that also differ in lightness on white first.
+BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE, BLACK, YELLOW = PALETTE = (
+    *("#0072B2", "#D55E00", "#009E73", "#E69F00"),
+    *("#56B4E9", "#CC79A7", "#000000", "#F0E442"),
+)
+GREY = "#777777"
+GREEN_INK, VERMILLION_INK = "#00755A", "#B84A00"  # darker, so that small letters keep a contrast of 5 to 1
+RIGHT, WRONG = "✓", "✗"  # both are in DejaVu Sans, which matplotlib brings along
+HEAT = "inferno"
+
+
+def use_style() -> None:
+    """Set fonts, colours and sizes for every figure that follows; figures show themselves in a notebook."""
+    sns.set_theme(style="ticks", palette=PALETTE, font="DejaVu Sans", font_scale=0.85)
+    mpl.rcParams.update(
+        {
+            "figure.dpi": 100,
+            "savefig.dpi": 100,
+            "axes.titlelocation": "left",
+            "axes.titlesize": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "figure.titlesize": 11,
+            "figure.titleweight": "bold",
+            "legend.frameon": False,
+            "image.cmap": "gray",
+        }
+    )
+    plt.switch_backend(mpl.get_backend())  # loads the notebook's backend, which teaches Jupyter to show a Figure
+
+
+def keep(figure: Figure, folder: Path, name: str) -> Figure:
+    """Write the figure to folder/name.png and return it, for a notebook to show as the cell's result."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.png", bbox_inches="tight")
+    plt.close(figure)  # pyplot would show one of its own a second time
+    return figure
+
+
+# --- from an Evaluation
+
+
+def confusion(evaluation: Evaluation) -> Figure:
+    """Confusion matrix: images, and their share of the true class."""
+    counts = evaluation.confusion
+    support = counts.sum(axis=1)
+    share = counts.div(support.where(support > 0, 1), axis=0)
+    text = counts.astype(str) + "\n" + (share * 100).round().astype(int).astype(str) + " %"
+    side = min(8, 2.6 + 0.85 * len(counts))
+    figure, (axes,) = _figure(side + 1.2, side)
+    sns.heatmap(
+        share, annot=text, fmt="", cmap="Blues", vmin=0, vmax=1, square=True, linewidths=1, ax=axes,
+        cbar_kws={"label": "share of the true class", "format": PercentFormatter(1), "shrink": 0.8},
+    )  # fmt: skip
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class (images)")
+    axes.set_yticks(np.arange(len(counts)) + 0.5, [f"{c} ({n})" for c, n in support.items()], rotation=0)
+    _slant_long_labels(axes, counts.columns)
+    right = int(np.trace(counts.to_numpy()))
+    return _titled(figure, f"{right} of {int(support.sum())} images are classified correctly")
+
+
+def roc(evaluation: Evaluation) -> Figure:
+    """ROC curve with its 95 % band: of the last class for two classes, else a panel for each class against the rest."""
+    figure, panels = _curve_panels(evaluation, "1 − specificity", "sensitivity")
+    for cls, axes in panels.items():
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance")
+        band, curve = evaluation.roc_band(cls), evaluation.roc(cls)
+        axes.fill_between(
+            band["fpr"], band["low"], band["high"], color=BLUE, alpha=0.2, linewidth=0, label="95 % interval"
+        )
+        axes.plot(curve["fpr"], curve["tpr"], color=BLUE, label="ROC curve")
+        at = (1 - evaluation.value("specificity", cls)[0], evaluation.value("recall", cls)[0])
+        axes.plot(*at, "o", color=BLACK, markersize=6, label="operating point", zorder=5)
+        axes.set_title(f"{cls}\nAUC {format_interval(*evaluation.value('auc', cls))}")
+    _legend_below(figure, next(iter(panels.values())))
+    return _titled(figure, f"The area under the ROC curve is {format_interval(*evaluation.value('auc'))}")
+
+
+def precision_recall(evaluation: Evaluation) -> Figure:
+    """Precision-recall curve with its 95 % band, classes as in `roc`; titles give the average precision."""
+    figure, panels = _curve_panels(evaluation, "recall (sensitivity)", "precision")
+    support, average = evaluation.per_class["support"], {}
+    for cls, axes in panels.items():
+        axes.axhline(support[cls] / support.sum(), color=GREY, linestyle=":", label="chance")
+        band, curve = evaluation.precision_recall_band(cls), evaluation.precision_recall(cls)
+        axes.fill_between(
+            band["recall"],
+            band["low"],
+            band["high"],
+            color=BLUE,
+            alpha=0.2,
+            linewidth=0,
+            label="95 % interval",
+        )
+        found = curve[curve["recall"] > 0]
+        axes.step(found["recall"], found["precision"], where="pre", color=BLUE, label="precision")
+        at = (evaluation.value("recall", cls)[0], evaluation.value("precision", cls)[0])
+        axes.plot(*at, "o", color=BLACK, markersize=6, label="operating point", zorder=5)
+        average[cls] = evaluation.value("average_precision", cls)
+        axes.set_title(f"{cls}\naverage precision {average[cls][0]:.3f}")
+    _legend_below(figure, next(iter(panels.values())))
+    lowest = min(average, key=lambda cls: average[cls][0])
+    if len(average) == 1:
+        return _titled(figure, f"Average precision for {lowest} is {format_interval(*average[lowest])}")
+    return _titled(figure, f"Average precision is lowest for {lowest}: {format_interval(*average[lowest])}")
+
+
+def reliability(evaluation: Evaluation) -> Figure:
+    """Accuracy against stated confidence, per bin, above the number of images in each bin."""
+    table = evaluation.reliability()
+    figure = Figure(figsize=(5.6, 5.8), layout="constrained")
+    top, bottom = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    top.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfectly calibrated")
+    many = table["images"] >= 10
+    for rows, fill, label in (
+        (table[many], BLUE, "observed, 95 % interval"),
+        (table[~many], "white", "under 10 images"),
+    ):
+        if len(rows):
+            top.errorbar(
+                rows["confidence"], rows["accuracy"], _whiskers(rows["accuracy"], rows["low"], rows["high"]), fmt="o",
+                color=BLUE, markerfacecolor=fill, markersize=6, elinewidth=1.2, label=label,
+            )  # fmt: skip
+    top.set(ylabel="accuracy", ylim=(-0.03, 1.03))
+    middle = (table["left"] + table["right"]) / 2
+    bottom.bar(middle, table["images"], width=0.9 * (table["right"] - table["left"]), color=SKY)
+    bottom.set(xlabel="confidence (probability of the likeliest class)", ylabel="images", xlim=(0, 1.02))
+    bottom.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    _legend_below(figure, top)
+    ece = format_interval(*evaluation.value("ece"))
+    return _titled(figure, f"Confidence and accuracy differ by {ece} on average (ECE)")
+
+
+def per_class_scores(evaluation: Evaluation) -> Figure:
+    """Precision, recall, specificity, F1 and AUC of each class, with 95 % intervals."""
+    names = [name for name in PER_CLASS if name != "average_precision"]
+    classes = evaluation.classes
+    figure, (axes,) = _figure(7.5, min(9, 1.6 + len(names) * (0.3 + 0.16 * len(classes))))
+    spread = min(0.3, 0.07 * len(classes))
+    offsets = np.linspace(-spread, spread, len(classes))
+    for (cls, offset), style in zip(zip(classes, offsets, strict=True), _styles(), strict=False):
+        values = pd.DataFrame([evaluation.value(name, cls) for name in names], columns=["value", "low", "high"])
+        axes.errorbar(
+            values["value"], np.arange(len(names)) + offset,
+            xerr=_whiskers(values["value"], values["low"], values["high"]),
+            fmt=style["marker"], color=style["color"], markersize=6, elinewidth=1.4, label=cls,
+        )  # fmt: skip
+    axes.set_yticks(range(len(names)), [LABELS[name] for name in names])
+    axes.set_xlabel("score, 95 % interval by patient")
+    axes.set_xlim(right=1.02)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.4)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
+    recall = evaluation.per_class["recall"].dropna()
+    return _titled(figure, f"{recall.idxmin()} is missed most often: {_percent(recall.min())} of its images are found")
+
+
+# --- of training
+
+
+def training_curves(history: pd.DataFrame) -> Figure:
+    """Loss, accuracy and learning rate by epoch; the epoch with the lowest validation loss is marked.
+
+    history: columns epoch, loss, val_loss, accuracy, val_accuracy, learning_rate.
+    """
+    figure, panels = _figure(10, 3.3, columns=3)
+    best = history.loc[history["val_loss"].idxmin()]
+    for axes, name in zip(panels[:2], ("loss", "accuracy"), strict=True):
+        axes.plot(history["epoch"], history[name], "o-", color=BLUE, markersize=3, label="training")
+        axes.plot(history["epoch"], history[f"val_{name}"], "s-", color=VERMILLION, markersize=3, label="validation")
+        axes.set_title(f"{name}{' (cross-entropy)' if name == 'loss' else ''}")
+    panels[0].set_ylim(bottom=0)
+    panels[0].legend()
+    panels[2].step(history["epoch"], history["learning_rate"], where="mid", color=BLACK)
+    panels[2].set_yscale("log")
+    panels[2].set_title("learning rate")
+    for axes in panels:
+        axes.axvline(best["epoch"], color=GREY, linestyle="--", linewidth=1, zorder=0)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return _titled(
+        figure,
+        f"Validation loss is lowest after epoch {int(best['epoch'])} (dashed): {best['val_loss']:.3f}, "
+        f"accuracy {best['val_accuracy']:.3f}",
+    )
+
+
+def trials(table: pd.DataFrame) -> Figure:
+    """Every trial of a search: validation loss in the order they ran, and against each value that was searched.
+
+    table: columns trial, status, score (validation loss), epochs, reason; each other column is a searched value.
+    """
+    ran = table.sort_values("trial", ignore_index=True)
+    ran["order"] = np.arange(1, len(ran) + 1)
+    completed = ran["status"].eq("COMPLETED") & ran["score"].notna()
+    if not completed.any():
+        raise LungkitError("no trial of this search completed; the table's column 'reason' says why")
+    searched = [c for c in table if c not in ("trial", "status", "score", "epochs", "reason", "order")]
+    knobs = [c for c in searched if ran.loc[completed, c].nunique(dropna=True) > 1][:11]
+    columns = min(4, 1 + len(knobs))
+    rows = -(-(1 + len(knobs)) // columns)
+    figure, panels = _figure(max(4, 2.5 * columns), 2.2 * rows + 0.5, rows, columns)
+    best = ran.loc[ran["score"].where(completed).idxmin()]
+    for axes, name in zip(panels, ["order", *knobs], strict=False):
+        x = ran["order"] if name == "order" else _searched_values(axes, ran[name].where(completed))
+        axes.plot(x[completed], ran.loc[completed, "score"], "o", color=BLUE, markersize=5, alpha=0.8)
+        axes.plot([x[best.name]], [best["score"]], "*", color=VERMILLION, markersize=13)
+        axes.set_xlabel("trial" if name == "order" else name.replace("_", " "))
+        axes.margins(x=0.12, y=0.15)
+    panels[0].set_xlim(0.4, len(ran) + 0.6)
+    panels[0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    for axes in panels[::columns]:
+        axes.set_ylabel("validation loss")
+    for axes in panels[1 + len(knobs) :]:
+        axes.set_axis_off()
+    for order in ran.loc[~completed, "order"]:
+        panels[0].text(
+            order, 0.98, WRONG, color=BLACK, ha="center", va="top", transform=panels[0].get_xaxis_transform()
+        )
+    failed = int((~completed).sum())
+    ending = f"; {failed} did not complete ({WRONG})" if failed else ""
+    return _titled(figure, f"Best of {len(ran)} trials (★): validation loss {best['score']:.3f}{ending}")
+
+
+# --- of images
+
+
+def image_grid(images: np.ndarray, titles: Sequence[str] | None = None, columns: int = 6, title: str = "") -> Figure:
+    """Images (n, height, width) in rows, each under its title."""
+    figure, panels = _image_panels(len(images), columns)
+    for axes, image, text in zip(panels, images, titles if titles is not None else [""] * len(images), strict=True):
+        axes.imshow(image, vmin=0, vmax=1)
+        axes.set_title(_shorten(text, columns), fontsize=8, loc="center")
+    return _titled(figure, title)
+
+
+def prediction_grid(
+    images: np.ndarray,
+    true: np.ndarray,
+    predicted: np.ndarray,
+    probability: np.ndarray,
+    classes: Sequence[str],
+    n: int = 24,
+) -> Figure:
+    """The first n images with their predicted class: right in green with a tick, wrong in vermillion with a cross.
+
+    images: (m, height, width). true, predicted: (m,) class indices. probability: (m,) of the predicted class.
+    """
+    shown = list(zip(images, true, predicted, probability, strict=True))[:n]
+    columns = 6
+    figure, panels = _image_panels(len(shown), columns, lines=2)
+    for axes, (image, truth, guess, p) in zip(panels, shown, strict=True):
+        correct = truth == guess
+        color, mark = (GREEN_INK, RIGHT) if correct else (VERMILLION_INK, WRONG)
+        axes.imshow(image, vmin=0, vmax=1)
+        axes.set_title(
+            f"{mark} {_shorten(classes[guess], columns, used=7)} {p:.2f}\n"
+            f"{_shorten(f'true: {classes[truth]}', columns)}",
+            color=color, fontsize=8, loc="left", weight="normal" if correct else "bold",
+        )  # fmt: skip
+        for spine in axes.spines.values():
+            spine.set(visible=True, color=color, linewidth=2.5)
+    wrong = sum(truth != guess for _, truth, guess, _ in shown)
+    return _titled(figure, f"{len(shown) - wrong} of {len(shown)} images are right ({RIGHT}), {wrong} wrong ({WRONG})")
+
+
+def overlay_grid(
+    images: np.ndarray,
+    heatmaps: np.ndarray,
+    masks: np.ndarray | None = None,
+    titles: Sequence[str] | None = None,
+    columns: int = 4,
+    title: str = "",
+) -> Figure:
+    """Images with their heat maps (n, height, width; 0..1) laid over, and outlines of lesion masks."""
+    figure, panels = _image_panels(len(images), columns, extra_width=1.0)
+    for i, axes in enumerate(panels):
+        axes.imshow(images[i], vmin=0, vmax=1)
+        axes.imshow(heatmaps[i], cmap=HEAT, vmin=0, vmax=1, alpha=0.65 * np.clip(heatmaps[i], 0, 1))
+        if masks is not None and np.any(masks[i]):
+            axes.contour(np.asarray(masks[i]) > 0, levels=[0.5], colors=SKY, linewidths=1.2)
+        if titles is not None:
+            axes.set_title(_shorten(titles[i], columns), fontsize=8, loc="center")
+    outlines = "\nblue outline: lesion" if masks is not None and np.any(masks) else ""
+    figure.colorbar(
+        ScalarMappable(cmap=HEAT), ax=panels, shrink=0.7, aspect=25,
+        label=f"heat, each map's maximum = 1{outlines}",
+    )  # fmt: skip
+    return _titled(figure, title)
+
+
+def preprocessing_steps(steps: Mapping[str, np.ndarray], title: str = "") -> Figure:
+    """One image after each step (step's name to 2-D array, any range): the picture above its histogram of values."""
+    width = min(10.0, 2.4 * len(steps))
+    figure = Figure(figsize=(width, 4.2), layout="constrained")
+    pictures, histograms = figure.subplots(2, len(steps), squeeze=False, height_ratios=(1.6, 1))
+    for number, (name, values) in enumerate(steps.items()):
+        axes = pictures[number]
+        axes.imshow(values)
+        axes.set_title(f"{number + 1}. {name}\n{values.shape[0]} × {values.shape[1]} pixels", fontsize=8.5)
+        axes.set(xticks=[], yticks=[])
+        sns.despine(ax=axes, left=True, bottom=True)
+        histograms[number].hist(np.ravel(values), bins=60, color=BLUE, log=True, histtype="stepfilled")
+        histograms[number].set_xlabel("value")
+        histograms[number].xaxis.set_major_locator(MaxNLocator(3))
+        histograms[number].tick_params(axis="y", which="both", left=False, labelleft=False)
+    histograms[0].set_ylabel("pixels (log)")
+    return _titled(figure, title)
+
+
+def localisation(table: pd.DataFrame, labels: Sequence[str], patients: Sequence) -> Figure:
+    """Whether heat maps point at the lesion: hit rate by class, and heat inside the lesion against its size.
+
+    table: a row per image with pointing_game (0..1), energy_inside and mask_share (0..1), NaN without a lesion.
+    labels, patients: class name and patient of each row.
+    """
+    rows = table.assign(label=list(labels), patient=list(patients)).dropna(subset=["pointing_game", "mask_share"])
+    if rows.empty:
+        raise LungkitError("no image has a lesion mask: there is nothing to point at")
+    figure, (left, right) = _figure(9, 3.9, columns=2)
+    names = list(dict.fromkeys(rows["label"]))
+    for place, ((name, group), style) in enumerate(zip(_groups(rows, names), _styles(), strict=False)):
+        hit, low, high = mean_with_interval(group["pointing_game"], group["patient"])
+        left.errorbar(
+            [place], [hit], _whiskers([hit], [low], [high]), fmt=style["marker"], color=style["color"], markersize=8,
+            elinewidth=1.5,
+        )  # fmt: skip
+        chance = group["mask_share"].mean()
+        left.plot([place - 0.25, place + 0.25], [chance, chance], color=GREY, linestyle=":")
+        right.plot(
+            group["mask_share"], group["energy_inside"], style["marker"], color=style["color"], markersize=4,
+            alpha=0.55, markeredgewidth=0, label=name,
+        )  # fmt: skip
+    left.set_xticks(range(len(names)), [f"{name}\n({(rows['label'] == name).sum()} images)" for name in names])
+    left.set(ylabel="pointing game, 95 % interval", ylim=(-0.02, 1.02), xlim=(-0.6, len(names) - 0.4))
+    left.set_title("hottest pixel lies in the lesion")
+    right.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="uniform map")
+    right.set(xlabel="lesion's share of the image", ylabel="share of the heat inside the lesion", ylim=(-0.02, 1.02))
+    right.set_xlim(0, min(1, 1.15 * rows["mask_share"].max()))
+    right.set_title("heat inside the lesion")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside right center")
+    hit, low, high = map(_percent, mean_with_interval(rows["pointing_game"], rows["patient"]))
+    return _titled(figure, f"The hottest pixel lies in the lesion in {hit} ({low} to {high}) of {len(rows)} images")
+
+
+def randomisation(table: pd.DataFrame) -> Figure:
+    """How alike heat maps stay while ever deeper layers are re-initialised.
+
+    table: columns layer, spearman, low, high, as `gradcam.randomisation_check` returns them.
+    """
+    steps = ["(none)", *(_shorten(layer, 4) for layer in table["layer"])]
+    alike = table[["spearman", "low", "high"]].to_numpy(float)
+    alike = np.vstack([[1.0, np.nan, np.nan], alike])  # before the first step maps equal themselves
+    figure, (axes,) = _figure(max(5.6, min(10, 1.1 * len(steps))), 3.9)
+    axes.axhline(0, color=GREY, linestyle=":")
+    axes.errorbar(
+        range(len(steps)), alike[:, 0], _whiskers(*alike.T), fmt="o-", color=BLUE, markersize=5, elinewidth=1.4
+    )
+    axes.set_xticks(range(len(steps)), steps, rotation=30, ha="right")
+    axes.set_ylim(top=1.05)
+    axes.set(xlabel="re-initialised from the output back to", ylabel="rank correlation, 95 % interval")
+    end = format_interval(*alike[-1])
+    return _titled(figure, f"With every layer random the maps correlate {end} with the model's own")
+
+
+# --- what the figures share
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of at most 10 by 8 inches, and its panels in reading order."""
+    figure = Figure(figsize=(min(width, 10), min(height, 8)), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def _image_panels(count: int, columns: int, lines: int = 1, extra_width: float = 0.0) -> tuple[Figure, list[Axes]]:
+    """Square panels for images, without ticks or frame; `lines` of text go above each."""
+    if not count:
+        raise LungkitError("no image to show; give at least one")
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    text = 0.16 * lines + 0.08
+    side = min((10 - extra_width) / columns, (8 - 0.4) / rows - text, 2.4)
+    figure, panels = _figure(side * columns + extra_width, (side + text) * rows + 0.4, rows, columns)
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
+    for axes in panels:
+        axes.set(xticks=[], yticks=[])
+        sns.despine(ax=axes, left=True, bottom=True)
+    for axes in panels[count:]:
+        axes.remove()
+    return figure, panels[:count]
+
+
+def _titled(figure: Figure, title: str) -> Figure:
+    if title:
+        figure.suptitle(textwrap.fill(title, int(10.5 * figure.get_figwidth())))
+    return figure
+
+
+def _styles() -> Iterator[dict]:
+    """Colour and marker of each class, in the order of the classes; told apart without colour as well."""
+    markers = "osD^vPX*"
+    number = 0
+    while True:
+        yield {"color": PALETTE[number % len(PALETTE)], "marker": markers[number % len(markers)]}
+        number += 1
+
+
+def _curve_panels(evaluation: Evaluation, x: str, y: str) -> tuple[Figure, dict[str, Axes]]:
+    """A square panel for each class that has images and others to tell it from; of two classes the last only."""
+    of_interest = evaluation.classes[-1:] if len(evaluation.classes) == 2 else evaluation.classes
+    classes = [cls for cls in of_interest if not np.isnan(evaluation.value("auc", cls)[0])]
+    if not classes:
+        raise LungkitError("all images are of one class: curves need images of at least two")
+    columns = len(classes) if len(classes) <= 3 else min(4, -(-len(classes) // 2))
+    rows = -(-len(classes) // columns)
+    width = min(5.2, 10 / columns)
+    height = min(width + 0.3, 7.2 / rows)  # a square and its letters
+    figure, panels = _figure(width * columns, height * rows + 0.8, rows, columns)
+    for axes in panels[len(classes) :]:
+        axes.remove()
+    for axes in panels[: len(classes)]:
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", xlabel=x, ylabel=y)
+    return figure, dict(zip(classes, panels, strict=False))
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 4 if figure.get_figwidth() > 7 else 2
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def _whiskers(value, low, high) -> np.ndarray:
+    """Distances (2, n) below and above a value for error bars; none where the interval is undefined.
+
+    A figure can lie just outside its own bootstrap interval; a distance is never negative.
+    """
+    value, low, high = (np.asarray(x, float) for x in (value, low, high))
+    return np.nan_to_num(np.clip([value - low, high - value], 0, None))
+
+
+def _groups(rows: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+    for name in names:
+        yield name, rows[rows["label"] == name]
+
+
+def _searched_values(axes: Axes, values: pd.Series) -> pd.Series:
+    """Where to draw searched values: few are evenly spaced and named, many on a scale, logarithmic over a wide span."""
+    kept = values.dropna()
+    distinct = sorted(kept.unique(), key=lambda value: (isinstance(value, str), value))
+    if len(distinct) > 5 and not isinstance(distinct[-1], str):
+        if distinct[0] > 0 and distinct[-1] / distinct[0] >= 20:
+            axes.set_xscale("log")
+        return values.astype(float)
+    axes.set_xticks(range(len(distinct)), [f"{v:g}" if isinstance(v, float) else str(v) for v in distinct])
+    axes.set_xlim(-0.5, len(distinct) - 0.5)
+    return values.map(dict(zip(distinct, range(len(distinct)), strict=True)))
+
+
+def _slant_long_labels(axes: Axes, names: Sequence[str]) -> None:
+    slanted = max(map(len, names)) > 11 or len(names) > 6
+    axes.set_xticks(
+        np.arange(len(names)) + 0.5, names, rotation=30 if slanted else 0, ha="right" if slanted else "center"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _shorten(text: str, columns: int, used: int = 0) -> str:
+    """At most what fits above one of `columns` panels at 8 points, `used` characters being taken."""
+    most = max(8, 132 // columns - used)
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,0 +1,156 @@
+"""Splits by patient: what is dealt, what is kept as published, and what is refused by name."""
+
+import pandas as pd
+import pytest
+
+from lungkit.data import splits
+
+
+def manifest(*rows):
+    """Rows (file, label, patient_id, split[, sha256]); the content is its own unless given."""
+    table = pd.DataFrame([(*row, row[0])[:5] if len(row) == 4 else row for row in rows])
+    table.columns = ["file", "label", "patient_id", "split", "sha256"]
+    return table.assign(note="")
+
+
+def cohort(patients_per_class=20, images_per_patient=3, classes=("Normal", "Pneumonia"), split=""):
+    return manifest(
+        *(
+            (f"{label}-{patient}-{image}.png", label, f"{label}-{patient}", split)
+            for label in classes
+            for patient in range(patients_per_class)
+            for image in range(images_per_patient)
+        )
+    )
+
+
+def test_patients_are_dealt_70_15_15_within_each_class():
+    done = splits.assign(cohort(20), seed=7)
+    counts = done.groupby(["label", "split"])["patient_id"].nunique().unstack()
+    assert counts.loc["Normal"].to_dict() == {"train": 14, "val": 3, "test": 3}
+    assert counts.loc["Pneumonia"].to_dict() == {"train": 14, "val": 3, "test": 3}
+    splits.check(done)
+
+
+def test_another_seed_deals_other_patients():
+    first, second = (splits.assign(cohort(), seed=seed)["split"] for seed in (1, 2))
+    assert (first != second).any()
+
+
+def test_a_patient_with_very_many_images_does_not_leave_training_empty():
+    rows = [(f"a{i}.png", "Normal", "giant", "") for i in range(100)]
+    rows += [(f"{p}.png", "Normal", p, "") for p in ("b", "c")] + [(f"{p}.png", "Sick", p, "") for p in ("d", "e", "f")]
+    done = splits.assign(manifest(*rows), seed=7)
+    assert set(done.loc[done["patient_id"] == "giant", "split"]) == {"train"}
+    assert done.groupby("label")["split"].nunique().to_dict() == {"Normal": 3, "Sick": 3}
+
+
+def test_a_class_with_too_few_patients_is_named():
+    rows = cohort(5)
+    rows = rows[~rows["patient_id"].isin(["Pneumonia-2", "Pneumonia-3", "Pneumonia-4"])]
+    with pytest.raises(splits.SplitError, match="class 'Pneumonia' has images of 2 patient"):
+        splits.assign(rows, seed=7)
+
+
+def test_refused_images_keep_their_mark_and_are_dealt_nowhere():
+    rows = cohort()
+    rows.loc[0, ["split", "note"]] = [splits.REFUSED, "truncated"]
+    done = splits.assign(rows, seed=7)
+    assert done.loc[0, ["split", "note"]].tolist() == [splits.REFUSED, "truncated"]
+    assert set(done.loc[1:, "split"]) == set(splits.PARTS)
+
+
+@pytest.mark.parametrize(
+    "names", [("official_train", "official_val", "published_test"), ("Training", "valid", "Testing")]
+)
+def test_a_published_split_is_kept(names):
+    rows = pd.concat([cohort(3, split=name).assign(patient_id=lambda t, n=name: t.patient_id + n) for name in names])
+    rows["sha256"] = rows["file"] = rows["file"] + rows["split"]
+    rows = rows.reset_index(drop=True)
+    done = splits.assign(rows, seed=7)
+    assert done["split"].tolist() == rows["split"].map(dict(zip(names, splits.PARTS, strict=True))).tolist()
+
+
+def test_validation_patients_are_taken_from_published_training_only():
+    train = cohort(20, split="official_train")
+    test = cohort(5, split="official_test").assign(patient_id=lambda t: "t" + t.patient_id)
+    test["sha256"] = test["file"] = "t" + test["file"]
+    done = splits.assign(pd.concat([train, test], ignore_index=True), seed=7)
+    assert (done.loc[len(train) :, "split"] == "test").all()
+    taken = done[: len(train)].groupby(["label", "split"])["patient_id"].nunique().unstack()
+    assert taken["val"].tolist() == [4, 4]  # 0.15 / 0.85 of 20, per class
+    splits.check(done)
+
+
+def leaking():
+    rows = [
+        (f"{split}-{label}-{p}.png", label, f"{split}-{p}-{label}", split)
+        for split in ("train", "val", "test")
+        for label in ("Normal", "Sick")
+        for p in range(4)
+    ]
+    for split in ("train", "val", "test"):
+        rows.append((f"{split}-twice.png", "Sick", "person7", split))
+    rows += [("train-v.png", "Sick", "person8", "train"), ("val-v.png", "Sick", "person8", "val")]
+    return manifest(*rows)
+
+
+def test_a_patient_on_two_published_sides_is_refused_by_name():
+    with pytest.raises(splits.SplitLeak) as caught:
+        splits.assign(leaking(), seed=7)
+    message = str(caught.value)
+    assert "2 patients" in message and "person7 (test: test-twice.png; train: train-twice.png" in message
+    assert "person8" in message and "set_aside" in message
+
+
+def test_set_aside_keeps_test_whole_then_validation():
+    done = splits.assign(leaking(), seed=7, overlap="set_aside").set_index("file")
+    assert done.loc[["test-twice.png", "val-v.png"], "split"].tolist() == ["test", "val"]
+    aside = done[done["split"] == splits.SET_ASIDE]
+    assert sorted(aside.index) == ["train-twice.png", "train-v.png", "val-twice.png"]
+    assert aside.loc["train-v.png", "note"] == "was train; its patient, or an identical image, is also in val"
+    splits.check(done.reset_index())
+
+
+def test_only_ten_patients_are_spelled_out_and_the_rest_counted():
+    rows = manifest(*((f"{s}{p}.png", "ab"[p % 2], f"p{p:02d}", s) for p in range(13) for s in ("train", "test")))
+    with pytest.raises(splits.SplitLeak, match=r"13 patients.* and 3 more"):
+        splits.assign(rows, seed=7)
+
+
+def test_byte_identical_files_join_their_patients_transitively():
+    rows = manifest(
+        ("a.png", "Normal", "p1", "", "x"),
+        ("b.png", "Normal", "p2", "", "x"),
+        ("c.png", "Normal", "p2", "", "y"),
+        ("d.png", "Normal", "p3", "", "y"),
+        ("e.png", "Normal", "p4", "", "z"),
+    )
+    first, *others, alone = splits.groups(rows)
+    assert set(others) == {first} and alone != first
+
+
+def test_identical_files_of_two_patients_on_two_sides_are_a_leak():
+    rows = manifest(("a.png", "Normal", "p1", "train", "x"), ("b.png", "Normal", "p2", "test", "x"))
+    with pytest.raises(splits.SplitLeak, match=r"p1 = p2 \(test: b.png; train: a.png\)"):
+        splits.check(rows)
+
+
+@pytest.mark.parametrize(
+    ("published", "message"),
+    [
+        (["train", "train", "val"], "no test images"),
+        (["test", "test", "val"], "no train images"),
+        (["train", "", "test"], "1 of 3 images have no split, b.png"),
+        (["train", "fold 2", "test"], "unknown split 'fold 2'"),
+    ],
+)
+def test_an_incomplete_published_split_is_refused(published, message):
+    rows = manifest(*((f"{f}.png", "Normal", f, split) for f, split in zip("abc", published, strict=True)))
+    with pytest.raises(splits.SplitError, match=message):
+        splits.assign(rows, seed=7)
+
+
+def test_an_unknown_way_with_overlap_is_refused():
+    with pytest.raises(splits.SplitError, match="accepted: 'refuse', 'set_aside'"):
+        splits.assign(cohort(), seed=7, overlap="ignore")

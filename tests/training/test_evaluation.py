@@ -1,0 +1,429 @@
+"""Every metric against scikit-learn, every interval against what a bootstrap by patient must do."""
+
+import json
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics as sk
+from sklearn.calibration import calibration_curve
+
+from lungkit.errors import LungkitError
+from lungkit.training.evaluation import decide, evaluate, format_interval, mean_with_interval, operating_point
+
+CLASSES = ("Normal", "Pneumonia", "COVID-19")
+ARGMAX = {"kind": "argmax"}
+
+
+def predictions(n=400, size=3, seed=1, skill=1.5, decimals=None):
+    """Labels and softmax probabilities of a classifier of some skill; rounded scores make ties."""
+    rng = np.random.default_rng(seed)
+    y = rng.choice(size, n, p=np.array([0.5, 0.3, 0.2, 0.0][:size]) / np.sum([0.5, 0.3, 0.2, 0.0][:size]))
+    logits = rng.normal(size=(n, size))
+    logits[np.arange(n), y] += skill
+    if decimals is not None:
+        logits = logits.round(decimals)
+    probabilities = np.exp(logits)
+    return y, probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+def evaluated(y, p, classes=CLASSES, patients=None, point=ARGMAX, **options):
+    patients = np.arange(len(y)) // 4 if patients is None else patients
+    return evaluate(y, p, patients, classes[: p.shape[1]], point, **{"n_boot": 50} | options)
+
+
+# --- the figures themselves, against scikit-learn
+
+
+@pytest.mark.parametrize("decimals", [None, 0])
+def test_three_class_figures_agree_with_scikit_learn(decimals):
+    y, p = predictions(decimals=decimals)
+    predicted = p.argmax(axis=1)
+    got = evaluated(y, p).to_dict()
+    assert got["accuracy"] == pytest.approx(sk.accuracy_score(y, predicted))
+    assert got["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(y, predicted))
+    assert got["macro_f1"] == pytest.approx(sk.f1_score(y, predicted, average="macro"))
+    assert got["auc"] == pytest.approx(sk.roc_auc_score(y, p, multi_class="ovr", average="macro"))
+    assert got["brier"] == pytest.approx(sk.brier_score_loss(y, p))
+    assert got["confusion"] == sk.confusion_matrix(y, predicted).tolist()
+    precision, recall, f1, support = sk.precision_recall_fscore_support(y, predicted)
+    for k, name in enumerate(CLASSES):
+        of_class = got["per_class"][name]
+        assert of_class == pytest.approx(
+            {
+                "precision": precision[k],
+                "recall": recall[k],
+                "specificity": sk.recall_score(y != k, predicted != k),
+                "f1": f1[k],
+                "auc": sk.roc_auc_score(y == k, p[:, k]),
+                "average_precision": sk.average_precision_score(y == k, p[:, k]),
+                "support": support[k],
+            }
+        )
+
+
+def test_two_class_figures_agree_with_scikit_learn_at_the_operating_point():
+    y, p = predictions(size=2, decimals=1)
+    point = {"kind": "threshold", "positive": "Pneumonia", "threshold": 0.3}
+    predicted = p[:, 1] >= 0.3
+    got = evaluated(y, p, point=point).to_dict()
+    assert got["auc"] == pytest.approx(sk.roc_auc_score(y, p[:, 1]))
+    assert got["per_class"]["Normal"]["auc"] == pytest.approx(sk.roc_auc_score(y == 0, p[:, 0]))
+    assert got["brier"] == pytest.approx(sk.brier_score_loss(y, p[:, 1]))
+    assert got["accuracy"] == pytest.approx(sk.accuracy_score(y, predicted))
+    assert got["per_class"]["Pneumonia"]["recall"] == pytest.approx(sk.recall_score(y, predicted))
+    assert got["per_class"]["Normal"]["precision"] == pytest.approx(sk.precision_score(y, predicted, pos_label=0))
+    assert got["confusion"] == sk.confusion_matrix(y, predicted).tolist()
+    assert got["operating_point"] == point
+
+
+def test_curves_agree_with_scikit_learn():
+    y, p = predictions(decimals=1)
+    result = evaluated(y, p)
+    roc = result.roc("COVID-19")
+    fpr, tpr, thresholds = sk.roc_curve(y == 2, p[:, 2], drop_intermediate=False)
+    np.testing.assert_allclose(roc.to_numpy(), np.column_stack([fpr, tpr, thresholds]))
+    curve = result.precision_recall("COVID-19")
+    precision, recall, thresholds = sk.precision_recall_curve(y == 2, p[:, 2])
+    np.testing.assert_allclose(curve[["precision", "recall"]], np.column_stack([precision, recall])[::-1])
+    np.testing.assert_allclose(curve["threshold"][1:], thresholds[::-1])
+
+
+def test_ece_is_the_weighted_gap_between_confidence_and_accuracy():
+    # Bins (10/15, 11/15] and (13/15, 14/15]: two images at 0.7, one right; three at 0.9, all right.
+    p = np.array([[0.7, 0.3], [0.7, 0.3], [0.9, 0.1], [0.9, 0.1], [0.1, 0.9]])
+    got = evaluated(np.array([0, 1, 0, 0, 1]), p)
+    assert got.value("ece")[0] == pytest.approx(2 / 5 * 0.2 + 3 / 5 * 0.1)
+    table = got.reliability()
+    assert table["images"].tolist() == [2, 3]
+    assert table["accuracy"].tolist() == [0.5, 1.0]
+    assert table["confidence"].tolist() == pytest.approx([0.7, 0.9])
+
+
+def test_reliability_agrees_with_scikit_learn_and_adds_up_to_the_ece():
+    y, p = predictions(n=1000)
+    result = evaluated(y, p)
+    table = result.reliability()
+    accuracy, confidence = calibration_curve(p.argmax(1) == y, p.max(1), n_bins=15)
+    np.testing.assert_allclose(table[["accuracy", "confidence"]], np.column_stack([accuracy, confidence]))
+    gaps = np.abs(table["accuracy"] - table["confidence"])
+    assert np.average(gaps, weights=table["images"]) == pytest.approx(result.value("ece")[0])
+    assert (table["low"] <= table["accuracy"]).all()
+    assert (table["accuracy"] <= table["high"]).all()
+
+
+def test_ece_looks_at_the_likeliest_class_whatever_the_operating_point():
+    y, p = predictions(size=2)
+    high = evaluated(y, p, point={"kind": "threshold", "threshold": 0.9})
+    assert high.value("ece") == evaluated(y, p).value("ece")
+
+
+# --- what is undefined
+
+
+def test_one_class_only_gives_nulls_and_no_crash():
+    y, p = np.zeros(12, int), predictions(n=12, size=2)[1]
+    got = evaluated(y, p)
+    as_dict = json.loads(json.dumps(got.to_dict(), allow_nan=False))
+    assert as_dict["auc"] is None
+    assert as_dict["intervals"]["auc"] == [None, None]
+    assert as_dict["per_class"]["Pneumonia"]["recall"] is None
+    assert as_dict["per_class"]["Normal"]["specificity"] is None
+    assert as_dict["balanced_accuracy"] == as_dict["per_class"]["Normal"]["recall"]
+    got.roc("Pneumonia"), got.roc_band("Pneumonia"), got.precision_recall_band("Pneumonia"), got.summary()
+
+
+def test_a_class_without_images_is_left_out_of_the_means():
+    y, p = predictions()
+    y[y == 2] = 0
+    got = evaluated(y, p).to_dict()
+    per_class = got["per_class"]
+    assert per_class["COVID-19"]["auc"] is None
+    assert per_class["COVID-19"]["precision"] == 0
+    assert got["auc"] == pytest.approx(np.mean([per_class[c]["auc"] for c in CLASSES[:2]]))
+    assert got["macro_f1"] == pytest.approx(sk.f1_score(y, p.argmax(1), average="macro"))
+
+
+def test_a_class_never_predicted_has_precision_and_f1_of_zero():
+    y = np.array([0, 0, 1, 1])
+    p = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
+    got = evaluated(y, p).to_dict()["per_class"]["Pneumonia"]
+    assert (got["precision"], got["recall"], got["f1"], got["auc"]) == (0, 0, 0, 1)
+
+
+def test_a_class_missing_from_some_resamples_still_has_an_interval():
+    y, p = predictions(n=40)
+    y[:] = 0
+    y[:4] = 2  # one patient only, absent from about a third of the resamples
+    low, high = evaluated(y, p, n_boot=200).to_dict()["intervals"]["per_class"]["COVID-19"]["recall"]
+    assert low == high == pytest.approx(np.mean(p[:4].argmax(1) == 2))
+
+
+def test_with_one_patient_there_is_no_interval():
+    y, p = predictions(n=8)
+    got = evaluated(y, p, patients=["a"] * 8).to_dict()
+    assert got["intervals"]["accuracy"] == [None, None]
+    assert got["accuracy"] is not None
+
+
+# --- the intervals
+
+
+def test_the_interval_is_that_of_a_plain_bootstrap_over_patients():
+    y, p = predictions(n=120)
+    patients = np.arange(120) // 6
+    got = evaluated(y, p, patients=patients, n_boot=2000)
+    rng = np.random.default_rng(3)
+    plain = []
+    for _ in range(800):
+        images = np.concatenate([np.flatnonzero(patients == d) for d in rng.integers(0, 20, 20)])
+        truth, probability = y[images], p[images]
+        plain.append(
+            (
+                sk.accuracy_score(truth, probability.argmax(1)),
+                sk.roc_auc_score(truth == 1, probability[:, 1]),
+                sk.average_precision_score(truth == 1, probability[:, 1]),
+            )
+        )
+    expected = np.percentile(plain, [2.5, 97.5], axis=0).T
+    for (metric, cls), interval in zip(
+        [("accuracy", ""), ("auc", "Pneumonia"), ("average_precision", "Pneumonia")], expected, strict=True
+    ):
+        np.testing.assert_allclose(got.value(metric, cls)[1:], interval, atol=0.015)
+
+
+def test_every_metric_has_an_interval_around_it():
+    y, p = predictions()
+    table = evaluated(y, p, n_boot=300).metrics
+    assert len(table) == 6 + 3 * 6
+    around = table[table["metric"] != "ece"]  # resampling scatter pushes the ECE up: it may lie below its interval
+    assert (around["low"] < around["value"]).all()
+    assert (around["value"] < around["high"]).all()
+    assert (table["low"] < table["high"]).all()
+
+
+def test_where_a_patients_images_agree_the_interval_is_wider_than_by_image():
+    y, p = predictions(n=60)
+    y, p = np.repeat(y, 10), np.repeat(p, 10, axis=0)
+    by_patient = evaluated(y, p, patients=np.arange(600) // 10, n_boot=500)
+    by_image = evaluated(y, p, patients=np.arange(600), n_boot=500)
+    for metric in ("accuracy", "auc", "macro_f1"):
+        value, low, high = by_patient.value(metric)
+        assert value == by_image.value(metric)[0]
+        assert high - low > 2 * np.diff(by_image.value(metric)[1:])[0]
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    # Patients of differing difficulty; the true accuracy is known. 95 % nominal; a percentile bootstrap of 40
+    # patients is a little short of that.
+    rng, truth, covered = np.random.default_rng(0), 0.8, 0
+    for trial in range(200):
+        skill = rng.beta(8, 2, size=40)  # mean 0.8
+        right = rng.random((40, 5)) < skill[:, None]
+        p = np.where(right.ravel()[:, None], [[0.9, 0.1]], [[0.1, 0.9]])
+        result = evaluated(np.zeros(200, int), p, patients=np.arange(200) // 5, n_boot=300, seed=trial)
+        _, low, high = result.value("accuracy")
+        covered += low <= truth <= high
+    assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_the_same_seed_gives_the_same_intervals_and_another_seed_others():
+    y, p = predictions()
+    first, again, other = (evaluated(y, p, seed=s).metrics for s in (7, 7, 8))
+    pd.testing.assert_frame_equal(first, again)
+    assert not first["low"].equals(other["low"])
+    assert first["value"].equals(other["value"])
+
+
+def test_the_order_of_the_images_does_not_matter():
+    y, p = predictions()
+    patients, order = np.arange(400) // 4, np.random.default_rng(0).permutation(400)
+    pd.testing.assert_frame_equal(
+        evaluated(y, p, patients=patients).metrics,
+        evaluated(y[order], p[order], patients=patients[order]).metrics,
+    )
+
+
+def test_a_thousand_resamples_of_six_thousand_images_take_under_three_seconds():
+    y, p = predictions(n=6000)
+    start = time.perf_counter()
+    evaluated(y, p, n_boot=1000)
+    assert time.perf_counter() - start < 3  # 0.8 s on a quiet machine
+
+
+def test_bands_hold_the_curve_and_the_auc_interval():
+    y, p = predictions()
+    result = evaluated(y, p, n_boot=300)
+    for band, curve, x, value in (
+        (result.roc_band("COVID-19"), result.roc("COVID-19"), "fpr", "tpr"),
+        (result.precision_recall_band("COVID-19"), result.precision_recall("COVID-19"), "recall", "precision"),
+    ):
+        inner = band[(band[x] > 0.1) & (band[x] < 0.95)]
+        on_curve = np.interp(inner[x], curve[x], curve[value])
+        assert np.mean((inner["low"] <= on_curve) & (on_curve <= inner["high"])) > 0.95
+    band = result.roc_band("COVID-19")
+    _, low, high = result.value("auc", "COVID-19")
+    assert np.trapezoid(band["low"], band["fpr"]) < low
+    assert high < np.trapezoid(band["high"], band["fpr"])
+
+
+def test_the_mean_of_a_value_per_image_has_an_interval_by_patient():
+    values = np.repeat([0.0, 1.0, 1.0, np.nan, 0.0, 1.0], 5)
+    mean, low, high = mean_with_interval(values, np.arange(30) // 5)
+    assert mean == pytest.approx(0.6)
+    assert low == pytest.approx(0.2)
+    assert high == 1.0
+    assert np.isnan(mean_with_interval([np.nan], ["a"])).all()
+
+
+# --- the operating point
+
+
+def test_the_threshold_has_the_highest_youden_j_of_all():
+    y, p = predictions(size=2, decimals=1)
+    point = operating_point(y, p, CLASSES[:2])
+    fpr, tpr, _ = sk.roc_curve(y, p[:, 1], drop_intermediate=False)
+    assert sk.balanced_accuracy_score(y, decide(p, point)) == pytest.approx((1 + np.max(tpr - fpr)) / 2)
+    assert point["positive"] == "Pneumonia"
+    assert point["chosen_on"] == "validation"
+    assert point["n"] == len(y)
+    json.dumps(point, allow_nan=False)
+
+
+def test_the_threshold_lies_in_the_middle_between_two_neighbours():
+    p = np.array([0.1, 0.2, 0.9, 0.95])
+    point = operating_point(np.array([0, 0, 1, 1]), np.column_stack([1 - p, p]), CLASSES[:2])
+    assert point["threshold"] == pytest.approx(0.55)
+
+
+@pytest.mark.parametrize(
+    ("p", "threshold"),
+    [([0.1, 0.2, 0.3, 0.8], 0.55), ([0.2, 0.5, 0.9, 0.95], 0.35)],  # J is 1/2 in the first and in the third gap
+)
+def test_among_equal_thresholds_the_one_nearest_a_half_is_taken(p, threshold):
+    point = operating_point(np.array([0, 1, 0, 1]), np.column_stack([1 - np.array(p), p]), CLASSES[:2])
+    assert point["threshold"] == pytest.approx(threshold)
+
+
+def test_more_than_two_classes_take_the_likeliest():
+    y, p = predictions()
+    point = operating_point(y, p, CLASSES)
+    assert point["kind"] == "argmax"
+    np.testing.assert_array_equal(decide(p, point), p.argmax(axis=1))
+
+
+def test_a_threshold_needs_validation_images_of_both_classes():
+    with pytest.raises(LungkitError, match="no validation image of class 'Pneumonia'"):
+        operating_point(np.zeros(3, int), np.full((3, 2), 0.5), CLASSES[:2])
+
+
+@pytest.mark.parametrize("point", [{"kind": "threshold", "threshold": 0.5}, {"kind": "magic"}, {}])
+def test_an_operating_point_that_does_not_fit_is_refused(point):
+    with pytest.raises(LungkitError, match="does not fit probabilities of 3 classes"):
+        decide(np.full((2, 3), 1 / 3), point)
+
+
+# --- input
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y_true": []}, "no image to evaluate"),
+        ({"y_true": [0, 1]}, r"probabilities have shape \(3, 2\); 2 labels of 2 classes need \(2, 2\)"),
+        ({"y_true": [0, 1, 2]}, "labels range from 0 to 2; 2 classes have the indices 0 to 1"),
+        ({"y_true": [0, -1, 1]}, "labels range from -1 to 1"),
+        ({"y_true": [0.0, 1.0, 1.0]}, "labels are float64"),
+        ({"probabilities": [[0.5, 0.5], [0.5, 0.6], [1, 0]]}, r"row 1 of the probabilities is \[0.5, 0.6\]"),
+        ({"probabilities": [[2.0, -1.0], [0.5, 0.5], [1, 0]]}, "row 0 of the probabilities"),
+        ({"probabilities": [[0.5, 0.5], [0.5, 0.5], [np.nan, 0]]}, "row 2 of the probabilities"),
+        ({"patients": ["a", "b"]}, "2 patients for 3 images"),
+        ({"patients": ["a", None, "b"]}, "image 1 has no patient"),
+        ({"classes": ["Normal"]}, "at least two different names"),
+        ({"classes": ["Normal", "Normal"]}, "at least two different names"),
+    ],
+)
+def test_input_that_does_not_fit_is_refused_with_what_would(change, message):
+    sound = {
+        "y_true": [0, 1, 1],
+        "probabilities": [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]],
+        "patients": ["a", "b", "b"],
+        "classes": ["Normal", "Pneumonia"],
+        "operating_point": ARGMAX,
+    }
+    with pytest.raises(LungkitError, match=message):
+        evaluate(**(sound | change))
+
+
+def test_an_unknown_metric_is_refused_by_name():
+    with pytest.raises(LungkitError, match="no metric 'kappa'"):
+        evaluated(*predictions()).value("kappa")
+
+
+# --- what people and programs get
+
+
+def test_the_dictionary_has_exactly_the_agreed_keys():
+    y, p = predictions()
+    got = evaluated(y, p).to_dict()
+    overall = ["accuracy", "balanced_accuracy", "macro_f1", "auc", "ece", "brier"]
+    of_class = ["precision", "recall", "specificity", "f1", "auc", "average_precision"]
+    assert list(got) == [
+        *["n", "patients", "classes", *overall],
+        *["per_class", "confusion", "intervals", "operating_point"],
+    ]
+    assert list(got["per_class"]["Normal"]) == [*of_class, "support"]
+    assert list(got["intervals"]) == [*overall, "per_class"]
+    assert list(got["intervals"]["per_class"]["COVID-19"]) == of_class
+    assert (got["n"], got["patients"]) == (400, 100)
+    assert json.loads(json.dumps(got, allow_nan=False)) == got
+
+
+def test_save_leaves_json_and_tables_that_read_back(tmp_path):
+    y, p = predictions(n=20)
+    result = evaluated(y, p)
+    result.save(tmp_path / "run", files=[f"slice{i}.dcm" for i in range(20)])
+    folder = tmp_path / "run"
+    assert json.loads((folder / "evaluation.json").read_text()) == result.to_dict()
+    metrics = pd.read_csv(folder / "metrics.csv", keep_default_na=False)
+    assert list(metrics) == ["metric", "class", "value", "low", "high"]
+    confusion = pd.read_csv(folder / "confusion.csv", index_col="true")
+    assert confusion.to_numpy().tolist() == result.to_dict()["confusion"]
+    saved = pd.read_csv(folder / "predictions.csv")
+    assert list(saved) == ["file", "patient", "true", "predicted", *(f"probability {c}" for c in CLASSES)]
+    assert saved["file"][3] == "slice3.dcm"
+    assert saved["predicted"].tolist() == [CLASSES[k] for k in p.argmax(1)]
+    np.testing.assert_allclose(saved.iloc[:, -3:], p)
+
+
+def test_save_refuses_a_list_of_files_of_another_length(tmp_path):
+    with pytest.raises(LungkitError, match="2 file names for 400 images"):
+        evaluated(*predictions()).save(tmp_path, files=["a", "b"])
+
+
+def test_tables_for_people_name_metrics_and_show_intervals():
+    y, p = predictions()
+    result = evaluated(y, p)
+    summary = result.summary()
+    assert list(summary) == ["all", *CLASSES]
+    assert summary.loc["Accuracy", "all"] == format_interval(*result.value("accuracy"))
+    assert summary.loc["Recall", "COVID-19"] == format_interval(*result.value("recall", "COVID-19"))
+    assert summary.loc["Recall", "all"] == ""
+    per_class = result.per_class
+    assert list(per_class.index) == list(CLASSES)
+    assert per_class.loc["Pneumonia", "support"] == np.sum(y == 1)
+    assert per_class.loc["Pneumonia", "recall"] == pytest.approx(result.value("recall", "Pneumonia")[0])
+
+
+def test_an_interval_is_written_for_people():
+    assert format_interval(0.9121, 0.8889, 0.934) == "0.912 (0.889–0.934)"
+    assert format_interval(0.5, np.nan, np.nan) == "0.500"
+    assert format_interval(np.nan, np.nan, np.nan) == "–"
+    assert format_interval(None, None, None) == "–"  # as they come from JSON
+
+
+def test_a_class_without_a_label_keeps_its_row_and_column():
+    y, p = predictions(size=4)  # no image of the fourth
+    confusion = evaluated(y, p, ("a", "b", "c", "d")).to_dict()["confusion"]
+    assert confusion == sk.confusion_matrix(y, p.argmax(1), labels=range(4)).tolist()
