@@ -2,6 +2,7 @@
 
 import html
 import json
+import tempfile
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
@@ -18,7 +20,11 @@ from lungkit.errors import LungkitError
 
 
 class NotebookFailed(LungkitError):
-    """A cell raised; the message names notebook, cell and reason."""
+    """A cell raised, or its Python process died; the message names notebook, cell and reason."""
+
+    def __init__(self, notebook: Path, where: str, reason: str, page: Path):
+        super().__init__(f"{notebook.name} stopped in {where}: {reason}\nThe executed copy shows where: {page}")
+        self.reason = reason
 
 
 @dataclass
@@ -77,35 +83,40 @@ def run(notebooks: list[Path], parameters: dict, folder: Path | None = None) -> 
 
 
 def _execute(notebook: Path, parameters: dict, result: Run) -> None:
-    copy = result.folder / notebook.name
     started = time.perf_counter()
-    failure = None
+    status = "done"
     try:
-        _papermill(notebook, copy, parameters)
-    except PapermillExecutionError as error:
-        failure = error
-    seconds = time.perf_counter() - started
-    status = "done" if failure is None else f"{failure.ename}: {failure.evalue}"
-    result.stages.append((notebook.stem, seconds, status))
-    write_html(copy)
-    _write_index(result)
-    if failure is not None:
-        raise NotebookFailed(
-            f"{notebook.name} stopped in its code cell {failure.exec_count}: {status}\n"
-            f"The executed copy shows where: {copy.with_suffix('.html')}"
-        )
+        _papermill(notebook, result.folder / notebook.name, parameters)
+    except NotebookFailed as failure:
+        status = failure.reason
+        raise
+    finally:
+        result.stages.append((notebook.stem, time.perf_counter() - started, status))
+        _write_index(result)
 
 
 def _papermill(notebook: Path, copy: Path, parameters: dict) -> None:
-    papermill.execute_notebook(
-        str(notebook),
-        str(copy),
-        parameters,
-        cwd=str(notebook.parent),
-        progress_bar={"desc": f"{notebook.stem:18}"},
-        # The kernel speaks through files of this user, not through open ports of the machine.
-        config=Config({"KernelManager": {"transport": "ipc"}}),
-    )
+    """Execute `notebook` into `copy`, with an HTML page beside it; NotebookFailed where a cell stops it."""
+    page = copy.with_suffix(".html")
+    # The kernel speaks through files that only this user can reach, not through open ports of the machine.
+    with tempfile.TemporaryDirectory(prefix="lungkit-") as sockets:
+        try:
+            papermill.execute_notebook(
+                str(notebook),
+                str(copy),
+                parameters,
+                cwd=str(notebook.parent),
+                progress_bar={"desc": f"{notebook.stem:18}"},
+                config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
+            )
+        except PapermillExecutionError as error:
+            reason = f"{error.ename}: {error.evalue}"
+            raise NotebookFailed(notebook, f"its code cell {error.exec_count}", reason, page) from None
+        except DeadKernelError:
+            reason = "its Python process ended without a word; most often the memory was not enough"
+            raise NotebookFailed(notebook, "a cell", reason, page) from None
+        finally:
+            write_html(copy)
 
 
 def write_html(notebook: Path) -> Path:
@@ -121,10 +132,14 @@ def write_html(notebook: Path) -> Path:
 
 
 def refresh(notebook: Path) -> None:
-    """Execute a notebook in place, as it is committed: its own parameters, no trace of papermill, time or machine."""
+    """Execute a notebook in place, as it is committed: its own parameters, no trace of papermill, time or machine.
+
+    A notebook that fails is left as it was; its executed copy lies in the report folder.
+    """
     document = nbformat.read(notebook, 4)
-    _papermill(notebook, notebook, {})
-    executed = nbformat.read(notebook, 4)
+    copy = config.report_folder() / notebook.name
+    _papermill(notebook, copy, {})
+    executed = nbformat.read(copy, 4)
     executed.metadata = document.metadata
     for cell, before in zip(executed.cells, document.cells, strict=True):
         cell.metadata = before.metadata

@@ -1,4 +1,4 @@
-"""What every test shares: quiet TensorFlow, a project folder of its own, and the real data where it lies beside the project."""
+"""What every test shares: quiet TensorFlow, folders of its own, and the real data where it lies beside the project."""
 
 import os
 from pathlib import Path

@@ -170,7 +170,7 @@ class _Broken(Exception):
     """A rule and its remedy, on their way up to where the file's name is known."""
 
 
-_NOT_FINITE = _Broken("damaged: pixel values are not finite numbers", "Export the image again.")
+_NOT_FINITE = "damaged: pixel values are not finite numbers", "Export the image again."
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +196,7 @@ def read(source: str | Path | bytes | BinaryIO, name: str | None = None) -> Imag
     with _refusing(source, name) as file, _quiet, np.errstate(all="ignore"), _opened(source) as stream:
         image = _read_dicom(stream, file) if _format(stream) == "DICOM" else _read_picture(stream, file)
         if not np.isfinite(image.pixels).all():
-            raise _NOT_FINITE
+            raise _Broken(*_NOT_FINITE)
         return image
 
 
@@ -218,6 +218,8 @@ def _refusing(source, name: str | None) -> Iterator[str]:
         yield name
     except _Broken as broken:
         raise ImageRefused(name, *broken.args) from broken.__cause__
+    except PermissionError as error:
+        raise ImageRefused(name, "no permission to read it", "Copy it to a folder of yours.") from error
     except Exception as error:
         remedy = "Export the image again, or convert it to PNG."
         raise ImageRefused(name, "damaged: its content cannot be decoded", remedy) from error
@@ -394,7 +396,7 @@ def _stretched(values: np.ndarray, usable: np.ndarray | None = None) -> np.ndarr
         return np.zeros(values.shape, np.float32)
     low, high = np.percentile(sample, (0.5, 99.5))
     if not np.isfinite((low, high)).all():
-        raise _NOT_FINITE
+        raise _Broken(*_NOT_FINITE)
     if not low < high:  # nearly all of it is one value, as in a scanned line drawing
         low, high = sample.min(), sample.max()
     return _between(values, float(low), float(high))

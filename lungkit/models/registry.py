@@ -253,11 +253,8 @@ def _pointer(model: str) -> dict:
     if not path.exists():
         return empty
     pointer = _read_json(path, model)
-    well_formed = {key: type(value) for key, value in pointer.items()} == {
-        "version": str,
-        "history": list,
-        "sums": dict,
-    }
+    kinds = {"version": str, "history": list, "sums": dict}
+    well_formed = {key: type(value) for key, value in pointer.items()} == kinds
     if not well_formed or not all(map(_is_version_name, [pointer["version"], *pointer["history"], *pointer["sums"]])):
         raise ModelDamaged(f"{model}: {POINTER} does not hold version, history and sums; restore it from a copy")
     return pointer

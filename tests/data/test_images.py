@@ -624,6 +624,16 @@ def test_files_that_cannot_be_opened_are_refused(tmp_path):
         assert refusal(tmp_path / "s").rule == "not a regular file"
 
 
+def test_a_file_without_permission_is_not_called_damaged(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    file = tmp_path / "locked.png"
+    file.write_bytes(picture())
+    monkeypatch.setattr(Path, "open", refuse)
+    assert refusal(file).rule == "no permission to read it"
+
+
 def test_a_file_beyond_the_byte_limit_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "MAX_BYTES", 2**20)
     file = tmp_path / "large.dcm"

@@ -84,7 +84,7 @@ def test_failed_trials_are_kept_with_their_reason_and_the_search_goes_on(tmp_pat
 
 def test_a_search_without_a_finished_trial_fails_with_every_reason(tmp_path, batches):
     build = partial(dense, fails_above=0)
-    with pytest.raises(search.SearchFailed, match="cannot be built.* width 2 is too wide for this test"):
+    with pytest.raises(search.SearchFailed, match=r"cannot be built.* width 2 is too wide for this test"):
         search.search(build, *batches, tmp_path / "first", strategy="bayesian", trials=2, epochs=1)
 
     def breaks_in_training(hp):

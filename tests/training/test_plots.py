@@ -1,0 +1,376 @@
+"""Figures carry the right data, say it in words as well as colour, and show once in a notebook."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import nbclient
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.font_manager import FontProperties, findfont, get_font
+
+from lungkit.errors import LungkitError
+from lungkit.training import plots
+from lungkit.training.evaluation import evaluate, operating_point
+
+CLASSES = ("Normal", "Pneumonia", "COVID-19")
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def style():
+    with mpl.rc_context():
+        plots.use_style()
+        yield
+
+
+def evaluation(size=3, n=150):
+    rng = np.random.default_rng(5)
+    y = rng.integers(0, size, n)
+    logits = rng.normal(size=(n, size))
+    logits[np.arange(n), y] += 1.5
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    point = operating_point(y, p, CLASSES[:size])
+    return evaluate(y, p, np.arange(n) // 3, CLASSES[:size], point, n_boot=50)
+
+
+def title(figure):
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def labels(figure):
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def draw(figure):
+    """Fails where a figure cannot be laid out or holds a character without a glyph (warnings are errors here)."""
+    FigureCanvasAgg(figure).draw()
+    return figure
+
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+# --- from an evaluation
+
+
+def test_the_confusion_matrix_shows_counts_and_shares_of_the_true_class():
+    result = evaluation()
+    figure = draw(plots.confusion(result))
+    counts = result.confusion.to_numpy()
+    cells = [text.get_text() for text in figure.axes[0].texts]
+    assert cells[1] == f"{counts[0, 1]}\n{100 * counts[0, 1] / counts[0].sum():.0f} %"
+    assert len(cells) == 9
+    assert figure.axes[0].get_xlabel() == "predicted class"
+    assert figure.axes[0].get_ylabel().startswith("true class")
+    assert title(figure) == f"{np.trace(counts)} of 150 images are classified correctly"
+
+
+def test_roc_has_a_panel_for_each_of_three_classes_with_its_auc():
+    result = evaluation()
+    figure = draw(plots.roc(result))
+    assert [axes.get_title(loc="left").split("\n")[0] for axes in figure.axes] == list(CLASSES)
+    for axes, cls in zip(figure.axes, CLASSES, strict=True):
+        assert f"{result.value('auc', cls)[0]:.3f}" in axes.get_title(loc="left")
+        curve = next(line for line in axes.lines if line.get_label() == "ROC curve")
+        np.testing.assert_allclose(curve.get_ydata(), result.roc(cls)["tpr"])
+        assert axes.collections  # the band
+    assert "95 % interval" in labels(figure)
+
+
+def test_roc_of_two_classes_shows_the_last_one_and_its_operating_point():
+    result = evaluation(size=2)
+    (axes,) = draw(plots.roc(result)).axes
+    point = next(line for line in axes.lines if line.get_label() == "operating point")
+    assert point.get_ydata() == [result.value("recall", "Pneumonia")[0]]
+    assert point.get_xdata() == [1 - result.value("specificity", "Pneumonia")[0]]
+    assert "Pneumonia" in axes.get_title(loc="left")
+
+
+def test_precision_recall_draws_the_curve_and_the_level_of_chance():
+    result = evaluation()
+    figure = draw(plots.precision_recall(result))
+    axes = figure.axes[1]
+    chance = next(line for line in axes.lines if line.get_label() == "chance")
+    assert chance.get_ydata()[0] == pytest.approx(np.mean(result.true == 1))
+    curve = next(line for line in axes.lines if line.get_label() == "precision")
+    expected = result.precision_recall("Pneumonia").query("recall > 0")
+    np.testing.assert_allclose(curve.get_ydata(), expected["precision"])
+    lowest = result.per_class["average_precision"].idxmin()
+    assert f"lowest for {lowest}" in title(figure)
+
+
+@pytest.mark.parametrize("figure", [plots.roc, plots.precision_recall])
+def test_curves_of_a_single_class_are_refused_with_the_reason(figure):
+    one = evaluate(np.zeros(6, int), np.full((6, 2), 0.5), range(6), CLASSES[:2], {"kind": "argmax"}, n_boot=10)
+    with pytest.raises(LungkitError, match="all images are of one class"):
+        figure(one)
+
+
+def test_a_class_without_images_has_no_panel():
+    y = np.array([0, 0, 1, 1, 0, 1])
+    p = np.tile([0.5, 0.3, 0.2], (6, 1))
+    result = evaluate(y, p, range(6), CLASSES, {"kind": "argmax"}, n_boot=10)
+    assert len(plots.roc(result).axes) == 2
+    for figure in (plots.confusion, plots.reliability, plots.per_class_scores):
+        draw(figure(result))
+
+
+def test_reliability_shows_every_bin_and_how_many_images_it_has():
+    result = evaluation()
+    figure = draw(plots.reliability(result))
+    top, bottom = figure.axes
+    table = result.reliability()
+    assert sorted(bar.get_height() for bar in bottom.patches) == sorted(table["images"])
+    points = [xy for line in top.containers for xy in line.lines[0].get_xydata().tolist()]
+    np.testing.assert_allclose(sorted(points), table[["confidence", "accuracy"]])
+    assert "under 10 images" in labels(figure)
+    assert f"{result.value('ece')[0]:.3f}" in title(figure)
+
+
+def test_per_class_scores_are_dots_with_interval_bars():
+    result = evaluation()
+    figure = draw(plots.per_class_scores(result))
+    (axes,) = figure.axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["Precision", "Recall", "Specificity", "F1", "AUC"]
+    assert labels(figure) == list(CLASSES)
+    covid = axes.containers[2]
+    value, low, high = result.value("recall", "COVID-19")
+    assert covid.lines[0].get_xdata()[1] == value
+    assert covid.lines[2][0].get_segments()[1][:, 0].tolist() == pytest.approx([low, high])
+    assert len({container.lines[0].get_marker() for container in axes.containers}) == 3  # not by colour alone
+    worst = result.per_class["recall"]
+    assert title(figure).startswith(f"{worst.idxmin()} is missed most often: {100 * worst.min():.0f} %")
+
+
+# --- of training
+
+
+def history(epochs=5):
+    n = np.arange(1, epochs + 1)
+    columns = {"epoch": n, "loss": 1 / n, "accuracy": 1 - 0.5 / n, "val_accuracy": 0.9 - 0.5 / n}
+    return pd.DataFrame(columns | {"val_loss": [0.9, 0.5, 0.3, 0.4, 0.6], "learning_rate": 1e-3})
+
+
+def test_training_curves_mark_the_epoch_with_the_lowest_validation_loss():
+    figure = draw(plots.training_curves(history()))
+    assert "lowest after epoch 3" in title(figure)
+    assert len(figure.axes) == 3
+    for axes in figure.axes:
+        assert axes.get_xlabel() == "epoch"
+        marked = next(line for line in axes.lines if line.get_linestyle() == "--")
+        assert list(marked.get_xdata()) == [3, 3]
+
+
+def searched():
+    return pd.DataFrame(
+        {
+            "trial": ["0003", "0001", "0000", "0002"],
+            "status": ["COMPLETED", "COMPLETED", "COMPLETED", "FAILED"],
+            "score": [0.2, 0.4, 0.6, np.nan],
+            "epochs": [4, 4, 4, 0],
+            "learning_rate": [1e-2, 1e-3, 1e-4, 1e-1],
+            "optimizer": ["adamw", "adam", "adam", "adam"],
+            "kernel": [3, 3, 3, 5],
+            "reason": ["", "", "", "out of memory"],
+        }
+    )
+
+
+def test_trials_show_each_value_that_varied_and_mark_the_best_and_the_failed():
+    figure = draw(plots.trials(searched()))
+    assert [axes.get_xlabel() for axes in figure.axes] == ["trial", "learning rate", "optimizer"]
+    order, _, optimizer = figure.axes
+    star = next(line for line in order.lines if line.get_marker() == "*")
+    assert (star.get_xdata(), star.get_ydata()) == ([4], [0.2])  # in the order in which they ran
+    assert [text.get_position()[0] for text in order.texts] == [3]
+    assert [tick.get_text() for tick in optimizer.get_xticklabels()] == ["adam", "adamw"]
+    assert title(figure) == "Best of 4 trials (★): validation loss 0.200; 1 did not complete (✗)"
+
+
+def test_a_search_of_many_values_spreads_them_on_a_scale():
+    table = pd.DataFrame({"trial": [f"{i:04d}" for i in range(8)], "status": "COMPLETED", "score": RNG.random(8)})
+    table = table.assign(epochs=1, rate=np.logspace(-4, -1, 8), dropout=np.linspace(0, 0.5, 8), reason="")
+    _, rate, dropout = draw(plots.trials(table)).axes
+    assert (rate.get_xscale(), dropout.get_xscale()) == ("log", "linear")
+
+
+def test_trials_of_which_none_completed_are_refused():
+    with pytest.raises(LungkitError, match="no trial of this search completed"):
+        plots.trials(searched().assign(status="FAILED"))
+
+
+# --- of images
+
+IMAGES = RNG.random((30, 16, 16))
+
+
+def test_an_image_grid_has_a_titled_panel_for_each_image_with_a_fixed_grey_range():
+    figure = draw(plots.image_grid(IMAGES[:7] * 0.5, [f"slice {i}" for i in range(7)], title="Seven slices"))
+    assert [axes.get_title() for axes in figure.axes] == [f"slice {i}" for i in range(7)]
+    picture = figure.axes[6].images[0]
+    np.testing.assert_array_equal(picture.get_array(), IMAGES[6] * 0.5)
+    assert picture.get_clim() == (0, 1)  # a dark image stays dark beside a bright one
+    assert title(figure) == "Seven slices"
+
+
+def test_a_prediction_grid_marks_wrong_ones_by_sign_and_colour():
+    true, predicted = np.array([0, 1, 2, 2]), np.array([0, 2, 2, 1])
+    figure = draw(plots.prediction_grid(IMAGES[:4], true, predicted, [0.91, 0.82, 0.73, 0.64], CLASSES))
+    texts = [axes.get_title(loc="left") for axes in figure.axes]
+    assert texts == [
+        "✓ Normal 0.91\ntrue: Normal",
+        "✗ COVID-19 0.82\ntrue: Pneumonia",
+        "✓ COVID-19 0.73\ntrue: COVID-19",
+        "✗ Pneumonia 0.64\ntrue: COVID-19",
+    ]
+    frames = [to_rgb(axes.spines["left"].get_edgecolor()) for axes in figure.axes]
+    right, wrong = to_rgb(plots.GREEN_INK), to_rgb(plots.VERMILLION_INK)
+    assert frames == [right, wrong, right, wrong]
+    assert right[1] > right[0]
+    assert wrong[0] > wrong[1]
+    assert title(figure) == "2 of 4 images are right (✓), 2 wrong (✗)"
+
+
+def test_a_prediction_grid_shows_the_first_n():
+    true = np.zeros(30, int)
+    assert len(plots.prediction_grid(IMAGES, true, true, np.ones(30), CLASSES).axes) == 24
+    assert len(plots.prediction_grid(IMAGES, true, true, np.ones(30), CLASSES, n=5).axes) == 5
+
+
+def test_long_class_names_are_shortened_to_fit_their_panel():
+    classes = ("Normal", "Squamous cell carcinoma of the lung")
+    one = np.ones(24, int)
+    figure = draw(plots.prediction_grid(IMAGES[:24], one, one, np.ones(24), classes))
+    renderer = figure.canvas.get_renderer()
+    for axes in figure.axes:
+        text = axes._left_title.get_window_extent(renderer)
+        assert text.width <= axes.get_window_extent(renderer).width * 1.03
+        assert "…" in axes.get_title(loc="left")
+
+
+def test_the_signs_are_in_the_font_that_comes_with_matplotlib():
+    font = get_font(findfont(FontProperties(family="DejaVu Sans"), fallback_to_default=False))
+    assert all(font.get_char_index(ord(sign)) for sign in (plots.RIGHT, plots.WRONG, "★", "…"))
+
+
+def test_an_overlay_grid_shows_heat_where_it_is_and_outlines_lesions():
+    heat, masks = np.zeros((3, 16, 16)), np.zeros((3, 16, 16), bool)
+    heat[:, 4:8, 4:8] = 1
+    masks[0, 3:9, 3:9] = True
+    figure = draw(plots.overlay_grid(IMAGES[:3], heat, masks, ["a", "b", "c"]))
+    *panels, colorbar = figure.axes
+    assert [axes.get_title() for axes in panels] == ["a", "b", "c"]
+    alpha = panels[0].images[1].get_alpha()
+    assert alpha[0, 0] == 0  # a cold region shows the image itself
+    assert alpha[5, 5] > 0.3
+    assert [len(axes.collections) for axes in panels] == [1, 0, 0]
+    assert "blue outline: lesion" in colorbar.get_ylabel()
+    assert "outline" not in plots.overlay_grid(IMAGES[:3], heat).axes[-1].get_ylabel()
+
+
+def test_preprocessing_steps_show_picture_and_values_of_each_step():
+    steps = {"read (HU)": RNG.normal(-600, 300, (40, 30)), "lung window": RNG.random((40, 30))}
+    figure = draw(plots.preprocessing_steps(steps, title="From file to tensor"))
+    pictures, histograms = figure.axes[:2], figure.axes[2:]
+    assert pictures[0].get_title(loc="left") == "1. read (HU)\n40 × 30 pixels"
+    assert histograms[0].get_xlim()[0] < -1000
+    assert [axes.get_xlabel() for axes in histograms] == ["value", "value"]
+
+
+def localised():
+    return pd.DataFrame(
+        {
+            "pointing_game": [1, 1, 0, 1, np.nan],
+            "iou_otsu": [0.5, 0.4, 0.1, 0.3, np.nan],
+            "energy_inside": [0.6, 0.5, 0.1, 0.4, np.nan],
+            "mask_share": [0.1, 0.1, 0.2, 0.2, np.nan],
+        }
+    )
+
+
+def test_localisation_shows_hits_by_class_with_chance_and_leaves_out_images_without_lesion():
+    names = ["Pneumonia", "Pneumonia", "COVID-19", "COVID-19", "Normal"]
+    figure = draw(plots.localisation(localised(), names, ["a", "b", "c", "d", "e"]))
+    left, right = figure.axes
+    assert [tick.get_text() for tick in left.get_xticklabels()] == ["Pneumonia\n(2 images)", "COVID-19\n(2 images)"]
+    assert [container.lines[0].get_ydata()[0] for container in left.containers] == [1.0, 0.5]
+    chance = [line.get_ydata()[0] for line in left.lines if line.get_linestyle() == ":"]
+    assert chance == pytest.approx([0.1, 0.2])
+    assert sum(len(line.get_xdata()) for line in right.lines if line.get_label() in names) == 4
+    assert title(figure).startswith("The hottest pixel lies in the lesion in 75 %")
+
+
+def test_localisation_without_any_lesion_is_refused():
+    with pytest.raises(LungkitError, match="no image has a lesion mask"):
+        plots.localisation(localised().tail(1), ["Normal"], ["e"])
+
+
+def test_randomisation_starts_at_one_and_follows_the_layers():
+    table = pd.DataFrame({"layer": ["logits", "stem"], "spearman": [0.6, 0.1], "low": [0.5, 0.0], "high": [0.7, 0.2]})
+    figure = draw(plots.randomisation(table))
+    (axes,) = figure.axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["(none)", "logits", "stem"]
+    assert axes.containers[0].lines[0].get_ydata().tolist() == [1.0, 0.6, 0.1]
+    assert "0.100 (0.000–0.200)" in title(figure)
+
+
+@pytest.mark.parametrize("grid", [plots.image_grid, lambda images: plots.overlay_grid(images, images)])
+def test_a_grid_of_nothing_is_refused(grid):
+    with pytest.raises(LungkitError, match="no image to show"):
+        grid(np.zeros((0, 8, 8)))
+
+
+# --- size, files, notebooks
+
+
+def everything():
+    result = evaluation()
+    yield from (f(result) for f in (plots.confusion, plots.roc, plots.precision_recall))
+    yield from (f(result) for f in (plots.reliability, plots.per_class_scores))
+    yield plots.training_curves(history())
+    yield plots.trials(searched())
+    yield plots.image_grid(RNG.random((36, 8, 8)), ["x"] * 36, title="36")
+    yield plots.image_grid(RNG.random((2, 8, 8)))
+    yield plots.overlay_grid(IMAGES[:12], IMAGES[:12])
+    yield plots.preprocessing_steps({str(i): IMAGES[i] for i in range(6)})
+
+
+def test_every_figure_fits_a_notebook_page_and_is_unknown_to_pyplot():
+    for figure in everything():
+        width, height = figure.get_size_inches()
+        assert width <= 10
+        assert height <= 8
+        assert figure.dpi == 100
+    assert plt.get_fignums() == []
+
+
+def test_titles_and_legends_stay_inside_their_figure():
+    for figure in everything():
+        draw(figure)
+        renderer = figure.canvas.get_renderer()
+        parts = [*figure.legends, *([figure._suptitle] if figure._suptitle else [])]
+        for part in parts:
+            box = part.get_window_extent(renderer)
+            assert box.x0 >= -1
+            assert box.x1 <= figure.bbox.width + 1
+
+
+def test_keep_writes_the_figure_and_closes_one_of_pyplots(tmp_path):
+    figure, _ = plt.subplots()
+    assert plots.keep(figure, tmp_path / "figures", "loss") is figure
+    assert (tmp_path / "figures" / "loss.png").read_bytes()[1:4] == b"PNG"
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_notebook_shows_a_figure_once(monkeypatch):
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # as in JupyterLab; a test session sets agg
+    # 4 s on a quiet machine, for a real kernel
+    code = "from lungkit.training import plots; plots.use_style(); plots.image_grid([[[0.0, 0.5], [0.5, 1.0]]])"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    shown = [output for output in notebook.cells[0].outputs if "image/png" in output.get("data", {})]
+    assert len(shown) == 1
