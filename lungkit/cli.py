@@ -16,7 +16,8 @@ data_app = typer.Typer(no_args_is_help=True, help="Data sets: fetch, make, audit
 models_app = typer.Typer(no_args_is_help=True, help="Trained models: versions under artifacts/.")
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
-console = Console()
+# Names of files and classes are shown as they are: "[old]" is no markup.
+console = Console(markup=False, highlight=False)
 
 Source = Annotated[str, typer.Option("--data", help="phantom, pneumoniamnist, a folder, or a MedMNIST .npz")]
 
@@ -26,7 +27,9 @@ def main() -> None:
     try:
         app()
     except LungkitError as error:
-        Console(stderr=True).print(f"[bold red]error[/]: {error}", markup=True, highlight=False, soft_wrap=True)
+        shown = Console(stderr=True, markup=False, highlight=False)
+        shown.print("error:", style="bold red", end=" ")
+        shown.print(str(error), soft_wrap=True)
         raise SystemExit(1) from None
 
 
@@ -72,9 +75,9 @@ def run(
     given |= {key: _value(value) for key, value in (text.split("=", 1) for text in parameter)}
     result = notebooks.run(chosen, given)
     if sentence := notebooks.headline(result.folder):
-        console.print(sentence, highlight=False, soft_wrap=True)
+        console.print(sentence, soft_wrap=True)
     seconds = sum(taken for _, taken, _ in result.stages)
-    console.print(f"{len(result.stages)} notebooks in {seconds:.0f} s: {result.index}", highlight=False, soft_wrap=True)
+    console.print(f"{len(result.stages)} notebooks in {seconds:.0f} s: {result.index}", soft_wrap=True)
 
 
 @app.command()
@@ -139,7 +142,7 @@ def data_audit(
     for column in ("severity", "finding", "count", "meaning"):
         table.add_column(column)
     for row in found.findings.itertuples():
-        table.add_row(row.severity, row.finding, str(row.count_), row.meaning)
+        table.add_row(row.severity, row.finding, str(row.count), row.meaning)
     console.print(table)
     if out:
         out.mkdir(parents=True, exist_ok=True)
@@ -157,12 +160,24 @@ def models_list() -> None:
     for column in ("model", "version", "active", "trained on", "validation accuracy"):
         table.add_column(column)
     for name in registry.models():
-        for version in map(registry.find, (f"{name}@{v}" for v in registry.versions(name))):
-            active = "●" if registry.active(name).version == version.version else ""
+        in_use = _active(name)
+        for version in (registry.find(f"{name}@{number}") for number in registry.versions(name)):
             card = version.card
             trained_on = card["data"]["name"] + (" (synthetic)" if card["synthetic"] else "")
-            table.add_row(name, version.version, active, trained_on, f"{card['metrics']['val']['accuracy']:.3f}")
+            accuracy = card["metrics"].get("val", {}).get("accuracy")
+            mark = "●" if version.version == in_use else ""
+            table.add_row(name, version.version, mark, trained_on, "–" if accuracy is None else f"{accuracy:.3f}")
     console.print(table)
+
+
+def _active(name: str) -> str:
+    """The active version; empty where none was promoted yet."""
+    from lungkit.models import registry
+
+    try:
+        return registry.active(name).version
+    except registry.ModelMissing:
+        return ""
 
 
 @models_app.command("verify")

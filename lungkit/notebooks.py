@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import nbformat
 import papermill
@@ -174,10 +175,11 @@ def headline(folder: Path) -> str:
         return ""
     result = json.loads(record.read_text())
     low, high = result["intervals"]["accuracy"]
+    interval = "" if low is None else f" (95 % interval {low:.3f}–{high:.3f})"  # none with a single patient
     synthetic = " (synthetic phantom)" if result.get("synthetic") else ""
     return (
         f"{result['model']} on {result['data']}{synthetic}, {result['split']} split: accuracy "
-        f"{result['accuracy']:.3f} (95 % interval {low:.3f}–{high:.3f}), macro F1 {result['macro_f1']:.3f}, "
+        f"{result['accuracy']:.3f}{interval}, macro F1 {result['macro_f1']:.3f}, "
         f"{result['n']} images of {result['patients']} patients"
     )
 
@@ -192,7 +194,7 @@ def _write_index(result: Run) -> None:
         f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>" for k, v in result.parameters.items()
     )
     figures = "".join(
-        f'<figure><a href="{file.name}"><img src="{file.name}" alt="{html.escape(file.stem)}"></a>'
+        f'<figure><a href="{quote(file.name)}"><img src="{quote(file.name)}" alt="{html.escape(file.stem)}"></a>'
         f"<figcaption>{html.escape(file.stem.replace('_', ' '))}</figcaption></figure>"
         for file in sorted(result.folder.glob("*.png"))
     )

@@ -1,6 +1,8 @@
 """What happens to a model once it is trained: registered with its card, and scored on data it has not seen."""
 
+import re
 import time
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +21,10 @@ TRAINED_ON = "trained_on.txt"
 
 
 def default_name(data: dataset.Dataset, architecture: str = "cnn") -> str:
-    """The registry's name for a model of this architecture on this data set."""
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in f"{data.name}-{architecture}".lower()).lstrip("._-")
+    """The registry's name for a model of this architecture on this data set: plain letters, 100 at most."""
+    plain = unicodedata.normalize("NFKD", data.name).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9._]+", "-", plain).strip("._-")[: 99 - len(architecture)]
+    return f"{words}-{architecture}".lstrip("-")
 
 
 def probabilities(model: keras.Model, tensors: np.ndarray, batch_size: int = 64) -> np.ndarray:

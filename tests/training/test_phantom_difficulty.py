@@ -1,6 +1,6 @@
 """The phantom is hard enough to mean something: pixels alone do not tell its classes apart, a small CNN does.
 
-About 100 s on two cores: a third to draw 1,500 slices, a tenth to read them, the rest to train.
+About 80 s on two free cores: 30 s to draw 1,500 slices, 10 s to read them, 40 s to train.
 """
 
 import csv
@@ -12,54 +12,61 @@ from sklearn.preprocessing import StandardScaler
 
 from lungkit.data import images, phantom
 
-SIDE, EPOCHS, BATCH = 96, 12, 32
+EPOCHS, BATCH = 12, 32
 
 
 @pytest.fixture(scope="module")
 def slices(tmp_path_factory):
-    """Files, labels and a mask of the training patients (70 %) of 1,500 slices."""
+    """Pixels (1500, 192, 192) in lung window, labels, and which slices are of the training patients (70 %)."""
     folder = phantom.make_dataset(tmp_path_factory.mktemp("phantom") / "set", n_slices=1500, seed=7)
     with (folder / "labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
+    pixels = images.read_batch([folder / row["file"] for row in rows], images.Preprocessing(size=(192, 192)))
+    labels = np.array([phantom.CLASSES.index(row["label"]) for row in rows])
     patients = np.array([row["patient_id"] for row in rows])
     names = np.random.default_rng(0).permutation(np.unique(patients))
-    training = ~np.isin(patients, names[: int(0.3 * len(names))])
-    labels = np.array([phantom.CLASSES.index(row["label"]) for row in rows])
-    return [folder / row["file"] for row in rows], labels, training
+    return pixels[..., 0], labels, ~np.isin(patients, names[: int(0.3 * len(names))])
+
+
+def _shrunk(pixels, side):
+    """Means over blocks: (n, 192, 192) to (n, side, side)."""
+    block = pixels.shape[1] // side
+    return pixels.reshape(len(pixels), side, block, side, block).mean((2, 4))
 
 
 def test_logistic_regression_on_pixels_stays_under_75_percent(slices):
-    files, labels, training = slices
-    pixels = images.read_batch(files, images.Preprocessing(size=(64, 64))).reshape(len(files), -1)
-    pixels = StandardScaler().fit(pixels[training]).transform(pixels)
-    for strength in (1e-4, 1e-3, 1e-2):  # also with its best regularisation
-        model = LogisticRegression(C=strength, max_iter=200).fit(pixels[training], labels[training])
-        assert 0.4 < model.score(pixels[~training], labels[~training]) < 0.75
+    pixels, labels, training = slices
+    flat = _shrunk(pixels, 64).reshape(len(pixels), -1)
+    flat = StandardScaler().fit(flat[training]).transform(flat)
+    for strength in (1e-4, 1e-3, 1e-2):  # whatever its regularisation
+        model = LogisticRegression(C=strength, max_iter=200).fit(flat[training], labels[training])
+        assert 0.4 < model.score(flat[~training], labels[~training]) < 0.75
 
 
 def test_a_compact_cnn_passes_90_percent_on_patients_it_has_not_seen(slices):
-    import tensorflow as tf
     from lungkit.backend import keras
+
+    import tensorflow as tf
+
     from lungkit.models import cnn
     from lungkit.training import pipeline
 
     keras.utils.set_random_seed(7)
-    files, labels, training = slices
-    spec = images.training_statistics(
-        [f for f, t in zip(files, training, strict=True) if t], images.Preprocessing(size=(SIDE, SIDE))
-    )
-    pixels = images.read_batch(files, spec)
-    augment = pipeline.augmentation(mean=spec.mean, std=spec.std)
+    pixels, labels, training = slices
+    pixels = _shrunk(pixels, 96)[..., None]
+    mean, std = float(pixels[training].mean()), float(pixels[training].std())
+    pixels = (pixels - mean) / std
+    augment = pipeline.augmentation(mean=mean, std=std)
     batches = (
         tf.data.Dataset.from_tensor_slices((pixels[training], labels[training]))
-        .shuffle(len(files), seed=7)
+        .shuffle(len(pixels), seed=7)
         .batch(BATCH)
-        .map(lambda x, y: (augment(x, training=True), y), num_parallel_calls=2, deterministic=True)
+        .map(lambda x, y: (augment(x, training=True), y), num_parallel_calls=2)
         .prefetch(2)
     )
-    model = cnn.build((SIDE, SIDE, 1), len(phantom.CLASSES))
+    model = cnn.build(pixels.shape[1:], len(phantom.CLASSES))
     cnn.compile_classifier(model, decay_steps=EPOCHS * len(batches))
-    model.fit(batches, epochs=EPOCHS, verbose=0)
+    model.fit(batches, epochs=EPOCHS, shuffle=False, verbose=0)
     found = model.predict(pixels[~training], verbose=0).argmax(1)
     accuracy = np.mean(found == labels[~training])
-    assert 0.9 < accuracy < 1
+    assert 0.9 < accuracy < 1, f"accuracy {accuracy:.3f}"

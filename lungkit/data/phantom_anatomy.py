@@ -55,9 +55,9 @@ def cover(distance, pixel_mm):
     return np.clip(0.5 - distance / pixel_mm, 0, 1)
 
 
-def paint(image, cover, hu):
+def paint(image, share, hu):
     """Mix `hu` into the image in place, by share of the pixel."""
-    image += cover * (hu - image)
+    image += share * (hu - image)
 
 
 def bspline(at, n):
@@ -71,7 +71,9 @@ class SmoothNoise:
 
     def __init__(self, rng, size, field_mm, grain_mm):
         knots, levels = int(field_mm / grain_mm) + 4, int(LENGTH_MM / max(grain_mm, 12)) + 5
-        self._knots = rng.standard_normal((levels, knots * knots), dtype=np.float32) / 0.479**1.5
+        self._knots = (
+            rng.standard_normal((levels, knots * knots), dtype=np.float32) / 0.479**1.5
+        )  # mean square of the weights, per axis
         self._plane = bspline(np.arange(size) * field_mm / size / grain_mm, knots)
         self._step_mm = max(grain_mm, 12)
 
@@ -102,9 +104,8 @@ class Organ(NamedTuple):
 
 
 MEDIASTINUM = Organ(FAT, (0, 0.4, 0.7, 1), (0, 0, 2, 4), (18, 16, 14, 14), (30, 29, 24, 22), (60, 60, 60, 60))
-JUNCTION = Organ(
-    FAT, (0, 0.5, 1), (0, 2, 6), (-66, -66, -66), (13, 10, 20), (40, 40, 44)
-)  # the lungs all but meet in front
+# In front of the heart the lungs all but meet.
+JUNCTION = Organ(FAT, (0, 0.5, 1), (0, 2, 6), (-66, -66, -66), (13, 10, 20), (40, 40, 44))
 HILA = tuple(
     Organ(BLOOD, (0.12, 0.3, 0.55, 0.75), (x, x, x, x), (2, 4, 10, 14), (0, 15, 15, 0), (0, 13, 15, 0))
     for x in (-36, 36)
@@ -112,17 +113,15 @@ HILA = tuple(
 HEART = Organ(
     BLOOD, (0.3, 0.45, 0.7, 1.1), (4, 10, 20, 22), (-36, -28, -22, -22), (0, 44, 60, 58), (0, 34, 44, 40), -0.5
 )
-AORTA = (
-    Organ(BLOOD, (-0.1, 0.02, 0.13), (4, 6, 8), (2, 2, 2), (36, 38, 0), (12, 13, 0), 0.85),  # arch
+AORTA = (  # arch, ascending, descending
+    Organ(BLOOD, (-0.1, 0.02, 0.13), (4, 6, 8), (2, 2, 2), (36, 38, 0), (12, 13, 0), 0.85),
     Organ(BLOOD, (0.05, 0.14, 0.4, 0.5), (-12, -14, -10, -4), (-26, -28, -30, -30), (12, 17, 16, 0), (12, 17, 16, 0)),
-    Organ(BLOOD, (0.05, 0.14, 1), (24, 26, 16), (32, 36, 42), (11, 13, 12), (11, 13, 12)),  # descending
+    Organ(BLOOD, (0.05, 0.14, 1), (24, 26, 16), (32, 36, 42), (11, 13, 12), (11, 13, 12)),
 )
-VEINS_AND_TRUNK = (
-    Organ(
-        BLOOD, (-0.2, 0, 0.45, 0.5), (-28, -30, -32, -30), (-16, -18, -18, -18), (8, 9, 10, 0), (8, 9, 11, 0)
-    ),  # cava
+VEINS_AND_TRUNK = (  # superior vena cava, pulmonary trunk, right pulmonary artery
+    Organ(BLOOD, (-0.2, 0, 0.45, 0.5), (-28, -30, -32, -30), (-16, -18, -18, -18), (8, 9, 10, 0), (8, 9, 11, 0)),
     Organ(BLOOD, (0.18, 0.26, 0.42, 0.5), (18, 18, 14, 10), (-22, -26, -32, -36), (0, 14, 15, 0), (0, 15, 14, 0)),
-    Organ(BLOOD, (0.22, 0.3, 0.38), (-10, -8, -8), (-4, -4, -4), (0, 32, 0), (0, 8, 0), 0.1),  # right pulmonary artery
+    Organ(BLOOD, (0.22, 0.3, 0.38), (-10, -8, -8), (-4, -4, -4), (0, 32, 0), (0, 8, 0), 0.1),
 )
 OESOPHAGUS = Organ(MUSCLE, (0, 1), (5, 8), (33, 30), (8, 8), (5, 6))
 AIRWAYS = (  # the trachea forks at the carina; the main bronchi run outwards and down into the hila
@@ -148,10 +147,8 @@ HILUM_MM = {"right": (-40.0, 8.0, 0.38 * LENGTH_MM), "left": (40.0, 8.0, 0.36 * 
 
 
 def cavity_distance(x, y, level):
-    """The rib cage's inside: narrower towards the neck, flattened at the back."""
-    growth = np.clip(level, -0.4, 0.8).astype(
-        x.dtype
-    )  # of x's kind: a float64 here would double the time of all that follows
+    """Signed distance to the inside of the rib cage: a rounded box, narrower towards the neck."""
+    growth = np.clip(level, -0.4, 0.8).astype(x.dtype)  # a float64 here would double the time of all that follows
     half_width, half_depth = 116 + 20 * growth, 80 + 12 * growth
     u, v = np.abs(x) / half_width, np.abs(y) / half_depth
     radius = np.maximum((u**2.4 + v**2.4) ** (1 / 2.4), 1e-4)
@@ -159,7 +156,7 @@ def cavity_distance(x, y, level):
 
 
 def middle_distance(x, y, level):
-    """All between the lungs: mediastinum, heart, spine."""
+    """Signed distance to all that lies between the lungs: mediastinum, heart, spine."""
     distance = union(MEDIASTINUM.distance(x, y, level), ellipse(x, y, 0, 68, 23, 34), 14)
     for organ in (JUNCTION, HEART, *AORTA, *VEINS_AND_TRUNK[:2], *HILA):
         distance = union(distance, organ.distance(x, y, level), 8)
@@ -167,13 +164,13 @@ def middle_distance(x, y, level):
 
 
 def liver_distance(x, y, level):
-    """The dome under the right lung, rising through the last levels."""
+    """Signed distance to the dome under the right lung, which rises through the last levels."""
     radius = (96 * np.sqrt(np.clip(1 - ((1.8 - level) / 0.95) ** 2, 0, 1))).astype(x.dtype)
     return ellipse(x, y, -64, 6, np.maximum(radius, 1), np.maximum(1.05 * radius, 1)) + 10 * np.maximum(2 - radius, 0)
 
 
 def lungs_distance(x, y, level):
-    """Both lungs: the cavity less what is between and below them."""
+    """Signed distance to the lungs: the cavity less what lies between and below them."""
     outside = union(middle_distance(x, y, level), liver_distance(x, y, level), 6) - 1
     return -union(-cavity_distance(x, y, level) - 2, outside, 9)
 
@@ -186,7 +183,7 @@ def behind_fissure(x, y, level):
 def vessel_tree(rng, targets, root):
     """A vessel tree from `root` to `targets` (2**k, 3): halve the targets again and again, run to each half's middle.
 
-    Returns (n, 7): start, end, radius in mm; radii follow Murray's law.
+    Returns (n, 7): start, end, radius in mm; radii follow Murray's law with an exponent of 2.8.
     """
     starts, groups, segments = root[None], targets[None], []
     while True:
