@@ -16,6 +16,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Data sets: fetch, make, audit
 models_app = typer.Typer(no_args_is_help=True, help="Trained models: versions under artifacts/.")
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
+NAMED = ("phantom", "pneumoniamnist")  # data sets that are no path
 # Names of files and classes are shown as they are: "[old]" is no markup.
 console = Console(markup=False, highlight=False)
 
@@ -42,9 +43,12 @@ def _value(text: str):
 
 
 def _source(data: str) -> str:
-    """Folders and files as absolute paths (notebooks run in a folder of their own), names as they are."""
+    """Names as they are, folders and files as absolute paths (notebooks run in a folder of their own).
+
+    A name means the same everywhere, also where a folder of that name happens to lie: that one is "./phantom".
+    """
     path = Path(data).expanduser()
-    if path.exists():
+    if data not in NAMED and path.exists():
         return str(path.resolve())
     if "/" in data:
         raise LungkitError(f"no folder or file {data}; give phantom, pneumoniamnist, a folder or a .npz file")

@@ -85,9 +85,10 @@ def run(notebooks: list[Path], parameters: dict, folder: Path | None = None) -> 
 
 def _execute(notebook: Path, parameters: dict, result: Run) -> None:
     started = time.perf_counter()
-    status = "done"
+    status = "interrupted"
     try:
         _papermill(notebook, result.folder / notebook.name, parameters)
+        status = "done"
     except NotebookFailed as failure:
         status = failure.reason
         raise

@@ -46,7 +46,8 @@ def build(
     A strided stem, then `blocks` blocks of convolution, batch normalisation, ReLU and 2x2 max pooling with
     `filters`, 2·`filters`, 4·`filters` … channels (at most 256), global average pooling, dropout, one dense
     layer. The stem halves the resolution before the first wide layer, which is where a CPU spends its time;
-    below 64 pixels it keeps it, and blocks stop pooling once the map is 4 pixels wide.
+    below 64 pixels it keeps it. Blocks stop pooling before the map gets narrower than 12 pixels: heat maps are
+    drawn from the last one, and a coarser one cannot point at a lesion.
     """
     if n_classes < 2:
         raise LungkitError(f"a classifier needs at least 2 classes, not {n_classes}")
@@ -57,7 +58,7 @@ def build(
     side //= stem_stride
     for block in range(1, blocks + 1):
         x = _convolution(x, min(filters * 2 ** (block - 1), 256), kernel, 1, f"block{block}")
-        if side >= 8:
+        if side >= 24:
             x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
             side //= 2
     x = _convolution(x, min(filters * 2**blocks, 256), kernel, 1, "last")

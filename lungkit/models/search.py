@@ -78,13 +78,19 @@ def _reason(trial) -> str:
     return lines[-1].strip() if lines else ""
 
 
+def _knobs(values: dict) -> dict:
+    """The searched values without KerasTuner's own, and without the tail of a float that counts in tenths."""
+    knobs = {name: value for name, value in values.items() if not name.startswith("tuner/")}
+    return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in knobs.items()}
+
+
 def trials_table(tuner: keras_tuner.Tuner) -> pd.DataFrame:
     """One row for each trial, best first: trial, status, score (validation loss), epochs, its values, reason."""
     rows = []
     for trial in tuner.oracle.trials.values():
         values = trial.hyperparameters.values
         epochs = values.get("tuner/epochs", (trial.best_step or 0) + 1 if trial.status == "COMPLETED" else 0)
-        knobs = {name: value for name, value in values.items() if not name.startswith("tuner/")}
+        knobs = _knobs(values)
         rows.append(
             {"trial": trial.trial_id, "status": trial.status, "score": trial.score, "epochs": epochs}
             | knobs
@@ -137,4 +143,4 @@ def search(
         reasons = "\n".join(f"  trial {row.trial} ({row.status}): {row.reason}" for row in table.itertuples())
         raise SearchFailed(f"no trial of the search in {folder.name} completed:\n{reasons}") from stopped_early
     best = tuner.get_best_hyperparameters(1)[0].values
-    return SearchResult({k: v for k, v in best.items() if not k.startswith("tuner/")}, table, tuner)
+    return SearchResult(_knobs(best), table, tuner)

@@ -471,8 +471,9 @@ def _searched_values(axes: Axes, values: pd.Series) -> pd.Series:
     """Where to draw searched values: few are evenly spaced and named, many on a scale, logarithmic over a wide span."""
     kept = values.dropna()
     distinct = sorted(kept.unique(), key=lambda value: (isinstance(value, str), value))
-    if len(distinct) > 5 and not isinstance(distinct[-1], str):
-        if distinct[0] > 0 and distinct[-1] / distinct[0] >= 20:
+    few = 4 if isinstance(distinct[-1], float) else 5
+    if len(distinct) > few and not isinstance(distinct[-1], str):
+        if distinct[0] > 0 and distinct[-1] / distinct[0] > 5:
             axes.set_xscale("log")
         return values.astype(float)
     axes.set_xticks(range(len(distinct)), [f"{v:g}" if isinstance(v, float) else str(v) for v in distinct])

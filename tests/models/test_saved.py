@@ -1,0 +1,84 @@
+"""Models in and out of the registry: both formats say the same, and nothing is loaded unchecked."""
+
+import logging
+
+from lungkit.backend import keras
+
+import numpy as np
+import pytest
+
+from lungkit.models import cnn, registry, saved
+
+CARD = {
+    "classes": ["a", "b", "c"],
+    "preprocessing": {},
+    "data": {"name": "noise", "fingerprint": "0"},
+    "metrics": {},
+    "operating_point": {"kind": "argmax"},
+    "synthetic": True,
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    return cnn.build((32, 32, 1), 3, filters=4, blocks=2)
+
+
+@pytest.fixture
+def version(model) -> registry.Version:
+    return registry.add("noise-cnn", CARD, lambda folder: saved.save(model, folder))
+
+
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray:
+    return np.random.default_rng(0).random((4, 32, 32, 1)).astype(np.float32)
+
+
+def test_both_formats_are_written_and_nothing_else(model, tmp_path):
+    saved.save(model, tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.h5", "model.keras"]
+
+
+def test_a_loaded_model_gives_the_logits_of_the_saved_one(model, version, pictures):
+    np.testing.assert_allclose(saved.load(version)(pictures), model(pictures), atol=1e-6)
+
+
+def test_the_h5_file_gives_the_logits_of_the_keras_file(version, pictures):
+    h5 = keras.saving.load_model(version.folder / "model.h5", compile=False)
+    np.testing.assert_allclose(h5(pictures), saved.load(version)(pictures), atol=1e-6)
+
+
+def test_saving_warns_of_nothing_and_leaves_the_log_level_alone(model, tmp_path, caplog):
+    logger = logging.getLogger("absl")
+    before = logger.level
+    saved.save(model, tmp_path)
+    assert caplog.records == []
+    assert logger.level == before
+
+
+@pytest.mark.parametrize("file", ["model.keras", "model.h5", "card.json"])
+def test_a_version_with_a_changed_file_is_refused_by_name_and_not_loaded(version, file, monkeypatch):
+    path = version.folder / file
+    path.write_bytes(path.read_bytes() + b" ")
+    monkeypatch.setattr(keras.saving, "load_model", lambda *_, **__: pytest.fail("loaded unchecked"))
+    with pytest.raises(registry.ModelDamaged, match=rf"noise-cnn@v1: {file} was changed"):
+        saved.load(version)
+
+
+def test_a_version_without_its_model_file_is_refused_by_name(version):
+    (version.folder / "model.keras").unlink()
+    with pytest.raises(registry.ModelDamaged, match="model.keras is missing"):
+        saved.load(version)
+
+
+def test_a_registered_model_with_code_in_it_is_not_run(tmp_path):
+    """Hashes say that a file is the registered one, not that it is harmless: code in a Lambda layer stays unloaded."""
+    marker = tmp_path / "ran"
+    inputs = keras.Input((32, 32, 1))
+    body = keras.layers.Lambda(lambda x, path=str(marker): (open(path, "w").close(), x)[1], output_shape=(32, 32, 1))  # noqa: PTH123, SIM115
+    sly = keras.Model(inputs, body(inputs))
+    marker.unlink(missing_ok=True)
+    version = registry.add("sly", CARD, lambda folder: sly.save(folder / "model.keras"))
+    with pytest.raises(Exception, match=r"Lambda|lambda"):
+        saved.load(version)
+    assert not marker.exists()
