@@ -142,7 +142,7 @@ def machine() -> str:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--images", type=int, default=480, help="how many JPEGs are made (480)")
+    arguments.add_argument("--images", type=int, default=320, help="how many JPEGs are made (320)")
     arguments.add_argument("--rounds", type=int, default=3, help="how often everything is measured (3)")
     chosen = arguments.parse_args()
     console = Console()
