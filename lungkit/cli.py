@@ -94,10 +94,11 @@ def evaluate(
 ) -> None:
     """Score a registered model on one split of a data set, every figure with its 95 % interval."""
     from lungkit.models import registry
+
+    version, source = registry.find(model), _source(data)  # refused before TensorFlow takes seconds to load
     from lungkit.training import release
 
-    version = registry.find(model)
-    scored = release.score(version, release.data_for(version, _source(data), label_column), split)
+    scored = release.score(version, release.data_for(version, source, label_column), split)
     if as_json:
         typer.echo(json.dumps(scored.to_dict()))
         return

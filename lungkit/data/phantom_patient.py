@@ -85,21 +85,21 @@ class SyntheticPatient:
 
     def _draw_lesions(self, rng, size):
         field = self.pixel_mm * size
-        self.subtle = rng.random() < 0.1
+        self.subtle = rng.random() < 0.08
         self.side = int(rng.choice((-1, 1)))  # -1: the right lung
         self.lower_lobe = rng.random() < 0.6
         self.centre = rng.uniform(55, 115), rng.uniform(-50, 10) + 55 * self.lower_lobe
         self.edge_mm = rng.uniform(4, 10)
         if self.label == PNEUMONIA:
-            self.share = rng.uniform(0.05, 0.08) if self.subtle else rng.uniform(0.12, 0.5)
+            self.share = rng.uniform(0.05, 0.08) if self.subtle else rng.uniform(0.14, 0.5)
             self.opacity = rng.uniform(*adult.CONSOLIDATION)
             self.other_side = rng.uniform(0.1, 0.3) if rng.random() < 0.15 else 0.0
         else:
-            self.share = rng.uniform(0.06, 0.1) if self.subtle else rng.uniform(0.14, 0.45)
+            self.share = rng.uniform(0.06, 0.1) if self.subtle else rng.uniform(0.16, 0.45)
             self.opacity = rng.uniform(*adult.GROUND_GLASS) - 40 * self.subtle
             self.other_side = rng.uniform(0.6, 1)
-        self.paving = rng.uniform(60, 140) if rng.random() < 0.35 else 0.0
-        self.dense_cores = rng.random() < 0.2
+        self.paving = rng.uniform(50, 110) if rng.random() < 0.3 else 0.0
+        self.dense_cores = rng.random() < 0.12
         self.spread = SmoothNoise(rng, size, field, 30)
         self.posterior = rng.uniform(-0.2, 1)
 
@@ -188,7 +188,7 @@ class SyntheticPatient:
             edge_mm = self.edge_mm
         else:  # patches along the pleura
             preferred = 0.9 * np.maximum(cavity, -45) + 15 * spread + 0.2 * self.posterior * y
-            edge_mm = 8 + self.edge_mm
+            edge_mm = 4 + self.edge_mm
         for side, factor in ((self.side, 1.0), (-self.side, self.other_side)):
             here = lungs & (x * side > 0)
             area = np.count_nonzero(here) * self.pixel_mm**2

@@ -108,7 +108,8 @@ def test_pneumonia_is_dense_and_mostly_one_sided(patients):
     for drawn in _every(patients, "Pneumonia"):
         less, more = sorted(_side_areas(drawn))
         assert less < 0.5 * more
-        assert -150 < _tissue(drawn, drawn.lesion) < 120
+    for patient in patients["Pneumonia"]:  # over all slices: breathing may blur a small focus on one
+        assert -100 < np.median(np.concatenate([s.hu[s.lesion] for s in patient])) < 120
 
 
 def test_covid_is_ground_glass_in_both_lungs_along_the_pleura(patients):

@@ -67,7 +67,7 @@ def test_a_version_with_a_changed_file_is_refused_by_name_and_not_loaded(version
 
 def test_a_version_without_its_model_file_is_refused_by_name(version):
     (version.folder / "model.keras").unlink()
-    with pytest.raises(registry.ModelDamaged, match="model.keras is missing"):
+    with pytest.raises(registry.ModelDamaged, match=r"model\.keras is missing"):
         saved.load(version)
 
 
@@ -75,10 +75,10 @@ def test_a_registered_model_with_code_in_it_is_not_run(tmp_path):
     """Hashes say that a file is the registered one, not that it is harmless: code in a Lambda layer stays unloaded."""
     marker = tmp_path / "ran"
     inputs = keras.Input((32, 32, 1))
-    body = keras.layers.Lambda(lambda x, path=str(marker): (open(path, "w").close(), x)[1], output_shape=(32, 32, 1))  # noqa: PTH123, SIM115
+    body = keras.layers.Lambda(lambda x, mark=str(marker): (__import__("pathlib").Path(mark).touch(), x)[1])
     sly = keras.Model(inputs, body(inputs))
-    marker.unlink(missing_ok=True)
+    marker.unlink()
     version = registry.add("sly", CARD, lambda folder: sly.save(folder / "model.keras"))
-    with pytest.raises(Exception, match=r"Lambda|lambda"):
+    with pytest.raises(ValueError, match="arbitrary code execution"):
         saved.load(version)
     assert not marker.exists()

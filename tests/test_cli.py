@@ -1,0 +1,371 @@
+"""The command line: thin, quick to answer, one line for what went wrong, and JSON that a program can read."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pandas as pd
+import pytest
+import typer
+from PIL import Image
+
+from lungkit import cli, config, notebooks
+from lungkit.models import registry
+
+ROOT = Path(__file__).parents[1]
+
+
+def _verbs(command=None, prefix: str = "lungkit") -> list[str]:
+    """Every verb as it is typed: "lungkit run", "lungkit data audit", …"""
+    command = command or typer.main.get_command(cli.app)
+    if not isinstance(command, click.Group) and not getattr(command, "commands", None):
+        return [prefix]
+    return [verb for name, sub in command.commands.items() for verb in _verbs(sub, f"{prefix} {name}")]
+
+
+@pytest.fixture
+def lungkit(monkeypatch, capsys):
+    """Run the command as a person does; returns (exit code, standard output, standard error)."""
+    monkeypatch.setenv("COLUMNS", "150")  # a wide terminal, so that tables do not wrap
+    monkeypatch.setenv("TERM", "dumb")
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lungkit", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = capsys.readouterr()
+        return ended.value.code or 0, shown.out, shown.err
+
+    return run
+
+
+def _refused(answer: tuple[int, str, str]) -> str:
+    """The one line that an error is shown as."""
+    code, out, err = answer
+    assert code == 1
+    assert out == ""
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+    assert err.count("\n") == 1
+    return err
+
+
+# --- help
+
+
+def test_help_lists_the_verbs_and_loads_neither_tensorflow_nor_pandas():
+    script = (
+        "import sys\nfrom lungkit import cli\nsys.argv = ['lungkit', '--help']\n"
+        "try: cli.main()\nfinally: print([m for m in ('tensorflow', 'keras', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    for verb in ("run", "evaluate", "data", "models"):
+        assert re.search(rf"\b{verb}\b", done.stdout)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_readme_shows_every_verb():
+    readme = (ROOT / "README.md").read_text()
+    assert [verb for verb in _verbs() if verb not in readme] == []
+
+
+def test_every_verb_has_a_help_of_its_own(lungkit):
+    verbs = _verbs()
+    assert len(verbs) > 5
+    for verb in verbs:
+        code, out, _ = lungkit(*verb.split()[1:], "--help")
+        assert code == 0
+        assert "Usage" in out
+
+
+# --- what cannot be done is said in one line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "all", "--data", "no/such/folder"], "no folder or file no/such/folder; give phantom, pneumoniamnist"),
+        (["run", "all", "--profile", "fast"], "no profile 'fast'; there are: quick, full"),
+        (["run", "01", "-p", "seed"], "-p seed: give key=value"),
+        (["run", "07"], "no notebook 07; there are: all, 01"),
+        (["run", "01", "-p", "colour=red"], "no parameter colour; there are:"),
+        (["evaluate", "--model", "nobody", "--data", "phantom"], "no model 'nobody'; there are: none yet"),
+        (["data", "audit", "nothing"], "no data set 'nothing'; accepted: phantom"),
+        (["models", "verify", "nobody"], "no model 'nobody'"),
+        (["models", "promote", "nobody@v2"], "no model 'nobody'"),
+        (["models", "rollback", "nobody"], "no model 'nobody'"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line_without_a_traceback(lungkit, arguments, said):
+    assert said in _refused(lungkit(*arguments))
+
+
+def test_names_with_brackets_are_shown_as_they_are(lungkit):
+    assert "no folder or file [red]/x[/]; give" in _refused(lungkit("data", "audit", "[red]/x[/]"))
+
+
+# --- running notebooks
+
+
+@pytest.fixture
+def runs(monkeypatch, tmp_path) -> list[dict]:
+    """What would have been run: the parameters of each call of notebooks.run."""
+    calls = []
+
+    def run(chosen, parameters):
+        calls.append(parameters | {"notebooks": [file.name[:2] for file in chosen]})
+        folder = tmp_path / "run [1]"
+        folder.mkdir()
+        return notebooks.Run(folder, parameters, [("01_exploration", 61.4, "done"), ("02_preprocessing", 8.0, "done")])
+
+    monkeypatch.setattr(notebooks, "run", run)
+    return calls
+
+
+def test_run_hands_data_profile_and_parameters_to_the_notebooks(lungkit, runs, squares):
+    code, out, _ = lungkit(
+        "run", "01", "03", "--data", squares, "--profile", "full", "--model-name", "mine",
+        "-p", "seed=3", "-p", "resume_work=false", "-p", "strategy=bayesian", "-p", "label_column=a=b",
+    )  # fmt: skip
+    assert code == 0
+    assert runs == [
+        {
+            "notebooks": ["01", "03"], "data": str(squares), "profile": "full", "model_name": "mine", "seed": 3,
+            "resume_work": False, "strategy": "bayesian", "label_column": "a=b",
+        }
+    ]  # fmt: skip
+    assert re.search(r"2 notebooks in 69 s: .*run \[1\].index\.html", out)
+
+
+def test_run_without_more_takes_the_phantom_and_leaves_the_models_name_to_the_notebook(lungkit, runs):
+    lungkit("run", "all")
+    assert runs == [{"notebooks": ["01", "02", "03", "04", "05"], "data": "phantom", "profile": "quick"}]
+
+
+def test_a_folder_is_handed_on_as_an_absolute_path_and_a_name_as_it_is(lungkit, runs, squares, monkeypatch, tmp_path):
+    monkeypatch.chdir(squares.parent)
+    lungkit("run", "01", "--data", "squares")
+    (tmp_path / "phantom").mkdir()
+    monkeypatch.chdir(tmp_path)
+    shutil.rmtree(tmp_path / "run [1]")
+    lungkit("run", "01", "--data", "phantom")
+    shutil.rmtree(tmp_path / "run [1]")
+    lungkit("run", "01", "--data", "./phantom")
+    assert [call["data"] for call in runs] == [str(squares), "phantom", str(tmp_path / "phantom")]
+
+
+def test_run_ends_with_the_result_on_the_test_patients(lungkit, runs, monkeypatch):
+    monkeypatch.setattr(notebooks, "headline", lambda _: "m@v1 on set, test split: accuracy 0.912")
+    assert "m@v1 on set, test split: accuracy 0.912\n" in lungkit("run", "all")[1]
+
+
+def test_in_place_executes_the_committed_notebooks_themselves(lungkit, runs, monkeypatch):
+    refreshed = []
+    monkeypatch.setattr(notebooks, "refresh", lambda file: refreshed.append(file.name[:2]))
+    assert lungkit("run", "02", "01", "--in-place")[0] == 0
+    assert refreshed == ["01", "02"]
+    assert runs == []
+
+
+# --- evaluating
+
+
+@pytest.fixture(scope="module")
+def trained(squares, tmp_path_factory) -> Path:
+    """A registry with one version of an untrained network, registered on `squares`."""
+    from lungkit.data import dataset, images
+    from lungkit.models import cnn
+    from lungkit.training import release
+
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("data", "artifacts"):
+            patch.setenv(f"LUNGKIT_{name.upper()}", str(folder / name))
+        recipe = {"label_column": None, "limit": None, "seed": 7}
+        release.register(
+            cnn.build((32, 32, 1), 2, filters=4, blocks=2),
+            "squares-cnn",
+            dataset.prepare(squares, **recipe),
+            images.Preprocessing(size=(32, 32)),
+            architecture={},
+            training={},
+            recipe=recipe,
+        )
+    return folder / "artifacts"
+
+
+@pytest.fixture
+def version(trained) -> registry.Version:
+    """The registered version in a registry of the test's own."""
+    shutil.copytree(trained, config.artifacts_dir())
+    return registry.find("squares-cnn")
+
+
+def test_evaluate_as_json_prints_one_object_and_nothing_else(lungkit, version, squares):
+    code, out, _ = lungkit("evaluate", "--model", "squares-cnn", "--data", squares, "--json")
+    record = json.loads(out)
+    assert code == 0
+    assert out.count("\n") == 1
+    assert (record["model"], record["split"], record["classes"]) == ("squares-cnn@v1", "test", ["left", "right"])
+    assert {"n", "patients", "accuracy", "auc", "ece", "per_class", "confusion", "intervals", "seconds"} <= set(record)
+    assert record["seen_in_training"] == 0
+
+
+def test_evaluate_shows_every_figure_with_its_interval(lungkit, version, squares):
+    code, out, _ = lungkit("evaluate", "--model", "squares-cnn@v1", "--data", squares)
+    assert code == 0
+    assert "squares-cnn@v1 on squares, test" in out
+    accuracy = next(line for line in out.splitlines() if "Accuracy" in line)
+    assert re.search(r"\d\.\d{3} \(\d\.\d{3}–\d\.\d{3}\)", accuracy)
+    assert "left" in out
+    assert "right" in out
+    assert "used to train" not in out
+
+
+def test_evaluate_says_when_images_were_used_in_training(lungkit, version, squares):
+    out = lungkit("evaluate", "--model", "squares-cnn", "--data", squares, "--split", "train")[1]
+    assert re.search(r"(\d+) images *\n(.|\n)*\n\1 of these images were used to train or choose the model", out)
+
+
+def test_evaluate_takes_another_label_column(lungkit, version, squares):
+    answer = lungkit("evaluate", "--model", "squares-cnn", "--data", squares, "--label-column", "other", "--json")
+    assert "squares-cnn@v1 knows left, right, but squares-other is labelled a, b" in answer[2]
+    assert answer[:2] == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--data", "no/such"], "no folder or file no/such"),
+        (["--data", "nothing"], "no data set 'nothing'"),
+        (["--data", "SQUARES", "--split", "exam"], "no split 'exam'; accepted: train, val, test"),
+        (["--data", "SQUARES", "--label-column", "age"], "has no column 'age'; it has: file, label"),
+    ],
+)
+def test_evaluate_refuses_in_one_line(lungkit, version, squares, more, said):
+    arguments = [str(squares) if text == "SQUARES" else text for text in more]
+    assert said in lungkit("evaluate", "--model", "squares-cnn", *arguments)[2].splitlines()[-1]
+
+
+def test_evaluate_refuses_a_tampered_model_by_name(lungkit, version, squares):
+    (version.folder / "model.keras").write_bytes(b"something else")
+    code, out, err = lungkit("evaluate", "--model", "squares-cnn", "--data", squares, "--json")
+    assert (code, out) == (1, "")
+    assert "squares-cnn@v1: model.keras was changed after it was registered" in err
+
+
+# --- models
+
+
+def _rows(table: str, word: str) -> list[list[str]]:
+    return [re.split(r"\s*[│┃|]\s*", line.strip(" │┃|")) for line in table.splitlines() if word in line]
+
+
+def test_versions_are_listed_with_their_data_and_accuracy_and_the_active_one_marked(lungkit, version):
+    registry.add("squares-cnn", _card(version, synthetic=True, metrics={}), _one_file)
+    code, out, _ = lungkit("models", "list")
+    assert code == 0
+    accuracy = f"{version.card['metrics']['val']['accuracy']:.3f}"
+    assert _rows(out, "squares-cnn") == [
+        ["squares-cnn", "v1", "", "squares", accuracy],
+        ["squares-cnn", "v2", "●", "squares (synthetic)", "–"],
+    ]
+
+
+def test_a_model_without_an_active_version_is_listed_too(lungkit, version):
+    registry.add("candidate", _card(version), _one_file, promote=False)
+    code, out, _ = lungkit("models", "list")
+    assert code == 0
+    assert _rows(out, "candidate")[0][:3] == ["candidate", "v1", ""]
+    assert "●" in _rows(out, "squares-cnn")[0]
+
+
+def test_without_a_model_the_list_is_empty(lungkit):
+    code, out, _ = lungkit("models", "list")
+    assert code == 0
+    assert "validation accuracy" in out
+
+
+def test_an_intact_version_is_verified(lungkit, version):
+    assert lungkit("models", "verify", "squares-cnn") == (0, "squares-cnn@v1: every file is as registered\n", "")
+
+
+def test_a_tampered_version_is_not_verified(lungkit, version):
+    (version.folder / "trained_on.txt").write_text("")
+    assert "squares-cnn@v1: trained_on.txt was changed" in _refused(lungkit("models", "verify", "squares-cnn@v1"))
+
+
+def test_a_version_is_promoted_and_rolled_back(lungkit, version):
+    registry.add("squares-cnn", _card(version), _one_file, promote=False)
+    assert lungkit("models", "promote", "squares-cnn@v2")[:2] == (0, "squares-cnn@v2 is active\n")
+    assert registry.active("squares-cnn").version == "v2"
+    assert lungkit("models", "rollback", "squares-cnn")[:2] == (0, "squares-cnn@v1 is active\n")
+    assert registry.active("squares-cnn").version == "v1"
+    assert "nothing to go back to" in _refused(lungkit("models", "rollback", "squares-cnn"))
+
+
+def _card(version: registry.Version, **changes) -> dict:
+    return {key: version.card[key] for key in registry.REQUIRED} | changes
+
+
+def _one_file(folder: Path) -> None:
+    (folder / "weights").write_bytes(b"1")
+
+
+# --- data
+
+
+def test_an_audit_shows_its_findings_and_writes_tables_and_figure(lungkit, squares, tmp_path):
+    copied = shutil.copytree(squares, tmp_path / "[old] squares")
+    shutil.copy(copied / "p00_0.png", copied / "p01_0.png")  # the same picture, left and right
+    code, out, _ = lungkit("data", "audit", copied, "--out", tmp_path / "audit")
+    assert code == 0
+    assert "Audit of [old] squares" in out
+    assert next(row for row in _rows(out, "same picture under two labels"))[0] == "error"
+    findings = pd.read_csv(tmp_path / "audit" / "findings.csv")
+    found = findings.set_index("finding").loc["same picture under two labels"]
+    assert (found["severity"], found["count"]) == ("error", 1)
+    (pair,) = pd.read_csv(tmp_path / "audit" / "duplicates.csv").query("kind == 'exact'").itertuples()
+    assert {pair.file_a, pair.file_b} == {"p00_0.png", "p01_0.png"}
+    with Image.open(tmp_path / "audit" / "audit.png") as figure:
+        assert min(figure.size) > 300
+
+
+def test_an_audit_of_another_label_column_compares_its_classes(lungkit, squares, tmp_path):
+    code, _, _ = lungkit("data", "audit", squares, "--label-column", "other", "--out", tmp_path)
+    assert code == 0
+    findings = (tmp_path / "findings.csv").read_text()
+    assert "left" not in findings
+
+
+def test_the_phantom_is_made_as_dicom_files_with_masks(lungkit, tmp_path):
+    import pydicom
+
+    folder = tmp_path / "made"
+    code, out, _ = lungkit("data", "phantom", folder, "--slices", 6, "--seed", 3)
+    assert code == 0
+    assert out == f"{folder}\n"
+    labels = pd.read_csv(folder / "labels.csv", keep_default_na=False)
+    assert len(labels) == 6
+    header = pydicom.dcmread(folder / labels["file"][0], stop_before_pixels=True)
+    assert header.Modality == "CT"
+    ill = labels[labels["mask"] != ""]
+    assert len(ill)
+    assert all((folder / mask).is_file() for mask in ill["mask"])
+
+
+def test_fetch_prints_where_the_data_set_lies(lungkit, monkeypatch, tmp_path):
+    from lungkit.data import fetch
+
+    monkeypatch.setattr(fetch, "fetch", lambda name: tmp_path / f"{name}.npz")
+    assert lungkit("data", "fetch", "pneumoniamnist") == (0, f"{tmp_path / 'pneumoniamnist.npz'}\n", "")
+
+
+def test_fetch_refuses_an_unknown_name_in_one_line(lungkit):
+    assert "chexpert" in _refused(lungkit("data", "fetch", "chexpert"))

@@ -1,0 +1,278 @@
+"""Notebooks run with their parameters, fail with a clear message, and leave pages that need no network."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from lungkit import config, notebooks
+from lungkit.errors import LungkitError
+
+COMMITTED = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+
+def _write(file: Path, *cells: str, parameters: str = "data = 'phantom'\nreport = ''") -> Path:
+    """A small notebook: a title, its parameters, and code cells."""
+    marked = new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    document = new_notebook(cells=[new_markdown_cell(f"# {file.stem}"), marked, *map(new_code_cell, cells)])
+    document.metadata = {
+        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    nbformat.write(document, file)
+    return file
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """An empty notebooks folder in the place of the project's."""
+    made = tmp_path / "notebooks"
+    made.mkdir()
+    monkeypatch.setattr(config, "notebooks_dir", lambda: made)
+    return made
+
+
+@pytest.fixture
+def three(folder) -> list[Path]:
+    names = ("01_first.ipynb", "02_second.ipynb", "03_third.ipynb")
+    return [_write(folder / name, "print('ran')") for name in names]
+
+
+# --- which notebooks
+
+
+def test_all_selects_every_numbered_notebook_in_order(three, folder):
+    _write(folder / "scratch.ipynb")
+    assert notebooks.select(["all"]) == three
+
+
+def test_numbers_select_notebooks_in_order_and_once(three):
+    assert notebooks.select(["03", "01", "03"]) == [three[0], three[2]]
+
+
+@pytest.mark.parametrize(("which", "named"), [(["07"], "07"), (["01", "x", "07"], "x, 07"), ([], "given")])
+def test_an_unknown_notebook_is_refused_with_those_there_are(three, which, named):
+    with pytest.raises(LungkitError, match=f"no notebook {named}; there are: all, 01, 02, 03"):
+        notebooks.select(which)
+
+
+# --- parameters
+
+
+def test_an_unknown_parameter_is_refused_by_name_before_anything_runs(three, tmp_path):
+    with pytest.raises(LungkitError, match="no parameter colour, size; there are: data, report"):
+        notebooks.run(three, {"size": 3, "colour": "red"}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# About 4 s: two kernels start.
+def test_each_notebook_gets_the_parameters_it_knows_and_the_pages_escape_them(folder, tmp_path):
+    known = "data = 'phantom'\nreport = ''\nprofile = 'quick'"
+    show = "from pathlib import Path\nPath(report, f'{data[:1]}{profile}.txt').write_text(f'{data}|{profile}')"
+    no_sockets = "import os\nassert all(file.endswith('.ipynb') for file in os.listdir()), os.listdir()"
+    first = _write(folder / "01_first.ipynb", show, parameters=known)
+    second = _write(folder / "02_second.ipynb", "assert data == 'a<b>x' and 'profile' not in dir()", no_sockets)
+    run = notebooks.run([first, second], {"data": "a<b>x", "profile": "full"}, tmp_path / "run")
+    assert (run.folder / "afull.txt").read_text() == "a<b>x|full"
+    assert [(name, status) for name, _, status in run.stages] == [("01_first", "done"), ("02_second", "done")]
+    assert all(seconds > 0 for _, seconds, _ in run.stages)
+    index = run.index.read_text()
+    assert "a&lt;b&gt;x" in index
+    assert "<b>x" not in index
+    assert 'href="01_first.html"' in index
+    assert 'href="02_second.html"' in index
+    assert nbformat.read(folder / "01_first.ipynb", 4).cells[2].outputs == [], "the notebook itself is not touched"
+    assert {file.suffix for file in folder.iterdir()} == {".ipynb"}
+
+
+# --- pages
+
+LOADED = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)\s*=\s*["']?(?:https?:)?//[^"'\s>]+""")
+IMPORTED = re.compile(r"""@import|url\(\s*["']?(?:https?:)?//|\bimport\s*\(?["']https?:|importScripts""")
+
+
+# About 3 s: a kernel starts.
+def test_the_pages_load_nothing_from_the_network(folder, tmp_path):
+    cells = (
+        "import base64\nfrom IPython.display import HTML, Image, Markdown\nMarkdown('$x^2$ and `code`')",
+        "from lungkit import progress\nfor _ in progress.bar(range(3), label='counting'): pass",
+        'from IPython.display import SVG\nSVG(\'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>\')',
+    )
+    notebook = _write(folder / "01_first.ipynb", *cells)
+    run = notebooks.run([notebook], {}, tmp_path / "run")
+    for page in (run.index, run.folder / "01_first.html"):
+        text = page.read_text()
+        assert LOADED.findall(text) == [], page.name
+        assert IMPORTED.findall(text) == [], page.name
+    executed = nbformat.read(run.folder / "01_first.ipynb", 4)
+    (bar,) = next(cell for cell in executed.cells if "progress" in cell.source).outputs
+    assert bar.output_type == "display_data"
+    assert "3/3" in bar.data["text/plain"]
+    assert set(bar.data) == {"text/plain"}, "a widget's page would load scripts"
+
+
+def test_the_pattern_for_loaded_addresses_finds_them():
+    assert LOADED.search('<script defer src="https://cdn.example/x.js">')
+    assert LOADED.search("<link rel=stylesheet href='//fonts.example/a'>")
+    assert not LOADED.search('<a href="https://example.org">a link is not loaded</a>')
+
+
+def _run_with(folder: Path, record: dict | None = None) -> notebooks.Run:
+    if record:
+        (folder / "evaluation.json").write_text(json.dumps(record))
+    return notebooks.Run(folder, {"data": "phantom"}, [("01_first", 1.2, "done")])
+
+
+RECORD = {
+    "model": "m@v3", "data": "set", "split": "test", "synthetic": True, "accuracy": 0.9116, "macro_f1": 0.9,
+    "n": 90, "patients": 17, "intervals": {"accuracy": [0.8514, 0.96]},
+}  # fmt: skip
+
+
+def test_the_headline_is_the_evaluations_result(tmp_path):
+    run = _run_with(tmp_path, RECORD)
+    sentence = notebooks.headline(run.folder)
+    assert sentence == (
+        "m@v3 on set (synthetic phantom), test split: accuracy 0.912 (95 % interval 0.851–0.960), macro F1 0.900, "
+        "90 images of 17 patients"
+    )
+
+
+def test_the_headline_does_without_an_interval_where_there_is_one_patient(tmp_path):
+    run = _run_with(tmp_path, RECORD | {"intervals": {"accuracy": [None, None]}, "synthetic": False})
+    assert "m@v3 on set, test split: accuracy 0.912, macro F1" in notebooks.headline(run.folder)
+
+
+def test_without_an_evaluation_there_is_no_headline(tmp_path):
+    assert notebooks.headline(tmp_path) == ""
+
+
+# --- failures
+
+
+# About 4 s: two kernels start.
+def test_a_failing_cell_names_notebook_cell_reason_and_copy_and_the_index_lists_it(folder, tmp_path):
+    first = _write(folder / "01_first.ipynb", "print('ran')")
+    second = _write(folder / "02_second.ipynb", "x = 1", "raise ValueError('no <such> image')", "print('after')")
+    third = _write(folder / "03_third.ipynb", "print('ran')")
+    with pytest.raises(notebooks.NotebookFailed) as caught:
+        notebooks.run([first, second, third], {}, tmp_path / "run")
+    message = str(caught.value)
+    page = tmp_path / "run" / "02_second.html"
+    # Cell 1 holds the parameters, 2 those that were given, 3 is "x = 1".
+    assert message.startswith("02_second.ipynb stopped in its code cell 4: ValueError: no <such> image\n")
+    assert str(page) in message
+    assert "no &lt;such&gt; image" in page.read_text()
+    index = (tmp_path / "run" / "index.html").read_text()
+    assert '<td class="failed">ValueError: no &lt;such&gt; image</td>' in index
+    assert index.count('<td class="">done</td>') == 1
+    assert "03_third" not in index
+    assert not (tmp_path / "run" / "03_third.ipynb").exists()
+
+
+def test_a_kernel_that_dies_is_reported_like_a_failing_cell(folder, tmp_path):
+    notebook = _write(folder / "01_first.ipynb", "import os\nos._exit(9)")
+    with pytest.raises(notebooks.NotebookFailed, match=r"01_first\.ipynb stopped .*memory"):
+        notebooks.run([notebook], {}, tmp_path / "run")
+    assert "memory" in (tmp_path / "run" / "index.html").read_text()
+
+
+def test_a_run_without_a_folder_gets_one_named_by_its_data_under_the_reports(folder, monkeypatch):
+    notebook = _write(folder / "01_first.ipynb")
+    monkeypatch.setattr(notebooks, "_papermill", lambda *_: None)
+    run = notebooks.run([notebook], {"data": "/somewhere/my set"})
+    assert run.folder.parent == config.reports_dir()
+    assert re.fullmatch(r"\d{8}-\d{6}-my set", run.folder.name)
+    assert "Run on my set" in run.index.read_text()
+
+
+def test_the_index_shows_the_figures_that_the_notebooks_left(folder, tmp_path, monkeypatch):
+    notebook = _write(folder / "01_first.ipynb")
+    monkeypatch.setattr(notebooks, "_papermill", lambda *_: (tmp_path / "class_balance #1.png").write_bytes(b""))
+    index = notebooks.run([notebook], {}, tmp_path).index.read_text()
+    assert 'src="class_balance%20%231.png"' in index
+    assert "class balance #1</figcaption>" in index
+
+
+# --- the committed notebooks, executed in place
+
+
+def test_refreshing_leaves_the_committed_metadata_and_no_trace_of_papermill(folder):
+    notebook = _write(folder / "01_first.ipynb", "print(6 * 7)")
+    before = nbformat.read(notebook, 4)
+    notebooks.refresh(notebook)
+    after = nbformat.read(notebook, 4)
+    assert after.metadata == before.metadata
+    assert [cell.metadata for cell in after.cells] == [cell.metadata for cell in before.cells]
+    assert [cell.source for cell in after.cells] == [cell.source for cell in before.cells]
+    assert after.cells[2].outputs[0].text == "42\n"
+    assert "papermill" not in notebook.read_text()
+    assert [file.name for file in folder.iterdir()] == [notebook.name]
+
+
+def test_a_notebook_that_fails_while_it_is_refreshed_is_left_as_it_was(folder):
+    notebook = _write(folder / "01_first.ipynb", "print(6 * 7)", "1 / 0")
+    before = notebook.read_bytes()
+    with pytest.raises(notebooks.NotebookFailed, match="ZeroDivisionError"):
+        notebooks.refresh(notebook)
+    assert notebook.read_bytes() == before
+
+
+def test_there_are_five_numbered_notebooks():
+    assert [file.name[:3] for file in COMMITTED] == ["01_", "02_", "03_", "04_", "05_"]
+
+
+def _code(document) -> list:
+    return [cell for cell in document.cells if cell.cell_type == "code"]
+
+
+def _outputs(document) -> list:
+    return [output for cell in _code(document) for output in cell.outputs]
+
+
+def _texts(document) -> list[str]:
+    """What a person can read in a notebook: sources and textual outputs, no encoded pictures."""
+    found = [cell.source for cell in document.cells]
+    for output in _outputs(document):
+        found.append(output.get("text", ""))
+        found += [text for kind, text in output.get("data", {}).items() if kind.startswith("text/")]
+    return found
+
+
+@pytest.fixture(params=COMMITTED, ids=lambda file: file.stem)
+def committed(request):
+    return nbformat.read(request.param, 4)
+
+
+@pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.stem)
+def test_a_committed_notebook_knows_the_parameters_of_every_run(file):
+    assert notebooks.parameter_names(file) >= {"data", "profile", "seed", "report"}
+
+
+def test_a_committed_notebook_has_no_long_code_cell(committed):
+    assert [cell.source for cell in _code(committed) if len(cell.source.splitlines()) > 25] == []
+
+
+def test_a_committed_notebook_has_run_from_top_to_bottom(committed):
+    cells = [cell for cell in _code(committed) if cell.source]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert any(cell.outputs for cell in cells)
+
+
+def test_a_committed_notebook_shows_no_error_and_no_warning(committed):
+    assert [o for o in _outputs(committed) if o.output_type == "error" or o.get("name") == "stderr"] == []
+
+
+def test_a_committed_notebook_names_no_place_on_the_machine_it_ran_on(committed):
+    place = re.compile(r"(?<![\w.:/<])(?:/[\w.-]+){2,}|[A-Z]:\\\\?\w+|file://")
+    assert [match for text in _texts(committed) for match in place.findall(text)] == []
+    assert not any(str(Path.home()) in text for text in _texts(committed) if len(Path.home().parts) > 2)
+
+
+@pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.stem)
+def test_a_committed_notebook_is_small_enough_to_review(file):
+    assert file.stat().st_size < 1.5e6
+    assert "papermill" not in file.read_text()

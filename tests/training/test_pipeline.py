@@ -1,0 +1,256 @@
+"""Batches for training: the very tensors of evaluation and prediction, varied only as a chest may vary."""
+
+import dataclasses
+
+from lungkit.backend import keras
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lungkit.data import dataset, images
+from lungkit.training import pipeline
+
+SPEC = images.Preprocessing(size=(32, 32), mean=0.4, std=0.25)
+BLACK, WHITE = (0 - SPEC.mean) / SPEC.std, (1 - SPEC.mean) / SPEC.std
+STILL = {"rotation": 0, "translation": 0, "scaling": 0, "brightness": 0, "contrast": 0, "flip": False}
+
+
+@pytest.fixture
+def chest(squares) -> dataset.Dataset:
+    return dataset.prepare(squares)
+
+
+@pytest.fixture
+def pictures() -> np.ndarray:
+    """Sixteen preprocessed images of noise, from black to white."""
+    grey = np.random.default_rng(0).random((16, 32, 32, 1))
+    return ((grey - SPEC.mean) / SPEC.std).astype(np.float32)
+
+
+def _augmentation(**changes) -> keras.Sequential:
+    return pipeline.augmentation(mean=SPEC.mean, std=SPEC.std, **changes)
+
+
+def _augmented(pictures, **changes) -> np.ndarray:
+    return np.asarray(_augmentation(**changes)(pictures, training=True))
+
+
+def _collected(stream) -> tuple[np.ndarray, np.ndarray]:
+    tensors, labels = zip(*stream.as_numpy_iterator(), strict=True)
+    return np.concatenate(tensors), np.concatenate(labels)
+
+
+# --- the tensors
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_training_evaluation_and_prediction_see_identical_tensors(chest, split):
+    files = chest.files(split)
+    one_by_one = np.stack([images.preprocess(images.read(file), SPEC) for file in files])
+    uploaded = np.stack([images.preprocess(images.read(file.read_bytes()), SPEC) for file in files])
+    trained_on, labels = _collected(pipeline.batches(chest, split, SPEC, 7))
+    np.testing.assert_array_equal(trained_on, one_by_one)
+    np.testing.assert_array_equal(images.read_batch(files, SPEC), one_by_one)
+    np.testing.assert_array_equal(uploaded, one_by_one)
+    np.testing.assert_array_equal(labels, chest.labels(split))
+    assert (trained_on.dtype, labels.dtype) == (np.float32, np.int64)
+
+
+@pytest.mark.parametrize("batch_size", [7, 12, 1000])
+def test_the_number_of_batches_is_known_and_true(chest, batch_size):
+    stream = pipeline.batches(chest, "train", SPEC, batch_size)
+    sizes = [len(labels) for _, labels in stream.as_numpy_iterator()]
+    assert len(stream) == len(sizes)
+    assert sum(sizes) == len(chest.files("train"))
+    assert set(sizes[:-1]) <= {batch_size}
+
+
+def test_the_shape_is_known_before_a_file_is_read(chest):
+    tensors, labels = pipeline.batches(chest, "train", SPEC, 7).element_spec
+    assert tensors.shape.as_list() == [None, 32, 32, 1]
+    assert labels.shape.as_list() == [None]
+
+
+def test_a_broken_files_error_names_the_file(chest):
+    file = chest.files("train")[3]
+    moved = dataclasses.replace(chest, root=file.parent.parent / "without")
+    with pytest.raises(Exception, match=moved.files("train")[0].name):
+        _collected(pipeline.batches(moved, "train", SPEC))
+
+
+def test_a_truncated_files_error_says_so(chest, tmp_path):
+    for file in chest.files("train"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    broken = tmp_path / chest.files("train")[3].name
+    broken.write_bytes(broken.read_bytes()[:-60])
+    with pytest.raises(Exception, match=rf"{broken.name}.*(?i:truncated|cut)"):
+        _collected(pipeline.batches(dataclasses.replace(chest, root=tmp_path), "train", SPEC))
+
+
+# --- the order
+
+
+def test_without_shuffle_every_epoch_is_in_the_manifests_order(chest):
+    stream = pipeline.batches(chest, "train", SPEC, 7)
+    for _ in range(2):
+        np.testing.assert_array_equal(_collected(stream)[1], chest.labels("train"))
+
+
+def _order(stream, chest) -> list[int]:
+    """Which of the training files each tensor of one epoch came from; labels must have come along."""
+    known = {tensor.tobytes(): i for i, tensor in enumerate(images.read_batch(chest.files("train"), SPEC))}
+    assert len(known) == len(chest.files("train")), "the pictures must differ for this test"
+    tensors, labels = _collected(stream)
+    order = [known[tensor.tobytes()] for tensor in tensors]
+    np.testing.assert_array_equal(labels, chest.labels("train")[order])
+    return order
+
+
+def test_shuffling_differs_between_epochs_and_keeps_every_image_with_its_label(chest):
+    stream = pipeline.batches(chest, "train", SPEC, 7, shuffle=True)
+    first, second = _order(stream, chest), _order(stream, chest)
+    assert first != second
+    assert sorted(first) == sorted(second) == list(range(len(first)))
+    assert first != sorted(first)
+
+
+def test_the_same_seed_shuffles_alike_and_another_differently(chest):
+    def epochs(seed):
+        stream = pipeline.batches(chest, "train", SPEC, 7, shuffle=True, seed=seed)
+        return [_order(stream, chest) for _ in range(2)]
+
+    assert epochs(3) == epochs(3)
+    assert epochs(3) != epochs(4)
+
+
+# --- the cache
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list[str]:
+    """Every file that images.read was called with, while it still works."""
+    called, read = [], images.read
+
+    def counting(file, *rest):
+        called.append(str(file))
+        return read(file, *rest)
+
+    monkeypatch.setattr(images, "read", counting)
+    return called
+
+
+def test_a_set_that_fits_is_decoded_once(chest, reads):
+    stream = pipeline.batches(chest, "val", SPEC)
+    first, second = _collected(stream)[0], _collected(stream)[0]
+    assert sorted(reads) == sorted(map(str, chest.files("val")))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_set_too_large_for_the_cache_is_decoded_each_epoch(chest, reads, monkeypatch):
+    n = len(chest.files("val"))
+    monkeypatch.setattr(pipeline, "CACHE_BYTES", n * 32 * 32 * 4 - 1)
+    stream = pipeline.batches(chest, "val", SPEC)
+    first, second = _collected(stream)[0], _collected(stream)[0]
+    assert len(reads) == 2 * n
+    np.testing.assert_array_equal(first, second)
+
+
+# --- the augmentation
+
+
+def test_an_augmentation_of_nothing_changes_nothing(pictures):
+    np.testing.assert_allclose(_augmented(pictures, **STILL), pictures, atol=1e-5)
+
+
+def test_augmented_images_keep_shape_and_type_and_stay_between_black_and_white(pictures):
+    strong = {"rotation": 40, "translation": 0.3, "scaling": 0.3, "brightness": 0.6, "contrast": 0.8}
+    for changed in (_augmented(pictures), _augmented(pictures, **strong)):
+        assert (changed.shape, changed.dtype) == (pictures.shape, pictures.dtype)
+        assert changed.min() >= BLACK - 1e-4
+        assert changed.max() <= WHITE + 1e-4
+
+
+@pytest.mark.parametrize("amount", ["rotation", "translation", "scaling", "brightness", "contrast"])
+def test_each_amount_varies_the_images(pictures, amount):
+    size = 20 if amount == "rotation" else 0.3
+    changed = _augmented(pictures, **STILL | {amount: size})
+    assert np.abs(changed - pictures).max() > 0.1
+    assert np.ptp(np.abs(changed - pictures).mean(axis=(1, 2, 3))) > 0.01, "images vary one by one, not as a batch"
+
+
+def test_images_are_flipped_from_left_to_right_only_and_not_all_of_them(pictures):
+    changed = _augmented(pictures, **STILL | {"flip": True})
+    flipped = [np.allclose(after, before[:, ::-1], atol=1e-4) for after, before in zip(changed, pictures, strict=True)]
+    kept = [np.allclose(after, before, atol=1e-4) for after, before in zip(changed, pictures, strict=True)]
+    assert any(flipped)
+    assert any(kept)
+    assert all(np.logical_xor(flipped, kept))
+
+
+@pytest.mark.parametrize("amount", [{"rotation": 45}, {"translation": 0.5}, {"scaling": 0.9}])
+def test_the_new_border_is_black_in_the_normalised_range(amount):
+    white = np.full((16, 32, 32, 1), WHITE, np.float32)
+    corners = _augmented(white, **STILL | amount)[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert corners.min() == pytest.approx(BLACK, abs=1e-3)
+    black = np.full((16, 32, 32, 1), BLACK, np.float32)
+    np.testing.assert_allclose(_augmented(black, **STILL | amount), black, atol=1e-4)
+
+
+@pytest.mark.parametrize("amount", [{"rotation": 60}, {"scaling": 0.5}])
+def test_images_are_turned_and_scaled_about_their_centre(amount):
+    row, column = np.mgrid[:32, :32] - 15.5
+    disc = np.where(row**2 + column**2 < 64, WHITE, BLACK)[None, ..., None].astype(np.float32)
+    weight = _augmented(np.repeat(disc, 16, axis=0), **STILL | amount)[..., 0] - BLACK
+    total = weight.sum(axis=(1, 2))
+    np.testing.assert_allclose((weight * row).sum(axis=(1, 2)) / total, 0, atol=0.05)
+    np.testing.assert_allclose((weight * column).sum(axis=(1, 2)) / total, 0, atol=0.05)
+
+
+def test_some_images_are_left_where_they_are(pictures):
+    """A resampled picture is softer; some stay as sharp as those that are predicted later."""
+    changed = _augmented(np.repeat(pictures, 4, axis=0), **STILL | {"rotation": 20})
+    same = np.abs(changed - np.repeat(pictures, 4, axis=0)).max(axis=(1, 2, 3)) < 1e-4
+    assert 0.05 < same.mean() < 0.6
+
+
+def test_the_affine_layer_can_be_made_again_from_its_settings(pictures):
+    layer = pipeline.RandomAffine(20, 0.1, 0.2, fill=BLACK, seed=3)
+    again = pipeline.RandomAffine.from_config(layer.get_config())
+    np.testing.assert_array_equal(again(pictures, training=True), layer(pictures, training=True))
+
+
+def test_images_are_not_varied_outside_training(pictures):
+    np.testing.assert_allclose(np.asarray(_augmentation()(pictures, training=False)), pictures, atol=1e-5)
+
+
+def test_the_same_seed_varies_alike_and_another_differently(pictures):
+    np.testing.assert_array_equal(_augmented(pictures, seed=3), _augmented(pictures, seed=3))
+    assert np.abs(_augmented(pictures, seed=3) - _augmented(pictures, seed=4)).max() > 0.1
+
+
+def test_a_whole_training_stream_is_the_same_for_the_same_seed_and_new_in_each_epoch(chest):
+    def epochs():
+        augment = _augmentation(seed=3)
+        stream = pipeline.batches(chest, "train", SPEC, 2, augment=augment, shuffle=True, seed=3)
+        return [_collected(stream) for _ in range(2)]
+
+    once, again = epochs(), epochs()
+    for (tensors, labels), (same_tensors, same_labels) in zip(once, again, strict=True):
+        np.testing.assert_array_equal(labels, same_labels)
+        np.testing.assert_array_equal(tensors, same_tensors)
+    assert sorted(map(bytes, once[0][0])) != sorted(map(bytes, once[1][0]))
+
+
+def test_augmentation_comes_after_the_cache(chest):
+    stream = pipeline.batches(chest, "val", SPEC, augment=_augmentation())
+    assert np.abs(_collected(stream)[0] - _collected(stream)[0]).max() > 0.1
+
+
+def test_what_the_pipeline_pads_and_what_augmentation_pads_is_the_same_black(tmp_path):
+    """A wide picture gets bars above and below; a shifted one gets a border: both are the grey value 0."""
+    Image.fromarray(np.full((30, 60), 255, np.uint8)).save(tmp_path / "wide.png")
+    tensor = images.preprocess(images.read(tmp_path / "wide.png"), SPEC)
+    assert tensor[0, 0, 0] == pytest.approx(BLACK, abs=1e-5)
+    moved = _augmented(np.repeat(tensor[None], 16, axis=0), **STILL | {"translation": 0.4})
+    assert moved.min() == pytest.approx(BLACK, abs=1e-4)

@@ -1,0 +1,270 @@
+"""A trained model is registered with what is needed to trust it, and scored on patients it has not seen."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+from lungkit.backend import keras
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lungkit import config
+from lungkit.data import dataset, images
+from lungkit.errors import LungkitError
+from lungkit.models import cnn, registry, saved
+from lungkit.training import evaluation, pipeline, release
+
+SPEC = images.Preprocessing(size=(32, 32), mean=0.2, std=0.2)
+RECIPE = {"label_column": None, "limit": None, "seed": 7}
+# What the issue promises to programs that read `lungkit evaluate --json`.
+PROMISED = {
+    "n", "patients", "classes", "accuracy", "balanced_accuracy", "macro_f1", "auc", "ece", "per_class", "confusion",
+    "intervals", "seconds", "images_per_second",
+}  # fmt: skip
+OF_A_CLASS = {"precision", "recall", "specificity", "f1", "auc", "support"}
+
+
+@pytest.fixture(scope="module")
+def model(squares, tmp_path_factory) -> keras.Model:
+    """A tiny network that has learned left from right; about 5 s."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUNGKIT_DATA", str(tmp_path_factory.mktemp("prepared")))
+        chest = dataset.prepare(squares)
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((32, 32, 1))
+    x = keras.layers.Conv2D(8, 5, 4, activation="relu")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+    cnn.compile_classifier(model, learning_rate=1e-2)
+    model.fit(pipeline.batches(chest, "train", SPEC, 16, shuffle=True), epochs=4, shuffle=False, verbose=0)
+    return model
+
+
+@pytest.fixture
+def chest(squares) -> dataset.Dataset:
+    return dataset.prepare(squares, **RECIPE)
+
+
+def _registered(model, chest, name="squares-cnn", **recipe) -> registry.Version:
+    return release.register(
+        model, name, chest, SPEC, architecture={"kind": "tiny"}, training={"epochs": 4}, recipe=RECIPE | recipe
+    )
+
+
+@pytest.fixture
+def version(model, chest) -> registry.Version:
+    return _registered(model, chest)
+
+
+def _with_labels(chest, split, change) -> dataset.Dataset:
+    """The same data set with the labels of one split changed."""
+    manifest = chest.manifest.copy()
+    rows = manifest["split"] == split
+    manifest.loc[rows, "label"] = change(manifest.loc[rows, "label"])
+    return dataclasses.replace(chest, manifest=manifest)
+
+
+def _swapped(labels: pd.Series) -> pd.Series:
+    return labels.map({"left": "right", "right": "left"})
+
+
+def _relabelled_copy(squares: Path, folder: Path, names: dict[str, str], order: list[str] | None = None) -> Path:
+    """The pictures of `squares` with other class names, listed in another order."""
+    shutil.copytree(squares, folder)
+    table = pd.read_csv(folder / "labels.csv", dtype=str, keep_default_na=False)
+    table["label"] = table["label"].map(names)
+    table.to_csv(folder / "labels.csv", index=False)
+    if order:
+        (folder / "dataset.json").write_text(json.dumps({"classes": order}))
+    return folder
+
+
+# --- registering
+
+
+def test_a_registered_version_holds_both_model_files_the_cards_and_what_it_was_trained_on(version, chest):
+    assert {file.name for file in version.folder.iterdir()} == {
+        "model.keras", "model.h5", "card.json", "README.md", "trained_on.txt", "SHA256SUMS",
+    }  # fmt: skip
+    seen = (version.folder / "trained_on.txt").read_text().split()
+    assert set(seen) == {*chest.part("train")["sha256"], *chest.part("val")["sha256"]}
+    assert not set(seen) & set(chest.part("test")["sha256"])
+    assert registry.find("squares-cnn") == version
+
+
+def test_the_card_tells_what_the_model_needs_and_where_it_comes_from(version, chest):
+    card = version.card
+    assert card["classes"] == ["left", "right"]
+    assert images.Preprocessing.from_dict(card["preprocessing"]) == SPEC
+    assert card["data"]["fingerprint"] == chest.fingerprint
+    assert card["data"]["recipe"] == RECIPE
+    assert card["data"]["counts"]["test"] == {
+        "images": len(chest.files("test")),
+        "patients": len(set(chest.patients("test"))),
+    }
+    assert (card["architecture"], card["training"]) == ({"kind": "tiny"}, {"epochs": 4})
+    assert card["synthetic"] is False
+
+
+def test_the_operating_point_and_the_cards_figures_do_not_depend_on_the_test_images(model, chest, version):
+    other = _registered(model, _with_labels(chest, "test", _swapped))
+    assert other.card["operating_point"] == version.card["operating_point"]
+    assert other.card["metrics"] == version.card["metrics"]
+    assert set(other.card["metrics"]) == {"val"}
+    assert other.card["metrics"]["val"]["n"] == len(chest.files("val"))
+
+
+def test_the_operating_point_depends_on_the_validation_images(model, chest, version):
+    other = _registered(model, _with_labels(chest, "val", _swapped))
+    assert other.card["operating_point"] != version.card["operating_point"]
+
+
+def test_a_model_that_learned_from_the_phantom_says_so_on_its_card(model, chest):
+    card = _registered(model, dataclasses.replace(chest, synthetic=True))
+    assert card.card["synthetic"] is True
+    assert "Synthetic" in (card.folder / "README.md").read_text()
+
+
+def test_the_h5_file_gives_the_logits_of_the_keras_file_on_real_tensors(version, chest):
+    tensors = images.read_batch(chest.files("test"), SPEC)
+    h5 = keras.saving.load_model(version.folder / "model.h5", compile=False)
+    np.testing.assert_allclose(h5(tensors), saved.load(version)(tensors), atol=1e-5)
+
+
+def test_probabilities_are_the_softmax_of_the_logits(model, chest):
+    tensors = images.read_batch(chest.files("val"), SPEC)
+    logits = np.asarray(model(tensors), np.float64)
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(release.probabilities(model, tensors, batch_size=5), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("phantom-600", "phantom-600-cnn"),
+        ("Chest X-Ray (2017)", "chest-x-ray-2017-cnn"),
+        ("..hidden", "hidden-cnn"),
+        ("Pneumopathies aiguës", "pneumopathies-aigues-cnn"),
+        ("胸部", "cnn"),
+        ("x" * 300, "x" * 96 + "-cnn"),
+    ],
+)
+def test_a_default_name_can_be_registered_whatever_the_data_set_is_called(model, chest, name, expected):
+    named = release.default_name(dataclasses.replace(chest, name=name))
+    assert named == expected
+    assert registry.add(named, _card(), lambda folder: (folder / "weights").write_bytes(b"1")).model == expected
+
+
+def _card() -> dict:
+    empty = {"preprocessing": {}, "data": {}, "metrics": {}, "operating_point": {}}
+    return {"classes": ["a", "b"], "synthetic": False} | empty
+
+
+# --- scoring
+
+
+def test_a_score_on_the_test_split_is_on_images_the_version_has_not_seen(version, chest):
+    scored = release.score(version, chest)
+    assert scored.split == "test"
+    assert scored.files == [file.name for file in chest.files("test")]
+    assert scored.seen_in_training == 0
+    assert scored.evaluation.value("accuracy")[0] > 0.9, "the tiny model has learned left from right"
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_images_the_version_was_trained_or_chosen_on_are_counted(version, chest, split):
+    scored = release.score(version, chest, split)
+    assert scored.seen_in_training == len(scored.labels) == len(chest.files(split))
+
+
+def test_all_scores_every_readable_image(version, chest):
+    scored = release.score(version, chest, "all")
+    assert len(scored.labels) == len(scored.files) == 120
+    assert scored.seen_in_training == 120 - len(chest.files("test"))
+
+
+def test_a_score_is_the_evaluation_of_the_predictions_at_the_cards_operating_point(version, chest, model):
+    scored = release.score(version, chest, "val")
+    tensors = images.read_batch(chest.files("val"), SPEC)
+    np.testing.assert_array_equal(scored.tensors, tensors)
+    np.testing.assert_allclose(scored.probabilities, release.probabilities(model, tensors), atol=1e-6)
+    expected = evaluation.decide(scored.probabilities, version.card["operating_point"])
+    np.testing.assert_array_equal(scored.evaluation.predicted, expected)
+    assert scored.to_dict()["accuracy"] == version.card["metrics"]["val"]["accuracy"]
+
+
+def test_a_score_has_every_key_that_programs_were_promised_and_is_strict_json(version, chest):
+    record = release.score(version, chest).to_dict()
+    assert set(record) >= PROMISED
+    assert set(record["per_class"]) == set(record["intervals"]["per_class"]) == {"left", "right"}
+    assert all(set(figures) >= OF_A_CLASS for figures in record["per_class"].values())
+    assert all(len(record["intervals"][name]) == 2 for name in ("accuracy", "balanced_accuracy", "macro_f1", "auc"))
+    assert (record["model"], record["data"], record["split"]) == ("squares-cnn@v1", "squares", "test")
+    assert record["n"] == sum(map(sum, record["confusion"])) == len(chest.files("test"))
+    assert record["seconds"] > 0
+    assert record["images_per_second"] > 0
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+
+
+def test_classes_are_matched_by_name_whatever_their_case_and_order(version, chest, squares, tmp_path):
+    folder = _relabelled_copy(squares, tmp_path / "squares", {"left": "LEFT", "right": "Right"}, ["Right", "LEFT"])
+    turned = dataset.prepare(folder)
+    assert turned.classes == ("Right", "LEFT")
+    there, here = release.score(version, turned, "all"), release.score(version, chest, "all")
+    assert there.evaluation.classes == ("left", "right")
+    np.testing.assert_array_equal(there.labels, here.labels)
+    assert there.to_dict()["confusion"] == here.to_dict()["confusion"]
+
+
+def test_a_class_the_model_does_not_know_is_refused_by_name(version, squares, tmp_path):
+    folder = _relabelled_copy(squares, tmp_path / "squares", {"left": "left", "right": "above"})
+    with pytest.raises(
+        LungkitError, match=r"squares-cnn@v1 knows left, right, but .* labelled above; .*--label-column"
+    ):
+        release.score(version, dataset.prepare(folder))
+
+
+def test_a_set_that_lacks_a_class_can_still_be_scored(version, chest):
+    only_left = dataclasses.replace(chest, manifest=chest.manifest[chest.manifest["label"] == "left"])
+    record = release.score(version, only_left).to_dict()
+    assert record["per_class"]["right"]["support"] == 0
+    assert record["per_class"]["right"]["recall"] is None
+
+
+def test_a_split_without_an_image_is_refused_with_those_there_are(version, chest):
+    no_test = dataclasses.replace(chest, manifest=chest.manifest[chest.manifest["split"] != "test"])
+    with pytest.raises(LungkitError, match=r"no image in split 'test'; there are:\n(.|\n)*train"):
+        release.score(version, no_test)
+
+
+@pytest.mark.parametrize("file", ["model.keras", "trained_on.txt", "card.json"])
+def test_a_tampered_file_is_refused_by_name_before_anything_is_scored(version, chest, file):
+    path = version.folder / file
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(registry.ModelDamaged, match=rf"squares-cnn@v1: {file} was changed"):
+        release.score(version, chest)
+
+
+# --- the data a version is scored on
+
+
+def test_the_data_of_a_version_is_split_as_it_was_for_its_training(model, squares):
+    trained_on = dataset.prepare(squares, limit=60, seed=3)
+    version = _registered(model, trained_on, limit=60, seed=3)
+    shutil.rmtree(config.data_dir())
+    again = release.data_for(version, str(squares))
+    assert again.fingerprint == trained_on.fingerprint
+    assert release.score(version, again).seen_in_training == 0
+
+
+def test_another_data_set_is_taken_whole(model, squares, tmp_path):
+    version = _registered(model, dataset.prepare(squares, limit=60), limit=60)
+    other = release.data_for(version, str(shutil.copytree(squares, tmp_path / "other")))
+    assert len(other.files()) == 120
+
+
+def test_another_label_column_can_be_chosen(version, squares):
+    assert release.data_for(version, str(squares), "other").classes == ("a", "b")
+    assert release.data_for(version, str(squares), None).classes == ("left", "right")
