@@ -14,7 +14,7 @@ layers = keras.layers
 
 # What the search starts from and a training without search uses.
 DEFAULTS = {
-    "filters": 24,
+    "filters": 16,
     "blocks": 4,
     "kernel": 3,
     "dropout": 0.3,
@@ -103,8 +103,8 @@ def search_space(hp, input_shape: tuple[int, int, int], n_classes: int) -> keras
     model = build(
         input_shape,
         n_classes,
-        filters=hp.Choice("filters", [16, 24, 32], default=DEFAULTS["filters"]),
-        blocks=hp.Int("blocks", 3, 5, default=DEFAULTS["blocks"]),
+        filters=hp.Choice("filters", [12, 16, 24], default=DEFAULTS["filters"]),
+        blocks=hp.Int("blocks", 2, 4, default=DEFAULTS["blocks"]),
         kernel=hp.Choice("kernel", [3, 5], default=DEFAULTS["kernel"]),
         dropout=hp.Float("dropout", 0.1, 0.5, step=0.1, default=DEFAULTS["dropout"]),
     )
