@@ -74,7 +74,7 @@ class Profile:
 
 
 PROFILES = {
-    "quick": Profile(96, 1200, 6000, 16, 3, 4, 12, 12, 32, 90),
+    "quick": Profile(96, 1200, 6000, 16, 3, 4, 30, 20, 32, 90),
     "full": Profile(224, 1500, None, 100, 12, 20, 60, 10, 32, 600),
 }
 

@@ -16,7 +16,6 @@ layers = keras.layers
 DEFAULTS = {
     "filters": 16,
     "blocks": 4,
-    "kernel": 3,
     "dropout": 0.3,
     "optimizer": "adamw",
     "learning_rate": 2e-3,
@@ -37,7 +36,6 @@ def build(
     *,
     filters: int = DEFAULTS["filters"],
     blocks: int = DEFAULTS["blocks"],
-    kernel: int = DEFAULTS["kernel"],
     dropout: float = DEFAULTS["dropout"],
     name: str = "cnn",
 ) -> keras.Model:
@@ -57,11 +55,11 @@ def build(
     x = _convolution(inputs, filters, 5, stem_stride, "stem")
     side //= stem_stride
     for block in range(1, blocks + 1):
-        x = _convolution(x, min(filters * 2 ** (block - 1), 256), kernel, 1, f"block{block}")
+        x = _convolution(x, min(filters * 2 ** (block - 1), 256), 3, 1, f"block{block}")
         if side >= 24:
             x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
             side //= 2
-    x = _convolution(x, min(filters * 2**blocks, 256), kernel, 1, "last")
+    x = _convolution(x, min(filters * 2**blocks, 256), 3, 1, "last")
     x = layers.GlobalAveragePooling2D(name="embedding")(x)
     x = layers.Dropout(dropout, name="dropout")(x)
     return keras.Model(inputs, layers.Dense(n_classes, name="logits")(x), name=name)
@@ -105,7 +103,6 @@ def search_space(hp, input_shape: tuple[int, int, int], n_classes: int) -> keras
         n_classes,
         filters=hp.Choice("filters", [12, 16, 24], default=DEFAULTS["filters"]),
         blocks=hp.Int("blocks", 2, 4, default=DEFAULTS["blocks"]),
-        kernel=hp.Choice("kernel", [3, 5], default=DEFAULTS["kernel"]),
         dropout=hp.Float("dropout", 0.1, 0.5, step=0.1, default=DEFAULTS["dropout"]),
     )
     return compile_classifier(

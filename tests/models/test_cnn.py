@@ -28,7 +28,7 @@ def test_the_graph_ends_in_pooling_dropout_and_one_dense_layer_of_logits():
 def test_every_value_of_the_search_space_builds_another_compiled_model():
     knobs = keras_tuner.HyperParameters()
     cnn.search_space(knobs, (32, 32, 1), 2)
-    assert {"filters", "blocks", "kernel", "dropout", "optimizer", "learning_rate"} == set(knobs.values)
+    assert {"filters", "blocks", "dropout", "optimizer", "learning_rate"} == set(knobs.values)
     narrow, wide = knobs.copy(), knobs.copy()
     narrow.values["filters"], wide.values["filters"] = 12, 24
     sizes = [cnn.search_space(k, (32, 32, 1), 2).count_params() for k in (narrow, wide)]
