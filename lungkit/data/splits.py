@@ -95,6 +95,11 @@ def assign(
         )
     use, set_aside = _keep_one_side(use, leaks)
     manifest.loc[set_aside.index, ["split", "note"]] = set_aside[["split", "note"]]
+    if not use["split"].eq("train").any():
+        raise SplitError(
+            "every training image is of a patient who is also in val or test, so that none would be left to train on. "
+            "Leave split empty in every row, then patients are split here"
+        )
     if not use["split"].eq("val").any():
         train = use[use["split"] == "train"]
         share = fractions[1] / (fractions[0] + fractions[1])

@@ -154,3 +154,26 @@ def test_an_incomplete_published_split_is_refused(published, message):
 def test_an_unknown_way_with_overlap_is_refused():
     with pytest.raises(splits.SplitError, match="accepted: 'refuse', 'set_aside'"):
         splits.assign(cohort(), seed=7, overlap="ignore")
+
+
+def test_a_published_split_without_a_patient_of_its_own_to_train_on_is_refused():
+    shared = manifest(
+        *((f"{label}{side}.png", label, label, side) for label in ("Normal", "Pneumonia") for side in ("train", "test"))
+    )
+    with pytest.raises(splits.SplitError, match="none would be left to train on"):
+        splits.assign(shared, seed=7, overlap="set_aside")
+
+
+def test_validation_emptied_by_setting_aside_is_dealt_anew_from_training():
+    table = cohort(10, 2, split="train")
+    tested = manifest(
+        *(
+            (f"{label}{side}.png", label, f"{label}-t", side)
+            for label in ("Normal", "Pneumonia")
+            for side in ("val", "test")
+        )
+    )
+    done = splits.assign(pd.concat([table, tested], ignore_index=True), seed=7, overlap="set_aside")
+    assert set(done["split"][: len(table)]) == {"train", "val"}
+    assert done["split"][len(table) :].tolist() == [splits.SET_ASIDE, "test"] * 2
+    splits.check(done)

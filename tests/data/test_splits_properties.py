@@ -68,8 +68,10 @@ def test_with_many_patients_each_class_comes_near_70_15_15(table, seed):
 @given(cohorts(least=6), st.data())
 def test_any_published_split_can_be_cleaned_by_setting_aside(table, data):
     parts = data.draw(st.lists(st.sampled_from(splits.PARTS), min_size=len(table), max_size=len(table)))
-    assume(set(parts) == set(splits.PARTS))
     table["split"] = parts
+    sides = table["split"].groupby(splits.groups(table)).agg(set)
+    assume({"train"} in sides.tolist())  # without such a patient nothing is left to train on
+    assume("test" in parts and any("val" in side and "test" not in side for side in sides))
     done = splits.assign(table, seed=7, overlap="set_aside")
     splits.check(done)
     published = table["split"]
