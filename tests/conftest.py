@@ -7,7 +7,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import hypothesis
 import pytest
+
+# Where a red run stops others, the drawn examples are the same each time; at a desk they are new ones.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -409,7 +409,7 @@ def test_a_kill_while_preparing_leaves_the_saved_set_whole(table_folder):
         "images.read = slowly\ndataset.prepare(sys.argv[1])\n"
     )
     child = subprocess.Popen([sys.executable, "-c", slow, str(root)], stdout=subprocess.PIPE, env=os.environ)
-    assert child.stdout.readline() == b"reading\n"
+    assert child.stdout.readline().startswith(b"reading")  # two threads may share the line
     time.sleep(0.2)
     child.kill()
     child.wait()
