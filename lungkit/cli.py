@@ -76,7 +76,8 @@ def run(
         raise LungkitError(f"-p {malformed[0]}: give key=value")
     config.profile(profile)  # refuse an unknown name before anything starts
     given = {"data": _source(data), "profile": profile} | ({"model_name": model_name} if model_name else {})
-    given |= {key: _value(value) for key, value in (text.split("=", 1) for text in parameter)}
+    for key, _, value in (text.partition("=") for text in parameter):
+        given[key] = _source(value) if key == "data" else _value(value)
     result = notebooks.run(chosen, given)
     if sentence := notebooks.headline(result.folder):
         console.print(sentence, soft_wrap=True)

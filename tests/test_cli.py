@@ -151,13 +151,15 @@ def test_run_without_more_takes_the_phantom_and_leaves_the_models_name_to_the_no
 def test_a_folder_is_handed_on_as_an_absolute_path_and_a_name_as_it_is(lungkit, runs, squares, monkeypatch, tmp_path):
     monkeypatch.chdir(squares.parent)
     lungkit("run", "01", "--data", "squares")
+    shutil.rmtree(tmp_path / "run [1]")
+    lungkit("run", "01", "-p", "data=squares")
     (tmp_path / "phantom").mkdir()
     monkeypatch.chdir(tmp_path)
     shutil.rmtree(tmp_path / "run [1]")
     lungkit("run", "01", "--data", "phantom")
     shutil.rmtree(tmp_path / "run [1]")
     lungkit("run", "01", "--data", "./phantom")
-    assert [call["data"] for call in runs] == [str(squares), "phantom", str(tmp_path / "phantom")]
+    assert [call["data"] for call in runs] == [str(squares), str(squares), "phantom", str(tmp_path / "phantom")]
 
 
 def test_run_ends_with_the_result_on_the_test_patients(lungkit, runs, monkeypatch):
