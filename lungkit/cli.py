@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lungkit import config
+from lungkit.clinic import commands
 from lungkit.errors import LungkitError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -16,6 +17,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Data sets: fetch, make, audit
 models_app = typer.Typer(no_args_is_help=True, help="Trained models: versions under artifacts/.")
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
+commands.register(app)
 NAMED = ("phantom", "pneumoniamnist")  # data sets that are no path
 # Names of files and classes are shown as they are: "[old]" is no markup.
 console = Console(markup=False, highlight=False)

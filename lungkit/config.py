@@ -1,7 +1,8 @@
 """Every path and setting of the project, from LUNGKIT_* variables; no other module spells a path.
 
 Variables: LUNGKIT_HOME (the project's folder; default: where this package's folder lies),
-LUNGKIT_DATA, LUNGKIT_ARTIFACTS, LUNGKIT_REPORTS (defaults: data, artifacts and reports below it).
+LUNGKIT_DATA, LUNGKIT_ARTIFACTS, LUNGKIT_REPORTS (defaults: data, artifacts and reports below it),
+LUNGKIT_DATABASE (URL of the clinic's records; default: an SQLite file below LUNGKIT_DATA).
 They are read at each call, so a test or a second shell can point elsewhere.
 """
 
@@ -51,6 +52,16 @@ def work_dir() -> Path:
 def notebooks_dir() -> Path:
     """The numbered notebooks."""
     return home() / "notebooks"
+
+
+def clinic_dir() -> Path:
+    """The clinic's own records and secrets; no web server serves it."""
+    return data_dir() / "clinic"
+
+
+def database_url() -> str:
+    """Where the clinic's records are, as SQLAlchemy writes it."""
+    return os.environ.get("LUNGKIT_DATABASE") or f"sqlite:///{clinic_dir() / 'clinic.db'}"
 
 
 @dataclass(frozen=True)

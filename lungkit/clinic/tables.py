@@ -1,0 +1,194 @@
+"""The clinic's records as SQLAlchemy tables; the same on SQLite and PostgreSQL.
+
+Nothing that names a patient stands outside `patients`, `studies.notes` and `reviews.comment`: erasing those rows
+erases the person. Times are UTC.
+"""
+
+import uuid
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column, relationship
+
+
+def now() -> datetime:
+    """The time as every row keeps it: UTC, with its zone."""
+    return datetime.now(UTC)
+
+
+def new_id() -> str:
+    """A random identifier that tells nothing about what it names."""
+    return str(uuid.uuid4())
+
+
+class UtcTime(sa.TypeDecorator):
+    """A time with its zone; SQLite keeps none, so it is stored as UTC and given the zone again on reading."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value, dialect):
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone; give UTC")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value, dialect):
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+ROLES = ("doctor", "admin")
+SEXES = ("female", "male", "other", "unknown")
+KINDS = ("CT", "X-ray", "image")
+
+
+class Base(DeclarativeBase):
+    """Names of constraints are fixed, so that a migration can speak of them on any database."""
+
+    metadata = sa.MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> sa.CheckConstraint:
+    return sa.CheckConstraint(f"{column} IN ({', '.join(repr(value) for value in values)})", name=column)
+
+
+class User(Base):
+    __tablename__ = "users"
+    __table_args__ = (_one_of("role", ROLES), {"comment": "People who sign in"})
+
+    id: Mapped[int] = mapped_column(primary_key=True, comment="Number of the account")
+    name: Mapped[str] = mapped_column(sa.String(64), unique=True, comment="What is typed to sign in, lower case")
+    full_name: Mapped[str] = mapped_column(sa.String(200), comment="How the person is shown, also on reports")
+    role: Mapped[str] = mapped_column(sa.String(16), comment="doctor or admin")
+    password_hash: Mapped[str] = mapped_column(sa.String(255), comment="argon2id with its parameters and salt")
+    active: Mapped[bool] = mapped_column(default=True, comment="False: may not sign in")
+    created_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When the account was made")
+    password_changed_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When the password was set")
+
+
+class SignIn(Base):
+    __tablename__ = "sessions"
+    __table_args__ = ({"comment": "Who is signed in, and who was"},)
+
+    id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id, comment="Random identifier")
+    token_sha256: Mapped[str] = mapped_column(sa.String(64), unique=True, comment="SHA-256 of the cookie's token")
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), index=True, comment="Who signed in")
+    address: Mapped[str] = mapped_column(sa.String(64), comment="Network address the sign-in came from")
+    created_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When the person signed in")
+    seen_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="Last action; idle expiry counts from here")
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcTime, comment="Signed out or revoked; empty while it holds")
+    user: Mapped[User] = relationship()
+
+
+class SignInFailure(Base):
+    __tablename__ = "sign_in_failures"
+    __table_args__ = ({"comment": "Refused sign-ins, counted to slow down guessing; old ones are deleted"},)
+
+    id: Mapped[int] = mapped_column(primary_key=True, comment="Running number")
+    name: Mapped[str] = mapped_column(sa.String(64), index=True, comment="User name that was tried, lower case")
+    address: Mapped[str] = mapped_column(sa.String(64), index=True, comment="Network address it came from")
+    at: Mapped[datetime] = mapped_column(UtcTime, default=now, index=True, comment="When")
+
+
+class Patient(Base):
+    __tablename__ = "patients"
+    __table_args__ = (_one_of("sex", SEXES), {"comment": "People whose images are read"})
+
+    id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id, comment="Random identifier")
+    number: Mapped[str] = mapped_column(sa.String(64), unique=True, comment="The clinic's own patient id, as typed")
+    name: Mapped[str] = mapped_column(sa.String(200), index=True, comment="Name, as typed")
+    birth_year: Mapped[int | None] = mapped_column(comment="Year of birth")
+    sex: Mapped[str] = mapped_column(sa.String(16), default="unknown", comment="female, male, other or unknown")
+    created_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When first entered")
+    created_by: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), comment="Who entered the patient")
+    studies: Mapped[list["Study"]] = relationship(
+        back_populates="patient", cascade="all, delete-orphan", order_by="Study.uploaded_at"
+    )
+
+
+class Study(Base):
+    __tablename__ = "studies"
+    __table_args__ = (_one_of("kind", KINDS), {"comment": "Uploads: one image each"})
+
+    id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id, comment="Random identifier")
+    patient_id: Mapped[str] = mapped_column(sa.ForeignKey("patients.id", ondelete="CASCADE"), index=True,
+                                            comment="Whose image")  # fmt: skip
+    kind: Mapped[str] = mapped_column(sa.String(16), comment="CT, X-ray, or image where the file does not say")
+    units: Mapped[str] = mapped_column(sa.String(16), comment="Of the pixels: HU, or intensity 0..1")
+    sha256: Mapped[str] = mapped_column(sa.String(64), index=True, comment="SHA-256 of the uploaded file, not kept")
+    width: Mapped[int] = mapped_column(comment="Of the uploaded image, pixels")
+    height: Mapped[int] = mapped_column(comment="Of the uploaded image, pixels")
+    pixels: Mapped[bytes] = deferred(mapped_column(sa.LargeBinary, comment="Pixels, encoded anew as PNG"))
+    tags: Mapped[dict] = mapped_column(sa.JSON, comment="Header values that identify nobody")
+    notes: Mapped[str] = mapped_column(sa.Text, default="", comment="What the clinician wrote at the upload")
+    uploaded_at: Mapped[datetime] = mapped_column(UtcTime, default=now, index=True, comment="When")
+    uploaded_by: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), comment="Who")
+    patient: Mapped[Patient] = relationship(back_populates="studies")
+    readings: Mapped[list["Reading"]] = relationship(
+        back_populates="study", cascade="all, delete-orphan", order_by="Reading.read_at"
+    )
+    uploader: Mapped[User] = relationship()
+
+
+class Reading(Base):
+    __tablename__ = "readings"
+    __table_args__ = ({"comment": "What a model said about a study"},)
+
+    id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id, comment="Random identifier")
+    study_id: Mapped[str] = mapped_column(sa.ForeignKey("studies.id", ondelete="CASCADE"), index=True,
+                                          comment="What was read")  # fmt: skip
+    model: Mapped[str] = mapped_column(sa.String(100), comment="Name of the model")
+    version: Mapped[str] = mapped_column(sa.String(16), comment="Version of the model")
+    probabilities: Mapped[dict] = mapped_column(sa.JSON, comment="Class name to calibrated probability")
+    label: Mapped[str] = mapped_column(sa.String(100), index=True, comment="Class at the operating point")
+    decision: Mapped[str] = mapped_column(sa.String(100), index=True, comment="The label, or: uncertain: review")
+    point: Mapped[dict] = mapped_column(sa.JSON, comment="Operating point and band of uncertainty that were used")
+    heat: Mapped[bytes] = deferred(mapped_column(sa.LargeBinary, comment="Heat map of each class, encoded as PNG"))
+    checks: Mapped[list] = mapped_column(sa.JSON, comment="Input checks: name, passed, value, limit, in words")
+    milliseconds: Mapped[float] = mapped_column(comment="From file to answer")
+    read_at: Mapped[datetime] = mapped_column(UtcTime, default=now, index=True, comment="When")
+    study: Mapped[Study] = relationship(back_populates="readings")
+    reviews: Mapped[list["Review"]] = relationship(
+        back_populates="reading", cascade="all, delete-orphan", order_by="Review.at"
+    )
+
+
+class Review(Base):
+    __tablename__ = "reviews"
+    __table_args__ = ({"comment": "What a clinician said about a reading; the latest counts"},)
+
+    id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id, comment="Random identifier")
+    reading_id: Mapped[str] = mapped_column(sa.ForeignKey("readings.id", ondelete="CASCADE"), index=True,
+                                            comment="Which reading")  # fmt: skip
+    reviewer_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), comment="Who")
+    agrees: Mapped[bool] = mapped_column(comment="Whether the clinician agrees with the model's label")
+    label: Mapped[str] = mapped_column(sa.String(100), comment="The class the clinician gives")
+    comment: Mapped[str] = mapped_column(sa.Text, default="", comment="Free text")
+    at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When")
+    reading: Mapped[Reading] = relationship(back_populates="reviews")
+    reviewer: Mapped[User] = relationship()
+
+
+class AuditEvent(Base):
+    __tablename__ = "audit"
+    __table_args__ = ({"comment": "Who did what; rows are only added, each carries the hash of the one before"},)
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, comment="1, 2, 3, … without a gap")
+    at: Mapped[datetime] = mapped_column(UtcTime, comment="When")
+    user_id: Mapped[int | None] = mapped_column(comment="Who; empty: nobody signed in, or the command line")
+    action: Mapped[str] = mapped_column(sa.String(64), index=True, comment="What, such as reading.save")
+    object: Mapped[str] = mapped_column(sa.String(200), index=True, comment="On what: kind:identifier, never a name")
+    detail: Mapped[dict] = mapped_column(sa.JSON, comment="What else is worth knowing; nothing that names a patient")
+    previous: Mapped[str] = mapped_column(sa.String(64), comment="Hash of the row before; zeros for the first")
+    hash: Mapped[str] = mapped_column(sa.String(64), comment="SHA-256 over all the above")
