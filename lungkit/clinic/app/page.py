@@ -1,0 +1,113 @@
+"""What all screens share: the frame that callbacks run in, small pieces of safe HTML, and tidying up of widgets."""
+
+import functools
+import html
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+import ipywidgets as widgets
+
+from lungkit.clinic.accounts import SignedOut
+from lungkit.errors import LungkitError
+
+log = logging.getLogger(__name__)
+
+
+class Page:
+    """One person's page: a line for messages above the screen that is shown.
+
+    widget: what the browser shows; header, message and screen one above the other.
+    """
+
+    def __init__(self, login_url: str = "/login"):
+        self.login_url = login_url
+        self.header = widgets.VBox().add_class("clinic-head")
+        self.message = widgets.HTML().add_class("clinic-message")
+        self.screen = widgets.VBox().add_class("clinic-screen")
+        self.widget = widgets.VBox([self.header, self.message, self.screen]).add_class("clinic")
+
+    def act(self, action: Callable) -> Callable:
+        """The callback that runs `action` and tells the person in words if it failed.
+
+        Signed out: the page is replaced by a way back to signing in. Every other LungkitError is shown as it reads.
+        Anything else is logged and shown without its details, which may name a patient. The callback takes what
+        `action` takes and returns what it returns, or None where it failed.
+        """
+
+        @functools.wraps(action)
+        def run(*args, **kwargs):
+            self.say("")
+            try:
+                return action(*args, **kwargs)
+            except SignedOut as reason:
+                self.signed_out(str(reason))
+            except LungkitError as problem:
+                self.say(str(problem), "problem")
+            except Exception:
+                log.exception("a callback of the page failed")
+                self.say("Something went wrong; nothing was saved. Try again, or tell an administrator.", "problem")
+
+        return run
+
+    def say(self, words: str, kind: str = "problem") -> None:
+        """Show one message above the screen ("problem" or "done"), or none for empty words."""
+        self.message.value = notice(words, kind) if words else ""
+
+    def show(self, *children: widgets.Widget) -> None:
+        """Show these in place of the present screen."""
+        self.screen.children = children
+
+    def signed_out(self, reason: str) -> None:
+        """Replace everything, what a patient's screen showed included, by a way to sign in again."""
+        for part in (self.header, self.screen):
+            for child in part.children:
+                close(child)
+            part.children = ()
+        self.message.value = ""
+        self.show(
+            widgets.HTML(
+                f'<div class="signed-out" role="alert"><h1>You are signed out</h1><p>{safe(reason)}</p>'
+                f'<p><a class="button" href="{safe(self.login_url)}">Sign in</a></p></div>'
+            )
+        )
+
+
+def safe(value: object) -> str:
+    """Any value as text for HTML: what people typed shows as they typed it."""
+    return html.escape(str(value), quote=True)
+
+
+def notice(words: str, kind: str = "problem") -> str:
+    """A message as HTML that is read out by screen readers; kind: "problem", "done" or "note"."""
+    mark = {"problem": "!", "done": "✓", "note": "i"}[kind]
+    role = "alert" if kind == "problem" else "status"
+    return (
+        f'<div class="notice notice-{kind}" role="{role}"><span class="mark" aria-hidden="true">{mark}</span>'
+        f"<span>{safe(words)}</span></div>"
+    )
+
+
+def when(time: datetime) -> str:
+    """A time as people of this place write it: 21 Nov 2026, 14:05."""
+    local = time.astimezone()
+    return f"{local.day} {local:%b %Y, %H:%M}"
+
+
+def percent(probability: float) -> str:
+    """0.873 as "87 %"; what is not certain never reads as 0 % or 100 %."""
+    if 0 < probability < 0.01:
+        return "< 1 %"
+    if 0.99 < probability < 1:
+        return "> 99 %"
+    return f"{probability:.0%}".replace("%", " %")
+
+
+def close(widget: widgets.Widget) -> None:
+    """Close a widget and all below it: the page holds them, and their images, until then."""
+    for child in getattr(widget, "children", ()):
+        close(child)
+    for part in (getattr(widget, "layout", None), getattr(widget, "style", None)):
+        if isinstance(part, widgets.Widget):
+            part.close()
+    widget.close()
