@@ -56,7 +56,7 @@ notebooks: setup ## execute the committed notebooks in place, on the phantom
 bench: setup ## measure: lungkit beside what one would use instead
 	$(BIN)/python bench/pipeline.py
 
-lock: ## write the lock files anew from pyproject.toml
+lock: setup ## write the lock files anew from pyproject.toml
 	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url --no-header \
 	    --no-annotate --upgrade --quiet --output-file requirements.lock
 	$(UV) pip compile pyproject.toml --group dev --extra gpu --universal --generate-hashes --no-emit-index-url \
