@@ -2,7 +2,9 @@
 
 Variables: LUNGKIT_HOME (the project's folder; default: where this package's folder lies),
 LUNGKIT_DATA, LUNGKIT_ARTIFACTS, LUNGKIT_REPORTS (defaults: data, artifacts and reports below it),
-LUNGKIT_DATABASE (URL of the clinic's records; default: an SQLite file below LUNGKIT_DATA).
+LUNGKIT_DATABASE (URL of the clinic's records; default: an SQLite file below LUNGKIT_DATA),
+LUNGKIT_IDLE_MINUTES, LUNGKIT_SESSION_HOURS (how long a person stays signed in without an action, and at most),
+LUNGKIT_UPLOAD_MB (most that is uploaded at once).
 They are read at each call, so a test or a second shell can point elsewhere.
 """
 
@@ -62,6 +64,32 @@ def clinic_dir() -> Path:
 def database_url() -> str:
     """Where the clinic's records are, as SQLAlchemy writes it."""
     return os.environ.get("LUNGKIT_DATABASE") or f"sqlite:///{clinic_dir() / 'clinic.db'}"
+
+
+def _number(variable: str, default: float) -> float:
+    text = os.environ.get(variable) or str(default)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1e6:
+        raise LungkitError(f"{variable}={text}: give a number above 0")
+    return number
+
+
+def idle_minutes() -> float:
+    """A session without an action for this long has ended."""
+    return _number("LUNGKIT_IDLE_MINUTES", 30)
+
+
+def session_hours() -> float:
+    """A session ends this long after the sign-in, whatever was done."""
+    return _number("LUNGKIT_SESSION_HOURS", 12)
+
+
+def upload_bytes() -> int:
+    """The most that the files of one upload may hold together."""
+    return int(_number("LUNGKIT_UPLOAD_MB", 64) * 2**20)
 
 
 @dataclass(frozen=True)

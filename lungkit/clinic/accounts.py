@@ -1,0 +1,408 @@
+"""People who sign in: passwords, sessions that can be ended at any time, and who may do what.
+
+The browser holds a random token, the database only its SHA-256. Every action asks the database anew who is behind
+a token (`Access`), so that a session that was ended or a role that was changed holds from the next click on.
+
+Guessing is slowed down by user name and by address. An attempt counts as failed before its password is looked at and
+is forgiven if that was right: many attempts at once are counted like many in a row. Attempts that come too soon are
+not counted, so no wait is ever longer than 15 minutes, and failures from elsewhere do not slow down a person at an
+address where he signed in before: nobody can lock a colleague out from outside.
+"""
+
+import functools
+import hashlib
+import re
+import secrets
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import argon2
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+from lungkit import config
+from lungkit.clinic import audit
+from lungkit.clinic.store import Store, StoreError
+from lungkit.clinic.tables import ROLES, SignIn, SignInFailure, User, now
+from lungkit.errors import LungkitError
+
+COOKIE = "lungkit_session"
+SHORTEST, LONGEST = 12, 1024  # of a password, characters
+# What is read aloud or copied by hand: no l, 1, o, 0, i.
+READABLE = "abcdefghjkmnpqrstuvwxyz23456789"
+FREE_BY_NAME, FREE_BY_ADDRESS = 5, 20  # failures that cost nothing yet
+FIRST_WAIT = timedelta(seconds=15)  # doubles with each further failure
+LONGEST_WAIT = timedelta(minutes=15)
+TOUCH = timedelta(minutes=1)  # reading alone moves the idle expiry no more often than this
+REFUSED = "User name or password is not right, or the account is disabled."
+
+_hasher = argon2.PasswordHasher()
+
+
+class SignedOut(LungkitError):
+    """Nobody is signed in with this token any more; nothing was done."""
+
+
+class Forbidden(LungkitError):
+    """Who is signed in may not do that; nothing was done."""
+
+
+class SignInRefused(LungkitError):
+    """Nobody was signed in; wait_seconds: how long before another attempt is looked at, 0 for at once."""
+
+    def __init__(self, message: str, wait_seconds: int = 0):
+        super().__init__(message)
+        self.wait_seconds = wait_seconds
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who is acting, in which session."""
+
+    user_id: int
+    name: str
+    full_name: str
+    role: str  # one of tables.ROLES
+    session_id: str
+
+
+@dataclass(frozen=True)
+class Account:
+    """A person's account as people who manage accounts see it."""
+
+    id: int
+    name: str
+    full_name: str
+    role: str
+    active: bool
+    created_at: datetime
+    last_sign_in: datetime | None
+
+
+# --- signing in and out
+
+
+def sign_in(store: Store, name: str, password: str, address: str) -> str:
+    """A new session's token for the right password.
+
+    Raises SignInRefused, with the same words and after the same work for an unknown name, a wrong password and a
+    disabled account.
+    """
+    name, address = _as_tried(name), address[:64]
+    with store.write() as db:
+        wait = _wait(db, name, address)
+        if wait:
+            raise SignInRefused(f"Too many failed attempts. Try again in {_in_words(wait)}.", wait)
+        attempt = SignInFailure(name=name, address=address)
+        db.add(attempt)
+        found = db.scalar(sa.select(User).where(User.name == name))
+    right = _matches(found, password)  # slow on purpose: never while a transaction is open
+    renewed = _hash(password) if right and _hasher.check_needs_rehash(found.password_hash) else None
+    with store.write() as db:
+        user = db.scalar(sa.select(User).where(User.name == name).with_for_update())
+        # The account may have been disabled, or its password reset, while the password was looked at.
+        if right and user and user.active and user.password_hash == found.password_hash:
+            user.password_hash = renewed or user.password_hash
+            return _start(db, user, address)
+        audit.append(db, None, "session.refused", f"user:{user.id if user else 'unknown'}", address=address)
+    raise SignInRefused(REFUSED)
+
+
+def _start(db: orm.Session, user: User, address: str) -> str:
+    token = secrets.token_urlsafe(32)
+    session = SignIn(user_id=user.id, token_sha256=_sha256(token), address=address)
+    db.add(session)
+    db.execute(sa.delete(SignInFailure).where(SignInFailure.name == user.name, SignInFailure.address == address))
+    db.flush()
+    audit.append(db, user.id, "session.start", f"session:{session.id}", address=address)
+    return token
+
+
+def sign_out(store: Store, token: str) -> None:
+    """End the session; a token that is none, or whose session has ended, is no error."""
+    with store.write() as db:
+        session = _session(db, token, lock=True)
+        if session and session.revoked_at is None:
+            session.revoked_at = now()
+            audit.append(db, session.user_id, "session.end", f"session:{session.id}")
+
+
+def whoami(store: Store, token: str) -> Actor:
+    """Who is signed in with this token; does not count as an action. Raises SignedOut."""
+    with store.read() as db:
+        return _actor(_signed_in(db, token))
+
+
+def _as_tried(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).strip().lower()[:64]
+
+
+def _wait(db: orm.Session, name: str, address: str) -> int:
+    """Seconds before another attempt for this name from this address is looked at; failures of long ago go."""
+    at = now()
+    db.execute(sa.delete(SignInFailure).where(SignInFailure.at <= at - LONGEST_WAIT))
+    by_name = SignInFailure.name == name
+    if _signed_in_before(db, name, address):
+        by_name &= SignInFailure.address == address
+    waits = (
+        _until(db, by_name, FREE_BY_NAME),
+        _until(db, SignInFailure.address == address, FREE_BY_ADDRESS),
+    )
+    return max(0, *(-int((at - until).total_seconds() // 1) for until in waits if until), 0)
+
+
+def _signed_in_before(db: orm.Session, name: str, address: str) -> bool:
+    found = sa.select(SignIn.id).join(User).where(User.name == name, SignIn.address == address).limit(1)
+    return db.scalar(found) is not None
+
+
+def _until(db: orm.Session, whose: sa.ColumnElement[bool], free: int) -> datetime | None:
+    """When the next attempt is looked at, after the failures that `whose` selects."""
+    failures, latest = db.execute(sa.select(sa.func.count(), sa.func.max(SignInFailure.at)).where(whose)).one()
+    if failures < free:
+        return None
+    return latest + min(FIRST_WAIT * 2 ** min(failures - free, 10), LONGEST_WAIT)
+
+
+def _in_words(seconds: int) -> str:
+    if seconds < 60:
+        return f"{seconds} second{'s' * (seconds != 1)}"
+    minutes = -(-seconds // 60)
+    return f"{minutes} minute{'s' * (minutes != 1)}"
+
+
+# --- each action
+
+
+class Access:
+    """One person's way to the records: who is behind the token is asked inside each transaction."""
+
+    def __init__(self, store: Store, token: str):
+        self.store = store
+        self.token = token
+
+    @contextmanager
+    def reads(self, *roles: str) -> Iterator[tuple[orm.Session, Actor]]:
+        """A read transaction for who holds one of `roles` (none given: anyone signed in).
+
+        Raises SignedOut or Forbidden.
+        """
+        with self._refusals_noted(), self.store.read() as db:
+            session = _signed_in(db, self.token)
+            actor = _allowed(_actor(session), roles)
+            idle = now() - session.seen_at
+            yield db, actor
+        if idle > TOUCH:
+            with suppress(StoreError), self.store.write() as db:  # what was read stays read, also on a full disk
+                db.execute(sa.update(SignIn).where(SignIn.id == actor.session_id).values(seen_at=now()))
+
+    @contextmanager
+    def writes(self, *roles: str) -> Iterator[tuple[orm.Session, Actor]]:
+        """One write transaction for who holds one of `roles` (none given: anyone signed in), as Store.write.
+
+        The session stays locked until the commit: it cannot be ended half-way. Raises SignedOut or Forbidden.
+        """
+        with self._refusals_noted(), self.store.write() as db:
+            session = _signed_in(db, self.token, lock=True)
+            actor = _allowed(_actor(session), roles)
+            session.seen_at = now()
+            yield db, actor
+
+    @contextmanager
+    def _refusals_noted(self) -> Iterator[None]:
+        """A hidden button is never pressed by accident: what was refused is on the trail."""
+        try:
+            yield
+        except Forbidden:
+            with suppress(SignedOut), self.store.write() as db:
+                actor = _actor(_signed_in(db, self.token))
+                audit.append(db, actor.user_id, "access.refused", f"session:{actor.session_id}", role=actor.role)
+            raise
+
+
+def _sha256(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _session(db: orm.Session, token: str, lock: bool = False) -> SignIn | None:
+    found = sa.select(SignIn).where(SignIn.token_sha256 == _sha256(token))
+    return db.scalar(found.with_for_update() if lock else found)
+
+
+def _signed_in(db: orm.Session, token: str, lock: bool = False) -> SignIn:
+    session, at = _session(db, token, lock), now()
+    if session is None:
+        raise SignedOut("You are not signed in. Sign in to go on.")
+    if session.revoked_at is not None or not session.user.active:
+        raise SignedOut("You are signed out. Sign in again to go on.")
+    if at >= session.created_at + timedelta(hours=config.session_hours()):
+        raise SignedOut(f"You were signed out after {config.session_hours():g} hours. Sign in again to go on.")
+    if at >= session.seen_at + timedelta(minutes=config.idle_minutes()):
+        raise SignedOut(
+            f"You were signed out after {config.idle_minutes():g} minutes without an action. Sign in again to go on."
+        )
+    return session
+
+
+def _actor(session: SignIn) -> Actor:
+    user = session.user
+    return Actor(user.id, user.name, user.full_name, user.role, session.id)
+
+
+def _allowed(actor: Actor, roles: tuple[str, ...]) -> Actor:
+    if roles and actor.role not in roles:
+        raise Forbidden(f"This needs the role {' or '.join(roles)}; you are signed in as {actor.role}.")
+    return actor
+
+
+# --- accounts; the caller holds the transaction, and has made sure that `by` may do this (None: the command line)
+
+
+def add_user(
+    db: orm.Session, name: str, full_name: str, role: str, password: str | None = None, by: int | None = None
+) -> str:
+    """Make an account; returns its password, a random one where none was given."""
+    name, full_name = _user_name(name), _full_name(full_name)
+    _known_role(role)
+    if db.scalar(sa.select(User.id).where(User.name == name)) is not None:
+        raise LungkitError(f"there is a user '{name}' already; choose another name, or reset the password")
+    password = _new_password(name, password)
+    user = User(name=name, full_name=full_name, role=role, password_hash=_hash(password))
+    db.add(user)
+    db.flush()
+    audit.append(db, by, "user.add", f"user:{user.id}", role=role)
+    return password
+
+
+def list_users(db: orm.Session) -> list[Account]:
+    """Every account, by name."""
+    last = sa.select(SignIn.user_id, sa.func.max(SignIn.created_at).label("at")).group_by(SignIn.user_id).subquery()
+    rows = db.execute(sa.select(User, last.c.at).outerjoin(last, last.c.user_id == User.id).order_by(User.name))
+    return [
+        Account(user.id, user.name, user.full_name, user.role, user.active, user.created_at, at) for user, at in rows
+    ]
+
+
+def disable_user(db: orm.Session, name: str, by: int | None = None) -> None:
+    """Nobody can sign in with this account any more; its sessions end now."""
+    user = _user(db, name)
+    if user.active:
+        _not_the_last_admin(db, user)
+        user.active = False
+        _end_sessions(db, user)
+        audit.append(db, by, "user.disable", f"user:{user.id}")
+
+
+def enable_user(db: orm.Session, name: str, by: int | None = None) -> None:
+    """The account can be used again, with the password it had."""
+    user = _user(db, name)
+    if not user.active:
+        user.active = True
+        audit.append(db, by, "user.enable", f"user:{user.id}")
+
+
+def set_role(db: orm.Session, name: str, role: str, by: int | None = None) -> None:
+    """Give the person another role, from the next action on, also in open sessions."""
+    user = _user(db, name)
+    _known_role(role)
+    if role != user.role:
+        _not_the_last_admin(db, user)
+        user.role = role
+        audit.append(db, by, "user.role", f"user:{user.id}", role=role)
+
+
+def reset_password(db: orm.Session, name: str, password: str | None = None, by: int | None = None) -> str:
+    """Set a new password, a random one where none is given, and return it; the person's sessions end now."""
+    user = _user(db, name)
+    password = _new_password(user.name, password)
+    user.password_hash, user.password_changed_at = _hash(password), now()
+    _end_sessions(db, user)
+    audit.append(db, by, "user.password", f"user:{user.id}")
+    return password
+
+
+def _user(db: orm.Session, name: str) -> User:
+    user = db.scalar(sa.select(User).where(User.name == _as_tried(name)).with_for_update())
+    if user is None:
+        raise LungkitError(f"no user '{name}'; `lungkit user list` shows those there are")
+    return user
+
+
+def _user_name(name: str) -> str:
+    name = unicodedata.normalize("NFKC", name).strip().lower()
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._@-]{1,63}", name):
+        raise LungkitError(
+            f"'{name}' cannot be a user name; accepted: 2 to 64 of a-z, 0-9 and . _ @ -, a letter or digit first"
+        )
+    return name
+
+
+def _full_name(text: str) -> str:
+    text = " ".join(text.split())
+    if not text or len(text) > 200 or not text.isprintable():
+        raise LungkitError("give the person's full name, at most 200 characters")
+    return text
+
+
+def _known_role(role: str) -> None:
+    if role not in ROLES:
+        raise LungkitError(f"no role '{role}'; there are: {', '.join(ROLES)}")
+
+
+def _not_the_last_admin(db: orm.Session, user: User) -> None:
+    if user.role != "admin" or not user.active:
+        return
+    # All admins are locked: two who disable each other at once do not both succeed.
+    admins = db.scalars(sa.select(User).where(User.role == "admin", User.active).with_for_update()).all()
+    if len(admins) == 1:
+        raise LungkitError(f"'{user.name}' is the only admin who can sign in; make another one first")
+
+
+def _end_sessions(db: orm.Session, user: User) -> None:
+    holds = (SignIn.user_id == user.id) & SignIn.revoked_at.is_(None)
+    db.execute(sa.update(SignIn).where(holds).values(revoked_at=now()))
+
+
+# --- passwords
+
+
+def generate_password() -> str:
+    """A random password of 16 readable characters in groups (79 bits)."""
+    return "-".join("".join(secrets.choice(READABLE) for _ in range(4)) for _ in range(4))
+
+
+def _new_password(name: str, password: str | None) -> str:
+    if password is None:
+        return generate_password()
+    if not SHORTEST <= len(password) <= LONGEST:
+        raise LungkitError(f"a password needs at least {SHORTEST} characters (at most {LONGEST})")
+    if name in password.lower() and len(password) - len(name) < SHORTEST // 2:
+        raise LungkitError("the password must be more than the user name")
+    if len(set(password)) < 5:
+        raise LungkitError("a password needs at least 5 different characters")
+    return password
+
+
+def _plain(password: str) -> str:
+    """The same characters, however a keyboard composed them."""
+    return unicodedata.normalize("NFKC", password[: LONGEST + 1])
+
+
+def _hash(password: str) -> str:
+    return _hasher.hash(_plain(password))
+
+
+def _matches(user: User | None, password: str) -> bool:
+    """Whether this is the user's password; takes as long when there is no such user."""
+    try:
+        return _hasher.verify(user.password_hash if user else _nobodys_hash(), _plain(password)) and user is not None
+    except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
+        return False
+
+
+@functools.cache
+def _nobodys_hash() -> str:
+    return _hasher.hash(secrets.token_urlsafe(32))
