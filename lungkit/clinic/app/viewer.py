@@ -1,0 +1,55 @@
+"""One image with a heat map over it; zoom, window and overlay answer in the browser, without the kernel."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import anywidget
+import numpy as np
+import traitlets
+
+
+class Viewer(anywidget.AnyWidget):
+    """The image, the heat map of a chosen class over it, zoom, and level and width for CT.
+
+    pixels: float32 (height, width), HU or intensity 0..1, sent to the browser once as int16 or uint8.
+    heat: float32 (classes, rows, columns), 0..1, over the whole image in its aspect.
+    chosen: the class whose heat map is shown first. label: what the image is, for people who cannot see it.
+    Nothing comes back from the browser.
+    """
+
+    _esm = Path(__file__).with_name("viewer.js")
+
+    pixels = traitlets.Bytes().tag(sync=True)
+    width = traitlets.Int().tag(sync=True)
+    height = traitlets.Int().tag(sync=True)
+    units = traitlets.Enum(("HU", "intensity")).tag(sync=True)
+    heat = traitlets.Bytes().tag(sync=True)
+    heat_width = traitlets.Int().tag(sync=True)
+    heat_height = traitlets.Int().tag(sync=True)
+    classes = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    chosen = traitlets.Int().tag(sync=True)
+    label = traitlets.Unicode().tag(sync=True)
+
+    def __init__(
+        self, pixels: np.ndarray, units: str, heat: np.ndarray, classes: Sequence[str], chosen: str, label: str
+    ):
+        super().__init__(
+            pixels=_display(pixels, units).tobytes(),
+            width=pixels.shape[1],
+            height=pixels.shape[0],
+            units=units,
+            heat=np.rint(np.clip(heat, 0, 1) * 255).astype(np.uint8).tobytes(),
+            heat_width=heat.shape[2],
+            heat_height=heat.shape[1],
+            classes=list(classes),
+            chosen=list(classes).index(chosen),
+            label=label,
+        )
+        self.add_class("clinic-viewer")
+
+
+def _display(pixels: np.ndarray, units: str) -> np.ndarray:
+    """What is sent: little-endian int16 of HU, or uint8 of an intensity."""
+    if units == "HU":
+        return np.rint(np.clip(pixels, -32768, 32767)).astype("<i2")
+    return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
