@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from lungkit.errors import LungkitError
+from lungkit.models.decision import decide
 
 OVERALL = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "ece", "brier")
 PER_CLASS = ("precision", "recall", "specificity", "f1", "auc", "average_precision")
@@ -74,20 +75,6 @@ def operating_point(y_true: np.ndarray, probabilities: np.ndarray, classes: Sequ
         "criterion": "Youden's J",
         "n": len(y_true),
     }
-
-
-def decide(probabilities: np.ndarray, operating_point: dict) -> np.ndarray:
-    """Class index of each row of probabilities (n, classes) at an operating point: int (n,)."""
-    probabilities = np.asarray(probabilities)
-    match operating_point:
-        case {"kind": "argmax"}:
-            return probabilities.argmax(axis=1)
-        case {"kind": "threshold", "threshold": threshold} if probabilities.shape[1] == 2:
-            return (probabilities[:, 1] >= threshold).astype(int)
-    raise LungkitError(
-        f"operating point {operating_point} does not fit probabilities of {probabilities.shape[1]} classes; accepted: "
-        '{"kind": "argmax"}, or {"kind": "threshold", "threshold": t} for two classes'
-    )
 
 
 # --- the evaluation

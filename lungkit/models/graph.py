@@ -1,0 +1,58 @@
+"""A version's exported graph on OpenVINO: what the clinic runs instead of Keras.
+
+One input, preprocessed images float32 (N, height, width, 1), N free, and three outputs, float32:
+
+    probabilities (N, classes)                 softmax of the logits over the version's temperature
+    heat          (N, classes, height, width)  Grad-CAM of each class, its maximum 1, or all 0
+    embedding     (N, channels)                the last feature maps' means
+
+It is computed in float32 on every processor. By itself OpenVINO takes bfloat16 where the processor has it, and the
+same image would get other probabilities on another machine.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+# `import openvino` alone writes an identifier below the home folder and sends an event, unless its telemetry package
+# cannot be imported; then it uses an empty stand-in of its own. There is no setting for it.
+sys.modules.setdefault("openvino_telemetry", None)
+
+import numpy as np  # noqa: E402
+import openvino  # noqa: E402
+
+FILE = "graph.xml"  # with its weights beside it, in graph.bin
+OUTPUTS = ("probabilities", "heat", "embedding")
+PRECISION = "f32"
+
+
+class Graph:
+    """A graph, compiled for this processor.
+
+    heat: False leaves the heat maps out, which for many small images are most of what is written to memory.
+    threads: processor threads; default: all, but 4 at most, since each clinician has a process of his own.
+    """
+
+    def __init__(self, folder: Path, heat: bool = True, threads: int | None = None, throughput: bool = False):
+        core = openvino.Core()
+        model = core.read_model(folder / FILE)
+        if not heat:
+            wanted = [output for output in model.outputs if "heat" not in output.names]
+            model = openvino.Model([output.node for output in wanted], model.get_parameters(), "without heat")
+        self._compiled = core.compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": PRECISION,
+                "PERFORMANCE_HINT": "THROUGHPUT" if throughput else "LATENCY",
+                "INFERENCE_NUM_THREADS": threads or min(4, os.cpu_count() or 1),
+            },
+        )
+        self.outputs = tuple(name for name in OUTPUTS if heat or name != "heat")
+
+    def __call__(self, tensors: np.ndarray) -> dict[str, np.ndarray]:
+        """Every output for images float32 (N, height, width, 1). Any thread may call."""
+        return self._named(self._compiled.create_infer_request().infer([tensors]))
+
+    def _named(self, answered) -> dict[str, np.ndarray]:
+        return {name: answered[name] for name in self.outputs}

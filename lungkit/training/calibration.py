@@ -1,0 +1,67 @@
+"""Probabilities that mean what they say, and the band in which a person should look: both chosen on validation images.
+
+Temperature scaling: Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017).
+"""
+
+import numpy as np
+import scipy.optimize
+import scipy.special
+
+from lungkit.errors import LungkitError
+from lungkit.models import decision
+
+TEMPERATURES = (0.05, 20.0)  # searched within
+ERRORS_HELD = 0.75  # of the validation errors that the band shall hold …
+REVIEWED = (0.02, 0.20)  # … but it holds at least and at most this share of all validation images
+
+
+def temperature(y_true: np.ndarray, logits: np.ndarray) -> float:
+    """What logits are divided by, before the softmax, for the lowest negative log-likelihood of validation images.
+
+    y_true: (n,) class indices. logits: (n, classes).
+    The true class counts (n + 1) / (n + classes) instead of 1, the others share the rest, as in Platt, "Probabilistic
+    outputs for support vector machines" (1999): without that, a model that makes no error on few images would be taken
+    to be infinitely sure.
+    """
+    logits = np.asarray(logits, np.float64)
+    n, classes = logits.shape
+    if n == 0 or len(y_true) != n:
+        raise LungkitError(f"{len(y_true)} labels for logits of {n} images; the temperature needs one for each")
+    targets = np.full((n, classes), 1 / (n + classes))
+    targets[np.arange(n), y_true] = (n + 1) / (n + classes)
+
+    def loss(log_temperature: float) -> float:
+        return -float(np.sum(targets * scipy.special.log_softmax(logits / np.exp(log_temperature), axis=1)) / n)
+
+    found = scipy.optimize.minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded")
+    return float(np.exp(found.x))
+
+
+def uncertainty(y_true: np.ndarray, probabilities: np.ndarray, operating_point: dict) -> dict:
+    """The band around the operating point within which a reading says "uncertain: review", for the model's card.
+
+    An answer lies within it where decision.margin is at most `margin`: the smallest that holds ERRORS_HELD of the
+    validation errors, and at least and at most the shares REVIEWED of all validation images. Also, for people:
+
+    - threshold: `low` and `high`, the last class's probabilities between which the band lies;
+    - likeliest class: `times`, how many times likelier than the next the first class must be at least;
+    - `errors_held` and `reviewed`: the shares of validation errors (null without any) and images that lie within.
+    """
+    y_true, margins = np.asarray(y_true), decision.margin(probabilities, operating_point)
+    wrong = decision.decide(probabilities, operating_point) != y_true
+    wanted = np.quantile(margins[wrong], ERRORS_HELD) if wrong.any() else 0.0
+    width = float(np.clip(wanted, *np.quantile(margins, REVIEWED)))
+    within = margins <= width
+    if operating_point["kind"] == "threshold":
+        centre = decision.log_odds(np.clip(operating_point["threshold"], 1e-6, 1 - 1e-6))
+        ends = {"low": float(scipy.special.expit(centre - width)), "high": float(scipy.special.expit(centre + width))}
+    else:
+        ends = {"times": float(np.exp(width))}
+    return {
+        "margin": width,
+        **ends,
+        "errors_held": float(within[wrong].mean()) if wrong.any() else None,
+        "reviewed": float(within.mean()),
+        "chosen_on": "validation",
+        "criterion": f"{ERRORS_HELD:.0%} of the errors, within {REVIEWED[0]:.0%} to {REVIEWED[1]:.0%} of the images",
+    }

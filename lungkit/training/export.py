@@ -1,0 +1,113 @@
+"""A trained Keras model as the graph that the clinic runs (see lungkit.models.graph), and how well the two agree.
+
+Grad-CAM needs no gradient here. Where feature maps A_k are averaged over their positions and weighted by one dense
+layer, the gradient of a class's logit by A_k is the dense weight w_k over the number of positions, so that its map is
+ReLU(sum over k of w_k A_k) up to a factor which dividing by the maximum takes away (Selvaraju et al., "Grad-CAM", ICCV
+2017, section 3.1). It is part of the graph, resized as `gradcam.gradcam` does.
+"""
+
+from pathlib import Path
+
+from lungkit.backend import keras
+
+import numpy as np
+
+from lungkit.errors import LungkitError
+from lungkit.models import decision, graph
+from lungkit.training import gradcam
+
+MAX_DIFFERENCE = 0.01  # of a probability, between Keras and the graph
+_HEAT_IMAGES = 48  # whose maps are compared; each needs a gradient in Keras
+_BATCH = 32
+
+ops = keras.ops
+
+
+class NotExportable(LungkitError):
+    """A model whose heat maps have no closed form, or whose graph does not say what the model says."""
+
+
+def write(model: keras.Model, folder: Path, temperature: float = 1.0) -> None:
+    """Write graph.xml and graph.bin into `folder`.
+
+    model: functional, one image in, logits out, ending in GlobalAveragePooling2D, any Dropout, one Dense layer without
+        activation. The number of images at a time stays free.
+    temperature: what the logits are divided by before the softmax.
+    """
+    import tensorflow as tf
+
+    explained = _with_heat(model, temperature)
+    signature = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="image")
+    call = tf.function(lambda image: explained(image, training=False), input_signature=[signature])
+    converted = graph.openvino.convert_model(call.get_concrete_function())
+    graph.openvino.save_model(converted, folder / graph.FILE, compress_to_fp16=False)
+
+
+def _with_heat(model: keras.Model, temperature: float) -> keras.Model:
+    """The model with the three outputs of the graph, sharing its weights."""
+    pooling, dense = _ending(model)
+    features = pooling.input
+    height, width = model.input_shape[1:3]
+    heat = ops.relu(ops.matmul(features, ops.convert_to_tensor(dense.kernel)))
+    heat = ops.image.resize(heat, (height, width), interpolation="bilinear", data_format="channels_last")
+    peak = ops.max(heat, axis=(1, 2), keepdims=True)
+    heat = ops.transpose(heat / ops.where(peak > 0, peak, 1.0), (0, 3, 1, 2))
+    probabilities = ops.softmax(model.output / temperature)
+    return keras.Model(model.input, {"probabilities": probabilities, "heat": heat, "embedding": pooling.output})
+
+
+def _ending(model: keras.Model) -> tuple[keras.layers.Layer, keras.layers.Layer]:
+    """The pooling and the dense layer that a model ends in; refused where it ends otherwise."""
+    dense = _maker(model.output) if hasattr(model, "inputs") and len(model.outputs or ()) == 1 else None
+    if isinstance(dense, keras.layers.Dense) and dense.activation is keras.activations.linear and dense.units > 1:
+        pooling = _maker(dense.input)
+        while isinstance(pooling, keras.layers.Dropout):
+            pooling = _maker(pooling.input)
+        channels_last = getattr(pooling, "data_format", None) == "channels_last"
+        if isinstance(pooling, keras.layers.GlobalAveragePooling2D) and channels_last and len(model.inputs) == 1:
+            return pooling, dense
+    raise NotExportable(
+        f"model '{model.name}' cannot be exported: its heat maps have a closed form only where a functional model of "
+        "one image ends in GlobalAveragePooling2D, Dropout and one Dense layer that gives the logits of 2 classes or "
+        f"more; it ends in {', '.join(type(layer).__name__ for layer in model.layers[-3:])}"
+    )
+
+
+def _maker(tensor) -> keras.Operation:
+    return tensor._keras_history.operation
+
+
+def agreement(
+    model: keras.Model, exported: graph.Graph, tensors: np.ndarray, probabilities: np.ndarray, point: dict
+) -> dict:
+    """How far the graph and Keras are apart on validation images; NotExportable where that is too far.
+
+    tensors: (n, height, width, 1). probabilities: (n, classes), calibrated, from Keras. point: the operating point.
+    Heat maps are compared with `gradcam.gradcam` for the likeliest class, on the first images.
+    """
+    answered = np.concatenate(
+        [exported(tensors[start : start + _BATCH])["probabilities"] for start in range(0, len(tensors), _BATCH)]
+    )
+    difference = float(np.abs(answered - probabilities).max())
+    same = float(np.mean(decision.decide(answered, point) == decision.decide(probabilities, point)))
+    if not difference <= MAX_DIFFERENCE or same < 1:
+        raise NotExportable(
+            f"the exported graph does not say what the model '{model.name}' says: on {len(tensors)} validation images "
+            f"the largest difference of a probability is {difference:.2g} (at most {MAX_DIFFERENCE} is accepted), and "
+            f"the class is the same on {same:.2%} (all is accepted)"
+        )
+    few = tensors[:_HEAT_IMAGES]
+    classes = probabilities[: len(few)].argmax(axis=1)
+    layer = _maker(_ending(model)[0].input).name
+    expected = gradcam.gradcam(model, few, classes, layer=layer)
+    heat = np.concatenate([exported(few[i : i + 1])["heat"][0, [cls]] for i, cls in enumerate(classes)])
+    return {
+        "runtime": f"OpenVINO {graph.openvino.get_version().split('-')[0]}",
+        "precision": graph.PRECISION,
+        "compared_on": "validation",
+        "images": len(tensors),
+        "largest_probability_difference": difference,
+        "same_class": same,
+        "largest_heat_difference": float(np.abs(heat - expected).max()),
+        "heat_images": len(few),
+    }
