@@ -1,12 +1,15 @@
 """The database: one way in for reading and one for writing, on SQLite or PostgreSQL.
 
-Each clinician's kernel is a process of its own that writes. On SQLite: WAL, a busy timeout, foreign keys, and
-BEGIN IMMEDIATE for writers, so that two of them wait for each other instead of failing half-way (see "Transactions
-with SQLite" in SQLAlchemy's dialect notes). Nothing slow, such as a model, runs while a transaction is open.
+Each clinician's kernel is a process of its own that writes. On both databases writers go one after the other: on
+SQLite by BEGIN IMMEDIATE (see "Transactions with SQLite" in SQLAlchemy's dialect notes), on PostgreSQL by a lock of
+the transaction. So what a writer has read is still so when it writes, and no two of them can be in each other's way
+half-way through. Readers wait for nobody and see one state from their first query on. Nothing slow, such as a model,
+runs while a transaction is open.
 """
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -16,6 +19,22 @@ from lungkit import config
 from lungkit.errors import LungkitError
 
 BUSY_SECONDS = 10.0
+WRITERS_LOCK = 0x6C756E67  # PostgreSQL's advisory lock that writers take ("lung"); any number that all agree on
+
+_BUSY = "the records are busy; nothing was saved. Try again in a moment"
+_FULL = "the disk is full or failing; nothing was saved. Tell an administrator, then try again"
+_DAMAGED = "the records are damaged; tell an administrator: `lungkit db check` says more, `lungkit db restore` helps"
+_CLOSED = "the records may not be opened or written by this program; tell an administrator to look at who owns them"
+_NO_TABLES = "the records have no tables yet, or older ones than this program needs; run `lungkit db upgrade`"
+_NO_SUCH_VALUE = "a value is too long, or has characters that the records cannot hold; nothing was saved"
+
+# Primary result codes of SQLite, and SQLSTATEs of PostgreSQL (a code or its class).
+_SQLITE = {5: _BUSY, 6: _BUSY, 8: _CLOSED, 10: _FULL, 11: _DAMAGED, 13: _FULL, 14: _CLOSED, 26: _DAMAGED}
+_POSTGRESQL = {
+    "55P03": _BUSY, "40P01": _BUSY, "40001": _BUSY, "53300": _BUSY,
+    "53100": _FULL, "58030": _FULL, "XX001": _DAMAGED, "XX002": _DAMAGED, "28": _CLOSED, "42501": _CLOSED,
+    "25006": _CLOSED, "42P01": _NO_TABLES, "42703": _NO_TABLES, "22": _NO_SUCH_VALUE,
+}  # fmt: skip
 
 
 class StoreError(LungkitError):
@@ -26,66 +45,176 @@ class Store:
     """The records behind a database URL.
 
     url: default config.database_url(): an SQLite file that only its owner can read, below the data folder.
+    busy_seconds: how long to wait for another writer before giving up with a StoreError.
     """
 
-    def __init__(self, url: str | None = None):
-        self.url = sa.make_url(url or config.database_url())
-        self.sqlite = self.url.get_backend_name() == "sqlite"
-        if self.sqlite:
-            if not self.url.database or self.url.database == ":memory:":
-                raise StoreError("the records need a file: sqlite:////folder/clinic.db")
-            _private(Path(self.url.database))
-        options = {} if self.sqlite else {"pool_pre_ping": True}
-        self.engine = sa.create_engine(
-            self.url, connect_args={"timeout": BUSY_SECONDS} if self.sqlite else {}, **options
-        )
-        if self.sqlite:
+    def __init__(self, url: str | None = None, busy_seconds: float = BUSY_SECONDS):
+        self.url = _accepted(url or config.database_url())
+        self.path = Path(self.url.database) if self.url.get_backend_name() == "sqlite" else None
+        self.busy_seconds = busy_seconds
+        # Statements in a log or a traceback come without their values: those are people's names.
+        self.engine = sa.create_engine(self.url, hide_parameters=True, **self._options())
+        if self.path:
+            sa.event.listen(self.engine, "do_connect", lambda *_: _make_private(self.path))
             sa.event.listen(self.engine, "connect", _sqlite_connected)
             sa.event.listen(self.engine, "begin", _sqlite_begin)
-        self._writer = self.engine.execution_options(lungkit_writes=True)
+            self._reader = self.engine.execution_options(lungkit="read")
+        else:
+            sa.event.listen(self.engine, "begin", self._postgresql_begin)
+            self._reader = self.engine.execution_options(
+                lungkit="read", isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+        self._writer = self.engine.execution_options(lungkit="write")
+        self._migrator = self.engine.execution_options(lungkit="migrate")
+
+    def __repr__(self) -> str:
+        return f"Store({self.url.render_as_string(hide_password=True)!r})"
+
+    def _options(self) -> dict:
+        if self.path:
+            return {"connect_args": {"timeout": self.busy_seconds}}
+        # A server takes about 100 connections from all kernels together: each keeps one open.
+        return {"pool_pre_ping": True, "pool_size": 1, "connect_args": {"connect_timeout": 10}}
 
     @contextmanager
     def read(self) -> Iterator[orm.Session]:
-        """A session that sees one state of the records and changes nothing."""
-        with _in_words(self), orm.Session(self.engine) as db:
+        """A session that sees one state of the records and can change nothing; what it loaded stays usable after."""
+        with in_words(), orm.Session(self._reader) as db:
             yield db
-            db.rollback()
 
     @contextmanager
     def write(self) -> Iterator[orm.Session]:
         """A session that is committed at the end as a whole; any error undoes all of it."""
-        with _in_words(self), orm.Session(self._writer, expire_on_commit=False) as db, db.begin():
+        with in_words(), orm.Session(self._writer, expire_on_commit=False) as db, db.begin():
             yield db
 
+    @contextmanager
+    def migrate(self) -> Iterator[sa.Connection]:
+        """A connection to change the tables with, as a whole or not at all; other writers wait.
 
-def _private(path: Path) -> None:
-    """The folder and the file belong to their owner alone, whatever the umask."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.touch(mode=0o600, exist_ok=True)
+        On SQLite a table is changed by making it anew. Foreign keys would empty the tables that refer to it, so they
+        are checked once, at the end.
+        """
+        with in_words(), self._migrator.connect() as connection, connection.begin():
+            yield connection
+            if self.path and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").first()):
+                raise StoreError(f"after the change, a row of {broken[0]} would refer to nothing; nothing was changed")
+
+    def scrub(self) -> None:
+        """Clear what erased rows left behind in the database's own files: call it after erasing a patient.
+
+        Backups made before still hold the patient.
+        """
+        with in_words():
+            if self.path:
+                with closing(self.engine.raw_connection()) as connection:
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            else:
+                with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                    connection.exec_driver_sql("VACUUM")
+
+    def close(self) -> None:
+        """Give up all connections; the next use opens new ones."""
+        self.engine.dispose()
+
+    # Below: work on the database as a whole; see upkeep.
+
+    def upgrade(self) -> None:
+        """Make the tables, or bring them up to date; see upkeep.upgrade."""
+        from lungkit.clinic import upkeep
+
+        upkeep.upgrade(self)
+
+    def backup(self, path: Path | str) -> Path:
+        """Write a copy of the records while they are in use; see upkeep.backup."""
+        from lungkit.clinic import upkeep
+
+        return upkeep.backup(self, Path(path))
+
+    def restore(self, path: Path | str) -> str:
+        """Put a backup in the place of the records; see upkeep.restore."""
+        from lungkit.clinic import upkeep
+
+        return upkeep.restore(self, Path(path))
+
+    def check(self) -> list[str]:
+        """What is wrong with the records, in words; nothing where all is well. See upkeep.check."""
+        from lungkit.clinic import upkeep
+
+        return upkeep.check(self)
+
+    def _postgresql_begin(self, connection: sa.Connection) -> None:
+        if connection.get_execution_options().get("lungkit") in ("write", "migrate"):
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(self.busy_seconds * 1000)}")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})")
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """What a database cannot do, said to a person; faults of the program itself pass as they are."""
+    try:
+        yield
+    except (sa.exc.DBAPIError, sqlite3.Error) as error:
+        if said := _words(getattr(error, "orig", error)):
+            raise StoreError(said) from error
+        raise
+    except sa.exc.TimeoutError as error:  # every connection of this process is in use
+        raise StoreError(_BUSY) from error
+
+
+def _words(error: BaseException) -> str | None:
+    """For a driver's exception: what happened and what to do; None where it is no matter of the database's state."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if code := getattr(error, "sqlite_errorcode", None):
+        if reason.startswith(("no such table", "no such column")):
+            return _NO_TABLES
+        return _SQLITE.get(code & 0xFF)
+    state = getattr(error, "sqlstate", None) or "none"
+    if said := _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2]):
+        return said
+    kinds = {kind.__name__ for kind in type(error).__mro__}  # the driver's own classes, without loading the driver
+    if "DataError" in kinds:
+        return _NO_SUCH_VALUE
+    if "OperationalError" in kinds:  # no connection, or it broke
+        return f"the records cannot be reached: {reason}. Nothing was saved; tell an administrator"
+    return None
+
+
+def _accepted(url: str) -> sa.URL:
+    # The URL itself is not repeated: it may hold a password.
+    accepted = "accepted are sqlite:////whole/path/clinic.db and postgresql://user:password@host/database"
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        raise StoreError(f"the database's URL cannot be understood; {accepted}") from None
+    if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise StoreError(f"the records are not kept in {parsed.drivername}; {accepted}")
+    if not parsed.database or not Path(parsed.database).is_absolute():
+        # A path from where one stands would be another one for each kernel.
+        raise StoreError(f"the records need a file with its whole path, not '{parsed.database or ''}'; {accepted}")
+    return parsed
+
+
+def _make_private(path: Path) -> None:
+    """The folder and the file belong to their owner alone, whatever the umask; SQLite's other files follow the file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.touch(mode=0o600, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be made: {error.strerror}") from error
 
 
 def _sqlite_connected(connection, _record) -> None:
     connection.isolation_level = None  # SQLAlchemy, not the driver, says when a transaction begins
-    for pragma in ("journal_mode = WAL", "foreign_keys = ON", "synchronous = FULL"):
+    # FULL: what was committed survives a power cut. secure_delete: what was erased is overwritten, not just let go.
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _sqlite_begin(connection) -> None:
-    writes = connection.get_execution_options().get("lungkit_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-@contextmanager
-def _in_words(store: Store) -> Iterator[None]:
-    """What a database cannot do, said to a person."""
-    try:
-        yield
-    except sa.exc.OperationalError as error:
-        reason = str(error.orig)
-        if "locked" in reason or "busy" in reason:
-            raise StoreError("the records are busy; nothing was saved. Try again in a moment") from error
-        if "full" in reason or "disk I/O" in reason:
-            raise StoreError("the disk is full; nothing was saved. Tell an administrator, then try again") from error
-        if "no such table" in reason:
-            raise StoreError("the records have no tables yet; run `lungkit db upgrade`") from error
-        raise StoreError(f"the records cannot be reached: {reason.splitlines()[0]}. Tell an administrator") from error
+def _sqlite_begin(connection: sa.Connection) -> None:
+    use = connection.get_execution_options().get("lungkit")
+    connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if use == 'read' else 'OFF'}")
+    connection.exec_driver_sql(f"PRAGMA foreign_keys = {'OFF' if use == 'migrate' else 'ON'}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if use in ("write", "migrate") else "BEGIN")
