@@ -1,0 +1,263 @@
+"""One reading as a clinician sees it: image, decision, probabilities, checks, where it comes from, and its reviews."""
+
+from collections.abc import Callable
+
+import ipywidgets as widgets
+import numpy as np
+
+from lungkit.clinic.app.download import Download
+from lungkit.clinic.app.page import percent, safe, when
+from lungkit.clinic.app.search import heading
+from lungkit.clinic.app.viewer import Viewer
+from lungkit.clinic.predictor import REVIEW
+from lungkit.clinic.records import Case, Records
+from lungkit.errors import LungkitError
+from lungkit.models import decision, registry
+
+
+def view(records: Records, models, act: Callable, go: Callable, reading_id: str, back: str = "worklist"):
+    """The screen of one stored reading, with a way back to the screen it was opened from."""
+    case = records.case(reading_id)
+    names = {"worklist": "worklist", "patient": "patient", "new": "new case"}
+    arrow = widgets.Button(description=f"← Back to {names[back]}").add_class("link")
+    arrow.on_click(act(lambda _: go(back)))
+    patient = widgets.Button(description="All images of this patient").add_class("link")
+    patient.on_click(act(lambda _: go("patient", patient_id=case.patient.id)))
+    way = widgets.HBox([arrow, patient]).add_class("screen-way")
+    return widgets.VBox([way, reading(case, records, act)])
+
+
+def reading(case: Case, records: Records, act: Callable) -> widgets.Widget:
+    """Everything about one reading, and what can be done with it."""
+    image = widgets.HTML(heading(case.patient) + _image_line(case) + _notes(case))
+    said = widgets.HTML(decided(case) + bars(case) + checked(case) + origin(case))
+    columns = widgets.Box(
+        [viewer(case), widgets.VBox([said, Reviewing(case, records, act).widget, _report(case, records, act)])]
+    )
+    columns.add_class("reading-columns")
+    return widgets.VBox([image, columns]).add_class("reading")
+
+
+def viewer(case: Case) -> Viewer:
+    """The image of a case with the heat map of the class that the model named."""
+    label = f"{case.kind} image, uploaded {when(case.uploaded_at)}"
+    return Viewer(case.pixels, case.units, case.heat, case.classes, case.label, label)
+
+
+# --- what the model said, as HTML
+
+
+def decided(case: Case) -> str:
+    """The decision, big: a class, or that the model leaves it to the reader, which looks different in every way."""
+    probability = percent(case.probabilities[case.label])
+    if case.decision != REVIEW:
+        return (
+            f'<section class="decision decision-class" aria-label="The model\'s reading"><p class="kicker">The model reads'
+            f'</p><h2>{safe(case.label)}</h2><p>Probability {probability}. Your review decides.</p></section>'
+        )
+    reasons = "".join(f"<li>{safe(reason)}</li>" for reason in _reasons(case))
+    return (
+        '<section class="decision decision-review" aria-label="The model\'s reading"><p class="kicker">The model does not '
+        f'decide</p><h2><span class="sign" aria-hidden="true">?</span> Uncertain: review needed</h2><ul>{reasons}</ul>'
+        f"<p>Nearest class: {safe(case.label)}, {probability}. Do not rely on it.</p></section>"
+    )
+
+
+def _reasons(case: Case) -> list[str]:
+    failed = [check.words for check in case.checks if not check.passed]
+    band = case.point.get("uncertainty")
+    probabilities = np.array([[case.probabilities[name] for name in case.classes]])
+    if band and decision.uncertain(probabilities, case.point, band)[0]:
+        failed.append("The probabilities lie within the band of uncertainty: the model often errs there.")
+    return failed or ["The model's own rules call for a review."]
+
+
+def bars(case: Case) -> str:
+    """Probability of each class, with the operating point marked and the band of uncertainty shaded."""
+    marks = _marks(case)
+    rows = "".join(_bar(name, case, marks.get(name)) for name in case.classes)
+    return (
+        f'<section class="probabilities"><h3>Probabilities</h3><table><tbody>{rows}</tbody></table>'
+        f'<p class="bars-key">{_key(case)}</p></section>'
+    )
+
+
+def _marks(case: Case) -> dict[str, tuple[float, float, float]]:
+    """Class to (operating point, low and high end of the band), as probabilities of that class.
+
+    Two classes: the threshold on the last, and its mirror on the first. More: on the likeliest class, the probability
+    of the next, and how much it must be exceeded.
+    """
+    match case.point:
+        case {"kind": "threshold", "threshold": point, "uncertainty": {"low": low, "high": high}}:
+            first, last = case.classes
+            return {first: (1 - point, 1 - high, 1 - low), last: (point, low, high)}
+        case {"uncertainty": {"times": times}}:
+            ranked = sorted(case.classes, key=case.probabilities.get, reverse=True)
+            second = case.probabilities[ranked[1]]
+            return {ranked[0]: (second, second, min(1.0, second * times))}
+    return {}
+
+
+def _bar(name: str, case: Case, marks: tuple[float, float, float] | None) -> str:
+    probability = case.probabilities[name]
+    chosen = " chosen" if name == case.label else ""
+    drawn = f'<span class="fill" style="width:{100 * probability:.1f}%"></span>'
+    if marks:
+        point, low, high = (100 * mark for mark in marks)
+        drawn += (
+            f'<span class="band" style="left:{low:.1f}%;width:{high - low:.1f}%"></span>'
+            f'<span class="point" style="left:{point:.1f}%"></span>'
+        )
+    return (
+        f'<tr class="bar{chosen}"><th scope="row">{safe(name)}</th><td><span class="track" aria-hidden="true">{drawn}'
+        f'</span></td><td class="figure">{percent(probability)}</td></tr>'
+    )
+
+
+def _key(case: Case) -> str:
+    point = '<span class="key-point" aria-hidden="true"></span>'
+    band = '<span class="key-band" aria-hidden="true"></span>'
+    match case.point:
+        case {"kind": "threshold", "threshold": at, "uncertainty": {"low": low, "high": high}}:
+            last = safe(case.classes[-1])
+            return (
+                f"{point} Operating point: {last} from {percent(at)}. "
+                f"{band} Band of uncertainty: {percent(low)} to {percent(high)} for {last}."
+            )
+        case {"uncertainty": {"times": times}}:
+            return (
+                f"{point} Operating point: the next likely class. {band} Band of uncertainty: less than "
+                f"{times:.1f} times as likely as the next."
+            )
+    return "Operating point: the likeliest class."
+
+
+def checked(case: Case) -> str:
+    """The input checks in words, each marked as passed or failed."""
+    rows = "".join(
+        f'<li class="{"passed" if check.passed else "failed"}"><span class="mark" aria-hidden="true">'
+        f'{"✓" if check.passed else "✗"}</span><span><b>{"Passed" if check.passed else "Failed"}:</b> '
+        f"{safe(check.words)}</span></li>"
+        for check in case.checks
+    )
+    return f'<section class="checks"><h3>Checks of the image</h3><ul>{rows}</ul></section>' if rows else ""
+
+
+def origin(case: Case) -> str:
+    """Which model said so, what it learned from, when, and how long it took."""
+    facts = {
+        "Model": f"{case.model}@{case.version}",
+        "Learned from": learned_from(case.model, case.version),
+        "Read": f"{when(case.read_at)}, in {case.milliseconds:.0f} ms",
+    }
+    rows = "".join(f"<dt>{safe(name)}</dt><dd>{safe(value)}</dd>" for name, value in facts.items())
+    return f'<section class="origin"><h3>Where this comes from</h3><dl>{rows}</dl></section>'
+
+
+def learned_from(model: str, version: str) -> str:
+    """What population a version was trained on, from its card: "phantom: 800 CT images of 150 patients"."""
+    try:
+        card = registry.find(f"{model}@{version}").card
+    except LungkitError:
+        return "not known: this version is no longer in the registry"
+    data, kind = card.get("data", {}), card.get("modality", "")
+    kind = f"{kind} " if kind in ("CT", "X-ray") else ""
+    match data.get("counts"):
+        case {"train": {"images": images, "patients": patients}}:
+            what = f"{images:,} {kind}images of {patients:,} patients"
+        case _:
+            what = f"{kind}images"
+    synthetic = ". Synthetic images, not of patients" if card.get("synthetic") else ""
+    return f"{data.get('name', 'a data set without a name')}: {what}{synthetic}"
+
+
+def _image_line(case: Case) -> str:
+    view_position = case.tags.get("view")
+    facts = [
+        case.kind + (f", view {view_position}" if view_position else ""),
+        f"{case.width} × {case.height} pixels",
+        f"uploaded {when(case.uploaded_at)} by {case.uploaded_by}",
+    ]
+    return f'<p class="image-line">{safe(" · ".join(facts))}</p>'
+
+
+def _notes(case: Case) -> str:
+    return f'<p class="notes"><b>Notes:</b> {safe(case.notes)}</p>' if case.notes else ""
+
+
+# --- what can be done with it
+
+
+class Reviewing:
+    """Agree with the model, or name another class; the history of what was said, oldest first."""
+
+    def __init__(self, case: Case, records: Records, act: Callable):
+        self._case, self._records = case, records
+        undecided = case.decision == REVIEW
+        self.comment = widgets.Textarea(
+            description="Comment (kept with your review)", placeholder="Optional", rows=2
+        ).add_class("field")
+        self.agree = widgets.Button(
+            description=f"Agree: {case.label}", tooltip=f"Save that you agree with {case.label}"
+        ).add_class("primary")
+        self.agree.layout.display = "none" if undecided else ""
+        others = [name for name in case.classes if undecided or name != case.label]
+        self.label = widgets.Dropdown(
+            description="Your finding" if undecided else "Correct to", options=[("Choose a class", None)] +
+            [(name, name) for name in others],
+        ).add_class("field")  # fmt: skip
+        self.correct = widgets.Button(description="Save finding" if undecided else "Save correction")
+        self.history = widgets.HTML()
+        self.agree.on_click(act(lambda _: self._save(case.label)))
+        self.correct.on_click(act(lambda _: self._save(self.label.value)))
+        given = widgets.HBox([self.agree, widgets.HBox([self.label, self.correct]).add_class("correction")])
+        self.widget = widgets.VBox(
+            [widgets.HTML("<h3>Your review</h3>"), self.comment, given.add_class("review-choice"), self.history]
+        ).add_class("review")
+        self._show(case)
+
+    def _save(self, label: str | None) -> None:
+        if label is None:
+            raise LungkitError("Choose the class that you see first; nothing was saved.")
+        self._records.review(self._case.reading_id, label == self._case.label, label, self.comment.value)
+        self._show(self._records.case(self._case.reading_id))
+        self.comment.value, self.label.value = "", None
+
+    def _show(self, case: Case) -> None:
+        if not case.reviews:
+            self.history.value = '<p class="history-empty" role="status">Not reviewed yet.</p>'
+            return
+        rows = "".join(_said(review) for review in case.reviews)
+        note = "<p>The latest review counts.</p>" if len(case.reviews) > 1 else ""
+        self.history.value = f'<div class="history" role="status"><h4>Reviews</h4><ol>{rows}</ol>{note}</div>'
+
+
+def _said(review) -> str:
+    found = f"agreed: {review.label}" if review.agrees else f"corrected to {review.label}"
+    comment = f"<q>{safe(review.comment)}</q>" if review.comment else ""
+    return f"<li><b>{safe(review.reviewer)}</b> {safe(found)} <time>{safe(when(review.at))}</time>{comment}</li>"
+
+
+def _report(case: Case, records: Records, act: Callable) -> Download:
+    @act
+    def made() -> tuple[str, bytes]:
+        from lungkit.clinic import reports  # takes a while to import, and few readings need it
+
+        now = records.case(case.reading_id)
+        return f"reading-{now.read_at:%Y-%m-%d}-{now.reading_id[:8]}.pdf", reports.pdf(now)
+
+    return Download("Download report (PDF)", made, "application/pdf")
+
+
+def side_by_side(cases: list[Case]) -> widgets.Widget:
+    """Several readings beside each other, oldest first, to compare: image and decision."""
+    columns = [
+        widgets.VBox(
+            [widgets.HTML(f"<h3>{safe(when(case.read_at))}</h3>{decided(case)}{bars(case)}"), viewer(case)]
+        ).add_class("compared")
+        for case in cases
+    ]
+    return widgets.Box(columns).add_class("comparison")
+
+
