@@ -1,0 +1,96 @@
+"""Pixels as the records keep them: encoded anew as PNG, so that nothing but the picture of an upload survives.
+
+HU are kept to the unit, in 16 bits from -1024 up. Intensities are kept in 8 bits, what a screen shows. Nothing is
+kept with more than LONGEST_SIDE pixels on its long side.
+"""
+
+import io
+
+import numpy as np
+import PIL.Image
+
+from lungkit.data import images
+from lungkit.errors import LungkitError
+
+LONGEST_SIDE = 2048
+THUMBNAIL_SIDE = 160
+LUNG = (-600.0, 1500.0)  # level, width in HU, for thumbnails
+_HEAT_SIDE = 1024  # of a stored heat map; models' own maps are far smaller
+_XRAYS = ("CR", "DX", "DR", "RG")
+
+
+class PixelsDamaged(LungkitError):
+    """The records hold pixels that are not a picture any more."""
+
+
+def kind_of(image: images.Image) -> str:
+    """ "CT", "X-ray", or "image" where the file does not say."""
+    if image.modality == "CT" or image.units == "HU":
+        return "CT"
+    return "X-ray" if image.modality in _XRAYS else "image"
+
+
+def encode(image: images.Image) -> bytes:
+    """The image's pixels as PNG; `decode` gives them back."""
+    if image.units == "HU":
+        hu = _reduced(image.pixels, LONGEST_SIDE)
+        return _png(np.clip(np.rint(hu - np.float32(images.AIR)), 0, 65535).astype(np.uint16))
+    return _png(_reduced(_eight_bits(image.pixels), LONGEST_SIDE))
+
+
+def decode(png: bytes, units: str) -> np.ndarray:
+    """float32 (height, width) in the units that were encoded: HU, or intensity 0..1. Raises PixelsDamaged."""
+    stored = _stored(png)
+    if units == "HU":
+        return stored.astype(np.float32) + np.float32(images.AIR)
+    return stored.astype(np.float32) / np.float32(255)
+
+
+def encode_heat(heat: np.ndarray) -> bytes:
+    """Heat maps (classes, height, width) in 0..1 as one PNG of 8 bits, the classes below each other."""
+    small = np.stack([_reduced(_eight_bits(of_class), _HEAT_SIDE) for of_class in heat])
+    return _png(small.reshape(-1, small.shape[-1]))
+
+
+def decode_heat(png: bytes, classes: int) -> np.ndarray:
+    """float32 (classes, height, width) in 0..1. Raises PixelsDamaged."""
+    stored = _stored(png)
+    if stored.shape[0] % classes:
+        raise PixelsDamaged(f"the heat maps in the records do not fit {classes} classes; restore a backup")
+    return stored.reshape(classes, -1, stored.shape[1]).astype(np.float32) / np.float32(255)
+
+
+def thumbnail(png: bytes, units: str) -> bytes:
+    """A PNG of at most THUMBNAIL_SIDE pixels a side that any screen shows: CT through the lung window."""
+    if units == "HU":
+        return _png(_eight_bits(images.window_level(_reduced(decode(png, units), THUMBNAIL_SIDE), *LUNG)))
+    return _png(_reduced(_stored(png), THUMBNAIL_SIDE))
+
+
+def _eight_bits(intensity: np.ndarray) -> np.ndarray:
+    return np.rint(np.clip(intensity, 0, 1) * np.float32(255)).astype(np.uint8)
+
+
+def _reduced(values: np.ndarray, longest: int) -> np.ndarray:
+    """At most `longest` on the long side, each pixel the mean of those it covers; smaller ones stay as they are."""
+    height, width = values.shape
+    if max(height, width) <= longest:
+        return values
+    scale = longest / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    picture = PIL.Image.fromarray(np.ascontiguousarray(values))
+    return np.asarray(picture.resize(size, PIL.Image.Resampling.BOX))
+
+
+def _png(values: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    PIL.Image.fromarray(values).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def _stored(png: bytes) -> np.ndarray:
+    try:
+        with PIL.Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
+            return np.asarray(picture)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise PixelsDamaged("the pixels in the records are damaged; restore a backup") from error

@@ -1,0 +1,479 @@
+"""What a doctor does with the records: find and enter patients, save, open and review readings.
+
+Every action asks for the role inside its own transaction (`accounts.Access`), and whatever belongs together is saved
+by one of them: a patient without a study, or a study without its reading, cannot come about. Who opened which case or
+patient is on the audit trail, by random identifiers only.
+"""
+
+import re
+import unicodedata
+import uuid
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+from lungkit.clinic import audit, pixels, predictor
+from lungkit.clinic.accounts import Access
+from lungkit.clinic.tables import SEXES, Patient, Reading, Review, Study, User, new_id, now
+from lungkit.data import images
+from lungkit.errors import LungkitError
+
+LONGEST_NUMBER, LONGEST_NAME, LONGEST_TEXT = 64, 200, 4000  # characters
+FIRST_BIRTH_YEAR = 1900
+# Invisible characters that names need: they join letters in Persian and in Indian scripts.
+_JOINERS = "\u200c\u200d"
+
+
+WORKLIST = {  # columns and their types; object: text, or None
+    "reading_id": object,
+    "patient_id": object,
+    "number": object,
+    "name": object,
+    "kind": object,
+    "model": object,
+    "version": object,
+    "label": object,
+    "decision": object,
+    "probability": float,
+    "flagged": bool,
+    "read_at": "datetime64[us, UTC]",
+    "read_by": object,
+    "reviewed": bool,
+    "reviewer": object,
+    "reviewer_label": object,
+    "agrees": object,
+}
+
+
+class RecordRefused(LungkitError):
+    """What was entered cannot be kept as it is; nothing was saved."""
+
+
+class RecordMissing(LungkitError):
+    """The records do not hold that patient or case, or not any more."""
+
+
+@dataclass(frozen=True)
+class PatientRow:
+    """A patient, as searches and headings show one."""
+
+    id: str
+    number: str
+    name: str
+    birth_year: int | None
+    sex: str
+
+
+@dataclass(frozen=True)
+class NewPatient:
+    """A patient to enter; made only from values that can be kept, else RecordRefused says what would be."""
+
+    number: str
+    name: str
+    birth_year: int | None = None
+    sex: str = "unknown"
+
+    def __post_init__(self):
+        object.__setattr__(self, "number", _line("patient number", self.number, LONGEST_NUMBER))
+        object.__setattr__(self, "name", _line("name", self.name, LONGEST_NAME, _JOINERS))
+        year, this_year = self.birth_year, now().year
+        if year is not None and (type(year) is not int or not FIRST_BIRTH_YEAR <= year <= this_year):
+            raise RecordRefused(
+                f"birth year {year!r}: accepted are {FIRST_BIRTH_YEAR} to {this_year}, or leave it empty if not known"
+            )
+        if self.sex not in SEXES:
+            raise RecordRefused(f"sex {self.sex!r}: accepted are {', '.join(SEXES)}")
+
+
+@dataclass(frozen=True)
+class ReviewRow:
+    """What one clinician said about a reading."""
+
+    reviewer: str  # full name
+    agrees: bool
+    label: str
+    comment: str
+    at: datetime
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One reading with all that belongs to it."""
+
+    reading_id: str
+    study_id: str
+    patient: PatientRow
+    kind: str  # one of tables.KINDS
+    units: str  # of the pixels: "HU" or "intensity"
+    width: int  # of the upload; pixels has fewer where that was very large
+    height: int
+    sha256: str  # of the uploaded file
+    tags: dict[str, str]
+    notes: str
+    uploaded_at: datetime
+    uploaded_by: str  # full name
+    model: str
+    version: str
+    classes: tuple[str, ...]  # in the order of heat
+    probabilities: dict[str, float]
+    label: str
+    decision: str
+    point: dict
+    checks: tuple[predictor.Check, ...]
+    milliseconds: float
+    read_at: datetime
+    reviews: tuple[ReviewRow, ...]  # oldest first; the latest counts
+    pixels: np.ndarray = field(repr=False)  # float32 (height, width), HU or 0..1
+    heat: np.ndarray = field(repr=False)  # float32 (classes, height, width) 0..1
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """One reading on the page of its patient; review fields are those of the latest review."""
+
+    reading_id: str
+    kind: str
+    model: str
+    version: str
+    label: str
+    decision: str
+    probability: float  # of the label
+    read_at: datetime
+    read_by: str  # full name
+    notes: str
+    reviewed: bool
+    reviewer: str | None  # full name
+    reviewer_label: str | None
+    agrees: bool | None
+    thumbnail: bytes = field(repr=False)  # PNG of at most pixels.THUMBNAIL_SIDE a side
+
+
+@dataclass(frozen=True)
+class PatientPage:
+    """A patient with all readings, oldest first."""
+
+    patient: PatientRow
+    cases: tuple[CaseRow, ...]
+
+
+class Records:
+    """The actions of a doctor; each raises SignedOut or Forbidden before anything is read or written."""
+
+    def __init__(self, access: Access):
+        self.access = access
+
+    def find_patients(self, text: str, limit: int = 20) -> list[PatientRow]:
+        """Patients whose number or name holds every word of `text`; all, for an empty one. A number as typed first."""
+        with self.access.reads("doctor") as (db, _):
+            return search(db, text, limit)
+
+    def save_case(
+        self,
+        patient: str | NewPatient,
+        image: images.Image,
+        sha256: str,
+        reading: predictor.Reading,
+        notes: str = "",
+    ) -> str:
+        """Save an upload with its reading, and its patient where new, all or nothing; returns the reading's id.
+
+        patient: the id of one that is there, or a new one. sha256: of the uploaded file, hex.
+        Raises RecordRefused for a number that is taken, RecordMissing for a patient who was erased meanwhile.
+        """
+        study = Study(
+            kind=pixels.kind_of(image),
+            units=image.units,
+            sha256=_sha256(sha256),
+            width=image.pixels.shape[1],
+            height=image.pixels.shape[0],
+            pixels=pixels.encode(image),
+            tags=dict(image.tags),
+            notes=_text("notes", notes),
+        )
+        row = Reading(id=new_id(), study=study, heat=pixels.encode_heat(reading.heat), **_said(reading))
+        with self.access.writes("doctor") as (db, actor):
+            known = _patient(db, patient) if isinstance(patient, str) else _enter(db, patient, actor.user_id)
+            study.patient_id, study.uploaded_by = known.id, actor.user_id
+            db.add(study)
+            db.flush()
+            audit.append(
+                db,
+                actor.user_id,
+                "case.save",
+                f"reading:{row.id}",
+                study=study.id,
+                patient=known.id,
+                new_patient=not isinstance(patient, str),
+                model=f"{row.model}@{row.version}",
+            )
+        return row.id
+
+    def same_upload(self, patient_id: str, sha256: str) -> str | None:
+        """The latest reading of a file with the same bytes for the same patient, or None."""
+        with self.access.reads("doctor") as (db, _):
+            same = (Study.patient_id == _identifier(patient_id)) & (Study.sha256 == _sha256(sha256))
+            found = sa.select(Reading.id).join(Study).where(same).order_by(Reading.read_at.desc()).limit(1)
+            return db.scalar(found)
+
+    def worklist(self) -> pd.DataFrame:
+        """All readings, newest first, one row each; columns and types: WORKLIST.
+
+        probability: of the label. flagged: an input check failed. read_by: who uploaded it. Times are UTC.
+        """
+        with self.access.reads("doctor") as (db, _):
+            found = with_review(Patient.number, Patient.name, Reading.checks)
+            rows = db.execute(found.order_by(Reading.read_at.desc(), Reading.id)).all()
+        readings = pd.DataFrame(rows, columns=found.selected_columns.keys(), dtype=object)
+        readings["probability"] = [row.probabilities[row.label] for row in rows]
+        readings["flagged"] = [not all(check["passed"] for check in row.checks) for row in rows]
+        return readings[list(WORKLIST)].astype(WORKLIST)
+
+    def case(self, reading_id: str) -> Case:
+        """Everything about one reading; that it was opened is audited. Raises RecordMissing."""
+        with self.access.writes("doctor") as (db, actor):
+            reading = _reading(db, reading_id, orm.undefer(Reading.heat))
+            study = db.get(Study, reading.study_id, options=[orm.undefer(Study.pixels)])
+            patient, uploader, reviews = _row(study.patient), study.uploader.full_name, _reviews(reading)
+            audit.append(db, actor.user_id, "case.open", f"reading:{reading.id}", patient=patient.id)
+        # Decoded after the transaction: it takes longer than everything in it.
+        classes = tuple(reading.probabilities)
+        return Case(
+            reading_id=reading.id,
+            study_id=study.id,
+            patient=patient,
+            kind=study.kind,
+            units=study.units,
+            width=study.width,
+            height=study.height,
+            sha256=study.sha256,
+            tags=study.tags,
+            notes=study.notes,
+            uploaded_at=study.uploaded_at,
+            uploaded_by=uploader,
+            model=reading.model,
+            version=reading.version,
+            classes=classes,
+            probabilities=reading.probabilities,
+            label=reading.label,
+            decision=reading.decision,
+            point=reading.point,
+            checks=tuple(predictor.Check(**check) for check in reading.checks),
+            milliseconds=reading.milliseconds,
+            read_at=reading.read_at,
+            reviews=reviews,
+            pixels=pixels.decode(study.pixels, study.units),
+            heat=pixels.decode_heat(reading.heat, len(classes)),
+        )
+
+    def patient(self, patient_id: str) -> PatientPage:
+        """A patient with all readings, oldest first; that the page was opened is audited. Raises RecordMissing."""
+        with self.access.writes("doctor") as (db, actor):
+            opened = open_page(db, patient_id, actor.user_id)
+        return page(*opened)
+
+    def review(self, reading_id: str, agrees: bool, label: str, comment: str = "") -> None:
+        """Say whether the model's label holds, or which class it is; earlier reviews stay, the latest counts.
+
+        Raises RecordRefused for a label that is none of the reading's classes, or that contradicts `agrees`.
+        """
+        comment = _text("comment", comment)
+        with self.access.writes("doctor") as (db, actor):
+            reading = _reading(db, reading_id)
+            if label not in tuple(reading.probabilities):
+                raise RecordRefused(f"{label!r} is none of this reading's classes: {', '.join(reading.probabilities)}")
+            if agrees != (label == reading.label):
+                raise RecordRefused(
+                    f"the model says {reading.label}: choose that class to agree, another one to correct it"
+                )
+            db.add(
+                Review(reading_id=reading.id, reviewer_id=actor.user_id, agrees=agrees, label=label, comment=comment)
+            )
+            audit.append(db, actor.user_id, "case.review", f"reading:{reading.id}", agrees=agrees, label=label)
+
+
+# --- shared with the administrator's side; the caller holds the transaction and has checked the role
+
+
+def search(db: orm.Session, text: str, limit: int) -> list[PatientRow]:
+    """Patients whose number or name holds every word of `text`, whatever its case; the exact number comes first."""
+    text = _one_line(text, _JOINERS)[:LONGEST_NAME]
+    words = [_holds(word) for word in text.split()]
+    found = sa.select(Patient.id, Patient.number, Patient.name, Patient.birth_year, Patient.sex).where(*words)
+    found = found.order_by((Patient.number == text).desc(), Patient.name, Patient.number).limit(limit)
+    return [PatientRow(*row) for row in db.execute(found)]
+
+
+def latest_review() -> sa.Subquery:
+    """The review that counts of each reading that has one."""
+    turn = sa.func.row_number().over(partition_by=Review.reading_id, order_by=(Review.at.desc(), Review.id))
+    ranked = sa.select(Review.id, turn.label("turn")).subquery()
+    return sa.select(Review).join(ranked, ranked.c.id == Review.id).where(ranked.c.turn == 1).subquery()
+
+
+def with_review(*more) -> sa.Select:
+    """All readings, whose they are, and what the latest review says; `more` columns of patient, study or reading."""
+    latest, reviewer, uploader = latest_review(), orm.aliased(User), orm.aliased(User)
+    return (
+        sa.select(
+            Reading.id.label("reading_id"),
+            Study.patient_id,
+            Study.kind,
+            Reading.model,
+            Reading.version,
+            Reading.label,
+            Reading.decision,
+            Reading.probabilities,
+            Reading.read_at,
+            uploader.full_name.label("read_by"),
+            latest.c.id.is_not(None).label("reviewed"),
+            reviewer.full_name.label("reviewer"),
+            latest.c.label.label("reviewer_label"),
+            latest.c.agrees,
+            latest.c.at.label("reviewed_at"),
+            *more,
+        )
+        .join(Study, Study.id == Reading.study_id)
+        .join(Patient, Patient.id == Study.patient_id)
+        .join(uploader, uploader.id == Study.uploaded_by)
+        .outerjoin(latest, latest.c.reading_id == Reading.id)
+        .outerjoin(reviewer, reviewer.id == latest.c.reviewer_id)
+    )
+
+
+def open_page(db: orm.Session, patient_id: str, user_id: int) -> tuple[PatientRow, list[sa.Row]]:
+    """What `page` needs, read in the caller's write transaction; audited as opened by `user_id`."""
+    patient = _row(_patient(db, patient_id))
+    found = with_review(Study.notes, Study.units, Study.pixels).where(Study.patient_id == patient.id)
+    rows = db.execute(found.order_by(Reading.read_at, Reading.id)).all()
+    audit.append(db, user_id, "patient.open", f"patient:{patient.id}")
+    return patient, rows
+
+
+def page(patient: PatientRow, rows: list[sa.Row]) -> PatientPage:
+    """The patient's page, its thumbnails made from the kept pixels; outside any transaction, as that takes time."""
+    return PatientPage(patient, tuple(map(_case_row, rows)))
+
+
+# --- rows
+
+
+def _row(patient: Patient) -> PatientRow:
+    return PatientRow(patient.id, patient.number, patient.name, patient.birth_year, patient.sex)
+
+
+def _reviews(reading: Reading) -> tuple[ReviewRow, ...]:
+    return tuple(ReviewRow(r.reviewer.full_name, r.agrees, r.label, r.comment, r.at) for r in reading.reviews)
+
+
+def _case_row(row: sa.Row) -> CaseRow:
+    same = {field.name: getattr(row, field.name) for field in fields(CaseRow) if hasattr(row, field.name)}
+    return CaseRow(**same, probability=row.probabilities[row.label], thumbnail=pixels.thumbnail(row.pixels, row.units))
+
+
+def _said(reading: predictor.Reading) -> dict:
+    """The columns of a reading, JSON-ready; the order of the classes is that of the heat maps."""
+    return {
+        "model": reading.model,
+        "version": reading.version,
+        "probabilities": {name: float(p) for name, p in zip(reading.classes, reading.probabilities, strict=True)},
+        "label": reading.label,
+        "decision": reading.decision,
+        "point": reading.point,
+        "checks": [
+            {
+                "name": c.name,
+                "passed": bool(c.passed),
+                "value": float(c.value),
+                "limit": float(c.limit),
+                "words": c.words,
+            }
+            for c in reading.checks
+        ],
+        "milliseconds": float(reading.milliseconds),
+    }
+
+
+# --- finding
+
+
+def _patient(db: orm.Session, patient_id: str) -> Patient:
+    found = db.get(Patient, _identifier(patient_id))
+    if found is None:
+        raise RecordMissing("that patient is not in the records (any more): erased, or never saved. Search again")
+    return found
+
+
+def _reading(db: orm.Session, reading_id: str, *options) -> Reading:
+    found = db.get(Reading, _identifier(reading_id), options=options)
+    if found is None:
+        raise RecordMissing(
+            "that case is not in the records (any more): its patient was erased, or it was never saved. "
+            "Go back to the worklist"
+        )
+    return found
+
+
+def _identifier(text: str) -> str:
+    """`text` where it can be an identifier, else one that nothing has."""
+    try:
+        return str(uuid.UUID(text))
+    except (ValueError, AttributeError, TypeError):
+        return ""
+
+
+def _holds(word: str) -> sa.ColumnElement[bool]:
+    """Number or name holds the word. Databases fold the case of a to z at most, hence the usual spellings of others."""
+    spellings = {word, word.lower(), word.upper(), word.title()}
+    return sa.or_(*(c.icontains(s, autoescape=True) for s in spellings for c in (Patient.number, Patient.name)))
+
+
+def _enter(db: orm.Session, new: NewPatient, user_id: int) -> Patient:
+    if db.scalar(sa.select(Patient.id).where(Patient.number == new.number)) is not None:
+        raise RecordRefused(
+            f"the patient number {new.number!r} is taken already; search for it to add to that patient, "
+            "or check the number"
+        )
+    patient = Patient(number=new.number, name=new.name, birth_year=new.birth_year, sex=new.sex, created_by=user_id)
+    db.add(patient)
+    db.flush()
+    return patient
+
+
+# --- what people typed
+
+
+def _visible(text: str, keep: str) -> str:
+    """Characters composed in one way, without those that cannot be seen: they would make two numbers look the same."""
+    text = unicodedata.normalize("NFC", text)
+    return "".join(c for c in text if c in keep or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
+
+
+def _one_line(text: str, keep: str) -> str:
+    return " ".join(_visible(text, keep + "\t\n\r").split())
+
+
+def _line(what: str, text: str, longest: int, keep: str = "") -> str:
+    line = _one_line(text, keep) if isinstance(text, str) else ""
+    if not line.strip(keep + " "):
+        raise RecordRefused(f"the {what} is empty; accepted are 1 to {longest} characters")
+    return _within(what, line, longest)
+
+
+def _text(what: str, text: str) -> str:
+    return _within(what, _visible("\n".join(text.splitlines()), _JOINERS + "\n\t").strip(), LONGEST_TEXT)
+
+
+def _within(what: str, text: str, longest: int) -> str:
+    if len(text) > longest:
+        raise RecordRefused(f"the {what} has {len(text)} characters; accepted are up to {longest}")
+    return text
+
+
+def _sha256(digest: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise RecordRefused(f"{digest[:80]!r} is not the SHA-256 of a file; accepted are 64 hexadecimal digits")
+    return digest
