@@ -136,6 +136,13 @@ def whoami(store: Store, token: str) -> Actor:
         return _actor(_signed_in(db, token))
 
 
+def ended(store: Store, session_ids: set[str]) -> set[str]:
+    """Those of these sessions that hold no longer."""
+    with store.read() as db:
+        sessions = db.scalars(sa.select(SignIn).where(SignIn.id.in_(session_ids)).options(orm.joinedload(SignIn.user)))
+        return session_ids - {session.id for session in sessions if not _why_ended(session)}
+
+
 def _as_tried(name: str) -> str:
     return unicodedata.normalize("NFKC", name).strip().lower()[:64]
 
@@ -233,18 +240,24 @@ def _session(db: orm.Session, token: str, lock: bool = False) -> SignIn | None:
 
 
 def _signed_in(db: orm.Session, token: str, lock: bool = False) -> SignIn:
-    session, at = _session(db, token, lock), now()
+    session = _session(db, token, lock)
     if session is None:
         raise SignedOut("You are not signed in. Sign in to go on.")
-    if session.revoked_at is not None or not session.user.active:
-        raise SignedOut("You are signed out. Sign in again to go on.")
-    if at >= session.created_at + timedelta(hours=config.session_hours()):
-        raise SignedOut(f"You were signed out after {config.session_hours():g} hours. Sign in again to go on.")
-    if at >= session.seen_at + timedelta(minutes=config.idle_minutes()):
-        raise SignedOut(
-            f"You were signed out after {config.idle_minutes():g} minutes without an action. Sign in again to go on."
-        )
+    if why := _why_ended(session):
+        raise SignedOut(f"{why} Sign in again to go on.")
     return session
+
+
+def _why_ended(session: SignIn) -> str:
+    """Why the session holds no longer; empty while it does."""
+    at = now()
+    if session.revoked_at is not None or not session.user.active:
+        return "You are signed out."
+    if at >= session.created_at + timedelta(hours=config.session_hours()):
+        return f"You were signed out after {config.session_hours():g} hours."
+    if at >= session.seen_at + timedelta(minutes=config.idle_minutes()):
+        return f"You were signed out after {config.idle_minutes():g} minutes without an action."
+    return ""
 
 
 def _actor(session: SignIn) -> Actor:

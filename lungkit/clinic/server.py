@@ -1,0 +1,591 @@
+"""The clinic's web server: Voila on one notebook, behind a sign-in page of its own.
+
+What a browser can reach is the list in `Clinic.init_handlers`; everything else is 404. A page's kernel belongs to the
+session it was started for: its sockets and its state answer to nobody else. What a person may do is decided in the
+kernel, at each action (accounts.Access); here only who gets a kernel at all.
+"""
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import os
+import shutil
+import signal
+import ssl
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_core.utils import ensure_async
+from jupyter_server.auth.authorizer import Authorizer
+from jupyter_server.auth.decorator import allow_unauthenticated
+from jupyter_server.auth.identity import IdentityProvider, User
+from jupyter_server.base.handlers import FileFindHandler, JupyterHandler
+from jupyter_server.services.kernels.handlers import KernelHandler
+from jupyterlab_server.themes_handler import ThemesHandler
+from tornado import httpserver, ioloop, netutil, web
+from traitlets import Any, Bool, List
+from traitlets.config import Config
+from voila.app import Voila
+from voila.request_info_handler import RequestInfoSocketHandler
+from voila.static_file_handler import MultiStaticFileHandler
+from voila.tornado.handler import TornadoVoilaHandler
+from voila.tornado.kernel_websocket_handler import VoilaKernelWebsocketHandler
+from voila.utils import get_voila_labextensions_path
+
+from lungkit import config
+from lungkit.clinic import accounts
+from lungkit.clinic.store import Store, StoreError
+from lungkit.clinic.tables import User as Person
+from lungkit.clinic.visitor import DOOR
+from lungkit.errors import LungkitError
+from lungkit.models import registry
+
+PAGES = Path(__file__).parent / "pages"
+PORT = 8866
+MOST_PAGES = 4  # open at once in one session; the oldest gives way, since each holds a kernel
+# All that the page's widgets are made of; what else is installed is not loaded.
+EXTENSIONS = ["@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8"]
+KERNEL_ID = r"(?P<kernel_id>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
+# Scripts come from this server alone; blob: is how anywidget loads its modules.
+POLICY = (
+    "default-src 'none'; script-src 'self' blob:; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "font-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+}
+QUIET = {  # for the kernels: nothing is reported to anyone, nothing comes from somebody's own configuration
+    "ORT_DISABLE_TELEMETRY": "1",
+    "JUPYTER_PREFER_ENV_PATH": "1",
+    "JUPYTER_PATH": str(PAGES),
+}
+
+
+def serve(
+    port: int = PORT,
+    host: str = "127.0.0.1",
+    certfile: Path | None = None,
+    keyfile: Path | None = None,
+    pool: int = 2,
+    behind_proxy: bool = False,
+    notebook: Path | None = None,
+    announce: Callable[[str], None] = print,
+) -> None:
+    """Serve the clinic until SIGTERM or SIGINT; then every kernel is stopped and the port is free.
+
+    pool: kernels that wait, warm, for the next visitors. behind_proxy: believe X-Forwarded-* headers; only where
+    nothing but the proxy reaches the port. notebook: what is served; default: notebooks/app.ipynb.
+    Raises LungkitError for what a person has to mend first.
+    """
+    notebook = (notebook or config.notebooks_dir() / "app.ipynb").resolve()
+    if not notebook.is_file():
+        raise LungkitError(f"no notebook {notebook} to serve")
+    tls = _tls(certfile, keyfile)
+    if not (tls or behind_proxy or _is_loopback(host)):
+        raise LungkitError(
+            f"on {host} passwords would cross the network in clear text; give --certfile and --keyfile, or serve on "
+            "127.0.0.1 behind a proxy that speaks HTTPS (--behind-proxy)"
+        )
+    os.umask(0o077)
+    store = Store()
+    store.upgrade()
+    _ready(store)
+    sockets = _bind(port, host)
+    port = sockets[0].getsockname()[1]
+    with _private_folder() as folder:
+        os.environ.update(QUIET)
+        for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
+            os.environ[variable] = str(folder / "jupyter")
+        os.environ[DOOR] = str(folder / "door")
+        clinic = Clinic(
+            store=store,
+            sockets=sockets,
+            tls=tls,
+            behind_proxy=behind_proxy,
+            connection_dir_root=str(folder),
+            config=_settings(port, host, notebook, pool, secure=bool(tls) or behind_proxy),
+        )
+        clinic.initialize([])
+        shown = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
+        asyncio.run(clinic.run(lambda: announce(f"{'https' if tls else 'http'}://{_in_url(shown)}:{port}/")))
+
+
+def _ready(store: Store) -> None:
+    """Refuse to start where nobody could sign in, or nothing could be read."""
+    with store.read() as db:
+        if not db.query(Person.id).filter(Person.active).first():
+            raise LungkitError(
+                "nobody can sign in yet; make the first account with `lungkit user add NAME --role admin`"
+            )
+    if not any(_has_active(model) for model in registry.models()):
+        raise LungkitError("no model is active yet; `make demo` trains one, `lungkit models promote` chooses another")
+
+
+def _has_active(model: str) -> bool:
+    try:
+        registry.active(model)
+    except registry.ModelMissing:
+        return False
+    return True
+
+
+def _settings(port: int, host: str, notebook: Path, pool: int, secure: bool) -> Config:
+    idle = max(1, int(config.idle_minutes() * 60))
+    settings = Config()
+    settings.Voila = {
+        "port": port,
+        "ip": host,
+        "port_retries": 0,
+        "open_browser": False,
+        "notebook_path": str(notebook),
+        "config_file_paths": [],
+        "token": "",
+        "identity_provider_class": Identity,
+        "authorizer_class": OwnKernelOnly,
+        "log_level": "WARNING",
+        "tornado_settings": {
+            "headers": HEADERS,
+            # One message may carry a whole upload; anything larger closes the socket.
+            "websocket_max_message_size": config.upload_bytes() + 2**20,
+            "xsrf_cookie_kwargs": {"samesite": "Strict", "secure": secure},
+        },
+    }
+    settings.VoilaConfiguration = {
+        "template": "clinic",
+        "theme": "light",
+        "allow_template_override": "NO",
+        "allow_theme_override": "NO",
+        "preheat_kernel": pool > 0,
+        "default_pool_size": pool,
+        "http_header_envs": ["Cookie"],
+        "extension_allowlist": EXTENSIONS,
+        "show_tracebacks": False,
+        "kernel_spec_manager_class": OwnPython,
+    }
+    settings.Identity.secure_cookie = secure
+    settings.MappingKernelManager = {
+        "cull_idle_timeout": idle,
+        "cull_interval": max(1, min(60, idle // 4)),
+        "cull_connected": True,
+    }
+    settings.KernelManager = {"transport": "ipc", "shutdown_wait_time": 3.0}
+    settings.KernelRestarter.restart_limit = 0  # a kernel that died has lost its page: the page says so
+    return settings
+
+
+def _tls(certfile: Path | None, keyfile: Path | None) -> ssl.SSLContext | None:
+    if certfile is None and keyfile is None:
+        return None
+    if certfile is None:
+        raise LungkitError("--keyfile needs --certfile, the certificate (PEM) that belongs to it")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certfile, keyfile)
+    except OSError as error:  # ssl.SSLError is one
+        raise LungkitError(
+            f"no TLS with certificate {certfile} and key {keyfile or certfile}: {error.strerror or error}; both are "
+            "PEM files that belong together, the key without a pass phrase"
+        ) from error
+    return context
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _bind(port: int, host: str) -> list:
+    try:
+        return netutil.bind_sockets(port, host)
+    except OSError as error:
+        reason = {
+            errno.EADDRINUSE: "is taken by another program; stop that one, or give another --port",
+            errno.EACCES: "may not be used by this user; give a --port above 1023",
+        }.get(error.errno, f"cannot be used: {error.strerror or error}")
+        raise LungkitError(f"port {port} on {host} {reason}") from error
+
+
+@contextlib.contextmanager
+def _private_folder():
+    """A short path (sockets have room for 107 characters) that only this user can enter; gone at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="lungkit-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# --- who is there
+
+
+@dataclass
+class Visitor(User):
+    """The signed-in person as the web server knows him."""
+
+    session_id: str = ""
+
+
+class Identity(IdentityProvider):
+    """Who is behind the cookie: asked of the sessions table at each request."""
+
+    token = ""
+    auth_enabled = True
+
+    def get_user(self, handler: web.RequestHandler) -> Visitor | None:
+        token = handler.get_cookie(accounts.COOKIE, "")
+        if not token:
+            return None
+        try:
+            actor = accounts.whoami(self.parent.store, token)
+        except accounts.SignedOut:
+            return None
+        return Visitor(username=actor.name, session_id=actor.session_id)
+
+    def get_handlers(self) -> list:
+        return [(r"/login", SignInPage), (r"/logout", SignOut)]
+
+
+class OwnPython(KernelSpecManager):
+    """Kernels run with this very Python, whatever other kernels are installed."""
+
+    def _kernel_dirs_default(self) -> list[str]:
+        return []
+
+
+class OwnKernelOnly(Authorizer):
+    """A kernel answers to the session it was started for; nothing else is allowed by anything that asks."""
+
+    def is_authorized(self, handler: JupyterHandler, user: Visitor, action: str, resource: str) -> bool:
+        kernel_id = handler.path_kwargs.get("kernel_id")
+        return resource == "kernels" and self.parent.claims.owner(kernel_id) == user.session_id
+
+
+class Claims:
+    """Which session each page's kernel was started for."""
+
+    def __init__(self):
+        self._owner: dict[str, str] = {}  # kernel to session, oldest first
+
+    def add(self, kernel_id: str, session_id: str) -> list[str]:
+        """Note a new page; returns kernels of the session's oldest pages, which give way to it."""
+        self._owner[kernel_id] = session_id
+        return self.of(session_id)[:-MOST_PAGES]
+
+    def owner(self, kernel_id: str | None) -> str | None:
+        return self._owner.get(kernel_id)
+
+    def of(self, session_id: str) -> list[str]:
+        return [kernel for kernel, owner in self._owner.items() if owner == session_id]
+
+    def sessions(self) -> set[str]:
+        return set(self._owner.values())
+
+    def forget(self, kernel_id: str) -> None:
+        self._owner.pop(kernel_id, None)
+
+    def keep_only(self, running: list[str]) -> None:
+        for kernel_id in set(self._owner) - set(running):
+            self.forget(kernel_id)
+
+
+# --- what a browser can reach
+
+
+class PageHandler(JupyterHandler):
+    """The clinic's own pages: errors in words, nothing kept by browsers."""
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        self.set_header("Cache-Control", "no-store")
+
+    def write_error(self, status_code: int, **kwargs) -> None:
+        write_error(self, status_code, **kwargs)
+
+
+def write_error(handler: JupyterHandler, status_code: int, **kwargs) -> None:
+    """A page that says what to do, and nothing of what went wrong inside."""
+    error = kwargs.get("exc_info", (None, None))[1]
+    words = {
+        403: "This was not allowed. Go back to the start page and try again.",
+        404: "There is no such page.",
+    }.get(status_code, "Something went wrong; nothing was saved. Try again in a moment, or tell an administrator.")
+    if isinstance(error, StoreError):
+        words = str(error)
+    template = handler.settings["jinja2_env"].get_template("error.html")
+    handler.finish(template.render(words=words, status=status_code))
+
+
+class SignInPage(PageHandler):
+    """The form, and what becomes of it."""
+
+    @allow_unauthenticated
+    def get(self) -> None:
+        if self.current_user:
+            self.redirect("/")
+        else:
+            self._form()
+
+    @allow_unauthenticated
+    async def post(self) -> None:
+        name, password = self.get_body_argument("name", ""), self.get_body_argument("password", "", strip=False)
+        clinic = self.settings["clinic"]
+        try:
+            # In a thread: looking at a password is slow on purpose. Two at once: it takes memory on purpose, too.
+            token = await asyncio.get_running_loop().run_in_executor(
+                clinic.sign_ins, accounts.sign_in, clinic.store, name, password, self.request.remote_ip
+            )
+        except accounts.SignInRefused as refused:
+            self.set_status(429 if refused.wait_seconds else 401)
+            if refused.wait_seconds:
+                self.set_header("Retry-After", str(refused.wait_seconds))
+            self._form(name, str(refused))
+            return
+        except StoreError as problem:
+            self.set_status(503)
+            self._form(name, str(problem))
+            return
+        self.set_cookie(
+            accounts.COOKIE, token, path="/", httponly=True, samesite="Strict", secure=clinic.secure_cookies
+        )
+        self.redirect("/", status=303)
+
+    def _form(self, name: str = "", problem: str = "") -> None:
+        template = self.settings["jinja2_env"].get_template("sign_in.html")
+        self.finish(template.render(name=name, problem=problem, xsrf=self.xsrf_form_html()))
+
+
+class SignOut(PageHandler):
+    """Ends the session; its kernels, and what they show of patients, go with it."""
+
+    @allow_unauthenticated
+    async def post(self) -> None:
+        clinic = self.settings["clinic"]
+        accounts.sign_out(clinic.store, self.get_cookie(accounts.COOKIE, ""))
+        if self.current_user:
+            await clinic.stop_kernels(clinic.claims.of(self.current_user.session_id))
+        self.clear_cookie(accounts.COOKIE, path="/")
+        self.redirect("/login", status=303)
+
+
+class ClinicPage(TornadoVoilaHandler):
+    """The notebook as a page, in a kernel that from now on belongs to the visitor's session."""
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        self.set_header("Cache-Control", "no-store")
+
+    @web.authenticated
+    async def get(self) -> None:
+        _ = self.xsrf_token  # asking for it sets the cookie that the requests of the page need
+        await super().get()
+
+    @property
+    def kernel_manager(self):
+        return _Claiming(super().kernel_manager, self._claim)
+
+    async def _claim(self, kernel_id: str) -> None:
+        clinic = self.settings["clinic"]
+        clinic.claims.keep_only(clinic.kernel_manager.list_kernel_ids())
+        await clinic.stop_kernels(clinic.claims.add(kernel_id, self.current_user.session_id))
+
+    def write_error(self, status_code: int, **kwargs) -> None:
+        write_error(self, status_code, **kwargs)
+
+
+class _Claiming:
+    """The kernel manager as one visit sees it: the kernel it takes from the pool, or starts, is claimed."""
+
+    def __init__(self, manager, claim: Callable):
+        self._manager = manager
+        self._claim = claim
+
+    def __getattr__(self, name: str):
+        return getattr(self._manager, name)
+
+    async def get_rendered_notebook(self, **visit):
+        task, rendered, kernel_id = await self._manager.get_rendered_notebook(**visit)
+        await self._claim(kernel_id)
+        return task, rendered, kernel_id
+
+    async def start_kernel(self, **how) -> str:
+        kernel_id = await ensure_async(self._manager.start_kernel(**how))
+        await self._claim(kernel_id)
+        return kernel_id
+
+
+class StillThere(PageHandler):
+    """Asked by the open page from time to time; asking is no action, so it keeps nobody signed in."""
+
+    @allow_unauthenticated
+    def get(self, kernel_id: str) -> None:
+        clinic = self.settings["clinic"]
+        if not self.current_user:
+            state = "signed-out"
+        elif clinic.claims.owner(kernel_id) != self.current_user.session_id or kernel_id not in clinic.kernel_manager:
+            state = "gone"
+        else:
+            state = "there"
+        self.finish({"state": state})
+
+
+class PageLeft(PageHandler):
+    """Told by a page that is closed or left: its kernel is not needed any more."""
+
+    @web.authenticated
+    async def post(self, kernel_id: str) -> None:
+        clinic = self.settings["clinic"]
+        if clinic.claims.owner(kernel_id) != self.current_user.session_id:
+            raise web.HTTPError(403)
+        await clinic.stop_kernels([kernel_id])
+        self.set_status(204)
+
+
+class NoSuchPage(PageHandler):
+    """Everything that is not listed."""
+
+    @allow_unauthenticated
+    def prepare(self):
+        raise web.HTTPError(404)
+
+
+class Door(RequestInfoSocketHandler):
+    """Hands a visitor's cookie to his kernel, once; reached through a socket in the private folder only."""
+
+    def open(self, kernel_id: str) -> None:
+        super().open(kernel_id)
+        self._cache.pop(kernel_id, None)
+
+    def on_close(self) -> None:
+        for kernel_id in [key for key, waiter in self._waiters.items() if waiter is self]:
+            del self._waiters[kernel_id]
+
+
+class Clinic(Voila):
+    """Voila with the clinic's own list of what can be reached, TLS, and a tidy end."""
+
+    store = Any()
+    sockets = List()
+    tls = Any(allow_none=True)
+    behind_proxy = Bool()
+    secure_cookies = Bool()
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.claims = Claims()
+        self.sign_ins = ThreadPoolExecutor(max_workers=2, thread_name_prefix="sign-in")
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve until a signal says stop."""
+        stopped, loop = asyncio.Event(), asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopped.set)
+        try:
+            self.start()
+            ready()
+            await stopped.wait()
+        finally:
+            await self._end()
+
+    def init_settings(self) -> dict:
+        pages = jinja2.Environment(loader=jinja2.FileSystemLoader(PAGES), autoescape=True)
+        return super().init_settings() | {
+            "clinic": self,
+            "jinja2_env": pages,
+            "default_handler_class": NoSuchPage,
+            "transforms": [SecurityHeaders],
+        }
+
+    def init_handlers(self) -> list:
+        """All that there is: no list of kernels, no files of the notebook's folder, no source."""
+        themes = {
+            "themes_url": "/voila/api/themes",
+            "path": self.themes_dir,
+            "labextensions_path": get_voila_labextensions_path(),
+            "no_cache_paths": ["/"],
+        }
+        page = {
+            "notebook_path": os.path.relpath(self.notebook_path, self.root_dir),
+            "template_paths": self.template_paths,
+            "config": self.config,
+            "voila_configuration": self.voila_configuration,
+        }
+        return [
+            (r"/", ClinicPage, page),
+            *self.identity_provider.get_handlers(),
+            (r"/clinic/(clinic\.css|clinic\.js)", web.StaticFileHandler, {"path": str(PAGES)}),
+            (rf"/clinic/there/{KERNEL_ID}", StillThere),
+            (rf"/clinic/left/{KERNEL_ID}", PageLeft),
+            (rf"/api/kernels/{KERNEL_ID}", KernelHandler),
+            (rf"/api/kernels/{KERNEL_ID}/channels", VoilaKernelWebsocketHandler),
+            (r"/voila/static/(.*)", MultiStaticFileHandler, {"paths": self.static_paths}),
+            (r"/voila/api/themes/(.*)", ThemesHandler, themes),
+            (r"/voila/labextensions/(.*)", FileFindHandler, {"path": self.labextensions_path, "no_cache_paths": ["/"]}),
+        ]
+
+    def listen(self) -> None:
+        largest = self.tornado_settings["websocket_max_message_size"]
+        self.server = httpserver.HTTPServer(
+            self.app,
+            ssl_options=self.tls,
+            xheaders=self.behind_proxy,
+            max_body_size=2**20,  # forms; uploads come through the socket
+            max_buffer_size=largest + 2**20,
+        )
+        self.server.add_sockets(self.sockets)
+        self.door = httpserver.HTTPServer(web.Application([(rf"/{KERNEL_ID}", Door)]))
+        self.door.add_socket(netutil.bind_unix_socket(os.environ[DOOR], 0o600))
+        self.tidying = ioloop.PeriodicCallback(self._stop_kernels_of_ended_sessions, 60_000)
+        self.tidying.start()
+
+    async def stop_kernels(self, kernel_ids: list[str]) -> None:
+        for kernel_id in kernel_ids:
+            self.claims.forget(kernel_id)
+            if kernel_id in self.kernel_manager:
+                await ensure_async(self.kernel_manager.shutdown_kernel(kernel_id, now=True))
+
+    async def _stop_kernels_of_ended_sessions(self) -> None:
+        self.claims.keep_only(self.kernel_manager.list_kernel_ids())
+        with contextlib.suppress(StoreError):
+            ended = accounts.ended(self.store, self.claims.sessions())
+            await self.stop_kernels([kernel for session_id in ended for kernel in self.claims.of(session_id)])
+
+    async def _end(self) -> None:
+        self.tidying.stop()
+        self.server.stop()
+        self.door.stop()
+        await self.server.close_all_connections()
+        await ensure_async(self.kernel_manager.shutdown_all(now=True))
+        self.sign_ins.shutdown(wait=False, cancel_futures=True)
+        self.store.close()
+
+
+class SecurityHeaders(web.OutputTransform):
+    """The same headers on whatever is answered, files and errors included."""
+
+    def __init__(self, request):
+        pass
+
+    def transform_first_chunk(self, status_code, headers, chunk, finishing):
+        for name, value in HEADERS.items():
+            headers[name] = value
+        headers.pop("Server", None)
+        return status_code, headers, chunk
