@@ -8,7 +8,7 @@ import uuid
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
 def now() -> datetime:
@@ -129,11 +129,12 @@ class Study(Base):
     sha256: Mapped[str] = mapped_column(sa.String(64), index=True, comment="SHA-256 of the uploaded file, not kept")
     width: Mapped[int] = mapped_column(comment="Of the uploaded image, pixels")
     height: Mapped[int] = mapped_column(comment="Of the uploaded image, pixels")
-    pixels: Mapped[bytes] = deferred(mapped_column(sa.LargeBinary, comment="Pixels, encoded anew as PNG"))
     tags: Mapped[dict] = mapped_column(sa.JSON, comment="Header values that identify nobody")
     notes: Mapped[str] = mapped_column(sa.Text, default="", comment="What the clinician wrote at the upload")
     uploaded_at: Mapped[datetime] = mapped_column(UtcTime, default=now, index=True, comment="When")
     uploaded_by: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), comment="Who")
+    # Last in its row: to reach what stands behind it, SQLite would read through all of it.
+    pixels: Mapped[bytes] = mapped_column(sa.LargeBinary, deferred=True, comment="Pixels, encoded anew as PNG")
     patient: Mapped[Patient] = relationship(back_populates="studies")
     readings: Mapped[list["Reading"]] = relationship(
         back_populates="study", cascade="all, delete-orphan", order_by="Reading.read_at"
@@ -154,10 +155,11 @@ class Reading(Base):
     label: Mapped[str] = mapped_column(sa.String(100), index=True, comment="Class at the operating point")
     decision: Mapped[str] = mapped_column(sa.String(100), index=True, comment="The label, or: uncertain: review")
     point: Mapped[dict] = mapped_column(sa.JSON, comment="Operating point and band of uncertainty that were used")
-    heat: Mapped[bytes] = deferred(mapped_column(sa.LargeBinary, comment="Heat map of each class, encoded as PNG"))
     checks: Mapped[list] = mapped_column(sa.JSON, comment="Input checks: name, passed, value, limit, in words")
-    milliseconds: Mapped[float] = mapped_column(comment="From file to answer")
+    milliseconds: Mapped[float] = mapped_column(sa.Double, comment="From file to answer")
     read_at: Mapped[datetime] = mapped_column(UtcTime, default=now, index=True, comment="When")
+    # Last in its row, as pixels are.
+    heat: Mapped[bytes] = mapped_column(sa.LargeBinary, deferred=True, comment="Heat map of each class, as PNG")
     study: Mapped[Study] = relationship(back_populates="readings")
     reviews: Mapped[list["Review"]] = relationship(
         back_populates="reading", cascade="all, delete-orphan", order_by="Review.at"
@@ -185,8 +187,8 @@ class AuditEvent(Base):
     __table_args__ = ({"comment": "Who did what; rows are only added, each carries the hash of the one before"},)
 
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, comment="1, 2, 3, … without a gap")
-    at: Mapped[datetime] = mapped_column(UtcTime, comment="When")
-    user_id: Mapped[int | None] = mapped_column(comment="Who; empty: nobody signed in, or the command line")
+    at: Mapped[datetime] = mapped_column(UtcTime, index=True, comment="When")
+    user_id: Mapped[int | None] = mapped_column(index=True, comment="Who; empty: nobody signed in, or the command line")
     action: Mapped[str] = mapped_column(sa.String(64), index=True, comment="What, such as reading.save")
     object: Mapped[str] = mapped_column(sa.String(200), index=True, comment="On what: kind:identifier, never a name")
     detail: Mapped[dict] = mapped_column(sa.JSON, comment="What else is worth knowing; nothing that names a patient")
