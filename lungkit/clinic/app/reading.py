@@ -53,7 +53,7 @@ def decided(case: Case) -> str:
     if case.decision != REVIEW:
         return (
             f'<section class="decision decision-class" aria-label="The model\'s reading"><p class="kicker">The model reads'
-            f'</p><h2>{safe(case.label)}</h2><p>Probability {probability}. Your review decides.</p></section>'
+            f"</p><h2>{safe(case.label)}</h2><p>Probability {probability}. Your review decides.</p></section>"
         )
     reasons = "".join(f"<li>{safe(reason)}</li>" for reason in _reasons(case))
     return (
@@ -137,7 +137,7 @@ def checked(case: Case) -> str:
     """The input checks in words, each marked as passed or failed."""
     rows = "".join(
         f'<li class="{"passed" if check.passed else "failed"}"><span class="mark" aria-hidden="true">'
-        f'{"✓" if check.passed else "✗"}</span><span><b>{"Passed" if check.passed else "Failed"}:</b> '
+        f"{'✓' if check.passed else '✗'}</span><span><b>{'Passed' if check.passed else 'Failed'}:</b> "
         f"{safe(check.words)}</span></li>"
         for check in case.checks
     )
@@ -259,5 +259,3 @@ def side_by_side(cases: list[Case]) -> widgets.Widget:
         for case in cases
     ]
     return widgets.Box(columns).add_class("comparison")
-
-
