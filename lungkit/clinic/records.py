@@ -196,7 +196,7 @@ class Records:
         )
         row = Reading(id=new_id(), study=study, heat=pixels.encode_heat(reading.heat), **_said(reading))
         with self.access.writes("doctor") as (db, actor):
-            known = _patient(db, patient) if isinstance(patient, str) else _enter(db, patient, actor.user_id)
+            known = find_patient(db, patient) if isinstance(patient, str) else _enter(db, patient, actor.user_id)
             study.patient_id, study.uploaded_by = known.id, actor.user_id
             db.add(study)
             db.flush()
@@ -334,6 +334,7 @@ def with_review(*more) -> sa.Select:
             latest.c.label.label("reviewer_label"),
             latest.c.agrees,
             latest.c.at.label("reviewed_at"),
+            latest.c.comment.label("review_comment"),
             *more,
         )
         .join(Study, Study.id == Reading.study_id)
@@ -346,7 +347,7 @@ def with_review(*more) -> sa.Select:
 
 def open_page(db: orm.Session, patient_id: str, user_id: int) -> tuple[PatientRow, list[sa.Row]]:
     """What `page` needs, read in the caller's write transaction; audited as opened by `user_id`."""
-    patient = _row(_patient(db, patient_id))
+    patient = _row(find_patient(db, patient_id))
     found = with_review(Study.notes, Study.units, Study.pixels).where(Study.patient_id == patient.id)
     rows = db.execute(found.order_by(Reading.read_at, Reading.id)).all()
     audit.append(db, user_id, "patient.open", f"patient:{patient.id}")
@@ -400,7 +401,7 @@ def _said(reading: predictor.Reading) -> dict:
 # --- finding
 
 
-def _patient(db: orm.Session, patient_id: str) -> Patient:
+def find_patient(db: orm.Session, patient_id: str) -> Patient:
     found = db.get(Patient, _identifier(patient_id))
     if found is None:
         raise RecordMissing("that patient is not in the records (any more): erased, or never saved. Search again")
