@@ -13,7 +13,7 @@ from lungkit.clinic.app.reading import learned_from, reading
 from lungkit.clinic.app.search import PatientSearch, heading
 from lungkit.clinic.app.upload import Upload
 from lungkit.clinic.predictor import REVIEW
-from lungkit.clinic.records import LONGEST_TEXT, NewPatient, PatientRow, Records
+from lungkit.clinic.records import NewPatient, PatientRow, Records
 from lungkit.clinic.tables import SEXES
 from lungkit.data import images
 from lungkit.errors import LungkitError
@@ -167,10 +167,7 @@ class NewCase:
         said = self._models.get(self.model.value).read(image)
         reading_id = self._records.save_case(self.patient, image, sha256, said, self.notes.value)
         if isinstance(self.patient, NewPatient):
-            [saved] = [
-                row for row in self._records.find_patients(self.patient.number) if row.number == self.patient.number
-            ]
-            self._choose(saved)
+            self._choose(self._records.case(reading_id).patient)
         probability = percent(float(said.probabilities[list(said.classes).index(said.label)]))
         line.read(reading_id, said.decision, probability, time.perf_counter() - started)
         if not self.reading.children:

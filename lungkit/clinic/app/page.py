@@ -83,7 +83,7 @@ def notice(words: str, kind: str = "problem") -> str:
     mark = {"problem": "!", "done": "✓", "note": "i"}[kind]
     role = "alert" if kind == "problem" else "status"
     return (
-        f'<div class="notice notice-{kind}" role="{role}"><span class="mark" aria-hidden="true">{mark}</span>'
+        f'<div class="notice {kind}" role="{role}"><span class="mark" aria-hidden="true">{mark}</span>'
         f"<span>{safe(words)}</span></div>"
     )
 

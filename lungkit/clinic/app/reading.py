@@ -52,13 +52,15 @@ def decided(case: Case) -> str:
     probability = percent(case.probabilities[case.label])
     if case.decision != REVIEW:
         return (
-            f'<section class="decision decision-class" aria-label="The model\'s reading"><p class="kicker">The model reads'
-            f"</p><h2>{safe(case.label)}</h2><p>Probability {probability}. Your review decides.</p></section>"
+            '<section class="decision decision-class" aria-label="Reading of the model"><p class="kicker">'
+            f"The model reads</p><h2>{safe(case.label)}</h2><p>Probability {probability}. Your review decides.</p>"
+            "</section>"
         )
     reasons = "".join(f"<li>{safe(reason)}</li>" for reason in _reasons(case))
     return (
-        '<section class="decision decision-review" aria-label="The model\'s reading"><p class="kicker">The model does not '
-        f'decide</p><h2><span class="sign" aria-hidden="true">?</span> Uncertain: review needed</h2><ul>{reasons}</ul>'
+        '<section class="decision decision-review" aria-label="Reading of the model"><p class="kicker">'
+        'The model does not decide</p><h2><span class="sign" aria-hidden="true">?</span> Uncertain: review needed</h2>'
+        f"<ul>{reasons}</ul>"
         f"<p>Nearest class: {safe(case.label)}, {probability}. Do not rely on it.</p></section>"
     )
 
@@ -157,9 +159,8 @@ def origin(case: Case) -> str:
 
 def learned_from(model: str, version: str) -> str:
     """What population a version was trained on, from its card: "phantom: 800 CT images of 150 patients"."""
-    try:
-        card = registry.find(f"{model}@{version}").card
-    except LungkitError:
+    card = card_of(model, version)
+    if card is None:
         return "not known: this version is no longer in the registry"
     data, kind = card.get("data", {}), card.get("modality", "")
     kind = f"{kind} " if kind in ("CT", "X-ray") else ""
@@ -170,6 +171,14 @@ def learned_from(model: str, version: str) -> str:
             what = f"{kind}images"
     synthetic = ". Synthetic images, not of patients" if card.get("synthetic") else ""
     return f"{data.get('name', 'a data set without a name')}: {what}{synthetic}"
+
+
+def card_of(model: str, version: str) -> dict | None:
+    """The card of a version; None where the registry does not hold it any more."""
+    try:
+        return registry.find(f"{model}@{version}").card
+    except LungkitError:
+        return None
 
 
 def _image_line(case: Case) -> str:
@@ -245,7 +254,9 @@ def _report(case: Case, records: Records, act: Callable) -> Download:
         from lungkit.clinic import reports  # takes a while to import, and few readings need it
 
         now = records.case(case.reading_id)
-        return f"reading-{now.read_at:%Y-%m-%d}-{now.reading_id[:8]}.pdf", reports.pdf(now)
+        return f"reading-{now.read_at:%Y-%m-%d}-{now.reading_id[:8]}.pdf", reports.pdf(
+            now, card_of(now.model, now.version)
+        )
 
     return Download("Download report (PDF)", made, "application/pdf")
 

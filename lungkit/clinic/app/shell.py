@@ -2,7 +2,7 @@
 
 import importlib
 import os
-from collections.abc import Callable
+from contextlib import suppress
 
 import ipywidgets as widgets
 from IPython.display import display
@@ -63,10 +63,8 @@ def _warm() -> "predictor.Models":
     importlib.import_module("lungkit.clinic.app.case")
     models = predictor.Models()
     if models.names():
-        try:
+        with suppress(LungkitError):  # said in words where somebody uses it
             models.get(models.default())
-        except LungkitError:
-            pass  # said in words where somebody uses it
     return models
 
 
