@@ -81,11 +81,11 @@ def postgresql_server():
     # What makes it fast also lets it lose everything in a power cut: for tests only.
     settings = {"listen_addresses": "", "unix_socket_directories": folder, "fsync": "off", "full_page_writes": "off",
                 "synchronous_commit": "off", "max_connections": 60, "shared_buffers": "32MB"}  # fmt: skip
+    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     log = (folder / "log").open("wb")
     server = subprocess.Popen(
-        [*as_user, programs / "postgres", "-D", data, *(part for k, v in settings.items() for part in ("-c", f"{k}={v}"))],
-        stdout=log, stderr=log, cwd=folder,
-    )  # fmt: skip
+        [*as_user, programs / "postgres", "-D", data, *options], stdout=log, stderr=log, cwd=folder
+    )
     try:
         url = f"postgresql+psycopg://lungkit@/postgres?host={folder}"
         _wait_until_it_answers(url, server, folder / "log")
