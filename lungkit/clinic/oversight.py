@@ -261,10 +261,13 @@ class Oversight:
         user_id: int | None = None,
         object: str | None = None,
         before: int | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> pd.DataFrame:
         """The newest events of the audit trail: number, at, user (name, or None), action, object, detail.
 
         action, user_id, object: only such events. before: only those with a smaller number, to page backwards.
+        since, until: only those from this time on, and before that one.
         """
         conditions = {
             AuditEvent.action: action,
@@ -274,6 +277,10 @@ class Oversight:
         wanted = [column == value for column, value in conditions.items() if value is not None]
         if before is not None:
             wanted.append(AuditEvent.number < before)
+        if since is not None:
+            wanted.append(AuditEvent.at >= since)
+        if until is not None:
+            wanted.append(AuditEvent.at < until)
         columns = [
             AuditEvent.number,
             AuditEvent.at,
@@ -286,6 +293,11 @@ class Oversight:
         with self.access.reads("admin") as (db, _):
             rows = db.execute(found.order_by(AuditEvent.number.desc()).limit(limit)).all()
         return pd.DataFrame(rows, columns=[column.key for column in columns], dtype=object)
+
+    def verify_trail(self) -> int:
+        """Check that each event follows the one before; how many there are. Raises AuditBroken."""
+        self._sees()
+        return audit.verify(self.access.store)
 
     def actions(self) -> list[str]:
         """The kinds of events there are on the trail."""
