@@ -1,4 +1,4 @@
-"""What the clinic's tests share: its records on both databases."""
+"""What the clinic's tests share: its records on both databases, people who are signed in, readings."""
 
 import os
 import shutil
@@ -9,10 +9,15 @@ import time
 from itertools import count
 from pathlib import Path
 
+import argon2
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from lungkit.clinic import accounts
+from lungkit.clinic.predictor import Check, Reading
 from lungkit.clinic.store import Store
+from lungkit.data import images
 
 # --- records: an SQLite file, and a PostgreSQL server of the tests' own
 
@@ -116,3 +121,63 @@ def _wait_until_it_answers(url: str, server: subprocess.Popen, log: Path) -> Non
             assert server.poll() is None, log.read_text(errors="replace")
             time.sleep(0.1)
     raise AssertionError(f"PostgreSQL did not answer: {log.read_text(errors='replace')}")
+
+
+# --- people who are signed in, and what they save
+
+
+@pytest.fixture
+def cheap_passwords(monkeypatch):
+    """Hashing that takes no time; how hard passwords are to guess is tested where they are."""
+    monkeypatch.setattr(accounts, "_hasher", argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+
+
+@pytest.fixture
+def signed_in(store, cheap_passwords):
+    """A function: the access of a new person with a role, signed in; the name says who is acting."""
+
+    def sign_in(role: str, name: str | None = None) -> accounts.Access:
+        name = name or role
+        with store.write() as db:
+            password = accounts.add_user(db, name, f"Test {name.title()}", role)
+        return accounts.Access(store, accounts.sign_in(store, name, password, "192.0.2.1"))
+
+    return sign_in
+
+
+@pytest.fixture
+def chest_image():
+    """A function: a picture as the reader gives it, no two sides alike."""
+
+    def make(units="intensity", modality="DX", shape=(48, 64), seed=0) -> images.Image:
+        pixels = np.random.default_rng(seed).random(shape, np.float32)
+        if units == "HU":
+            pixels = np.rint(pixels * 2000 - 1000)
+        return images.Image(pixels, units, modality, "chest.dcm", {"view": "PA"})
+
+    return make
+
+
+@pytest.fixture
+def said():
+    """A function: a reading as the predictor gives it."""
+
+    def make(label="Pneumonia", probability=0.8, model="lung", version="v1", decision=None, **changes) -> Reading:
+        classes = ("Pneumonia", "Normal")
+        heat = np.zeros((2, 6, 8), np.float32)
+        heat[classes.index(label), 2, 3] = 1
+        values = {
+            "model": model,
+            "version": version,
+            "classes": classes,
+            "probabilities": np.array([probability if name == label else 1 - probability for name in classes]),
+            "label": label,
+            "decision": decision or label,
+            "point": {"kind": "threshold", "positive": "Pneumonia", "threshold": 0.42},
+            "heat": heat,
+            "checks": (Check("kind", True, 0.5, 1.0, "Looks like a chest X-ray."),),
+            "milliseconds": 120.0,
+        }
+        return Reading(**values | changes)
+
+    return make
