@@ -1,6 +1,8 @@
 """What happens to a model once it is trained: registered with its card, and scored on data it has not seen."""
 
 import re
+import shutil
+import tempfile
 import time
 import unicodedata
 from dataclasses import dataclass
@@ -13,8 +15,8 @@ import scipy.special
 
 from lungkit.data import dataset, images
 from lungkit.errors import LungkitError
-from lungkit.models import registry, saved
-from lungkit.training import evaluation
+from lungkit.models import graph, input_checks, registry, saved
+from lungkit.training import calibration, evaluation, export, input_statistics
 
 # Names of the images (by content) that a version learned from or was chosen on, one a line, in its folder.
 TRAINED_ON = "trained_on.txt"
@@ -27,9 +29,15 @@ def default_name(data: dataset.Dataset, architecture: str = "cnn") -> str:
     return f"{words}-{architecture}".lstrip("-")
 
 
-def probabilities(model: keras.Model, tensors: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """Softmax of the logits, float64 (N, classes), for preprocessed images (N, height, width, 1)."""
-    return scipy.special.softmax(model.predict(tensors, batch_size=batch_size, verbose=0).astype(np.float64), axis=1)
+def probabilities(
+    model: keras.Model, tensors: np.ndarray, temperature: float = 1.0, batch_size: int = 64
+) -> np.ndarray:
+    """Softmax of the logits over the temperature, float64 (N, classes), for images (N, height, width, 1)."""
+    return scipy.special.softmax(_logits(model, tensors, batch_size) / temperature, axis=1)
+
+
+def _logits(model: keras.Model, tensors: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    return model.predict(tensors, batch_size=batch_size, verbose=0).astype(np.float64)
 
 
 def register(
@@ -42,34 +50,47 @@ def register(
     training: dict,
     recipe: dict,
 ) -> registry.Version:
-    """Choose the operating point on the validation patients, measure there, and register a new active version.
+    """Calibrate, choose the operating point and measure on the validation patients; register a new active version.
 
     architecture, training: what people should know of them, JSON-ready, kept in the card.
     recipe: the arguments of dataset.prepare (label_column, limit, seed) that give this split again.
+    The version holds the model for Keras, its graph for the clinic and what the input checks need. Raises
+    export.NotExportable where there is no such graph, or where it does not say what the model says.
     """
-    tensors = images.read_batch(data.files("val"), preprocessing)
-    scores = probabilities(model, tensors)
-    point = evaluation.operating_point(data.labels("val"), scores, data.classes)
-    measured = evaluation.evaluate(data.labels("val"), scores, data.patients("val"), data.classes, point)
+    tensors, labels = images.read_batch(data.files("val"), preprocessing), data.labels("val")
+    logits = _logits(model, tensors)
+    temperature = calibration.temperature(labels, logits)
+    scores = scipy.special.softmax(logits / temperature, axis=1)
+    point = evaluation.operating_point(labels, scores, data.classes)
+    measured = evaluation.evaluate(labels, scores, data.patients("val"), data.classes, point)
     counts = {split: {"images": len(data.files(split)), "patients": len(set(data.patients(split)))}
               for split in ("train", "val", "test")}  # fmt: skip
-    card = {
-        "classes": list(data.classes),
-        "preprocessing": preprocessing.to_dict(),
-        "data": {"name": data.name, "fingerprint": data.fingerprint, "counts": counts, "recipe": recipe},
-        "metrics": {"val": measured.to_dict()},
-        "operating_point": point,
-        "synthetic": data.synthetic,
-        "architecture": architecture,
-        "training": training,
-    }
     seen = sorted({*data.part("train")["sha256"], *data.part("val")["sha256"]})
-
-    def write(folder: Path) -> None:
-        saved.save(model, folder)
-        (folder / TRAINED_ON).write_text("".join(f"{sha256}\n" for sha256 in seen))
-
-    return registry.add(name, card, write)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder)
+        export.write(model, made, temperature)
+        agreement = export.agreement(model, graph.Graph(made), tensors, scores, point)
+        without_heat = graph.Graph(made, heat=False)
+        references, limits = input_statistics.fit(data, preprocessing, lambda batch: without_heat(batch)["embedding"])
+        input_checks.save(made, references)
+        saved.save(model, made)
+        (made / TRAINED_ON).write_text("".join(f"{sha256}\n" for sha256 in seen))
+        card = {
+            "classes": list(data.classes),
+            "modality": input_statistics.modality(data),
+            "preprocessing": preprocessing.to_dict(),
+            "data": {"name": data.name, "fingerprint": data.fingerprint, "counts": counts, "recipe": recipe},
+            "metrics": {"val": measured.to_dict()},
+            "temperature": temperature,
+            "operating_point": point,
+            "uncertainty": calibration.uncertainty(labels, scores, point),
+            "checks": limits,
+            "graph": agreement,
+            "synthetic": data.synthetic,
+            "architecture": architecture,
+            "training": training,
+        }
+        return registry.add(name, card, lambda staging: shutil.copytree(made, staging, dirs_exist_ok=True))
 
 
 @dataclass(frozen=True)
@@ -125,10 +146,11 @@ def score(version: registry.Version, data: dataset.Dataset, split: str = "test")
     rows = data.part(None if split == "all" else split)
     model = saved.load(version)
     spec = images.Preprocessing.from_dict(version.card["preprocessing"])
+    temperature = version.card.get("temperature", 1.0)  # versions from before calibration have none
     probabilities(model, np.zeros((1, *spec.size, 1), np.float32))  # the first call compiles; not part of the time
     started = time.perf_counter()
     tensors = images.read_batch([data.root / file for file in rows["file"]], spec)
-    scores = probabilities(model, tensors)
+    scores = probabilities(model, tensors, temperature)
     seconds = time.perf_counter() - started
     measured = evaluation.evaluate(
         labels, scores, rows["patient_id"].to_numpy(str), classes, version.card["operating_point"]

@@ -14,8 +14,8 @@ import pytest
 from lungkit import config
 from lungkit.data import dataset, images
 from lungkit.errors import LungkitError
-from lungkit.models import cnn, registry, saved
-from lungkit.training import evaluation, pipeline, release
+from lungkit.models import cnn, decision, registry, saved
+from lungkit.training import pipeline, release
 
 SPEC = images.Preprocessing(size=(32, 32), mean=0.2, std=0.2)
 RECIPE = {"label_column": None, "limit": None, "seed": 7}
@@ -35,8 +35,11 @@ def model(squares, tmp_path_factory) -> keras.Model:
         chest = dataset.prepare(squares)
     keras.utils.set_random_seed(1)
     inputs = keras.Input((32, 32, 1))
-    x = keras.layers.Conv2D(8, 5, 4, activation="relu")(inputs)
-    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+    x = keras.layers.Conv2D(8, (5, 32), activation="relu")(
+        inputs
+    )  # as wide as the picture: it can tell left from right
+    x = keras.layers.Dropout(0.1)(keras.layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, keras.layers.Dense(2)(x))
     cnn.compile_classifier(model, learning_rate=1e-2)
     model.fit(pipeline.batches(chest, "train", SPEC, 16, shuffle=True), epochs=4, shuffle=False, verbose=0)
     return model
@@ -84,9 +87,10 @@ def _relabelled_copy(squares: Path, folder: Path, names: dict[str, str], order: 
 # --- registering
 
 
-def test_a_registered_version_holds_both_model_files_the_cards_and_what_it_was_trained_on(version, chest):
+def test_a_registered_version_holds_the_model_in_three_forms_the_cards_and_what_it_was_trained_on(version, chest):
     assert {file.name for file in version.folder.iterdir()} == {
-        "model.keras", "model.h5", "card.json", "README.md", "trained_on.txt", "SHA256SUMS",
+        "model.keras", "model.h5", "graph.xml", "graph.bin", "checks.npz",
+        "card.json", "README.md", "trained_on.txt", "SHA256SUMS",
     }  # fmt: skip
     seen = (version.folder / "trained_on.txt").read_text().split()
     assert set(seen) == {*chest.part("train")["sha256"], *chest.part("val")["sha256"]}
@@ -104,6 +108,7 @@ def test_the_card_tells_what_the_model_needs_and_where_it_comes_from(version, ch
         "images": len(chest.files("test")),
         "patients": len(set(chest.patients("test"))),
     }
+    assert card["modality"] == "image"
     assert (card["architecture"], card["training"]) == ({"kind": "tiny"}, {"epochs": 4})
     assert card["synthetic"] is False
 
@@ -189,8 +194,9 @@ def test_a_score_is_the_evaluation_of_the_predictions_at_the_cards_operating_poi
     scored = release.score(version, chest, "val")
     tensors = images.read_batch(chest.files("val"), SPEC)
     np.testing.assert_array_equal(scored.tensors, tensors)
-    np.testing.assert_allclose(scored.probabilities, release.probabilities(model, tensors), atol=1e-6)
-    expected = evaluation.decide(scored.probabilities, version.card["operating_point"])
+    calibrated = release.probabilities(model, tensors, version.card["temperature"])
+    np.testing.assert_allclose(scored.probabilities, calibrated, atol=1e-6)
+    expected = decision.decide(scored.probabilities, version.card["operating_point"])
     np.testing.assert_array_equal(scored.evaluation.predicted, expected)
     assert scored.to_dict()["accuracy"] == version.card["metrics"]["val"]["accuracy"]
 

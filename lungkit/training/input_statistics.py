@@ -1,0 +1,99 @@
+"""What the images of a training set have in common, and how far a new one may be from it (lungkit.models.input_checks).
+
+References are fitted on training images, limits chosen on validation images, so that few of these are flagged.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.covariance import LedoitWolf
+
+from lungkit.data import dataset, images
+from lungkit.models import input_checks
+
+MOST_IMAGES = 2000  # of the training set that are looked at
+QUANTILE = 0.98  # of the validation images' distances …
+ALLOWANCE = 1.1  # … and what a limit lies above it: new patients differ from those of the validation set
+FLOORS = {"kind": 1e-3, "intensity": 0.02}  # smallest scale of a feature; 0.02: two hundredths from black to white
+_BATCH = 64
+_XRAYS = {"cr", "dx", "dr", "rg", "xr", "cxr", "xray", "x-ray", "radiograph"}
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What was measured on images: features (n, …) by check, and the units they came in."""
+
+    features: dict[str, np.ndarray]
+    units: set[str]
+
+
+def fit(
+    data: dataset.Dataset, spec: images.Preprocessing, embed: Callable[[np.ndarray], np.ndarray], seed: int = 7
+) -> tuple[dict[str, input_checks.Reference], dict]:
+    """The references for a version, and its card's "checks".
+
+    embed: images (n, height, width, 1) to embeddings (n, channels).
+    The card's part holds, for "kind" and "intensity", the distance from which an image is flagged; "size", the shorter
+    side in pixels that it needs; "units", "HU" or "intensity" where all training images came in them, else null;
+    "flagged", the share of validation images that the limits flag.
+    """
+    files, labels = np.array(data.files("train"), object), data.labels("train")
+    if len(files) > MOST_IMAGES:
+        some = np.sort(np.random.default_rng(seed).choice(len(files), MOST_IMAGES, replace=False))
+        files, labels = files[some], labels[some]
+    train, held_in = _look(files, spec, embed), _look(data.files("val"), spec, embed)
+    one_group = np.zeros(len(files), int)
+    references = {
+        name: _reference(train.features[name], groups, FLOORS[name])
+        for name, groups in (("kind", labels), ("intensity", one_group))
+    }
+    distances = {name: reference.distance(held_in.features[name]) for name, reference in references.items()}
+    limits = {name: ALLOWANCE * float(np.quantile(of, QUANTILE, method="higher")) for name, of in distances.items()}
+    flagged = np.any([distances[name] > limits[name] for name in references], axis=0)
+    sides = data.manifest[data.manifest["split"].isin(["train", "val"])][["width", "height"]].to_numpy()
+    units = train.units | held_in.units
+    return references, limits | {
+        "size": int(min(sides.min(), *spec.size)),
+        "units": units.pop() if len(units) == 1 else None,
+        "flagged": float(flagged.mean()),
+        "chosen_on": "validation",
+        "n": len(flagged),
+        "fitted_on": len(files),
+    }
+
+
+def modality(data: dataset.Dataset) -> str:
+    """ "CT" or "X-ray" where every image for training says so, otherwise "image"."""
+    stated = {text.casefold() for text in data.part("train")["modality"]}
+    if stated == {"ct"}:
+        return "CT"
+    return "X-ray" if stated and stated <= _XRAYS else "image"
+
+
+def _look(files: Sequence[Path], spec: images.Preprocessing, embed: Callable) -> _Seen:
+    def prepared(file: Path) -> tuple[np.ndarray, str]:
+        image = images.read(file)
+        return images.preprocess(image, spec), image.units
+
+    kind, intensity, units = [], [], set()
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(files), _BATCH):
+            tensors, batch_units = zip(*pool.map(prepared, files[start : start + _BATCH]), strict=True)
+            batch = np.stack(tensors)
+            kind.append(input_checks.embedding_features(embed(batch)))
+            intensity.append(input_checks.intensity_features(batch, spec))
+            units.update(batch_units)
+    return _Seen({"kind": np.concatenate(kind), "intensity": np.concatenate(intensity)}, units)
+
+
+def _reference(features: np.ndarray, groups: np.ndarray, floor: float) -> input_checks.Reference:
+    """Means of the groups and one covariance within them, shrunk (Ledoit and Wolf 2004)."""
+    names, group = np.unique(groups, return_inverse=True)
+    means = np.stack([features[groups == name].mean(axis=0) for name in names])
+    apart = features - means[group]
+    scale = np.maximum(apart.std(axis=0), floor)
+    shrunk = LedoitWolf(assume_centered=True).fit(apart / scale)
+    return input_checks.Reference(means, scale, shrunk.precision_)
