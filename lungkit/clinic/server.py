@@ -50,7 +50,7 @@ PAGES = Path(__file__).parent / "pages"
 PORT = 8866
 MOST_PAGES = 4  # open at once in one session; the oldest gives way, since each holds a kernel
 # All that the page's widgets are made of; what else is installed is not loaded.
-EXTENSIONS = ["@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8"]
+EXTENSIONS = ["@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8", "anywidget"]
 KERNEL_ID = r"(?P<kernel_id>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 # Scripts come from this server alone; blob: is how anywidget loads its modules.
 POLICY = (
@@ -61,7 +61,7 @@ HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # none at all would make forms come from the origin "null"
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
@@ -113,6 +113,7 @@ def serve(
             sockets=sockets,
             tls=tls,
             behind_proxy=behind_proxy,
+            secure_cookies=bool(tls) or behind_proxy,
             connection_dir_root=str(folder),
             config=_settings(port, host, notebook, pool, secure=bool(tls) or behind_proxy),
         )
@@ -142,8 +143,8 @@ def _has_active(model: str) -> bool:
 
 def _settings(port: int, host: str, notebook: Path, pool: int, secure: bool) -> Config:
     idle = max(1, int(config.idle_minutes() * 60))
-    settings = Config()
-    settings.Voila = {
+    settings: dict[str, dict] = {}
+    settings["Voila"] = {
         "port": port,
         "ip": host,
         "port_retries": 0,
@@ -153,7 +154,7 @@ def _settings(port: int, host: str, notebook: Path, pool: int, secure: bool) -> 
         "token": "",
         "identity_provider_class": Identity,
         "authorizer_class": OwnKernelOnly,
-        "log_level": "WARNING",
+        "log_level": "WARN",
         "tornado_settings": {
             "headers": HEADERS,
             # One message may carry a whole upload; anything larger closes the socket.
@@ -161,7 +162,7 @@ def _settings(port: int, host: str, notebook: Path, pool: int, secure: bool) -> 
             "xsrf_cookie_kwargs": {"samesite": "Strict", "secure": secure},
         },
     }
-    settings.VoilaConfiguration = {
+    settings["VoilaConfiguration"] = {
         "template": "clinic",
         "theme": "light",
         "allow_template_override": "NO",
@@ -173,15 +174,15 @@ def _settings(port: int, host: str, notebook: Path, pool: int, secure: bool) -> 
         "show_tracebacks": False,
         "kernel_spec_manager_class": OwnPython,
     }
-    settings.Identity.secure_cookie = secure
-    settings.MappingKernelManager = {
+    settings["MappingKernelManager"] = {
         "cull_idle_timeout": idle,
         "cull_interval": max(1, min(60, idle // 4)),
         "cull_connected": True,
     }
-    settings.KernelManager = {"transport": "ipc", "shutdown_wait_time": 3.0}
-    settings.KernelRestarter.restart_limit = 0  # a kernel that died has lost its page: the page says so
-    return settings
+    settings["KernelManager"] = {"transport": "ipc", "shutdown_wait_time": 3.0}
+    # A kernel that died has lost its page: it is not started again, the page says so.
+    settings["KernelRestarter"] = {"restart_limit": 0}
+    return Config(settings)
 
 
 def _tls(certfile: Path | None, keyfile: Path | None) -> ssl.SSLContext | None:
@@ -247,7 +248,6 @@ class Visitor(User):
 class Identity(IdentityProvider):
     """Who is behind the cookie: asked of the sessions table at each request."""
 
-    token = ""
     auth_enabled = True
 
     def get_user(self, handler: web.RequestHandler) -> Visitor | None:
@@ -533,7 +533,7 @@ class Clinic(Voila):
             *self.identity_provider.get_handlers(),
             (r"/clinic/(clinic\.css|clinic\.js)", web.StaticFileHandler, {"path": str(PAGES)}),
             (rf"/clinic/there/{KERNEL_ID}", StillThere),
-            (rf"/clinic/left/{KERNEL_ID}", PageLeft),
+            (rf"/voila/api/shutdown/{KERNEL_ID}", PageLeft),
             (rf"/api/kernels/{KERNEL_ID}", KernelHandler),
             (rf"/api/kernels/{KERNEL_ID}/channels", VoilaKernelWebsocketHandler),
             (r"/voila/static/(.*)", MultiStaticFileHandler, {"paths": self.static_paths}),

@@ -7,17 +7,16 @@
   let ended = false;
   let failures = 0;
 
-  // voila.js calls these: display_cells when its styles are loaded, the others while a cold kernel works.
-  window.voila_process = () => {};
-  window.voila_heartbeat = () => {};
-  window.display_cells = () => {
-    if (document.readyState === "loading") {
-      document.addEventListener("DOMContentLoaded", window.display_cells);
-      return;
-    }
+  // voila.js calls this when its styles are loaded, or leaves it to us if the cells come later than the styles.
+  window.voila_finish = () => {
+    if (!window.cellLoaded || !window.themeLoaded) return;
     document.getElementById("loading")?.remove();
     document.getElementById("rendered_cells").style.display = "";
   };
+  document.addEventListener("DOMContentLoaded", () => {
+    window.cellLoaded = true;
+    window.voila_finish();
+  });
 
   setTimeout(() => {
     const text = document.getElementById("loading_text");
@@ -30,12 +29,6 @@
   };
 
   const xsrf = () => document.cookie.match(/(?:^|; )_xsrf=([^;]*)/)?.[1] ?? "";
-
-  const form = (fields) => {
-    const data = new FormData();
-    for (const [name, value] of Object.entries(fields)) data.append(name, value);
-    return data;
-  };
 
   // Replaces everything, what a patient's screen showed included.
   const end = (title, words, link, label) => {
@@ -113,11 +106,7 @@
     }
   };
 
-  // Tell the server that its kernel is free; a page that the browser kept and shows again has none: load it anew.
-  window.addEventListener("pagehide", () => {
-    const id = kernelId();
-    if (id && !ended) navigator.sendBeacon(`/clinic/left/${id}`, form({ _xsrf: xsrf() }));
-  });
+  // A page that the browser kept and shows again has no kernel any more.
   window.addEventListener("pageshow", (event) => event.persisted && window.location.reload());
 
   document.addEventListener(
