@@ -29,13 +29,15 @@ def view(records: Records, models, act: Callable, go: Callable, reading_id: str,
 
 def reading(case: Case, records: Records, act: Callable) -> widgets.Widget:
     """Everything about one reading, and what can be done with it."""
-    image = widgets.HTML(heading(case.patient) + _image_line(case) + _notes(case))
-    said = widgets.HTML(decided(case) + bars(case) + checked(case) + origin(case))
-    columns = widgets.Box(
-        [viewer(case), widgets.VBox([said, Reviewing(case, records, act).widget, _report(case, records, act)])]
-    )
-    columns.add_class("reading-columns")
-    return widgets.VBox([image, columns]).add_class("reading")
+    head = widgets.HTML(heading(case.patient) + _image_line(case) + _notes(case) + decided(case))
+    beside = [
+        widgets.HTML(bars(case) + checked(case)),
+        Reviewing(case, records, act).widget,
+        _report(case, records, act),
+        widgets.HTML(origin(case)),
+    ]
+    columns = widgets.Box([viewer(case), widgets.VBox(beside).add_class("reading-said")])
+    return widgets.VBox([head, columns.add_class("reading-columns")]).add_class("reading")
 
 
 def viewer(case: Case) -> Viewer:
