@@ -1,5 +1,6 @@
 """The clinic's verbs of the `lungkit` command: predict, serve, db, user, audit."""
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ audit_app = typer.Typer(no_args_is_help=True, help="The audit trail: verify.")
 
 def register(app: typer.Typer) -> None:
     """Add the clinic's verbs to the command."""
+    app.command()(serve)
     for name, part in (("db", db_app), ("user", user_app), ("audit", audit_app)):
         app.add_typer(part, name=name)
 
@@ -20,6 +22,53 @@ def register(app: typer.Typer) -> None:
 
 
 # --- serve
+
+
+def serve(
+    port: Annotated[int, typer.Option(help="this one and no other")] = 8866,
+    host: Annotated[str, typer.Option(help="address to listen on; other than loopback needs TLS")] = "127.0.0.1",
+    certfile: Annotated[Path | None, typer.Option(help="TLS certificate with its chain (PEM)")] = None,
+    keyfile: Annotated[Path | None, typer.Option(help="its key (PEM, without pass phrase)")] = None,
+    pool: Annotated[int, typer.Option(min=0, help="workplaces that wait, warm, for the next visitors")] = 2,
+    behind_proxy: Annotated[
+        bool, typer.Option("--behind-proxy", help="believe X-Forwarded-*: only the proxy may reach the port")
+    ] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="make a first admin and a doctor, if there is nobody yet")
+    ] = False,
+) -> None:
+    """Serve the clinic until Ctrl-C: sign in, upload, read, review, oversee."""
+    from lungkit.clinic import server
+
+    if demo:
+        _demo_people()
+    server.serve(
+        port=port, host=host, certfile=certfile, keyfile=keyfile, pool=pool, behind_proxy=behind_proxy, announce=_open
+    )
+
+
+def _open(url: str) -> None:
+    typer.echo(f"The clinic is open at {url} (Ctrl-C stops it). Research use only, not a diagnosis.")
+
+
+def _demo_people() -> None:
+    from lungkit.clinic import accounts
+    from lungkit.clinic.store import Store
+
+    store = Store()
+    store.upgrade()
+    with store.write() as db:
+        if accounts.list_users(db):
+            typer.echo("There are accounts already; a forgotten password: lungkit user reset-password NAME")
+            return
+        made = [
+            (name, accounts.add_user(db, name, full_name, role))
+            for name, full_name, role in (("admin", "Demo Admin", "admin"), ("doctor", "Demo Doctor", "doctor"))
+        ]
+    store.close()
+    typer.echo("Accounts of this demo; their passwords are shown this once:")
+    for name, password in made:
+        typer.echo(f"  user name {name:<8} password {password}")
 
 
 # --- db
@@ -75,6 +124,80 @@ def db_check() -> None:
 
 
 # --- user
+
+
+@user_app.command("add")
+def user_add(
+    name: Annotated[str, typer.Argument(help="what the person types to sign in")],
+    full_name: Annotated[str, typer.Option(help="how the person is shown, also on reports")] = "",
+    role: Annotated[str, typer.Option(help="doctor or admin")] = "doctor",
+    ask: Annotated[bool, typer.Option("--ask", help="type the password here; otherwise a random one is shown")] = False,
+) -> None:
+    """Make an account and show its password, this once."""
+    from lungkit.clinic import accounts
+
+    given = _typed_password() if ask else None
+    with _accounts() as db:
+        password = accounts.add_user(db, name, full_name or name, role, given)
+    typer.echo(f"{name} can sign in as {role}" + ("" if given else f" with the password {password}"))
+
+
+@user_app.command("list")
+def user_list() -> None:
+    """Every account: name, role, whether it may sign in, last sign-in."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from lungkit.clinic import accounts
+
+    table = Table()
+    for column in ("user", "full name", "role", "may sign in", "last sign-in (UTC)"):
+        table.add_column(column)
+    with _accounts() as db:
+        for user in accounts.list_users(db):
+            last = f"{user.last_sign_in:%Y-%m-%d %H:%M}" if user.last_sign_in else "–"
+            table.add_row(user.name, user.full_name, user.role, "yes" if user.active else "no", last)
+    Console(markup=False, highlight=False).print(table)
+
+
+@user_app.command("disable")
+def user_disable(name: Annotated[str, typer.Argument(help="user name")]) -> None:
+    """End the person's sessions now and refuse further sign-ins; what the person did stays."""
+    from lungkit.clinic import accounts
+
+    with _accounts() as db:
+        accounts.disable_user(db, name)
+    typer.echo(f"{name} is signed out and cannot sign in any more")
+
+
+@user_app.command("reset-password")
+def user_reset_password(
+    name: Annotated[str, typer.Argument(help="user name")],
+    ask: Annotated[bool, typer.Option("--ask", help="type the password here; otherwise a random one is shown")] = False,
+) -> None:
+    """Set a new password, show it this once, and end the person's sessions."""
+    from lungkit.clinic import accounts
+
+    given = _typed_password() if ask else None
+    with _accounts() as db:
+        password = accounts.reset_password(db, name, given)
+    typer.echo(f"{name} has a new password" + ("" if given else f": {password}"))
+
+
+@contextmanager
+def _accounts():
+    """A write transaction on records that are up to date."""
+    from lungkit.clinic.store import Store
+
+    store = Store()
+    store.upgrade()
+    with store.write() as db:
+        yield db
+    store.close()
+
+
+def _typed_password() -> str:
+    return typer.prompt("Password", hide_input=True, confirmation_prompt=True)
 
 
 # --- audit
