@@ -8,6 +8,7 @@ runs while a transaction is open.
 """
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -56,7 +57,7 @@ class Store:
         self.engine = sa.create_engine(self.url, hide_parameters=True, **self._options())
         if self.path:
             sa.event.listen(self.engine, "do_connect", lambda *_: _make_private(self.path))
-            sa.event.listen(self.engine, "connect", _sqlite_connected)
+            sa.event.listen(self.engine, "connect", self._sqlite_connected)
             sa.event.listen(self.engine, "begin", _sqlite_begin)
             self._reader = self.engine.execution_options(lungkit="read")
         else:
@@ -143,6 +144,22 @@ class Store:
 
         return upkeep.check(self)
 
+    def _sqlite_connected(self, connection: sqlite3.Connection, _record) -> None:
+        connection.isolation_level = None  # SQLAlchemy, not the driver, says when a transaction begins
+        give_up = time.monotonic() + self.busy_seconds
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError as error:
+                # While another process makes the same new file ready, SQLite answers at once instead of waiting.
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                    raise
+                time.sleep(0.01)
+        # FULL: what was committed survives a power cut. secure_delete: what was erased is overwritten, not just let go.
+        for pragma in ("synchronous = FULL", "secure_delete = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
     def _postgresql_begin(self, connection: sa.Connection) -> None:
         if connection.get_execution_options().get("lungkit") in ("write", "migrate"):
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(self.busy_seconds * 1000)}")
@@ -204,13 +221,6 @@ def _make_private(path: Path) -> None:
         path.touch(mode=0o600, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{path} cannot be made: {error.strerror}") from error
-
-
-def _sqlite_connected(connection, _record) -> None:
-    connection.isolation_level = None  # SQLAlchemy, not the driver, says when a transaction begins
-    # FULL: what was committed survives a power cut. secure_delete: what was erased is overwritten, not just let go.
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
-        connection.execute(f"PRAGMA {pragma}")
 
 
 def _sqlite_begin(connection: sa.Connection) -> None:
