@@ -1,10 +1,23 @@
 """Reads one image with a registered version, without TensorFlow: probabilities, decision, heat maps, input checks."""
 
+import time
+from collections import OrderedDict
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 
+from lungkit.data import images
+from lungkit.errors import LungkitError
+from lungkit.models import decision, graph, input_checks, registry
+
 REVIEW = "uncertain: review"
+_KEPT = 2  # compiled versions that a kernel keeps; each takes some ten megabytes
+_LEARNED_FROM = {"CT": "chest CT", "X-ray": "chest X-rays", "image": "chest images"}
+
+
+class NoGraph(LungkitError):
+    """A version, or every model there is, that the clinic cannot run."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +41,171 @@ class Reading:
     probabilities: np.ndarray  # float64 (classes,), calibrated, sum 1
     label: str  # the class at the operating point
     decision: str  # the label, or REVIEW: within the band of uncertainty, or an input check failed
-    point: dict  # operating point, band and temperature that were used
-    heat: np.ndarray  # float32 (classes, height, width) 0..1: over the whole image, in its aspect, not in its size
+    point: dict  # the card's operating point, with "band" (its uncertainty), "temperature" and "classes"
+    # float32 (classes, height, width) 0..1: over the whole image, in its aspect, not in its size. None: not asked for.
+    heat: np.ndarray | None
     checks: tuple[Check, ...]
     milliseconds: float  # from file to answer
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An image as a version takes it."""
+
+    tensor: np.ndarray  # float32 (height, width, 1)
+    units: str  # that the image came in: "HU" or "intensity"
+    shape: tuple[int, int]  # of the image, (height, width)
+
+
+class Predictor:
+    """A registered version, its files checked against their hashes and its graph compiled.
+
+    heat: False leaves the heat maps out, for reading many images.
+    Raises registry.ModelDamaged where a file is not the registered one, NoGraph where the version holds none.
+    """
+
+    def __init__(self, version: registry.Version, heat: bool = True):
+        registry.verify(version)
+        if not (version.folder / graph.FILE).is_file():
+            raise NoGraph(
+                f"{version} has no exported graph, so that the clinic cannot run it; train and register it again"
+            )
+        self.version, self.card = version, version.card
+        self.classes = tuple(self.card["classes"])
+        self.spec = images.Preprocessing.from_dict(self.card["preprocessing"])
+        self.graph = graph.Graph(version.folder, heat=heat)
+        self._references = input_checks.load(version.folder)
+
+    def read(self, image: images.Image, started: float | None = None) -> Reading:
+        """What the version says about an image.
+
+        started: time.perf_counter() when its file arrived, which `milliseconds` counts from; default: now.
+        """
+        started = time.perf_counter() if started is None else started
+        prepared = self.prepare(image)
+        outputs = self.graph(prepared.tensor[np.newaxis])
+        return self.reading(prepared, {name: values[0] for name, values in outputs.items()}, started)
+
+    def prepare(self, image: images.Image) -> Prepared:
+        """What `reading` needs of an image."""
+        return Prepared(images.preprocess(image, self.spec), image.units, image.pixels.shape)
+
+    def reading(self, prepared: Prepared, outputs: dict[str, np.ndarray], started: float) -> Reading:
+        """The reading that the graph's outputs for one prepared image amount to."""
+        probabilities = outputs["probabilities"].astype(np.float64)
+        probabilities /= probabilities.sum()
+        point, band, row = self.card["operating_point"], self.card["uncertainty"], probabilities[np.newaxis]
+        label = self.classes[int(decision.decide(row, point)[0])]
+        checks = self._checks(prepared, outputs["embedding"])
+        certain = all(check.passed for check in checks) and not decision.uncertain(row, point, band)[0]
+        heat = outputs.get("heat")
+        if heat is not None:
+            heat = np.ascontiguousarray(heat[:, *images.placed(prepared.shape, self.spec.size)])
+        return Reading(
+            model=self.version.model,
+            version=self.version.version,
+            classes=self.classes,
+            probabilities=probabilities,
+            label=label,
+            decision=label if certain else REVIEW,
+            point=point | {"band": band, "temperature": self.card["temperature"], "classes": list(self.classes)},
+            heat=heat,
+            checks=checks,
+            milliseconds=1000 * (time.perf_counter() - started),
+        )
+
+    def _checks(self, prepared: Prepared, embedding: np.ndarray) -> tuple[Check, ...]:
+        limits, learned_from = self.card["checks"], _LEARNED_FROM[self.card["modality"]]
+        kind, intensity = (
+            float(self._references[name].distance(features)[0])
+            for name, features in (
+                ("kind", input_checks.embedding_features(embedding[np.newaxis])),
+                ("intensity", input_checks.intensity_features(prepared.tensor[np.newaxis], self.spec)),
+            )
+        )
+        usual_units = limits["units"] in (None, prepared.units)
+        if not usual_units and prepared.units == "HU":
+            kind_words = "a CT slice in Hounsfield units; this model learned from pictures without them"
+        elif not usual_units:
+            kind_words = "not a CT slice in Hounsfield units, from which alone this model learned"
+        elif kind > limits["kind"]:
+            kind_words = (
+                f"does not look like the {learned_from} that this model learned from: it may show something else"
+            )
+        else:
+            kind_words = f"looks like the {learned_from} that this model learned from"
+        usual_intensity = intensity <= limits["intensity"]
+        side, size_words = min(prepared.shape), f"{prepared.shape[1]} x {prepared.shape[0]} pixels"
+        return (
+            Check("kind", usual_units and kind <= limits["kind"], kind, limits["kind"], kind_words),
+            Check(
+                "intensity",
+                usual_intensity,
+                intensity,
+                limits["intensity"],
+                f"brightness, contrast and sharpness are {'as' if usual_intensity else 'unlike'} in the {learned_from} "
+                "that this model learned from",
+            ),
+            Check(
+                "size",
+                side >= limits["size"],
+                float(side),
+                float(limits["size"]),
+                size_words
+                if side >= limits["size"]
+                else f"{size_words}; this model needs {limits['size']} on each side",
+            ),
+        )
+
+
+class Models:
+    """The models that the clinic can read with: the active versions that hold a graph.
+
+    A version is compiled when it is first asked for, and another takes its place as soon as the registry's pointer
+    moves. Any thread may call.
+    """
+
+    def __init__(self):
+        self._lock = Lock()
+        self._compiled: OrderedDict[str, Predictor] = OrderedDict()
+
+    def names(self) -> list[str]:
+        """Their names, sorted; a model whose card cannot be read is left out."""
+        return sorted(version.model for version in _active_versions())
+
+    def default(self) -> str:
+        """The one to begin with: trained on patients before trained on a phantom, then the newest."""
+        versions = _active_versions()
+        if not versions:
+            registered = registry.models()
+            for name in registered:
+                registry.active(name)  # says what is wrong with it
+            raise NoGraph(
+                "no model is ready for the clinic yet: train one with `lungkit run`"
+                + (f"; without a graph: {', '.join(registered)}" if registered else "")
+            )
+        real = [version for version in versions if not version.card["synthetic"]]
+        return max(real or versions, key=lambda version: version.card["created"]).model
+
+    def get(self, name: str) -> Predictor:
+        """The active version of a model, ready to read."""
+        version = registry.active(name)
+        with self._lock:
+            if name not in self._compiled or self._compiled[name].version != version:
+                self._compiled[name] = Predictor(version)
+            self._compiled.move_to_end(name)
+            while len(self._compiled) > _KEPT:
+                self._compiled.popitem(last=False)
+            return self._compiled[name]
+
+
+def _active_versions() -> list[registry.Version]:
+    found = []
+    for name in registry.models():
+        try:
+            version = registry.active(name)
+        except (registry.ModelMissing, registry.ModelDamaged):
+            continue  # not promoted yet, or not to be trusted: `Models.get` says which
+        if (version.folder / graph.FILE).is_file():
+            found.append(version)
+    return found

@@ -757,19 +757,26 @@ def preprocess(image: Image, spec: Preprocessing) -> np.ndarray:
     filter, widened when reducing, so that it neither aliases nor rings) and centred on black.
     """
     pixels = window_level(image.pixels, *spec.window) if image.units == "HU" else np.asarray(image.pixels, np.float32)
-    fitted = _fitted(pixels, spec.size)
     canvas = np.zeros(spec.size, np.float32)
-    top, left = ((whole - part) // 2 for whole, part in zip(spec.size, fitted.shape, strict=True))
-    canvas[top : top + fitted.shape[0], left : left + fitted.shape[1]] = np.clip(fitted, 0, 1)
+    rows, columns = placed(pixels.shape, spec.size)
+    picture = PIL.Image.fromarray(np.ascontiguousarray(pixels, np.float32))
+    size = (columns.stop - columns.start, rows.stop - rows.start)
+    canvas[rows, columns] = np.clip(np.asarray(picture.resize(size, PIL.Image.Resampling.BILINEAR)), 0, 1)
     return ((canvas - np.float32(spec.mean)) / np.float32(spec.std))[..., np.newaxis]
 
 
-def _fitted(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """`pixels` scaled to the largest picture of the same aspect within `size` (at least 1 pixel a side)."""
-    scale = min(whole / part for whole, part in zip(size, pixels.shape, strict=True))
-    height, width = (min(max(1, round(part * scale)), whole) for whole, part in zip(size, pixels.shape, strict=True))
-    picture = PIL.Image.fromarray(np.ascontiguousarray(pixels, np.float32))
-    return np.asarray(picture.resize((width, height), PIL.Image.Resampling.BILINEAR))
+def placed(shape: tuple[int, int], size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a tensor of `size` that a picture of `shape`, both (height, width), takes up.
+
+    It is the largest picture of the same aspect (at least 1 pixel a side), in the middle.
+    """
+    scale = min(whole / part for whole, part in zip(size, shape, strict=True))
+    taken = []
+    for part, whole in zip(shape, size, strict=True):
+        side = min(max(1, round(part * scale)), whole)
+        start = (whole - side) // 2
+        taken.append(slice(start, start + side))
+    return tuple(taken)
 
 
 def read_batch(files: Sequence[Path], spec: Preprocessing, workers: int | None = None, label: str = "") -> np.ndarray:

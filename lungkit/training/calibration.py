@@ -49,8 +49,10 @@ def uncertainty(y_true: np.ndarray, probabilities: np.ndarray, operating_point: 
     """
     y_true, margins = np.asarray(y_true), decision.margin(probabilities, operating_point)
     wrong = decision.decide(probabilities, operating_point) != y_true
-    wanted = np.quantile(margins[wrong], ERRORS_HELD) if wrong.any() else 0.0
-    width = float(np.clip(wanted, *np.quantile(margins, REVIEWED)))
+    wanted = np.quantile(margins[wrong], ERRORS_HELD, method="higher") if wrong.any() else 0.0
+    least, most = np.ceil(REVIEWED[0] * len(margins)), np.floor(REVIEWED[1] * len(margins))
+    ordered = np.sort(margins)
+    width = float(np.clip(wanted, ordered[int(least) - 1], ordered[max(0, int(most) - 1)]))
     within = margins <= width
     if operating_point["kind"] == "threshold":
         centre = decision.log_odds(np.clip(operating_point["threshold"], 1e-6, 1 - 1e-6))
@@ -63,5 +65,5 @@ def uncertainty(y_true: np.ndarray, probabilities: np.ndarray, operating_point: 
         "errors_held": float(within[wrong].mean()) if wrong.any() else None,
         "reviewed": float(within.mean()),
         "chosen_on": "validation",
-        "criterion": f"{ERRORS_HELD:.0%} of the errors, within {REVIEWED[0]:.0%} to {REVIEWED[1]:.0%} of the images",
+        "criterion": f"holds {ERRORS_HELD:.0%} of the errors, but {REVIEWED[0]:.0%} to {REVIEWED[1]:.0%} of the images",
     }
