@@ -85,7 +85,10 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[orm.Session]:
-        """A session that is committed at the end as a whole; any error undoes all of it."""
+        """A session that is committed at the end as a whole; any error undoes all of it.
+
+        Other writers wait from its first query on, not before: what it read there holds until it ends.
+        """
         with in_words(), orm.Session(self._writer, expire_on_commit=False) as db, db.begin():
             yield db
 
@@ -193,7 +196,7 @@ def _words(error: BaseException) -> str | None:
     if "DataError" in kinds:
         return _NO_SUCH_VALUE
     if "OperationalError" in kinds:  # no connection, or it broke
-        return f"the records cannot be reached: {reason}. Nothing was saved; tell an administrator"
+        return f"the records cannot be reached: {reason}. Tell an administrator, and look whether your last step was kept"
     return None
 
 
