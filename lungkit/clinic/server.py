@@ -169,7 +169,6 @@ def _settings(port: int, host: str, notebook: Path, pool: int, secure: bool) -> 
         "allow_theme_override": "NO",
         "preheat_kernel": pool > 0,
         "default_pool_size": pool,
-        "http_header_envs": ["Cookie"],
         "extension_allowlist": EXTENSIONS,
         "show_tracebacks": False,
         "kernel_spec_manager_class": OwnPython,
@@ -397,6 +396,7 @@ class ClinicPage(TornadoVoilaHandler):
     async def get(self) -> None:
         _ = self.xsrf_token  # asking for it sets the cookie that the requests of the page need
         await super().get()
+        RequestInfoSocketHandler._cache.clear()  # what Voila keeps for kernels that would ask it
 
     @property
     def kernel_manager(self):
@@ -404,6 +404,7 @@ class ClinicPage(TornadoVoilaHandler):
 
     async def _claim(self, kernel_id: str) -> None:
         clinic = self.settings["clinic"]
+        clinic.door.admit(kernel_id, self.get_cookie(accounts.COOKIE))
         clinic.claims.keep_only(clinic.kernel_manager.list_kernel_ids())
         await clinic.stop_kernels(clinic.claims.add(kernel_id, self.current_user.session_id))
 
@@ -467,16 +468,30 @@ class NoSuchPage(PageHandler):
         raise web.HTTPError(404)
 
 
-class Door(RequestInfoSocketHandler):
-    """Hands a visitor's cookie to his kernel, once; reached through a socket in the private folder only."""
+class Door:
+    """Where kernels wait for who opens their page; a socket in the private folder leads here."""
 
-    def open(self, kernel_id: str) -> None:
-        super().open(kernel_id)
-        self._cache.pop(kernel_id, None)
+    def __init__(self):
+        self._visitors: dict[str, asyncio.Future] = {}
 
-    def on_close(self) -> None:
-        for kernel_id in [key for key, waiter in self._waiters.items() if waiter is self]:
-            del self._waiters[kernel_id]
+    def admit(self, kernel_id: str, token: str) -> None:
+        """Someone opened this kernel's page: tell it, now or when it asks."""
+        self._awaited(kernel_id).set_result(token)
+
+    async def wait(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One kernel's question: its number on a line; answered with the token, once."""
+        kernel_id = (await reader.readline()).decode().strip()
+        try:
+            writer.write((await self._awaited(kernel_id)).encode())
+            await writer.drain()
+        finally:
+            self._visitors.pop(kernel_id, None)
+            writer.close()
+
+    def _awaited(self, kernel_id: str) -> asyncio.Future:
+        if kernel_id not in self._visitors:
+            self._visitors[kernel_id] = asyncio.get_running_loop().create_future()
+        return self._visitors[kernel_id]
 
 
 class Clinic(Voila):
@@ -491,6 +506,7 @@ class Clinic(Voila):
     def __init__(self, **settings):
         super().__init__(**settings)
         self.claims = Claims()
+        self.door = Door()
         self.sign_ins = ThreadPoolExecutor(max_workers=2, thread_name_prefix="sign-in")
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -499,9 +515,10 @@ class Clinic(Voila):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
         try:
-            self.start()
-            ready()
-            await stopped.wait()
+            async with await asyncio.start_unix_server(self.door.wait, os.environ[DOOR]):
+                self.start()
+                ready()
+                await stopped.wait()
         finally:
             await self._end()
 
@@ -551,8 +568,6 @@ class Clinic(Voila):
             max_buffer_size=largest + 2**20,
         )
         self.server.add_sockets(self.sockets)
-        self.door = httpserver.HTTPServer(web.Application([(rf"/{KERNEL_ID}", Door)]))
-        self.door.add_socket(netutil.bind_unix_socket(os.environ[DOOR], 0o600))
         self.tidying = ioloop.PeriodicCallback(self._stop_kernels_of_ended_sessions, 60_000)
         self.tidying.start()
 
@@ -571,7 +586,6 @@ class Clinic(Voila):
     async def _end(self) -> None:
         self.tidying.stop()
         self.server.stop()
-        self.door.stop()
         await self.server.close_all_connections()
         await ensure_async(self.kernel_manager.shutdown_all(now=True))
         self.sign_ins.shutdown(wait=False, cancel_futures=True)

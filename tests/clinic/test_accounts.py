@@ -1,0 +1,494 @@
+"""People and sessions: who gets in, who is slowed down, and who may act, asked again at each action."""
+
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import argon2
+import pytest
+import sqlalchemy as sa
+
+from lungkit.clinic import accounts, audit
+from lungkit.clinic.accounts import Access, Forbidden, SignedOut, SignInRefused
+from lungkit.clinic.tables import AuditEvent, SignIn, SignInFailure, User, now
+from lungkit.errors import LungkitError
+
+pytestmark = pytest.mark.usefixtures("cheap_passwords")
+
+HERE, ELSEWHERE = "192.0.2.7", "198.51.100.9"
+PASSWORD = "quiet river 41"
+
+
+@pytest.fixture
+def anna(store):
+    """A doctor with a known password."""
+    with store.write() as db:
+        accounts.add_user(db, "anna", "Anna Test", "doctor", PASSWORD)
+        accounts.add_user(db, "chief", "Chief Test", "admin", PASSWORD)
+    return "anna"
+
+
+@pytest.fixture
+def token(store, anna) -> str:
+    return accounts.sign_in(store, anna, PASSWORD, HERE)
+
+
+def _fail(store, times: int, name: str = "anna", address: str = ELSEWHERE) -> list[SignInRefused]:
+    refused = []
+    for _ in range(times):
+        with pytest.raises(SignInRefused) as caught:
+            accounts.sign_in(store, name, "wrong password 1", address)
+        refused.append(caught.value)
+    return refused
+
+
+def _earlier(store, table, column: str, by: timedelta) -> None:
+    """As if all rows of the table had been written that much earlier."""
+    with store.write() as db:
+        for row in db.scalars(sa.select(table)):
+            setattr(row, column, getattr(row, column) - by)
+
+
+def _events(store, *, action: str = "") -> list[AuditEvent]:
+    with store.read() as db:
+        rows = db.scalars(sa.select(AuditEvent).order_by(AuditEvent.number)).all()
+    return [row for row in rows if row.action.startswith(action)]
+
+
+# --- signing in
+
+
+def test_the_right_password_signs_in_and_says_who_it_is(store, anna):
+    actor = accounts.whoami(store, accounts.sign_in(store, "  ANNA ", PASSWORD, HERE))
+    assert (actor.name, actor.full_name, actor.role) == ("anna", "Anna Test", "doctor")
+
+
+def test_a_password_may_be_typed_with_composed_or_separate_accents(store, anna):
+    with store.write() as db:
+        accounts.reset_password(db, "anna", "prüfung früh um 7")
+    assert accounts.sign_in(store, "anna", "prüfung früh um 7", HERE)
+
+
+def test_only_a_hash_of_the_token_and_of_the_password_is_kept(store, token):
+    with store.read() as db:
+        session, user = db.scalar(sa.select(SignIn)), db.scalar(sa.select(User).where(User.name == "anna"))
+        kept = str([vars(row) for row in (session, user, *db.scalars(sa.select(AuditEvent)))])
+    assert token not in kept
+    assert PASSWORD not in kept
+    assert user.password_hash.startswith("$argon2id$")
+    assert len(token) >= 43  # 32 random bytes
+
+
+def test_unknown_name_wrong_password_and_disabled_account_are_refused_in_the_same_words(store, anna):
+    with store.write() as db:
+        accounts.add_user(db, "gone", "Gone Test", "doctor", PASSWORD)
+        accounts.disable_user(db, "gone")
+    said = set()
+    for name, password in (("nobody", PASSWORD), ("anna", "wrong password 1"), ("gone", PASSWORD), ("", "")):
+        with pytest.raises(SignInRefused) as caught:
+            accounts.sign_in(store, name, password, HERE)
+        said.add((str(caught.value), caught.value.wait_seconds))
+    assert said == {(accounts.REFUSED, 0)}
+
+
+def test_an_unknown_name_costs_the_same_work_as_a_wrong_password(store, anna, monkeypatch):
+    looked_at = []
+    hasher = accounts._hasher
+
+    class Counting:
+        hash, check_needs_rehash = hasher.hash, hasher.check_needs_rehash
+
+        def verify(self, hashed, password):
+            looked_at.append(argon2.extract_parameters(hashed))
+            return hasher.verify(hashed, password)
+
+    monkeypatch.setattr(accounts, "_hasher", Counting())
+    accounts._nobodys_hash.cache_clear()
+    for name in ("anna", "nobody"):
+        _fail(store, 1, name)
+    accounts._nobodys_hash.cache_clear()
+    assert len(looked_at) == 2
+    assert looked_at[0] == looked_at[1]
+
+
+def test_no_transaction_is_open_while_a_password_is_looked_at(store, anna, monkeypatch):
+    hasher = accounts._hasher
+    seen = []
+
+    class Slow:
+        hash, check_needs_rehash = hasher.hash, hasher.check_needs_rehash
+
+        def verify(self, hashed, password):
+            with store.write() as db:  # would wait for the sign-in's own transaction, and fail
+                seen.append(db.scalar(sa.select(sa.func.count()).select_from(User)))
+            return hasher.verify(hashed, password)
+
+    monkeypatch.setattr(accounts, "_hasher", Slow())
+    assert accounts.sign_in(store, "anna", PASSWORD, HERE)
+    assert seen == [2]
+
+
+def test_an_account_that_is_disabled_while_its_password_is_looked_at_is_refused(store, anna, monkeypatch):
+    right = accounts._matches
+
+    def matches(user, password):
+        with store.write() as db:
+            accounts.disable_user(db, "anna")
+        return right(user, password)
+
+    monkeypatch.setattr(accounts, "_matches", matches)
+    with pytest.raises(SignInRefused):
+        accounts.sign_in(store, "anna", PASSWORD, HERE)
+
+
+def test_a_hash_with_old_parameters_is_renewed_at_the_next_sign_in(store, anna, monkeypatch):
+    stronger = argon2.PasswordHasher(time_cost=2, memory_cost=16, parallelism=1)
+    monkeypatch.setattr(accounts, "_hasher", stronger)
+    accounts.sign_in(store, "anna", PASSWORD, HERE)
+    with store.read() as db:
+        assert not stronger.check_needs_rehash(db.scalar(sa.select(User.password_hash).where(User.name == "anna")))
+    assert accounts.sign_in(store, "anna", PASSWORD, HERE)
+
+
+def test_passwords_are_hashed_with_the_libraries_defaults(monkeypatch):
+    monkeypatch.undo()
+    assert accounts._hasher.memory_cost >= 19 * 1024  # KiB: what OWASP asks of argon2id with two passes
+    assert accounts._hasher.type is argon2.Type.ID
+
+
+# --- slowing down who guesses
+
+
+def test_the_sixth_guess_for_a_name_has_to_wait_and_the_wait_doubles(store, anna):
+    assert [refused.wait_seconds for refused in _fail(store, 5)] == [0] * 5
+    (sixth,) = _fail(store, 1)
+    assert 13 <= sixth.wait_seconds <= 15
+    assert re.fullmatch(r"Too many failed attempts. Try again in 1[345] seconds.", str(sixth))
+    _earlier(store, SignInFailure, "at", timedelta(seconds=16))
+    assert [refused.wait_seconds for refused in _fail(store, 1)] == [0]
+    assert 28 <= _fail(store, 1)[0].wait_seconds <= 30
+
+
+def test_even_the_right_password_has_to_wait(store, anna):
+    _fail(store, 5)
+    with pytest.raises(SignInRefused) as caught:
+        accounts.sign_in(store, "anna", PASSWORD, ELSEWHERE)
+    assert caught.value.wait_seconds > 0
+
+
+def test_no_wait_is_longer_than_15_minutes_and_waiting_attempts_do_not_make_it_longer(store, anna):
+    with store.write() as db:
+        db.add_all(SignInFailure(name="anna", address=ELSEWHERE) for _ in range(400))
+    waits = [refused.wait_seconds for refused in _fail(store, 30)]
+    assert max(waits) <= 900
+    assert waits == sorted(waits, reverse=True)
+    _earlier(store, SignInFailure, "at", timedelta(minutes=15))
+    assert accounts.sign_in(store, "anna", PASSWORD, ELSEWHERE)
+    with store.read() as db:
+        assert db.scalars(sa.select(SignInFailure)).all() == []  # what is old is not kept
+
+
+def test_guesses_from_elsewhere_do_not_lock_a_person_out_where_she_signed_in_before(store, token):
+    _fail(store, 6, address=ELSEWHERE)
+    assert accounts.sign_in(store, "anna", PASSWORD, HERE)
+    with pytest.raises(SignInRefused):
+        accounts.sign_in(store, "anna", PASSWORD, "203.0.113.1")  # never seen: may be the one who guesses
+
+
+def test_an_unknown_name_is_slowed_down_like_a_known_one(store, anna):
+    assert [r.wait_seconds > 0 for r in _fail(store, 7, "nobody")] == [r.wait_seconds > 0 for r in _fail(store, 7)]
+
+
+def test_an_address_that_tries_many_names_has_to_wait_for_all_names(store, anna):
+    for number in range(20):
+        _fail(store, 1, f"user{number}", ELSEWHERE)
+    with pytest.raises(SignInRefused) as caught:
+        accounts.sign_in(store, "anna", PASSWORD, ELSEWHERE)
+    assert caught.value.wait_seconds > 0
+    assert accounts.sign_in(store, "anna", PASSWORD, HERE)
+
+
+def test_one_right_password_does_not_free_an_address_of_its_guesses_at_other_names(store, anna):
+    for number in range(19):
+        _fail(store, 1, f"user{number}", ELSEWHERE)
+    accounts.sign_in(store, "anna", PASSWORD, ELSEWHERE)
+    _fail(store, 1, "chief", ELSEWHERE)
+    assert _fail(store, 1, "chief", ELSEWHERE)[0].wait_seconds > 0
+
+
+def test_the_right_password_forgives_the_typing_errors_before_it(store, anna):
+    for _ in range(3):
+        _fail(store, 4, address=HERE)
+        assert accounts.sign_in(store, "anna", PASSWORD, HERE)
+
+
+def test_guesses_at_the_same_moment_are_counted_like_guesses_in_a_row(store, anna, monkeypatch):
+    together = threading.Barrier(5, timeout=20)
+    looked_at = []
+
+    def matches(user, password):
+        looked_at.append(password)
+        together.wait()  # all that get this far are looked at together
+        return False
+
+    monkeypatch.setattr(accounts, "_matches", matches)
+
+    def guess(number):
+        with pytest.raises(SignInRefused) as caught:
+            accounts.sign_in(store, "anna", f"guess number {number}", ELSEWHERE)
+        return caught.value.wait_seconds
+
+    with ThreadPoolExecutor(12) as people:
+        waits = list(people.map(guess, range(12)))
+    assert len(looked_at) == 5
+    assert sum(wait > 0 for wait in waits) == 7
+
+
+def test_a_very_long_name_or_password_is_refused_like_any_other(store, anna):
+    with pytest.raises(SignInRefused, match="is not right"):
+        accounts.sign_in(store, "x" * 100_000, "y" * 1_000_000, "z" * 1000)
+
+
+# --- sessions
+
+
+def test_a_token_of_nobody_is_refused(store, anna):
+    for token in ("", "made up", "ü" * 40):
+        with pytest.raises(SignedOut, match="not signed in"):
+            accounts.whoami(store, token)
+
+
+def test_signing_out_ends_the_session_and_no_other(store, token):
+    second = accounts.sign_in(store, "anna", PASSWORD, HERE)
+    accounts.sign_out(store, token)
+    with pytest.raises(SignedOut, match="signed out"):
+        accounts.whoami(store, token)
+    assert accounts.whoami(store, second).name == "anna"
+    accounts.sign_out(store, token)
+    accounts.sign_out(store, "made up")
+    assert len(_events(store, action="session.end")) == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "by", "said"),
+    [
+        ("seen_at", timedelta(minutes=30), "after 30 minutes without an action"),
+        ("created_at", timedelta(hours=12), "after 12 hours"),
+    ],
+)
+def test_a_session_ends_when_idle_and_after_a_day_of_work(store, token, column, by, said):
+    _earlier(store, SignIn, column, by - timedelta(minutes=1))
+    assert accounts.whoami(store, token)
+    _earlier(store, SignIn, column, timedelta(minutes=1))
+    with pytest.raises(SignedOut, match=said):
+        accounts.whoami(store, token)
+
+
+def test_how_long_sessions_hold_can_be_set(store, token, monkeypatch):
+    monkeypatch.setenv("LUNGKIT_IDLE_MINUTES", "5")
+    _earlier(store, SignIn, "seen_at", timedelta(minutes=6))
+    with pytest.raises(SignedOut, match="after 5 minutes"):
+        accounts.whoami(store, token)
+
+
+def test_actions_keep_a_session_alive_and_asking_who_it_is_does_not(store, token):
+    access = Access(store, token)
+    for act in (access.reads, access.writes):
+        _earlier(store, SignIn, "seen_at", timedelta(minutes=29))
+        with act():
+            pass
+        with store.read() as db:
+            assert now() - db.scalar(sa.select(SignIn.seen_at)) < timedelta(minutes=1)
+    _earlier(store, SignIn, "seen_at", timedelta(minutes=29))
+    accounts.whoami(store, token)
+    with store.read() as db:
+        assert now() - db.scalar(sa.select(SignIn.seen_at)) > timedelta(minutes=28)
+
+
+def test_actions_do_not_keep_a_session_alive_longer_than_its_last_hour(store, token):
+    _earlier(store, SignIn, "created_at", timedelta(hours=12))
+    with pytest.raises(SignedOut), Access(store, token).writes():
+        pass
+
+
+def test_ended_sessions_are_told_from_those_that_hold(store, token):
+    held = accounts.whoami(store, token).session_id
+    second = accounts.sign_in(store, "anna", PASSWORD, HERE)
+    gone = accounts.whoami(store, second).session_id
+    accounts.sign_out(store, second)
+    assert accounts.ended(store, {held, gone, "unknown"}) == {gone, "unknown"}
+    assert accounts.ended(store, set()) == set()
+
+
+# --- rights, at each action
+
+
+@pytest.mark.parametrize("way", ["reads", "writes"])
+def test_a_role_may_do_what_names_it_and_nothing_else(store, token, way):
+    act = getattr(Access(store, token), way)
+    for roles in ((), ("doctor",), ("admin", "doctor")):
+        with act(*roles) as (db, actor):
+            assert actor.name == "anna"
+            assert db.scalar(sa.select(sa.func.count()).select_from(User)) == 2
+    with pytest.raises(Forbidden, match="needs the role admin; you are signed in as doctor"), act("admin"):
+        pytest.fail("the action ran")
+
+
+def test_a_refused_action_is_on_the_audit_trail(store, token):
+    with pytest.raises(Forbidden), Access(store, token).writes("admin"):
+        pass
+    (event,) = _events(store, action="access.refused")
+    assert event.user_id == accounts.whoami(store, token).user_id
+
+
+@pytest.mark.parametrize("way", ["reads", "writes"])
+def test_a_revoked_session_is_refused_on_the_next_action(store, token, way):
+    access = Access(store, token)
+    with getattr(access, way)("doctor"):
+        pass
+    with store.write() as db:
+        accounts.reset_password(db, "anna")
+    with pytest.raises(SignedOut), getattr(access, way)("doctor"):
+        pytest.fail("the action ran")
+
+
+def test_a_changed_role_holds_on_the_next_action_of_an_open_session(store, token):
+    access = Access(store, token)
+    with store.write() as db:
+        accounts.set_role(db, "anna", "admin")
+    with access.writes("admin") as (_, actor):
+        assert actor.role == "admin"
+    with pytest.raises(Forbidden), access.reads("doctor"):
+        pass
+
+
+def test_an_action_that_fails_leaves_nothing_behind(store, token):
+    with pytest.raises(ZeroDivisionError), Access(store, token).writes("doctor") as (db, actor):
+        db.get(User, actor.user_id).full_name = "Changed"
+        audit.append(db, actor.user_id, "test.done", "test:1")
+        _ = 1 / 0
+    with store.read() as db:
+        assert db.scalar(sa.select(User.full_name).where(User.name == "anna")) == "Anna Test"
+    assert _events(store, action="test.done") == []
+
+
+# --- accounts
+
+
+def test_a_new_account_gets_a_random_password_that_signs_in(store):
+    with store.write() as db:
+        first = accounts.add_user(db, "Bert", "Bert   Test", "doctor")
+        second = accounts.add_user(db, "carl", "Carl Test", "admin")
+    assert first != second
+    assert re.fullmatch(r"([a-z2-9]{4}-){3}[a-z2-9]{4}", first)
+    assert not set("lo01i") & set(first)
+    actor = accounts.whoami(store, accounts.sign_in(store, "bert", first, HERE))
+    assert (actor.name, actor.full_name, actor.role) == ("bert", "Bert Test", "doctor")
+
+
+@pytest.mark.parametrize("name", ["", "a", "anna b", "-anna", "ann\x00a", "<script>", "a" * 65, "änna"])
+def test_what_cannot_be_a_user_name_is_refused(sqlite_store, name):
+    with pytest.raises(LungkitError, match="cannot be a user name; accepted"), sqlite_store.write() as db:
+        accounts.add_user(db, name, "A Person", "doctor")
+
+
+@pytest.mark.parametrize(
+    ("full_name", "role", "password", "said"),
+    [
+        ("", "doctor", PASSWORD, "full name"),
+        ("x" * 201, "doctor", PASSWORD, "full name"),
+        ("A\x07 Person", "doctor", PASSWORD, "full name"),
+        ("A Person", "nurse", PASSWORD, "no role 'nurse'; there are: doctor, admin"),
+        ("A Person", "doctor", "elevenchars", "at least 12 characters"),
+        ("A Person", "doctor", "x" * 1025, "at most 1024"),
+        ("A Person", "doctor", "Annabelle2026", "more than the user name"),
+        ("A Person", "doctor", "abababababab", "5 different characters"),
+    ],
+)
+def test_an_account_with_a_weak_password_or_without_a_name_is_refused(sqlite_store, full_name, role, password, said):
+    with pytest.raises(LungkitError, match=said), sqlite_store.write() as db:
+        accounts.add_user(db, "annabelle", full_name, role, password)
+    with sqlite_store.read() as db:
+        assert accounts.list_users(db) == []
+
+
+def test_a_user_name_is_given_once(store, anna):
+    with pytest.raises(LungkitError, match="there is a user 'anna' already"), store.write() as db:
+        accounts.add_user(db, "Anna", "Another", "doctor")
+
+
+def test_an_unknown_account_is_said_so(store):
+    for change in (accounts.disable_user, accounts.enable_user, accounts.reset_password):
+        with pytest.raises(LungkitError, match="no user 'nobody'"), store.write() as db:
+            change(db, "nobody")
+
+
+def test_a_disabled_account_is_signed_out_everywhere_and_can_be_enabled_again(store, token):
+    with store.write() as db:
+        accounts.disable_user(db, "anna")
+    with pytest.raises(SignedOut):
+        accounts.whoami(store, token)
+    with store.write() as db:
+        accounts.enable_user(db, "anna")
+    with pytest.raises(SignedOut):  # the old session stays ended
+        accounts.whoami(store, token)
+    assert accounts.sign_in(store, "anna", PASSWORD, HERE)
+
+
+def test_a_reset_password_replaces_the_old_one_and_ends_the_sessions(store, token):
+    with store.write() as db:
+        password = accounts.reset_password(db, "anna")
+    with pytest.raises(SignedOut):
+        accounts.whoami(store, token)
+    with pytest.raises(SignInRefused):
+        accounts.sign_in(store, "anna", PASSWORD, HERE)
+    assert accounts.sign_in(store, "anna", password, HERE)
+
+
+@pytest.mark.parametrize("change", ["disable", "role"])
+def test_the_last_admin_stays(store, anna, change):
+    def take_away(name):
+        with store.write() as db:
+            accounts.disable_user(db, name) if change == "disable" else accounts.set_role(db, name, "doctor")
+
+    with pytest.raises(LungkitError, match="'chief' is the only admin"):
+        take_away("chief")
+    with store.write() as db:
+        accounts.add_user(db, "second", "Second Test", "admin")
+    take_away("chief")
+    with pytest.raises(LungkitError, match="'second' is the only admin"):
+        take_away("second")
+
+
+def test_accounts_are_listed_by_name_with_their_last_sign_in(store, token):
+    with store.read() as db:
+        listed = accounts.list_users(db)
+    assert [(user.name, user.role, user.active, user.last_sign_in is not None) for user in listed] == [
+        ("anna", "doctor", True, True),
+        ("chief", "admin", True, False),
+    ]
+
+
+def test_the_trail_tells_what_happened_to_accounts_and_sessions_and_names_nobody(store, anna):
+    token = accounts.sign_in(store, "anna", PASSWORD, HERE)
+    _fail(store, 1)
+    _fail(store, 1, "a password typed into the wrong field")
+    accounts.sign_out(store, token)
+    with store.write() as db:
+        accounts.set_role(db, "anna", "admin", by=2)
+        accounts.disable_user(db, "anna", by=2)
+        accounts.disable_user(db, "anna", by=2)  # changes nothing, so tells nothing
+        accounts.enable_user(db, "anna", by=2)
+        accounts.reset_password(db, "anna", by=2)
+    events = _events(store)
+    assert [event.action for event in events] == [
+        "user.add", "user.add", "session.start", "session.refused", "session.refused", "session.end",
+        "user.role", "user.disable", "user.enable", "user.password",
+    ]  # fmt: skip
+    assert [event.user_id for event in events[6:]] == [2] * 4
+    assert [event.object for event in events[3:5]] == ["user:1", "user:unknown"]
+    written = str([vars(event) for event in events])
+    for private in ("anna", "Anna", PASSWORD, "wrong field"):
+        assert private not in written
+    assert audit.verify(store) == len(events)
