@@ -20,6 +20,7 @@ from fpdf.enums import MethodReturnValue
 from PIL import Image
 
 from lungkit.clinic import predictor, records
+from lungkit.clinic.words import SPLITS, counted, percent, with_interval
 from lungkit.data import images
 from lungkit.errors import LungkitError
 
@@ -59,7 +60,6 @@ _TAGS = {
 }
 _METRICS = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "auc": "AUC", "ece": "Calibration error"}
 _CLASS_METRICS = {"recall": "Sensitivity", "specificity": "Specificity"}
-_SPLITS = {"train": "training", "val": "validation", "test": "test"}
 _SYNTHETIC = (
     "This model learned from computer-made images (a phantom). Its figures say how well the software works, "
     "nothing about patients."
@@ -151,20 +151,20 @@ def decision_words(case: records.Case) -> tuple[str, str]:
     """What the model says, for people: a headline, and a sentence on why."""
     probability = case.probabilities[case.label]
     if case.decision != predictor.REVIEW:
-        return f"The model answers: {case.label}", f"Probability {_percent(probability)}. {_point_words(case.point)}"
+        return f"The model answers: {case.label}", f"Probability {percent(probability)}. {_point_words(case.point)}"
     if failed := [check.name for check in case.checks if not check.passed]:
         why = f"The image did not pass every input check ({', '.join(failed)}), so its answer cannot be relied on."
     else:
         why = "The probability lies within the band of uncertainty around the operating point."
-    return "Uncertain: a clinician has to decide", f"{why} Nearest: {case.label}, {_percent(probability)}."
+    return "Uncertain: a clinician has to decide", f"{why} Nearest: {case.label}, {percent(probability)}."
 
 
 def _point_words(point: dict) -> str:
     band = point.get("uncertainty", {})
     if point.get("kind") == "threshold":
-        words = f"{point['positive']} is answered from {_percent(point['threshold'])}"
+        words = f"{point['positive']} is answered from {percent(point['threshold'])}"
         if {"low", "high"} <= set(band):
-            words += f", and {_percent(band['low'])} to {_percent(band['high'])} is uncertain"
+            words += f", and {percent(band['low'])} to {percent(band['high'])} is uncertain"
         return words + "."
     words = "The likeliest class is answered"
     if "times" in band:
@@ -256,15 +256,15 @@ def _probabilities(report: "_Report", case: records.Case) -> None:
         if name == point.get("positive") and point.get("kind") == "threshold":
             report.fill(bar_x + bar_width * point["threshold"] - 0.25, y - 0.4, 0.5, 5.6, INK)
         report.set_y(y)
-        report.say(_percent(probability), bar_x + bar_width, figure, bold=chosen, align="R")
+        report.say(percent(probability), bar_x + bar_width, figure, bold=chosen, align="R")
         report.set_y(y + 5.4)
     legend = (
         [f"{len(case.classes) - len(printed)} more classes, less likely"] if len(printed) < len(case.classes) else []
     )
     if point.get("kind") == "threshold":
-        legend.append(f"Black mark on {point['positive']}: operating point {_percent(point['threshold'])}")
+        legend.append(f"Black mark on {point['positive']}: operating point {percent(point['threshold'])}")
         if {"low", "high"} <= set(band):
-            legend.append(f"Orange: uncertain, {_percent(band['low'])} to {_percent(band['high'])}")
+            legend.append(f"Orange: uncertain, {percent(band['low'])} to {percent(band['high'])}")
     if "temperature" in point:
         legend.append("Calibrated on validation images")
     report.say("".join(f"{part}. " for part in legend), MARGIN, WIDTH, size=8, color=QUIET, most=2)
@@ -364,7 +364,7 @@ def _figures(report: "_Report", card: dict, room: _Room) -> None:
         report.gap(3)
         return
     names, column = 66, (WIDTH - 66) / len(measured)
-    heads = [f"{_SPLITS.get(split, split)}{_counted(of)}" for split, of in measured.items()]
+    heads = [": ".join(filter(None, (SPLITS.get(split, split), counted(of)))) for split, of in measured.items()]
     _row(report, "In brackets: 95 % interval by patient", heads, names, column, color=QUIET, size=8)
     rows = [
         (words, lambda of, m=metric: (of.get(m), of.get("intervals", {}).get(m))) for metric, words in _METRICS.items()
@@ -377,7 +377,7 @@ def _figures(report: "_Report", card: dict, room: _Room) -> None:
             for metric, words in _CLASS_METRICS.items()
         ]
     for words, figure in rows:
-        values = [_with_interval(*figure(of)) for of in measured.values()]
+        values = [with_interval(*figure(of)) for of in measured.values()]
         if any(value != "–" for value in values):
             _row(report, words, values, names, column)
     report.gap(4)
@@ -400,20 +400,6 @@ def _row(report: "_Report", first: str, rest: Sequence[str], names: float, colum
         report.say(value, MARGIN + names + index * column, column - 2, most=2, **style)
         end = max(end, report.get_y())
     report.set_y(end + 0.5)
-
-
-def _counted(measured: dict) -> str:
-    if not {"n", "patients"} <= set(measured):
-        return ""
-    return f": {measured['n']} images of {measured['patients']} patients"
-
-
-def _with_interval(value: float | None, interval: list | None) -> str:
-    if not isinstance(value, int | float):
-        return "–"
-    if not interval or None in interval:
-        return f"{value:.3f}"
-    return f"{value:.3f} ({interval[0]:.3f}–{interval[1]:.3f})"
 
 
 def _record(report: "_Report", case: records.Case) -> None:
@@ -476,15 +462,6 @@ def _jpeg(picture: np.ndarray) -> io.BytesIO:
 def _time(time: datetime) -> str:
     utc = time.astimezone(UTC)
     return f"{utc.day} {utc:%b %Y, %H:%M} UTC"
-
-
-def _percent(probability: float) -> str:
-    """0.873 as "87 %"; what is not certain never reads as 0 % or 100 %."""
-    if 0 < probability < 0.01:
-        return "< 1 %"
-    if 0.99 < probability < 1:
-        return "> 99 %"
-    return f"{probability * 100:.0f} %"
 
 
 def _font(bold: bool) -> Path:

@@ -9,6 +9,7 @@ from datetime import datetime
 import ipywidgets as widgets
 
 from lungkit.clinic.accounts import SignedOut
+from lungkit.clinic.words import percent as percent
 from lungkit.errors import LungkitError
 
 log = logging.getLogger(__name__)
@@ -92,15 +93,6 @@ def when(time: datetime) -> str:
     """A time as people of this place write it: 21 Nov 2026, 14:05."""
     local = time.astimezone()
     return f"{local.day} {local:%b %Y, %H:%M}"
-
-
-def percent(probability: float) -> str:
-    """0.873 as "87 %"; what is not certain never reads as 0 % or 100 %."""
-    if 0 < probability < 0.01:
-        return "< 1 %"
-    if 0.99 < probability < 1:
-        return "> 99 %"
-    return f"{probability:.0%}".replace("%", " %")
 
 
 def close(widget: widgets.Widget) -> None:
