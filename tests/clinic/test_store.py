@@ -1,7 +1,6 @@
 """The store under what happens to records: many writers, kills, full disks, locks, wrong hands."""
 
 import os
-import resource  # noqa: F401: for the processes that `start` starts
 import signal
 import stat
 import subprocess
@@ -194,6 +193,7 @@ def test_a_full_disk_is_said_in_words_and_loses_nothing(sqlite_store):
     """The system lets the process write no further, as on a disk that is full; then there is room again."""
     user_id = add_user(sqlite_store)
     code = f"""
+        import resource
         with store.write() as db:
             db.add(patient({user_id}, "before"))
         resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
