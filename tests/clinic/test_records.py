@@ -1,0 +1,484 @@
+"""What doctors do with the records: nothing half-saved, nobody else's action, no name where it does not belong."""
+
+import inspect
+import threading
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from lungkit.clinic import accounts, audit, records
+from lungkit.clinic.accounts import Forbidden, SignedOut
+from lungkit.clinic.oversight import Oversight
+from lungkit.clinic.records import NewPatient, RecordMissing, RecordRefused, Records
+from lungkit.clinic.tables import AuditEvent, Base, Patient, Reading, Review, Study, now
+
+SHA = "ab" * 32
+NOBODY = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.fixture
+def doctor(signed_in) -> Records:
+    return Records(signed_in("doctor"))
+
+
+def patient(number="T-1", name="Test Patient") -> NewPatient:
+    return NewPatient(number, name, 1970, "female")
+
+
+def count(store, table) -> int:
+    with store.read() as db:
+        return db.scalar(sa.select(sa.func.count()).select_from(table))
+
+
+def events(store, action=None) -> list[AuditEvent]:
+    with store.read() as db:
+        found = db.scalars(sa.select(AuditEvent).order_by(AuditEvent.number)).all()
+    return [event for event in found if action in (None, event.action)]
+
+
+def everything(store) -> dict[str, list]:
+    """All rows of the records, but for the trail of what was refused and when sessions were last used."""
+    with store.read() as db:
+        rows = {name: db.execute(sa.select(table)).mappings().all() for name, table in Base.metadata.tables.items()}
+    rows["audit"] = [row for row in rows["audit"] if row["action"] != "access.refused"]
+    rows["sessions"] = [dict(row) | {"seen_at": None} for row in rows["sessions"]]
+    return rows
+
+
+# --- who may
+
+
+def actions_of(kind: type) -> list[str]:
+    return [name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")]
+
+
+@pytest.fixture
+def calls(doctor, chest_image, said):
+    """Each action of doctors with arguments it would accept."""
+    reading_id = doctor.save_case(patient(), chest_image(), SHA, said())
+    patient_id = doctor.case(reading_id).patient.id
+    return {
+        "find_patients": ("T-1",),
+        "save_case": (patient("T-2"), chest_image(), SHA, said()),
+        "same_upload": (patient_id, SHA),
+        "worklist": (),
+        "case": (reading_id,),
+        "patient": (patient_id,),
+        "review": (reading_id, True, "Pneumonia", "seen"),
+    }
+
+
+def test_every_action_is_among_those_whose_rights_are_tested(calls):
+    assert sorted(calls) == actions_of(Records)
+
+
+def test_every_action_refuses_an_admin_and_leaves_the_records_as_they_are(store, calls, signed_in):
+    admin = Records(signed_in("admin"))
+    before = everything(store)
+    for name in actions_of(Records):
+        with pytest.raises(Forbidden, match="role doctor"):
+            getattr(admin, name)(*calls[name])
+    assert everything(store) == before
+    assert len(events(store, "access.refused")) == len(calls)
+
+
+def test_every_action_refuses_a_session_that_was_ended_at_the_next_click(store, calls, doctor):
+    doctor.worklist()
+    accounts.sign_out(store, doctor.access.token)
+    before = everything(store)
+    for name in actions_of(Records):
+        with pytest.raises(SignedOut):
+            getattr(doctor, name)(*calls[name])
+    assert everything(store) == before
+
+
+def test_every_action_refuses_a_doctor_who_became_an_admin_in_an_open_session(store, calls, doctor, signed_in):
+    signed_in("admin")
+    with store.write() as db:
+        accounts.set_role(db, "doctor", "admin")
+    for name in actions_of(Records):
+        with pytest.raises(Forbidden):
+            getattr(doctor, name)(*calls[name])
+
+
+# --- saving
+
+
+@pytest.mark.parametrize(("units", "modality", "kind"), [("HU", "CT", "CT"), ("intensity", "DX", "X-ray")])
+def test_a_saved_case_opens_as_it_was_read(doctor, chest_image, said, units, modality, kind):
+    image, reading = chest_image(units, modality), said("Normal", 0.75, decision="uncertain: review")
+    reading_id = doctor.save_case(patient(), image, SHA, reading, " seen\r\nbefore ")
+    case = doctor.case(reading_id)
+    assert (case.patient.number, case.patient.name, case.patient.birth_year, case.patient.sex) == (
+        "T-1",
+        "Test Patient",
+        1970,
+        "female",
+    )
+    assert (case.reading_id, case.kind, case.units, case.sha256) == (reading_id, kind, units, SHA)
+    assert (case.width, case.height, case.tags, case.notes) == (64, 48, {"view": "PA"}, "seen\nbefore")
+    assert (case.model, case.version, case.label, case.decision) == ("lung", "v1", "Normal", "uncertain: review")
+    assert case.classes == reading.classes == tuple(case.probabilities)  # not in alphabetical order
+    assert case.probabilities == {"Pneumonia": 0.25, "Normal": 0.75}
+    assert (case.point, case.checks, case.milliseconds) == (reading.point, reading.checks, 120)
+    assert case.uploaded_by == "Test Doctor"
+    assert timedelta(0) <= now() - case.read_at < timedelta(minutes=1)
+    assert case.reviews == ()
+    assert np.abs(case.pixels - image.pixels).max() <= (0 if units == "HU" else 1 / 255)
+    assert np.array_equal(case.heat, reading.heat)
+
+
+def test_saving_adds_one_row_of_each_kind_and_one_event(store, doctor, chest_image, said):
+    before = len(events(store))
+    reading_id = doctor.save_case(patient(), chest_image(), SHA, said())
+    assert [count(store, table) for table in (Patient, Study, Reading, Review)] == [1, 1, 1, 0]
+    event = events(store)[-1]
+    assert (len(events(store)) - before, event.action, event.object) == (1, "case.save", f"reading:{reading_id}")
+    assert event.detail["new_patient"] is True
+    assert audit.verify(store) == len(events(store))
+
+
+def test_a_second_case_goes_to_the_patient_that_is_there(store, doctor, chest_image, said):
+    first = doctor.case(doctor.save_case(patient(), chest_image(), SHA, said()))
+    second = doctor.case(doctor.save_case(first.patient.id, chest_image(seed=1), "cd" * 32, said()))
+    assert second.patient == first.patient
+    assert [count(store, table) for table in (Patient, Study, Reading)] == [1, 2, 2]
+
+
+def test_a_save_that_fails_at_any_step_leaves_nothing_behind(store, doctor, chest_image, said, monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError
+
+    before = everything(store)
+    for table in (Patient, Study, Reading):
+        sa.event.listen(table, "after_insert", fail)
+        with pytest.raises(ZeroDivisionError):
+            doctor.save_case(patient(), chest_image(), SHA, said())
+        sa.event.remove(table, "after_insert", fail)
+        assert everything(store) == before
+    with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
+        patched.setattr(audit, "append", fail)
+        doctor.save_case(patient(), chest_image(), SHA, said())
+    assert everything(store) == before
+    doctor.save_case(patient(), chest_image(), SHA, said())
+
+
+def test_the_image_is_encoded_before_the_transaction_begins(doctor, store, chest_image, said, monkeypatch):
+    encode, writes = records.pixels.encode, []
+
+    def other_doctor_writes(image):
+        with store.write():  # would wait for ever, were a transaction open
+            writes.append(True)
+        return encode(image)
+
+    monkeypatch.setattr(records.pixels, "encode", other_doctor_writes)
+    doctor.save_case(patient(), chest_image(), SHA, said())
+    assert writes
+
+
+def test_a_number_that_is_taken_is_refused_without_saying_whose_it_is(store, doctor, chest_image, said):
+    doctor.save_case(patient("T-1", "Test Secret"), chest_image(), SHA, said())
+    with pytest.raises(RecordRefused, match="'T-1' is taken already") as refused:
+        doctor.save_case(patient(" T-1 ", "Test Other"), chest_image(), SHA, said())
+    assert "Secret" not in str(refused.value)
+    assert [count(store, table) for table in (Patient, Study, Reading)] == [1, 1, 1]
+
+
+def test_two_doctors_who_enter_the_same_number_at_once_make_one_patient(store, signed_in, chest_image, said):
+    doctors = [Records(signed_in("doctor", name)) for name in ("first", "second", "third")]
+    start, outcomes = threading.Barrier(3), []
+
+    def enter(who):
+        start.wait()
+        try:
+            outcomes.append(who.save_case(patient(), chest_image(), SHA, said()))
+        except RecordRefused:
+            outcomes.append("taken")
+
+    threads = [threading.Thread(target=enter, args=(who,)) for who in doctors]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 3
+    assert outcomes.count("taken") == 2
+    assert [count(store, table) for table in (Patient, Study, Reading)] == [1, 1, 1]
+
+
+def test_what_an_erased_patients_open_tab_does_is_refused_in_words(store, doctor, signed_in, chest_image, said):
+    case = doctor.case(doctor.save_case(patient(), chest_image(), SHA, said()))
+    Oversight(signed_in("admin")).erase_patient(case.patient.id)
+    with pytest.raises(RecordMissing, match="erased"):
+        doctor.save_case(case.patient.id, chest_image(), SHA, said())
+    with pytest.raises(RecordMissing, match="erased"):
+        doctor.review(case.reading_id, True, "Pneumonia")
+    with pytest.raises(RecordMissing, match="erased"):
+        doctor.case(case.reading_id)
+    with pytest.raises(RecordMissing, match="erased"):
+        doctor.patient(case.patient.id)
+    assert [count(store, table) for table in (Patient, Study, Reading, Review)] == [0, 0, 0, 0]
+
+
+def test_an_identifier_that_is_none_finds_nothing(doctor):
+    for hostile in (NOBODY, "", "x", "a\0b", "\ud800", "' OR 1=1 --", "%", "1" * 10_000, None, 7, ["a"]):
+        with pytest.raises(RecordMissing):
+            doctor.case(hostile)
+        with pytest.raises(RecordMissing):
+            doctor.patient(hostile)
+        with pytest.raises(RecordMissing):
+            doctor.review(hostile, True, "Normal")
+        assert doctor.same_upload(hostile, SHA) is None
+
+
+def test_the_same_bytes_for_the_same_patient_are_known_by_their_latest_reading(doctor, chest_image, said):
+    first = doctor.save_case(patient(), chest_image(), SHA, said())
+    one = doctor.case(first).patient.id
+    other = doctor.case(doctor.save_case(patient("T-2"), chest_image(), "cd" * 32, said())).patient.id
+    assert doctor.same_upload(one, SHA) == first
+    assert doctor.same_upload(one, "cd" * 32) is None
+    assert doctor.same_upload(other, SHA) is None
+    second = doctor.save_case(one, chest_image(), SHA, said())
+    assert doctor.same_upload(one, SHA) == second
+
+
+def test_a_case_without_the_hash_of_its_file_is_refused(store, doctor, chest_image, said):
+    for digest in ("", "ab", "AB" * 32, "zz" * 32, "ab" * 32 + "\n"):
+        with pytest.raises(RecordRefused, match="SHA-256"):
+            doctor.save_case(patient(), chest_image(), digest, said())
+    assert count(store, Patient) == 0
+
+
+# --- what is accepted
+
+
+@pytest.mark.parametrize("birth_year", [1900, now().year, None])
+@pytest.mark.parametrize("sex", ["female", "male", "other", "unknown"])
+def test_a_patient_within_the_limits_is_accepted(birth_year, sex):
+    NewPatient("9" * 64, "Ä" * 200, birth_year, sex)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"birth_year": 1899}, "accepted are 1900 to"),
+        ({"birth_year": now().year + 1}, f"1900 to {now().year}"),
+        ({"birth_year": "1970"}, "birth year '1970'"),
+        ({"birth_year": 1970.5}, "birth year"),
+        ({"birth_year": True}, "birth year"),
+        ({"sex": "f"}, "accepted are female, male, other, unknown"),
+        ({"sex": ""}, "accepted are female"),
+        ({"name": ""}, "the name is empty"),
+        ({"name": " \t\n"}, "the name is empty"),
+        ({"name": "\u200d\u200b"}, "the name is empty"),
+        ({"name": None}, "the name is empty"),
+        ({"name": "a" * 201}, "the name has 201 characters; accepted are up to 200"),
+        ({"number": ""}, "the patient number is empty"),
+        ({"number": "\0\x1b"}, "the patient number is empty"),
+        ({"number": "1" * 65}, "the patient number has 65 characters; accepted are up to 64"),
+        ({"number": 12}, "the patient number is empty"),
+    ],
+)
+def test_a_patient_outside_the_limits_is_refused_and_told_what_is_accepted(wrong, words):
+    right = {"number": "T-1", "name": "Test Patient", "birth_year": 1970, "sex": "male"}
+    with pytest.raises(RecordRefused, match=words):
+        NewPatient(**right | wrong)
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("  Test\t Patient\n", "Test Patient"),
+        ("Test\0 Pat\x1bient\x7f", "Test Patient"),
+        ("Test \u202etneitaP", "Test tneitaP"),
+        ("Te\u200bst\ufeff Patient\u2069", "Test Patient"),
+        ("Te\ud800st", "Test"),
+        ("Mu\u0308ller", "Müller"),
+        ("O'Test-Ñame, Jr.", "O'Test-Ñame, Jr."),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("測試", "測試"),
+    ],
+)
+def test_a_name_is_kept_as_it_is_seen(typed, kept):
+    assert NewPatient("1", typed).name == kept
+
+
+def test_two_numbers_that_look_the_same_are_the_same():
+    assert NewPatient(" T\u200b-1\u200d\u00ad ", "Test").number == "T-1"
+
+
+def test_free_text_keeps_its_lines_and_loses_what_cannot_be_seen(doctor, chest_image, said):
+    typed = "Fever\r\n\tcough\0\x1b[31m\u202e since \ud83dMonday — 39 °C\u2028end"
+    case = doctor.case(doctor.save_case(patient(), chest_image(), SHA, said(), typed))
+    assert case.notes == "Fever\n\tcough[31m since Monday — 39 °C\nend"
+
+
+def test_free_text_ends_at_4000_characters(store, doctor, chest_image, said):
+    reading_id = doctor.save_case(patient(), chest_image(), SHA, said(), "é" * 4000)
+    doctor.review(reading_id, True, "Pneumonia", "x" * 4000)
+    with pytest.raises(RecordRefused, match="the notes has 4001 characters; accepted are up to 4000"):
+        doctor.save_case(patient("T-2"), chest_image(), SHA, said(), "é" * 4001)
+    with pytest.raises(RecordRefused, match="4001"):
+        doctor.review(reading_id, True, "Pneumonia", "x" * 4001)
+    assert [count(store, table) for table in (Patient, Review)] == [1, 1]
+
+
+# --- finding patients
+
+
+@pytest.fixture
+def many(doctor, chest_image, said):
+    for number, name in [
+        ("T-10", "Test Anna Müller"),
+        ("T-1", "Test Bert"),
+        ("100%", "Test Carl"),
+        ("1_0", "Test Örn"),
+        ("1x0", "Test ÉMILE"),
+        ("back\\slash", "Test Zoë"),
+    ]:
+        doctor.save_case(patient(number, name), chest_image(), SHA, said())
+    return lambda text, **limit: [found.number for found in doctor.find_patients(text, **limit)]
+
+
+def test_patients_are_found_by_parts_of_number_or_name_in_any_case(many):
+    assert many("anna") == ["T-10"]
+    assert many("MÜLLER") == ["T-10"]
+    assert many("müller") == ["T-10"]
+    assert many("Mu\u0308ller") == ["T-10"]
+    assert many("örn") == many("ÖRN") == ["1_0"]
+    assert many("émile") == ["1x0"]
+    assert many("müller anna") == many("t-10 müll") == ["T-10"]
+    assert many("anna bert") == []
+    assert many("nobody") == []
+
+
+def test_the_number_as_typed_comes_first(many):
+    assert many("T-1") == ["T-1", "T-10"]
+
+
+def test_signs_of_the_query_language_are_searched_for_as_they_are(many):
+    assert many("%") == ["100%"]
+    assert many("_") == ["1_0"]
+    assert many("1_0") == ["1_0"]
+    assert many("\\") == ["back\\slash"]
+    assert many("' OR '1'='1") == []
+    assert many("a\0nna\ud800") == ["T-10"]
+
+
+def test_no_more_patients_are_given_than_asked_for(many):
+    assert len(many("")) == 6
+    assert many("", limit=2) == ["T-10", "T-1"]
+    assert many("x " * 5000) == ["1x0"]
+
+
+# --- reviewing
+
+
+def test_agreeing_and_correcting_are_kept_both_and_the_latest_counts(store, doctor, signed_in, chest_image, said):
+    reading_id = doctor.save_case(patient(), chest_image(), SHA, said("Pneumonia"))
+    doctor.review(reading_id, True, "Pneumonia", "clear")
+    Records(signed_in("doctor", "second")).review(reading_id, False, "Normal", "<b>no</b>")
+    assert [(r.reviewer, r.agrees, r.label, r.comment) for r in doctor.case(reading_id).reviews] == [
+        ("Test Doctor", True, "Pneumonia", "clear"),
+        ("Test Second", False, "Normal", "<b>no</b>"),
+    ]
+    row = doctor.worklist().iloc[0]
+    assert (row.reviewed, row.reviewer, row.reviewer_label, row.agrees) == (True, "Test Second", "Normal", False)
+    assert [event.detail["label"] for event in events(store, "case.review")] == ["Pneumonia", "Normal"]
+
+
+def test_a_review_that_contradicts_itself_or_names_no_class_is_refused(store, doctor, chest_image, said):
+    reading_id = doctor.save_case(patient(), chest_image(), SHA, said("Pneumonia"))
+    for agrees, label in ((True, "Normal"), (False, "Pneumonia")):
+        with pytest.raises(RecordRefused, match="the model says Pneumonia"):
+            doctor.review(reading_id, agrees, label)
+    for label in ("Tuberculosis", "", None, ["Normal"], "pneumonia"):
+        with pytest.raises(RecordRefused, match="none of this reading's classes: Pneumonia, Normal"):
+            doctor.review(reading_id, False, label)
+    assert count(store, Review) == 0
+    assert events(store, "case.review") == []
+
+
+# --- worklist and patient
+
+
+def test_the_worklist_shows_every_reading_newest_first(doctor, signed_in, chest_image, said):
+    failed = (*said().checks, *(type(c)(c.name, False, 9.0, 1.0, "Not a chest.") for c in said().checks))
+    first = doctor.save_case(patient(), chest_image(), SHA, said("Normal", 0.9))
+    second = Records(signed_in("doctor", "second")).save_case(
+        patient("T-2", "Test Two"), chest_image("HU", "CT"), SHA, said(version="v2", checks=failed)
+    )
+    doctor.review(first, False, "Pneumonia")
+    work = doctor.worklist()
+    assert list(work) == list(records.WORKLIST)
+    assert [str(work[name].dtype) for name in ("probability", "flagged", "read_at")] == [
+        "float64",
+        "bool",
+        "datetime64[us, UTC]",
+    ]
+    assert work.reading_id.tolist() == [second, first]
+    new, old = work.iloc[0], work.iloc[1]
+    assert (new.number, new["name"], new.kind, new.version) == ("T-2", "Test Two", "CT", "v2")
+    assert (new.probability, new.flagged, new.read_by) == (0.8, True, "Test Second")
+    assert (new.reviewed, new.reviewer, new.reviewer_label, new.agrees) == (False, None, None, None)
+    assert (old.label, old.probability, old.flagged, old.agrees) == ("Normal", 0.9, False, False)
+    assert old.reviewed
+    assert abs(now() - new.read_at) < timedelta(minutes=1)
+
+
+def test_an_empty_worklist_has_the_same_columns_and_types(doctor, chest_image, said):
+    empty = doctor.worklist()
+    doctor.save_case(patient(), chest_image(), SHA, said())
+    assert len(empty) == 0
+    assert empty.dtypes.equals(doctor.worklist().dtypes)
+
+
+def test_the_worklist_takes_one_query_and_loads_no_pixels(store, doctor, chest_image, said):
+    for number in range(3):
+        reading_id = doctor.save_case(patient(str(number)), chest_image(), SHA, said())
+        doctor.review(reading_id, True, "Pneumonia")
+    asked = []
+
+    def note(_connection, _cursor, statement, *_):
+        asked.append(statement)
+
+    sa.event.listen(store.engine, "before_cursor_execute", note)
+    doctor.worklist()
+    about_readings = [statement for statement in asked if "readings" in statement]
+    assert len(about_readings) == 1
+    assert "heat" not in about_readings[0]
+    assert "studies.pixels" not in about_readings[0]
+
+
+def test_a_patients_page_shows_all_cases_oldest_first_with_thumbnails(doctor, chest_image, said):
+    first = doctor.save_case(patient(), chest_image("HU", "CT"), SHA, said(), "first visit")
+    one = doctor.case(first).patient
+    second = doctor.save_case(one.id, chest_image(shape=(400, 300)), "cd" * 32, said("Normal"))
+    doctor.save_case(patient("T-2"), chest_image(), SHA, said())
+    doctor.review(second, False, "Pneumonia")
+    page = doctor.patient(one.id)
+    assert page.patient == one
+    assert [case.reading_id for case in page.cases] == [first, second]
+    assert [(case.kind, case.notes, case.reviewed) for case in page.cases] == [
+        ("CT", "first visit", False),
+        ("X-ray", "", True),
+    ]
+    assert (page.cases[1].reviewer, page.cases[1].reviewer_label, page.cases[1].agrees) == (
+        "Test Doctor",
+        "Pneumonia",
+        False,
+    )
+    assert page.cases[1].probability == 0.8
+    assert all(case.thumbnail.startswith(b"\x89PNG") and len(case.thumbnail) < 40_000 for case in page.cases)
+
+
+def test_who_opened_what_is_on_the_trail(store, doctor, signed_in, chest_image, said):
+    reading_id = doctor.save_case(patient(), chest_image(), SHA, said())
+    second = Records(signed_in("doctor", "second"))
+    patient_id = second.case(reading_id).patient.id
+    second.patient(patient_id)
+    opened = [(event.action, event.object) for event in events(store) if event.action.endswith(".open")]
+    assert opened == [("case.open", f"reading:{reading_id}"), ("patient.open", f"patient:{patient_id}")]
+    (event,) = events(store, "case.open")
+    assert event.user_id == accounts.whoami(store, second.access.token).user_id
