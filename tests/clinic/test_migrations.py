@@ -1,14 +1,136 @@
 """The steps that make the tables: on both databases, together or not at all, and never over what is newer."""
 
+import shutil
+import textwrap
+
 import pytest
+import setuptools
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from lungkit.clinic import tables
+from lungkit.clinic import tables, upkeep
+from lungkit.clinic.store import Store, StoreError
+from lungkit.clinic.tables import Patient, User
+
+
+def schema(store) -> str | None:
+    with store.engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def table_names(store) -> set[str]:
+    return set(sa.inspect(store.engine).get_table_names())
+
+
+@pytest.fixture
+def next_step(tmp_path, monkeypatch):
+    """As if the program had one more step, 0002, with this body of `upgrade`."""
+
+    def add(body: str) -> None:
+        steps = tmp_path / "migrations"
+        shutil.copytree(upkeep._steps(), steps, ignore=shutil.ignore_patterns("__pycache__"))
+        (steps / "versions" / "0002_more.py").write_text(
+            "import sqlalchemy as sa\nfrom alembic import op\nrevision, down_revision = '0002', '0001'\n"
+            "def upgrade():\n" + textwrap.indent(textwrap.dedent(body), "    ")
+        )
+        monkeypatch.setattr(upkeep, "_steps", lambda: steps)
+
+    return add
 
 
 def test_the_steps_make_just_the_tables_that_the_program_uses(store):
     with store.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, tables.Base.metadata) == []
+
+
+def test_the_steps_make_the_checks_that_the_tables_name(store):
+    inspector = sa.inspect(store.engine)
+    for table in tables.Base.metadata.tables.values():
+        named = {check.name for check in table.constraints if isinstance(check, sa.CheckConstraint)}
+        assert {check["name"] for check in inspector.get_check_constraints(table.name)} == named
+
+
+def test_upgrading_again_changes_nothing(store):
+    with store.write() as db:
+        db.add(User(name="ada", full_name="Ada", role="doctor", password_hash="-"))
+    store.upgrade()
+    with store.read() as db:
+        assert db.scalars(sa.select(User.name)).all() == ["ada"]
+
+
+def test_a_database_of_a_newer_program_is_refused_and_left_alone(store):
+    with store.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(StoreError, match=r"by a newer lungkit \(schema 9999; this one knows up to 0001\)"):
+        store.upgrade()
+    assert schema(store) == "9999"
+    assert ["by a newer lungkit" in complaint for complaint in store.check()] == [True]
+
+
+def test_tables_of_somebody_else_are_left_alone(database_url):
+    store = Store(database_url)
+    with store.engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE users (id INTEGER)"))
+    with pytest.raises(StoreError, match="a table 'users' that lungkit did not make"):
+        store.upgrade()
+    assert table_names(store) == {"users"}
+    store.close()
+
+
+def test_a_step_that_fails_leaves_the_tables_as_they_were(store, next_step):
+    next_step("""
+        op.create_table("more", sa.Column("id", sa.Integer))
+        op.execute("INSERT INTO nowhere VALUES (1)")
+    """)
+    with pytest.raises(StoreError, match="no tables"):
+        store.upgrade()
+    assert schema(store) == "0001"
+    assert "more" not in table_names(store)
+
+
+def test_old_tables_are_told_by_check_and_brought_up_to_date(store, next_step):
+    next_step('op.create_table("more", sa.Column("id", sa.Integer))')
+    assert store.check() == ["the tables are of schema 0001, this lungkit needs 0002; run `lungkit db upgrade`"]
+    store.upgrade()
+    assert schema(store) == "0002"
+    assert store.check() == []
+
+
+def test_a_step_that_makes_a_table_anew_keeps_the_rows_that_refer_to_it(store, next_step):
+    with store.write() as db:
+        user = User(name="ada", full_name="Ada", role="doctor", password_hash="-")
+        db.add(user)
+        db.flush()
+        study = tables.Study(kind="CT", units="HU", sha256="0" * 64, width=4, height=4, tags={}, pixels=b"png",
+                             uploaded_by=user.id)  # fmt: skip
+        db.add(Patient(number="P1", name="x", created_by=user.id, studies=[study]))
+    next_step("""
+        with op.batch_alter_table("patients", recreate="auto") as patients:
+            patients.alter_column("name", existing_type=sa.String(200), type_=sa.String(300))
+    """)
+    store.upgrade()
+    with store.read() as db:
+        assert len(db.scalars(sa.select(Patient)).one().studies) == 1
+    assert store.check() == []
+
+
+def test_a_step_that_leaves_rows_referring_to_nothing_is_undone(sqlite_store, next_step):
+    with sqlite_store.write() as db:
+        user = User(name="ada", full_name="Ada", role="doctor", password_hash="-")
+        db.add(user)
+        db.flush()
+        db.add(Patient(number="P1", name="x", created_by=user.id))
+    next_step('op.execute("DELETE FROM users")')
+    with pytest.raises(StoreError, match="a row of patients would refer to nothing; nothing was changed"):
+        sqlite_store.upgrade()
+    assert schema(sqlite_store) == "0001"
+    with sqlite_store.read() as db:
+        assert db.scalars(sa.select(User.name)).all() == ["ada"]
+
+
+def test_the_steps_are_part_of_the_installed_package():
+    root = upkeep._steps().parents[2]
+    packages = setuptools.find_packages(root, include=["lungkit*"])
+    assert {"lungkit.clinic.migrations", "lungkit.clinic.migrations.versions"} <= set(packages)
