@@ -71,9 +71,8 @@ class NewCase:
         self.again.on_click(act(lambda _: self.reset()))
         self.next = widgets.HBox([self.again, self.more]).add_class("case-next")
         self.reading = widgets.VBox()
-        self.widget = widgets.VBox(
-            [widgets.HTML("<h1>New case</h1>"), self.form, self.files.widget, self.next, self.reading]
-        )
+        top = widgets.HBox([widgets.HTML("<h1>New case</h1>"), self.next]).add_class("screen-top")
+        self.widget = widgets.VBox([top, self.form, self.files.widget, self.reading])
         self.reset()
 
     # --- the form
@@ -158,15 +157,17 @@ class NewCase:
     def _read(self, line: "_Line", name: str, content: bytes) -> None:
         started = time.perf_counter()
         sha256 = hashlib.sha256(content).hexdigest()
-        if isinstance(self.patient, PatientRow):
+        known = isinstance(self.patient, PatientRow)
+        if known:
             earlier = self._records.same_upload(self.patient.id, sha256)
             if earlier:
                 line.known(earlier)
                 return
         image = images.read(content, name)
         said = self._models.get(self.model.value).read(image)
-        reading_id = self._records.save_case(self.patient, image, sha256, said, self.notes.value)
-        if isinstance(self.patient, NewPatient):
+        whose = self.patient.id if known else self.patient
+        reading_id = self._records.save_case(whose, image, sha256, said, self.notes.value)
+        if not known:
             self._choose(self._records.case(reading_id).patient)
         probability = percent(float(said.probabilities[list(said.classes).index(said.label)]))
         line.read(reading_id, said.decision, probability, time.perf_counter() - started)

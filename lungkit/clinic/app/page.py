@@ -3,6 +3,7 @@
 import functools
 import html
 import logging
+import traceback
 from collections.abc import Callable
 from datetime import datetime
 
@@ -16,17 +17,18 @@ log = logging.getLogger(__name__)
 
 
 class Page:
-    """One person's page: a line for messages above the screen that is shown.
+    """One person's page: a header that stays in sight with a line for messages, and the screen that is shown.
 
-    widget: what the browser shows; header, message and screen one above the other.
+    widget: what the browser shows.
     """
 
     def __init__(self, login_url: str = "/login"):
         self.login_url = login_url
-        self.header = widgets.VBox().add_class("clinic-head")
+        self.header = widgets.VBox()
         self.message = widgets.HTML().add_class("clinic-message")
         self.screen = widgets.VBox().add_class("clinic-screen")
-        self.widget = widgets.VBox([self.header, self.message, self.screen]).add_class("clinic")
+        head = widgets.VBox([self.header, self.message]).add_class("clinic-head")
+        self.widget = widgets.VBox([head, self.screen]).add_class("clinic")
 
     def act(self, action: Callable) -> Callable:
         """The callback that runs `action` and tells the person in words if it failed.
@@ -45,8 +47,11 @@ class Page:
                 self.signed_out(str(reason))
             except LungkitError as problem:
                 self.say(str(problem), "problem")
-            except Exception:
-                log.exception("a callback of the page failed")
+            except Exception as error:
+                # Not the error's own words: they may hold what was typed about a patient.
+                log.error(
+                    "%s in a callback\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
+                )
                 self.say("Something went wrong; nothing was saved. Try again, or tell an administrator.", "problem")
 
         return run

@@ -29,14 +29,15 @@ def view(records: Records, models, act: Callable, go: Callable, reading_id: str,
 
 def reading(case: Case, records: Records, act: Callable) -> widgets.Widget:
     """Everything about one reading, and what can be done with it."""
-    head = widgets.HTML(heading(case.patient) + _image_line(case) + _notes(case) + decided(case))
+    head = widgets.HTML(heading(case.patient) + _image_line(case) + _notes(case))
     beside = [
         widgets.HTML(bars(case) + checked(case)),
         Reviewing(case, records, act).widget,
         _report(case, records, act),
         widgets.HTML(origin(case)),
     ]
-    columns = widgets.Box([viewer(case), widgets.VBox(beside).add_class("reading-said")])
+    said = widgets.HTML(decided(case)).add_class("reading-decided")
+    columns = widgets.Box([said, viewer(case), widgets.VBox(beside).add_class("reading-said")])
     return widgets.VBox([head, columns.add_class("reading-columns")]).add_class("reading")
 
 

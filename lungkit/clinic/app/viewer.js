@@ -74,7 +74,7 @@ function render({ model, el }) {
   const overlay = canvas(heatWidth, heatHeight);
   const screen = element("canvas", { tabIndex: 0, role: "img", className: "viewer-canvas" });
   const stage = element("div", { className: "viewer-stage" }, screen);
-  const state = { chosen: model.get("chosen"), opacity: 0.45, level: PRESETS[0][1], width: PRESETS[0][2] };
+  const state = { chosen: model.get("chosen"), opacity: 0.6, level: PRESETS[0][1], width: PRESETS[0][2] };
   const view = { zoom: 1, x: 0.5, y: 0.5 }; // x, y: the place in the image, 0 to 1, that lies in the middle
 
   // --- drawing

@@ -1,6 +1,7 @@
 """Worklist: all readings of the clinic, newest first; sort, search and filter, then open one."""
 
 from collections.abc import Callable
+from datetime import date
 
 import ipywidgets as widgets
 import pandas as pd
@@ -67,7 +68,10 @@ class Worklist:
 
     def refresh(self) -> None:
         """Load all readings anew."""
-        self._all = self._records.worklist()
+        rows = self._records.worklist()
+        # This place's own time, summer time included, which a fixed offset would miss.
+        rows["here"] = pd.Series([at.to_pydatetime().astimezone() for at in rows["read_at"]], dtype=object)
+        self._all = rows
         for field, values in ((self.label, self._all["label"]), (self.decision, self._all["decision"])):
             options = [ALL, *sorted(values.unique())]
             if list(field.options) != options:
@@ -84,11 +88,8 @@ class Worklist:
             rows = rows[rows["decision"] == self.decision.value]
         if (reviewed := REVIEWED[self.reviewed.value]) is not None:
             rows = rows[rows["reviewed"] == reviewed]
-        days = _here(rows["read_at"]).dt.date
-        if self.first.value:
-            rows, days = rows[days >= self.first.value], days[days >= self.first.value]
-        if self.last.value:
-            rows = rows[days <= self.last.value]
+        first, last = self.first.value or date.min, self.last.value or date.max
+        rows = rows[[first <= at.date() <= last for at in rows["here"]]]
         self.shown = rows.head(SHOWN)
         self.table.update(_readable(self.shown), selected_rows=[])
         found = f"{len(rows):,} of {len(self._all):,} readings"
@@ -121,20 +122,15 @@ class Worklist:
         self._go("case", reading_id=row["reading_id"], back="worklist")
 
 
-_COLUMNS = ["read_at", "number", "name", "kind", "decision", "label", "probability", "flagged", "model", "version",
+_COLUMNS = ["here", "number", "name", "kind", "decision", "label", "probability", "flagged", "model", "version",
             "reviewed", "agrees", "reviewer", "reviewer_label"]  # fmt: skip
-
-
-def _here(times: pd.Series) -> pd.Series:
-    """UTC times in this place's own."""
-    return pd.to_datetime(times, utc=True).dt.tz_convert(pd.Timestamp.now().astimezone().tzinfo)
 
 
 def _readable(rows: pd.DataFrame) -> pd.DataFrame:
     """The table as people read it; the table escapes what it shows."""
     return pd.DataFrame(
         {
-            "Read": _here(rows["read_at"]).dt.strftime("%Y-%m-%d %H:%M"),
+            "Read": [f"{at:%Y-%m-%d %H:%M}" for at in rows["here"]],
             "Patient": rows["number"],
             "Name": rows["name"],
             "Kind": rows["kind"],
