@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import logging
 import os
 import shutil
 import signal
@@ -484,6 +485,8 @@ class Door:
         try:
             writer.write((await self._awaited(kernel_id)).encode())
             await writer.drain()
+        except asyncio.CancelledError:  # the server stops, nobody will come any more
+            pass
         finally:
             self._visitors.pop(kernel_id, None)
             writer.close()
@@ -507,6 +510,8 @@ class Clinic(Voila):
         super().__init__(**settings)
         self.claims = Claims()
         self.door = Door()
+        for log in (self.log, logging.getLogger("tornado.general")):
+            log.addFilter(_worth_saying)
         self.sign_ins = ThreadPoolExecutor(max_workers=2, thread_name_prefix="sign-in")
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -590,6 +595,12 @@ class Clinic(Voila):
         await ensure_async(self.kernel_manager.shutdown_all(now=True))
         self.sign_ins.shutdown(wait=False, cancel_futures=True)
         self.store.close()
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Not: that this user did not run the notebook himself; that jupyter_server gives milliseconds for seconds."""
+    said = record.getMessage()
+    return not ("is not trusted" in said or "websocket_ping_timeout" in said)
 
 
 class SecurityHeaders(web.OutputTransform):
