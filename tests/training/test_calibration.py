@@ -1,0 +1,137 @@
+"""Probabilities mean what they say after calibration, and the band of uncertainty holds what its card says."""
+
+import numpy as np
+import pytest
+import scipy.special
+
+from lungkit.errors import LungkitError
+from lungkit.models import decision
+from lungkit.training import calibration
+
+ARGMAX = {"kind": "argmax"}
+
+
+def _patients(n=4000, classes=3, seed=0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels drawn from the probabilities that belong to the logits: perfectly calibrated at temperature 1."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (n, classes))
+    chances = scipy.special.softmax(logits, axis=1)
+    labels = (rng.random((n, 1)) > chances.cumsum(axis=1)).sum(axis=1)
+    return labels, logits
+
+
+def _loss(labels, logits) -> float:
+    return -scipy.special.log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean()
+
+
+# --- temperature
+
+
+@pytest.mark.parametrize("factor", [0.4, 1.0, 3.0])
+def test_a_model_that_is_too_sure_or_too_timid_is_brought_back(factor):
+    labels, logits = _patients()
+    assert calibration.temperature(labels, logits * factor) == pytest.approx(factor, rel=0.06)
+
+
+def test_no_other_temperature_makes_the_validation_labels_likelier():
+    labels, logits = _patients(seed=2)
+    found = calibration.temperature(labels, logits * 2.5)
+    best = _loss(labels, logits * 2.5 / found)
+    assert all(_loss(labels, logits * 2.5 / (found * factor)) > best for factor in (0.9, 1.1))
+
+
+def test_a_model_without_an_error_on_few_images_is_not_taken_to_be_infinitely_sure():
+    labels = np.array([0, 1] * 10)
+    logits = np.where(labels[:, None] == [0, 1], 1.0, -1.0)
+    sure = scipy.special.softmax(logits / calibration.temperature(labels, logits), axis=1).max()
+    assert 0.9 < sure < 0.99
+
+
+def test_logits_without_information_give_the_least_sure_probabilities():
+    logits = np.random.default_rng(0).normal(0, 3, (500, 2))
+    labels = np.random.default_rng(1).integers(0, 2, 500)
+    assert calibration.temperature(labels, logits) > 10
+
+
+def test_labels_that_do_not_fit_the_logits_are_refused():
+    with pytest.raises(LungkitError, match="3 labels for logits of 2 images"):
+        calibration.temperature(np.zeros(3, int), np.zeros((2, 2)))
+
+
+# --- the band of uncertainty
+
+
+def _threshold(value: float) -> dict:
+    return {"kind": "threshold", "positive": "ill", "threshold": value}
+
+
+@pytest.mark.parametrize(("classes", "point"), [(2, _threshold(0.3)), (2, ARGMAX), (3, ARGMAX)])
+def test_the_band_is_the_smallest_that_holds_its_share_of_the_errors_or_the_most_that_may_be_reviewed(classes, point):
+    labels, logits = _patients(classes=classes)
+    scores = scipy.special.softmax(logits, axis=1)
+    band = calibration.uncertainty(labels, scores, point)
+    within = decision.uncertain(scores, point, band)
+    wrong = decision.decide(scores, point) != labels
+    assert band["reviewed"] == pytest.approx(within.mean())
+    assert band["errors_held"] == pytest.approx(within[wrong].mean())
+    assert band["reviewed"] <= 0.2
+    assert within[wrong].mean() > 1.5 * within.mean(), "errors gather around the operating point"
+    full = band["errors_held"] >= 0.75
+    assert full or band["reviewed"] > 0.19
+    if full:  # a little less would hold less
+        less = band | {"margin": band["margin"] * 0.97}
+        assert decision.uncertain(scores, point, less)[wrong].mean() < 0.75
+
+
+def test_few_errors_near_the_operating_point_make_a_narrow_band():
+    scores = np.linspace(0.001, 0.999, 1000)
+    labels = (scores > 0.5).astype(int)
+    labels[495:505] = 1 - labels[495:505]
+    band = calibration.uncertainty(labels, np.column_stack([1 - scores, scores]), _threshold(0.5))
+    assert band["errors_held"] >= 0.75
+    assert band["reviewed"] == pytest.approx(0.02, abs=0.002), "never below the share that is looked at anyhow"
+    assert band["low"] == pytest.approx(0.49, abs=0.002)
+    assert band["high"] == pytest.approx(0.51, abs=0.002)
+
+
+def test_without_an_error_the_closest_answers_are_still_reviewed():
+    scores = np.linspace(0.01, 0.99, 200)
+    labels = (scores > 0.5).astype(int)
+    band = calibration.uncertainty(labels, np.column_stack([1 - scores, scores]), _threshold(0.5))
+    assert band["errors_held"] is None
+    assert band["reviewed"] == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("threshold", [0.02, 0.5, 0.93])
+def test_the_ends_of_a_thresholds_band_are_where_uncertainty_ends(threshold):
+    labels, logits = _patients(classes=2)
+    point = _threshold(threshold)
+    band = calibration.uncertainty(labels, scipy.special.softmax(logits, axis=1), point)
+    assert 0 < band["low"] < threshold < band["high"] < 1
+    for inside, outside in ((band["low"] * 1.001, band["low"] * 0.999), (band["high"] * 0.999, band["high"] * 1.001)):
+        rows = np.array([[1 - p, p] for p in (inside, min(outside, 1.0))])
+        assert decision.uncertain(rows, point, band).tolist() == [True, False]
+
+
+def test_times_is_how_many_times_likelier_the_first_class_must_be():
+    labels, logits = _patients()
+    band = calibration.uncertainty(labels, scipy.special.softmax(logits, axis=1), ARGMAX)
+    times = band["times"]
+    assert times > 1
+    rows = np.array([[factor, 1.0, 0.1] for factor in (times * 0.99, times * 1.01)])
+    rows /= rows.sum(axis=1, keepdims=True)
+    assert decision.uncertain(rows, ARGMAX, band).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("threshold", [0.0, np.nextafter(1, 2)])
+def test_an_operating_point_that_calls_everything_one_class_has_a_finite_band(threshold):
+    scores = np.linspace(0.1, 0.9, 50)
+    band = calibration.uncertainty(np.zeros(50, int), np.column_stack([1 - scores, scores]), _threshold(threshold))
+    assert np.isfinite([band["margin"], band["low"], band["high"]]).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_very_few_validation_images_still_give_a_band(n):
+    scores = np.linspace(0.3, 0.9, n)
+    band = calibration.uncertainty(np.ones(n, int), np.column_stack([1 - scores, scores]), _threshold(0.5))
+    assert band["margin"] >= 0
