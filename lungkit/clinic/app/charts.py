@@ -1,0 +1,139 @@
+"""Small charts as inline SVG: they need no library in the kernel, and say in words what they show.
+
+Each function returns HTML; texts are escaped. Colours are the stylesheet's, by class.
+"""
+
+from collections.abc import Sequence
+from datetime import date
+
+from lungkit.clinic.app.page import safe
+from lungkit.clinic.words import percent
+
+WIDTH, LEFT, RIGHT = 480, 44, 12  # of a chart with an axis on its left, in its own units
+TOP, HEIGHT, BOTTOM = 12, 110, 24
+NAMES, ROW = 170, 26  # of a chart with a row for each name
+LONGEST = 22  # characters of a name in a chart
+
+
+def bars(title: str, days: Sequence[date], counts: Sequence[int]) -> str:
+    """One bar for each day (or week, named by its first day)."""
+    top = _round_up(max(counts, default=0))
+    step = (WIDTH - LEFT - RIGHT) / max(1, len(counts))
+    drawn = "".join(
+        f'<rect class="bar" x="{LEFT + i * step + step * 0.1:.1f}" y="{_y(n, top):.1f}" width="{step * 0.8:.2f}" '
+        f'height="{TOP + HEIGHT - _y(n, top):.1f}"><title>{_day(day)}: {n}</title></rect>'
+        for i, (day, n) in enumerate(zip(days, counts, strict=True))
+        if n
+    )
+    words = f"{title}: {sum(counts)} in all, at most {max(counts, default=0)} at a time"
+    return _figure(f"{safe(title)} <b>{sum(counts):,}</b>", words, _axes(days, top, f"{top:,}") + drawn)
+
+
+def ranges(title: str, days: Sequence[date], middles: Sequence[float], highs: Sequence[float], unit: str) -> str:
+    """For each day a dot at its median, and a line up to its 95th percentile."""
+    top = _round_up(max(highs, default=0))
+    span = (days[-1] - days[0]).days if days else 0
+    drawn = ""
+    for day, middle, high in zip(days, middles, highs, strict=True):
+        x = LEFT + 8 + (WIDTH - LEFT - RIGHT - 16) * ((day - days[0]).days / span if span else 0.5)
+        drawn += (
+            f"<g><title>{_day(day)}: median {middle:.0f} {unit}, 95 % within {high:.0f} {unit}</title>"
+            f'<line class="range" x1="{x:.1f}" x2="{x:.1f}" y1="{_y(middle, top):.1f}" y2="{_y(high, top):.1f}"/>'
+            f'<circle class="dot" cx="{x:.1f}" cy="{_y(middle, top):.1f}" r="3.5"/></g>'
+        )
+    words = f"{title}: each day's median and 95th percentile; the highest is {max(highs, default=0):.0f} {unit}"
+    return _figure(
+        f"{safe(title)} <span>dot: median, line: up to 95 %</span>", words, _axes(days, top, f"{top:,} {unit}") + drawn
+    )
+
+
+def shares(title: str, rows: Sequence[tuple[str, int, int]], first: str, second: str = "") -> str:
+    """A bar for each (name, n, m): n of `first`, then m of `second`, with the numbers in words beside it."""
+    most = max((n + m for _, n, m in rows), default=0) or 1
+    room = WIDTH - NAMES - 110
+    drawn = ""
+    for i, (name, n, m) in enumerate(rows):
+        y, wide, wider = i * ROW, room * n / most, room * m / most
+        figures = f"{n:,} {first}, {m:,} {second}" if second else f"{n:,}"
+        drawn += (
+            f"{_name(name, y)}"
+            f'<rect class="bar" x="{NAMES}" y="{y + 5}" width="{wide:.1f}" height="15"/>'
+            f'<rect class="bar-other" x="{NAMES + wide:.1f}" y="{y + 5}" width="{wider:.1f}" height="15"/>'
+            f'<text x="{NAMES + wide + wider + 6:.1f}" y="{y + 17}">{n:,}{f" + {m:,}" if second else ""}'
+            f"<title>{safe(figures)}</title></text>"
+        )
+    words = f"{title}: " + "; ".join(f"{name} {n}{f' {first}, {m} {second}' if second else ''}" for name, n, m in rows)
+    legend = (
+        f'{safe(title)} <span><i class="bar"></i> {first} <i class="bar-other"></i> {second}</span>'
+        if second
+        else safe(title)
+    )
+    return _figure(legend, words, drawn, ROW * len(rows) + 4)
+
+
+def intervals(title: str, rows: Sequence[tuple[str, float, float, float, int]]) -> str:
+    """For each (name, rate, low, high, n) a dot at the rate and its 95 % interval, on an axis from 0 to 100 %."""
+    room = WIDTH - NAMES - 150
+    bottom = ROW * len(rows)
+    drawn = "".join(
+        f'<line class="grid" x1="{NAMES + room * at:.1f}" x2="{NAMES + room * at:.1f}" y1="0" y2="{bottom}"/>'
+        f'<text class="tick" x="{NAMES + room * at:.1f}" y="{bottom + 15}" text-anchor="middle">{at * 100:.0f} %</text>'
+        for at in (0, 0.5, 1)
+    )
+    said = []
+    for i, (name, rate, low, high, n) in enumerate(rows):
+        y = i * ROW + ROW / 2
+        figures = f"{percent(rate)} ({percent(low)} to {percent(high)}) of {n:,}"
+        said.append(f"{name} {figures}")
+        drawn += (
+            f"{_name(name, i * ROW)}"
+            f'<line class="range" x1="{NAMES + room * low:.1f}" x2="{NAMES + room * high:.1f}" y1="{y}" y2="{y}"/>'
+            f'<circle class="dot" cx="{NAMES + room * rate:.1f}" cy="{y}" r="5"/>'
+            f'<text x="{NAMES + room + 14}" y="{y + 4.5}">{figures}</text>'
+        )
+    return _figure(safe(title), f"{title}: " + "; ".join(said), drawn, bottom + 22)
+
+
+def _figure(caption: str, words: str, drawn: str, height: float = TOP + HEIGHT + BOTTOM) -> str:
+    """caption: HTML; words: what the chart shows, for people who cannot see it."""
+    return (
+        f'<figure class="chart"><figcaption>{caption}</figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{safe(words)}">{drawn}</svg></figure>'
+    )
+
+
+def _axes(days: Sequence[date], top: int, top_words: str) -> str:
+    lines = "".join(
+        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>' for y in (TOP, TOP + HEIGHT)
+    )
+    labels = (
+        f'<text class="tick" x="{LEFT - 6}" y="{TOP + 5}" text-anchor="end">{top_words}</text>'
+        f'<text class="tick" x="{LEFT - 6}" y="{TOP + HEIGHT + 4}" text-anchor="end">0</text>'
+    )
+    if days:
+        y = TOP + HEIGHT + 18
+        labels += f'<text class="tick" x="{LEFT}" y="{y}">{_day(days[0])}</text>'
+        if len(days) > 1:
+            labels += f'<text class="tick" x="{WIDTH - RIGHT}" y="{y}" text-anchor="end">{_day(days[-1])}</text>'
+    return lines + labels
+
+
+def _name(name: str, y: float) -> str:
+    short = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+    return f'<text x="{NAMES - 8}" y="{y + 17}" text-anchor="end">{safe(short)}<title>{safe(name)}</title></text>'
+
+
+def _y(value: float, top: int) -> float:
+    return TOP + HEIGHT * (1 - value / top)
+
+
+def _day(day: date) -> str:
+    return f"{day.day} {day:%b}"
+
+
+def _round_up(value: float) -> int:
+    """The next of 1, 2, 5, 10, 20, 50, … at or above a value."""
+    top = 1
+    while top < value:
+        top = {1: 2, 2: 5, 5: 10}[int(str(top)[0])] * 10 ** (len(str(top)) - 1)
+    return top
