@@ -1,23 +1,29 @@
 """What the clinic's tests share: its records on both databases, people who are signed in, readings."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import argon2
+import nbformat
 import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from lungkit import config
 from lungkit.clinic import accounts
 from lungkit.clinic.predictor import Check, Reading
 from lungkit.clinic.store import Store
 from lungkit.data import images
+from lungkit.models import registry
 
 # --- records: an SQLite file, and a PostgreSQL server of the tests' own
 
@@ -181,3 +187,179 @@ def said():
         return Reading(**values | changes)
 
     return make
+
+
+# --- the clinic's server, a process of its own
+
+TINY_PAGE = """
+import os
+import ipywidgets as widgets
+from lungkit.clinic import accounts, visitor
+from lungkit.clinic.store import Store
+who = accounts.whoami(Store(), visitor.token())
+widgets.HTML(f"<p class='who'>{who.full_name}</p>")
+"""
+
+
+@dataclass
+class Clinic:
+    """A running server: where it answers, its records, the passwords of its people, and its process."""
+
+    url: str
+    store: Store
+    passwords: dict[str, str]
+    process: subprocess.Popen
+    log: Path
+    home: Path
+
+    def stop(self, how: int = signal.SIGTERM) -> int:
+        """Stop it as `how` says, and wait; returns the exit status."""
+        self.process.send_signal(how)
+        return self.process.wait(30)
+
+
+def _start(home: Path, *options: str, notebook: Path | None = None, pool: int = 1, **variables: str) -> Clinic:
+    """Run `lungkit serve` on a free port with a doctor, a second doctor and an admin.
+
+    home: a folder of its own, where artifacts/ may hold models already. notebook: default: a page that shows who is
+    there. variables: more of the environment.
+    """
+    environment = os.environ | {
+        "LUNGKIT_HOME": str(home),
+        "LUNGKIT_DATA": str(home / "data"),
+        "LUNGKIT_ARTIFACTS": str(home / "artifacts"),
+        "LUNGKIT_REPORTS": str(home / "reports"),
+        "LUNGKIT_DATABASE": f"sqlite:///{home / 'data' / 'clinic' / 'clinic.db'}",
+    }
+    environment |= variables
+    page = home / "notebooks" / "app.ipynb"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    if notebook:
+        shutil.copy(notebook, page)
+    elif not page.exists():
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        cells = [nbformat.v4.new_code_cell(TINY_PAGE)]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), page)
+    if not (home / "artifacts").exists():
+        _some_model(home / "artifacts")
+    store = Store(environment["LUNGKIT_DATABASE"])
+    store.upgrade()
+    people = {"anna": "doctor", "bert": "doctor", "chief": "admin"}
+    with store.write() as db:
+        known = {account.name for account in accounts.list_users(db)}
+        passwords = {
+            name: accounts.reset_password(db, name)
+            if name in known
+            else accounts.add_user(db, name, f"{name.title()} Test", role)
+            for name, role in people.items()
+        }
+    log = home / "server.log"
+    with log.open("wb") as sink:
+        command = [Path(sys.executable).parent / "lungkit", "serve", "--port", "0", "--pool", str(pool), *options]
+        process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink, cwd=home)
+    return Clinic(_announced(process, log), store, passwords, process, log, home)
+
+
+def _some_model(folder: Path) -> None:
+    """A registry with an active version, for a page that reads no images."""
+    card = {"classes": ["a", "b"], "preprocessing": {}, "data": {"name": "none"}, "metrics": {},
+            "operating_point": {}, "synthetic": True}  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUNGKIT_ARTIFACTS", str(folder))
+        registry.add("some", card, lambda staging: (staging / "weights").write_bytes(b"1"))
+
+
+def _announced(process: subprocess.Popen, log: Path) -> str:
+    """The address that the server says it is open at."""
+    for _ in range(600):
+        said = log.read_text(errors="replace")
+        if found := re.search(r"https?://\S+", said):
+            return found[0].rstrip("/")
+        assert process.poll() is None, said
+        time.sleep(0.1)
+    process.kill()
+    raise AssertionError(f"the server did not start: {log.read_text(errors='replace')}")
+
+
+@pytest.fixture(scope="session")
+def start_clinic():
+    """A function that starts servers, as `_start` does; they end with the tests."""
+    started = []
+
+    def start(home: Path, *options: str, **more) -> Clinic:
+        started.append(_start(home, *options, **more))
+        return started[-1]
+
+    yield start
+    for clinic in started:
+        if clinic.process.poll() is None:
+            clinic.stop()
+        clinic.store.close()
+
+
+@pytest.fixture(scope="session")
+def clinic_server(start_clinic, tmp_path_factory) -> Clinic:
+    """A server for all tests that leave it as it is; the page only shows who is there."""
+    return start_clinic(tmp_path_factory.mktemp("clinic"))
+
+
+# --- trained versions
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """A registry with "tiny-cnn", trained for some seconds on synthetic CT slices of 96 pixels. Do not write to it."""
+    from lungkit.data import phantom
+
+    folder = tmp_path_factory.mktemp("trained")
+    source = phantom.make_dataset(folder / "phantom", n_slices=90, seed=3, size=96)
+    return _trained(folder, str(source), "tiny-cnn")
+
+
+@pytest.fixture(scope="session")
+def trained_on_xrays(tmp_path_factory, shared_data) -> Path:
+    """A registry with "xray-cnn", trained for some seconds on real chest X-rays. Do not write to it."""
+    return _trained(tmp_path_factory.mktemp("xrays"), str(shared_data / "chest_xray_paediatric_224"), "xray-cnn", 400)
+
+
+def _trained(folder: Path, source: str, name: str, limit: int | None = None) -> Path:
+    from lungkit.backend import keras
+    from lungkit.data import dataset
+    from lungkit.models import cnn
+    from lungkit.training import pipeline, release
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUNGKIT_DATA", str(folder / "data"))
+        patch.setenv("LUNGKIT_ARTIFACTS", str(folder / "artifacts"))
+        recipe = {"label_column": None, "limit": limit, "seed": 7}
+        chest = dataset.prepare(source, overlap="set_aside", **recipe)
+        spec = images.training_statistics(chest.files("train"), images.Preprocessing(size=(64, 64)))
+        keras.utils.set_random_seed(1)
+        model = cnn.compile_classifier(cnn.build((64, 64, 1), len(chest.classes), filters=8, blocks=2))
+        batches = pipeline.batches(chest, "train", spec, 16, shuffle=True)
+        model.fit(batches, epochs=6, shuffle=False, verbose=0)
+        release.register(model, name, chest, spec, architecture={}, training={}, recipe=recipe)
+    return folder / "artifacts"
+
+
+@pytest.fixture
+def tiny_version(trained) -> registry.Version:
+    """The version trained on synthetic CT, in the test's own registry: it may be damaged."""
+    shutil.copytree(trained, config.artifacts_dir(), dirs_exist_ok=True)
+    return registry.find("tiny-cnn")
+
+
+@pytest.fixture
+def xray_version(trained_on_xrays) -> registry.Version:
+    """The version trained on real chest X-rays, in the test's own registry: it may be damaged."""
+    shutil.copytree(trained_on_xrays, config.artifacts_dir(), dirs_exist_ok=True)
+    return registry.find("xray-cnn")
+
+
+@pytest.fixture
+def slice_files(trained) -> list[Path]:
+    """The synthetic slices, DICOM, that tiny-cnn was validated on."""
+    from lungkit.data import dataset
+
+    (folder,) = (trained.parent / "data" / "manifests").glob("*")
+    return dataset.Dataset.open(folder).files("val")
