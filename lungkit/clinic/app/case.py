@@ -253,7 +253,7 @@ class _Line:
     """What became of one file."""
 
     def __init__(self, name: str, words: str, act: Callable, show: Callable[[str], None]):
-        self.name, self.reading_id = name, None
+        self.name, self.reading_id, self._way = name, None, ""
         self.words = widgets.HTML()
         self.button = widgets.Button(description="Show", tooltip=f"Show the reading of {name}")
         self.button.layout.display = "none"
@@ -281,9 +281,12 @@ class _Line:
     def mark(self, shown: bool) -> None:
         """Whether its reading is the one below."""
         (self.widget.add_class if shown else self.widget.remove_class)("shown")
+        self.button.disabled = shown
+        self.button.description = "Shown below" if shown else self._way
 
     def _offer(self, reading_id: str, words: str) -> None:
-        self.reading_id, self.button.description = reading_id, words
+        self.reading_id, self._way = reading_id, words
+        self.button.description = words
         self.button.layout.display = ""
 
     def _say(self, kind: str, mark: str, words: str) -> None:

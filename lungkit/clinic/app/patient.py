@@ -98,7 +98,7 @@ def _card(row: CaseRow) -> str:
     return (
         f'<figure><img src="data:image/png;base64,{picture}" alt="{safe(row.kind)} image of {safe(when(row.read_at))}">'
         f"<figcaption><time>{safe(when(row.read_at))}</time>"
-        f'<b class="{"review" if review else "class"}">{safe(decided)}</b>'
+        f'<b class="{"undecided" if review else "class"}">{safe(decided)}</b>'
         f"<span>{percent(row.probability)} · {safe(row.model)}@{safe(row.version)}</span>"
         f"<span>{safe(reviewed)}</span></figcaption></figure>"
     )

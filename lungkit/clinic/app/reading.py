@@ -62,7 +62,7 @@ def decided(case: Case) -> str:
     reasons = "".join(f"<li>{safe(reason)}</li>" for reason in _reasons(case))
     return (
         '<section class="decision decision-review" aria-label="Reading of the model"><p class="kicker">'
-        'The model does not decide</p><h2><span class="sign" aria-hidden="true">?</span> Uncertain: review needed</h2>'
+        'Uncertain: the model does not decide</p><h2><span class="sign" aria-hidden="true">?</span> Review needed</h2>'
         f"<ul>{reasons}</ul>"
         f"<p>Nearest class: {safe(case.label)}, {probability}. Do not rely on it.</p></section>"
     )
@@ -216,7 +216,7 @@ class Reviewing:
         self.agree.layout.display = "none" if undecided else ""
         others = [name for name in case.classes if undecided or name != case.label]
         self.label = widgets.Dropdown(
-            description="Your finding" if undecided else "Correct to", options=[("Choose a class", None)] +
+            description="Your finding" if undecided else "Correct to", options=[("Choose a class", "")] +
             [(name, name) for name in others],
         ).add_class("field")  # fmt: skip
         self.correct = widgets.Button(description="Save finding" if undecided else "Save correction")
@@ -229,12 +229,12 @@ class Reviewing:
         ).add_class("review")
         self._show(case)
 
-    def _save(self, label: str | None) -> None:
-        if label is None:
+    def _save(self, label: str) -> None:
+        if not label:
             raise LungkitError("Choose the class that you see first; nothing was saved.")
         self._records.review(self._case.reading_id, label == self._case.label, label, self.comment.value)
         self._show(self._records.case(self._case.reading_id))
-        self.comment.value, self.label.value = "", None
+        self.comment.value = self.label.value = ""
 
     def _show(self, case: Case) -> None:
         if not case.reviews:

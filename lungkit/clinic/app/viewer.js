@@ -6,12 +6,13 @@ const INFERNO = [
   [0, 0, 4], [17, 10, 48], [50, 10, 94], [87, 16, 110], [120, 28, 109], [154, 40, 101], [188, 55, 84],
   [216, 76, 62], [237, 105, 37], [249, 142, 9], [251, 182, 26], [244, 223, 83], [252, 255, 164],
 ];
-const DARKEST = 0.15; // of the colour map; below it heat would look like a shadow in the lung
+// The part of the map that is used: darker would look like a shadow in the lung, lighter like bone.
+const [DARKEST, BRIGHTEST] = [0.15, 0.87];
 const PRESETS = [["Lung", -600, 1500], ["Mediastinum", 40, 400], ["Bone", 300, 1500]]; // name, level, width in HU
 const MOST_ZOOM = 12;
 
 function inferno(heat) {
-  const at = (DARKEST + (1 - DARKEST) * heat) * (INFERNO.length - 1);
+  const at = (DARKEST + (BRIGHTEST - DARKEST) * heat) * (INFERNO.length - 1);
   const below = Math.min(Math.floor(at), INFERNO.length - 2);
   return INFERNO[below].map((low, i) => Math.round(low + (at - below) * (INFERNO[below + 1][i] - low)));
 }
@@ -227,12 +228,13 @@ function render({ model, el }) {
   const shade = element("output", {}, `${opacity.value} %`);
   const stops = Array.from({ length: 11 }, (_, i) => `rgb(${inferno(i / 10)})`);
   const legend = element("div", { className: "viewer-legend", role: "img",
-    "aria-label": "Colours of the heat map, from dark violet, little weight, over red to light yellow, most weight" },
+    "aria-label": "Colours of the heat map, from dark violet, little weight, over red to yellow, most weight" },
     element("span", {}, "little"), element("span", { className: "viewer-colours" }), element("span", {}, "most weight"));
   legend.querySelector(".viewer-colours").style.background = `linear-gradient(to right, ${stops})`;
   const controls = element("div", { className: "viewer-controls" },
     element("label", {}, element("span", {}, "Heat map of"), choice),
-    element("label", {}, element("span", {}, "Opacity"), opacity, shade), legend);
+    element("label", {}, element("span", {}, "Opacity"), opacity, shade));
+  stage.append(legend);
   el.append(element("div", { className: "viewer" }, stage, controls));
 
   if (units === "HU") {
