@@ -292,7 +292,7 @@ class Oversight:
         found = sa.select(*columns).outerjoin(User, User.id == AuditEvent.user_id).where(*wanted)
         with self.access.reads("admin") as (db, _):
             rows = db.execute(found.order_by(AuditEvent.number.desc()).limit(limit)).all()
-        return pd.DataFrame(rows, columns=[column.key for column in columns], dtype=object)
+        return pd.DataFrame(rows, columns=[column.key for column in columns], dtype="object")
 
     def verify_trail(self) -> int:
         """Check that each event follows the one before; how many there are. Raises AuditBroken."""
@@ -459,18 +459,15 @@ def _confusion(reviews: pd.DataFrame) -> pd.DataFrame:
 
 def _model_row(model: str, version: str) -> ModelRow:
     """A version as it is listed; one that is damaged is listed too, with what is wrong."""
-    active, card, problem = False, {}, ""
+    card, problem = {}, ""
     try:
         card = registry.find(f"{model}@{version}").card
-        active = registry.active(model).version == version
-    except registry.ModelMissing:
-        pass  # none is active
     except registry.ModelDamaged as error:
         problem = str(error)
     return ModelRow(
         model,
         version,
-        active,
+        registry.active_name(model) == version,
         card.get("created", ""),
         tuple(card.get("classes", ())),
         card.get("synthetic", False),

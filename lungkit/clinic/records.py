@@ -470,7 +470,7 @@ def _text(what: str, text: str) -> str:
 
 def _within(what: str, text: str, longest: int) -> str:
     if len(text) > longest:
-        raise RecordRefused(f"the {what} has {len(text)} characters; accepted are up to {longest}")
+        raise RecordRefused(f"{len(text)} characters are too many for the {what}; accepted are up to {longest}")
     return text
 
 

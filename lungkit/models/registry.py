@@ -93,10 +93,15 @@ def find(ref: str) -> Version:
 def active(model: str) -> Version:
     """The version in use; ModelMissing where none has been promoted."""
     there_are = versions(model)
-    pointer = _pointer(model)
-    if pointer["version"] is None:
+    in_use = active_name(model)
+    if in_use is None:
         raise ModelMissing(f"{model} has no active version; promote one of: {', '.join(there_are)}")
-    return _read(model, pointer["version"])
+    return _read(model, in_use)
+
+
+def active_name(model: str) -> str | None:
+    """Which version is in use, its card unread; None where none has been promoted."""
+    return _pointer(model)["version"]
 
 
 def verify(version: Version) -> None:

@@ -273,10 +273,10 @@ def test_a_patient_within_the_limits_is_accepted(birth_year, sex):
         ({"name": " \t\n"}, "the name is empty"),
         ({"name": "\u200d\u200b"}, "the name is empty"),
         ({"name": None}, "the name is empty"),
-        ({"name": "a" * 201}, "the name has 201 characters; accepted are up to 200"),
+        ({"name": "a" * 201}, "201 characters are too many for the name; accepted are up to 200"),
         ({"number": ""}, "the patient number is empty"),
         ({"number": "\0\x1b"}, "the patient number is empty"),
-        ({"number": "1" * 65}, "the patient number has 65 characters; accepted are up to 64"),
+        ({"number": "1" * 65}, "65 characters are too many for the patient number; accepted are up to 64"),
         ({"number": 12}, "the patient number is empty"),
     ],
 )
@@ -317,7 +317,7 @@ def test_free_text_keeps_its_lines_and_loses_what_cannot_be_seen(doctor, chest_i
 def test_free_text_ends_at_4000_characters(store, doctor, chest_image, said):
     reading_id = doctor.save_case(patient(), chest_image(), SHA, said(), "é" * 4000)
     doctor.review(reading_id, True, "Pneumonia", "x" * 4000)
-    with pytest.raises(RecordRefused, match="the notes has 4001 characters; accepted are up to 4000"):
+    with pytest.raises(RecordRefused, match="4001 characters are too many for the notes; accepted are up to 4000"):
         doctor.save_case(patient("T-2"), chest_image(), SHA, said(), "é" * 4001)
     with pytest.raises(RecordRefused, match="4001"):
         doctor.review(reading_id, True, "Pneumonia", "x" * 4001)

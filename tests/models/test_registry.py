@@ -89,6 +89,16 @@ def test_a_bare_name_finds_the_active_version_and_an_at_finds_any():
     assert registry.models() == ["lung"]
 
 
+def test_which_version_is_active_is_known_even_if_its_card_is_damaged():
+    assert registry.active_name("lung") is None
+    add(promote=False)
+    assert registry.active_name("lung") is None
+    (add().folder / "card.json").write_text("{")
+    assert registry.active_name("lung") == "v2"
+    with pytest.raises(ModelDamaged, match="not JSON"):
+        registry.active("lung")
+
+
 def test_a_missing_model_lists_the_models_and_a_missing_version_the_versions():
     with pytest.raises(ModelMissing, match="no model 'lung'; there are: none yet"):
         registry.find("lung")
