@@ -49,10 +49,8 @@ def test_only_the_gpu_lock_brings_cuda():
 
 
 def test_ci_runs_what_the_readme_tells_its_reader_to_run():
-    commands = [
-        line
-        for line in (ROOT / ".ci" / "run").read_text().splitlines()
-        if line and not line.startswith(("#", "set ", "cd "))
-    ]
-    assert commands == ["make test"]
+    # Before that it only brings what a bare machine lacks.
+    commands = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert commands[-1] == "make test"
+    assert not any(word in line for line in commands[:-1] for word in ("make", "pytest", "nbval"))
     assert "make test" in (ROOT / "README.md").read_text()

@@ -27,7 +27,7 @@ from alembic.script import ScriptDirectory
 from psycopg.conninfo import make_conninfo
 
 from lungkit.clinic import audit
-from lungkit.clinic.store import WRITERS_LOCK, Store, StoreError, in_words
+from lungkit.clinic.store import BUSY_SECONDS, WRITERS_LOCK, Store, StoreError, in_words
 from lungkit.clinic.tables import Base, SignIn, now
 from lungkit.errors import LungkitError
 
@@ -145,10 +145,10 @@ def _draft(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+def _opened(path: Path, busy_seconds: float = BUSY_SECONDS) -> Iterator[sqlite3.Connection]:
     """An SQLite file as it is, without the store's settings, and without trust in what its schema calls."""
     uri = f"file:{quote(str(path))}?mode=rw"
-    with in_words(), closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+    with in_words(), closing(sqlite3.connect(uri, timeout=busy_seconds, uri=True, isolation_level=None)) as connection:
         connection.execute("PRAGMA trusted_schema = OFF")
         yield connection
 
@@ -162,7 +162,8 @@ def _sync(path: Path) -> None:
 
 
 def _stamp() -> str:
-    return datetime.now().strftime("%Y%m%d-%H%M%S")
+    """The time for a name; to the microsecond, so that none is given twice."""
+    return datetime.now().strftime("%Y%m%d_%H%M%S_%f")
 
 
 # --- restore
@@ -245,13 +246,14 @@ def _put_in(draft: Path, store: Store) -> None:
         if time.monotonic() > give_up:
             raise StoreError("the records are in use; nothing was changed. Stop the server, then restore again")
 
-    with _opened(draft) as new, _opened(store.path) as live:
+    # It is `in_time` that waits: each call of it is a try.
+    with _opened(draft) as new, _opened(store.path, busy_seconds=0) as live:
         new.backup(live, progress=in_time, sleep=0.05)
         live.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _restore_postgresql(store: Store, path: Path) -> str:
-    kept = f"{OLD}_{_stamp().replace('-', '_')}"
+    kept = f"{OLD}_{_stamp()}"
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "restore.sql"
         # Made from the whole archive, so a damaged one shows here.
@@ -375,8 +377,9 @@ def _run(program: str, store: Store | None, *arguments: str, refused: str = "the
         raise StoreError(f"{program} is not installed; it comes with PostgreSQL's client (Debian: postgresql-client)")
     environment = os.environ | {"LC_ALL": "C.UTF-8"}
     if store:
-        _, connection = store.engine.dialect.create_connect_args(store.url)
-        environment["PGPASSWORD"] = connection.pop("password", "")
+        connection = dict(store.url.translate_connect_args(username="user", database="dbname")) | dict(store.url.query)
+        if password := connection.pop("password", ""):
+            environment["PGPASSWORD"] = password
         arguments = (f"--dbname={make_conninfo(**connection)}", *arguments)
     done = subprocess.run([program, *arguments], env=environment, stdin=subprocess.DEVNULL, capture_output=True)
     if done.returncode:
