@@ -8,13 +8,14 @@ import ipywidgets as widgets
 
 from lungkit import config
 from lungkit.clinic.accounts import Forbidden, SignedOut
-from lungkit.clinic.app.page import close, notice, percent, safe
+from lungkit.clinic.app.page import close, notice, safe
 from lungkit.clinic.app.reading import learned_from, reading
 from lungkit.clinic.app.search import PatientSearch, heading
 from lungkit.clinic.app.upload import Upload
 from lungkit.clinic.predictor import REVIEW
 from lungkit.clinic.records import NewPatient, PatientRow, Records
 from lungkit.clinic.tables import SEXES
+from lungkit.clinic.words import percent
 from lungkit.data import images
 from lungkit.errors import LungkitError
 from lungkit.models import registry
@@ -102,12 +103,7 @@ class NewCase:
         if self.model.value is None:
             self.about.value = notice("No model is in use yet. An administrator promotes one under Models.", "note")
         else:
-            version = registry.active(self.model.value)
-            about = (
-                f"{version}, reads {_input(version.card)}, learned from {learned_from(version.model, version.version)}"
-            )
-            classes = ", ".join(version.card["classes"])
-            self.about.value = f'<p class="about">{safe(about)}.</p><p class="about">Classes: {safe(classes)}.</p>'
+            self.about.value = _about(self.model.value)
         self._update_upload()
 
     def _choose(self, patient: PatientRow | NewPatient | None) -> None:
@@ -164,7 +160,7 @@ class NewCase:
                 line.known(earlier)
                 return
         image = images.read(content, name)
-        said = self._models.get(self.model.value).read(image)
+        said = self._models.get(self.model.value).read(image, started)
         whose = self.patient.id if known else self.patient
         reading_id = self._records.save_case(whose, image, sha256, said, self.notes.value)
         if not known:
@@ -303,6 +299,13 @@ def _without_name(problem: LungkitError, name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _input(card: dict) -> str:
-    kind = card.get("modality", "image")
-    return {"CT": "slices of chest CT", "X-ray": "chest X-rays"}.get(kind, "chest images")
+def _about(model: str) -> str:
+    """What a model reads and what it learned from, as HTML; or why that cannot be said."""
+    try:
+        version = registry.active(model)
+    except LungkitError as problem:
+        return notice(str(problem))
+    card = version.card
+    reads = {"CT": "slices of chest CT", "X-ray": "chest X-rays"}.get(card.get("modality"), "chest images")
+    about = f"{version} reads {reads}. It learned from {learned_from(version.model, version.version)}."
+    return f'<p class="about">{safe(about)}</p><p class="about">Classes: {safe(", ".join(card["classes"]))}.</p>'

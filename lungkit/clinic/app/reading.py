@@ -6,11 +6,12 @@ import ipywidgets as widgets
 import numpy as np
 
 from lungkit.clinic.app.download import Download
-from lungkit.clinic.app.page import percent, safe, when
+from lungkit.clinic.app.page import safe, when
 from lungkit.clinic.app.search import heading
 from lungkit.clinic.app.viewer import Viewer
 from lungkit.clinic.predictor import REVIEW
 from lungkit.clinic.records import Case, Records
+from lungkit.clinic.words import percent
 from lungkit.errors import LungkitError
 from lungkit.models import decision, registry
 
@@ -69,12 +70,16 @@ def decided(case: Case) -> str:
 
 
 def _reasons(case: Case) -> list[str]:
-    failed = [check.words for check in case.checks if not check.passed]
-    band = case.point.get("uncertainty")
+    failed = [_sentence(check.words) for check in case.checks if not check.passed]
+    band = case.point.get("band")
     probabilities = np.array([[case.probabilities[name] for name in case.classes]])
     if band and decision.uncertain(probabilities, case.point, band)[0]:
         failed.append("The probabilities lie within the band of uncertainty: the model often errs there.")
     return failed or ["The model's own rules call for a review."]
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
 
 
 def bars(case: Case) -> str:
@@ -94,10 +99,10 @@ def _marks(case: Case) -> dict[str, tuple[float, float, float]]:
     of the next, and how much it must be exceeded.
     """
     match case.point:
-        case {"kind": "threshold", "threshold": point, "uncertainty": {"low": low, "high": high}}:
+        case {"kind": "threshold", "threshold": point, "band": {"low": low, "high": high}}:
             first, last = case.classes
             return {first: (1 - point, 1 - high, 1 - low), last: (point, low, high)}
-        case {"uncertainty": {"times": times}}:
+        case {"band": {"times": times}}:
             ranked = sorted(case.classes, key=case.probabilities.get, reverse=True)
             second = case.probabilities[ranked[1]]
             return {ranked[0]: (second, second, min(1.0, second * times))}
@@ -124,13 +129,13 @@ def _key(case: Case) -> str:
     point = '<span class="key-point" aria-hidden="true"></span>'
     band = '<span class="key-band" aria-hidden="true"></span>'
     match case.point:
-        case {"kind": "threshold", "threshold": at, "uncertainty": {"low": low, "high": high}}:
+        case {"kind": "threshold", "threshold": at, "band": {"low": low, "high": high}}:
             last = safe(case.classes[-1])
             return (
                 f"{point} Operating point: {last} from {percent(at)}. "
                 f"{band} Band of uncertainty: {percent(low)} to {percent(high)} for {last}."
             )
-        case {"uncertainty": {"times": times}}:
+        case {"band": {"times": times}}:
             return (
                 f"{point} Operating point: the next likely class. {band} Band of uncertainty: less than "
                 f"{times:.1f} times as likely as the next."
@@ -238,11 +243,11 @@ class Reviewing:
 
     def _show(self, case: Case) -> None:
         if not case.reviews:
-            self.history.value = '<p class="history-empty" role="status">Not reviewed yet.</p>'
+            self.history.value = '<p class="review-history empty" role="status">Not reviewed yet.</p>'
             return
         rows = "".join(_said(review) for review in case.reviews)
         note = "<p>The latest review counts.</p>" if len(case.reviews) > 1 else ""
-        self.history.value = f'<div class="history" role="status"><h4>Reviews</h4><ol>{rows}</ol>{note}</div>'
+        self.history.value = f'<div class="review-history" role="status"><h4>Reviews</h4><ol>{rows}</ol>{note}</div>'
 
 
 def _said(review) -> str:

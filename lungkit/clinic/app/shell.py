@@ -1,12 +1,15 @@
 """The page as a whole: waits for who opens it, then shows the screens of that person's role, each built when wanted."""
 
 import importlib
+import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 import ipywidgets as widgets
 from IPython.display import display
 
+from lungkit import config
 from lungkit.clinic import accounts, predictor, visitor
 from lungkit.clinic.app.page import Page, close, safe
 from lungkit.clinic.records import Records
@@ -41,9 +44,10 @@ def open() -> None:
     if not served():
         print(NOT_SERVED)
         return
+    _log_errors()
     models = _warm()
     token = visitor.token()
-    display(page(Store(), token, models).widget)
+    display(page(Store, token, models).widget)
 
 
 def served() -> bool:
@@ -51,11 +55,23 @@ def served() -> bool:
     return "VOILA_KERNEL_ID" in os.environ or "VOILA_REQUEST_URL" in os.environ
 
 
-def page(store: Store, token: str, models) -> Page:
-    """The page of whoever the token stands for; one that says how to sign in, for nobody."""
+def page(store: Callable[[], Store], token: str, models) -> Page:
+    """The page of whoever the token stands for; one that says how to sign in, for nobody.
+
+    store: opens the records; what it cannot do is said in the page.
+    """
     shown = Page()
-    shown.act(lambda: _Shell(shown, store, token, models))()
+    shown.act(lambda: _Shell(shown, store(), token, models))()
     return shown
+
+
+def _log_errors() -> None:
+    """Errors of this page go to a file beside the records: what a kernel prints, nobody sees."""
+    folder = config.clinic_dir()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    logging.basicConfig(
+        filename=folder / "errors.log", level=logging.ERROR, format="%(asctime)s %(process)d %(name)s %(message)s"
+    )
 
 
 def _warm() -> "predictor.Models":
@@ -113,6 +129,7 @@ class _Shell:
                 close(old)
             self._built[name] = made
         self._page.show(self._built[name])
+        here = name if name in self._entries else what.get("back")
         for entry, button in self._entries.items():
-            (button.add_class if entry == name else button.remove_class)("current")
-            button.tooltip = "You are here" if entry == name else ""
+            (button.add_class if entry == here else button.remove_class)("current")
+            button.tooltip = "You are here" if entry == here else ""

@@ -7,9 +7,10 @@ import ipywidgets as widgets
 import pandas as pd
 from itables.widget import ITable
 
-from lungkit.clinic.app.page import percent, safe
+from lungkit.clinic.app.page import safe
 from lungkit.clinic.predictor import REVIEW
 from lungkit.clinic.records import Records
+from lungkit.clinic.words import percent
 from lungkit.errors import LungkitError
 
 SHOWN = 1000  # rows in the table; the filters reach the others
