@@ -53,8 +53,15 @@ class Prepared:
     """An image as a version takes it."""
 
     tensor: np.ndarray  # float32 (height, width, 1)
+    intensity: np.ndarray  # its input_checks.intensity_features
     units: str  # that the image came in: "HU" or "intensity"
     shape: tuple[int, int]  # of the image, (height, width)
+
+
+def prepare(image: images.Image, spec: images.Preprocessing) -> Prepared:
+    """What a version with this preprocessing needs of an image."""
+    tensor = images.preprocess(image, spec)
+    return Prepared(tensor, input_checks.intensity_features(tensor, spec), image.units, image.pixels.shape)
 
 
 class Predictor:
@@ -82,16 +89,12 @@ class Predictor:
         started: time.perf_counter() when its file arrived, which `milliseconds` counts from; default: now.
         """
         started = time.perf_counter() if started is None else started
-        prepared = self.prepare(image)
+        prepared = prepare(image, self.spec)
         outputs = self.graph(prepared.tensor[np.newaxis])
         return self.reading(prepared, {name: values[0] for name, values in outputs.items()}, started)
 
-    def prepare(self, image: images.Image) -> Prepared:
-        """What `reading` needs of an image."""
-        return Prepared(images.preprocess(image, self.spec), image.units, image.pixels.shape)
-
     def reading(self, prepared: Prepared, outputs: dict[str, np.ndarray], started: float) -> Reading:
-        """The reading that the graph's outputs for one prepared image amount to."""
+        """The reading that the graph's outputs for one prepared image amount to; `started` as in `read`."""
         probabilities = outputs["probabilities"].astype(np.float64)
         probabilities /= probabilities.sum()
         point, band, row = self.card["operating_point"], self.card["uncertainty"], probabilities[np.newaxis]
@@ -116,13 +119,8 @@ class Predictor:
 
     def _checks(self, prepared: Prepared, embedding: np.ndarray) -> tuple[Check, ...]:
         limits, learned_from = self.card["checks"], _LEARNED_FROM[self.card["modality"]]
-        kind, intensity = (
-            float(self._references[name].distance(features)[0])
-            for name, features in (
-                ("kind", input_checks.embedding_features(embedding[np.newaxis])),
-                ("intensity", input_checks.intensity_features(prepared.tensor[np.newaxis], self.spec)),
-            )
-        )
+        features = {"kind": input_checks.embedding_features(embedding), "intensity": prepared.intensity}
+        kind, intensity = (float(self._references[name].distance(of[np.newaxis])[0]) for name, of in features.items())
         usual_units = limits["units"] in (None, prepared.units)
         if not usual_units and prepared.units == "HU":
             kind_words = "a CT slice in Hounsfield units; this model learned from pictures without them"

@@ -84,9 +84,9 @@ def _look(files: Sequence[Path], spec: images.Preprocessing, embed: Callable) ->
             tensors, batch_units = zip(*pool.map(prepared, files[start : start + _BATCH]), strict=True)
             batch = np.stack(tensors)
             kind.append(input_checks.embedding_features(embed(batch)))
-            intensity.append(input_checks.intensity_features(batch, spec))
+            intensity += [input_checks.intensity_features(tensor, spec) for tensor in batch]
             units.update(batch_units)
-    return _Seen({"kind": np.concatenate(kind), "intensity": np.concatenate(intensity)}, units)
+    return _Seen({"kind": np.concatenate(kind), "intensity": np.stack(intensity)}, units)
 
 
 def _reference(features: np.ndarray, groups: np.ndarray, floor: float) -> input_checks.Reference:
