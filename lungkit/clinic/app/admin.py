@@ -28,7 +28,7 @@ class Table:
             pageLength=10,
             lengthMenu=[10, 25, 50, 100],
             language={"emptyTable": safe(empty)},
-            classes="display clinic-table" if chosen else "display",
+            classes="display admin-rows choosable" if chosen else "display admin-rows",
             style="table-layout:auto;width:100%",
             **choosing,
         ).add_class("admin-table")

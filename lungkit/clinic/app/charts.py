@@ -9,10 +9,10 @@ from datetime import date
 from lungkit.clinic.app.page import safe
 from lungkit.clinic.words import percent
 
-WIDTH, LEFT, RIGHT = 480, 44, 12  # of a chart with an axis on its left, in its own units
+WIDTH, LEFT, RIGHT = 380, 52, 8  # of a chart with an axis on its left, in its own units
 TOP, HEIGHT, BOTTOM = 12, 110, 24
-NAMES, ROW = 170, 26  # of a chart with a row for each name
-LONGEST = 22  # characters of a name in a chart
+ROW = 44  # of a chart with a row for each name: the name and its figures, and what is drawn below them
+LONGEST = 26  # characters of a name in a chart
 
 
 def bars(title: str, days: Sequence[date], counts: Sequence[int]) -> str:
@@ -35,7 +35,7 @@ def ranges(title: str, days: Sequence[date], middles: Sequence[float], highs: Se
     span = (days[-1] - days[0]).days if days else 0
     drawn = ""
     for day, middle, high in zip(days, middles, highs, strict=True):
-        x = LEFT + 8 + (WIDTH - LEFT - RIGHT - 16) * ((day - days[0]).days / span if span else 0.5)
+        x = LEFT + 6 + (WIDTH - LEFT - RIGHT - 12) * ((day - days[0]).days / span if span else 0.5)
         drawn += (
             f"<g><title>{_day(day)}: median {middle:.0f} {unit}, 95 % within {high:.0f} {unit}</title>"
             f'<line class="range" x1="{x:.1f}" x2="{x:.1f}" y1="{_y(middle, top):.1f}" y2="{_y(high, top):.1f}"/>'
@@ -47,51 +47,45 @@ def ranges(title: str, days: Sequence[date], middles: Sequence[float], highs: Se
     )
 
 
-def shares(title: str, rows: Sequence[tuple[str, int, int]], first: str, second: str = "") -> str:
-    """A bar for each (name, n, m): n of `first`, then m of `second`, with the numbers in words beside it."""
+def shares(title: str, rows: Sequence[tuple[str, int, int]], first: str = "", second: str = "") -> str:
+    """A bar for each (name, n, m): n of `first`, then m of `second`, with the numbers in words above it."""
     most = max((n + m for _, n, m in rows), default=0) or 1
-    room = WIDTH - NAMES - 110
-    drawn = ""
+    drawn, said = "", []
     for i, (name, n, m) in enumerate(rows):
-        y, wide, wider = i * ROW, room * n / most, room * m / most
         figures = f"{n:,} {first}, {m:,} {second}" if second else f"{n:,}"
+        said.append(f"{name} {figures}")
+        wide, wider, y = WIDTH * n / most, WIDTH * m / most, i * ROW + 21
         drawn += (
-            f"{_name(name, y)}"
-            f'<rect class="bar" x="{NAMES}" y="{y + 5}" width="{wide:.1f}" height="15"/>'
-            f'<rect class="bar-other" x="{NAMES + wide:.1f}" y="{y + 5}" width="{wider:.1f}" height="15"/>'
-            f'<text x="{NAMES + wide + wider + 6:.1f}" y="{y + 17}">{n:,}{f" + {m:,}" if second else ""}'
-            f"<title>{safe(figures)}</title></text>"
+            f"{_row(name, figures, i)}"
+            f'<rect class="bar" x="0" y="{y}" width="{wide:.1f}" height="12"/>'
+            f'<rect class="bar-other" x="{wide:.1f}" y="{y}" width="{wider:.1f}" height="12"/>'
         )
-    words = f"{title}: " + "; ".join(f"{name} {n}{f' {first}, {m} {second}' if second else ''}" for name, n, m in rows)
-    legend = (
-        f'{safe(title)} <span><i class="bar"></i> {first} <i class="bar-other"></i> {second}</span>'
-        if second
-        else safe(title)
-    )
-    return _figure(legend, words, drawn, ROW * len(rows) + 4)
+    return _figure(safe(title), f"{title}: {'; '.join(said)}", drawn, ROW * len(rows))
 
 
 def intervals(title: str, rows: Sequence[tuple[str, float, float, float, int]]) -> str:
     """For each (name, rate, low, high, n) a dot at the rate and its 95 % interval, on an axis from 0 to 100 %."""
-    room = WIDTH - NAMES - 150
-    bottom = ROW * len(rows)
+    edge, bottom = 8, ROW * len(rows)
+    room = WIDTH - 2 * edge
     drawn = "".join(
-        f'<line class="grid" x1="{NAMES + room * at:.1f}" x2="{NAMES + room * at:.1f}" y1="0" y2="{bottom}"/>'
-        f'<text class="tick" x="{NAMES + room * at:.1f}" y="{bottom + 15}" text-anchor="middle">{at * 100:.0f} %</text>'
-        for at in (0, 0.5, 1)
+        f'<line class="grid" x1="{x}" x2="{x}" y1="20" y2="{bottom}"/>'
+        f'<text class="tick" x="{x}" y="{bottom + 15}" text-anchor="{anchor}">{words}</text>'
+        for x, anchor, words in (
+            (edge, "start", "0 %"),
+            (WIDTH / 2, "middle", "50 %"),
+            (WIDTH - edge, "end", "100 %"),
+        )
     )
     said = []
     for i, (name, rate, low, high, n) in enumerate(rows):
-        y = i * ROW + ROW / 2
-        figures = f"{percent(rate)} ({percent(low)} to {percent(high)}) of {n:,}"
+        figures, y = f"{percent(rate)} of {n:,} (95 %: {percent(low)} to {percent(high)})", i * ROW + 29
         said.append(f"{name} {figures}")
         drawn += (
-            f"{_name(name, i * ROW)}"
-            f'<line class="range" x1="{NAMES + room * low:.1f}" x2="{NAMES + room * high:.1f}" y1="{y}" y2="{y}"/>'
-            f'<circle class="dot" cx="{NAMES + room * rate:.1f}" cy="{y}" r="5"/>'
-            f'<text x="{NAMES + room + 14}" y="{y + 4.5}">{figures}</text>'
+            f"{_row(name, figures, i)}"
+            f'<line class="range" x1="{edge + room * low:.1f}" x2="{edge + room * high:.1f}" y1="{y}" y2="{y}"/>'
+            f'<circle class="dot" cx="{edge + room * rate:.1f}" cy="{y}" r="5"/>'
         )
-    return _figure(safe(title), f"{title}: " + "; ".join(said), drawn, bottom + 22)
+    return _figure(safe(title), f"{title}: {'; '.join(said)}", drawn, bottom + 20)
 
 
 def _figure(caption: str, words: str, drawn: str, height: float = TOP + HEIGHT + BOTTOM) -> str:
@@ -118,9 +112,13 @@ def _axes(days: Sequence[date], top: int, top_words: str) -> str:
     return lines + labels
 
 
-def _name(name: str, y: float) -> str:
-    short = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
-    return f'<text x="{NAMES - 8}" y="{y + 17}" text-anchor="end">{safe(short)}<title>{safe(name)}</title></text>'
+def _row(name: str, figures: str, place: int) -> str:
+    """The first line of a row: its name on the left, its figures on the right."""
+    short, y = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…", place * ROW + 14
+    return (
+        f'<text x="0" y="{y}">{safe(short)}<title>{safe(name)}</title></text>'
+        f'<text x="{WIDTH}" y="{y}" text-anchor="end">{safe(figures)}</text>'
+    )
 
 
 def _y(value: float, top: int) -> float:

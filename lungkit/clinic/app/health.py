@@ -78,4 +78,4 @@ def size(count: float) -> str:
 
 def _line(thing: str, state: str, words: str) -> str:
     mark = {"good": "✓ fine", "low": "! look after this"}[state]
-    return f'<dt>{safe(thing)}</dt><dd><span class="state {state}">{mark}</span> {safe(words)}</dd>'
+    return f'<dt>{safe(thing)}</dt><dd><span class="state {state}">{mark}</span><span>{safe(words)}</span></dd>'

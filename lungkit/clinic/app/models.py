@@ -1,12 +1,13 @@
 """Models: which versions there are, how good they were, which one reads; promote another, or go back."""
 
 from collections.abc import Callable
+from datetime import datetime
 
 import ipywidgets as widgets
 import pandas as pd
 
 from lungkit.clinic.app.admin import Confirm, Table
-from lungkit.clinic.app.page import notice, safe
+from lungkit.clinic.app.page import notice, safe, when
 from lungkit.clinic.oversight import ModelRow, Oversight
 from lungkit.clinic.words import SPLITS, counted, with_interval
 from lungkit.errors import LungkitError
@@ -149,7 +150,7 @@ def _card(card: dict) -> str:
     return (
         f"<h2>{safe(card['model'])}@{safe(card['version'])}</h2>"
         + (notice(synthetic, "note") if card.get("synthetic") else "")
-        + f"<p>Answers one of {safe(', '.join(card['classes']))}. Registered {safe(card['created'])} by lungkit "
+        + f"<p>Answers one of {safe(', '.join(card['classes']))}. Registered {safe(_time(card['created']))} by lungkit "
         f"{safe(card['lungkit'])}.</p>"
         + "".join(_measured(split, of) for split, of in card["metrics"].items())
         + "<h3>More of the card</h3>"
@@ -157,6 +158,13 @@ def _card(card: dict) -> str:
         + "<h3>Files</h3>"
         + _definitions({name: f"{of['bytes']:,} bytes, SHA-256 {of['sha256']}" for name, of in card["files"].items()})
     )
+
+
+def _time(text: str) -> str:
+    try:
+        return when(datetime.fromisoformat(text))
+    except ValueError:
+        return text
 
 
 def _measured(split: str, measured: dict) -> str:
@@ -170,7 +178,7 @@ def _measured(split: str, measured: dict) -> str:
             rows.setdefault(words, {})[name] = with_interval(scores.get(metric), of_class.get(name, {}).get(metric))
     table = pd.DataFrame.from_dict(rows, orient="index", columns=None).reindex(columns=["All", *classes]).fillna("")
     return (
-        f"<h3>On {safe(SPLITS.get(split, split))} {safe(counted(measured))}</h3>"
+        f"<h3>On {safe(SPLITS.get(split, split))}: {safe(counted(measured) or 'number of images not stated')}</h3>"
         f'<p class="about">In brackets: 95 % interval by patient.</p>'
         f'<div class="wide">{table.to_html(border=0, escape=True)}</div>'
     )

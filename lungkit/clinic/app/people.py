@@ -37,7 +37,7 @@ class People:
         self.hide = widgets.Button(description="I have noted it, hide it")
 
         self.name = widgets.Text(description="User name", placeholder="a-z, 0-9, . _ @ -").add_class("field")
-        self.full_name = widgets.Text(description="Full name, as on reports").add_class("field")
+        self.full_name = widgets.Text(description="Full name").add_class("field")
         self.new_role = widgets.Dropdown(description="Role", options=ROLES).add_class("field")
         self.add = widgets.Button(description="Add person").add_class("primary")
 
@@ -62,7 +62,7 @@ class People:
                 widgets.VBox(
                     [
                         widgets.HTML(
-                            "<h2>Add a person</h2><p class='about'>A password is made up and shown once. Hand it over "
+                            "<h2>Add a person</h2><p class='about'>A password is made up and shown once; hand it over "
                             "in person.</p>"
                         ),
                         widgets.HBox([self.name, self.full_name, self.new_role, self.add]).add_class("filters"),

@@ -59,12 +59,12 @@ def _charts(usage: actions.Usage) -> list[str]:
         days_read = [day.date() for day in times.index]
         drawn.append(charts.ranges("Time a reading takes", days_read, list(times["median"]), list(times["p95"]), "ms"))
     drawn += [
-        charts.shares(f"Decisions of {model}", [(row.decision, int(row.n), 0) for row in of.itertuples()], "")
+        charts.shares(f"Decisions of {model}", [(row.decision, int(row.n), 0) for row in of.itertuples()])
         for model, of in usage.decisions.groupby("model")
     ]
     drawn += [
         charts.shares(
-            f"Reviews of {model}, by the reviewer’s class",
+            f"Reviews of {model}, by the reviewer's class",
             [(row.label, int(row.agreed), int(row.n - row.agreed)) for row in of.itertuples()],
             "agreed",
             "corrected",
@@ -73,7 +73,7 @@ def _charts(usage: actions.Usage) -> list[str]:
     ]
     if len(usage.agreement):
         rows = [(row.model, row.rate, row.low, row.high, int(row.n)) for row in usage.agreement.itertuples()]
-        drawn.append(charts.intervals("Reviewers who agree with the model, 95 % interval", rows))
+        drawn.append(charts.intervals("Reviewers who agree with the model", rows))
     else:
         drawn.append('<p class="about">No reading was reviewed in this period: no agreement to show.</p>')
     return drawn
