@@ -1,0 +1,583 @@
+"""The clinic's server as a browser, and somebody who means ill, meets it: a real process on a loopback port."""
+
+import asyncio
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.parse
+from collections.abc import Callable
+from http.cookies import Morsel, SimpleCookie
+from pathlib import Path
+
+import psutil
+import pytest
+from tornado import httpclient, websocket
+
+from lungkit import config
+from lungkit.clinic import accounts, server
+from lungkit.errors import LungkitError
+
+NOT_REACHABLE = [
+    "/api", "/api/kernels", "/api/contents", "/api/contents/app.ipynb", "/api/terminals", "/api/sessions",
+    "/api/kernelspecs", "/api/me", "/api/status", "/api/config/notebook", "/api/security/csp-report", "/api/shutdown",
+    "/app.ipynb", "/notebooks/app.ipynb", "/voila/files/app.ipynb", "/voila/render/app.ipynb", "/voila/tree",
+    "/voila/api/contents", "/voila/query/00000000-0000-0000-0000-000000000000", "/voila/static/../../pyproject.toml",
+    "/voila/static/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd", "/clinic/frame.html", "/clinic/../server.py",
+    "/clinic/", "/data/clinic/clinic.db", "/lab", "/tree", "/terminals/1", "/metrics", "/static/favicon.ico", "/.git",
+]  # fmt: skip
+
+
+class Answer:
+    def __init__(self, response: http.client.HTTPResponse):
+        self.status = response.status
+        self.headers = response.headers
+        self.text = response.read().decode(errors="replace")
+        self.to = response.headers.get("Location")
+
+
+class Browser:
+    """As much of a browser as these tests need: keeps cookies, follows nothing."""
+
+    def __init__(self, url: str):
+        self.address = urllib.parse.urlsplit(url)
+        self.cookies: dict[str, Morsel] = {}
+
+    def ask(self, method: str, path: str, body: str | None = None, **headers: str) -> Answer:
+        secure = self.address.scheme == "https"
+        more = {"context": ssl._create_unverified_context()} if secure else {}
+        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        connection = kind(self.address.hostname, self.address.port, timeout=60, **more)
+        sent = {"Cookie": self.cookie(), "Origin": f"{self.address.scheme}://{self.address.netloc}"} | headers
+        connection.request(method, path, body, {name: value for name, value in sent.items() if value})
+        answer = Answer(connection.getresponse())
+        connection.close()
+        for line in answer.headers.get_all("Set-Cookie", []):
+            self.cookies |= SimpleCookie(line)
+        return answer
+
+    def cookie(self) -> str:
+        return "; ".join(f"{name}={morsel.value}" for name, morsel in self.cookies.items() if morsel.value)
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return self.ask("GET", path, **headers)
+
+    def post(self, path: str, xsrf: str | None = None, **fields: str) -> Answer:
+        """Send a form with the page's XSRF token, or another one (empty: none)."""
+        if xsrf is None:
+            xsrf = self.cookies["_xsrf"].value
+        body = urllib.parse.urlencode(fields | ({"_xsrf": xsrf} if xsrf else {}))
+        return self.ask("POST", path, body, **{"Content-Type": "application/x-www-form-urlencoded"})
+
+    def sign_in(self, name: str, password: str) -> Answer:
+        self.get("/login")
+        return self.post("/login", name=name, password=password)
+
+    def open_page(self) -> str:
+        """Load the page; returns the number of its kernel."""
+        page = self.get("/")
+        assert page.status == 200, page.text
+        return json.loads(re.search(r'id="jupyter-config-data"[^>]*>(.*?)</script>', page.text, re.S)[1])["kernelId"]
+
+
+@pytest.fixture
+def visitor(clinic_server) -> Browser:
+    return Browser(clinic_server.url)
+
+
+@pytest.fixture
+def anna(clinic_server) -> Browser:
+    return _signed_in(clinic_server, "anna")
+
+
+@pytest.fixture
+def bert(clinic_server) -> Browser:
+    return _signed_in(clinic_server, "bert")
+
+
+def _signed_in(clinic, name: str) -> Browser:
+    browser = Browser(clinic.url)
+    assert browser.sign_in(name, clinic.passwords[name]).to == "/"
+    return browser
+
+
+def _talk(browser: Browser, kernel: str, *messages: dict, until: Callable[[dict], bool], **headers: str) -> dict:
+    """Send messages through a kernel's socket as the page does; returns the first answer that `until` accepts.
+
+    Raises tornado's HTTPClientError where the socket is refused.
+    """
+
+    async def talk() -> dict:
+        url = f"ws://{browser.address.netloc}/api/kernels/{kernel}/channels?session_id=1"
+        sent = {"Cookie": browser.cookie()} | headers
+        connection = await websocket.websocket_connect(httpclient.HTTPRequest(url, headers=sent, connect_timeout=30))
+        for message in messages:
+            await connection.write_message(json.dumps(message))
+        answer = {"msg_type": ""}
+        while not until(answer):
+            answer = json.loads(await asyncio.wait_for(connection.read_message(), 30))
+        connection.close()
+        return answer
+
+    return asyncio.run(talk())
+
+
+def _socket(browser: Browser, kernel: str, **headers: str) -> str:
+    """Connect to a kernel's socket and ask how it is."""
+    asked = _message("kernel_info_request")
+    answer = _talk(browser, kernel, asked, until=lambda said: said["msg_type"] == "kernel_info_reply", **headers)
+    return answer["content"]["status"]
+
+
+def _message(kind: str, **content) -> dict:
+    header = {"msg_id": "1", "username": "", "session": "1", "msg_type": kind, "version": "5.3", "date": ""}
+    return {"channel": "shell", "header": header, "parent_header": {}, "metadata": {}, "content": content}
+
+
+def _until(true, seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _kernels(clinic) -> list[psutil.Process]:
+    """The kernels that run now."""
+    children = psutil.Process(clinic.process.pid).children(recursive=True)
+    return [child for child in children if "ipykernel_launcher" in " ".join(child.cmdline())]
+
+
+# --- signing in and out
+
+
+def test_nobody_sees_the_page_without_signing_in(visitor, clinic_server):
+    assert _until(lambda: len(_kernels(clinic_server)) == 1)  # the one that waits
+    answer = visitor.get("/")
+    assert answer.status == 302
+    assert answer.to.startswith("/login")
+    assert answer.text == ""
+    assert not _until(lambda: len(_kernels(clinic_server)) > 1, 2)  # none was given away
+
+
+def test_the_sign_in_page_is_labelled_and_complete_in_itself(visitor):
+    page = visitor.get("/login").text
+    for name, kept in (("name", "username"), ("password", "current-password")):
+        assert f'<label for="{name}">' in page
+        assert re.search(rf'<input id="{name}"[^>]*autocomplete="{kept}"', page)
+    assert "Research use only, not a diagnosis" in page
+    assert page.count("autofocus") == 1
+    assert 'role="alert"' not in page
+    assert not re.search(r"""(src|href|action)=["'](https?:)?//""", page)
+
+
+def test_the_right_password_opens_the_page_of_that_person(anna, bert):
+    for browser, name in ((anna, "Anna Test"), (bert, "Bert Test")):
+        kernel = browser.open_page()
+        assert name in _shown(browser, kernel)
+
+
+def _shown(browser: Browser, kernel: str) -> str:
+    """All that the widgets of the page hold."""
+    opened = _message("comm_open", comm_id="c1", target_name="jupyter.widget.control", data={})
+    opened["metadata"] = {"version": "1.0.0"}
+    asked = _message("comm_msg", comm_id="c1", data={"method": "request_states"})
+
+    def states(said: dict) -> bool:
+        return said.get("content", {}).get("data", {}).get("method") == "update_states"
+
+    return json.dumps(_talk(browser, kernel, opened, asked, until=states))
+
+
+@pytest.mark.parametrize("name", ["anna", "nobody", "<script>alert(1)</script>"])
+def test_a_refused_sign_in_says_so_in_the_page_and_gives_no_session(visitor, name):
+    answer = visitor.sign_in(name, "not the password")
+    assert answer.status == 401
+    assert f'role="alert">{accounts.REFUSED}' in answer.text
+    assert "<script>alert" not in answer.text
+    assert accounts.COOKIE not in visitor.cookies
+    assert visitor.get("/").status == 302
+
+
+def test_who_guesses_is_slowed_down_in_words(visitor):
+    answers = [visitor.sign_in("guessed", f"wrong password {number}") for number in range(6)]
+    assert [answer.status for answer in answers] == [401] * 5 + [429]
+    assert re.search(r"Too many failed attempts. Try again in \d+ seconds", answers[-1].text)
+    assert 0 < int(answers[-1].headers["Retry-After"]) <= 15
+
+
+def test_the_session_cookie_is_out_of_reach_of_scripts_and_other_sites(anna):
+    cookie = anna.cookies[accounts.COOKIE]
+    assert cookie["httponly"]
+    assert cookie["samesite"] == "Strict"
+    assert cookie["path"] == "/"
+    assert not cookie["expires"]  # gone with the browser
+    assert not cookie["secure"]  # over plain HTTP it would never come back; see the test with TLS
+    assert anna.cookies["_xsrf"]["samesite"] == "Strict"
+
+
+def test_a_form_without_the_pages_own_token_is_refused(clinic_server, anna):
+    visitor = Browser(clinic_server.url)
+    visitor.get("/login")
+    for xsrf in ("", "made up", "2|aaaaaaaa|bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb|1700000000"):
+        refused = visitor.post("/login", xsrf, name="anna", password=clinic_server.passwords["anna"])
+        assert refused.status == 403
+        assert anna.post("/logout", xsrf).status == 403
+    assert accounts.COOKIE not in visitor.cookies
+    assert anna.get("/login").to == "/"  # still signed in
+
+
+def test_a_form_from_another_site_is_refused(anna):
+    body = urllib.parse.urlencode({"_xsrf": anna.cookies["_xsrf"].value})
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Origin": "https://elsewhere.example"}
+    assert anna.ask("POST", "/logout", body, **headers).status in (403, 404)
+    assert anna.get("/login").to == "/"
+
+
+def test_signing_out_ends_the_session_also_for_who_kept_the_cookie(clinic_server, anna):
+    kernel = anna.open_page()
+    kept = Browser(clinic_server.url)
+    kept.cookies = dict(anna.cookies)
+    before = len(_kernels(clinic_server))
+    answer = anna.post("/logout")
+    assert (answer.status, answer.to) == (303, "/login")
+    assert not anna.cookies[accounts.COOKIE].value
+    assert kept.get("/").to.startswith("/login")
+    assert json.loads(kept.get(f"/clinic/there/{kernel}").text) == {"state": "signed-out"}
+    assert kept.get(f"/api/kernels/{kernel}").status == 403
+    with pytest.raises(httpclient.HTTPClientError):
+        _socket(kept, kernel)
+    assert _until(lambda: len(_kernels(clinic_server)) <= before)  # the page's own is gone, one may warm up anew
+
+
+def test_signing_out_is_no_link(anna):
+    assert anna.get("/logout").status in (404, 405)
+    assert anna.get("/login").to == "/"
+
+
+# --- what can be reached
+
+
+@pytest.mark.parametrize("who", ["visitor", "anna"])
+def test_nothing_but_the_page_and_its_parts_is_there(request, who):
+    browser = request.getfixturevalue(who)
+    for path in NOT_REACHABLE:
+        answer = browser.get(path)
+        assert answer.status in (403, 404), path
+        assert "Traceback" not in answer.text
+        assert "import" not in answer.text  # no source, of the notebook or of anything
+
+
+def test_no_kernel_can_be_started_or_restarted(anna):
+    kernel = anna.open_page()
+    for path in ("/api/kernels", f"/api/kernels/{kernel}/restart", f"/api/kernels/{kernel}/interrupt", "/"):
+        for method in ("POST", "PUT", "DELETE", "PATCH"):
+            answer = anna.ask(method, path, "{}", **{"X-XSRFToken": anna.cookies["_xsrf"].value})
+            assert answer.status in (403, 404, 405), (method, path)
+
+
+def test_a_kernel_answers_to_the_session_it_was_started_for(anna):
+    kernel = anna.open_page()
+    assert anna.get(f"/api/kernels/{kernel}", **{"X-XSRFToken": anna.cookies["_xsrf"].value}).status == 200
+    assert _socket(anna, kernel) == "ok"
+    assert json.loads(anna.get(f"/clinic/there/{kernel}").text) == {"state": "there"}
+
+
+def test_a_kernel_answers_to_nobody_else(clinic_server, anna, bert, visitor):
+    kernel = anna.open_page()
+    bert.open_page()
+    same_person = _signed_in(clinic_server, "anna")  # another session of hers is another computer
+    same_person.open_page()
+    for browser in (bert, same_person, visitor):
+        browser.get("/login")
+        token = {"X-XSRFToken": browser.cookies["_xsrf"].value}
+        assert browser.get(f"/api/kernels/{kernel}", **token).status == 403
+        assert browser.ask("DELETE", f"/api/kernels/{kernel}", **token).status == 403
+        assert browser.post(f"/voila/api/shutdown/{kernel}").status == 403
+        assert json.loads(browser.get(f"/clinic/there/{kernel}").text)["state"] in ("gone", "signed-out")
+        with pytest.raises(httpclient.HTTPClientError) as refused:
+            _socket(browser, kernel)
+        assert refused.value.code == 403
+    assert _socket(anna, kernel) == "ok"
+
+
+def test_whether_a_strangers_kernel_exists_cannot_be_told(bert):
+    bert.open_page()
+    token = {"X-XSRFToken": bert.cookies["_xsrf"].value}
+    assert bert.get("/api/kernels/00000000-0000-4000-8000-000000000000", **token).status == 403
+
+
+def test_a_socket_opened_by_another_site_is_refused(anna):
+    kernel = anna.open_page()
+    with pytest.raises(httpclient.HTTPClientError) as refused:
+        _socket(anna, kernel, Origin="https://elsewhere.example")
+    assert refused.value.code == 403
+
+
+def test_a_page_cannot_run_code_in_its_kernel(clinic_server, anna):
+    kernel = anna.open_page()
+    mark = clinic_server.home / "executed"
+
+    code = _message("execute_request", code=f"open({str(mark)!r}, 'w')", silent=False)
+    asked = _message("kernel_info_request")
+    _talk(anna, kernel, code, asked, until=lambda said: said["msg_type"] == "kernel_info_reply")
+    assert not mark.exists()
+
+
+def test_a_page_that_was_left_gives_its_kernel_back(clinic_server, anna):
+    kernel = anna.open_page()
+    assert anna.post(f"/voila/api/shutdown/{kernel}").status == 204
+    assert json.loads(anna.get(f"/clinic/there/{kernel}").text) == {"state": "gone"}
+
+
+def test_many_pages_of_one_session_end_the_oldest(anna):
+    pages = [anna.open_page() for _ in range(server.MOST_PAGES + 1)]
+    states = [json.loads(anna.get(f"/clinic/there/{kernel}").text)["state"] for kernel in pages]
+    assert states == ["gone"] + ["there"] * server.MOST_PAGES
+    anna.post("/logout")
+
+
+# --- what every answer says
+
+
+@pytest.mark.parametrize("path", ["/", "/login", "/nothing", "/clinic/clinic.css", "/voila/static/voila.js"])
+def test_every_answer_carries_the_security_headers(visitor, path):
+    _has_security_headers(visitor.get(path))
+
+
+def test_the_page_carries_the_security_headers(anna):
+    page = anna.get("/")
+    assert page.status == 200
+    _has_security_headers(page)
+
+
+def _has_security_headers(answer: Answer) -> None:
+    headers = answer.headers
+    policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == "'self' blob:"  # no inline script, no eval
+    assert policy["connect-src"] == "'self'"
+    assert policy["frame-ancestors"] == "'none'"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "same-origin"
+    assert "Server" not in headers
+
+
+def test_pages_are_not_kept_by_browsers(visitor, anna):
+    for answer in (visitor.get("/"), visitor.get("/login"), anna.get("/"), anna.get("/nothing")):
+        assert "no-store" in answer.headers["Cache-Control"]
+
+
+def test_the_page_asks_nothing_of_other_servers_and_has_no_script_in_its_text(anna):
+    page = anna.get("/").text
+    assert not re.search(r"""(src|href)=["'](https?:)?//""", page)
+    settings = json.loads(re.search(r'id="jupyter-config-data"[^>]*>(.*?)</script>', page, re.S)[1])
+    assert not [value for value in settings.values() if isinstance(value, str) and "://" in value]
+    scripts = re.findall(r"<script([^>]*)>([^<]*)", page)
+    assert all("src=" in attributes or "json" in attributes for attributes, _ in scripts)
+    assert "visitor.token" not in page  # no source of the notebook
+    assert "Research use only, not a diagnosis" in page
+
+
+def test_styles_and_script_of_the_page_ask_nothing_of_other_servers():
+    for name in ("clinic.css", "clinic.js"):
+        text = (server.PAGES / name).read_text()
+        assert not re.search(r"(https?:)?//[a-z0-9.-]+\.[a-z]{2,}", text)
+
+
+# --- starting and stopping
+
+
+def test_records_and_secrets_lie_where_only_their_owner_can_read_them(clinic_server):
+    folder = clinic_server.home / "data" / "clinic"
+    for file in folder.rglob("*"):
+        assert file.stat().st_mode & 0o077 == 0, file
+
+
+def test_kernels_talk_through_files_of_the_owner_not_through_ports(clinic_server, anna):
+    kernel = anna.open_page()
+    (process,) = [process for process in _kernels(clinic_server) if kernel in process.cmdline()[-1]]
+    connection = Path(process.cmdline()[-1])
+    assert json.loads(connection.read_text())["transport"] == "ipc"
+    assert connection.parents[1].stat().st_mode & 0o077 == 0
+
+
+def test_a_taken_port_is_said_so_and_no_other_is_used(clinic_server):
+    port = urllib.parse.urlsplit(clinic_server.url).port
+    code, said = _serve(clinic_server.home, "--port", str(port))
+    assert code == 1
+    assert f"port {port} on 127.0.0.1 is taken by another program; stop that one, or give another --port" in said
+
+
+def _serve(home: Path, *options: str, **variables: str) -> tuple[int, str]:
+    """Try to start a server that should refuse; returns exit status and what it said."""
+    environment = os.environ | {
+        "LUNGKIT_HOME": str(home), "LUNGKIT_DATA": str(home / "data"), "LUNGKIT_ARTIFACTS": str(home / "artifacts"),
+        "COLUMNS": "300",
+    } | variables  # fmt: skip
+    done = subprocess.run(
+        [Path(sys.executable).parent / "lungkit", "serve", *options],
+        env=environment, capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def own_home(clinic_server, tmp_path) -> Path:
+    """A project folder with the page, without people and without models."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "app.ipynb").write_bytes((clinic_server.home / "notebooks" / "app.ipynb").read_bytes())
+    return tmp_path
+
+
+def _serve_here(port: int = 0, **how) -> None:
+    server.serve(port=port, announce=lambda _: pytest.fail("the server started"), **how)
+
+
+@pytest.fixture
+def here(own_home, monkeypatch) -> Path:
+    for name in ("HOME", "DATA", "ARTIFACTS"):
+        monkeypatch.setenv(f"LUNGKIT_{name}", str(own_home / {"HOME": ""}.get(name, name.lower())))
+    return own_home
+
+
+def test_without_people_the_server_says_how_to_make_the_first(here):
+    with pytest.raises(LungkitError, match=r"nobody can sign in yet; .*`lungkit user add NAME --role admin`"):
+        _serve_here()
+
+
+def test_without_a_model_the_server_says_how_to_get_one(here, cheap_passwords):
+    store = server.Store()
+    store.upgrade()
+    with store.write() as db:
+        accounts.add_user(db, "anna", "Anna Test", "doctor")
+    with pytest.raises(LungkitError, match="no model is active yet; `make demo` trains one"):
+        _serve_here()
+
+
+def test_without_its_notebook_the_server_says_so(here):
+    (here / "notebooks" / "app.ipynb").unlink()
+    with pytest.raises(LungkitError, match=r"no notebook .*app\.ipynb to serve"):
+        _serve_here()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "clinic.example"])
+def test_passwords_never_cross_a_network_in_clear_text(here, host):
+    with pytest.raises(LungkitError, match=rf"on {re.escape(host)} passwords would cross the network in clear text"):
+        _serve_here(host=host)
+
+
+def test_a_certificate_that_cannot_be_used_is_said_so(here, tmp_path):
+    with pytest.raises(LungkitError, match="--keyfile needs --certfile"):
+        _serve_here(keyfile=tmp_path / "key.pem")
+    with pytest.raises(LungkitError, match=r"no TLS with certificate .*missing.pem.*No such file"):
+        _serve_here(certfile=tmp_path / "missing.pem")
+    (tmp_path / "broken.pem").write_text("no certificate")
+    with pytest.raises(LungkitError, match=r"no TLS with certificate .*broken.pem"):
+        _serve_here(certfile=tmp_path / "broken.pem")
+
+
+def test_one_message_may_carry_an_upload_and_little_more(monkeypatch):
+    monkeypatch.setenv("LUNGKIT_UPLOAD_MB", "5")
+    settings = server._settings(8866, "127.0.0.1", Path("app.ipynb"), 2, secure=True)
+    largest = settings.Voila.tornado_settings["websocket_max_message_size"]
+    assert config.upload_bytes() == 5 * 2**20
+    assert config.upload_bytes() < largest <= config.upload_bytes() + 2**20
+    assert settings.Voila.port_retries == 0
+
+
+def test_a_demo_makes_its_first_people_once_and_shows_their_passwords_once(start_clinic, own_home):
+    clinic = start_clinic(own_home, "--demo", pool=0)  # there are people already: none is made
+    assert "There are accounts already" in clinic.log.read_text()
+    clinic.stop()
+    for file in (own_home / "data" / "clinic").iterdir():
+        file.unlink()
+    code, said = _serve(own_home, "--demo", "--host", "0.0.0.0")
+    assert code == 1  # refused for another reason, after the accounts were made
+    made = dict(re.findall(r"user name (\w+) +password (\S+)", said))
+    assert set(made) == {"admin", "doctor"}
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_server_leaves_no_kernel_no_file_and_no_port_behind(start_clinic, own_home, how):
+    clinic = start_clinic(own_home)
+    browser = _signed_in(clinic, "anna")
+    browser.open_page()
+    assert _until(lambda: len(_kernels(clinic)) == 2)
+    kernels = _kernels(clinic)
+    folder = Path(kernels[0].cmdline()[-1]).parents[1]
+    assert clinic.stop(how) == 0
+    assert _until(lambda: not any(kernel.is_running() for kernel in kernels), 5)
+    assert not folder.exists()
+    assert "Traceback" not in clinic.log.read_text()
+    port = urllib.parse.urlsplit(clinic.url).port
+    with socket.create_server(("127.0.0.1", port)):
+        pass
+    again = start_clinic(own_home, "--port", str(port))  # the last --port counts
+    browser.address = urllib.parse.urlsplit(again.url)
+    assert browser.get("/").status in (200, 302)
+
+
+def test_an_idle_kernel_is_stopped_with_the_session_also_while_its_page_is_open(start_clinic, own_home):
+    clinic = start_clinic(own_home, LUNGKIT_IDLE_MINUTES="0.1")
+    browser = _signed_in(clinic, "anna")
+    kernel = browser.open_page()
+    assert _until(lambda: json.loads(browser.get(f"/clinic/there/{kernel}").text)["state"] == "signed-out", 15)
+    page = [process for process in _kernels(clinic) if kernel in process.cmdline()[-1]]
+    assert _until(lambda: not any(process.is_running() for process in page), 20)
+
+
+def test_a_kernel_that_is_killed_is_noticed_and_the_page_told(clinic_server, anna):
+    kernel = anna.open_page()
+    (process,) = [process for process in _kernels(clinic_server) if kernel in process.cmdline()[-1]]
+    process.kill()
+    assert _until(lambda: json.loads(anna.get(f"/clinic/there/{kernel}").text)["state"] == "gone")
+    assert anna.open_page() != kernel
+
+
+def test_kernels_end_when_the_server_is_killed(start_clinic, own_home):
+    clinic = start_clinic(own_home)
+    assert _until(lambda: len(_kernels(clinic)) == 1)
+    kernels = _kernels(clinic)
+    clinic.stop(signal.SIGKILL)
+    assert _until(lambda: not any(kernel.is_running() for kernel in kernels), 15)
+
+
+def test_behind_tls_the_cookies_are_secure(start_clinic, own_home, tmp_path):
+    certificate, key = tmp_path / "clinic.pem", tmp_path / "clinic.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days",
+         "2", "-subj", "/CN=localhost", "-keyout", key, "-out", certificate], check=True, capture_output=True,
+    )  # fmt: skip
+    clinic = start_clinic(own_home, "--certfile", str(certificate), "--keyfile", str(key))
+    assert clinic.url.startswith("https://")
+    browser = _signed_in(clinic, "anna")
+    assert browser.cookies[accounts.COOKIE]["secure"]
+    assert browser.cookies["_xsrf"]["secure"]
+    assert browser.open_page()  # its kernel learned who is there, too
+
+
+def test_addresses_that_a_client_claims_count_only_behind_a_proxy(start_clinic, own_home, clinic_server):
+    forged = {"X-Forwarded-For": "203.0.113.77", "X-Real-Ip": "203.0.113.77"}
+
+    def address(clinic) -> str:
+        browser = Browser(clinic.url)
+        browser.get("/login")
+        body = {"_xsrf": browser.cookies["_xsrf"].value, "name": "anna", "password": clinic.passwords["anna"]}
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        browser.ask("POST", "/login", urllib.parse.urlencode(body), **kind, **forged)
+        with clinic.store.read() as db:
+            latest = db.query(accounts.SignIn.address).order_by(accounts.SignIn.created_at.desc())
+            return latest.first()[0]
+
+    assert address(clinic_server) == "127.0.0.1"
+    behind = start_clinic(own_home, "--behind-proxy", pool=0)
+    assert address(behind) == "203.0.113.77"
