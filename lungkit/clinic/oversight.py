@@ -146,6 +146,7 @@ class Oversight:
             Reading.milliseconds,
             Reading.checks,
             number_of_reviews,
+            of_review=("comment", "at"),
         )
         with self.access.writes("admin") as (db, actor):
             rows = db.execute(found.order_by(Reading.read_at, Reading.id)).all()
@@ -386,7 +387,7 @@ def _exported(row: sa.Row) -> dict:
         "agrees": row.agrees,
         "reviewer_label": row.reviewer_label,
         "review_comment": row.review_comment,
-        "reviewed_at": row.reviewed_at,
+        "reviewed_at": row.review_at,
     }
 
 

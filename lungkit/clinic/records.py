@@ -227,7 +227,7 @@ class Records:
         with self.access.reads("doctor") as (db, _):
             found = with_review(Patient.number, Patient.name, Reading.checks)
             rows = db.execute(found.order_by(Reading.read_at.desc(), Reading.id)).all()
-        readings = pd.DataFrame(rows, columns=found.selected_columns.keys(), dtype=object)
+        readings = pd.DataFrame(list(map(tuple, rows)), columns=found.selected_columns.keys(), dtype=object)
         readings["probability"] = [row.probabilities[row.label] for row in rows]
         readings["flagged"] = [not all(check["passed"] for check in row.checks) for row in rows]
         return readings[list(WORKLIST)].astype(WORKLIST)
@@ -310,12 +310,15 @@ def search(db: orm.Session, text: str, limit: int) -> list[PatientRow]:
 def latest_review() -> sa.Subquery:
     """The review that counts of each reading that has one."""
     turn = sa.func.row_number().over(partition_by=Review.reading_id, order_by=(Review.at.desc(), Review.id))
-    ranked = sa.select(Review.id, turn.label("turn")).subquery()
-    return sa.select(Review).join(ranked, ranked.c.id == Review.id).where(ranked.c.turn == 1).subquery()
+    ranked = sa.select(Review, turn.label("turn")).subquery()
+    return sa.select(ranked).where(ranked.c.turn == 1).subquery()
 
 
-def with_review(*more) -> sa.Select:
-    """All readings, whose they are, and what the latest review says; `more` columns of patient, study or reading."""
+def with_review(*more, of_review: tuple[str, ...] = ()) -> sa.Select:
+    """All readings, whose they are, and what the latest review says.
+
+    more: further columns of patient, study or reading. of_review: further ones of the review, named review_….
+    """
     latest, reviewer, uploader = latest_review(), orm.aliased(User), orm.aliased(User)
     return (
         sa.select(
@@ -333,8 +336,7 @@ def with_review(*more) -> sa.Select:
             reviewer.full_name.label("reviewer"),
             latest.c.label.label("reviewer_label"),
             latest.c.agrees,
-            latest.c.at.label("reviewed_at"),
-            latest.c.comment.label("review_comment"),
+            *(latest.c[name].label(f"review_{name}") for name in of_review),
             *more,
         )
         .join(Study, Study.id == Reading.study_id)
