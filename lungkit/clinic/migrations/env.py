@@ -4,12 +4,9 @@ from alembic import context
 
 from lungkit.clinic.tables import Base
 
-# SQLite can undo changes of tables too; Alembic just does not count on it.
+# The transaction is the caller's.
 context.configure(
-    connection=context.config.attributes["connection"],
-    target_metadata=Base.metadata,
-    render_as_batch=True,
-    transactional_ddl=True,
+    connection=context.config.attributes["connection"], target_metadata=Base.metadata, render_as_batch=True
 )
 with context.begin_transaction():
     context.run_migrations()
