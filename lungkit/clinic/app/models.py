@@ -77,7 +77,7 @@ class Models:
         self._rows = {(row.model, row.version): row for row in rows}
         used = [f"{row.model}@{row.version}" for row in rows if row.active]
         self.in_use.value = (
-            f"<p>In use now: <b>{safe(', '.join(used))}</b>. Readings are made by these from the next upload on.</p>"
+            f"<p>In use now: <b>{safe(', '.join(used))}</b>. Uploads are read by these.</p>"
             if used
             else notice("No version is in use: clinicians cannot have images read. Select one and use it.", "problem")
         )
@@ -133,11 +133,9 @@ def _readable(row: ModelRow) -> dict:
     split = "test" if row.metrics.get("test") else "val"
     intervals = measured.get("intervals", {})
     return {
-        "Model": row.model,
-        "Version": row.version,
-        "In use": "● in use" if row.active else "",
+        "Version": f"{row.model}@{row.version}",
+        "In use": "● yes" if row.active else "",
         "Registered": row.created[:10],
-        "Classes": ", ".join(row.classes),
         "Accuracy (95 % interval)": with_interval(measured.get("accuracy"), intervals.get("accuracy")),
         "AUC (95 % interval)": with_interval(measured.get("auc"), intervals.get("auc")),
         "Measured on": SPLITS[split] if measured else "not measured",

@@ -14,6 +14,7 @@ from lungkit.errors import LungkitError
 
 SHOWN = 200  # events at a time
 ANY = "All"
+ANYBODY = 0  # no account has this number; None would leave the field empty
 
 
 def view(oversight: Oversight, act: Callable) -> widgets.Widget:
@@ -31,7 +32,7 @@ class Trail:
         self._oldest: int | None = None
         self._filling = False
         self.action = widgets.Dropdown(description="Action", options=[ANY])
-        self.person = widgets.Dropdown(description="Person", options=[(ANY, None)])
+        self.person = widgets.Dropdown(description="Person", options=[(ANY, ANYBODY)])
         self.first = widgets.DatePicker(description="From")
         self.last = widgets.DatePicker(description="To")
         self.filters = [self.action, self.person, self.first, self.last]
@@ -74,7 +75,7 @@ class Trail:
         people = self._oversight.people()
         names = [(f"{row.full_name} ({row.name})", row.user_id) for row in people.itertuples(index=False)]
         self._fill(self.action, [ANY, *self._oversight.actions()])
-        self._fill(self.person, [(ANY, None), *names])
+        self._fill(self.person, [(ANY, ANYBODY), *names])
         self._load()
 
     def _fill(self, field: widgets.Dropdown, options: list) -> None:
@@ -92,7 +93,7 @@ class Trail:
     def _clear(self) -> None:
         self._filling = True
         try:
-            self.action.value, self.person.value = ANY, None
+            self.action.value, self.person.value = ANY, ANYBODY
             self.first.value = self.last.value = None
         finally:
             self._filling = False
@@ -104,7 +105,7 @@ class Trail:
         events = self._oversight.trail(
             SHOWN + 1,
             action=None if self.action.value == ANY else self.action.value,
-            user_id=self.person.value,
+            user_id=self.person.value or None,
             before=before,
             since=_midnight(self.first.value),
             until=_midnight(self.last.value, days=1),
