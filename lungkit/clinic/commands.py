@@ -1,5 +1,7 @@
 """The clinic's verbs of the `lungkit` command: predict, serve, db, user, audit."""
 
+import json
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -13,12 +15,46 @@ audit_app = typer.Typer(no_args_is_help=True, help="The audit trail: verify.")
 
 def register(app: typer.Typer) -> None:
     """Add the clinic's verbs to the command."""
+    app.command()(predict)
     app.command()(serve)
     for name, part in (("db", db_app), ("user", user_app), ("audit", audit_app)):
         app.add_typer(part, name=name)
 
 
 # --- predict
+
+
+def predict(
+    files: Annotated[list[str], typer.Argument(help="files, folders or globs: PNG, JPEG, TIFF, DICOM")],
+    model: Annotated[str, typer.Option(help="NAME, or NAME@vN; default: the model that the clinic begins with")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    heatmaps: Annotated[Path | None, typer.Option(help="a folder for the heat map of each reading's label")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes that decode; default: as many as help")] = None,
+) -> None:
+    """Read images with a registered model. A broken file is reported and the rest go on; then the exit code is 1."""
+    from lungkit import progress
+    from lungkit.clinic import bulk
+    from lungkit.clinic.predictor import Models, Predictor
+    from lungkit.models import registry
+
+    version = registry.find(model or Models().default())
+    predictor = Predictor(version, heat=heatmaps is not None, many=True)
+    found, nothing = bulk.find(files)
+    if heatmaps:
+        bulk.make_folder(heatmaps)
+    failed = bool(nothing)
+    with progress.bar(total=len(found), label=str(version), unit="image") as bar:
+        # Above the bar where both are on one screen.
+        say = bar.write if sys.stdout.isatty() else typer.echo
+        for pattern in nothing:
+            record = {"file": pattern, "error": f"{pattern}: no image file there"}
+            say(json.dumps(record) if as_json else record["error"])
+        for answer in bulk.read_files(predictor, found, workers):
+            failed |= answer.reading is None
+            drawn = bulk.write_heat(answer, heatmaps) if heatmaps and answer.reading else None
+            say(json.dumps(bulk.record(answer, drawn)) if as_json else bulk.sentence(answer))
+            bar.update()
+    raise typer.Exit(1 if failed else 0)
 
 
 # --- serve

@@ -7,6 +7,7 @@ from threading import Lock
 
 import numpy as np
 
+from lungkit.clinic import decode
 from lungkit.data import images
 from lungkit.errors import LungkitError
 from lungkit.models import decision, graph, input_checks, registry
@@ -48,30 +49,14 @@ class Reading:
     milliseconds: float  # from file to answer
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """An image as a version takes it."""
-
-    tensor: np.ndarray  # float32 (height, width, 1)
-    intensity: np.ndarray  # its input_checks.intensity_features
-    units: str  # that the image came in: "HU" or "intensity"
-    shape: tuple[int, int]  # of the image, (height, width)
-
-
-def prepare(image: images.Image, spec: images.Preprocessing) -> Prepared:
-    """What a version with this preprocessing needs of an image."""
-    tensor = images.preprocess(image, spec)
-    return Prepared(tensor, input_checks.intensity_features(tensor, spec), image.units, image.pixels.shape)
-
-
 class Predictor:
     """A registered version, its files checked against their hashes and its graph compiled.
 
-    heat: False leaves the heat maps out, for reading many images.
+    heat: False leaves the heat maps out. many: for folders of images, on all processors (see lungkit.clinic.bulk).
     Raises registry.ModelDamaged where a file is not the registered one, NoGraph where the version holds none.
     """
 
-    def __init__(self, version: registry.Version, heat: bool = True):
+    def __init__(self, version: registry.Version, heat: bool = True, many: bool = False):
         registry.verify(version)
         if not (version.folder / graph.FILE).is_file():
             raise NoGraph(
@@ -80,7 +65,7 @@ class Predictor:
         self.version, self.card = version, version.card
         self.classes = tuple(self.card["classes"])
         self.spec = images.Preprocessing.from_dict(self.card["preprocessing"])
-        self.graph = graph.Graph(version.folder, heat=heat)
+        self.graph = graph.Graph(version.folder, heat=heat, many=many)
         self._references = input_checks.load(version.folder)
 
     def read(self, image: images.Image, started: float | None = None) -> Reading:
@@ -89,21 +74,21 @@ class Predictor:
         started: time.perf_counter() when its file arrived, which `milliseconds` counts from; default: now.
         """
         started = time.perf_counter() if started is None else started
-        prepared = prepare(image, self.spec)
-        outputs = self.graph(prepared.tensor[np.newaxis])
-        return self.reading(prepared, {name: values[0] for name, values in outputs.items()}, started)
+        tensor, facts = decode.prepare(image, self.spec)
+        outputs = self.graph(tensor[np.newaxis])
+        return self.reading(facts, {name: values[0] for name, values in outputs.items()}, started)
 
-    def reading(self, prepared: Prepared, outputs: dict[str, np.ndarray], started: float) -> Reading:
-        """The reading that the graph's outputs for one prepared image amount to; `started` as in `read`."""
+    def reading(self, facts: decode.Facts, outputs: dict[str, np.ndarray], started: float) -> Reading:
+        """The reading that the graph's outputs for one image amount to; `started` as in `read`."""
         probabilities = outputs["probabilities"].astype(np.float64)
         probabilities /= probabilities.sum()
         point, band, row = self.card["operating_point"], self.card["uncertainty"], probabilities[np.newaxis]
         label = self.classes[int(decision.decide(row, point)[0])]
-        checks = self._checks(prepared, outputs["embedding"])
+        checks = self._checks(facts, outputs["embedding"])
         certain = all(check.passed for check in checks) and not decision.uncertain(row, point, band)[0]
         heat = outputs.get("heat")
         if heat is not None:
-            heat = np.ascontiguousarray(heat[:, *images.placed(prepared.shape, self.spec.size)])
+            heat = np.ascontiguousarray(heat[:, *images.placed(facts.shape, self.spec.size)])
         return Reading(
             model=self.version.model,
             version=self.version.version,
@@ -117,12 +102,12 @@ class Predictor:
             milliseconds=1000 * (time.perf_counter() - started),
         )
 
-    def _checks(self, prepared: Prepared, embedding: np.ndarray) -> tuple[Check, ...]:
+    def _checks(self, facts: decode.Facts, embedding: np.ndarray) -> tuple[Check, ...]:
         limits, learned_from = self.card["checks"], _LEARNED_FROM[self.card["modality"]]
-        features = {"kind": input_checks.embedding_features(embedding), "intensity": prepared.intensity}
+        features = {"kind": input_checks.embedding_features(embedding), "intensity": facts.intensity}
         kind, intensity = (float(self._references[name].distance(of[np.newaxis])[0]) for name, of in features.items())
-        usual_units = limits["units"] in (None, prepared.units)
-        if not usual_units and prepared.units == "HU":
+        usual_units = limits["units"] in (None, facts.units)
+        if not usual_units and facts.units == "HU":
             kind_words = "a CT slice in Hounsfield units; this model learned from pictures without them"
         elif not usual_units:
             kind_words = "not a CT slice in Hounsfield units, from which alone this model learned"
@@ -133,7 +118,7 @@ class Predictor:
         else:
             kind_words = f"looks like the {learned_from} that this model learned from"
         usual_intensity = intensity <= limits["intensity"]
-        side, size_words = min(prepared.shape), f"{prepared.shape[1]} x {prepared.shape[0]} pixels"
+        side, size_words = min(facts.shape), f"{facts.shape[1]} x {facts.shape[0]} pixels"
         return (
             Check("kind", usual_units and kind <= limits["kind"], kind, limits["kind"], kind_words),
             Check(

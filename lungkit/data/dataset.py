@@ -40,7 +40,6 @@ COLUMNS = [
 ]
 SIDES = [*splits.PARTS, splits.SET_ASIDE, splits.REFUSED]
 
-_IMAGE_SUFFIXES = {"", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".ima", ".bmp", ".gif", ".webp"}
 _NORMAL = re.compile(r"normal|healthy|no[ _-]?finding|non.*|no_?tumou?r|no_.*", re.IGNORECASE)
 _MEDMNIST_CLASSES = {"pneumoniamnist": ("normal", "pneumonia")}
 
@@ -353,7 +352,7 @@ def _class_folders(root: Path) -> _Listing:
         {"file": file.relative_to(root).as_posix(), "label": folder.name, "split": part, "source": root.name}
         for folder, part in class_folders
         for file in folder.iterdir()
-        if _looks_like_image(file)
+        if images.looks_like_image(file)
     ]
     if not found:
         raise DatasetError(
@@ -367,13 +366,6 @@ def _class_folders(root: Path) -> _Listing:
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _looks_like_image(path: Path) -> bool:
-    """By name alone. DICOM files often have no suffix, or end in a number; whether it can be read is seen later."""
-    suffix = path.suffix.lower()
-    known = suffix in _IMAGE_SUFFIXES or suffix[1:].isdigit()
-    return known and not path.name.startswith(".") and path.name != "DICOMDIR" and path.is_file()
 
 
 def _about(root: Path) -> dict:

@@ -53,6 +53,7 @@ _SIGNATURES = {
     b"II+\0": "TIFF",
     b"MM\0+": "TIFF",
 }
+_SUFFIXES = {"", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".ima", ".bmp", ".gif", ".webp"}
 _END_MARKS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 
 # What may not hide in the 128 free bytes before a DICOM header (CVE-2019-11687): Windows, Linux, scripts, macOS,
@@ -198,6 +199,13 @@ def read(source: str | Path | bytes | BinaryIO, name: str | None = None) -> Imag
         if not np.isfinite(image.pixels).all():
             raise _Broken(*_NOT_FINITE)
         return image
+
+
+def looks_like_image(path: Path) -> bool:
+    """By name alone. DICOM files often have no suffix, or end in a number; whether it can be read is seen later."""
+    suffix = path.suffix.lower()
+    known = suffix in _SUFFIXES or suffix[1:].isdigit()
+    return known and not path.name.startswith(".") and path.name != "DICOMDIR" and path.is_file()
 
 
 def probe(source: str | Path | bytes | BinaryIO) -> tuple[int, int, str]:

@@ -12,7 +12,10 @@ same image would get other probabilities on another machine.
 
 import os
 import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 # `import openvino` alone writes an identifier below the home folder and sends an event, unless its telemetry package
 # cannot be imported; then it uses an empty stand-in of its own. There is no setting for it.
@@ -30,29 +33,60 @@ class Graph:
     """A graph, compiled for this processor.
 
     heat: False leaves the heat maps out, which for many small images are most of what is written to memory.
-    threads: processor threads; default: all, but 4 at most, since each clinician has a process of his own.
+    many: for `stream`, on all processors; otherwise for one image at a time on 4 at most, since each clinician has a
+        process of his own.
     """
 
-    def __init__(self, folder: Path, heat: bool = True, threads: int | None = None, throughput: bool = False):
+    def __init__(self, folder: Path, heat: bool = True, many: bool = False):
         core = openvino.Core()
         model = core.read_model(folder / FILE)
         if not heat:
             wanted = [output for output in model.outputs if "heat" not in output.names]
             model = openvino.Model([output.node for output in wanted], model.get_parameters(), "without heat")
+        processors = os.cpu_count() or 1
         self._compiled = core.compile_model(
             model,
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": PRECISION,
-                "PERFORMANCE_HINT": "THROUGHPUT" if throughput else "LATENCY",
-                "INFERENCE_NUM_THREADS": threads or min(4, os.cpu_count() or 1),
+                "PERFORMANCE_HINT": "THROUGHPUT" if many else "LATENCY",
+                "INFERENCE_NUM_THREADS": processors if many else min(4, processors),
             },
         )
-        self.outputs = tuple(name for name in OUTPUTS if heat or name != "heat")
+        self._outputs = [name for name in OUTPUTS if heat or name != "heat"]
 
     def __call__(self, tensors: np.ndarray) -> dict[str, np.ndarray]:
         """Every output for images float32 (N, height, width, 1). Any thread may call."""
         return self._named(self._compiled.create_infer_request().infer([tensors]))
 
-    def _named(self, answered) -> dict[str, np.ndarray]:
-        return {name: answered[name] for name in self.outputs}
+    def stream(self, batches: Iterable[tuple[Any, np.ndarray]]) -> Iterator[tuple[Any, dict[str, np.ndarray], float]]:
+        """Batches as they come, several at a time, in order: what stands beside each, its outputs, its milliseconds.
+
+        While a batch is computed the next is asked for. An empty batch has no outputs.
+        """
+        idle = [
+            self._compiled.create_infer_request()
+            for _ in range(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        ]
+        running: deque[tuple[Any, openvino.InferRequest | None]] = deque()
+
+        def finished():
+            beside, request = running.popleft()
+            if request is None:
+                return beside, {}, 0.0
+            request.wait()
+            idle.append(request)
+            return beside, self._named(request.results, copied=True), request.latency
+
+        for beside, tensors in batches:
+            while not idle:
+                yield finished()
+            request = idle.pop() if len(tensors) else None
+            if request is not None:
+                request.start_async([tensors])
+            running.append((beside, request))
+        while running:
+            yield finished()
+
+    def _named(self, answered, copied: bool = False) -> dict[str, np.ndarray]:
+        return {name: answered[name].copy() if copied else answered[name] for name in self._outputs}

@@ -1,0 +1,210 @@
+"""Reads many files with one version: decoding and inference overlap, and memory stays flat.
+
+Processes decode, as threads would wait for each other on Python's lock; the runtime computes meanwhile in threads of
+its own. A few batches are on their way at any moment, however many files there are, and answers come in the order of
+the files.
+"""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice, takewhile
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from lungkit.clinic import decode
+from lungkit.clinic.predictor import Predictor, Reading
+from lungkit.data import images
+from lungkit.errors import LungkitError
+
+BATCH = 8  # images at a time: the feature maps of more of them leave the processor's cache
+_AHEAD = 4  # batches that wait, decoded, for the graph
+_FEW = 48  # files that are read sooner than processes start
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What became of one file: a reading, or why there is none."""
+
+    file: Path
+    sha256: str  # of the file's bytes; empty where it could not be opened
+    reading: Reading | None
+    error: str
+
+
+def read_files(predictor: Predictor, files: Sequence[Path], workers: int | None = None) -> Iterator[Answer]:
+    """One answer for each file, in order; a file that is refused gets its reason, and the rest go on.
+
+    predictor: made with many=True. workers: processes that decode; default: one a processor, none for a few files.
+    A reading's `milliseconds` are those spent on its file, not those it waited for others.
+    """
+    decoders = _Decoders(predictor.spec, workers, processes=workers is not None or len(files) > _FEW)
+    try:
+        for decoded, outputs, milliseconds in predictor.graph.stream(decoders.batches(files)):
+            yield from _answers(predictor, decoded, outputs, milliseconds)
+    finally:
+        decoders.close()
+
+
+def _answers(
+    predictor: Predictor, decoded: list[decode.Decoded], outputs: dict[str, np.ndarray], milliseconds: float
+) -> Iterator[Answer]:
+    row = 0
+    for file in decoded:
+        if file.facts is None:
+            yield Answer(file.file, file.sha256, None, file.error)
+            continue
+        spent = file.seconds + milliseconds / 1000 / len(outputs["probabilities"])
+        of_file = {name: values[row] for name, values in outputs.items()}
+        reading = predictor.reading(file.facts, of_file, time.perf_counter() - spent)
+        yield Answer(file.file, file.sha256, reading, "")
+        row += 1
+
+
+class _Decoders:
+    """Workers that turn files into batches of tensors, some batches ahead."""
+
+    def __init__(self, spec: images.Preprocessing, workers: int | None, processes: bool):
+        self._spec, self._workers, self._processes = spec, workers or os.cpu_count() or 1, processes
+        self._executor = self._start()
+
+    def batches(self, files: Sequence[Path]) -> Iterator[tuple[list[decode.Decoded], np.ndarray]]:
+        """What decode.decode gives, BATCH files at a time, in order."""
+        waiting: deque[tuple[list[Path], Future]] = deque()
+        rest = iter(files)
+        while chunk := list(islice(rest, BATCH)):
+            waiting.append((chunk, self._submit(chunk)))
+            if len(waiting) >= self._workers + _AHEAD:
+                yield self._result(*waiting.popleft())
+        while waiting:
+            yield self._result(*waiting.popleft())
+
+    def close(self) -> None:
+        """End the workers; what they have not begun is dropped."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self) -> Executor:
+        if not self._processes:
+            return ThreadPoolExecutor(self._workers)
+        # Not forked from here: the runtime's threads would be missing in the copies, with their locks held.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([decode.__name__])
+        return ProcessPoolExecutor(self._workers, mp_context=context, initializer=_leave_interrupts_to_the_parent)
+
+    def _submit(self, chunk: list[Path]) -> Future:
+        try:
+            return self._executor.submit(decode.decode, chunk, self._spec)
+        except BrokenExecutor:  # noticed before its result was asked for
+            self._executor = self._start()
+            return self._executor.submit(decode.decode, chunk, self._spec)
+
+    def _result(self, chunk: list[Path], future: Future) -> tuple[list[decode.Decoded], np.ndarray]:
+        try:
+            return future.result()
+        except BrokenExecutor:  # a process died, with the batches that were on their way: which file was it?
+            alone = [self._alone(file) for file in chunk]
+            return [file for files, _ in alone for file in files], np.concatenate([tensors for _, tensors in alone])
+
+    def _alone(self, file: Path) -> tuple[list[decode.Decoded], np.ndarray]:
+        for _ in range(2):  # the first process may be one that another file has broken
+            try:
+                return self._submit([file]).result()
+            except BrokenExecutor:
+                self._executor = self._start()
+        error = f"{file}: damaged: its decoder crashed. Export the image again, or convert it to PNG."
+        return [decode.Decoded(file, "", None, error, 0.0)], np.empty((0, *self._spec.size, 1), np.float32)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+# --- what is told of each
+
+
+def record(answer: Answer, heatmap: Path | None = None) -> dict:
+    """JSON-ready: file, sha256, probabilities, label, decision, checks, model, version, ms; or file and error."""
+    reading = answer.reading
+    if reading is None:
+        return {"file": str(answer.file), "sha256": answer.sha256 or None, "error": answer.error}
+    told = {
+        "file": str(answer.file),
+        "sha256": answer.sha256,
+        "probabilities": dict(zip(reading.classes, reading.probabilities.tolist(), strict=True)),
+        "label": reading.label,
+        "decision": reading.decision,
+        "checks": [asdict(check) for check in reading.checks],
+        "model": reading.model,
+        "version": reading.version,
+        "ms": round(reading.milliseconds, 3),
+    }
+    return told | ({"heatmap": str(heatmap)} if heatmap else {})
+
+
+def sentence(answer: Answer) -> str:
+    """One line for people: the file, the decision, how likely, and which checks failed."""
+    reading = answer.reading
+    if reading is None:
+        return answer.error
+    likely = reading.probabilities[reading.classes.index(reading.label)]
+    told = f"{answer.file}: {reading.decision} ({reading.label} {likely:.3f})"
+    return "; ".join([told, *(check.words for check in reading.checks if not check.passed)])
+
+
+def make_folder(folder: Path) -> None:
+    """The folder for heat maps; refused where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LungkitError(f"{folder}: no folder for heat maps can be made there ({error.strerror})") from error
+
+
+def write_heat(answer: Answer, folder: Path) -> Path:
+    """The heat map of the reading's label as a grey PNG in the image's aspect, at the model's resolution."""
+    reading = answer.reading
+    path = folder / f"{answer.file.stem}-{answer.sha256[:12]}.png"
+    heat = reading.heat[reading.classes.index(reading.label)]
+    PIL.Image.fromarray(np.rint(255 * heat).astype(np.uint8)).save(path)
+    return path
+
+
+# --- which files
+
+
+def find(patterns: Iterable[str]) -> tuple[list[Path], list[str]]:
+    """The files that names, folders and globs stand for, each once, and the patterns that stand for none.
+
+    A folder stands for every file below it whose name could be an image's; hidden files are left out. A name of
+    something else is kept: reading it says what is wrong.
+    """
+    found: dict[Path, None] = {}
+    nothing = []
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        if path.is_dir():
+            files = [file for file in sorted(path.rglob("*")) if images.looks_like_image(file)]
+        elif path.exists() or not _has_wildcard(pattern):
+            files = [path]
+        else:
+            files = [file for file in sorted(_matches(path)) if file.is_file()]
+        if not files:
+            nothing.append(pattern)
+        found.update(dict.fromkeys(files))
+    return list(found), nothing
+
+
+def _has_wildcard(text: str) -> bool:
+    return any(character in text for character in "*?[")
+
+
+def _matches(pattern: Path) -> Iterator[Path]:
+    """What a glob stands for, also one from the root of the file system, which Path.glob does not take."""
+    plain = list(takewhile(lambda part: not _has_wildcard(part), pattern.parts))
+    return Path(*plain).glob(str(Path(*pattern.parts[len(plain) :])))

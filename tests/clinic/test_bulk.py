@@ -1,0 +1,332 @@
+"""Folders are read file by file whatever is in them, with the answers that the clinic gives one at a time."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image as Picture
+from typer.testing import CliRunner
+
+from lungkit import cli
+from lungkit.clinic import bulk, decode
+from lungkit.clinic.predictor import REVIEW, Predictor
+from lungkit.data import images
+from lungkit.errors import LungkitError
+from lungkit.models import graph
+
+CAT = Path(__file__).with_name("cat.jpg")
+
+
+@pytest.fixture
+def reads_many(tiny_version) -> Predictor:
+    return Predictor(tiny_version, heat=False, many=True)
+
+
+@pytest.fixture
+def broken(tmp_path) -> list[Path]:
+    """Three files that cannot be read: not an image, cut off, and not there."""
+    text, cut = tmp_path / "text.png", tmp_path / "cut.jpg"
+    text.write_text("not an image")
+    cut.write_bytes(CAT.read_bytes()[:2000])
+    return [text, cut, tmp_path / "gone.png"]
+
+
+@pytest.fixture
+def many_processes(monkeypatch):
+    """As if the few files of a test were many."""
+    monkeypatch.setattr(bulk, "_FEW", 0)
+
+
+# --- the same answers
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_answers_are_those_of_one_at_a_time_in_the_order_of_the_files(tiny_version, reads_many, slice_files, workers):
+    one = Predictor(tiny_version)
+    answers = list(bulk.read_files(reads_many, slice_files, workers))
+    assert [answer.file for answer in answers] == slice_files
+    for answer, file in zip(answers, slice_files, strict=True):
+        expected = one.read(images.read(file))
+        np.testing.assert_allclose(answer.reading.probabilities, expected.probabilities, atol=1e-6)
+        assert (answer.reading.label, answer.reading.decision) == (expected.label, expected.decision)
+        for check, same in zip(answer.reading.checks, expected.checks, strict=True):
+            assert check.value == pytest.approx(same.value, rel=1e-4)
+            assert check.words == same.words
+        assert answer.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert 0 < answer.reading.milliseconds < 5000
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_broken_files_are_reported_where_they_stand_and_the_rest_is_read(reads_many, slice_files, broken, workers):
+    files = [broken[0], *slice_files[:9], broken[1], slice_files[9], broken[2]]
+    answers = list(bulk.read_files(reads_many, files, workers))
+    assert [answer.file for answer in answers] == files
+    assert [answer.file for answer in answers if answer.reading is None] == broken
+    reasons = [answer.error for answer in answers if answer.error]
+    assert [reason.split(": ")[1].split(".")[0] for reason in reasons] == ["not an image", "truncated", "no such file"]
+    (alone,) = bulk.read_files(reads_many, [slice_files[9]])
+    np.testing.assert_allclose(answers[11].reading.probabilities, alone.reading.probabilities, atol=1e-6)
+
+
+def test_nothing_but_broken_files_gives_nothing_but_reasons(reads_many, broken):
+    answers = list(bulk.read_files(reads_many, broken * 9))
+    assert len(answers) == 27
+    assert all(answer.error and answer.reading is None for answer in answers)
+
+
+def test_no_file_gives_no_answer(reads_many):
+    assert list(bulk.read_files(reads_many, [])) == []
+
+
+def test_a_file_that_is_no_file_is_not_waited_for(reads_many, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (answer,) = bulk.read_files(reads_many, [tmp_path / "pipe.png"])
+    assert "not a regular file" in answer.error
+
+
+def test_what_is_hashed_is_what_is_read(tmp_path, monkeypatch):
+    """The file may be replaced while it is read; the hash must not be of other pixels."""
+    file = shutil.copyfile(CAT, tmp_path / "cat.jpg")
+    before, read = hashlib.sha256(CAT.read_bytes()).hexdigest(), images.read
+
+    def read_while_replaced(*source, **options):
+        file.write_bytes(b"something else")
+        return read(*source, **options)
+
+    monkeypatch.setattr(images, "read", read_while_replaced)
+    (decoded,), tensors = decode.decode([file], images.Preprocessing(size=(32, 32)))
+    assert len(tensors) == 1
+    assert decoded.sha256 == before
+
+
+# --- processes
+
+
+def _decoder_processes() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children(recursive=True) if child.num_threads() and _decodes(child)]
+
+
+def _decodes(process: psutil.Process) -> bool:
+    try:
+        return "forkserver" in " ".join(process.cmdline()) and process.parent().pid != os.getpid()
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_decoder_that_dies_takes_no_other_file_with_it(reads_many, slice_files, many_processes):
+    files = slice_files * 12
+    answers = bulk.read_files(reads_many, files, workers=2)
+    first = next(answers)
+    for process in _decoder_processes():
+        process.send_signal(signal.SIGKILL)
+    read = [first, *answers]
+    assert [answer.file for answer in read] == files
+    assert all(answer.reading for answer in read)
+
+
+def test_a_file_that_crashes_its_decoder_is_named(reads_many, slice_files, monkeypatch):
+    decoders = bulk._Decoders(reads_many.spec, 1, processes=True)
+    monkeypatch.setattr(bulk.decode, "decode", _decode_or_crash)
+    crashing = Path("crash.dcm")
+    batches = list(decoders.batches([*slice_files[:3], crashing, *slice_files[3:5]]))
+    decoders.close()
+    decoded = [file for files, _ in batches for file in files]
+    assert [file.error for file in decoded if file.error] == [
+        "crash.dcm: damaged: its decoder crashed. Export the image again, or convert it to PNG."
+    ]
+    assert sum(len(tensors) for _, tensors in batches) == 5
+
+
+_decode = decode.decode
+
+
+def _decode_or_crash(files, spec):
+    """Stands for a decoder in C that a file makes write where it must not."""
+    if any(file.name == "crash.dcm" for file in files):
+        os._exit(1)
+    return _decode(files, spec)
+
+
+def test_stopping_half_way_leaves_no_process_behind(reads_many, slice_files, many_processes):
+    answers = bulk.read_files(reads_many, slice_files * 12, workers=2)
+    next(answers)
+    processes = _decoder_processes()
+    assert processes
+    answers.close()
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert not alive
+
+
+def test_only_a_few_batches_are_ahead_of_what_was_asked_for(reads_many, slice_files):
+    taken = []
+
+    class Counted(list):
+        def __iter__(self):
+            for file in super().__iter__():
+                taken.append(file)
+                yield file
+
+    answers = bulk.read_files(reads_many, Counted(slice_files * 400), workers=2)
+    for _ in range(20):
+        next(answers)
+    assert len(taken) < 20 * bulk.BATCH
+    answers.close()
+
+
+def test_a_stream_gives_what_stands_beside_each_batch_with_its_own_outputs(tiny_version, slice_files):
+    spec = images.Preprocessing.from_dict(tiny_version.card["preprocessing"])
+    tensors = images.read_batch(slice_files[:6], spec)
+    compiled = graph.Graph(tiny_version.folder, many=True)
+    sizes = [1, 0, 3, 2, 0] * 5
+    batches = [(number, tensors[:size]) for number, size in enumerate(sizes)]
+    answered = list(compiled.stream(batches))
+    assert [number for number, _, _ in answered] == list(range(25))
+    whole = compiled(tensors)
+    for (_, outputs, milliseconds), size in zip(answered, sizes, strict=True):
+        assert (milliseconds > 0) == (size > 0)
+        for name in graph.OUTPUTS if size else ():
+            np.testing.assert_allclose(outputs[name], whole[name][:size], atol=1e-5)
+
+
+# --- which files
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for name in ("b.png", "a.dcm", "below/c.JPG", "below/IM0001", "below/notes.txt", ".hidden.png", "labels.csv"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(b"")
+    return tmp_path / "in"
+
+
+def _names(found) -> list[str]:
+    return [file.name for file in found[0]]
+
+
+def test_a_folder_stands_for_what_could_be_an_image_in_it_and_below(folder):
+    assert _names(bulk.find([str(folder)])) == ["a.dcm", "b.png", "IM0001", "c.JPG"]
+
+
+def test_a_file_is_kept_whatever_its_name_and_once(folder):
+    notes = str(folder / "below" / "notes.txt")
+    assert _names(bulk.find([notes, str(folder / "b.png"), str(folder), notes])) == [
+        "notes.txt", "b.png", "a.dcm", "IM0001", "c.JPG",
+    ]  # fmt: skip
+
+
+def test_globs_are_understood_from_the_root_and_from_here_and_below(folder, monkeypatch):
+    assert _names(bulk.find([str(folder / "*.png")])) == [".hidden.png", "b.png"]
+    monkeypatch.chdir(folder)
+    assert _names(bulk.find(["**/*.JPG"])) == ["c.JPG"]
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(folder):
+    (folder / "scan[1].png").write_bytes(b"")
+    assert _names(bulk.find([str(folder / "scan[1].png")])) == ["scan[1].png"]
+
+
+def test_patterns_that_stand_for_nothing_are_told(folder):
+    (folder / "empty").mkdir()
+    files, nothing = bulk.find([str(folder / "*.xyz"), str(folder / "empty"), str(folder / "missing.png")])
+    assert nothing == [str(folder / "*.xyz"), str(folder / "empty")]
+    assert [file.name for file in files] == ["missing.png"], "reading it says that it is not there"
+
+
+# --- the command
+
+
+@pytest.fixture
+def lungkit(monkeypatch):
+    """A function: exit code, standard output and standard error of a command."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        ran = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+        if ran.exception and not isinstance(ran.exception, SystemExit):
+            raise ran.exception
+        return ran.exit_code, ran.stdout, ran.stderr
+
+    return run
+
+
+def test_predict_prints_one_json_object_for_each_file_and_a_bar_beside_it(lungkit, tiny_version, slice_files):
+    code, out, err = lungkit("predict", *slice_files[:3], "--json")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [record["file"] for record in records] == [str(file) for file in slice_files[:3]]
+    for record in records:
+        assert set(record) == {
+            "file", "sha256", "probabilities", "label", "decision", "checks", "model", "version", "ms",
+        }  # fmt: skip
+        assert list(record["probabilities"]) == ["Normal", "Pneumonia", "COVID-19"]
+        assert sum(record["probabilities"].values()) == pytest.approx(1)
+        assert record["decision"] in (record["label"], REVIEW)
+        assert (record["model"], record["version"]) == ("tiny-cnn", "v1")
+        assert {check["name"] for check in record["checks"]} == {"kind", "intensity", "size"}
+    assert "3/3" in err
+
+
+def test_predict_reports_a_broken_file_goes_on_and_ends_with_1(lungkit, tiny_version, slice_files, broken, tmp_path):
+    code, out, _ = lungkit("predict", broken[0], slice_files[0], tmp_path / "*.tif", "--json")
+    assert code == 1
+    nothing, text, read = (json.loads(line) for line in out.splitlines())
+    assert nothing == {"file": str(tmp_path / "*.tif"), "error": f"{tmp_path / '*.tif'}: no image file there"}
+    assert (text["file"], text["sha256"]) == (str(broken[0]), hashlib.sha256(b"not an image").hexdigest())
+    assert "not an image" in text["error"]
+    assert read["label"]
+
+
+def test_predict_says_in_a_line_what_was_decided_and_what_looks_wrong(lungkit, tiny_version):
+    code, out, _ = lungkit("predict", CAT)
+    assert code == 0
+    assert out.startswith(f"{CAT}: {REVIEW} (")
+    assert "Hounsfield" in out
+
+
+def test_predict_writes_the_heat_map_of_each_label_in_the_images_aspect(lungkit, tiny_version, tmp_path):
+    code, out, _ = lungkit("predict", CAT, "--json", "--heatmaps", tmp_path / "heat")
+    record = json.loads(out)
+    reading = Predictor(tiny_version).read(images.read(CAT))
+    heat = np.asarray(Picture.open(record["heatmap"]), np.float32) / 255
+    assert code == 0
+    assert Path(record["heatmap"]).parent == tmp_path / "heat"
+    assert heat.shape == (43, 64), "451 x 300"
+    np.testing.assert_allclose(heat, reading.heat[reading.classes.index(reading.label)], atol=1 / 255)
+
+
+def test_predict_does_not_write_heat_maps_over_a_file(lungkit, tiny_version, tmp_path):
+    (tmp_path / "heat").write_text("")
+    with pytest.raises(LungkitError, match="no folder for heat maps"):
+        lungkit("predict", CAT, "--heatmaps", tmp_path / "heat")
+
+
+def test_predict_reads_with_the_version_that_is_named(lungkit, tiny_version):
+    assert json.loads(lungkit("predict", CAT, "--json", "--model", "tiny-cnn@v1")[1])["version"] == "v1"
+    with pytest.raises(LungkitError, match="no version 'v7'"):
+        lungkit("predict", CAT, "--model", "tiny-cnn@v7")
+
+
+def test_predict_works_as_a_program_with_workers_and_without_training_libraries(tiny_version, slice_files):
+    code = (
+        "import sys\n"
+        "from lungkit import cli\n"
+        "if __name__ == '__main__':\n"
+        f"    files = {[str(file) for file in slice_files[:12]]!r}\n"
+        "    sys.argv = ['lungkit', 'predict', *files, '--json', '--workers', '2']\n"
+        "    try:\n"
+        "        cli.main()\n"
+        "    finally:\n"
+        "        print(*sorted({'tensorflow', 'keras', 'sklearn', 'matplotlib'} & set(sys.modules)), 'end')\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    *lines, end = ran.stdout.splitlines()
+    assert len(lines) == 12
+    assert end == "end"
