@@ -115,12 +115,15 @@ class NewCase:
         self._update_upload()
 
     def _enter(self, new: NewPatient) -> None:
+        self._refuse_taken(new)
+        self._choose(new)
+
+    def _refuse_taken(self, new: NewPatient) -> None:
         same = [known for known in self._records.find_patients(new.number) if known.number == new.number]
         if same:
             raise LungkitError(
-                f"The number {new.number} belongs to {same[0].name} already; choose that patient above, or check it."
+                f"The number {new.number} belongs to {same[0].name} already; choose that patient, or check it."
             )
-        self._choose(new)
 
     def _ready(self) -> bool:
         return self.patient is not None and self.model.value is not None
@@ -154,11 +157,12 @@ class NewCase:
         started = time.perf_counter()
         sha256 = hashlib.sha256(content).hexdigest()
         known = isinstance(self.patient, PatientRow)
-        if known:
-            earlier = self._records.same_upload(self.patient.id, sha256)
-            if earlier:
-                line.known(earlier)
-                return
+        # Both ask who is signed in as well: the model does not run for nobody.
+        if not known:
+            self._refuse_taken(self.patient)
+        elif earlier := self._records.same_upload(self.patient.id, sha256):
+            line.known(earlier)
+            return
         image = images.read(content, name)
         said = self._models.get(self.model.value).read(image, started)
         whose = self.patient.id if known else self.patient

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import date
 
 import ipywidgets as widgets
+import numpy as np
 import pandas as pd
 from itables.widget import ITable
 
@@ -48,7 +49,7 @@ class Worklist:
             order=[],  # newest first, as given, until a column is clicked
             pageLength=25,
             lengthMenu=[10, 25, 50, 100],
-            classes="display clinic-table",
+            classes="display clinic-table worklist-table",
             style="table-layout:auto;width:100%",
         )
         for part in self.filters:
@@ -90,7 +91,7 @@ class Worklist:
         if (reviewed := REVIEWED[self.reviewed.value]) is not None:
             rows = rows[rows["reviewed"] == reviewed]
         first, last = self.first.value or date.min, self.last.value or date.max
-        rows = rows[[first <= at.date() <= last for at in rows["here"]]]
+        rows = rows[np.array([first <= at.date() <= last for at in rows["here"]], bool)]
         self.shown = rows.head(SHOWN)
         self.table.update(_readable(self.shown), selected_rows=[])
         found = f"{len(rows):,} of {len(self._all):,} readings"

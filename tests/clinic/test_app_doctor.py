@@ -1,0 +1,805 @@
+"""The doctor's screens, driven as a browser would: values set, buttons clicked, messages sent that no page sends."""
+
+import dataclasses
+import gc
+import io
+import itertools
+import logging
+from datetime import timedelta
+
+import ipywidgets as widgets
+import numpy as np
+import PIL.Image
+import pypdf
+import pytest
+import sqlalchemy as sa
+import traitlets
+from ipywidgets.widgets.widget import _instances as alive
+
+from lungkit import config
+from lungkit.clinic import accounts
+from lungkit.clinic.app import case, page, reading, shell
+from lungkit.clinic.app.upload import Upload
+from lungkit.clinic.app.viewer import Viewer
+from lungkit.clinic.predictor import REVIEW, Check, Models
+from lungkit.clinic.records import NewPatient, Records
+from lungkit.clinic.tables import Patient, Reading, Review, SignIn, Study
+from lungkit.models import registry
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+SHA = "ab" * 32
+CARD = {
+    "classes": ["Pneumonia", "Normal"],
+    "preprocessing": {},
+    "data": {"name": "test set", "counts": {"train": {"images": 840, "patients": 153}}},
+    "metrics": {},
+    "operating_point": {},
+    "synthetic": True,
+    "modality": "CT",
+}
+
+
+class SaysTheSame:
+    """Models whose answer the test sets."""
+
+    def __init__(self, said):
+        self.said, self.seen = said, []
+
+    def names(self):
+        return registry.models()
+
+    def default(self):
+        return self.names()[0]
+
+    def get(self, name):
+        return self
+
+    def read(self, image, started=None):
+        self.seen.append(image)
+        return self.said(model="lung")
+
+
+@pytest.fixture
+def store(sqlite_store):
+    """The screens do not know which database there is."""
+    return sqlite_store
+
+
+@pytest.fixture
+def models(said):
+    registry.add("lung", CARD, lambda folder: (folder / "weights").write_bytes(b"1"))
+    return SaysTheSame(said)
+
+
+@pytest.fixture
+def access(signed_in):
+    return signed_in("doctor", "anna")
+
+
+@pytest.fixture
+def records(access) -> Records:
+    return Records(access)
+
+
+@pytest.fixture
+def shown(store, access, models):
+    """The page of a doctor who has just signed in."""
+    return shell.page(lambda: store, access.token, models)
+
+
+@pytest.fixture
+def frame():
+    """A page to try one screen in."""
+    return page.Page()
+
+
+def everything(widget: widgets.Widget):
+    """A widget and all below it."""
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from everything(child)
+
+
+def on_screen(widget: widgets.Widget):
+    """What of it a person sees."""
+    if widget.layout.display == "none":
+        return
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from on_screen(child)
+
+
+def text(widget: widgets.Widget) -> str:
+    """All HTML and all captions that a person sees."""
+    return "\n".join(
+        part.value if isinstance(part, widgets.HTML) else str(getattr(part, "description", ""))
+        for part in on_screen(widget)
+    )
+
+
+def button(widget: widgets.Widget, words: str) -> widgets.Button:
+    [found] = [b for b in on_screen(widget) if isinstance(b, widgets.Button) and f"{b.description} ".startswith(words)]
+    return found
+
+
+def field(widget: widgets.Widget, words: str) -> widgets.Widget:
+    [found] = [
+        f for f in on_screen(widget) if not isinstance(f, widgets.Button) and getattr(f, "description", None) == words
+    ]
+    return found
+
+
+def upload_of(widget: widgets.Widget) -> Upload:
+    [found] = [w for w in everything(widget) if isinstance(w, Upload)]
+    return found
+
+
+def send(upload: Upload, content: bytes, name="chest.png", number=1, of=1, part=None) -> None:
+    """What upload.js sends for one file."""
+    part = part or max(1, len(content))
+    for start in range(0, max(1, len(content)), part):
+        message = {"name": name, "size": len(content), "start": start, "number": number, "of": of}
+        upload._handle_custom_msg(message, [memoryview(content[start : start + part])])
+
+
+def png(seed=0, side=64) -> bytes:
+    stream = io.BytesIO()
+    PIL.Image.fromarray(np.random.default_rng(seed).integers(0, 255, (side, side), np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def count(store, table) -> int:
+    with store.read() as db:
+        return db.scalar(sa.select(sa.func.count()).select_from(table))
+
+
+def counts(store) -> list[int]:
+    return [count(store, table) for table in (Patient, Study, Reading, Review)]
+
+
+def enter_patient(screen, number="T-1", name="Test Patient", year="1961") -> None:
+    button(screen, "+ New patient").click()
+    field(screen, "Patient number").value = number
+    field(screen, "Name").value = name
+    field(screen, "Birth year (if known)").value = year
+    button(screen, "Use this patient").click()
+
+
+def revoke(store) -> None:
+    with store.write() as db:
+        for session in db.scalars(sa.select(SignIn)):
+            session.revoked_at = session.created_at
+
+
+# --- the page
+
+
+def test_a_doctor_sees_the_doctors_screens_and_that_this_is_research(shown):
+    words = text(shown.widget)
+    assert "Research use only, not a diagnosis" in words and "Test Anna, doctor" in words
+    assert [b.description for b in everything(shown.header) if isinstance(b, widgets.Button)] == [
+        "Sign out",
+        "New case",
+        "Worklist",
+        "Patient",
+    ]
+
+
+def test_an_admin_sees_none_of_the_doctors_screens(store, signed_in, models):
+    shown = shell.page(lambda: store, signed_in("admin").token, models)
+    captions = [b.description for b in everything(shown.header) if isinstance(b, widgets.Button)]
+    assert captions == ["Sign out", "People", "Patients", "Usage", "Models", "Audit trail", "Health"]
+
+
+@pytest.mark.parametrize("token", ["", "not-a-token"])
+def test_who_is_not_signed_in_sees_the_way_to_sign_in_and_nothing_else(store, models, token):
+    store.upgrade()
+    shown = shell.page(lambda: store, token, models)
+    assert "You are signed out" in text(shown.widget) and 'href="/login"' in text(shown.widget)
+    assert not [w for w in everything(shown.widget) if isinstance(w, widgets.Button)]
+
+
+def test_records_that_cannot_be_opened_are_said_in_words(models):
+    def broken():
+        raise accounts.StoreError("the disk is full; nothing was saved. Tell an administrator, then try again")
+
+    assert "the disk is full" in text(shell.page(broken, "token", models).widget)
+
+
+def test_outside_the_server_the_notebook_says_how_to_serve_it(capsys, monkeypatch):
+    monkeypatch.delenv("VOILA_KERNEL_ID", raising=False)
+    shell.open()
+    assert "lungkit serve" in capsys.readouterr().out
+
+
+def test_a_screen_is_brought_up_to_date_at_each_visit(shown, records, chest_image, said):
+    button(shown.header, "Worklist").click()
+    assert "0 of 0 readings" in text(shown.screen)
+    records.save_case(NewPatient("T-9", "Someone"), chest_image(), SHA, said())
+    button(shown.header, "New case").click()
+    button(shown.header, "Worklist").click()
+    assert "1 of 1 readings" in text(shown.screen)
+
+
+def test_an_error_that_nobody_foresaw_is_logged_without_what_was_typed(frame, caplog):
+    def fails(name):
+        raise ValueError(name)
+
+    with caplog.at_level(logging.ERROR):
+        assert frame.act(fails)("Jane Roe") is None
+    assert "nothing was saved" in text(frame.widget)
+    assert "ValueError" in caplog.text and "fails" in caplog.text and "Jane Roe" not in caplog.text
+
+
+# --- new case
+
+
+def test_a_new_patients_image_is_read_saved_and_shown(store, shown, models):
+    enter_patient(shown.screen)
+    assert counts(store) == [0, 0, 0, 0], "a patient is saved with the first image, not before"
+    send(upload_of(shown.screen), png(), part=1000)
+    assert counts(store) == [1, 1, 1, 0]
+    assert models.seen[0].pixels.shape == (64, 64)
+    words = text(shown.screen)
+    assert "<h2>Pneumonia</h2>" in words and "80 %" in words and "T-1" in words and "born 1961" in words
+    assert "test set: 840 CT images of 153 patients. Synthetic images, not of patients" in words
+    assert [w for w in everything(shown.screen) if isinstance(w, Viewer)]
+
+
+def test_each_file_becomes_a_reading_or_a_refusal_and_the_rest_go_on(store, shown):
+    enter_patient(shown.screen)
+    files = {"one.png": png(1), "cut.png": png(2)[:500], "notes.png": b"hello, no image", "two.png": png(3)}
+    for number, (name, content) in enumerate(files.items(), 1):
+        send(upload_of(shown.screen), content, name, number, len(files))
+    words = text(shown.screen)
+    assert counts(store) == [1, 2, 2, 0]
+    assert "<b>cut.png</b> <span>Truncated" in words
+    assert "Not an image. PNG, JPEG, TIFF and DICOM" in words
+    assert words.count("Pneumonia, 80 %") == 2
+    assert words.count("<h2>Pneumonia</h2>") == 1, "one reading at a time"
+    button(shown.screen, "Show ").click()
+    assert text(shown.screen).count("<h2>Pneumonia</h2>") == 1
+
+
+def test_a_refused_file_alone_saves_nothing_not_even_the_patient(store, shown):
+    enter_patient(shown.screen)
+    send(upload_of(shown.screen), b"\x89PNG\r\n\x1a\n")
+    assert counts(store) == [0, 0, 0, 0]
+    send(upload_of(shown.screen), png())
+    assert counts(store) == [1, 1, 1, 0], "and the next one can be sent at once"
+
+
+def test_the_same_bytes_for_the_same_patient_are_not_saved_twice(store, shown):
+    enter_patient(shown.screen)
+    send(upload_of(shown.screen), png(), "first.png")
+    send(upload_of(shown.screen), png(), "again.png")
+    assert counts(store) == [1, 1, 1, 0]
+    assert "was read for this patient before" in text(shown.screen)
+    button(shown.screen, "Open the earlier reading").click()
+    assert text(shown.screen).count("<h2>Pneumonia</h2>") == 1
+
+
+def test_a_patient_is_found_by_typing_and_chosen_only_by_a_click(shown, records, chest_image, said):
+    records.save_case(NewPatient("T-7", "Anton Example", 1950, "male"), chest_image(), SHA, said())
+    field(shown.screen, "Patient number or name").value = "anto"
+    assert upload_of(shown.screen).disabled, "found is not chosen"
+    button(shown.screen, "T-7 · Anton Example · born 1950, male").click()
+    assert not upload_of(shown.screen).disabled
+    field_before = text(shown.screen)
+    assert "Anton Example" in field_before and "Choose another patient" in field_before
+
+
+def test_a_click_on_a_patient_who_is_no_longer_listed_chooses_nobody(shown, records, chest_image, said):
+    records.save_case(NewPatient("T-7", "Anton Example"), chest_image(), SHA, said())
+    search = field(shown.screen, "Patient number or name")
+    search.value = "Anton"
+    late = button(shown.screen, "T-7")
+    search.value = "Anton nobody"
+    late.click()
+    assert upload_of(shown.screen).disabled
+
+
+@pytest.mark.parametrize("year", ["19611", "196l", "-1", "1800", "１９６１"])
+def test_a_birth_year_that_is_none_is_refused_in_words(shown, year):
+    enter_patient(shown.screen, year=year)
+    assert "birth year" in text(shown.widget).replace("The birth", "birth")
+    assert upload_of(shown.screen).disabled
+
+
+def test_a_number_that_is_taken_names_whose_it_is(shown, records, chest_image, said):
+    records.save_case(NewPatient("T-7", "Anton Example"), chest_image(), SHA, said())
+    enter_patient(shown.screen, number="T-7")
+    assert "The number T-7 belongs to Anton Example already" in text(shown.widget)
+    assert upload_of(shown.screen).disabled
+
+
+def test_a_real_model_reads_a_synthetic_slice_through_the_page(store, access, tiny_version, slice_files):
+    shown = shell.page(lambda: store, access.token, Models())
+    enter_patient(shown.screen)
+    send(upload_of(shown.screen), slice_files[0].read_bytes(), "slice.dcm")
+    assert counts(store) == [1, 1, 1, 0]
+    words = text(shown.screen)
+    assert "tiny-cnn@v1" in words and "Operating point" in words and "Band of uncertainty" in words
+    assert "this model learned from" in words and "Passed:" in words
+    [viewer] = [w for w in everything(shown.screen) if isinstance(w, Viewer)]
+    assert viewer.units == "HU" and len(viewer.heat) == 3 * viewer.heat_width * viewer.heat_height
+
+
+def test_without_a_model_the_page_says_who_can_help(store, access):
+    shown = shell.page(lambda: store, access.token, Models())
+    assert "No model is in use yet" in text(shown.screen)
+    enter_patient(shown.screen)
+    assert upload_of(shown.screen).disabled
+
+
+def test_a_damaged_model_card_is_said_and_other_screens_work(shown, models):
+    version = registry.active("lung")
+    (version.folder / registry.CARD).write_text("{")
+    button(shown.header, "New case").click()
+    assert "is not JSON" in text(shown.screen)
+    button(shown.header, "Worklist").click()
+    assert "0 of 0 readings" in text(shown.screen)
+
+
+def test_the_next_patient_starts_with_an_empty_form(shown):
+    enter_patient(shown.screen)
+    field(shown.screen, "Notes (kept with each image)").value = "cough"
+    send(upload_of(shown.screen), png())
+    button(shown.screen, "Next patient").click()
+    words = text(shown.screen)
+    assert "T-1" not in words and "Pneumonia</h2>" not in words and "chest.png" not in words
+    assert field(shown.screen, "Notes (kept with each image)").value == ""
+    assert upload_of(shown.screen).disabled
+
+
+# --- what no page would send
+
+
+def received():
+    files = []
+    upload = Upload(lambda *file: files.append(file), lambda: True, limit=100)
+    return upload, files
+
+
+def test_an_upload_over_the_limit_is_not_taken_whatever_the_browser_says():
+    upload, files = received()
+    upload.limit = 10**9  # a browser can set this
+    send(upload, b"x" * 101)
+    assert files == [] and not upload._parts
+    send(upload, b"x" * 100)
+    assert [len(content) for _, content, _, _ in files] == [100]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"start": 5},  # begins in the middle
+        {"size": 3},  # more bytes than announced
+        {"size": -1},
+        {"size": 10**12},
+        {"name": 7},
+        {"number": "one"},
+    ],
+)
+def test_parts_that_fit_to_nothing_end_the_file_and_the_next_one_is_taken(message):
+    upload, files = received()
+    upload._handle_custom_msg({"name": "a", "size": 4, "start": 0, "number": 1, "of": 1} | message, [b"1234"])
+    upload._handle_custom_msg({"something": "else"}, [])
+    upload._handle_custom_msg(["no", "dict"], [b"1"])
+    assert files == []
+    send(upload, b"1234", "good.png")
+    assert files == [("good.png", b"1234", 1, 1)]
+
+
+def test_the_parts_of_a_file_do_not_stay_in_memory():
+    upload, _ = received()
+    send(upload, b"x" * 90, part=20)
+    assert upload._parts == b""
+
+
+def test_a_file_sent_before_a_patient_was_chosen_is_not_read(store, shown, models):
+    upload = upload_of(shown.screen)
+    upload.set_state({"disabled": False})
+    send(upload, png())
+    assert models.seen == [] and counts(store) == [0, 0, 0, 0]
+
+
+@pytest.fixture
+def opened(shown, records, chest_image, said):
+    """The page with one case open, and its reading's id."""
+    reading_id = records.save_case(NewPatient("T-1", "Test Patient"), chest_image(), SHA, said())
+    button(shown.header, "Worklist").click()
+    table(shown).set_state({"selected_rows": [0]})
+    button(shown.screen, "Open case").click()
+    return shown, reading_id
+
+
+def table(shown):
+    [found] = [w for w in everything(shown.screen) if hasattr(w, "selected_rows")]
+    return found
+
+
+def test_agreeing_and_correcting_are_kept_in_order(opened, records):
+    shown, reading_id = opened
+    field(shown.screen, "Comment (kept with your review)").value = "clear"
+    button(shown.screen, "Agree: Pneumonia").click()
+    field(shown.screen, "Correct to").value = "Normal"
+    button(shown.screen, "Save correction").click()
+    reviews = records.case(reading_id).reviews
+    assert [(r.agrees, r.label, r.comment) for r in reviews] == [(True, "Pneumonia", "clear"), (False, "Normal", "")]
+    words = text(shown.screen)
+    assert words.index("agreed: Pneumonia") < words.index("corrected to Normal") and "The latest review counts" in words
+
+
+def test_a_correction_without_a_class_is_refused_in_words(store, opened):
+    shown, _ = opened
+    button(shown.screen, "Save correction").click()
+    assert "Choose the class that you see first" in text(shown.widget)
+    assert count(store, Review) == 0
+
+
+def test_a_class_that_does_not_exist_cannot_be_given(store, opened, records):
+    shown, reading_id = opened
+    choice = field(shown.screen, "Correct to")
+    with pytest.raises(traitlets.TraitError):
+        choice.set_state({"index": 99})
+    choice.set_state({"_options_labels": ["Choose a class", "Plague"]})
+    button(shown.screen, "Save correction").click()
+    reviewing = reading.Reviewing(records.case(reading_id), records, shown.act)
+    shown.act(lambda: reviewing._save("Plague"))()
+    assert "none of this reading" in text(shown.widget)
+    assert count(store, Review) == 0
+
+
+@pytest.mark.parametrize("rows", [[], [1], [-1], [10**9], [0, 0]])
+def test_a_row_that_is_not_listed_opens_nothing(shown, records, chest_image, said, rows):
+    records.save_case(NewPatient("T-1", "Test Patient"), chest_image(), SHA, said())
+    button(shown.header, "Worklist").click()
+    table(shown).set_state({"selected_rows": rows})
+    way = button(shown.screen, "Open case")
+    way.set_state({"disabled": False})
+    way.click()
+    assert "Select one row" in text(shown.widget) and "<h1>Worklist" in text(shown.screen)
+
+
+def test_a_hidden_agree_button_of_an_undecided_reading_changes_no_other(store, shown, records, chest_image, said):
+    records.save_case(NewPatient("T-1", "Test Patient"), chest_image(), SHA, said(decision=REVIEW))
+    button(shown.header, "Worklist").click()
+    table(shown).set_state({"selected_rows": [0]})
+    button(shown.screen, "Open case").click()
+    assert not [b for b in on_screen(shown.screen) if getattr(b, "description", "").startswith("Agree")]
+    field(shown.screen, "Your finding").value = "Pneumonia"
+    button(shown.screen, "Save finding").click()
+    assert "agreed: Pneumonia" in text(shown.screen)
+
+
+@pytest.mark.parametrize("action", ["review", "upload", "open", "search"])
+def test_after_the_session_was_ended_the_next_action_saves_nothing_and_empties_the_page(
+    store, opened, models, chest_image, said, action
+):
+    shown, _ = opened
+    if action == "upload":
+        button(shown.header, "New case").click()
+        enter_patient(shown.screen, number="T-2")
+        upload = upload_of(shown.screen)
+    if action == "search":
+        button(shown.header, "Patient").click()
+    before = counts(store)
+    revoke(store)
+    if action == "review":
+        button(shown.screen, "Agree").click()
+    elif action == "upload":
+        send(upload, png())
+        assert models.seen == [], "the model does not run for who is signed out"
+    elif action == "open":
+        button(shown.screen, "All images of this patient").click()
+    else:
+        field(shown.screen, "Patient number or name").value = "T"
+    assert counts(store) == before
+    words = text(shown.widget)
+    assert "You are signed out" in words and "T-1" not in words and "Test Patient" not in words
+    assert len([w for w in everything(shown.widget) if isinstance(w, widgets.Button)]) == 0
+
+
+def test_a_doctor_who_became_an_admin_cannot_review_any_more(store, opened):
+    shown, _ = opened
+    with store.write() as db:
+        accounts.add_user(db, "chief", "Chief", "admin")
+        accounts.set_role(db, "anna", "admin")
+    button(shown.screen, "Agree").click()
+    assert "needs the role doctor" in text(shown.widget)
+    assert count(store, Review) == 0
+
+
+def test_an_admins_session_can_use_none_of_the_doctors_screens(store, signed_in, models, frame):
+    records = Records(signed_in("admin"))
+    screen = case.NewCase(records, models, frame.act, lambda *_, **__: None)
+    enter_patient(screen.widget)
+    assert "needs the role doctor" in text(frame.widget)
+    screen._choose(NewPatient("T-1", "Test Patient"))
+    send(screen.upload, png())
+    assert "needs the role doctor" in text(frame.widget)
+    for module in ("worklist", "patient", "reading"):
+        frame.say("")
+        view = __import__(f"lungkit.clinic.app.{module}", fromlist=["view"]).view
+        more = {"patient_id": SHA} if module == "patient" else {"reading_id": SHA} if module == "reading" else {}
+        assert frame.act(view)(records, models, frame.act, None, **more) is None
+        assert "needs the role doctor" in text(frame.widget)
+    assert counts(store) == [0, 0, 0, 0]
+
+
+def test_a_reading_that_was_erased_meanwhile_is_said_in_words(store, opened):
+    shown, _ = opened
+    with store.write() as db:
+        db.delete(db.scalar(sa.select(Patient)))
+    button(shown.screen, "Agree").click()
+    assert "not in the records" in text(shown.widget)
+    assert count(store, Review) == 0
+
+
+# --- what people typed stays text
+
+
+def test_names_files_notes_and_comments_are_text_on_every_screen(shown, models, said):
+    models.said = lambda **changes: said(**changes, checks=(Check("kind", False, 2, 1, HOSTILE),))
+    enter_patient(shown.screen, number=f"1{HOSTILE}", name=HOSTILE)
+    field(shown.screen, "Notes (kept with each image)").value = HOSTILE
+    send(upload_of(shown.screen), png(), f"{HOSTILE}.png")
+    send(upload_of(shown.screen), b"no image", f"{HOSTILE}.png")
+    field(shown.screen, "Comment (kept with your review)").value = HOSTILE
+    button(shown.screen, "Agree").click()
+    screens = [html_of(shown)]
+    button(shown.header, "Worklist").click()
+    table(shown).set_state({"selected_rows": [0]})
+    screens.append(html_of(shown))
+    assert table(shown)._dt_args.get("keys_to_be_evaluated", []) == []
+    assert "<img" not in str(table(shown)._dt_args), "the table escapes its cells"
+    button(shown.screen, "Open case").click()
+    screens.append(html_of(shown))
+    button(shown.screen, "All images of this patient").click()
+    screens.append(html_of(shown))
+    for html in screens:
+        assert "<img src=x" not in html
+        assert "&lt;img src=x onerror=alert(1)&gt;" in html
+
+
+def html_of(shown) -> str:
+    return "\n".join(w.value for w in everything(shown.widget) if isinstance(w, widgets.HTML))
+
+
+# --- the reading
+
+
+@pytest.fixture
+def opened_case(records, chest_image, said):
+    """A function: the case of a reading with these changes."""
+    numbers = itertools.count(1)
+
+    def make(units="intensity", **changes):
+        image = chest_image(units=units, modality="CT" if units == "HU" else "DX")
+        reading_id = records.save_case(NewPatient(f"N-{next(numbers)}", "Someone"), image, SHA, said(**changes))
+        return records.case(reading_id)
+
+    return make
+
+
+def test_a_decision_and_a_call_for_review_differ_in_words_and_in_kind(opened_case):
+    clear, unclear = opened_case(), opened_case(decision=REVIEW)
+    assert "decision-class" in reading.decided(clear) and "<h2>Pneumonia</h2>" in reading.decided(clear)
+    words = reading.decided(unclear)
+    assert "decision-review" in words and "Review needed" in words and "<h2>Pneumonia" not in words
+    assert "does not decide" in words and "Do not rely on it" in words
+
+
+def test_a_call_for_review_names_each_failed_check(opened_case):
+    failed = (
+        Check("kind", False, 9.0, 1.0, "does not look like a chest X-ray"),
+        Check("size", True, 64, 24, "64 x 64"),
+    )
+    shown = opened_case(decision=REVIEW, checks=failed)
+    assert "<li>Does not look like a chest X-ray.</li>" in reading.decided(shown)
+    assert "64 x 64" not in reading.decided(shown)
+    marks = reading.checked(shown)
+    assert "Failed:</b> does not look" in marks and "Passed:</b> 64 x 64" in marks
+
+
+def test_a_call_for_review_names_the_band_when_the_answer_lies_in_it(opened_case):
+    point = {
+        "kind": "threshold",
+        "positive": "Normal",
+        "threshold": 0.5,
+        "band": {"margin": 1.0, "low": 0.27, "high": 0.73},
+    }
+    within = opened_case(probability=0.6, decision=REVIEW, point=point)
+    assert "within the band of uncertainty" in reading.decided(within)
+    outside = opened_case(probability=0.95, decision=REVIEW, point=point)
+    assert "within the band of uncertainty" not in reading.decided(outside)
+
+
+def test_the_operating_point_and_its_band_are_drawn_on_both_bars_of_two_classes(opened_case):
+    point = {
+        "kind": "threshold",
+        "positive": "Normal",
+        "threshold": 0.4,
+        "band": {"margin": 1.0, "low": 0.3, "high": 0.55},
+    }
+    drawn = reading.bars(opened_case(probability=0.8, point=point))
+    assert 'class="point" style="left:40.0%"' in drawn and 'class="band" style="left:30.0%;width:25.0%"' in drawn
+    assert 'class="point" style="left:60.0%"' in drawn and 'class="band" style="left:45.0%;width:25.0%"' in drawn
+    assert "Normal from 40 %" in drawn and "30 % to 55 % for Normal" in drawn
+
+
+def test_the_band_of_the_likeliest_class_begins_at_the_next_ones_probability(opened_case):
+    point = {"kind": "argmax", "band": {"margin": float(np.log(2)), "times": 2.0}}
+    drawn = reading.bars(opened_case(probability=0.7, point=point))
+    assert 'class="band" style="left:30.0%;width:30.0%"' in drawn
+    assert "2.0 times as likely as the next" in drawn
+    assert "width:60.0%" not in reading.bars(opened_case(probability=0.8, point={"kind": "argmax"})), "no band given"
+
+
+def test_a_model_that_left_the_registry_is_said_so(opened_case):
+    assert "no longer in the registry" in reading.origin(opened_case(model="gone"))
+
+
+def test_the_viewer_gets_hounsfield_units_whole_and_intensities_in_bytes(opened_case):
+    ct, xray = opened_case(units="HU"), opened_case()
+    shown = reading.viewer(ct)
+    sent = np.frombuffer(shown.pixels, "<i2").reshape(shown.height, shown.width)
+    assert np.array_equal(sent, ct.pixels)
+    shown = reading.viewer(xray)
+    sent = np.frombuffer(shown.pixels, np.uint8).reshape(shown.height, shown.width)
+    assert np.array_equal(sent, np.rint(xray.pixels * 255))
+    heat = np.frombuffer(shown.heat, np.uint8).reshape(2, shown.heat_height, shown.heat_width)
+    assert shown.classes[shown.chosen] == "Pneumonia" and heat[shown.chosen].max() == 255
+
+
+def test_the_report_is_a_pdf_whose_name_tells_nothing_of_the_patient(opened, monkeypatch):
+    shown, reading_id = opened
+    [download] = [w for w in everything(shown.screen) if hasattr(w, "_make")]
+    sent = []
+    monkeypatch.setattr(download, "send", lambda content, buffers=None: sent.append((content, buffers)))
+    download._handle_custom_msg({"wanted": True}, [])
+    [(content, [pdf])] = sent
+    assert content["file"].startswith("reading-") and reading_id[:8] in content["file"]
+    assert "Test Patient" not in content["file"] and "T-1" not in content["file"]
+    assert "Test Patient" in pypdf.PdfReader(io.BytesIO(pdf)).pages[0].extract_text()
+
+
+def test_a_report_of_who_is_signed_out_answers_the_button_and_empties_the_page(store, opened, monkeypatch):
+    shown, _ = opened
+    [download] = [w for w in everything(shown.screen) if hasattr(w, "_make")]
+    sent = []
+    monkeypatch.setattr(download, "send", lambda content, buffers=None: sent.append(content))
+    revoke(store)
+    download._handle_custom_msg({"wanted": True}, [])
+    assert sent[0]["file"] == "" and "You are signed out" in text(shown.widget)
+
+
+# --- worklist and patient
+
+
+@pytest.fixture
+def worklist(shown, store, records, chest_image, said):
+    """The worklist of three readings: Pneumonia, Normal in review, and a reviewed Pneumonia of last week."""
+    first = records.save_case(NewPatient("T-1", "Anna"), chest_image(seed=1), SHA, said())
+    records.review(first, True, "Pneumonia")
+    with store.write() as db:
+        row = db.get(Reading, first)
+        row.read_at = row.read_at - timedelta(days=7)
+    records.save_case(NewPatient("T-2", "Bert"), chest_image(seed=2), SHA, said())
+    records.save_case(NewPatient("T-3", "Cleo"), chest_image(seed=3), SHA, said("Normal", decision=REVIEW))
+    button(shown.header, "Worklist").click()
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("filters", "left"),
+    [
+        ({}, ["T-3", "T-2", "T-1"]),
+        ({"Class": "Pneumonia"}, ["T-2", "T-1"]),
+        ({"Decision": REVIEW}, ["T-3"]),
+        ({"Review": "Not reviewed"}, ["T-3", "T-2"]),
+        ({"Review": "Reviewed"}, ["T-1"]),
+        ({"Class": "Normal", "Review": "Reviewed"}, []),
+    ],
+)
+def test_the_worklist_is_filtered_by_class_decision_and_review(worklist, filters, left):
+    for name, value in filters.items():
+        field(worklist.screen, name).value = value
+    assert list(table(worklist).df["Patient"]) == left
+    assert f"{len(left)} of 3 readings" in text(worklist.screen)
+
+
+def test_the_worklist_is_filtered_by_days_both_included(worklist, records):
+    days = sorted({at.to_pydatetime().astimezone().date() for at in records.worklist()["read_at"]})
+    field(worklist.screen, "From").value = days[-1]
+    assert list(table(worklist).df["Patient"]) == ["T-3", "T-2"]
+    field(worklist.screen, "From").value = None
+    field(worklist.screen, "To").value = days[0]
+    assert list(table(worklist).df["Patient"]) == ["T-1"]
+    button(worklist.screen, "Clear filters").click()
+    assert len(table(worklist).df) == 3
+
+
+def test_a_selected_row_opens_that_reading_also_after_filtering(worklist):
+    table(worklist).set_state({"selected_rows": [0]})
+    assert "Selected: T-3" in text(worklist.screen)
+    field(worklist.screen, "Class").value = "Pneumonia"
+    assert button(worklist.screen, "Open case").disabled, "another list, nothing selected"
+    table(worklist).set_state({"selected_rows": [1]})
+    button(worklist.screen, "Open case").click()
+    assert "T-1" in text(worklist.screen) and "T-3" not in text(worklist.screen)
+    button(worklist.screen, "← Back to worklist").click()
+    assert field(worklist.screen, "Class").value == "Pneumonia", "filters stay"
+
+
+def test_a_patients_images_stand_in_the_order_of_time_and_two_can_be_compared(shown, records, chest_image, said):
+    first = records.save_case(NewPatient("T-1", "Test Patient"), chest_image(seed=1), "11" * 32, said())
+    patient_id = records.case(first).patient.id
+    records.save_case(patient_id, chest_image(seed=2), "22" * 32, said("Normal"))
+    records.save_case(patient_id, chest_image(seed=3), "33" * 32, said(decision=REVIEW))
+    button(shown.header, "Patient").click()
+    field(shown.screen, "Patient number or name").value = "t-1"
+    button(shown.screen, "T-1").click()
+    words = text(shown.screen)
+    assert "3 images, oldest first" in words
+    assert (
+        words.index(">Pneumonia</b>") < words.index(">Normal</b>") < words.index("review needed (nearest: Pneumonia)")
+    )
+    button(shown.screen, "Compare the two chosen").click()
+    assert "Mark two images to compare; 0 marked" in text(shown.widget)
+    for box in [w for w in on_screen(shown.screen) if isinstance(w, widgets.Checkbox)][:2]:
+        box.value = True
+    button(shown.screen, "Compare the two chosen").click()
+    assert len([w for w in everything(shown.screen) if isinstance(w, Viewer)]) == 2
+    next(b for b in on_screen(shown.screen) if getattr(b, "description", "") == "Open").click()
+    assert "← Back to patient" in text(shown.screen) and "11" * 4 not in text(shown.screen)
+
+
+# --- a day's work
+
+
+def test_opening_one_case_after_another_leaves_no_widgets_behind(opened):
+    shown, _ = opened
+
+    def once():
+        button(shown.screen, "← Back to worklist").click()
+        table(shown).set_state({"selected_rows": [0]})
+        button(shown.screen, "Open case").click()
+
+    once()
+    before = len(alive)
+    for _ in range(5):
+        once()
+    gc.collect()
+    assert len(alive) == before
+
+
+def test_reading_for_one_patient_after_another_leaves_no_widgets_behind(shown):
+    def once(number):
+        enter_patient(shown.screen, number=f"P-{number}")
+        send(upload_of(shown.screen), png(number))
+        button(shown.screen, "Next patient").click()
+
+    once(0)
+    before = len(alive)
+    for number in range(1, 4):
+        once(number)
+    assert len(alive) == before
+
+
+def test_errors_of_the_page_go_to_a_file_beside_the_records(monkeypatch):
+    root = logging.Logger("root of the test")
+    monkeypatch.setattr(logging, "root", root)
+    shell._log_errors()
+    root.error("something broke")
+    [handler] = root.handlers
+    handler.close()
+    assert "something broke" in (config.clinic_dir() / "errors.log").read_text()
+
+
+def test_a_case_is_unchanged_by_being_shown(opened_case, records, frame):
+    shown = opened_case()
+    before = dataclasses.asdict(shown) | {"pixels": shown.pixels.copy(), "heat": shown.heat.copy()}
+    reading.reading(shown, records, frame.act)
+    assert np.array_equal(shown.pixels, before["pixels"]) and np.array_equal(shown.heat, before["heat"])
