@@ -94,7 +94,10 @@ def _numbers(usage: actions.Usage) -> list[str]:
         _table("Reviews, by the reviewer's class", usage.reviews),
         _table("Agreement, with 95 % interval (Wilson)", agreement),
         *(
-            _table(f"{model}: the model's class (rows) and the reviewer's (columns)", table.reset_index(names=""))
+            _table(
+                f"{model}: the model's class (rows) and the reviewer's (columns)",
+                table.rename_axis(columns=None).reset_index(names=""),
+            )
             for model, table in usage.confusion.items()
         ),
     ]

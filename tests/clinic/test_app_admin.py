@@ -1,0 +1,708 @@
+"""The administrator's screens, driven as a browser drives them: values are set, buttons clicked, messages forged."""
+
+import csv
+import importlib
+import io
+import json
+import re
+import subprocess
+import sys
+from datetime import date, timedelta
+from xml.etree import ElementTree
+
+import ipywidgets as widgets
+import pytest
+import sqlalchemy as sa
+import traitlets
+
+from lungkit.clinic import accounts, oversight
+from lungkit.clinic.app import admin, charts, health, models, patients, people, trail, usage
+from lungkit.clinic.app.download import Download
+from lungkit.clinic.app.page import Page
+from lungkit.clinic.records import NewPatient, Records
+from lungkit.clinic.tables import AuditEvent, Patient, Reading, Review, SignIn, Study, User
+from lungkit.models import registry
+
+SCREENS = ("people", "patients", "usage", "models", "trail", "health")
+SCRIPT = "<img src=x onerror=alert(1)>"
+CARD = {
+    "classes": ("Normal", "Pneumonia"),
+    "preprocessing": {"size": [96, 96], "window": [-600.0, 1500.0], "mean": 0.25, "std": 0.5},
+    "data": {"name": "phantom", "fingerprint": "ab12"},
+    "metrics": {
+        "val": {
+            "n": 40,
+            "patients": 10,
+            "accuracy": 0.9,
+            "per_class": {"Pneumonia": {"recall": 0.875}},
+            "intervals": {"accuracy": [0.81, 0.96], "per_class": {"Pneumonia": {"recall": [0.7, 1.0]}}},
+        }
+    },
+    "operating_point": {"kind": "threshold", "positive": "Pneumonia", "threshold": 0.42},
+    "synthetic": True,
+}
+
+
+@pytest.fixture
+def store(sqlite_store):
+    """Which database it is does not matter to a screen."""
+    return sqlite_store
+
+
+@pytest.fixture
+def page():
+    return Page()
+
+
+@pytest.fixture
+def boss(signed_in):
+    """The access of the administrator whose screens these are."""
+    return signed_in("admin", "boss")
+
+
+@pytest.fixture
+def opened(boss, page):
+    """A function: a screen of the administrator's, as an object whose widgets can be driven."""
+
+    def open_screen(kind):
+        return kind(oversight.Oversight(boss), page.act)
+
+    return open_screen
+
+
+@pytest.fixture
+def read(signed_in, chest_image, said):
+    """A function: a patient's image read and saved by a doctor; gives the reading's id."""
+    access = signed_in("doctor", "reader")
+    records = Records(access)
+
+    def save(number="P-1", name="Test Patient", seed=0, review=None, **reading):
+        known = [row for row in records.find_patients(number) if row.number == number]
+        patient = known[0].id if known else NewPatient(number, name, 1950, "female")
+        made = said(**reading)
+        saved = records.save_case(patient, chest_image(seed=seed), f"{seed:064x}", made)
+        if review:
+            records.review(saved, review == made.label, review, "")
+        return saved
+
+    return save
+
+
+def rows(table: admin.Table) -> list[list]:
+    """What the browser is given to show."""
+    return json.loads(table.widget._dt_args["data_json"])
+
+
+def choose(table: admin.Table, *places: int) -> None:
+    """What the browser sends when rows are chosen."""
+    table.widget.set_state({"selected_rows": list(places)})
+
+
+def texts(widget) -> str:
+    """All that a widget and those below it hold, as the browser gets it."""
+    return json.dumps(_state(widget), default=str)
+
+
+def _state(widget) -> list:
+    own = {key: value for key, value in widget.get_state().items() if not key.startswith(("_model", "_view", "_esm"))}
+    return [own, *(_state(child) for child in getattr(widget, "children", ()))]
+
+
+def shown(widget) -> bool:
+    return widget.layout.display != "none"
+
+
+def count(store, table, *conditions) -> int:
+    with store.read() as db:
+        return db.scalar(sa.select(sa.func.count()).select_from(table).where(*conditions))
+
+
+def events(store, action) -> list[AuditEvent]:
+    with store.read() as db:
+        return list(db.scalars(sa.select(AuditEvent).where(AuditEvent.action == action)))
+
+
+# --- people
+
+
+def account(store, name) -> User:
+    with store.read() as db:
+        return db.scalar(sa.select(User).where(User.name == name))
+
+
+def person(screen: people.People, name: str) -> None:
+    """Choose a row of the table by its user name."""
+    choose(screen.table, [row[0] for row in rows(screen.table)].index(name))
+
+
+def password_of(screen: people.People) -> str:
+    return re.search("<code>(.*)</code>", screen.password.value)[1]
+
+
+def test_people_are_listed_and_no_action_is_offered_before_one_is_chosen(opened, signed_in):
+    signed_in("doctor", "anna")
+    screen = opened(people.People)
+    assert [row[:4] for row in rows(screen.table)] == [
+        ["anna", "Test Anna", "doctor", "active"],
+        ["boss", "Test Boss", "admin", "active"],
+    ]
+    assert not shown(screen.actions)
+    person(screen, "anna")
+    assert shown(screen.actions) and screen.switch.description == "Disable account …"
+
+
+def test_a_new_person_signs_in_with_the_password_that_is_shown_once(opened, store):
+    screen = opened(people.People)
+    screen.name.value, screen.full_name.value, screen.new_role.value = " Carl ", "Dr. Carl", "doctor"
+    screen.add.click()
+    password = password_of(screen)
+    assert accounts.whoami(store, accounts.sign_in(store, "carl", password, "192.0.2.1")).role == "doctor"
+    assert "carl was added" in screen.said.value
+    screen.hide.click()
+    assert password not in texts(screen.widget)
+
+
+def test_a_password_is_gone_when_the_screen_is_visited_again(opened):
+    screen = opened(people.People)
+    screen.name.value, screen.full_name.value = "carl", "Dr. Carl"
+    screen.add.click()
+    password = password_of(screen)
+    screen.refresh()  # as the shell calls it at each later visit
+    assert password not in texts(screen.widget) and not shown(screen.hide)
+
+
+def test_a_name_that_is_taken_is_refused_in_words_and_what_was_typed_stays(opened, page, store):
+    screen = opened(people.People)
+    screen.name.value, screen.full_name.value = "boss", "Another Boss"
+    screen.add.click()
+    assert "there is a user" in page.message.value
+    assert screen.full_name.value == "Another Boss" and count(store, User) == 1
+
+
+def test_an_account_is_disabled_only_after_it_was_confirmed(opened, signed_in, store):
+    doctor = signed_in("doctor", "anna")
+    screen = opened(people.People)
+    person(screen, "anna")
+    screen.switch.click()
+    assert "Disable Test Anna (anna)?" in screen.confirm.words.value and account(store, "anna").active
+    screen.confirm.yes.click()
+    assert not account(store, "anna").active
+    with pytest.raises(accounts.SignedOut), doctor.reads():
+        pass
+    person(screen, "anna")
+    assert screen.switch.description == "Enable account"
+    screen.switch.click()
+    assert account(store, "anna").active
+
+
+def test_a_question_that_was_cancelled_does_nothing(opened, signed_in, store):
+    signed_in("doctor", "anna")
+    screen = opened(people.People)
+    person(screen, "anna")
+    screen.switch.click()
+    screen.confirm.no.click()
+    assert not shown(screen.confirm.widget)
+    screen.confirm.yes.click()  # a message that no button on the page sends any more
+    assert account(store, "anna").active
+
+
+def test_choosing_another_row_takes_the_question_back(opened, signed_in, store):
+    for name in ("anna", "berta"):
+        signed_in("doctor", name)
+    screen = opened(people.People)
+    person(screen, "anna")
+    screen.switch.click()
+    person(screen, "berta")
+    screen.confirm.yes.click()
+    assert account(store, "anna").active and account(store, "berta").active
+
+
+def test_a_role_is_changed_after_confirmation_and_holds_in_open_sessions(opened, signed_in):
+    doctor = signed_in("doctor", "anna")
+    screen = opened(people.People)
+    person(screen, "anna")
+    screen.role.value = "admin"
+    screen.change.click()
+    screen.confirm.yes.click()
+    with doctor.reads() as (_, actor):
+        assert actor.role == "admin"
+    assert "anna is admin now" in screen.said.value
+
+
+def test_the_same_role_again_is_refused_in_words(opened, signed_in, page):
+    signed_in("doctor", "anna")
+    screen = opened(people.People)
+    person(screen, "anna")
+    screen.change.click()
+    assert "is doctor already" in page.message.value and not shown(screen.confirm.widget)
+
+
+def test_a_reset_password_replaces_the_old_one_and_ends_sessions(opened, signed_in, store):
+    doctor = signed_in("doctor", "anna")
+    screen = opened(people.People)
+    person(screen, "anna")
+    screen.reset.click()
+    assert "<code>" not in screen.password.value
+    screen.confirm.yes.click()
+    with pytest.raises(accounts.SignedOut), doctor.reads():
+        pass
+    assert accounts.sign_in(store, "anna", password_of(screen), "192.0.2.1")
+
+
+def test_nobody_disables_himself(opened, page, store):
+    screen = opened(people.People)
+    person(screen, "boss")
+    screen.switch.click()
+    screen.confirm.yes.click()
+    assert "cannot disable your own account" in page.message.value and account(store, "boss").active
+
+
+# --- patients
+
+
+def test_patients_are_found_by_number_or_name(opened, read):
+    read("P-1", "Ada Test")
+    read("P-2", "Ben Test", seed=1)
+    screen = opened(patients.Patients)
+    assert len(rows(screen.table)) == 2
+    screen.text.value = "ben"
+    assert [row[:2] for row in rows(screen.table)] == [["P-2", "Ben Test"]]
+    screen.text.value = "%"
+    screen.find.click()
+    assert rows(screen.table) == [] and "0 found" in screen.status.value
+
+
+def test_more_patients_than_the_table_takes_are_mentioned(opened, read, monkeypatch):
+    monkeypatch.setattr(patients, "SHOWN", 2)
+    for i in range(3):
+        read(f"P-{i}", f"Patient {i}", seed=i)
+    screen = opened(patients.Patients)
+    assert len(rows(screen.table)) == 2 and "The first 2; type to find others" in screen.status.value
+
+
+def test_a_patients_images_are_listed_newest_first_and_that_they_were_opened_is_audited(opened, read, store):
+    read(label="Normal", probability=0.7, seed=1, review="Pneumonia")
+    read(label="Pneumonia", probability=0.9, seed=2)
+    screen = opened(patients.Patients)
+    assert not shown(screen.history)
+    choose(screen.table, 0)
+    screen.open.click()
+    assert shown(screen.history) and "Test Patient" in screen.head.value
+    listed = rows(screen.readings)
+    assert [row[3] for row in listed] == ["Pneumonia, 90 %", "Normal, 70 %"]
+    assert [row[6] for row in listed] == ["not reviewed", "corrected to Pneumonia, Test Reader"]
+    assert screen.pictures.value.count('<img src="data:image/png;base64,') == 2
+    assert len(events(store, "patient.open")) == 1
+
+
+def test_images_of_a_patient_are_gone_when_the_screen_is_visited_again(opened, read):
+    read()
+    screen = opened(patients.Patients)
+    choose(screen.table, 0)
+    screen.open.click()
+    screen.refresh()
+    assert screen.pictures.value == "" and rows(screen.readings) == [] and not shown(screen.history)
+
+
+def test_the_export_is_a_csv_file_of_all_readings(opened, read):
+    read("P-1")
+    read("=1+1", "=SUM(A1)", seed=1)
+    name, content = opened(patients.Patients).export._make()
+    assert name == f"readings-{date.today():%Y-%m-%d}.csv"
+    table = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"))))
+    assert [row["patient_number"] for row in table] == ["P-1", "'=1+1"]
+
+
+def test_a_patient_is_erased_only_after_the_number_was_typed(opened, read, store, page):
+    read("P-1", review="Normal")
+    read("P-2", "Other Patient", seed=1)
+    screen = opened(patients.Patients)
+    choose(screen.table, [row[0] for row in rows(screen.table)].index("P-1"))
+    screen.erase.click()
+    screen.confirm.typed.value = "P-2"
+    screen.confirm.yes.click()
+    assert "That is not P-1; nothing was done" in page.message.value and count(store, Patient) == 2
+    screen.confirm.typed.value = "P-1"
+    screen.confirm.yes.click()
+    assert [row[0] for row in rows(screen.table)] == ["P-2"]
+    assert (count(store, Patient), count(store, Study), count(store, Reading), count(store, Review)) == (1, 1, 1, 0)
+    (event,) = events(store, "patient.erase")
+    assert "P-1" not in f"{event.object} {event.detail}" and "Test Patient" not in f"{event.object} {event.detail}"
+    assert "was erased" in screen.said.value and "P-1" not in screen.said.value
+
+
+# --- usage
+
+
+def test_usage_shows_counts_decisions_and_agreement_with_its_interval(opened, read):
+    for i in range(4):
+        read("P-1", seed=i, label="Pneumonia", review="Pneumonia" if i else "Normal")
+    read("P-2", "Other Patient", seed=9, label="Normal")
+    screen = opened(usage.Usage)
+    drawn = screen.charts.value
+    assert "Readings a day <b>5</b>" in drawn and "Sign-ins a day <b>2</b>" in drawn
+    assert 'aria-label="Decisions of lung: Normal 1; Pneumonia 4"' in drawn
+    assert "Reviews of lung, by the reviewer&#x27;s class: Normal 0 agreed, 1 corrected; Pneumonia 3 agreed, 0" in drawn
+    assert "lung 75 % of 4 (95 %: 30 % to 95 %)" in drawn
+    assert "Time a reading takes" in drawn and "120 ms" in drawn
+
+
+def test_the_numbers_behind_the_charts_are_in_tables(opened, read):
+    read(label="Pneumonia", review="Normal")
+    per_day, times, decisions, _, _, confusion = tables(opened(usage.Usage).numbers.value)
+    assert per_day[0] == ["Day", "Sign-ins", "Uploads", "Readings", "Reviews"]
+    assert per_day[1][2:] == ["1", "1", "1"] and len(per_day) == 1 + 30
+    assert times[1][1:] == ["1", "120", "120", "120"]
+    assert decisions == [["model", "decision", "n"], ["lung", "Pneumonia", "1"]]
+    assert confusion == [["", "Normal", "Pneumonia"], ["Normal", "0", "0"], ["Pneumonia", "1", "0"]]
+
+
+def tables(html: str) -> list[list[list[str]]]:
+    """The rows of each table in some HTML, as texts."""
+    found = (ElementTree.fromstring(table) for table in re.findall("<table.*?</table>", html, re.S))
+    return [[["".join(cell.itertext()) for cell in row] for row in table.iter("tr")] for table in found]
+
+
+def test_a_year_is_counted_by_week_and_loses_nothing(opened, read):
+    read()
+    screen = opened(usage.Usage)
+    screen.period.value = 365
+    assert "Readings a week <b>1</b>" in screen.charts.value
+
+
+def test_usage_without_any_reading_is_shown_in_words(opened):
+    screen = opened(usage.Usage)
+    assert "No reading was reviewed in this period" in screen.charts.value
+    assert "Readings a day <b>0</b>" in screen.charts.value
+
+
+def test_a_chart_shows_names_as_text():
+    for drawn in (
+        charts.shares(SCRIPT, [(SCRIPT, 3, 1)], "agreed", "corrected"),
+        charts.intervals(SCRIPT, [(SCRIPT, 0.5, 0.4, 0.6, 10)]),
+        charts.bars(SCRIPT, [date(2026, 1, 1)], [3]),
+        charts.ranges(SCRIPT, [date(2026, 1, 1)], [3.0], [4.0], "ms"),
+    ):
+        assert "<img" not in drawn and "&lt;img" in drawn
+
+
+def test_bars_are_as_high_as_their_counts():
+    heights = [
+        float(h)
+        for h in re.findall(
+            r'height="([\d.]+)"><title>', charts.bars("x", [date(2026, 1, i) for i in (1, 2, 3)], [4, 0, 2])
+        )
+    ]
+    assert len(heights) == 2 and heights[0] == pytest.approx(2 * heights[1])
+
+
+# --- models
+
+
+@pytest.fixture
+def versions():
+    """Two versions of one model, the second in use."""
+    for _ in range(2):
+        registry.add("lung", CARD, lambda folder: (folder / "model.keras").write_bytes(b"weights"))
+
+
+def test_versions_are_listed_with_figures_and_the_one_in_use(opened, versions):
+    screen = opened(models.Models)
+    assert [(row[0], row[1]) for row in rows(screen.table)] == [("lung@v2", "● yes"), ("lung@v1", "")]
+    assert rows(screen.table)[0][3:] == ["0.900 (0.810–0.960)", "–", "validation", "synthetic data only"]
+    assert "In use now: <b>lung@v2</b>" in screen.in_use.value
+
+
+def test_without_a_model_the_screen_says_what_that_means(opened):
+    assert "No version is in use" in opened(models.Models).in_use.value
+
+
+def test_another_version_is_used_after_confirmation_and_rolled_back(opened, versions, store):
+    screen = opened(models.Models)
+    choose(screen.table, 1)
+    screen.promote.click()
+    assert registry.active("lung").version == "v2"
+    screen.confirm.yes.click()
+    assert registry.active("lung").version == "v1" and "lung@v1 is in use now" in screen.said.value
+    choose(screen.table, 0)
+    screen.back.click()
+    screen.confirm.yes.click()
+    assert registry.active("lung").version == "v2" and "lung@v2 is in use now" in screen.said.value
+    assert [event.object for event in events(store, "model.promote")] == ["model:lung@v1"]
+    assert [event.object for event in events(store, "model.roll_back")] == ["model:lung@v2"]
+
+
+def test_a_card_is_shown_with_intervals_of_each_class(opened, versions):
+    screen = opened(models.Models)
+    choose(screen.table, 0)
+    screen.show.click()
+    assert "On validation: 40 images of 10 patients" in screen.card.value
+    ((heads, *lines),) = tables(screen.card.value)
+    assert heads == ["", "All", "Pneumonia"]
+    assert ["Accuracy", "0.900 (0.810–0.960)", ""] in lines
+    assert ["Sensitivity", "", "0.875 (0.700–1.000)"] in lines
+    assert "computer-made" in screen.card.value
+    choose(screen.table, 1)
+    assert screen.card.value == ""
+
+
+def test_a_card_shows_texts_as_texts(opened):
+    registry.add("lung", CARD | {"remark": SCRIPT}, lambda folder: (folder / "model.keras").write_bytes(b"weights"))
+    screen = opened(models.Models)
+    choose(screen.table, 0)
+    screen.show.click()
+    assert "<img" not in screen.card.value and "&lt;img" in screen.card.value
+
+
+def test_a_damaged_version_is_listed_and_not_promoted(opened, versions, page):
+    (registry.find("lung@v1").folder / "model.keras").write_bytes(b"changed")
+    screen = opened(models.Models)
+    choose(screen.table, 1)
+    screen.promote.click()
+    screen.confirm.yes.click()
+    assert "model.keras was changed after it was registered" in page.message.value
+    assert registry.active("lung").version == "v2" and "in use now, without" not in screen.said.value
+
+
+# --- the audit trail
+
+
+def test_events_are_listed_newest_first_and_filtered(opened, read):
+    read(review="Normal")
+    screen = opened(trail.Trail)
+    everything = rows(screen.table)
+    assert [row[0] for row in everything] == list(range(len(everything), 0, -1))
+    screen.action.value = "case.save"
+    assert [row[3] for row in rows(screen.table)] == ["case.save"]
+    screen.clear.click()
+    assert len(rows(screen.table)) == len(everything)
+    screen.person.value = dict(screen.person.options)["Test Reader (reader)"]
+    assert {row[2] for row in rows(screen.table)} == {"reader"}
+
+
+def test_events_are_found_by_day(opened, read):
+    read()
+    screen = opened(trail.Trail)
+    number = len(rows(screen.table))
+    screen.first.value = screen.last.value = date.today()
+    assert len(rows(screen.table)) == number
+    screen.first.value = date.today() + timedelta(days=1)
+    assert rows(screen.table) == []
+    screen.clear.click()
+    screen.last.value = date.today() - timedelta(days=1)
+    assert rows(screen.table) == []
+
+
+def test_a_day_that_no_calendar_holds_is_refused_in_words(opened, page):
+    screen = opened(trail.Trail)
+    screen.last.value = date.max
+    assert "no such day can be searched for" in page.message.value
+
+
+def test_older_events_come_a_step_at_a_time(opened, read, monkeypatch):
+    monkeypatch.setattr(trail, "SHOWN", 2)
+    read()
+    screen = opened(trail.Trail)
+    first = [row[0] for row in rows(screen.table)]
+    assert len(first) == 2 and not screen.older.disabled and screen.newest.disabled
+    screen.older.click()
+    assert rows(screen.table)[0][0] == first[-1] - 1
+    screen.newest.click()
+    assert [row[0] for row in rows(screen.table)] == first
+
+
+def test_a_whole_trail_is_verified(opened, read, store):
+    read()
+    screen = opened(trail.Trail)
+    screen.verify.click()
+    assert f"All {count(store, AuditEvent)} events" in screen.verified.value
+
+
+def test_a_changed_event_is_named_and_nothing_is_called_verified(opened, read, store, page):
+    read()
+    screen = opened(trail.Trail)
+    screen.verify.click()
+    with store.engine.begin() as connection:
+        for (name,) in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'").all():
+            connection.exec_driver_sql(f"DROP TRIGGER {name}")
+    with store.write() as db:
+        db.execute(sa.update(AuditEvent).where(AuditEvent.number == 2).values(object="user:99"))
+    screen.verify.click()
+    assert "broken at row 2" in page.message.value and screen.verified.value == ""
+
+
+# --- health
+
+FINE = {
+    "database": "sqlite",
+    "database_bytes": 12_300_000,
+    "disk_free_bytes": 80 * 10**9,
+    "sessions": 3,
+    "kernels": 2,
+    "kernels_bytes": 400_000_000,
+    "models": ["lung@v2"],
+    "audit_events": 1234,
+}
+
+
+def test_a_healthy_machine_has_no_mark():
+    assert [state for _, state, _ in health.assess(FINE)] == ["good"] * 6
+
+
+@pytest.mark.parametrize(
+    ("found", "thing", "words"),
+    [
+        ({"disk_free_bytes": 3 * 10**9}, "Disk", "3.0 GB free: make room"),
+        ({"disk_free_bytes": 4 * 10**8}, "Disk", "Make room now"),
+        ({"kernels_bytes": 2 * 10**9}, "Open pages", "1.0 GB each: more than expected"),
+        ({"models": []}, "Models in use", "images cannot be read"),
+    ],
+)
+def test_what_is_low_is_marked_in_plain_words(found, thing, words):
+    (low,) = [line for line in health.assess(FINE | found) if line[1] == "low"]
+    assert low[0] == thing and words in low[2]
+
+
+def test_health_is_looked_at_anew(opened, read):
+    screen = opened(health.Health)
+    assert "none: images cannot be read" in screen.lines.value and "SQLite" in screen.lines.value
+    registry.add("lung", CARD, lambda folder: (folder / "model.keras").write_bytes(b"weights"))
+    screen.again.click()
+    assert "lung@v1" in screen.lines.value
+
+
+# --- what a browser may forge
+
+
+@pytest.mark.parametrize("places", [[99], [-1], [0, 1], [10**30], [True, False]])
+def test_rows_that_are_not_there_choose_nothing(opened, signed_in, store, page, places):
+    signed_in("doctor", "anna")
+    screen = opened(people.People)
+    choose(screen.table, *places)
+    assert not shown(screen.actions)
+    for button in (screen.switch, screen.reset, screen.change):
+        button.click()
+        assert "Select one row" in page.message.value
+    assert account(store, "anna").active and not shown(screen.confirm.widget)
+
+
+def test_a_role_that_is_not_listed_is_refused(opened, signed_in, store):
+    signed_in("doctor", "anna")
+    screen = opened(people.People)
+    person(screen, "anna")
+    with pytest.raises(traitlets.TraitError):
+        screen.role.set_state({"index": 7})
+    screen.change.click()
+    screen.confirm.yes.click()
+    assert account(store, "anna").role == "doctor"
+
+
+def test_names_are_shown_as_they_were_typed(opened, read, signed_in, store):
+    with store.write() as db:
+        accounts.add_user(db, "evil", SCRIPT, "doctor")
+    read("P-1", SCRIPT, review="Normal")
+    everyone, everybody = opened(people.People), opened(patients.Patients)
+    person(everyone, "evil")
+    everyone.switch.click()
+    choose(everybody.table, 0)
+    everybody.open.click()
+    everybody.erase.click()
+    for screen in (everyone, everybody, opened(trail.Trail), opened(usage.Usage)):
+        for widget in _below(screen.widget):
+            html = widget.value if isinstance(widget, widgets.HTML) else ""
+            assert SCRIPT not in html
+            if hasattr(widget, "_dt_args"):
+                assert SCRIPT not in json.dumps(widget._dt_args)
+    assert "&lt;img" in everyone.status.value and "&lt;img" in everybody.head.value
+    assert "&lt;img" in everybody.table.widget._dt_args["data_json"]
+
+
+def _below(widget) -> list[widgets.Widget]:
+    return [widget, *(found for child in getattr(widget, "children", ()) for found in _below(child))]
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_a_doctor_cannot_even_open_a_screen(name, signed_in, page):
+    actions = oversight.Oversight(signed_in("doctor"))
+    module = importlib.import_module(f"lungkit.clinic.app.{name}")
+    with pytest.raises(accounts.Forbidden):
+        module.view(actions, page.act)
+    assert page.act(module.view)(actions, page.act) is None
+    assert "This needs the role admin" in page.message.value
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_an_admin_who_became_a_doctor_changes_nothing_with_an_open_screen(
+    name, boss, signed_in, read, page, store, versions
+):
+    """Everything that can be pressed is pressed, with each row chosen and each question answered."""
+    signed_in("admin", "other")
+    signed_in("doctor", "anna")
+    read("P-1", review="Normal")
+    module = importlib.import_module(f"lungkit.clinic.app.{name}")
+    view = module.view(oversight.Oversight(boss), page.act)
+    before = _kept(store)
+    with store.write() as db:
+        accounts.set_role(db, "boss", "doctor")
+    refused = []
+    for place in range(3):
+        for send in _messages(view, place):
+            page.say("")
+            send()
+            refused.append("This needs the role admin" in page.message.value)
+    assert any(refused)
+    assert _kept(store) == [row if row[0] != "boss" else ("boss", "doctor", *row[2:]) for row in before]
+    assert "<code>" not in texts(view)
+    with pytest.raises(accounts.Forbidden):
+        view.refresh()
+
+
+def _messages(view, place: int):
+    """Every message a browser could send: a row chosen, fields filled, buttons pressed, each question answered."""
+    parts = _below(view)
+    fields = [part for part in parts if isinstance(part, widgets.Text)]
+    answers = [part for part in parts if isinstance(part, widgets.Button) and part.button_style == "danger"]
+    for part in parts:
+        if hasattr(part, "selected_rows"):
+            yield lambda part=part: part.set_state({"selected_rows": [place]})
+    for part in parts:
+        if isinstance(part, widgets.Dropdown) and len(part.options) > 1:
+            yield lambda part=part: part.set_state({"index": len(part.options) - 1})
+        if isinstance(part, widgets.Button):
+            yield part.click
+            for field in fields:
+                yield lambda field=field: field.set_state({"value": "P-1"})
+            for answer in answers:
+                yield answer.click
+        if isinstance(part, Download):
+            yield part._make
+
+
+def _kept(store) -> list[tuple]:
+    """All that an administrator could have changed."""
+    with store.read() as db:
+        users = db.execute(sa.select(User.name, User.role, User.active, User.password_hash).order_by(User.id)).all()
+        counts = [db.scalar(sa.select(sa.func.count()).select_from(t)) for t in (Patient, Study, Reading, Review)]
+        sessions = db.scalar(sa.select(sa.func.count()).where(SignIn.revoked_at.is_not(None)))
+    return [*map(tuple, users), (*counts, sessions), (registry.active("lung").version,)]
+
+
+def test_a_session_that_was_ended_empties_the_page_at_the_next_click(opened, page, boss, read, store):
+    read("P-1", "Secret Name")
+    screen = opened(patients.Patients)
+    page.show(screen.widget)
+    accounts.sign_out(store, boss.token)
+    screen.find.click()
+    assert "You are signed out" in texts(page.widget) and "Secret Name" not in texts(page.widget)
+
+
+# --- cost
+
+
+def test_admin_screens_import_no_plotting_and_no_training_library():
+    imports = ", ".join(f"lungkit.clinic.app.{name}" for name in SCREENS)
+    loaded = subprocess.run(
+        [sys.executable, "-c", f"import sys, {imports}; print(*sys.modules)"],
+        check=True, capture_output=True, text=True,
+    ).stdout.split()  # fmt: skip
+    assert not {"matplotlib", "seaborn", "tensorflow", "keras", "sklearn", "fpdf"} & set(loaded)
