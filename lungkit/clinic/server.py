@@ -15,12 +15,13 @@ import shutil
 import signal
 import ssl
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+import psutil
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_core.utils import ensure_async
 from jupyter_server.auth.authorizer import Authorizer
@@ -98,12 +99,12 @@ def serve(
             f"on {host} passwords would cross the network in clear text; give --certfile and --keyfile, or serve on "
             "127.0.0.1 behind a proxy that speaks HTTPS (--behind-proxy)"
         )
-    os.umask(0o077)
     store = Store()
     store.upgrade()
     _ready(store)
     sockets = _bind(port, host)
     port = sockets[0].getsockname()[1]
+    os.umask(0o077)
     with _private_folder() as folder:
         os.environ.update(QUIET)
         for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
@@ -226,9 +227,16 @@ def _bind(port: int, host: str) -> list:
 
 
 @contextlib.contextmanager
-def _private_folder():
-    """A short path (sockets have room for 107 characters) that only this user can enter; gone at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="lungkit-"))
+def _private_folder() -> Iterator[Path]:
+    """A short path (sockets have room for 107 characters) that only this user can enter; gone at the end.
+
+    Servers that were killed could not clear theirs away: that is done here.
+    """
+    for left in Path(tempfile.gettempdir()).glob("lungkit-*-*"):
+        number = left.name.split("-")[1]
+        if number.isdigit() and left.stat().st_uid == os.getuid() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"lungkit-{os.getpid()}-"))
     try:
         yield folder
     finally:

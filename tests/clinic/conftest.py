@@ -192,7 +192,6 @@ def said():
 # --- the clinic's server, a process of its own
 
 TINY_PAGE = """
-import os
 import ipywidgets as widgets
 from lungkit.clinic import accounts, visitor
 from lungkit.clinic.store import Store
@@ -221,8 +220,8 @@ class Clinic:
 def _start(home: Path, *options: str, notebook: Path | None = None, pool: int = 1, **variables: str) -> Clinic:
     """Run `lungkit serve` on a free port with a doctor, a second doctor and an admin.
 
-    home: a folder of its own, where artifacts/ may hold models already. notebook: default: a page that shows who is
-    there. variables: more of the environment.
+    home: a folder of its own, where artifacts/ may hold models already; a second start there finds the same people.
+    notebook: default: a page that shows who is there. variables: more of the environment.
     """
     environment = os.environ | {
         "LUNGKIT_HOME": str(home),
@@ -248,10 +247,9 @@ def _start(home: Path, *options: str, notebook: Path | None = None, pool: int = 
     with store.write() as db:
         known = {account.name for account in accounts.list_users(db)}
         passwords = {
-            name: accounts.reset_password(db, name)
-            if name in known
-            else accounts.add_user(db, name, f"{name.title()} Test", role)
+            name: accounts.add_user(db, name, f"{name.title()} Test", role)
             for name, role in people.items()
+            if name not in known
         }
     log = home / "server.log"
     with log.open("wb") as sink:
@@ -271,7 +269,7 @@ def _some_model(folder: Path) -> None:
 
 def _announced(process: subprocess.Popen, log: Path) -> str:
     """The address that the server says it is open at."""
-    for _ in range(600):
+    for _ in range(1200):
         said = log.read_text(errors="replace")
         if found := re.search(r"https?://\S+", said):
             return found[0].rstrip("/")

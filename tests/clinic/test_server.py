@@ -3,13 +3,11 @@
 import asyncio
 import http.client
 import json
-import os
 import re
 import signal
 import socket
 import ssl
 import subprocess
-import sys
 import time
 import urllib.parse
 from collections.abc import Callable
@@ -19,8 +17,9 @@ from pathlib import Path
 import psutil
 import pytest
 from tornado import httpclient, websocket
+from typer.testing import CliRunner
 
-from lungkit import config
+from lungkit import cli, config
 from lungkit.clinic import accounts, server
 from lungkit.errors import LungkitError
 
@@ -409,25 +408,12 @@ def test_kernels_talk_through_files_of_the_owner_not_through_ports(clinic_server
     assert connection.parents[1].stat().st_mode & 0o077 == 0
 
 
-def test_a_taken_port_is_said_so_and_no_other_is_used(clinic_server):
+def test_a_taken_port_is_said_so_and_no_other_is_used(clinic_server, monkeypatch):
+    for name, folder in (("HOME", ""), ("DATA", "data"), ("ARTIFACTS", "artifacts")):
+        monkeypatch.setenv(f"LUNGKIT_{name}", str(clinic_server.home / folder))
     port = urllib.parse.urlsplit(clinic_server.url).port
-    code, said = _serve(clinic_server.home, "--port", str(port))
-    assert code == 1
-    assert f"port {port} on 127.0.0.1 is taken by another program; stop that one, or give another --port" in said
-
-
-def _serve(home: Path, *options: str, **variables: str) -> tuple[int, str]:
-    """Try to start a server that should refuse; returns exit status and what it said."""
-    environment = os.environ | {
-        "LUNGKIT_HOME": str(home), "LUNGKIT_DATA": str(home / "data"), "LUNGKIT_ARTIFACTS": str(home / "artifacts"),
-        "COLUMNS": "300",
-    } | variables  # fmt: skip
-    done = subprocess.run(
-        [Path(sys.executable).parent / "lungkit", "serve", *options],
-        env=environment, capture_output=True, text=True, timeout=90, check=False,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr
-    return done.returncode, done.stdout + done.stderr
+    with pytest.raises(LungkitError, match=rf"port {port} on 127.0.0.1 is taken by another program; .* another --port"):
+        _serve_here(port)
 
 
 @pytest.fixture
@@ -494,36 +480,44 @@ def test_one_message_may_carry_an_upload_and_little_more(monkeypatch):
     assert settings.Voila.port_retries == 0
 
 
-def test_a_demo_makes_its_first_people_once_and_shows_their_passwords_once(start_clinic, own_home):
-    clinic = start_clinic(own_home, "--demo", pool=0)  # there are people already: none is made
-    assert "There are accounts already" in clinic.log.read_text()
-    clinic.stop()
-    for file in (own_home / "data" / "clinic").iterdir():
-        file.unlink()
-    code, said = _serve(own_home, "--demo", "--host", "0.0.0.0")
-    assert code == 1  # refused for another reason, after the accounts were made
-    made = dict(re.findall(r"user name (\w+) +password (\S+)", said))
+def test_a_demo_makes_its_first_people_once_and_shows_their_passwords_once(here):
+    refused = ["serve", "--demo", "--host", "0.0.0.0"]  # for its address, after the accounts were made
+    first, second = (CliRunner().invoke(cli.app, refused) for _ in range(2))
+    made = dict(re.findall(r"user name (\w+) +password (\S+)", first.output))
     assert set(made) == {"admin", "doctor"}
+    assert "There are accounts already" in second.output
+    assert not re.search("|".join(made.values()), second.output)
+    store = server.Store()
+    for name, password in made.items():
+        assert accounts.whoami(store, accounts.sign_in(store, name, password, "127.0.0.1")).role == name
+    store.close()
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_server_leaves_no_kernel_no_file_and_no_port_behind(start_clinic, own_home, how):
+def test_a_stopped_server_leaves_no_kernel_no_file_and_no_port_behind(start_clinic, own_home):
     clinic = start_clinic(own_home)
-    browser = _signed_in(clinic, "anna")
-    browser.open_page()
+    _signed_in(clinic, "anna").open_page()
     assert _until(lambda: len(_kernels(clinic)) == 2)
     kernels = _kernels(clinic)
     folder = Path(kernels[0].cmdline()[-1]).parents[1]
-    assert clinic.stop(how) == 0
-    assert _until(lambda: not any(kernel.is_running() for kernel in kernels), 5)
+    assert clinic.stop(signal.SIGTERM) == 0
+    assert not any(kernel.is_running() for kernel in kernels)
     assert not folder.exists()
     assert "Traceback" not in clinic.log.read_text()
-    port = urllib.parse.urlsplit(clinic.url).port
-    with socket.create_server(("127.0.0.1", port)):
+    with socket.create_server(("127.0.0.1", urllib.parse.urlsplit(clinic.url).port)):
         pass
-    again = start_clinic(own_home, "--port", str(port))  # the last --port counts
-    browser.address = urllib.parse.urlsplit(again.url)
-    assert browser.get("/").status in (200, 302)
+
+
+def test_after_a_killed_server_its_kernels_end_and_sessions_go_on_with_the_next(start_clinic, own_home):
+    clinic = start_clinic(own_home)
+    browser = _signed_in(clinic, "anna")
+    browser.open_page()
+    kernels = _kernels(clinic)
+    folder = Path(kernels[0].cmdline()[-1]).parents[1]
+    clinic.stop(signal.SIGKILL)
+    assert _until(lambda: not any(kernel.is_running() for kernel in kernels), 15)
+    browser.address = urllib.parse.urlsplit(start_clinic(own_home).url)
+    assert not folder.exists()
+    assert "Anna Test" in _shown(browser, browser.open_page())
 
 
 def test_an_idle_kernel_is_stopped_with_the_session_also_while_its_page_is_open(start_clinic, own_home):
@@ -533,6 +527,7 @@ def test_an_idle_kernel_is_stopped_with_the_session_also_while_its_page_is_open(
     assert _until(lambda: json.loads(browser.get(f"/clinic/there/{kernel}").text)["state"] == "signed-out", 15)
     page = [process for process in _kernels(clinic) if kernel in process.cmdline()[-1]]
     assert _until(lambda: not any(process.is_running() for process in page), 20)
+    assert clinic.stop(signal.SIGINT) == 0  # Ctrl-C is a way to stop it, too
 
 
 def test_a_kernel_that_is_killed_is_noticed_and_the_page_told(clinic_server, anna):
@@ -541,14 +536,6 @@ def test_a_kernel_that_is_killed_is_noticed_and_the_page_told(clinic_server, ann
     process.kill()
     assert _until(lambda: json.loads(anna.get(f"/clinic/there/{kernel}").text)["state"] == "gone")
     assert anna.open_page() != kernel
-
-
-def test_kernels_end_when_the_server_is_killed(start_clinic, own_home):
-    clinic = start_clinic(own_home)
-    assert _until(lambda: len(_kernels(clinic)) == 1)
-    kernels = _kernels(clinic)
-    clinic.stop(signal.SIGKILL)
-    assert _until(lambda: not any(kernel.is_running() for kernel in kernels), 15)
 
 
 def test_behind_tls_the_cookies_are_secure(start_clinic, own_home, tmp_path):
