@@ -424,7 +424,16 @@ def test_usage_counts_each_day_in_utc(store, admin, saved, doctor):
         "p95": 290,
         "slowest": 300,
     }
-    assert admin.usage(days=1).per_day.to_dict("list")["uploads"] == [1]
+    at(store, Review, _only_review(store), at=two_days_ago)
+    today = admin.usage(days=1)
+    assert today.per_day.to_dict("list")["uploads"] == [1]
+    assert (len(today.reviews), len(today.agreement), today.decisions.n.tolist()) == (0, 0, [1])
+    assert len(admin.usage(days=3).agreement) == 1
+
+
+def _only_review(store) -> str:
+    with store.read() as db:
+        return db.scalars(sa.select(Review.id)).one()
 
 
 def test_usage_before_anybody_did_anything_is_all_there_and_empty(admin):
@@ -565,6 +574,15 @@ def test_the_trail_is_read_backwards_in_pages_and_by_action_person_and_object(st
     assert admin.trail(action="user.add").user.tolist() == [None, None]  # the command line
     assert len(admin.trail(action="nothing like it")) == 0
     assert set(admin.actions()) == {"user.add", "session.start", "case.save", "case.open"}
+
+
+def test_the_trail_is_cut_by_time_and_verified_as_a_whole(store, admin, saved):
+    saved()
+    first, *_, last = events(store)
+    assert admin.trail(since=first.at).number.tolist()[-1] == first.number
+    assert first.number not in admin.trail(since=last.at).number.tolist()
+    assert last.number not in admin.trail(until=last.at).number.tolist()
+    assert admin.verify_trail() == last.number == len(events(store))
 
 
 def test_health_tells_sizes_sessions_models_and_the_length_of_the_trail(store, admin, saved, signed_in):
