@@ -7,10 +7,12 @@ LOCK := $(if $(GPU),requirements-gpu.lock,requirements.lock)
 STAMP := .venv/installed-$(LOCK)
 UV := VIRTUAL_ENV=$(CURDIR)/.venv UV_PROJECT_ENVIRONMENT= $(BIN)/uv
 DATA ?= phantom
+# The demo ends in the browser; `make demo SERVE=` ends before.
+SERVE ?= 1
 PROFILE ?= quick
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab run lint lock notebooks bench
+.PHONY: help setup demo serve test lab run lint lock notebooks bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,8 +30,12 @@ $(STAMP): $(LOCK) pyproject.toml
 	@touch $@
 	@echo "installed $$(grep -c '^[a-z].*==' $(LOCK)) locked packages into .venv"
 
-demo: setup ## from nothing to a trained, evaluated, explained model on the synthetic phantom
+demo: setup ## from nothing to a model trained on the synthetic phantom, and the clinic that uses it
 	$(BIN)/lungkit run all --data phantom --profile quick
+	$(if $(SERVE),$(BIN)/lungkit serve --demo)
+
+serve: setup ## serve the clinic with the models that are active in artifacts/
+	$(BIN)/lungkit serve
 
 run: setup ## run the notebooks on your data: make run DATA=folder PROFILE=quick|full
 	$(BIN)/lungkit run all --data $(DATA) --profile $(PROFILE)
