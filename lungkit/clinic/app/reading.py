@@ -1,5 +1,6 @@
 """One reading as a clinician sees it: image, decision, probabilities, checks, where it comes from, and its reviews."""
 
+import gc
 from collections.abc import Callable
 
 import ipywidgets as widgets
@@ -20,10 +21,11 @@ def view(records: Records, models, act: Callable, go: Callable, reading_id: str,
     """The screen of one stored reading, with a way back to the screen it was opened from."""
     case = records.case(reading_id)
     names = {"worklist": "worklist", "patient": "patient", "new": "new case"}
+    patient_id = case.patient.id  # what the buttons keep of the case, whose pixels are large
     arrow = widgets.Button(description=f"← Back to {names[back]}").add_class("link")
     arrow.on_click(act(lambda _: go(back)))
     patient = widgets.Button(description="All images of this patient").add_class("link")
-    patient.on_click(act(lambda _: go("patient", patient_id=case.patient.id)))
+    patient.on_click(act(lambda _: go("patient", patient_id=patient_id)))
     way = widgets.HBox([arrow, patient]).add_class("screen-way")
     return widgets.VBox([way, reading(case, records, act)])
 
@@ -34,7 +36,7 @@ def reading(case: Case, records: Records, act: Callable) -> widgets.Widget:
     beside = [
         widgets.HTML(bars(case) + checked(case)),
         Reviewing(case, records, act).widget,
-        _report(case, records, act),
+        _report(case.reading_id, records, act),
         widgets.HTML(origin(case)),
     ]
     said = widgets.HTML(decided(case)).add_class("reading-decided")
@@ -105,7 +107,7 @@ def _marks(case: Case) -> dict[str, tuple[float, float, float]]:
         case {"band": {"times": times}}:
             ranked = sorted(case.classes, key=case.probabilities.get, reverse=True)
             second = case.probabilities[ranked[1]]
-            return {ranked[0]: (second, second, min(1.0, second * times))}
+            return {ranked[0]: (second, second, min(1.0, max(0.5, second * times)))}
     return {}
 
 
@@ -138,7 +140,7 @@ def _key(case: Case) -> str:
         case {"band": {"times": times}}:
             return (
                 f"{point} Operating point: the next likely class. {band} Band of uncertainty: less than "
-                f"{times:.1f} times as likely as the next."
+                f"{times:.1f} times as likely as the next, or under 50 %."
             )
     return "Operating point: the likeliest class."
 
@@ -210,7 +212,8 @@ class Reviewing:
     """Agree with the model, or name another class; the history of what was said, oldest first."""
 
     def __init__(self, case: Case, records: Records, act: Callable):
-        self._case, self._records = case, records
+        # Not the case itself: its pixels would stay in memory for as long as these buttons.
+        self._reading_id, self._said, self._records = case.reading_id, case.label, records
         undecided = case.decision == REVIEW
         self.comment = widgets.Textarea(
             description="Comment (kept with your review)", placeholder="Optional", rows=2
@@ -226,7 +229,7 @@ class Reviewing:
         ).add_class("field")  # fmt: skip
         self.correct = widgets.Button(description="Save finding" if undecided else "Save correction")
         self.history = widgets.HTML()
-        self.agree.on_click(act(lambda _: self._save(case.label)))
+        self.agree.on_click(act(lambda _: self._save(self._said)))
         self.correct.on_click(act(lambda _: self._save(self.label.value)))
         given = widgets.HBox([self.agree, widgets.HBox([self.label, self.correct]).add_class("correction")])
         self.widget = widgets.VBox(
@@ -237,8 +240,8 @@ class Reviewing:
     def _save(self, label: str) -> None:
         if not label:
             raise LungkitError("Choose the class that you see first; nothing was saved.")
-        self._records.review(self._case.reading_id, label == self._case.label, label, self.comment.value)
-        self._show(self._records.case(self._case.reading_id))
+        self._records.review(self._reading_id, label == self._said, label, self.comment.value)
+        self._show(self._records.case(self._reading_id))
         self.comment.value = self.label.value = ""
 
     def _show(self, case: Case) -> None:
@@ -256,12 +259,12 @@ def _said(review) -> str:
     return f"<li><b>{safe(review.reviewer)}</b> {safe(found)} <time>{safe(when(review.at))}</time>{comment}</li>"
 
 
-def _report(case: Case, records: Records, act: Callable) -> Download:
+def _report(reading_id: str, records: Records, act: Callable) -> Download:
     @act
     def made() -> tuple[str, bytes]:
         from lungkit.clinic import reports  # takes a while to import, and few readings need it
 
-        now = records.case(case.reading_id)
+        now = records.case(reading_id)
         return f"reading-{now.read_at:%Y-%m-%d}-{now.reading_id[:8]}.pdf", reports.pdf(
             now, card_of(now.model, now.version)
         )

@@ -47,9 +47,16 @@ class Viewer(anywidget.AnyWidget):
         )
         self.add_class("clinic-viewer")
 
+    def close(self) -> None:
+        """Close it and let go of the image at once, not when Python next looks for what nobody needs."""
+        super().close()
+        self.pixels = self.heat = b""
+
 
 def _display(pixels: np.ndarray, units: str) -> np.ndarray:
     """What is sent: little-endian int16 of HU, or uint8 of an intensity."""
     if units == "HU":
         return np.rint(np.clip(pixels, -32768, 32767)).astype("<i2")
-    return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+    grey = np.multiply(pixels, 255, dtype=np.float32)
+    grey += 0.5
+    return np.clip(grey, 0, 255, out=grey).astype(np.uint8)
