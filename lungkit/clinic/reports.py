@@ -160,7 +160,7 @@ def decision_words(case: records.Case) -> tuple[str, str]:
 
 
 def _point_words(point: dict) -> str:
-    band = point.get("uncertainty", {})
+    band = point.get("band", {})
     if point.get("kind") == "threshold":
         words = f"{point['positive']} is answered from {percent(point['threshold'])}"
         if {"low", "high"} <= set(band):
@@ -168,7 +168,7 @@ def _point_words(point: dict) -> str:
         return words + "."
     words = "The likeliest class is answered"
     if "times" in band:
-        words += f", if it is at least {band['times']:.2g} times as likely as the next"
+        words += f", if it has 50 % and is at least {band['times']:.2g} times as likely as the next"
     return words + "."
 
 
@@ -240,7 +240,7 @@ def _colour_scale(report: "_Report", x: float, width: float) -> None:
 
 def _probabilities(report: "_Report", case: records.Case) -> None:
     report.heading("Probabilities")
-    point, band = case.point, case.point.get("uncertainty", {})
+    point, band = case.point, case.point.get("band", {})
     names, figure = 50, 17  # mm
     bar_x, bar_width = MARGIN + names, WIDTH - names - figure
     printed = sorted(case.classes, key=case.probabilities.get, reverse=True)[:MOST_CLASSES]

@@ -39,8 +39,11 @@ def margin(probabilities: np.ndarray, operating_point: dict) -> np.ndarray:
 
 
 def uncertain(probabilities: np.ndarray, operating_point: dict, band: dict) -> np.ndarray:
-    """Whether each row of probabilities (n, classes) lies within the band of a card's "uncertainty": bool (n,)."""
-    return margin(probabilities, operating_point) <= band["margin"]
+    """Whether each row of probabilities (n, classes) lies within the band of a card's "uncertainty": bool (n,).
+
+    Also where no class is likelier than all others together: "Normal, 46 %" would be read as an answer.
+    """
+    return (margin(probabilities, operating_point) <= band["margin"]) | (np.max(probabilities, axis=1) < 0.5)
 
 
 def log_odds(probability):

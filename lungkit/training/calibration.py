@@ -45,7 +45,7 @@ def uncertainty(y_true: np.ndarray, probabilities: np.ndarray, operating_point: 
 
     - threshold: `low` and `high`, the last class's probabilities between which the band lies;
     - likeliest class: `times`, how many times likelier than the next the first class must be at least;
-    - `errors_held` and `reviewed`: the shares of validation errors (null without any) and images that lie within.
+    - `errors_held` and `reviewed`: the shares of validation errors (null without any) and images that are uncertain.
     """
     y_true, margins = np.asarray(y_true), decision.margin(probabilities, operating_point)
     wrong = decision.decide(probabilities, operating_point) != y_true
@@ -53,7 +53,7 @@ def uncertainty(y_true: np.ndarray, probabilities: np.ndarray, operating_point: 
     least, most = np.ceil(REVIEWED[0] * len(margins)), np.floor(REVIEWED[1] * len(margins))
     ordered = np.sort(margins)
     width = float(np.clip(wanted, ordered[int(least) - 1], ordered[max(0, int(most) - 1)]))
-    within = margins <= width
+    within = decision.uncertain(probabilities, operating_point, {"margin": width})
     if operating_point["kind"] == "threshold":
         centre = decision.log_odds(np.clip(operating_point["threshold"], 1e-6, 1 - 1e-6))
         ends = {"low": float(scipy.special.expit(centre - width)), "high": float(scipy.special.expit(centre + width))}

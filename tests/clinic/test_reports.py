@@ -23,7 +23,7 @@ POINT = {
     "kind": "threshold",
     "positive": "Infected",
     "threshold": 0.42,
-    "uncertainty": {"margin": 0.4, "low": 0.33, "high": 0.52},
+    "band": {"margin": 0.4, "low": 0.33, "high": 0.52},
     "temperature": 1.3,
 }
 CHECKS = (
@@ -187,12 +187,12 @@ def test_a_probability_that_is_not_certain_is_not_printed_as_certain():
 
 def test_three_classes_have_no_operating_point_to_mark():
     heat = np.zeros((3, 8, 8), np.float32)
-    point = {"kind": "argmax", "uncertainty": {"margin": 0.5, "times": 1.6}}
+    point = {"kind": "argmax", "band": {"margin": 0.5, "times": 1.6}}
     names = ("A", "B", "C")
     probabilities = {"A": 0.7, "B": 0.2, "C": 0.1}
     three = case(classes=names, probabilities=probabilities, label="A", decision="A", point=point, heat=heat)
     report = text(made(three))
-    assert "The likeliest class is answered, if it is at least 1.6 times as likely as the next" in report
+    assert "The likeliest class is answered, if it has 50 % and is at least 1.6 times as likely as the next" in report
     assert "Black mark" not in report
 
 
@@ -286,7 +286,7 @@ def test_a_report_of_the_longest_texts_has_two_pages_and_says_what_it_left_out()
         probabilities=dict.fromkeys(names, 1 / 12),
         label=names[0],
         decision=predictor.REVIEW,
-        point={"kind": "argmax", "uncertainty": {"times": 1.5}, "temperature": 1.0},
+        point={"kind": "argmax", "band": {"times": 1.5}, "temperature": 1.0},
         checks=(check,) * 5,
         reviews=tuple(records.ReviewRow("R" * 200, False, names[1], long, AT) for _ in range(9)),
         heat=np.zeros((12, 8, 8), np.float32),
