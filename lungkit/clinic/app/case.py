@@ -146,6 +146,7 @@ class NewCase:
         try:
             self._read(line, name, content)
         except (SignedOut, Forbidden):
+            line.refused("Not read.")
             raise
         except LungkitError as problem:
             line.refused(_without_name(problem, name))

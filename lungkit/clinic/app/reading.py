@@ -46,7 +46,8 @@ def reading(case: Case, records: Records, act: Callable) -> widgets.Widget:
 
 def viewer(case: Case) -> Viewer:
     """The image of a case with the heat map of the class that the model named."""
-    label = f"{case.kind} image, uploaded {when(case.uploaded_at)}"
+    kind = "Image" if case.kind == "image" else f"{case.kind} image"
+    label = f"{kind}, uploaded {when(case.uploaded_at)}"
     return Viewer(case.pixels, case.units, case.heat, case.classes, case.label, label)
 
 
@@ -194,7 +195,7 @@ def card_of(model: str, version: str) -> dict | None:
 def _image_line(case: Case) -> str:
     view_position = case.tags.get("view")
     facts = [
-        case.kind + (f", view {view_position}" if view_position else ""),
+        ("Image" if case.kind == "image" else case.kind) + (f", view {view_position}" if view_position else ""),
         f"{case.width} × {case.height} pixels",
         f"uploaded {when(case.uploaded_at)} by {case.uploaded_by}",
     ]
@@ -264,10 +265,10 @@ def _report(reading_id: str, records: Records, act: Callable) -> Download:
     def made() -> tuple[str, bytes]:
         from lungkit.clinic import reports  # takes a while to import, and few readings need it
 
-        now = records.case(reading_id)
-        return f"reading-{now.read_at:%Y-%m-%d}-{now.reading_id[:8]}.pdf", reports.pdf(
-            now, card_of(now.model, now.version)
-        )
+        now = records.case(reading_id)  # with the reviews that came since
+        content = reports.pdf(now, card_of(now.model, now.version))
+        gc.collect()  # fonts and pages refer to each other: 20 MB a report, until Python happens to look
+        return f"reading-{now.read_at:%Y-%m-%d}-{now.reading_id[:8]}.pdf", content
 
     return Download("Download report (PDF)", made, "application/pdf")
 

@@ -125,7 +125,7 @@ function render({ model, el }) {
       const size = heatWidth * heatHeight;
       drawHeat(overlay, heats.subarray(state.chosen * size, (state.chosen + 1) * size));
     }
-    const shown = state.chosen >= 0 ? `Heat map of ${classes[state.chosen]} drawn over it.` : "No heat map drawn over it.";
+    const shown = state.chosen >= 0 ? `Overlay: ${classes[state.chosen]}.` : "No overlay.";
     screen.setAttribute("aria-label", `${model.get("label")}. ${shown} Plus and minus zoom, arrows move, 0 fits.`);
     opacity.disabled = state.chosen < 0;
     legend.hidden = state.chosen < 0;
