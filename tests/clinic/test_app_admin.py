@@ -104,7 +104,11 @@ def texts(widget) -> str:
 
 
 def _state(widget) -> list:
-    own = {key: value for key, value in widget.get_state().items() if not key.startswith(("_model", "_view", "_esm"))}
+    own = {
+        key: value
+        for key, value in widget.get_state().items()
+        if not key.startswith(("_model", "_view", "_esm", "_css"))
+    }
     return [own, *(_state(child) for child in getattr(widget, "children", ()))]
 
 
