@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import jinja2
@@ -27,9 +28,8 @@ from jupyter_core.utils import ensure_async
 from jupyter_server.auth.authorizer import Authorizer
 from jupyter_server.auth.decorator import allow_unauthenticated
 from jupyter_server.auth.identity import IdentityProvider, User
-from jupyter_server.base.handlers import FileFindHandler, JupyterHandler
+from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.services.kernels.handlers import KernelHandler
-from jupyterlab_server.themes_handler import ThemesHandler
 from tornado import httpserver, ioloop, netutil, web
 from traitlets import Any, Bool, List
 from traitlets.config import Config
@@ -38,7 +38,6 @@ from voila.request_info_handler import RequestInfoSocketHandler
 from voila.static_file_handler import MultiStaticFileHandler
 from voila.tornado.handler import TornadoVoilaHandler
 from voila.tornado.kernel_websocket_handler import VoilaKernelWebsocketHandler
-from voila.utils import get_voila_labextensions_path
 
 from lungkit import config
 from lungkit.clinic import accounts
@@ -172,6 +171,7 @@ def _settings(port: int, host: str, notebook: Path, pool: int, secure: bool) -> 
         "preheat_kernel": pool > 0,
         "default_pool_size": pool,
         "extension_allowlist": EXTENSIONS,
+        "page_config_hook": _parts_below,
         "show_tracebacks": False,
         "kernel_spec_manager_class": OwnPython,
     }
@@ -184,6 +184,16 @@ def _settings(port: int, host: str, notebook: Path, pool: int, secure: bool) -> 
     # A kernel that died has lost its page: it is not started again, the page says so.
     settings["KernelRestarter"] = {"restart_limit": 0}
     return Config(settings)
+
+
+def _parts() -> str:
+    """Where the page's scripts and styles are: a path of its own for each version, so that browsers may keep them."""
+    versions = [metadata.version(name) for name in ("voila", "jupyterlab_widgets", "anywidget")]
+    return "/parts/" + "-".join(versions)
+
+
+def _parts_below(page_config: dict, **_) -> dict:
+    return page_config | {"fullStaticUrl": f"{_parts()}/voila", "fullLabextensionsUrl": f"{_parts()}/extensions"}
 
 
 def _tls(certfile: Path | None, keyfile: Path | None) -> ssl.SSLContext | None:
@@ -460,13 +470,39 @@ class StillThere(PageHandler):
 class PageLeft(PageHandler):
     """Told by a page that is closed or left: its kernel is not needed any more."""
 
-    @web.authenticated
+    @allow_unauthenticated
     async def post(self, kernel_id: str) -> None:
         clinic = self.settings["clinic"]
+        if not self.current_user:
+            self.set_status(204)  # the session's end has stopped it
+            return
         if clinic.claims.owner(kernel_id) != self.current_user.session_id:
             raise web.HTTPError(403)
         await clinic.stop_kernels([kernel_id])
         self.set_status(204)
+
+
+class Part(MultiStaticFileHandler):
+    """A script, style or font of the libraries that the page is made of: the same for everybody, and for ever."""
+
+    def set_extra_headers(self, path: str) -> None:
+        self.set_header("Cache-Control", "public, max-age=31536000, immutable")
+        self.settings["clinic"].parts_in_use[self.request.path] = None
+
+
+class PartsInUse(PageHandler):
+    """What pages were made of since the server started: the sign-in page fetches it while a name is typed."""
+
+    @allow_unauthenticated
+    def get(self) -> None:
+        self.finish({"parts": list(self.settings["clinic"].parts_in_use)})
+
+
+class OwnPart(web.StaticFileHandler):
+    """The clinic's own stylesheet and script: kept, but asked for anew each time whether they changed."""
+
+    def set_extra_headers(self, path: str) -> None:
+        self.set_header("Cache-Control", "no-cache")
 
 
 class NoSuchPage(PageHandler):
@@ -518,6 +554,7 @@ class Clinic(Voila):
         super().__init__(**settings)
         self.claims = Claims()
         self.door = Door()
+        self.parts_in_use: dict[str, None] = {}  # in the order of their first use
         for log in (self.log, logging.getLogger("tornado.general")):
             log.addFilter(_worth_saying)
         self.sign_ins = ThreadPoolExecutor(max_workers=2, thread_name_prefix="sign-in")
@@ -546,12 +583,6 @@ class Clinic(Voila):
 
     def init_handlers(self) -> list:
         """All that there is: no list of kernels, no files of the notebook's folder, no source."""
-        themes = {
-            "themes_url": "/voila/api/themes",
-            "path": self.themes_dir,
-            "labextensions_path": get_voila_labextensions_path(),
-            "no_cache_paths": ["/"],
-        }
         page = {
             "notebook_path": os.path.relpath(self.notebook_path, self.root_dir),
             "template_paths": self.template_paths,
@@ -561,14 +592,18 @@ class Clinic(Voila):
         return [
             (r"/", ClinicPage, page),
             *self.identity_provider.get_handlers(),
-            (r"/clinic/(clinic\.css|clinic\.js)", web.StaticFileHandler, {"path": str(PAGES)}),
+            (r"/clinic/(clinic\.css|clinic\.js|sign_in\.js)", OwnPart, {"path": str(PAGES)}),
+            (r"/clinic/parts", PartsInUse),
+            (rf"{_parts()}/voila/(.*)", Part, {"paths": self.static_paths}),
+            (
+                rf"{_parts()}/extensions/((?:{'|'.join(EXTENSIONS)})/static/.*)",
+                Part,
+                {"paths": self.labextensions_path},
+            ),
             (rf"/clinic/there/{KERNEL_ID}", StillThere),
             (rf"/voila/api/shutdown/{KERNEL_ID}", PageLeft),
             (rf"/api/kernels/{KERNEL_ID}", KernelHandler),
             (rf"/api/kernels/{KERNEL_ID}/channels", VoilaKernelWebsocketHandler),
-            (r"/voila/static/(.*)", MultiStaticFileHandler, {"paths": self.static_paths}),
-            (r"/voila/api/themes/(.*)", ThemesHandler, themes),
-            (r"/voila/labextensions/(.*)", FileFindHandler, {"path": self.labextensions_path, "no_cache_paths": ["/"]}),
         ]
 
     def listen(self) -> None:

@@ -196,9 +196,7 @@ def _words(error: BaseException) -> str | None:
     if "DataError" in kinds:
         return _NO_SUCH_VALUE
     if "OperationalError" in kinds:  # no connection, or it broke
-        return (
-            f"the records cannot be reached: {reason}. Tell an administrator; look whether the last step was kept"
-        )
+        return f"the records cannot be reached: {reason}. Tell an administrator; look whether the last step was kept"
     return None
 
 

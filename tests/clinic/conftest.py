@@ -322,6 +322,7 @@ def trained_on_xrays(tmp_path_factory, shared_data) -> Path:
 
 def _trained(folder: Path, source: str, name: str, limit: int | None = None) -> Path:
     from lungkit.backend import keras
+
     from lungkit.data import dataset
     from lungkit.models import cnn
     from lungkit.training import pipeline, release

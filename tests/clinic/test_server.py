@@ -23,12 +23,13 @@ from lungkit import cli, config
 from lungkit.clinic import accounts, server
 from lungkit.errors import LungkitError
 
+PARTS = server._parts()
 NOT_REACHABLE = [
     "/api", "/api/kernels", "/api/contents", "/api/contents/app.ipynb", "/api/terminals", "/api/sessions",
     "/api/kernelspecs", "/api/me", "/api/status", "/api/config/notebook", "/api/security/csp-report", "/api/shutdown",
     "/app.ipynb", "/notebooks/app.ipynb", "/voila/files/app.ipynb", "/voila/render/app.ipynb", "/voila/tree",
-    "/voila/api/contents", "/voila/query/00000000-0000-0000-0000-000000000000", "/voila/static/../../pyproject.toml",
-    "/voila/static/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd", "/clinic/frame.html", "/clinic/../server.py",
+    "/voila/api/contents", "/voila/query/00000000-0000-0000-0000-000000000000", f"{PARTS}/voila/../../pyproject.toml",
+    f"{PARTS}/voila/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd", "/clinic/frame.html", "/clinic/../server.py",
     "/clinic/", "/data/clinic/clinic.db", "/lab", "/tree", "/terminals/1", "/metrics", "/static/favicon.ico", "/.git",
 ]  # fmt: skip
 
@@ -299,7 +300,7 @@ def test_a_kernel_answers_to_nobody_else(clinic_server, anna, bert, visitor):
         token = {"X-XSRFToken": browser.cookies["_xsrf"].value}
         assert browser.get(f"/api/kernels/{kernel}", **token).status == 403
         assert browser.ask("DELETE", f"/api/kernels/{kernel}", **token).status == 403
-        assert browser.post(f"/voila/api/shutdown/{kernel}").status == 403
+        assert browser.post(f"/voila/api/shutdown/{kernel}").status == (204 if browser is visitor else 403)
         assert json.loads(browser.get(f"/clinic/there/{kernel}").text)["state"] in ("gone", "signed-out")
         with pytest.raises(httpclient.HTTPClientError) as refused:
             _socket(browser, kernel)
@@ -346,7 +347,7 @@ def test_many_pages_of_one_session_end_the_oldest(anna):
 # --- what every answer says
 
 
-@pytest.mark.parametrize("path", ["/", "/login", "/nothing", "/clinic/clinic.css", "/voila/static/voila.js"])
+@pytest.mark.parametrize("path", ["/", "/login", "/nothing", "/clinic/clinic.css", f"{PARTS}/voila/voila.js"])
 def test_every_answer_carries_the_security_headers(visitor, path):
     _has_security_headers(visitor.get(path))
 
@@ -374,6 +375,16 @@ def test_pages_are_not_kept_by_browsers(visitor, anna):
         assert "no-store" in answer.headers["Cache-Control"]
 
 
+def test_the_libraries_parts_are_kept_by_browsers_and_known_to_the_sign_in_page(visitor):
+    part = f"{PARTS}/voila/voila.js"
+    answer = visitor.get(part)
+    assert answer.status == 200
+    assert "immutable" in answer.headers["Cache-Control"]
+    assert part in json.loads(visitor.get("/clinic/parts").text)["parts"]
+    assert visitor.get(f"{PARTS}/voila/no-such.js").status in (403, 404)
+    assert not [part for part in json.loads(visitor.get("/clinic/parts").text)["parts"] if "no-such" in part]
+
+
 def test_the_page_asks_nothing_of_other_servers_and_has_no_script_in_its_text(anna):
     page = anna.get("/").text
     assert not re.search(r"""(src|href)=["'](https?:)?//""", page)
@@ -386,7 +397,7 @@ def test_the_page_asks_nothing_of_other_servers_and_has_no_script_in_its_text(an
 
 
 def test_styles_and_script_of_the_page_ask_nothing_of_other_servers():
-    for name in ("clinic.css", "clinic.js"):
+    for name in ("clinic.css", "clinic.js", "sign_in.js"):
         text = (server.PAGES / name).read_text()
         assert not re.search(r"(https?:)?//[a-z0-9.-]+\.[a-z]{2,}", text)
 

@@ -178,8 +178,11 @@ class Visitor:
         found = re.findall(rf"^ *- (?:{controls})(?!\w)(?! \").*$", tree, re.MULTILINE)
         for place, width in WIDTHS.items():
             self.page.set_viewport_size({"width": width, "height": 900})
-            needed = self.page.evaluate("document.documentElement.scrollWidth")
-            if needed > width:
+            fits = "() => document.documentElement.scrollWidth <= window.innerWidth"
+            try:
+                self.page.wait_for_function(fits, timeout=3000)
+            except sync_api.TimeoutError:
+                needed = self.page.evaluate("document.documentElement.scrollWidth")
                 found.append(f"{place}: {needed} of {width} pixels wide")
         self.page.set_viewport_size({"width": WIDTHS["desk"], "height": 900})
         return found
