@@ -157,6 +157,7 @@ def test_a_slice_is_read_looked_at_reviewed_and_printed(visit, clinic, slices):
     assert "was read for this patient before" in ada.line(slices["Pneumonia"])
     assert len(readings(clinic, "P-100")) == 1
     page.get_by_role("button", name="Open the earlier reading").click()
+    expect(page.get_by_role("button", name="Shown below")).to_have_count(2)
     expect(history).to_have_count(2)
 
     # The report says all of it.
