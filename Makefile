@@ -12,7 +12,7 @@ SERVE ?= 1
 PROFILE ?= quick
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lab run lint lock notebooks bench
+.PHONY: help setup demo serve test lab run lint lock notebooks bench screens
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,7 +60,12 @@ notebooks: setup ## execute the committed notebooks in place, on the phantom
 	$(BIN)/lungkit run all --in-place
 
 bench: setup ## measure: lungkit beside what one would use instead
-	$(BIN)/python bench/pipeline.py
+	$(BIN)/python -m bench.pipeline
+	$(BIN)/python -m bench.predict
+	$(BIN)/python -m bench.clinic
+
+screens: setup ## take the README's pictures of the clinic anew (needs Chromium)
+	$(BIN)/python -m tests.e2e.screens
 
 lock: setup ## write the lock files anew from pyproject.toml
 	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url --no-header \

@@ -5,13 +5,10 @@ and ratios; nothing passes or fails. What the rows mean, and why they differ, is
 """
 
 import argparse
-import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 from lungkit.backend import keras
@@ -22,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from bench.machine import machine
 from lungkit.data import dataset as datasets
 from lungkit.data.images import Preprocessing
 from lungkit.progress import bar
@@ -130,23 +128,14 @@ def _spread(rates: list[float]) -> str:
     return f"{statistics.median(rates):,.0f} ({min(rates):,.0f}–{max(rates):,.0f})"
 
 
-def machine() -> str:
-    packages = ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras", "pillow", "numpy"))
-    gpus = len(tf.config.list_physical_devices("GPU"))
-    load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load unknown"
-    return (
-        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores ({load} at the start), {gpus} GPUs\n"
-        f"Python {platform.python_version()}, {packages}"
-    )
-
-
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--images", type=int, default=320, help="how many JPEGs are made (320)")
     arguments.add_argument("--rounds", type=int, default=3, help="how often everything is measured (3)")
     chosen = arguments.parse_args()
     console = Console()
-    console.print(machine(), highlight=False)
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    console.print(machine("tensorflow", "keras", "pillow", "numpy") + f", {gpus} GPUs", highlight=False)
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder), chosen.images)
         dataset = datasets.load(folder)

@@ -6,18 +6,17 @@ medians and ratios; nothing passes or fails. What the rows mean is in bench/READ
 
 import argparse
 import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version as package_version
 from pathlib import Path
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
+from bench.machine import machine
 from lungkit.clinic import bulk
 from lungkit.clinic.predictor import Predictor
 from lungkit.data import dataset, images, phantom
@@ -157,15 +156,6 @@ def memory(bench: Bench, count: int) -> tuple[list[float], list[float]]:
     return own, decoders
 
 
-def machine() -> str:
-    packages = ", ".join(f"{name} {package_version(name)}" for name in ("openvino", "tensorflow", "keras", "pillow"))
-    load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load unknown"
-    return (
-        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores ({load} at the start)\n"
-        f"Python {platform.python_version()}, {packages}"
-    )
-
-
 def report(console: Console, bench: Bench, where: str, rounds: int) -> None:
     height, width = bench.spec.size
     rates = measured(bench, rounds)
@@ -184,7 +174,7 @@ def main() -> None:
     arguments.add_argument("--files", type=int, default=10_000, help="how many files memory is watched over (10000)")
     chosen = arguments.parse_args()
     console = Console()
-    console.print(machine(), highlight=False)
+    console.print(machine("openvino", "tensorflow", "keras", "pillow"), highlight=False)
     given = registry.find(chosen.model) if chosen.model else None
     with tempfile.TemporaryDirectory() as folder:
         for name in ("data", "artifacts"):

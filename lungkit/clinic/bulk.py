@@ -88,7 +88,8 @@ class _Decoders:
 
     def close(self) -> None:
         """End the workers; what they have not begun is dropped."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        # Waited for: at the interpreter's end, one that still stops trips over pipes that are closed already.
+        self._executor.shutdown(cancel_futures=True)
 
     def _start(self) -> Executor:
         if not self._processes:

@@ -9,7 +9,7 @@ from datetime import date
 from lungkit.clinic.app.page import safe
 from lungkit.clinic.words import percent
 
-WIDTH, LEFT, RIGHT = 380, 52, 8  # of a chart with an axis on its left, in its own units
+WIDTH, LEFT, RIGHT = 380, 60, 8  # of a chart with an axis on its left, in its own units
 TOP, HEIGHT, BOTTOM = 12, 110, 24
 ROW = 44  # of a chart with a row for each name: the name and its figures, and what is drawn below them
 LONGEST = 26  # characters of a name in a chart

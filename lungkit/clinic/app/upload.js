@@ -1,7 +1,8 @@
-// Chooses image files and sends them one after the other, each in parts, waiting for the kernel's word after each
-// part: several at once neither fill the kernel's memory nor meet the largest message that the server takes.
+// Chooses image files and sends them one after the other, each in parts, never far ahead of the kernel's word that a
+// part came: several at once neither fill the kernel's memory nor meet the largest message that the server takes.
 
-const PART = 4 * 2 ** 20; // bytes; below the 10 MiB that a Jupyter server takes by default
+const PART = 2 * 2 ** 20; // bytes; below the 10 MiB that a Jupyter server takes by default
+const AHEAD = 3; // parts on their way at once: while the kernel takes one, the browser makes the next
 const PATIENCE = 120; // seconds until a part without an answer means that the server is gone
 
 function megabytes(bytes) {
@@ -21,12 +22,12 @@ function render({ model, el }) {
   zone.append(title, input, hint);
   el.append(zone, refused);
 
-  let answered = () => {};
+  const answers = []; // what to call with the kernel's next words, in the order of the parts
   const answer = () => new Promise((resolve, reject) => {
-    answered = resolve;
+    answers.push(resolve);
     setTimeout(() => reject(new Error("no answer from the server")), 1000 * PATIENCE);
   });
-  const heard = (message) => { if (message.answer) answered(message.answer); };
+  const heard = (message) => { if (message.answer) answers.shift()?.(message.answer); };
   model.on("msg:custom", heard);
 
   function show() {
@@ -50,14 +51,16 @@ function render({ model, el }) {
   }
 
   async function sent(file, number, of) {
+    const waiting = [];
     for (let start = 0; start < Math.max(1, file.size); start += PART) {
       const part = await file.slice(start, start + PART).arrayBuffer();
       const whole = file.size > PART ? `, ${Math.round((100 * start) / file.size)} % of ${megabytes(file.size)} sent` : "";
       hint.textContent = `Working on file ${number} of ${of}: ${file.name}${whole}`;
-      const heardBack = answer();
+      waiting.push(answer());
       model.send({ name: file.name, size: file.size, start, number, of }, undefined, [part]);
-      if ((await heardBack) !== "more") return;
+      if (waiting.length >= AHEAD && (await waiting.shift()) !== "more") break;
     }
+    await Promise.all(waiting);
   }
 
   async function send(files) {

@@ -1,0 +1,129 @@
+"""Pictures of the clinic's screens for the README, showing phantoms and made-up people: python -m tests.e2e.screens"""
+
+import hashlib
+import shutil
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import sqlalchemy as sa
+from PIL import Image
+from playwright import sync_api
+
+from lungkit.clinic.accounts import Access
+from lungkit.clinic.predictor import Models
+from lungkit.clinic.records import NewPatient, Records
+from lungkit.clinic.tables import Reading, Review, SignIn, Study
+from lungkit.data import images, phantom
+from lungkit.progress import bar
+from tests.e2e.conftest import Clinic, Visitor
+
+SAMPLES = Path(__file__).parents[2] / "reports" / "samples"
+PATIENTS = 18
+DAYS = 28  # that the demo's records are spread over
+
+
+def fill(clinic: Clinic, folder: Path) -> None:
+    """Records of some weeks: phantoms read by two doctors, most readings reviewed with what was drawn."""
+    rng = np.random.default_rng(5)
+    model = Models()
+    seats = [Records(Access(clinic.store, clinic.token(name))) for name in ("ada", "ben")]
+    for number in bar(range(PATIENTS), label="demo patients", unit="patient"):
+        drawn = phantom.CLASSES[number % len(phantom.CLASSES)]
+        slices = phantom.make_patient(f"demo{number}", drawn, seed=100 + number, slices=3, size=512)
+        patient = NewPatient(f"P-{1001 + number}", f"Demo Patient {number + 1}", 1935 + 3 * number, ("female", "male")[number % 2])
+        for cut in slices[: 1 + number % 3]:
+            seat = seats[int(rng.integers(2))]
+            file = phantom.write_dicom(cut, folder / f"{number}-{cut.index}.dcm")
+            image = images.read(file.read_bytes(), file.name)
+            said = model.get("ct-infection").read(image)
+            known = seat.find_patients(patient.number)
+            whose = known[0].id if known else patient
+            reading = seat.save_case(whose, image, hashlib.sha256(file.read_bytes()).hexdigest(), said, "")
+            if rng.random() < 0.7:
+                seat.review(reading, said.label == drawn, drawn, "")
+    with clinic.store.write() as db:
+        for study in db.scalars(sa.select(Study)).all():
+            earlier = timedelta(days=int(rng.integers(1, DAYS)), minutes=int(rng.integers(-200, 100)))
+            study.uploaded_at -= earlier
+            for reading in study.readings:
+                reading.read_at -= earlier
+                for review in reading.reviews:
+                    review.at -= earlier
+        for day in range(1, DAYS):
+            for user in rng.integers(1, 4, int(rng.integers(1, 5))):
+                token = hashlib.sha256(rng.bytes(8)).hexdigest()
+                row = SignIn(token_sha256=token, user_id=int(user), address="127.0.0.1")
+                db.add(row)
+                db.flush()
+                row.created_at = row.seen_at = row.revoked_at = row.created_at - timedelta(days=day)
+
+
+def take(visitor: Visitor, name: str, height: int = 900) -> None:
+    """reports/samples/clinic_NAME.png, in few colours: it stays small."""
+    page = visitor.page
+    page.set_viewport_size({"width": 1280, "height": height})
+    page.wait_for_timeout(700)  # tables and pictures draw themselves after they were resized
+    page.evaluate("document.querySelectorAll('*').forEach((part) => { part.scrollTop = 0; })")
+    path = SAMPLES / f"clinic_{name}.png"
+    page.screenshot(path=path)
+    with Image.open(path) as picture:
+        picture.convert("RGB").quantize(256).save(path, optimize=True)
+
+
+def main() -> None:
+    with sync_api.sync_playwright() as playwright, tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        clinic = Clinic(folder)
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        try:
+            fill(clinic, folder)
+            clinic.start()
+            doctor_screens(Visitor(browser, clinic, 1280), folder)
+            admin_screens(Visitor(browser, clinic, 1280))
+        finally:
+            browser.close()
+            clinic.close()
+
+
+def doctor_screens(ada: Visitor, folder: Path) -> None:
+    """Signing in, a new case from the form to its reading, the worklist, a patient's images side by side."""
+    page = ada.page
+    page.goto(ada.clinic.url)
+    page.get_by_label("User name").fill("ada")
+    take(ada, "sign_in", 560)
+    ada.sign_in("ada")
+    ada.new_patient("P-2001", "Demo Patient, new", "1961", "female")
+    take(ada, "new_case", 760)
+    cuts = phantom.make_patient("demo", "Pneumonia", seed=46, slices=3, size=512)
+    ada.upload(phantom.write_dicom(cuts[1], folder / "phantom-slice.dcm"))
+    page.locator(".viewer-canvas").wait_for()
+    take(ada, "reading", 1400)
+    ada.go("Worklist")
+    page.locator("tbody tr").first.wait_for()
+    take(ada, "worklist")
+    ada.go("Patient")
+    page.get_by_label("Patient number or name").press_sequentially("P-1003")
+    page.get_by_role("button", name="P-1003").click()
+    page.locator(".patient-name").wait_for()
+    take(ada, "patient", 1100)
+
+
+def admin_screens(eve: Visitor) -> None:
+    """One picture of each."""
+    eve.sign_in("eve")
+    for screen, height in (("People", 700), ("Patients", 900), ("Usage", 1000), ("Models", 700), ("Health", 800)):
+        eve.go(screen)
+        if screen == "Models":
+            eve.page.locator("tbody tr").first.click()
+            eve.page.get_by_role("button", name="Show card").click()
+        take(eve, screen.lower(), height)
+    eve.go("Audit trail")
+    eve.page.get_by_role("button", name="Verify").click()
+    eve.page.locator(".notice").first.wait_for()
+    take(eve, "audit_trail")
+
+
+if __name__ == "__main__":
+    main()
