@@ -14,7 +14,7 @@ from playwright import sync_api
 from lungkit.clinic.accounts import Access
 from lungkit.clinic.predictor import Models
 from lungkit.clinic.records import NewPatient, Records
-from lungkit.clinic.tables import Reading, Review, SignIn, Study
+from lungkit.clinic.tables import SignIn, Study
 from lungkit.data import images, phantom
 from lungkit.progress import bar
 from tests.e2e.conftest import Clinic, Visitor
@@ -32,7 +32,8 @@ def fill(clinic: Clinic, folder: Path) -> None:
     for number in bar(range(PATIENTS), label="demo patients", unit="patient"):
         drawn = phantom.CLASSES[number % len(phantom.CLASSES)]
         slices = phantom.make_patient(f"demo{number}", drawn, seed=100 + number, slices=3, size=512)
-        patient = NewPatient(f"P-{1001 + number}", f"Demo Patient {number + 1}", 1935 + 3 * number, ("female", "male")[number % 2])
+        sex = ("female", "male")[number % 2]
+        patient = NewPatient(f"P-{1001 + number}", f"Demo Patient {number + 1}", 1935 + 3 * number, sex)
         for cut in slices[: 1 + number % 3]:
             seat = seats[int(rng.integers(2))]
             file = phantom.write_dicom(cut, folder / f"{number}-{cut.index}.dcm")
