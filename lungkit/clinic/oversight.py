@@ -307,13 +307,15 @@ class Oversight:
 
     def health(self) -> dict:
         """How the machine is: database, database_bytes, disk_free_bytes, sessions, kernels, kernels_bytes, models,
-        audit_events. kernels: the running ones of the server this was called under, 0 where there is none.
+        damaged, audit_events. kernels: the running ones of the server this was called under, 0 where there is none.
+        models, damaged: the versions in use that can read, and in words what is wrong with the others.
         """
         with self.access.reads("admin") as (db, _):
             sessions = db.scalar(sa.select(sa.func.count()).select_from(SignIn).join(User).where(_open(), User.active))
             events = db.scalar(sa.select(sa.func.max(AuditEvent.number))) or 0
             size = _database_bytes(self.access.store, db)
         kernels = _kernels()
+        in_use = [row for row in self.models() if row.active]
         return {
             "database": self.access.store.url.get_backend_name(),
             "database_bytes": size,
@@ -321,7 +323,8 @@ class Oversight:
             "sessions": sessions,
             "kernels": len(kernels),
             "kernels_bytes": sum(kernels),
-            "models": [f"{row.model}@{row.version}" for row in self.models() if row.active],
+            "models": [f"{row.model}@{row.version}" for row in in_use if not row.problem],
+            "damaged": [row.problem for row in in_use if row.problem],
             "audit_events": events,
         }
 
@@ -459,16 +462,22 @@ def _confusion(reviews: pd.DataFrame) -> pd.DataFrame:
 
 
 def _model_row(model: str, version: str) -> ModelRow:
-    """A version as it is listed; one that is damaged is listed too, with what is wrong."""
-    card, problem = {}, ""
+    """A version as it is listed; one that is damaged is listed too, with what is wrong.
+
+    Every byte is looked at of the one in use only: the others are before they are used.
+    """
+    card, problem, active = {}, "", registry.active_name(model) == version
     try:
-        card = registry.find(f"{model}@{version}").card
+        found = registry.find(f"{model}@{version}")
+        card = found.card
+        if active:
+            registry.verify(found)
     except registry.ModelDamaged as error:
         problem = str(error)
     return ModelRow(
         model,
         version,
-        registry.active_name(model) == version,
+        active,
         card.get("created", ""),
         tuple(card.get("classes", ())),
         card.get("synthetic", False),

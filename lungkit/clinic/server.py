@@ -66,10 +66,13 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
-QUIET = {  # for the kernels: nothing is reported to anyone, nothing comes from somebody's own configuration
+KERNELS = {  # nothing is reported to anyone, nothing comes from somebody's own configuration
     "ORT_DISABLE_TELEMETRY": "1",
     "JUPYTER_PREFER_ENV_PATH": "1",
     "JUPYTER_PATH": str(PAGES),
+    # An image's memory goes back to the system with the image; glibc would keep it, for as much as was ever used.
+    "MALLOC_MMAP_THRESHOLD_": str(2**22),
+    "MALLOC_ARENA_MAX": "2",
 }
 
 
@@ -105,7 +108,7 @@ def serve(
     port = sockets[0].getsockname()[1]
     os.umask(0o077)
     with _private_folder() as folder:
-        os.environ.update(QUIET)
+        os.environ.update(KERNELS)
         for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
             os.environ[variable] = str(folder / "jupyter")
         os.environ[DOOR] = str(folder / "door")
@@ -139,6 +142,8 @@ def _has_active(model: str) -> bool:
         registry.active(model)
     except registry.ModelMissing:
         return False
+    except registry.ModelDamaged:
+        return True  # whoever uses it is told; what was read before can be looked at
     return True
 
 
@@ -397,7 +402,10 @@ class SignOut(PageHandler):
     @allow_unauthenticated
     async def post(self) -> None:
         clinic = self.settings["clinic"]
-        accounts.sign_out(clinic.store, self.get_cookie(accounts.COOKIE, ""))
+        # In a thread: while the records are locked, everybody else's pages go on.
+        await asyncio.get_running_loop().run_in_executor(
+            clinic.sign_ins, accounts.sign_out, clinic.store, self.get_cookie(accounts.COOKIE, "")
+        )
         if self.current_user:
             await clinic.stop_kernels(clinic.claims.of(self.current_user.session_id))
         self.clear_cookie(accounts.COOKIE, path="/")

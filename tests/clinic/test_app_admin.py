@@ -545,6 +545,7 @@ FINE = {
     "kernels": 2,
     "kernels_bytes": 400_000_000,
     "models": ["lung@v2"],
+    "damaged": [],
     "audit_events": 1234,
 }
 
@@ -560,6 +561,7 @@ def test_a_healthy_machine_has_no_mark():
         ({"disk_free_bytes": 4 * 10**8}, "Disk", "Make room now"),
         ({"kernels_bytes": 2 * 10**9}, "Open pages", "1.0 GB each: more than expected"),
         ({"models": []}, "Models in use", "images cannot be read"),
+        ({"models": [], "damaged": ["lung@v2: weights is missing"]}, "Damaged model", "lung@v2: weights is missing."),
     ],
 )
 def test_what_is_low_is_marked_in_plain_words(found, thing, words):

@@ -341,6 +341,22 @@ def test_a_damaged_model_card_is_said_and_other_screens_work(shown, models):
     assert "0 of 0 readings" in text(shown.screen)
 
 
+def test_a_page_opened_with_a_damaged_model_says_which_and_who_can_help(store, access, tiny_version):
+    (tiny_version.folder / registry.CARD).write_text("{")
+    words = text(shell.page(lambda: store, access.token, Models()).screen)
+    assert "No model can read. Tell an administrator: tiny-cnn@v1: card.json is not JSON" in words
+
+
+def test_an_image_for_a_damaged_model_is_refused_with_what_to_do(store, access, tiny_version, slice_files):
+    (tiny_version.folder / "graph.bin").write_bytes(b"")
+    shown = shell.page(lambda: store, access.token, Models())
+    enter_patient(shown.screen)
+    send(upload_of(shown.screen), slice_files[0].read_bytes(), "slice.dcm")
+    words = text(shown.screen)
+    assert "The model tiny-cnn is damaged" in words and "tell an administrator: tiny-cnn@v1: graph.bin" in words
+    assert counts(store) == [0, 0, 0, 0]
+
+
 def test_the_next_patient_starts_with_an_empty_form(shown):
     enter_patient(shown.screen)
     field(shown.screen, "Notes (kept with each image)").value = "cough"

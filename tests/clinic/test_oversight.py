@@ -557,6 +557,17 @@ def test_a_version_whose_card_is_damaged_is_listed_with_what_is_wrong(admin):
     assert (broken.version, broken.active, fine.version, fine.active, fine.problem) == ("v2", True, "v1", False, "")
 
 
+def test_a_damaged_file_of_the_version_in_use_is_said_in_the_list_and_by_health(admin):
+    for model in ("ct", "lung"):
+        damaged = add_version(model)
+    (damaged.folder / "weights").write_bytes(b"other")
+    fine, broken = admin.models()
+    assert (fine.problem, broken.active) == ("", True)
+    assert "lung@v1: weights was changed" in broken.problem
+    health = admin.health()
+    assert (health["models"], health["damaged"]) == (["ct@v1"], [broken.problem])
+
+
 # --- trail and health
 
 

@@ -309,6 +309,16 @@ def test_a_version_damaged_before_it_is_first_used_is_refused_and_read_once_mend
     assert models.get("tiny-cnn").version == tiny_version
 
 
+def test_a_version_in_use_reads_on_as_it_was_when_its_files_are_damaged(tiny_version, slices):
+    expected = Predictor(tiny_version).read(slices[0]).probabilities
+    in_use, weights = Models().get("tiny-cnn"), tiny_version.folder / "graph.bin"
+    with weights.open("r+b") as file:  # in place, as a failing disk does
+        file.write(bytes(weights.stat().st_size))
+    np.testing.assert_array_equal(in_use.read(slices[0]).probabilities, expected)
+    weights.write_bytes(b"")
+    np.testing.assert_array_equal(in_use.read(slices[0]).probabilities, expected)
+
+
 def test_a_kernel_keeps_a_few_models_only(tiny_version):
     for name in ("b-cnn", "c-cnn"):
         _registered_again(tiny_version, name)

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from lungkit import cli, config
 from lungkit.clinic import accounts, server
 from lungkit.errors import LungkitError
+from lungkit.models import registry
 
 PARTS = server._parts()
 NOT_REACHABLE = [
@@ -458,6 +459,15 @@ def test_without_a_model_the_server_says_how_to_get_one(here, cheap_passwords):
         accounts.add_user(db, "anna", "Anna Test", "doctor")
     with pytest.raises(LungkitError, match="no model is active yet; `make demo` trains one"):
         _serve_here()
+
+
+def test_with_a_damaged_model_the_server_starts_so_that_records_can_be_seen(here):
+    folder = here / "artifacts" / "lung" / "v1"
+    folder.mkdir(parents=True)
+    (folder.parent / registry.POINTER).write_text('{"version": "v1", "history": [], "sums": {}}')
+    assert server._has_active("lung")  # its card is missing
+    (folder.parent / registry.POINTER).unlink()
+    assert not server._has_active("lung")
 
 
 def test_without_its_notebook_the_server_says_so(here):

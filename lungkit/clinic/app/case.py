@@ -12,7 +12,7 @@ from lungkit.clinic.app.page import close, notice, safe
 from lungkit.clinic.app.reading import learned_from, reading
 from lungkit.clinic.app.search import PatientSearch, heading
 from lungkit.clinic.app.upload import Upload
-from lungkit.clinic.predictor import REVIEW
+from lungkit.clinic.predictor import REVIEW, Predictor
 from lungkit.clinic.records import NewPatient, PatientRow, Records
 from lungkit.clinic.tables import SEXES
 from lungkit.clinic.words import percent
@@ -101,10 +101,19 @@ class NewCase:
 
     def _describe(self) -> None:
         if self.model.value is None:
-            self.about.value = notice("No model is in use yet. An administrator promotes one under Models.", "note")
+            self.about.value = notice(*self._why_no_model())
         else:
             self.about.value = _about(self.model.value)
         self._update_upload()
+
+    def _why_no_model(self) -> tuple[str, str]:
+        try:
+            self._models.default()
+        except registry.ModelDamaged as problem:
+            return f"No model can read. Tell an administrator: {problem}", "problem"
+        except LungkitError:
+            pass
+        return "No model is in use yet. An administrator promotes one under Models.", "note"
 
     def _choose(self, patient: PatientRow | NewPatient | None) -> None:
         self.patient = patient
@@ -165,7 +174,7 @@ class NewCase:
             line.known(earlier)
             return
         image = images.read(content, name)
-        said = self._models.get(self.model.value).read(image, started)
+        said = self._predictor().read(image, started)
         whose = self.patient.id if known else self.patient
         reading_id = self._records.save_case(whose, image, sha256, said, self.notes.value)
         if not known:
@@ -174,6 +183,16 @@ class NewCase:
         line.read(reading_id, said.decision, probability, time.perf_counter() - started)
         if not self.reading.children:
             self._show(reading_id)
+
+    def _predictor(self) -> Predictor:
+        try:
+            return self._models.get(self.model.value)
+        except registry.ModelDamaged as problem:
+            # What mends it only an administrator can do.
+            raise LungkitError(
+                f"The model {self.model.value} is damaged, so this was not read; nothing was saved. Choose another "
+                f"model, or tell an administrator: {problem}"
+            ) from problem
 
     def _show(self, reading_id: str) -> None:
         case = self._records.case(reading_id)

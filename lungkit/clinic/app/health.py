@@ -59,9 +59,10 @@ def assess(health: dict) -> list[tuple[str, str, str]]:
         words = f"{kernels} kernels with {size(health['kernels_bytes'])} of memory, {size(mean)} each"
         large = mean > LARGE_KERNEL
         lines.append(("Open pages", "low" if large else "good", words + (": more than expected" if large else "")))
+    lines += [("Damaged model", "low", f"{problem}.") for problem in health["damaged"]]
     if models:
         lines.append(("Models in use", "good", ", ".join(models)))
-    else:
+    elif not health["damaged"]:
         lines.append(("Models in use", "low", "none: images cannot be read. Choose a version under Models."))
     lines.append(("Audit trail", "good", f"{health['audit_events']:,} events; verify them under Audit trail"))
     return lines

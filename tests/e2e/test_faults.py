@@ -1,0 +1,343 @@
+"""What goes wrong around the clinic: a process killed, records locked, a disk full, a model's file damaged.
+
+Each time what was saved stays, nothing is saved by half, the page says in words what happened and what to do, and the
+clinic goes on in the same folder at the same address.
+"""
+
+import gc
+import re
+import shutil
+import sqlite3
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from itertools import count, islice
+from pathlib import Path
+
+import psutil
+import pytest
+import sqlalchemy as sa
+from playwright.sync_api import expect
+from typer.testing import CliRunner
+
+from lungkit import cli
+from lungkit.clinic import pixels
+from lungkit.clinic.tables import AuditEvent, Patient, Reading, Study
+from lungkit.data import phantom
+
+BUSY = "records are busy; nothing was saved. Try again in a moment"
+FULL = "disk is full or failing; nothing was saved. Tell an administrator, then try again"
+SMALL_DISK = 8 * 2**20  # bytes: the tables, and some uploads
+
+
+@pytest.fixture(scope="module")
+def clinic(start_clinic):
+    """The clinic that most tests here share."""
+    return start_clinic()
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> Iterator[Path]:
+    """DICOM files that the committed model is sure of, as large as a scanner's, as many as are asked for."""
+    folder = tmp_path_factory.mktemp("scans")
+    cut = phantom.make_patient("demo", "Normal", seed=46, slices=3, size=512)[1]
+    # The same picture with other identifiers: another file.
+    return (phantom.write_dicom(replace(cut, index=i), folder / f"scan-{i:02}.dcm") for i in count())
+
+
+# --- what must hold whatever happens
+
+
+def saved(clinic) -> set[tuple[str, str, str]]:
+    """Every reading that can be reached from its patient: (patient's number, hash of the upload, reading)."""
+    found = sa.select(Patient.number, Study.sha256, Reading.id).join(Study, Study.patient_id == Patient.id)
+    with clinic.store.read() as db:
+        return {tuple(row) for row in db.execute(found.join(Reading, Reading.study_id == Study.id))}
+
+
+def assert_whole(clinic) -> None:
+    """The records are sound, and nothing in them, or beside them, is there by half."""
+    for check in (("db", "check"), ("audit", "verify")):
+        ran = CliRunner().invoke(cli.app, check, env=clinic.environment)
+        assert ran.exit_code == 0, ran.output
+    with clinic.store.read() as db:
+        studies = db.scalars(sa.select(Study).options(sa.orm.undefer(Study.pixels))).all()
+        assert all(len(study.readings) == 1 for study in studies)
+        assert all(pixels.decode(study.pixels, study.units).shape == (study.height, study.width) for study in studies)
+        assert set(db.scalars(sa.select(Patient.id))) == {study.patient_id for study in studies}
+        told = db.scalars(sa.select(AuditEvent.object).where(AuditEvent.action == "case.save")).all()
+        assert sorted(told) == sorted(f"reading:{study.readings[0].id}" for study in studies)
+    beside = {path.name for path in clinic.store.path.parent.iterdir()}
+    assert beside <= {"clinic.db", "clinic.db-wal", "clinic.db-shm", "errors.log"}
+
+
+def assert_reads_on(visitor, number: str, scan: Path) -> None:
+    """A page that was just loaded finds the patient of before and reads another image."""
+    choose(visitor, number)
+    visitor.upload(scan)
+    assert_read(visitor, scan)
+
+
+def assert_read(visitor, scan: Path) -> None:
+    expect(visitor.page.locator(".file-line", has_text=scan.name).last).to_have_class(re.compile("file-read"))
+
+
+def choose(visitor, number: str) -> None:
+    """Find a patient on the page New case."""
+    visitor.page.get_by_label("Patient number or name").fill(number)
+    visitor.sees("1 found; choose one:")  # until then a click may be for a list that is no more
+    visitor.page.get_by_role("button", name=number).click()
+
+
+def load_again(visitor) -> None:
+    """Follow the way that a page offers which has lost its process."""
+    visitor.page.get_by_role("heading", name="This page has ended").wait_for()
+    visitor.sees("What was saved before is safe")
+    visitor.page.get_by_role("link", name="Load the page again").click()
+    visitor.page.locator(".clinic-nav").wait_for()
+
+
+def send(visitor, scan: Path) -> None:
+    """Choose a file and wait for nothing."""
+    visitor.page.locator("input[type=file]:enabled").set_input_files(scan)
+
+
+def kill(clinic, *stopped: psutil.Process) -> None:
+    """End the server as a power cut would; returns when the processes of its pages have noticed.
+
+    stopped: those of them that were stopped and go on only now.
+    """
+    kernels = clinic.kernels()
+    clinic.kill()
+    for kernel in stopped:
+        kernel.resume()
+    _, left = psutil.wait_procs(kernels, timeout=15)
+    assert not left
+
+
+# --- a process is killed while it saves
+
+
+def stopped_while_saving(clinic, visitor, scans: Iterator[Path]) -> tuple[psutil.Process, Path]:
+    """Uploads until the page's process is stopped in the middle of a save; that process, and what it was to save.
+
+    The moment is seen from outside: another writer is turned away, and the records do not have the study yet.
+    """
+    kernel_id = visitor.page.evaluate("JSON.parse(document.getElementById('jupyter-config-data').textContent).kernelId")
+    (kernel,) = [process for process in clinic.kernels() if kernel_id in process.cmdline()[-1]]
+    with closing(sqlite3.connect(clinic.store.path, timeout=0, isolation_level=None)) as probe:
+
+        def studies() -> int:
+            return probe.execute("SELECT count(*) FROM studies").fetchone()[0]
+
+        def writing() -> bool:
+            try:
+                probe.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+            probe.execute("ROLLBACK")
+            return False
+
+        for scan in islice(scans, 8):
+            before, end = studies(), time.monotonic() + 30
+            send(visitor, scan)
+            while studies() == before and time.monotonic() < end:
+                if not writing():
+                    time.sleep(0.0002)  # or else the probe itself is what the save waits for
+                    continue
+                kernel.suspend()
+                while kernel.status() != psutil.STATUS_STOPPED:
+                    time.sleep(0.001)
+                if writing() and studies() == before:
+                    return kernel, scan
+                kernel.resume()
+            assert_read(visitor, scan)
+    raise AssertionError("no save could be stopped half-way")
+
+
+def test_a_kernel_killed_in_the_middle_of_a_save_leaves_nothing_half_saved(visit, clinic, scans):
+    ada = visit("ada")
+    ada.new_patient("F-1", "Demo Patient One")
+    ada.upload(next(scans))
+    ada.page.get_by_role("button", name="More images of this patient").click()
+    kernel, scan = stopped_while_saving(clinic, ada, scans)
+    before = saved(clinic)
+    kernel.kill()
+    load_again(ada)
+    assert saved(clinic) == before
+    assert_whole(clinic)
+    assert_reads_on(ada, "F-1", scan)
+    assert len(saved(clinic)) == len(before) + 1
+    assert_whole(clinic)
+
+
+def test_a_server_killed_in_the_middle_of_a_save_serves_again_with_all_that_was_saved(visit, clinic, scans):
+    ada = visit("ada")
+    ada.new_patient("F-2", "Demo Patient Two")
+    ada.upload(next(scans))
+    ada.page.get_by_role("button", name="More images of this patient").click()
+    kernel, _ = stopped_while_saving(clinic, ada, scans)
+    before = saved(clinic)
+    kill(clinic, kernel)
+    ada.sees("The server cannot be reached. What you enter now is not saved.")
+    after = saved(clinic)
+    assert before <= after  # the save that was under way went through as a whole, or not at all
+    assert_whole(clinic)
+    clinic.start()
+    load_again(ada)
+    assert_reads_on(ada, "F-2", next(scans))
+    assert len(saved(clinic)) == len(after) + 1
+    assert_whole(clinic)
+
+
+# --- the records cannot be written
+
+
+@contextmanager
+def written_by_another(clinic) -> Iterator[None]:
+    """Another program holds the records' one place for a writer, for as long as this lasts."""
+    with closing(sqlite3.connect(clinic.store.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def type_in(visitor, name: str) -> None:
+    """Name and password on the sign-in page, and the button."""
+    visitor.page.get_by_role("textbox", name="User name").fill(name)
+    visitor.page.get_by_label("Password").fill(visitor.clinic.passwords[name])
+    visitor.page.get_by_role("button", name="Sign in").click(no_wait_after=True)
+
+
+def test_while_the_records_are_locked_everybody_is_told_so_and_nothing_is_saved(visit, clinic, scans):
+    ada, ben, late = visit("ada"), visit("ben"), visit()
+    ada.new_patient("F-3", "Demo Patient Three")
+    ada.upload(next(scans))
+    ada.page.get_by_role("button", name="More images of this patient").click()
+    late.page.goto(clinic.url)
+    before, scan = saved(clinic), next(scans)
+    with written_by_another(clinic):
+        # All of them wait at the same time, since each waits for some seconds before giving up.
+        send(ada, scan)
+        ben.page.get_by_role("button", name="Sign out").click(no_wait_after=True)
+        type_in(late, "ben")
+        with urllib.request.urlopen(f"{clinic.url}login", timeout=5) as answer:  # nobody else waits with them
+            assert answer.status == 200
+        expect(ada.page.locator(".file-line", has_text=scan.name)).to_contain_text(BUSY)
+        expect(late.page.get_by_role("alert")).to_contain_text(BUSY)
+        expect(ben.page.locator("body")).to_contain_text(BUSY)
+    assert saved(clinic) == before
+    assert_whole(clinic)
+    ada.upload(scan)
+    assert_read(ada, scan)
+    type_in(late, "ben")
+    late.page.locator(".clinic-nav").wait_for()
+    assert len(saved(clinic)) == len(before) + 1
+    assert_whole(clinic)
+
+
+@pytest.fixture
+def small_clinic(start_clinic, tmp_path):
+    """A clinic with a small disk for its data."""
+    disk, clinic = tmp_path / "data", None
+    disk.mkdir()
+    if shutil.which("mount") is None:
+        pytest.skip("no `mount` here to make a small disk with")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}", "tmpfs", disk], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small disk may not be mounted here: {mounted.stderr.strip()}")
+    try:
+        clinic = start_clinic(tmp_path)
+        yield clinic
+    finally:
+        if clinic:
+            clinic.close()
+        gc.collect()  # connections of the commands that ran in this process
+        subprocess.run(["umount", disk], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """A file that takes all the room there is left."""
+    ballast = disk / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(2**20))
+    return ballast
+
+
+def test_on_a_full_disk_nothing_is_lost_and_with_room_again_it_goes_on(visit, small_clinic, scans):
+    clinic = small_clinic
+    ada, eve, late = visit("ada", clinic=clinic), visit("eve", clinic=clinic), visit(clinic=clinic)
+    ada.new_patient("F-4", "Demo Patient Four")
+    ada.upload(next(scans))
+    late.page.goto(clinic.url)
+    before, scan = saved(clinic), next(scans)
+    ballast = fill(clinic.folder / "data")
+    ada.page.get_by_role("button", name="Agree: Normal").click()
+    ada.sees(FULL)
+    ada.page.get_by_role("button", name="More images of this patient").click()
+    ada.upload(scan)
+    assert FULL in ada.line(scan)
+    type_in(late, "ben")
+    expect(late.page.get_by_role("alert")).to_contain_text(FULL)
+    eve.go("Health")
+    eve.sees("0 bytes free: nothing can be saved soon. Make room now.")
+    assert saved(clinic) == before
+    assert_whole(clinic)
+
+    kill(clinic)
+    clinic.start()  # also while the disk is full: what is there can be looked at
+    load_again(ada)
+    ada.go("Worklist")
+    expect(ada.page.locator("tbody tr", has_text="F-4")).to_have_count(1)
+
+    ballast.unlink()
+    ada.go("New case")
+    assert_reads_on(ada, "F-4", scan)
+    assert len(saved(clinic)) == len(before) + 1
+    assert_whole(clinic)
+
+
+# --- a model's file is damaged
+
+
+def test_a_damaged_model_reads_nothing_says_so_and_reads_again_once_mended(visit, clinic, scans):
+    graph = clinic.artifacts / "ct-infection" / "v1" / "graph.bin"
+    content = graph.read_bytes()
+    ada = visit("ada")
+    ada.new_patient("F-5", "Demo Patient Five")
+    graph.write_bytes(content[: len(content) // 2])
+    ada.upload(next(scans))  # with what was checked when the page was made ready
+    before, scan = saved(clinic), next(scans)
+    assert {number for number, *_ in before} >= {"F-5"}
+
+    clinic.stop()
+    clinic.start()  # what was read before can be looked at
+    load_again(ada)
+    choose(ada, "F-5")
+    ada.upload(scan)
+    for words in (
+        "The model ct-infection is damaged",
+        "nothing was saved",
+        "tell an administrator",
+        "graph.bin was changed",
+    ):
+        assert words in ada.line(scan)
+    eve = visit("eve")
+    for screen in ("Models", "Health"):
+        eve.go(screen)
+        eve.sees("ct-infection@v1: graph.bin was changed after it was registered. Restore the folder")
+    assert saved(clinic) == before
+    assert_whole(clinic)
+
+    graph.write_bytes(content)
+    ada.upload(scan)
+    assert_read(ada, scan)
+    eve.page.get_by_role("button", name="Look again").click()
+    expect(eve.page.locator(".health")).not_to_contain_text("graph.bin")
+    assert len(saved(clinic)) == len(before) + 1
+    assert_whole(clinic)
