@@ -14,10 +14,10 @@ from PIL import Image as Picture
 from sklearn.datasets import load_sample_images
 
 from lungkit import config
-from lungkit.clinic import predictor
+from lungkit.clinic import decode, predictor
 from lungkit.clinic.predictor import REVIEW, Models, NoGraph, Predictor
 from lungkit.data import images
-from lungkit.models import decision, graph, registry
+from lungkit.models import graph, registry
 
 CAT = Path(__file__).with_name("cat.jpg")  # "Chelsea" by Stefan van der Walt, CC0, from scikit-image's sample data
 
@@ -88,15 +88,25 @@ def test_a_threshold_decides_between_two_classes(xray_version, threshold, shared
     assert reading.label == reading.classes[int(threshold == 0)]
 
 
-def test_an_answer_within_the_band_is_for_review_and_one_outside_is_the_label(tiny_version, tiny, slices):
-    point = tiny_version.card["operating_point"]
-    known = [image for image in slices if not _flagged(tiny.read(image))]
-    margins = [decision.margin(tiny.read(image).probabilities[None], point)[0] for image in known]
-    middle = float(np.median(margins))
-    tiny.card = tiny.card | {"uncertainty": tiny.card["uncertainty"] | {"margin": middle}}
-    readings = [tiny.read(image) for image in known]
-    assert [reading.decision == REVIEW for reading in readings] == [margin <= middle for margin in margins]
-    assert {reading.decision == reading.label for reading in readings} == {True, False}
+@pytest.mark.parametrize(
+    ("probabilities", "times", "decision"),
+    [
+        ([0.9, 0.08, 0.02], 4, "Normal"),
+        ([0.06, 0.14, 0.8], 4, "COVID-19"),
+        ([0.06, 0.3, 0.64], 4, REVIEW),  # less than 4 times as likely as the next
+        ([0.46, 0.27, 0.27], 1.2, REVIEW),  # outside the band, but the others together are likelier
+    ],
+)
+def test_an_answer_within_the_band_is_for_review_and_one_outside_is_the_label(
+    tiny, slices, probabilities, times, decision
+):
+    tiny.card = tiny.card | {"uncertainty": tiny.card["uncertainty"] | {"margin": float(np.log(times))}}
+    known = next(image for image in slices if not _flagged(tiny.read(image)))
+    tensor, facts = decode.prepare(known, tiny.spec)
+    outputs = {name: values[0] for name, values in tiny.graph(tensor[np.newaxis]).items()}
+    reading = tiny.reading(facts, outputs | {"probabilities": np.array(probabilities)}, time.perf_counter())
+    assert reading.decision == decision
+    assert reading.label == reading.classes[int(np.argmax(probabilities))]
 
 
 def test_an_image_that_fails_a_check_is_for_review_however_sure_the_model_is(tiny):
