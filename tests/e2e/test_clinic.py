@@ -228,6 +228,16 @@ def test_a_file_over_the_limit_is_refused_before_anything_is_sent(visit, clinic,
     assert readings(clinic, "P-201") == []
 
 
+def test_a_file_that_is_sent_in_many_parts_arrives_whole(visit, clinic, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (3000, 3000), np.uint8)
+    large = tmp_path / "large.tiff"
+    Image.fromarray(noise).save(large)
+    ben = visit("ben")
+    ben.new_patient("P-203", "Demo Patient Parts")
+    ben.upload(large)
+    assert [row.sha256 for row in readings(clinic, "P-203")] == [hashlib.sha256(large.read_bytes()).hexdigest()]
+
+
 def test_a_chest_x_ray_is_flagged_by_the_model_of_ct(visit, clinic, shared_data):
     xray = min((shared_data / "chest_xray_paediatric_224" / "test" / "NORMAL").glob("*.jpeg"))
     ben = visit("ben")
