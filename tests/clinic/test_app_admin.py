@@ -179,7 +179,7 @@ def test_a_name_that_is_taken_is_refused_in_words_and_what_was_typed_stays(opene
     screen = opened(people.People)
     screen.name.value, screen.full_name.value = "boss", "Another Boss"
     screen.add.click()
-    assert "there is a user" in page.message.value
+    assert "There is a user" in page.message.value
     assert screen.full_name.value == "Another Boss" and count(store, User) == 1
 
 

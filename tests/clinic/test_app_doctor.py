@@ -203,7 +203,7 @@ def test_records_that_cannot_be_opened_are_said_in_words(models):
     def broken():
         raise accounts.StoreError("the disk is full; nothing was saved. Tell an administrator, then try again")
 
-    assert "the disk is full" in text(shell.page(broken, "token", models).widget)
+    assert "The disk is full" in text(shell.page(broken, "token", models).widget)
 
 
 def test_outside_the_server_the_notebook_says_how_to_serve_it(capsys, monkeypatch):
@@ -299,10 +299,24 @@ def test_a_click_on_a_patient_who_is_no_longer_listed_chooses_nobody(shown, reco
     assert upload_of(shown.screen).disabled
 
 
+def test_a_click_that_comes_late_does_not_meet_the_patient_who_took_the_place(shown, records, chest_image, said):
+    for number, name in (("T-7", "Anton Example"), ("T-8", "Berta Example")):
+        records.save_case(NewPatient(number, name), chest_image(), SHA, said())
+    search = field(shown.screen, "Patient number or name")
+    search.value = "Anton"
+    late = button(shown.screen, "T-7")
+    search.value = "Berta"
+    late.click()
+    assert upload_of(shown.screen).disabled
+    search.value = "Example"
+    button(shown.screen, "T-8").click()
+    assert "Berta Example" in text(shown.screen)
+
+
 @pytest.mark.parametrize("year", ["19611", "196l", "-1", "1800", "１９６１"])
 def test_a_birth_year_that_is_none_is_refused_in_words(shown, year):
     enter_patient(shown.screen, year=year)
-    assert "birth year" in text(shown.widget).replace("The birth", "birth")
+    assert "birth year" in text(shown.widget).lower()
     assert upload_of(shown.screen).disabled
 
 

@@ -46,7 +46,8 @@ class Page:
             except SignedOut as reason:
                 self.signed_out(str(reason))
             except LungkitError as problem:
-                self.say(str(problem), "problem")
+                words = str(problem)
+                self.say(words[:1].upper() + words[1:], "problem")
             except Exception as error:
                 # Not the error's own words: they may hold what was typed about a patient.
                 log.error(

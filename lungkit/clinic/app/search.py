@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import ipywidgets as widgets
 
-from lungkit.clinic.app.page import safe
+from lungkit.clinic.app.page import close, safe
 from lungkit.clinic.records import PatientRow, Records
 
 SHOWN = 8  # patients in the list
@@ -32,18 +32,17 @@ class PatientSearch:
     """
 
     def __init__(self, records: Records, act: Callable, chosen: Callable[[PatientRow], None]):
-        self._records, self._chosen = records, chosen
+        self._records, self._act, self._chosen = records, act, chosen
         self.found: list[PatientRow] = []
         self.text = widgets.Text(
             description="Patient number or name", placeholder="Type to search", continuous_update=True
         ).add_class("field")
         self.status = widgets.HTML().add_class("search-status")
-        # A fixed set: to make new buttons at each key would be slow, and a click could meet another patient's.
-        self.buttons = [widgets.Button().add_class("search-hit") for _ in range(SHOWN)]
-        for place, button in enumerate(self.buttons):
-            button.on_click(act(lambda _, place=place: self._clicked(place)))
+        # A button stays its patient's: a click that was on its way while the list changed meets that one, or nobody.
+        self._buttons: dict[PatientRow, widgets.Button] = {}
+        self.hits = widgets.VBox().add_class("search-hits")
         self.text.observe(act(lambda _: self.refresh()), "value")
-        self.widget = widgets.VBox([self.text, self.status, *self.buttons]).add_class("search")
+        self.widget = widgets.VBox([self.text, self.status, self.hits]).add_class("search")
         self._show([])
 
     def refresh(self) -> None:
@@ -57,11 +56,12 @@ class PatientSearch:
         self._show([])
 
     def _show(self, found: list[PatientRow]) -> None:
-        self.found = found[:SHOWN]
-        for place, button in enumerate(self.buttons):
-            hit = self.found[place] if place < len(self.found) else None
-            button.layout.display = "" if hit else "none"
-            button.description = f"{hit.number} · {hit.name} · {born(hit)}" if hit else ""
+        before, self.found = self._buttons, found[:SHOWN]
+        self._buttons = {hit: before.get(hit) or self._button(hit) for hit in self.found}
+        self.hits.children = list(self._buttons.values())
+        for hit, button in before.items():
+            if hit not in self._buttons:
+                close(button)
         if not self.text.value.strip():
             words = ""
         elif not found:
@@ -72,6 +72,11 @@ class PatientSearch:
             words = f"{len(found)} found; choose one:"
         self.status.value = f'<span role="status">{safe(words)}</span>'
 
-    def _clicked(self, place: int) -> None:
-        if place < len(self.found):  # a click that was sent before the list changed may point past its end
-            self._chosen(self.found[place])
+    def _button(self, patient: PatientRow) -> widgets.Button:
+        button = widgets.Button(description=f"{patient.number} · {patient.name} · {born(patient)}")
+        button.add_class("search-hit").on_click(self._act(lambda _: self._clicked(patient)))
+        return button
+
+    def _clicked(self, patient: PatientRow) -> None:
+        if patient in self._buttons:
+            self._chosen(patient)
