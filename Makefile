@@ -24,7 +24,8 @@ $(STAMP): $(LOCK) pyproject.toml
 	@# uv, the installer, is in the lock file itself: pip takes it from there, hash and all.
 	@awk '/^uv==/ { on = 1 } on { print } on && !/\\$$/ { exit }' $(LOCK) > .venv/uv.txt
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --require-hashes --no-deps -r .venv/uv.txt
-	@$(UV) pip sync --quiet --require-hashes $(LOCK)
+	@# Compiled once here, not in each process of the clinic where the environment forbids to keep what was compiled.
+	@$(UV) pip sync --quiet --require-hashes --compile-bytecode $(LOCK)
 	@$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	@rm -f .venv/installed-*
 	@touch $@
