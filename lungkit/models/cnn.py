@@ -9,6 +9,7 @@ from lungkit.backend import keras
 import pandas as pd
 
 from lungkit.errors import LungkitError
+from lungkit.models.layerwise import LayerwiseAdamW
 
 layers = keras.layers
 
@@ -72,11 +73,13 @@ def compile_classifier(
     learning_rate: float = DEFAULTS["learning_rate"],
     weight_decay: float = DEFAULTS["weight_decay"],
     decay_steps: int | None = None,
+    layer_rates: dict[str, float] | None = None,
 ) -> keras.Model:
     """Compile with cross-entropy on logits (integer labels) and accuracy; returns the same model.
 
     `optimizer` is "adam" or "adamw" (decoupled `weight_decay`, Loshchilov & Hutter 2019). With `decay_steps`
-    the rate warms up over the first 5 % of the steps and falls to 2 % of its peak on a cosine.
+    the rate warms up over the first 5 % of the steps and falls to 2 % of its peak on a cosine. `layer_rates`
+    multiplies it layer by layer (adamw only; see backbones.layer_rates).
     """
     rate = learning_rate
     if decay_steps:
@@ -84,7 +87,11 @@ def compile_classifier(
         rate = keras.optimizers.schedules.CosineDecay(
             learning_rate / 10, decay_steps - warmup, alpha=0.02, warmup_target=learning_rate, warmup_steps=warmup
         )
-    if optimizer == "adamw":
+    if layer_rates and optimizer != "adamw":
+        raise LungkitError(f"rates by layer need the optimizer adamw, not {optimizer}")
+    if optimizer == "adamw" and layer_rates:
+        chosen = LayerwiseAdamW(rate, weight_decay=weight_decay, layer_rates=layer_rates)
+    elif optimizer == "adamw":
         chosen = keras.optimizers.AdamW(rate, weight_decay=weight_decay)
     elif optimizer == "adam":
         chosen = keras.optimizers.Adam(rate)

@@ -6,6 +6,7 @@ ReLU(sum over k of w_k A_k) up to a factor which dividing by the maximum takes a
 2017, section 3.1). It is part of the graph, resized as `gradcam.gradcam` does.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from lungkit.backend import keras
@@ -39,22 +40,28 @@ def write(model: keras.Model, folder: Path, temperature: float = 1.0) -> None:
 
     explained = _with_heat(model, temperature)
     signature = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="image")
-    call = tf.function(lambda image: explained(image, training=False), input_signature=[signature])
+    call = tf.function(explained, input_signature=[signature])
     converted = graph.openvino.convert_model(call.get_concrete_function())
     graph.openvino.save_model(converted, folder / graph.FILE, compress_to_fp16=False)
 
 
-def _with_heat(model: keras.Model, temperature: float) -> keras.Model:
-    """The model with the three outputs of the graph, sharing its weights."""
+def _with_heat(model: keras.Model, temperature: float) -> Callable:
+    """A function of images that gives the three outputs of the graph.
+
+    It computes on tensors and is no Keras model: there, each operation would need a name that no layer has.
+    """
     pooling, dense = _ending(model)
-    features = pooling.input
-    height, width = model.input_shape[1:3]
-    heat = ops.relu(ops.matmul(features, ops.convert_to_tensor(dense.kernel)))
-    heat = ops.image.resize(heat, (height, width), interpolation="bilinear", data_format="channels_last")
-    peak = ops.max(heat, axis=(1, 2), keepdims=True)
-    heat = ops.transpose(heat / ops.where(peak > 0, peak, 1.0), (0, 3, 1, 2))
-    probabilities = ops.softmax(model.output / temperature)
-    return keras.Model(model.input, {"probabilities": probabilities, "heat": heat, "embedding": pooling.output})
+    parts = keras.Model(model.input, [pooling.input, pooling.output, model.output])
+
+    def explained(image) -> dict:
+        features, embedding, logits = parts(image, training=False)
+        heat = ops.relu(ops.matmul(features, dense.kernel))
+        heat = ops.image.resize(heat, model.input_shape[1:3], interpolation="bilinear", data_format="channels_last")
+        peak = ops.max(heat, axis=(1, 2), keepdims=True)
+        heat = ops.transpose(heat / ops.where(peak > 0, peak, 1.0), (0, 3, 1, 2))
+        return {"probabilities": ops.softmax(logits / temperature), "heat": heat, "embedding": embedding}
+
+    return explained
 
 
 def _ending(model: keras.Model) -> tuple[keras.layers.Layer, keras.layers.Layer]:

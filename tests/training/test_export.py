@@ -117,6 +117,13 @@ def test_any_flat_model_with_the_ending_is_exported_whatever_comes_before(head, 
     assert exported(pictures)["heat"].shape == (5, model.output_shape[1], 32, 40)
 
 
+def test_layers_may_have_the_names_of_the_operations_that_make_the_heat_map(tmp_path):
+    keras.backend.clear_session()  # operations are numbered from the start again, as in a process that only exports
+    model = _ending(layers.ReLU(name="relu"), layers.GlobalAveragePooling2D(name="matmul"), layers.Dense(2, name="max"))
+    export.write(model, tmp_path)
+    assert (tmp_path / graph.FILE).exists()
+
+
 class _Subclassed(keras.Model):
     def __init__(self):
         super().__init__()

@@ -1,0 +1,260 @@
+"""Networks that learned on photographs, as the start of a classifier of chest images.
+
+Each is a flat functional graph that ends as lungkit.models.cnn does: global average pooling, dropout, one dense layer
+of logits, so that its heat maps exist in closed form and the clinic's graph can be exported.
+
+A tensor of lungkit is one grey channel, standardised by the training images' mean and deviation. A backbone expects
+three channels in the scale that it was trained in. The first two layers turn one into the other: the channel is
+repeated three times, and each copy is scaled and shifted. That comes before any zero padding, which therefore means
+what it meant in training. (The first kernel could instead be summed over its three inputs. That is exact only where
+all channels have one scale, saves under 3 % of the multiplications, and makes published weights files unreadable.)
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lungkit.backend import keras
+
+from lungkit.data.images import Preprocessing
+from lungkit.errors import LungkitError
+from lungkit.models import efficientnet_lite
+from lungkit.models.cnn import DEFAULTS
+
+layers = keras.layers
+applications = keras.applications
+
+MIN_SIDE = 32  # pixels; every backbone divides the resolution by 32
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """What a backbone was trained on, from grey 0..1: factor · grey + offset in each of its three channels."""
+
+    factor: tuple[float, float, float]
+    offset: tuple[float, float, float]
+
+
+# The scales of keras.applications are those of its preprocess_input ("caffe", "torch", "tf").
+_CAFFE = _Scale((255.0,) * 3, (-103.939, -116.779, -123.68))  # BGR
+_TORCH = _Scale(
+    tuple(1 / std for std in _IMAGENET_STD),
+    tuple(-mean / std for mean, std in zip(_IMAGENET_MEAN, _IMAGENET_STD, strict=True)),
+)
+_TF = _Scale((2.0,) * 3, (-1.0,) * 3)
+_BYTES = _Scale((255.0,) * 3, (0.0,) * 3)  # the network scales them itself
+_LITE = _Scale((255 / 128,) * 3, (-127 / 128,) * 3)  # efficientnet_lite_builder.py: MEAN_RGB 127, STDDEV_RGB 128
+
+
+@dataclass(frozen=True)
+class _Backbone:
+    scale: _Scale
+    # The first layer with weights at each resolution, from half the image's down to a 32nd.
+    begins: tuple[str, str, str, str, str]
+    application: Callable[..., keras.Model] | None = None  # None: lungkit's own
+
+
+_BACKBONES = {
+    "efficientnet_lite0": _Backbone(
+        _LITE,
+        ("stem_conv", "block1_expand_conv", "block3_expand_conv", "block5_expand_conv", "block11_expand_conv"),
+    ),
+    "efficientnet_b0": _Backbone(
+        _BYTES,
+        ("stem_conv", "block2a_expand_conv", "block3a_expand_conv", "block4a_expand_conv", "block6a_expand_conv"),
+        applications.EfficientNetB0,
+    ),
+    "mobilenet_v2": _Backbone(
+        _TF,
+        ("Conv1", "block_1_expand", "block_3_expand", "block_6_expand", "block_13_expand"),
+        applications.MobileNetV2,
+    ),
+    "densenet121": _Backbone(
+        _TORCH,
+        ("conv1_conv", "conv2_block1_0_bn", "conv3_block1_0_bn", "conv4_block1_0_bn", "conv5_block1_0_bn"),
+        applications.DenseNet121,
+    ),
+    "resnet50": _Backbone(
+        _CAFFE,
+        ("conv1_conv", "conv2_block1_1_conv", "conv3_block1_1_conv", "conv4_block1_1_conv", "conv5_block1_1_conv"),
+        applications.ResNet50,
+    ),
+    "vgg16": _Backbone(
+        _CAFFE,
+        ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1"),
+        applications.VGG16,
+    ),
+}
+
+NAMES = tuple(_BACKBONES)
+STAGES = ("stage1", "stage2", "stage3", "stage4", "stage5", "head")
+
+
+# --- building
+
+
+def build(
+    name: str,
+    input_shape: tuple[int, int, int],
+    n_classes: int,
+    *,
+    weights: str | Path | None = "imagenet",
+    preprocessing: Preprocessing | None = None,
+    dropout: float = DEFAULTS["dropout"],
+) -> keras.Model:
+    """Functional model, named `name`: images (N, height, width, 1) in, logits (N, n_classes) out.
+
+    name: one of NAMES.
+    input_shape: (height, width, 1), each side MIN_SIDE or more.
+    weights: "imagenet"; a file of Keras weights for this network without its classifier; None: random. Those of
+        efficientnet_lite0 are installed with lungkit; those of the others are downloaded once, by Keras.
+    preprocessing: what the tensors were made with; its mean and std lead back to grey 0..1. Default: they are that.
+
+    Raises LungkitError: an unknown name, a shape that does not fit, weights that cannot be had or are of another
+    network.
+    """
+    backbone = _backbone(name)
+    _check(input_shape, n_classes)
+    image = keras.Input(input_shape, name="image")
+    x = _as_in_training(image, backbone.scale, preprocessing or Preprocessing())
+    features = _features(name, backbone, image, x, weights)
+    x = layers.GlobalAveragePooling2D(name="embedding")(features)
+    x = layers.Dropout(dropout, name="dropout")(x)
+    return keras.Model(image, layers.Dense(n_classes, name="logits")(x), name=name)
+
+
+def _backbone(name: str) -> _Backbone:
+    if name not in _BACKBONES:
+        raise LungkitError(f"no backbone '{name}'; there are: {', '.join(NAMES)}")
+    return _BACKBONES[name]
+
+
+def _check(input_shape: Sequence[int], n_classes: int) -> None:
+    if len(input_shape) != 3 or input_shape[2] != 1 or min(input_shape[:2]) < MIN_SIDE:
+        raise LungkitError(
+            f"input shape {tuple(input_shape)}: expected (height, width, 1), each side {MIN_SIDE} pixels or more"
+        )
+    if n_classes < 2:
+        raise LungkitError(f"a classifier needs at least 2 classes, not {n_classes}")
+
+
+def _as_in_training(image, scale: _Scale, preprocessing: Preprocessing):
+    """Three channels in the backbone's scale, of one channel (grey 0..1 - mean) / std."""
+    factors = [factor * preprocessing.std for factor in scale.factor]
+    offsets = [factor * preprocessing.mean + offset for factor, offset in zip(scale.factor, scale.offset, strict=True)]
+    x = layers.Concatenate(name="grey_to_rgb")([image] * 3)
+    return layers.Rescaling(factors, offsets, name="pretraining_scale")(x)
+
+
+def _features(name: str, backbone: _Backbone, image, x, weights: str | Path | None):
+    """The last feature maps of `x`, made from `image`; its layers hold the weights asked for."""
+    if backbone.application and weights == "imagenet":
+        return _downloaded(name, backbone, x)
+    if backbone.application:
+        extractor = backbone.application(include_top=False, weights=None, input_tensor=x)
+    else:
+        extractor = keras.Model(image, efficientnet_lite.features(x))
+        if weights == "imagenet":
+            efficientnet_lite.load_imagenet(extractor)
+    if weights not in ("imagenet", None):
+        _load(name, extractor, Path(weights))
+    _normalise_as_imagenet(extractor)
+    return extractor.output
+
+
+def _downloaded(name: str, backbone: _Backbone, x):
+    try:
+        return backbone.application(include_top=False, weights="imagenet", input_tensor=x).output
+    except Exception as error:  # Keras raises a bare Exception where a download fails
+        raise LungkitError(
+            f"the ImageNet weights of {name} could not be had: {error}. Without a network, fetch that file elsewhere "
+            "and put it into the folder models of KERAS_HOME (by default ~/.keras), or give it as weights=FILE; "
+            "efficientnet_lite0 needs no download"
+        ) from error
+
+
+def _load(name: str, extractor: keras.Model, file: Path) -> None:
+    if not file.is_file():
+        raise LungkitError(f"weights '{file}': no such file; give \"imagenet\", a file of Keras weights, or None")
+    try:
+        with warnings.catch_warnings(action="error"):  # Keras warns where it leaves a layer at random
+            extractor.load_weights(file)
+    except Exception as error:  # h5py and Keras raise many kinds
+        raise LungkitError(
+            f"{file.name} does not hold Keras weights (.weights.h5 or .h5) of {name} without its classifier: {error}"
+        ) from error
+
+
+def _normalise_as_imagenet(extractor: keras.Model) -> None:
+    """Give EfficientNet-B0 the normalisation of its training.
+
+    Keras builds the network with its Normalization layer blank, and the file for it holds deviations in the place of
+    variances; only with weights="imagenet" does a further layer set that right (applications/efficientnet.py).
+    """
+    for layer in extractor.layers:
+        if isinstance(layer, layers.Normalization):
+            layer.adapt_mean.assign(_IMAGENET_MEAN)
+            layer.adapt_variance.assign([std**2 for std in _IMAGENET_STD])
+            layer.finalize_state()
+
+
+# --- fine-tuning in stages
+
+
+def stages(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
+    """The layers of a model of `build` by stage, those nearest to the image first.
+
+    "stage1" works at half the image's resolution, each further one at half of the one before; "head" is the dense
+    layer and what leads to it.
+    """
+    begins = [*_backbone(model.name).begins, "embedding"]
+    found: dict[str, list[keras.layers.Layer]] = {}
+    for layer in model.layers:
+        if len(found) < len(begins) and layer.name == begins[len(found)]:
+            found[STAGES[len(found)]] = []
+        if found:
+            found[STAGES[len(found) - 1]].append(layer)
+    if len(found) < len(begins):
+        raise LungkitError(f"model '{model.name}' has no layer '{begins[len(found)]}': it was not made by build()")
+    return found
+
+
+def freeze(model: keras.Model) -> keras.Model:
+    """Leave only the head trainable: what is learned next is a linear classifier of the backbone's features.
+
+    Compile afterwards, as after `unfreeze`: a compiled model goes on training what it was compiled with.
+    """
+    return unfreeze(model, "head")
+
+
+def unfreeze(model: keras.Model, stage: str) -> keras.Model:
+    """Make this stage (one of STAGES) and those after it trainable, those before it not; returns the same model.
+
+    Batch normalisation stays frozen everywhere, and with it in inference mode: a batch of chest images has other
+    statistics than photographs, and following them in small batches undoes what was learned on those
+    (keras.io/guides/transfer_learning).
+    """
+    if stage not in STAGES:
+        raise LungkitError(f"no stage '{stage}'; there are: {', '.join(STAGES)}")
+    for name, members in stages(model).items():
+        for layer in members:
+            is_norm = isinstance(layer, layers.BatchNormalization)
+            layer.trainable = STAGES.index(name) >= STAGES.index(stage) and not is_norm
+    return model
+
+
+def layer_rates(model: keras.Model, factor: float = 0.4) -> dict[str, float]:
+    """Factors on the learning rate by layer, for cnn.compile_classifier: 1 for the head, `factor` for the last stage,
+    `factor`² for the one before it, and so on (Howard & Ruder, ACL 2018, use 1/2.6).
+    """
+    if not 0 < factor <= 1:
+        raise LungkitError(f"factor {factor}: expected a number above 0 and at most 1")
+    return {
+        layer.name: factor ** (len(STAGES) - 1 - STAGES.index(stage))
+        for stage, members in stages(model).items()
+        for layer in members
+        if layer.weights
+    }

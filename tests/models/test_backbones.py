@@ -1,0 +1,268 @@
+"""Pretrained backbones: the published weights, the scale they were trained in, and the whole way to the clinic."""
+
+import os
+import subprocess
+import sys
+from importlib import util
+
+from lungkit.backend import keras
+
+import numpy as np
+import pytest
+
+from lungkit.data.images import Preprocessing
+from lungkit.errors import LungkitError
+from lungkit.models import backbones, cnn, efficientnet_lite, graph, saved
+from lungkit.training import export, gradcam, release
+
+SPEC = Preprocessing(size=(64, 64), mean=0.4, std=0.2)
+
+
+@pytest.fixture(scope="module")
+def grey() -> np.ndarray:
+    """Images (4, 64, 64, 1) in 0..1, black at the border as a fitted picture is."""
+    images = np.random.default_rng(0).random((4, 64, 64, 1)).astype(np.float32)
+    images[:, :6] = 0
+    return images * np.linspace(0.3, 1, 4, dtype=np.float32)[:, None, None, None]
+
+
+@pytest.fixture(scope="module")
+def tensors(grey) -> np.ndarray:
+    """The same as a model gets them."""
+    return (grey - np.float32(SPEC.mean)) / np.float32(SPEC.std)
+
+
+@pytest.fixture(scope="module")
+def lite0() -> keras.Model:
+    """With the ImageNet weights; tests must leave it as it is."""
+    return backbones.build("efficientnet_lite0", (64, 64, 1), 3, preprocessing=SPEC)
+
+
+def _values(layers) -> dict[str, np.ndarray]:
+    return {weight.path: keras.ops.convert_to_numpy(weight) for layer in layers for weight in layer.weights}
+
+
+def _output(model: keras.Model, layer: str, tensors: np.ndarray) -> np.ndarray:
+    return keras.ops.convert_to_numpy(keras.Model(model.input, model.get_layer(layer).output)(tensors))
+
+
+# --- weights
+
+
+def test_lite0_holds_the_published_tensors_one_by_one(lite0, shared_data):
+    converted = shared_data / "weights" / "efficientnet_lite0_imagenet_notop.weights.h5"
+    if not converted.exists():
+        pytest.skip(f"no {converted.name} beside the project")
+    image = keras.Input((64, 64, 3))
+    reference = keras.Model(image, efficientnet_lite.features(image))
+    reference.load_weights(converted)
+    expected, found = _values(reference.layers), _values(lite0.layers)
+    assert sum(value.size for value in expected.values()) == 3_413_024
+    for path, value in expected.items():
+        np.testing.assert_array_equal(found[path], value, err_msg=path)
+
+
+def test_every_layer_of_lite0_begins_with_what_was_learned(lite0):
+    random = backbones.build("efficientnet_lite0", (64, 64, 1), 3, weights=None)
+    found, at_random = _values(lite0.layers), _values(random.layers)
+    for path in found.keys() - {"logits/bias"}:
+        assert (found[path] != at_random[path]).any(), path
+
+
+def test_a_missing_weights_package_and_another_file_are_explained(monkeypatch, tmp_path):
+    monkeypatch.setattr(efficientnet_lite, "PACKAGE", "no-such-package")
+    with pytest.raises(LungkitError, match="no-such-package, which is not installed; 'make setup' brings it"):
+        backbones.build("efficientnet_lite0", (64, 64, 1), 3)
+    monkeypatch.undo()
+    monkeypatch.setattr(efficientnet_lite, "_SHA256", "0" * 64)
+    with pytest.raises(LungkitError, match="is not the published file; install the package again"):
+        backbones.build("efficientnet_lite0", (64, 64, 1), 3)
+
+
+def test_without_a_network_a_download_says_what_to_do_instead(monkeypatch):
+    def offline(**_):
+        raise Exception("URL fetch failure on https://example.org/vgg16_notop.h5: no route")
+
+    vgg16 = backbones._Backbone(backbones._CAFFE, backbones._BACKBONES["vgg16"].begins, offline)
+    monkeypatch.setitem(backbones._BACKBONES, "vgg16", vgg16)
+    said = r"vgg16 could not be had: URL .*vgg16_notop\.h5.* KERAS_HOME .*weights=FILE; efficientnet_lite0 needs no"
+    with pytest.raises(LungkitError, match=said):
+        backbones.build("vgg16", (64, 64, 1), 3)
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".h5"])
+def test_a_file_of_keras_weights_is_taken_and_b0_gets_the_normalisation_of_its_training(
+    suffix, tmp_path, tensors, grey
+):
+    published = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(64, 64, 3))
+    file = tmp_path / f"b0{suffix}"
+    (published.save_weights if suffix == ".weights.h5" else published.save)(file)
+    model = backbones.build("efficientnet_b0", (64, 64, 1), 2, weights=file, preprocessing=SPEC)
+    found = _values(model.layers)
+    for path, value in _values(layer for layer in published.layers if "conv" in layer.name).items():
+        np.testing.assert_array_equal(found[path], value, err_msg=path)
+    [normalisation] = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Normalization)]
+    expected = keras.applications.imagenet_utils.preprocess_input(np.repeat(255 * grey, 3, axis=-1), mode="torch")
+    np.testing.assert_allclose(_output(model, normalisation, tensors), expected, atol=1e-5)
+
+
+def test_a_file_that_is_missing_or_of_another_network_is_refused(tmp_path, lite0):
+    with pytest.raises(LungkitError, match='no such file; give "imagenet", a file of Keras weights, or None'):
+        backbones.build("vgg16", (64, 64, 1), 2, weights=tmp_path / "no.weights.h5")
+    lite0.save_weights(tmp_path / "lite0.weights.h5")
+    (tmp_path / "text.weights.h5").write_text("not HDF5")
+    for name in ("lite0", "text"):
+        with pytest.raises(LungkitError, match=f"{name}.weights.h5 does not hold Keras weights .* of vgg16"):
+            backbones.build("vgg16", (64, 64, 1), 2, weights=tmp_path / f"{name}.weights.h5")
+
+
+# --- one grey channel in the scale of training
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("vgg16", "caffe"), ("resnet50", "caffe"), ("densenet121", "torch"), ("mobilenet_v2", "tf")]
+)
+def test_the_scale_is_that_of_keras_applications(name, mode, grey, tensors):
+    image = keras.Input((64, 64, 1))
+    scaled = backbones._as_in_training(image, backbones._BACKBONES[name].scale, SPEC)
+    expected = keras.applications.imagenet_utils.preprocess_input(np.repeat(255 * grey, 3, axis=-1), mode=mode)
+    found = keras.ops.convert_to_numpy(keras.Model(image, scaled)(tensors))
+    np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+
+
+def test_lite0_sees_a_grey_image_as_the_network_for_colours_does_up_to_the_border(lite0, grey, tensors):
+    image = keras.Input((64, 64, 3))
+    colours = keras.Model(image, efficientnet_lite.features(image))
+    efficientnet_lite.load_imagenet(colours)
+    expected = colours((np.repeat(255 * grey, 3, axis=-1) - 127) / 128)
+    np.testing.assert_allclose(_output(lite0, "head_relu", tensors), expected, atol=1e-4)
+
+
+def test_without_a_preprocessing_the_tensors_are_grey_from_0_to_1(lite0, grey, tensors):
+    plain = backbones.build("efficientnet_lite0", (64, 64, 1), 3)
+    np.testing.assert_allclose(_output(plain, "embedding", grey), _output(lite0, "embedding", tensors), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 3), (64, 31, 1), (64, 64)])
+def test_another_input_shape_is_refused(shape):
+    with pytest.raises(LungkitError, match=r"expected \(height, width, 1\), each side 32 pixels or more"):
+        backbones.build("efficientnet_lite0", shape, 3, weights=None)
+
+
+def test_an_unknown_name_and_a_single_class_are_refused():
+    with pytest.raises(LungkitError, match=r"no backbone 'vgg19'; there are: efficientnet_lite0, .*, vgg16"):
+        backbones.build("vgg19", (64, 64, 1), 3)
+    with pytest.raises(LungkitError, match="at least 2 classes, not 1"):
+        backbones.build("vgg16", (64, 64, 1), 1)
+
+
+# --- the whole way: train, save, load, explain, export
+
+
+@pytest.mark.parametrize("name", backbones.NAMES)
+def test_every_backbone_goes_the_whole_way_to_the_clinic(name, tensors, tmp_path):
+    keras.utils.set_random_seed(2)
+    model = backbones.build(name, (64, 64, 1), 3, weights=None, preprocessing=SPEC)
+    assert not [layer for layer in model.layers if isinstance(layer, keras.Model)], "the graph is flat"
+    cnn.compile_classifier(backbones.freeze(model))
+    model.run_eagerly = True  # to trace a step of a few hundred layers takes longer than the step
+    *frozen, head = backbones.stages(model).values()
+    before = _values(layer for stage in frozen for layer in stage), _values(head)
+    model.train_on_batch(tensors, np.array([0, 1, 2, 0]))
+    for path, value in _values(layer for stage in frozen for layer in stage).items():
+        np.testing.assert_array_equal(value, before[0][path], err_msg=path)
+    assert all((value != before[1][path]).any() for path, value in _values(head).items())
+
+    saved.save(model, tmp_path)
+    again = keras.saving.load_model(tmp_path / "model.keras", compile=False, safe_mode=True)
+    again.run_eagerly = True
+    scores = release.probabilities(again, tensors)
+    np.testing.assert_allclose(scores, release.probabilities(model, tensors), atol=1e-6)
+    assert list(backbones.stages(again)) == list(backbones.STAGES)
+
+    assert gradcam.gradcam(again, tensors[:1]).max() == 1
+    export.write(again, tmp_path)
+    found = export.agreement(again, graph.Graph(tmp_path), tensors, scores, {"kind": "argmax"})
+    assert found["largest_probability_difference"] < 1e-4
+    assert found["largest_heat_difference"] < 1e-2
+
+
+@pytest.mark.skipif(util.find_spec("jax") is None, reason="JAX is not installed")
+def test_the_model_answers_the_same_on_jax(lite0, tensors, tmp_path):
+    lite0.save_weights(tmp_path / "lite0.weights.h5")
+    np.save(tmp_path / "tensors.npy", tensors)
+    code = """
+import sys
+import numpy as np
+from lungkit.data.images import Preprocessing
+from lungkit.models import backbones, cnn
+folder = sys.argv[1]
+model = backbones.build("efficientnet_lite0", (64, 64, 1), 3, preprocessing=Preprocessing(mean=0.4, std=0.2))
+model.load_weights(f"{folder}/lite0.weights.h5")
+tensors = np.load(f"{folder}/tensors.npy")
+np.save(f"{folder}/logits.npy", model.predict(tensors, verbose=0))
+cnn.compile_classifier(backbones.unfreeze(model, "stage5"), layer_rates=backbones.layer_rates(model))
+model.train_on_batch(tensors, np.array([0, 1, 2, 0]))
+"""
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env=os.environ | {"KERAS_BACKEND": "jax"}, check=True, capture_output=True,
+    )  # fmt: skip
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), lite0.predict(tensors, verbose=0), atol=1e-3)
+
+
+# --- stages
+
+
+@pytest.mark.parametrize("name", backbones.NAMES)
+def test_each_stage_works_at_half_the_resolution_of_the_one_before_and_holds_every_weight(name):
+    model = backbones.build(name, (64, 96, 1), 2, weights=None)
+    stages = backbones.stages(model)
+    assert list(stages) == list(backbones.STAGES)
+    members = [layer.name for stage in stages.values() for layer in stage]
+    assert len(members) == len(set(members))
+    trained = [layer.name for layer in model.layers if layer.trainable_weights]
+    assert set(trained) <= set(members)
+    last = "block5_conv3" if name == "vgg16" else None  # its last layer halves once more
+    heights = [
+        [layer for layer in stage if layer.weights and len(layer.output.shape) == 4][-1].output.shape[1]
+        for stage in list(stages.values())[:-1]
+    ]
+    first = 64 if last else 32
+    assert heights == [first // 2**i for i in range(5)]
+
+
+def test_unfreezing_moves_up_to_a_stage_and_leaves_normalisation_in_inference_mode(lite0, tensors):
+    model = keras.models.clone_model(lite0)
+    model.set_weights(lite0.get_weights())
+    rates = backbones.layer_rates(model, 0.5)
+    cnn.compile_classifier(backbones.unfreeze(model, "stage4"), learning_rate=1e-3, weight_decay=0.0, layer_rates=rates)
+    model.run_eagerly = True
+    before = _values(model.layers)
+    model.train_on_batch(tensors, np.array([0, 1, 2, 0]))
+    after = _values(model.layers)
+    for stage, factor in zip(backbones.STAGES, (0, 0, 0, 0.25, 0.5, 1), strict=True):
+        for layer in backbones.stages(model)[stage]:
+            expected = 0 if isinstance(layer, keras.layers.BatchNormalization) else 1e-3 * factor
+            for weight in layer.weights:
+                # Adam's first step moves each weight with a gradient by its layer's rate.
+                step = np.abs(after[weight.path] - before[weight.path]).max()
+                assert step == pytest.approx(expected, rel=0.02), weight.path
+    with pytest.raises(LungkitError, match=r"no stage 'block3'; there are: stage1, .*, head"):
+        backbones.unfreeze(model, "block3")
+
+
+def test_rates_fall_from_the_head_to_the_image(lite0):
+    rates = backbones.layer_rates(lite0, 0.5)
+    named = [rates[name] for name in ("logits", "head_conv", "block5_dwconv", "block0_dwconv", "stem_bn")]
+    assert named == [1, 0.5, 0.25, 0.5**5, 0.5**5]
+    with pytest.raises(LungkitError, match=r"factor 1\.5: expected a number above 0 and at most 1"):
+        backbones.layer_rates(lite0, 1.5)
+
+
+def test_stages_of_another_model_are_refused():
+    with pytest.raises(LungkitError, match="no backbone 'cnn'"):
+        backbones.stages(cnn.build((32, 32, 1), 2))
+    inputs = keras.Input((32, 32, 1))
+    with pytest.raises(LungkitError, match=r"'vgg16' has no layer 'block1_conv1': it was not made by build\(\)"):
+        backbones.stages(keras.Model(inputs, inputs, name="vgg16"))
