@@ -17,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pydicom
 import sqlalchemy as sa
 from PIL import Image
 from playwright import sync_api
+from pydicom.uid import DigitalXRayImageStorageForPresentation
 from rich.console import Console
 from rich.table import Table
 
@@ -134,21 +136,25 @@ def pages(browser: sync_api.Browser, visits: int) -> tuple[Table, dict[str, floa
 
 
 def large_files(folder: Path, number: int) -> dict[str, Path]:
-    """An 8-bit PNG of 2,000 x 2,000 and an uncompressed DICOM of 15 MB: phantom slices; other ones for each number."""
+    """An 8-bit PNG of 2,000 x 2,000 and a digital radiograph of 15 MB: phantom slices; other ones for each number."""
     folder.mkdir(exist_ok=True)
     cut = phantom.make_patient("bench", "Pneumonia", seed=number, slices=3, size=512)[1]
     grain = np.random.default_rng(number).normal(0, 12, (2740, 2740))  # as hard to compress as a real image
 
     def drawn(side: int) -> np.ndarray:
         hu = np.asarray(Image.fromarray(cut.hu.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC))
-        return np.clip(hu + grain[:side, :side], -1024, 3071)
+        return np.clip((hu + grain[:side, :side] + 1350) / 1500, 0, 1)
 
     png, dicom = folder / f"slice-{number}.png", folder / f"slice-{number}.dcm"
-    window = np.clip((drawn(2000) + 1350) / 1500 * 255, 0, 255)
-    Image.fromarray(window.astype(np.uint8)).save(png)
-    whole = phantom.Slice(**(vars(cut) | {"hu": np.rint(drawn(2740)).astype(np.int16)}))
-    phantom.write_dicom(whole, dicom, compressed=False)
-    return {"PNG, 2,000 x 2,000 pixels": png, "DICOM, 2,740 x 2,740 pixels": dicom}
+    Image.fromarray((255 * drawn(2000)).astype(np.uint8)).save(png)
+    header = pydicom.dcmread(phantom.write_dicom(cut, dicom, compressed=False))
+    for name in ("RescaleSlope", "RescaleIntercept", "RescaleType", "WindowCenter", "WindowWidth"):
+        del header[name]
+    header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    header.Modality, header.Rows, header.Columns = "DX", 2740, 2740
+    header.PixelData = (4095 * drawn(2740)).astype("<u2").tobytes()
+    header.save_as(dicom)
+    return {"PNG, 2,000 x 2,000 pixels": png, "DICOM (DX), 2,740 x 2,740 pixels": dicom}
 
 
 def uploads(browser: sync_api.Browser, folder: Path, rounds: int) -> tuple[Table, list[float]]:

@@ -128,11 +128,13 @@ class NewCase:
         self._choose(new)
 
     def _refuse_taken(self, new: NewPatient) -> None:
-        same = [known for known in self._records.find_patients(new.number) if known.number == new.number]
-        if same:
+        if taken := self._numbered(new.number):
             raise LungkitError(
-                f"The number {new.number} belongs to {same[0].name} already; choose that patient, or check it."
+                f"The number {new.number} belongs to {taken.name} already; choose that patient, or check it."
             )
+
+    def _numbered(self, number: str) -> PatientRow | None:
+        return next((known for known in self._records.find_patients(number) if known.number == number), None)
 
     def _ready(self) -> bool:
         return self.patient is not None and self.model.value is not None
@@ -178,7 +180,7 @@ class NewCase:
         whose = self.patient.id if known else self.patient
         reading_id = self._records.save_case(whose, image, sha256, said, self.notes.value)
         if not known:
-            self._choose(self._records.case(reading_id).patient)
+            self._choose(self._numbered(self.patient.number))
         probability = percent(float(said.probabilities[list(said.classes).index(said.label)]))
         line.read(reading_id, said.decision, probability, time.perf_counter() - started)
         if not self.reading.children:
