@@ -495,7 +495,10 @@ class Part(MultiStaticFileHandler):
 
     def set_extra_headers(self, path: str) -> None:
         self.set_header("Cache-Control", "public, max-age=31536000, immutable")
-        self.settings["clinic"].parts_in_use[self.request.path] = None
+        # Asked for by its path, or with the hash that is a part of its name; all else is of somebody's making.
+        asked = self.request.query.removeprefix("v=")
+        if asked in path:
+            self.settings["clinic"].parts_in_use[self.request.uri] = None
 
 
 class PartsInUse(PageHandler):

@@ -382,8 +382,10 @@ def test_the_libraries_parts_are_kept_by_browsers_and_known_to_the_sign_in_page(
     assert answer.status == 200
     assert "immutable" in answer.headers["Cache-Control"]
     assert part in json.loads(visitor.get("/clinic/parts").text)["parts"]
+    assert visitor.get(f"{part}?v=of-somebody's-making").status == 200
     assert visitor.get(f"{PARTS}/voila/no-such.js").status in (403, 404)
-    assert not [part for part in json.loads(visitor.get("/clinic/parts").text)["parts"] if "no-such" in part]
+    known = json.loads(visitor.get("/clinic/parts").text)["parts"]
+    assert not [part for part in known if "no-such" in part or "making" in part]
 
 
 def test_the_page_asks_nothing_of_other_servers_and_has_no_script_in_its_text(anna):
