@@ -29,19 +29,24 @@ MIB = 2**20
 Rates = dict[str, list[float]]  # what -> images/s of each round
 
 
-def untrained(source: Path, side: int) -> registry.Version:
-    """A registered network of random weights: how fast it answers does not depend on them."""
+def untrained(network: str, source: Path, side: int) -> registry.Version:
+    """A registered network that was not trained on its images: how fast it answers does not depend on that."""
     from lungkit.backend import keras
 
-    from lungkit.models import cnn
+    from lungkit.models import backbones, cnn
     from lungkit.training import release
 
     keras.utils.set_random_seed(7)
     recipe = {"label_column": None, "limit": None, "seed": 7}
     chest = dataset.prepare(source, **recipe)
     spec = images.training_statistics(chest.files("train"), images.Preprocessing(size=(side, side)))
-    model = cnn.build((side, side, 1), len(chest.classes))
-    return release.register(model, "bench-cnn", chest, spec, architecture={}, training={}, recipe=recipe)
+    shape, classes = (side, side, 1), len(chest.classes)
+    if network == "cnn":
+        model = cnn.build(shape, classes)
+    else:
+        model = backbones.build(network, shape, classes, preprocessing=spec)
+    name = f"bench-{network.replace('_', '-')}"
+    return release.register(model, name, chest, spec, architecture={}, training={}, recipe=recipe)
 
 
 class Bench:
@@ -56,7 +61,7 @@ class Bench:
         self.keras = saved.load(version)
         self.spec = self.many.spec
         self.tensors = images.read_batch(files, self.spec)
-        self.few = self.tensors[: max(32, len(files) // 8)]
+        self.few = self.tensors[:32]
 
     def ways(self) -> dict[str, Callable[[], int]]:
         """What is timed: each answers how many images it took."""
@@ -130,6 +135,7 @@ def ratios(rates: Rates) -> dict[str, float]:
         "folder / runtime alone on decoded tensors": (folder, runtime),
         "folder / runtime and decoding, which share the processors": (folder, both),
         "folder / Keras predict on decoded tensors, batch 32": (folder, rates["Keras predict, batch 32"]),
+        "folder / Keras predict on decoded tensors, one at a time": (folder, rates["one image: Keras predict"]),
         "folder / the same folder read, then Keras predict": (folder, rates["folder: read, then Keras predict"]),
         "runtime / Keras predict, batch 32": (runtime, rates["Keras predict, batch 32"]),
         "one image with heat maps / Keras predict without": (
@@ -167,8 +173,12 @@ def report(console: Console, bench: Bench, where: str, rounds: int) -> None:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--folder", type=Path, help="a folder of real images, measured too")
-    arguments.add_argument("--model", help="NAME or NAME@vN in the registry (default: untrained, made for this)")
-    arguments.add_argument("--side", type=int, default=224, help="input of the untrained model, pixels (224)")
+    arguments.add_argument("--model", help="NAME or NAME@vN in the registry (default: --network)")
+    arguments.add_argument(
+        "--network", nargs="+", default=["cnn", "efficientnet_lite0"],
+        help="untrained networks made for this: cnn, or a name of lungkit.models.backbones (cnn efficientnet_lite0)",
+    )  # fmt: skip
+    arguments.add_argument("--side", type=int, default=224, help="input of the untrained networks, pixels (224)")
     arguments.add_argument("--images", type=int, default=240, help="how many phantom slices are made (240)")
     arguments.add_argument("--rounds", type=int, default=3, help="how often everything is measured (3)")
     arguments.add_argument("--files", type=int, default=10_000, help="how many files memory is watched over (10000)")
@@ -180,15 +190,14 @@ def main() -> None:
         for name in ("data", "artifacts"):
             os.environ[f"LUNGKIT_{name.upper()}"] = str(Path(folder, name))
         source = phantom.make_dataset(Path(folder, "phantom"), n_slices=chosen.images)
-        version = given or untrained(source, chosen.side)
-        bench = Bench(version, bulk.find([str(source / "slices")])[0])
-        report(console, bench, "phantom, DICOM", chosen.rounds)
-        if chosen.folder:
-            files = [answer.file for answer in bulk.read_files(bench.many, bulk.find([str(chosen.folder)])[0])
-                     if answer.reading]  # fmt: skip
-            bench = Bench(version, files)
-            report(console, bench, chosen.folder.name, chosen.rounds)
-        own, decoders = memory(bench, chosen.files)
+        drawn = bulk.find([str(source / "slices")])[0]
+        real = bulk.find([str(chosen.folder)])[0] if chosen.folder else []
+        versions = [given] if given else [untrained(network, source, chosen.side) for network in chosen.network]
+        for version in versions:
+            report(console, Bench(version, drawn), f"{version.model}, phantom (DICOM)", chosen.rounds)
+            if real:
+                report(console, Bench(version, real), f"{version.model}, {chosen.folder.name}", chosen.rounds)
+        own, decoders = memory(Bench(versions[0], real or drawn), chosen.files)
     console.print(
         f"Memory over {chosen.files} files, at each tenth of them, MiB (Keras, which only this comparison needs, is in "
         f"the same process): {', '.join(f'{mib:.0f}' for mib in own)}; its decoding processes together "

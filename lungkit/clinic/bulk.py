@@ -97,7 +97,7 @@ class _Decoders:
         # Not forked from here: the runtime's threads would be missing in the copies, with their locks held.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([decode.__name__])
-        return ProcessPoolExecutor(self._workers, mp_context=context, initializer=_leave_interrupts_to_the_parent)
+        return ProcessPoolExecutor(self._workers, mp_context=context, initializer=_begin)
 
     def _submit(self, chunk: list[Path]) -> Future:
         try:
@@ -123,8 +123,9 @@ class _Decoders:
         return [decode.Decoded(file, "", None, error, 0.0)], np.empty((0, *self._spec.size, 1), np.float32)
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
+    os.nice(10)  # behind the graph's threads: what they wait for is decoded some batches ahead anyway
 
 
 # --- what is told of each
