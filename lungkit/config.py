@@ -4,7 +4,7 @@ Variables: LUNGKIT_HOME (the project's folder; default: where this package's fol
 LUNGKIT_DATA, LUNGKIT_ARTIFACTS, LUNGKIT_REPORTS (defaults: data, artifacts and reports below it),
 LUNGKIT_DATABASE (URL of the clinic's records; default: an SQLite file below LUNGKIT_DATA),
 LUNGKIT_IDLE_MINUTES, LUNGKIT_SESSION_HOURS (how long a person stays signed in without an action, and at most),
-LUNGKIT_UPLOAD_MB (most that is uploaded at once).
+LUNGKIT_UPLOAD_MB (largest file that is uploaded).
 They are read at each call, so a test or a second shell can point elsewhere.
 """
 
@@ -88,7 +88,7 @@ def session_hours() -> float:
 
 
 def upload_bytes() -> int:
-    """The most that the files of one upload may hold together."""
+    """The largest file that may be uploaded."""
     return int(_number("LUNGKIT_UPLOAD_MB", 64) * 2**20)
 
 

@@ -49,6 +49,7 @@ from lungkit.models import registry
 
 PAGES = Path(__file__).parent / "pages"
 PORT = 8866
+MESSAGE_BYTES = 2**22  # most that a page tells its kernel at once
 MOST_PAGES = 4  # open at once in one session; the oldest gives way, since each holds a kernel
 # All that the page's widgets are made of; what else is installed is not loaded.
 EXTENSIONS = ["@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8", "anywidget"]
@@ -163,8 +164,8 @@ def _settings(port: int, host: str, notebook: Path, pool: int, secure: bool) -> 
         "log_level": "WARN",
         "tornado_settings": {
             "headers": HEADERS,
-            # One message may carry a whole upload; anything larger closes the socket.
-            "websocket_max_message_size": config.upload_bytes() + 2**20,
+            # Texts and clicks; anything larger closes the socket. Files come by themselves (Upload).
+            "websocket_max_message_size": MESSAGE_BYTES,
             "xsrf_cookie_kwargs": {"samesite": "Strict", "secure": secure},
         },
     }
@@ -490,6 +491,28 @@ class PageLeft(PageHandler):
         self.set_status(204)
 
 
+@web.stream_request_body
+class Upload(PageHandler):
+    """A file that a page sends, on its way to the page's own kernel: kept in memory until the kernel takes it."""
+
+    async def prepare(self) -> None:
+        await ensure_async(super().prepare())
+        kernel_id = self.path_kwargs["kernel_id"]
+        owner = self.settings["clinic"].claims.owner(kernel_id)
+        if not self.current_user or owner != self.current_user.session_id:
+            raise web.HTTPError(403)
+        self._content = bytearray()
+        self.request.connection.set_max_body_size(config.upload_bytes())
+
+    def data_received(self, chunk: bytes) -> None:
+        self._content += chunk
+
+    @web.authenticated
+    async def post(self, kernel_id: str) -> None:
+        self.settings["clinic"].door.leave(kernel_id, bytes(self._content))
+        self.set_status(204)
+
+
 class Part(MultiStaticFileHandler):
     """A script, style or font of the libraries that the page is made of: the same for everybody, and for ever."""
 
@@ -525,25 +548,44 @@ class NoSuchPage(PageHandler):
 
 
 class Door:
-    """Where kernels wait for who opens their page; a socket in the private folder leads here."""
+    """Where kernels ask for what is theirs, one line a question; a socket in the private folder leads here.
+
+    "visitor KERNEL": the token of who opened the page, once there is one. "upload KERNEL": 1 and the file that the page
+    sent last, or 0 where none waits.
+    """
 
     def __init__(self):
         self._visitors: dict[str, asyncio.Future] = {}
+        self._uploads: dict[str, bytes] = {}
 
     def admit(self, kernel_id: str, token: str) -> None:
         """Someone opened this kernel's page: tell it, now or when it asks."""
         self._awaited(kernel_id).set_result(token)
 
-    async def wait(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One kernel's question: its number on a line; answered with the token, once."""
-        kernel_id = (await reader.readline()).decode().strip()
+    def leave(self, kernel_id: str, content: bytes) -> None:
+        """A file for this kernel, in the place of one that it did not take."""
+        self._uploads[kernel_id] = content
+
+    def forget(self, kernel_id: str) -> None:
+        """The kernel ends: what it did not take is dropped."""
+        self._uploads.pop(kernel_id, None)
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One question; then the connection is closed."""
+        question, _, kernel_id = (await reader.readline()).decode().strip().partition(" ")
         try:
-            writer.write((await self._awaited(kernel_id)).encode())
+            if question == "upload":
+                content = self._uploads.pop(kernel_id, None)
+                writer.write(b"0" if content is None else b"1")
+                writer.write(content or b"")
+            else:
+                writer.write((await self._awaited(kernel_id)).encode())
             await writer.drain()
         except asyncio.CancelledError:  # the server stops, nobody will come any more
             pass
         finally:
-            self._visitors.pop(kernel_id, None)
+            if question != "upload":
+                self._visitors.pop(kernel_id, None)
             writer.close()
 
     def _awaited(self, kernel_id: str) -> asyncio.Future:
@@ -576,7 +618,7 @@ class Clinic(Voila):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
         try:
-            async with await asyncio.start_unix_server(self.door.wait, os.environ[DOOR]):
+            async with await asyncio.start_unix_server(self.door.answer, os.environ[DOOR]):
                 self.start()
                 ready()
                 await stopped.wait()
@@ -612,19 +654,18 @@ class Clinic(Voila):
                 {"paths": self.labextensions_path},
             ),
             (rf"/clinic/there/{KERNEL_ID}", StillThere),
+            (rf"/clinic/upload/{KERNEL_ID}", Upload),
             (rf"/voila/api/shutdown/{KERNEL_ID}", PageLeft),
             (rf"/api/kernels/{KERNEL_ID}", KernelHandler),
             (rf"/api/kernels/{KERNEL_ID}/channels", VoilaKernelWebsocketHandler),
         ]
 
     def listen(self) -> None:
-        largest = self.tornado_settings["websocket_max_message_size"]
         self.server = httpserver.HTTPServer(
             self.app,
             ssl_options=self.tls,
             xheaders=self.behind_proxy,
-            max_body_size=2**20,  # forms; uploads come through the socket
-            max_buffer_size=largest + 2**20,
+            max_body_size=2**20,  # forms; Upload allows itself more
         )
         self.server.add_sockets(self.sockets)
         self.tidying = ioloop.PeriodicCallback(self._stop_kernels_of_ended_sessions, 60_000)
@@ -633,6 +674,7 @@ class Clinic(Voila):
     async def stop_kernels(self, kernel_ids: list[str]) -> None:
         for kernel_id in kernel_ids:
             self.claims.forget(kernel_id)
+            self.door.forget(kernel_id)
             if kernel_id in self.kernel_manager:
                 await ensure_async(self.kernel_manager.shutdown_kernel(kernel_id, now=True))
 

@@ -17,7 +17,7 @@ import traitlets
 from ipywidgets.widgets.widget import _instances as alive
 
 from lungkit import config
-from lungkit.clinic import accounts
+from lungkit.clinic import accounts, visitor
 from lungkit.clinic.app import case, page, reading, shell
 from lungkit.clinic.app.upload import Upload
 from lungkit.clinic.app.viewer import Viewer
@@ -134,12 +134,23 @@ def upload_of(widget: widgets.Widget) -> Upload:
     return found
 
 
-def send(upload: Upload, content: bytes, name="chest.png", number=1, of=1, part=None) -> None:
-    """What upload.js sends for one file."""
-    part = part or max(1, len(content))
-    for start in range(0, max(1, len(content)), part):
-        message = {"name": name, "size": len(content), "start": start, "number": number, "of": of}
-        upload._handle_custom_msg(message, [memoryview(content[start : start + part])])
+ARRIVED: list[bytes] = []  # what the server holds for the page's kernel
+
+
+def take() -> bytes | None:
+    return ARRIVED.pop() if ARRIVED else None
+
+
+@pytest.fixture(autouse=True)
+def server_holds_what_was_sent(monkeypatch):
+    monkeypatch.setattr(visitor, "upload", take)
+    ARRIVED.clear()
+
+
+def send(upload: Upload, content: bytes | None, name="chest.png", number=1, of=1) -> None:
+    """What upload.js does with one file; None: it did not reach the server."""
+    ARRIVED[:] = [] if content is None else [content]
+    upload._handle_custom_msg({"name": name, "number": number, "of": of}, [])
 
 
 def png(seed=0, side=64) -> bytes:
@@ -237,7 +248,7 @@ def test_an_error_that_nobody_foresaw_is_logged_without_what_was_typed(frame, ca
 def test_a_new_patients_image_is_read_saved_and_shown(store, shown, models):
     enter_patient(shown.screen)
     assert counts(store) == [0, 0, 0, 0], "a patient is saved with the first image, not before"
-    send(upload_of(shown.screen), png(), part=1000)
+    send(upload_of(shown.screen), png())
     assert counts(store) == [1, 1, 1, 0]
     assert models.seen[0].pixels.shape == (64, 64)
     words = text(shown.screen)
@@ -387,44 +398,28 @@ def test_the_next_patient_starts_with_an_empty_form(shown):
 
 def received():
     files = []
-    upload = Upload(lambda *file: files.append(file), lambda: True, limit=100)
+    upload = Upload(lambda *file: files.append(file), take, lambda: True, limit=100)
     return upload, files
-
-
-def test_an_upload_over_the_limit_is_not_taken_whatever_the_browser_says():
-    upload, files = received()
-    upload.limit = 10**9  # a browser can set this
-    send(upload, b"x" * 101)
-    assert files == [] and not upload._parts
-    send(upload, b"x" * 100)
-    assert [len(content) for _, content, _, _ in files] == [100]
 
 
 @pytest.mark.parametrize(
     "message",
-    [
-        {"start": 5},  # begins in the middle
-        {"size": 3},  # more bytes than announced
-        {"size": -1},
-        {"size": 10**12},
-        {"name": 7},
-        {"number": "one"},
-    ],
+    [{"name": 7, "number": 1, "of": 1}, {"name": "a", "number": "one", "of": 1}, {"other": "words"}, ["no", "dict"]],
 )
-def test_parts_that_fit_to_nothing_end_the_file_and_the_next_one_is_taken(message):
+def test_messages_that_no_page_sends_take_nothing_and_the_next_file_is_taken(message):
     upload, files = received()
-    upload._handle_custom_msg({"name": "a", "size": 4, "start": 0, "number": 1, "of": 1} | message, [b"1234"])
-    upload._handle_custom_msg({"something": "else"}, [])
-    upload._handle_custom_msg(["no", "dict"], [b"1"])
-    assert files == []
+    ARRIVED.append(b"1234")
+    upload._handle_custom_msg(message, [b"5678"])
+    assert files == [] and ARRIVED == [b"1234"]
     send(upload, b"1234", "good.png")
     assert files == [("good.png", b"1234", 1, 1)]
 
 
-def test_the_parts_of_a_file_do_not_stay_in_memory():
-    upload, _ = received()
-    send(upload, b"x" * 90, part=20)
-    assert upload._parts == b""
+def test_a_file_that_did_not_arrive_is_said_so(store, shown, models):
+    enter_patient(shown.screen)
+    send(upload_of(shown.screen), None)
+    assert "Did not arrive; choose it again" in text(shown.screen)
+    assert models.seen == [] and counts(store) == [0, 0, 0, 0]
 
 
 def test_a_file_sent_before_a_patient_was_chosen_is_not_read(store, shown, models):

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from lungkit import cli, config
 from lungkit.clinic import accounts, server
+from lungkit.clinic import visitor as visitor_module
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 
@@ -301,12 +302,51 @@ def test_a_kernel_answers_to_nobody_else(clinic_server, anna, bert, visitor):
         token = {"X-XSRFToken": browser.cookies["_xsrf"].value}
         assert browser.get(f"/api/kernels/{kernel}", **token).status == 403
         assert browser.ask("DELETE", f"/api/kernels/{kernel}", **token).status == 403
+        assert browser.ask("POST", f"/clinic/upload/{kernel}", "an image", **token).status == 403
         assert browser.post(f"/voila/api/shutdown/{kernel}").status == (204 if browser is visitor else 403)
         assert json.loads(browser.get(f"/clinic/there/{kernel}").text)["state"] in ("gone", "signed-out")
         with pytest.raises(httpclient.HTTPClientError) as refused:
             _socket(browser, kernel)
         assert refused.value.code == 403
     assert _socket(anna, kernel) == "ok"
+
+
+def test_a_page_sends_files_to_its_own_kernel_with_its_token_and_up_to_the_limit(anna):
+    kernel = anna.open_page()
+    token = {"X-XSRFToken": anna.cookies["_xsrf"].value}
+    path, most = f"/clinic/upload/{kernel}", config.upload_bytes()
+    assert _sent(anna, path, most, **token) == 204
+    assert _sent(anna, path, 8) == 403
+    assert _sent(anna, path, most + 1, **token) == 400
+    assert _sent(anna, "/login", 2**21, **token) == 400
+
+
+def _sent(browser: Browser, path: str, size: int, **headers: str) -> int:
+    """The status; 400 also where the connection was cut before all was taken."""
+    try:
+        return browser.ask("POST", path, "x" * size, **headers).status
+    except (http.client.HTTPException, ConnectionError):
+        return 400
+
+
+def test_the_door_gives_a_file_once_and_only_to_the_kernel_it_is_for(tmp_path, monkeypatch):
+    door = server.Door()
+    monkeypatch.setenv(visitor_module.DOOR, str(tmp_path / "door"))
+
+    async def asked(kernel: str) -> bytes | None:
+        monkeypatch.setenv("VOILA_KERNEL_ID", kernel)
+        return await asyncio.to_thread(visitor_module.upload)
+
+    async def told() -> list[bytes | None]:
+        async with await asyncio.start_unix_server(door.answer, tmp_path / "door"):
+            door.leave("one", b"first")
+            door.leave("one", b"second")
+            door.leave("two", b"")
+            door.leave("three", b"left behind")
+            door.forget("three")
+            return [await asked(kernel) for kernel in ("four", "one", "one", "two", "three")]
+
+    assert asyncio.run(told()) == [None, b"second", None, b"", None]
 
 
 def test_whether_a_strangers_kernel_exists_cannot_be_told(bert):
@@ -494,12 +534,10 @@ def test_a_certificate_that_cannot_be_used_is_said_so(here, tmp_path):
         _serve_here(certfile=tmp_path / "broken.pem")
 
 
-def test_one_message_may_carry_an_upload_and_little_more(monkeypatch):
-    monkeypatch.setenv("LUNGKIT_UPLOAD_MB", "5")
+def test_messages_are_small_whatever_may_be_uploaded_and_the_port_is_the_one_asked_for(monkeypatch):
+    monkeypatch.setenv("LUNGKIT_UPLOAD_MB", "500")
     settings = server._settings(8866, "127.0.0.1", Path("app.ipynb"), 2, secure=True)
-    largest = settings.Voila.tornado_settings["websocket_max_message_size"]
-    assert config.upload_bytes() == 5 * 2**20
-    assert config.upload_bytes() < largest <= config.upload_bytes() + 2**20
+    assert settings.Voila.tornado_settings["websocket_max_message_size"] == server.MESSAGE_BYTES <= 2**22
     assert settings.Voila.port_retries == 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import ipywidgets as widgets
 
 from lungkit import config
+from lungkit.clinic import visitor
 from lungkit.clinic.accounts import Forbidden, SignedOut
 from lungkit.clinic.app.page import close, notice, safe
 from lungkit.clinic.app.reading import learned_from, reading
@@ -53,7 +54,9 @@ class NewCase:
         self.notes = widgets.Textarea(
             description="Notes (kept with each image)", placeholder="Optional", rows=3
         ).add_class("field")
-        self.upload = Upload(act(self._received), self._ready, config.upload_bytes(), title="3. Choose images")
+        self.upload = Upload(
+            act(self._received), visitor.upload, self._ready, config.upload_bytes(), title="3. Choose images"
+        )
         self.model.observe(act(lambda _: self._describe()), "value")
 
         self.form = widgets.Box(
@@ -151,7 +154,7 @@ class NewCase:
 
     # --- the files
 
-    def _received(self, name: str, content: bytes, number: int, of: int) -> None:
+    def _received(self, name: str, content: bytes | None, number: int, of: int) -> None:
         """One file: read it, save the reading, show the first of several at once."""
         line = self.files.add(name, f"Reading … ({number} of {of})" if of > 1 else "Reading …")
         try:
@@ -165,9 +168,9 @@ class NewCase:
             line.refused("Something went wrong; nothing was saved. Try again, or tell an administrator.")
             raise
 
-    def _read(self, line: "_Line", name: str, content: bytes) -> None:
+    def _read(self, line: "_Line", name: str, content: bytes | None) -> None:
         started = time.perf_counter()
-        sha256 = hashlib.sha256(content).hexdigest()
+        sha256 = hashlib.sha256(content or b"").hexdigest()
         known = isinstance(self.patient, PatientRow)
         # Both ask who is signed in as well: the model does not run for nobody.
         if not known:
@@ -175,6 +178,8 @@ class NewCase:
         elif earlier := self._records.same_upload(self.patient.id, sha256):
             line.known(earlier)
             return
+        if content is None:
+            raise LungkitError("did not arrive; choose it again. If this comes back, load the page anew.")
         image = images.read(content, name)
         said = self._predictor().read(image, started)
         whose = self.patient.id if known else self.patient

@@ -1,9 +1,7 @@
-// Chooses image files and sends them one after the other, each in parts, never far ahead of the kernel's word that a
-// part came: several at once neither fill the kernel's memory nor meet the largest message that the server takes.
+// Chooses image files and sends them one after the other: each goes to the server as it is, then the kernel is told to
+// take it, and the next one waits for the kernel's word.
 
-const PART = 2 * 2 ** 20; // bytes; below the 10 MiB that a Jupyter server takes by default
-const AHEAD = 3; // parts on their way at once: while the kernel takes one, the browser makes the next
-const PATIENCE = 120; // seconds until a part without an answer means that the server is gone
+const PATIENCE = 120; // seconds until a file without an answer means that the server is gone
 
 function megabytes(bytes) {
   return `${(bytes / 2 ** 20).toFixed(bytes < 2 ** 20 ? 2 : 0)} MiB`;
@@ -22,12 +20,12 @@ function render({ model, el }) {
   zone.append(title, input, hint);
   el.append(zone, refused);
 
-  const answers = []; // what to call with the kernel's next words, in the order of the parts
+  let answered = () => {};
   const answer = () => new Promise((resolve, reject) => {
-    answers.push(resolve);
+    answered = resolve;
     setTimeout(() => reject(new Error("no answer from the server")), 1000 * PATIENCE);
   });
-  const heard = (message) => { if (message.answer) answers.shift()?.(message.answer); };
+  const heard = (message) => { if (message.answer) answered(); };
   model.on("msg:custom", heard);
 
   function show() {
@@ -50,17 +48,27 @@ function render({ model, el }) {
     return large;
   }
 
+  // XMLHttpRequest, since fetch does not tell how much of a file has gone.
+  const delivered = (file, told) => new Promise((resolve, reject) => {
+    const { kernelId } = JSON.parse(document.getElementById("jupyter-config-data").textContent);
+    const request = new XMLHttpRequest();
+    request.open("POST", `/clinic/upload/${kernelId}`);
+    request.setRequestHeader("X-XSRFToken", document.cookie.match(/(?:^|; )_xsrf=([^;]*)/)?.[1] ?? "");
+    request.upload.onprogress = (event) => told(event.loaded);
+    request.onload = resolve; // refused or not: the kernel says what to do where nothing arrived
+    request.onerror = () => reject(new Error("the server cannot be reached"));
+    request.send(file);
+  });
+
   async function sent(file, number, of) {
-    const waiting = [];
-    for (let start = 0; start < Math.max(1, file.size); start += PART) {
-      const part = await file.slice(start, start + PART).arrayBuffer();
-      const whole = file.size > PART ? `, ${Math.round((100 * start) / file.size)} % of ${megabytes(file.size)} sent` : "";
-      hint.textContent = `Working on file ${number} of ${of}: ${file.name}${whole}`;
-      waiting.push(answer());
-      model.send({ name: file.name, size: file.size, start, number, of }, undefined, [part]);
-      if (waiting.length >= AHEAD && (await waiting.shift()) !== "more") break;
-    }
-    await Promise.all(waiting);
+    const working = `Working on file ${number} of ${of}: ${file.name}`;
+    hint.textContent = working;
+    await delivered(file, (bytes) => {
+      hint.textContent = `${working}, ${Math.round((100 * bytes) / file.size)} % of ${megabytes(file.size)} sent`;
+    });
+    const done = answer();
+    model.send({ name: file.name, number, of });
+    await done;
   }
 
   async function send(files) {

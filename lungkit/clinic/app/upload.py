@@ -1,7 +1,8 @@
-"""Choosing files: what is too large is refused in the browser with a reason, the rest comes in parts, file by file.
+"""Choosing files: what is too large is refused in the browser with a reason, the rest comes one file after the other.
 
-ipywidgets' FileUpload sends everything that was chosen in one message: past the server's limit the connection drops
-without a word, and below it all files lie in the kernel's memory at once.
+A file goes to the web server as it is (server.Upload), which keeps it in memory until this page's kernel takes it.
+ipywidgets' FileUpload sends everything that was chosen in one message through the page's socket: past the server's
+limit the connection drops without a word, and below it all files lie in the kernel's memory at once.
 """
 
 from collections.abc import Callable
@@ -14,9 +15,10 @@ import traitlets
 class Upload(anywidget.AnyWidget):
     """A field for image files.
 
-    receive: called for each complete file with (name, bytes, number, of how many).
+    receive: called for each file with (name, bytes, number, of how many); bytes are None where none arrived.
+    take: the file that the page sent, or None; called once for each.
     ready: whether a file may come now; asked here, because `disabled` is only a hint to the browser.
-    limit: most bytes of one file; held here too, whatever the browser sends.
+    limit: most bytes of one file; the server holds it, too.
     """
 
     _esm = Path(__file__).with_name("upload.js")
@@ -28,39 +30,25 @@ class Upload(anywidget.AnyWidget):
     disabled = traitlets.Bool(False).tag(sync=True)
 
     def __init__(
-        self, receive: Callable[[str, bytes, int, int], None], ready: Callable[[], bool], limit: int, **traits
+        self,
+        receive: Callable[[str, bytes | None, int, int], None],
+        take: Callable[[], bytes | None],
+        ready: Callable[[], bool],
+        limit: int,
+        **traits,
     ):
         super().__init__(limit=limit, **traits)
-        self._receive, self._ready, self._most = receive, ready, limit
-        self._parts = bytearray()
+        self._receive, self._take, self._ready = receive, take, ready
         self.add_class("clinic-upload")
         self.on_msg(self._heard)
 
-    def _heard(self, _widget, message, buffers) -> None:
-        """One part of a file; the answer "more" or "done" comes also when something is wrong with it."""
-        finished = True
+    def _heard(self, _widget, message, _buffers) -> None:
+        """The page sent a file, or could not; the answer "done" comes also when something is wrong with it."""
         try:
-            finished = self._take(message, buffers)
+            match message:
+                case {"name": str(name), "number": int(number), "of": int(of)}:
+                    content = self._take()
+                    if self._ready():
+                        self._receive(name, content, number, of)
         finally:
-            if finished:
-                self._parts = bytearray()
-            self.send({"answer": "done" if finished else "more"})
-
-    def _take(self, message, buffers) -> bool:
-        """Whether the file ends here: it is complete, may not come now, or its parts do not fit together."""
-        match message, buffers:
-            case (
-                {"name": str(name), "size": int(size), "start": int(start), "number": int(number), "of": int(of)},
-                [part],
-            ) if self._ready() and 0 <= size <= self._most:
-                if start == 0:
-                    self._parts = bytearray()
-                fits = start == len(self._parts) and start + len(part) <= size and (len(part) or not size)
-                if not fits:
-                    return True
-                self._parts += part
-                if len(self._parts) < size:
-                    return False
-                content, self._parts = bytes(self._parts), bytearray()
-                self._receive(name, content, number, of)
-        return True
+            self.send({"answer": "done"})
