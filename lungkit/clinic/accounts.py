@@ -40,7 +40,7 @@ TOUCH = timedelta(minutes=1)  # reading alone moves the idle expiry no more ofte
 REFUSED = "User name or password is not right, or the account is disabled."
 
 # One of the minimums that OWASP holds equal (Password Storage Cheat Sheet): 46 MiB, one pass, one lane. The library's
-# own choice, four lanes, takes all processors of a small server for a fifth of a second, at each sign-in and each guess.
+# own choice, four lanes, takes all processors of a small server for a fifth of a second, at every sign-in and guess.
 _hasher = argon2.PasswordHasher(time_cost=1, memory_cost=46 * 1024, parallelism=1)
 
 
