@@ -44,7 +44,8 @@ def untrained(network: str, source: Path, side: int) -> registry.Version:
     if network == "cnn":
         model = cnn.build(shape, classes)
     else:
-        model = backbones.build(network, shape, classes, preprocessing=spec)
+        weights = "imagenet" if network == "efficientnet_lite0" else None  # the others' would be downloads
+        model = backbones.build(network, shape, classes, weights=weights, preprocessing=spec)
     name = f"bench-{network.replace('_', '-')}"
     return release.register(model, name, chest, spec, architecture={}, training={}, recipe=recipe)
 
