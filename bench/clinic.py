@@ -133,7 +133,7 @@ def page_seconds(browser: sync_api.Browser, clinic: Clinic, kernels: int) -> flo
 def pages(browser: sync_api.Browser, visits: int) -> tuple[Table, dict[str, float]]:
     """Page ready after sign-in, preheated and cold, of the clinic and of the same notebook with TensorFlow in it."""
     table = Table(
-        title="Page ready after sign-in, seconds (median of the visits after the first)", title_justify="left"
+        title="Page ready after sign-in, seconds (median and range: after the first visit)", title_justify="left"
     )
     for heading, side in (("", "left"), ("first visit", "right"), ("median", "right"), ("range", "right")):
         table.add_column(heading, justify=side)
