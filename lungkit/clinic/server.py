@@ -432,6 +432,7 @@ class ClinicPage(TornadoVoilaHandler):
 
     async def _claim(self, kernel_id: str) -> None:
         clinic = self.settings["clinic"]
+        clinic.opened_by.add(self.get_cookie(accounts.COOKIE))
         clinic.door.admit(kernel_id, self.get_cookie(accounts.COOKIE))
         clinic.claims.keep_only(clinic.kernel_manager.list_kernel_ids())
         await clinic.stop_kernels(clinic.claims.add(kernel_id, self.current_user.session_id))
@@ -518,10 +519,11 @@ class Part(MultiStaticFileHandler):
 
     def set_extra_headers(self, path: str) -> None:
         self.set_header("Cache-Control", "public, max-age=31536000, immutable")
-        # Asked for by its path, or with the hash that is a part of its name; all else is of somebody's making.
-        asked = self.request.query.removeprefix("v=")
-        if asked in path:
-            self.settings["clinic"].parts_in_use[self.request.uri] = None
+        # Only what a page asked for: others could have the sign-in page fetch all there is. The query is empty, or the
+        # hash that stands in the file's name, too.
+        clinic, asked = self.settings["clinic"], self.request.query.removeprefix("v=")
+        if self.get_cookie(accounts.COOKIE) in clinic.opened_by and asked in ("", *path.split(".")):
+            clinic.parts_in_use[self.request.uri] = None
 
 
 class PartsInUse(PageHandler):
@@ -607,6 +609,7 @@ class Clinic(Voila):
         super().__init__(**settings)
         self.claims = Claims()
         self.door = Door()
+        self.opened_by: set[str] = set()  # tokens of the sessions that a page was opened in
         self.parts_in_use: dict[str, None] = {}  # in the order of their first use
         for log in (self.log, logging.getLogger("tornado.general")):
             log.addFilter(_worth_saying)

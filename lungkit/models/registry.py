@@ -449,23 +449,24 @@ def _listed(names: list[str], word: str) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
 
 
-def _plain(value) -> str:
+def plain(value) -> str:
+    """A value of a card as people read it."""
     match value:
         case bool():
             return "yes" if value else "no"
         case float():
             return f"{value:.4g}"
         case list() | tuple():
-            return ", ".join(map(_plain, value))
+            return ", ".join(map(plain, value))
         case dict():
-            return "; ".join(f"{key}: {_plain(v)}" for key, v in value.items())
+            return "; ".join(f"{key}: {plain(v)}" for key, v in value.items())
         case None:
             return "none"
     return str(value)
 
 
 def _bullets(values: dict) -> str:
-    return "\n".join(f"- {key.replace('_', ' ')}: {_plain(value)}" for key, value in values.items()) or "- not stated"
+    return "\n".join(f"- {key.replace('_', ' ')}: {plain(value)}" for key, value in values.items()) or "- not stated"
 
 
 def _more(card: dict) -> str:

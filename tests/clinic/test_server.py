@@ -416,16 +416,20 @@ def test_pages_are_not_kept_by_browsers(visitor, anna):
         assert "no-store" in answer.headers["Cache-Control"]
 
 
-def test_the_libraries_parts_are_kept_by_browsers_and_known_to_the_sign_in_page(visitor):
-    part = f"{PARTS}/voila/voila.js"
-    answer = visitor.get(part)
+def test_the_libraries_parts_are_kept_by_browsers_and_known_to_the_sign_in_page(visitor, anna):
+    part, unused = f"{PARTS}/voila/voila.js", f"{PARTS}/voila/voila-style.js"
+    anna.open_page()
+    answer = anna.get(part)
     assert answer.status == 200
     assert "immutable" in answer.headers["Cache-Control"]
-    assert part in json.loads(visitor.get("/clinic/parts").text)["parts"]
-    assert visitor.get(f"{part}?v=of-somebody's-making").status == 200
+    assert anna.get(f"{part}?v=voila").status == 200
+    for made_up in (f"{part}?v=oil", f"{part}?v=of-somebody's-making"):
+        assert anna.get(made_up).status == 200
+    assert visitor.get(f"{unused}?v=voila-style").status == 200  # of nobody's page
     assert visitor.get(f"{PARTS}/voila/no-such.js").status in (403, 404)
     known = json.loads(visitor.get("/clinic/parts").text)["parts"]
-    assert not [part for part in known if "no-such" in part or "making" in part]
+    assert {part, f"{part}?v=voila"} <= set(known)
+    assert not [part for part in known if re.search("no-such|making|v=oil|v=voila-style", part)]
 
 
 def test_the_page_asks_nothing_of_other_servers_and_has_no_script_in_its_text(anna):

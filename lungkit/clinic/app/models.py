@@ -11,6 +11,7 @@ from lungkit.clinic.app.page import notice, safe, when
 from lungkit.clinic.oversight import ModelRow, Oversight
 from lungkit.clinic.words import SPLITS, counted, with_interval
 from lungkit.errors import LungkitError
+from lungkit.models.registry import plain
 
 METRICS = {
     "accuracy": "Accuracy",
@@ -183,20 +184,5 @@ def _measured(split: str, measured: dict) -> str:
 
 
 def _definitions(values: dict) -> str:
-    parts = (f"<dt>{safe(key.replace('_', ' '))}</dt><dd>{safe(_plain(value))}</dd>" for key, value in values.items())
+    parts = (f"<dt>{safe(key.replace('_', ' '))}</dt><dd>{safe(plain(value))}</dd>" for key, value in values.items())
     return f"<dl>{''.join(parts)}</dl>"
-
-
-def _plain(value) -> str:
-    match value:
-        case bool():
-            return "yes" if value else "no"
-        case float():
-            return f"{value:.4g}"
-        case list() | tuple():
-            return ", ".join(map(_plain, value))
-        case dict():
-            return "; ".join(f"{key}: {_plain(of)}" for key, of in value.items())
-        case None:
-            return "none"
-    return str(value)
