@@ -687,11 +687,21 @@ class Clinic(Voila):
             ended = accounts.ended(self.store, self.claims.sessions())
             await self.stop_kernels([kernel for session_id in ended for kernel in self.claims.of(session_id)])
 
+    async def _stop_all_kernels(self) -> None:
+        """Also one that is just being started: jupyter_client lists it, but cannot stop it yet and says 404."""
+        for _ in range(100):
+            try:
+                return await ensure_async(self.kernel_manager.shutdown_all(now=True))
+            except web.HTTPError as refused:
+                if refused.status_code != 404:
+                    raise
+            await asyncio.sleep(0.1)
+
     async def _end(self) -> None:
         self.tidying.stop()
         self.server.stop()
         await self.server.close_all_connections()
-        await ensure_async(self.kernel_manager.shutdown_all(now=True))
+        await self._stop_all_kernels()
         self.sign_ins.shutdown(wait=False, cancel_futures=True)
         self.store.close()
 

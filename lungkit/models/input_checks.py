@@ -8,7 +8,7 @@ training image), fitted by lungkit.training.input_statistics and applied here wi
 - intensity: of brightness, contrast, empty and saturated parts and sharpness of the preprocessed image.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +22,24 @@ _SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)  # the brightness below which these shar
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What the training images had in common, in some features."""
+    """What the training images had in common, in some features.
+
+    The covariance within the groups is kept as its leading directions, and as one variance for what is orthogonal to
+    them: a shrunk covariance hardly tells those apart, and a thousand features would take megabytes otherwise.
+    """
 
     means: np.ndarray  # (groups, features)
     scale: np.ndarray  # (features,): what a feature is divided by
-    precision: np.ndarray  # (features, features), of the scaled features within the groups
+    directions: np.ndarray  # (kept, features), orthonormal, of the scaled features
+    variances: np.ndarray  # (kept,) along them
+    rest: float  # the variance along everything else
 
     def distance(self, features: np.ndarray) -> np.ndarray:
         """Of features (n, features) to the nearest group: float64 (n,)."""
         apart = (np.asarray(features, np.float64)[:, None] - self.means) / self.scale  # (n, groups, features)
-        squared = np.einsum("ngf,ngf->ng", apart @ self.precision, apart)
+        # einsum, not @: the threads of a matrix product would take the processors from the graph's.
+        along = np.einsum("ngf,kf->ngk", apart, self.directions)
+        squared = (along**2) @ (1 / self.variances - 1 / self.rest) + (apart**2).sum(axis=-1) / self.rest
         return np.sqrt(squared.min(axis=1) / len(self.scale))
 
 
@@ -61,9 +69,9 @@ def intensity_features(tensor: np.ndarray, spec: Preprocessing) -> np.ndarray:
 def save(folder: Path, references: dict[str, Reference]) -> None:
     """Write checks.npz: a reference for "kind" and one for "intensity"."""
     arrays = {
-        f"{name}_{part}": np.asarray(getattr(reference, part), np.float32)
+        f"{name}_{part.name}": np.asarray(getattr(reference, part.name), np.float32)
         for name, reference in references.items()
-        for part in ("means", "scale", "precision")
+        for part in fields(Reference)
     }
     np.savez(folder / FILE, **arrays)
 
@@ -72,6 +80,6 @@ def load(folder: Path) -> dict[str, Reference]:
     """What `save` wrote."""
     with np.load(folder / FILE, allow_pickle=False) as arrays:
         return {
-            name: Reference(*(arrays[f"{name}_{part}"].astype(np.float64) for part in ("means", "scale", "precision")))
+            name: Reference(*(arrays[f"{name}_{part.name}"].astype(np.float64) for part in fields(Reference)))
             for name in ("kind", "intensity")
         }

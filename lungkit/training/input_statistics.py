@@ -18,6 +18,7 @@ MOST_IMAGES = 2000  # of the training set that are looked at
 QUANTILE = 0.98  # of the validation images' distances …
 ALLOWANCE = 1.1  # … and what a limit lies above it: new patients differ from those of the validation set
 FLOORS = {"kind": 1e-3, "intensity": 0.02}  # smallest scale of a feature; 0.02: two hundredths from black to white
+MOST_DIRECTIONS = 128  # of a covariance that are kept
 _BATCH = 64
 _XRAYS = {"cr", "dx", "dr", "rg", "xr", "cxr", "xray", "x-ray", "radiograph"}
 
@@ -90,10 +91,13 @@ def _look(files: Sequence[Path], spec: images.Preprocessing, embed: Callable) ->
 
 
 def _reference(features: np.ndarray, groups: np.ndarray, floor: float) -> input_checks.Reference:
-    """Means of the groups and one covariance within them, shrunk (Ledoit and Wolf 2004)."""
+    """Means of the groups and one covariance within them, shrunk (Ledoit and Wolf 2004), in its leading directions."""
     names, group = np.unique(groups, return_inverse=True)
     means = np.stack([features[groups == name].mean(axis=0) for name in names])
     apart = features - means[group]
     scale = np.maximum(apart.std(axis=0), floor)
-    shrunk = LedoitWolf(assume_centered=True).fit(apart / scale)
-    return input_checks.Reference(means, scale, shrunk.precision_)
+    shrunk = LedoitWolf(assume_centered=True, store_precision=False).fit(apart / scale)
+    variances, directions = np.linalg.eigh(shrunk.covariance_)  # ascending
+    small, large = variances[:-MOST_DIRECTIONS], variances[-MOST_DIRECTIONS:]
+    rest = 1 / np.mean(1 / small) if len(small) else variances[0]
+    return input_checks.Reference(means, scale, directions.T[-MOST_DIRECTIONS:], large, np.float64(rest))

@@ -572,6 +572,17 @@ def test_a_stopped_server_leaves_no_kernel_no_file_and_no_port_behind(start_clin
         pass
 
 
+@pytest.mark.parametrize("seconds", [0.1, 0.3])
+def test_a_server_stopped_while_it_starts_a_kernel_stops_cleanly(start_clinic, own_home, seconds):
+    clinic = start_clinic(own_home)
+    _signed_in(clinic, "anna").open_page()  # the pool fills up again
+    time.sleep(seconds)
+    kernels = _kernels(clinic)
+    assert clinic.stop(signal.SIGTERM) == 0
+    assert not any(kernel.is_running() for kernel in kernels)
+    assert "Traceback" not in clinic.log.read_text()
+
+
 def test_after_a_killed_server_its_kernels_end_and_sessions_go_on_with_the_next(start_clinic, own_home):
     clinic = start_clinic(own_home)
     browser = _signed_in(clinic, "anna")
