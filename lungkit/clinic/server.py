@@ -691,7 +691,8 @@ class Clinic(Voila):
         """Also one that is just being started: jupyter_client lists it, but cannot stop it yet and says 404."""
         for _ in range(100):
             try:
-                return await ensure_async(self.kernel_manager.shutdown_all(now=True))
+                await ensure_async(self.kernel_manager.shutdown_all(now=True))
+                return
             except web.HTTPError as refused:
                 if refused.status_code != 404:
                     raise
