@@ -192,8 +192,12 @@ def prepare(
     limit: int | None = None,
     seed: int = 7,
     overlap: str = "refuse",
+    fold: str | None = None,
+    by: str = "patient",
 ) -> Dataset:
     """load, then each image read once (the unreadable get split "refused"), then split by patient (splits.assign).
+
+    overlap, fold, by: as in splits.assign.
 
     The result is saved in manifests/<name> of the data folder, and reused by later calls while the source's
     content and the parameters stay the same. A kill at any time leaves the saved one, or none.
@@ -206,6 +210,8 @@ def prepare(
         "limit": limit,
         "seed": seed,
         "overlap": overlap,
+        "fold": fold,
+        "by": by,
         "lungkit": lungkit.__version__,
     }
     folder = config.data_dir() / "manifests" / listing.name
@@ -213,8 +219,9 @@ def prepare(
     if saved:
         return saved
     dataset = _with_headers(listing)
-    manifest = splits.assign(_read_once(dataset), seed=seed, overlap=overlap)
-    splits.check(manifest)
+    manifest = splits.assign(_read_once(dataset), seed=seed, overlap=overlap, fold=fold, by=by)
+    if by == "patient":
+        splits.check(manifest)
     dataset = replace(dataset, manifest=manifest)
     dataset.save(folder, recipe)
     return dataset

@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from lungkit.errors import LungkitError
 
 PARTS = ("train", "val", "test")
+BY = ("patient", "image")
 SET_ASIDE = "set_aside"  # readable, but its patient is needed whole on another side
 REFUSED = "refused"  # not readable as an image
 
@@ -64,6 +65,8 @@ def assign(
     seed: int,
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
     overlap: str = "refuse",
+    fold: str | None = None,
+    by: str = "patient",
 ) -> pd.DataFrame:
     """A copy of the manifest with `split` and `note` filled; rows whose split is "refused" stay as they are.
 
@@ -75,13 +78,26 @@ def assign(
     overlap says what happens where a published split has one patient on two sides: "refuse" raises SplitLeak;
     "set_aside" keeps the test images (then the validation images) and sets that patient's others aside.
 
+    fold: "2/4" makes the second of four parts the test, whatever split was published, and takes validation patients of
+    the rest: four such splits test every patient once.
+
+    by: "image" deals images, not patients. Its scores are too good, as the same patient is on both sides; that is what
+    it is for, to show by how much.
+
     Raises SplitError where a class has too few patients to be in each part, or the published split is incomplete.
     """
+    if by not in BY:
+        raise SplitError(f"by is '{by}'; accepted: {', '.join(BY)}")
     if overlap not in ("refuse", "set_aside"):
         raise SplitError(f"overlap is '{overlap}'; accepted: 'refuse', 'set_aside'")
     manifest = manifest.copy()
     use = manifest[manifest["split"] != REFUSED]
-    if use["split"].eq("").all():
+    if by == "image":
+        use = use.assign(patient_id=use["file"], sha256="")
+    if fold:
+        manifest.loc[use.index, "split"] = _fold(use, fold, fractions, seed)
+        return manifest
+    if use["split"].eq("").all() or by == "image":
         manifest.loc[use.index, "split"] = _dealt(use, PARTS, fractions, seed)
         return manifest
 
@@ -105,6 +121,22 @@ def assign(
         share = fractions[1] / (fractions[0] + fractions[1])
         manifest.loc[train.index, "split"] = _dealt(train, ("train", "val"), (1 - share, share), seed)
     return manifest
+
+
+def _fold(rows: pd.DataFrame, fold: str, fractions: tuple[float, float, float], seed: int) -> np.ndarray:
+    """The part of each row, where this fold is the test."""
+    written = re.fullmatch(r"([1-9]\d?)/([1-9]\d?)", fold)
+    number, folds = map(int, written.groups()) if written else (0, 0)
+    if not (1 <= number <= folds and 2 <= folds <= 20):
+        raise SplitError(f"fold is '{fold}'; accepted: '1/4' for the first of four, and so on, from 2 to 20")
+    names = tuple(str(i) for i in range(1, folds + 1))
+    part = _dealt(rows, names, (1 / folds,) * folds, seed)
+    is_test = part == str(number)
+    share = fractions[1] / (fractions[0] + fractions[1])
+    part = part.astype(object)
+    part[~is_test] = _dealt(rows[~is_test], ("train", "val"), (1 - share, share), seed)
+    part[is_test] = "test"
+    return part
 
 
 def check(manifest: pd.DataFrame) -> None:

@@ -74,8 +74,11 @@ def compile_classifier(
     weight_decay: float = DEFAULTS["weight_decay"],
     decay_steps: int | None = None,
     layer_rates: dict[str, float] | None = None,
+    label_smoothing: float | None = None,
 ) -> keras.Model:
-    """Compile with cross-entropy on logits (integer labels) and accuracy; returns the same model.
+    """Compile with cross-entropy on logits and accuracy; returns the same model.
+
+    Labels are integers; with `label_smoothing` (0 or more, Szegedy et al., CVPR 2016) they are one-hot or blends.
 
     `optimizer` is "adam" or "adamw" (decoupled `weight_decay`, Loshchilov & Hutter 2019). With `decay_steps`
     the rate warms up over the first 5 % of the steps and falls to 2 % of its peak on a cosine. `layer_rates`
@@ -99,7 +102,11 @@ def compile_classifier(
         raise LungkitError(f"no optimizer '{optimizer}'; there are: adam, adamw")
     # Built here, so that a saved model's optimizer state finds its place when it is loaded again.
     chosen.build(model.trainable_variables)
-    model.compile(chosen, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    if label_smoothing is None:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    else:
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+    model.compile(chosen, loss, metrics=["accuracy"])
     return model
 
 

@@ -46,6 +46,18 @@ def uncertain(probabilities: np.ndarray, operating_point: dict, band: dict) -> n
     return (margin(probabilities, operating_point) <= band["margin"]) | (np.max(probabilities, axis=1) < 0.5)
 
 
+def prediction_set(probabilities: np.ndarray, conformal: dict) -> np.ndarray:
+    """Which classes a card's "conformal" keeps for each row of probabilities (n, classes): bool (n, classes).
+
+    Every class at least as likely as `least`, and always the likeliest. Of new patients like those of validation, the
+    true class is among them for a share of at least `level`.
+    """
+    probabilities = np.asarray(probabilities)
+    kept = probabilities >= conformal["least"]
+    kept[np.arange(len(kept)), probabilities.argmax(axis=1)] = True
+    return kept
+
+
 def log_odds(probability):
     """log(p / (1 - p)) of a probability within 0 and 1, or of an array of them."""
     return np.log(probability) - np.log1p(-probability)

@@ -12,6 +12,7 @@ from lungkit.models import decision
 
 TEMPERATURES = (0.05, 20.0)  # searched within
 ERRORS_HELD = 0.75  # of the validation errors that the band shall hold …
+LEVEL = 0.9  # of the conformal sets: how often the true class shall be among those named
 REVIEWED = (0.02, 0.20)  # … but it holds at least and at most this share of all validation images
 
 
@@ -67,3 +68,18 @@ def uncertainty(y_true: np.ndarray, probabilities: np.ndarray, operating_point: 
         "chosen_on": "validation",
         "criterion": f"holds {ERRORS_HELD:.0%} of the errors, but {REVIEWED[0]:.0%} to {REVIEWED[1]:.0%} of the images",
     }
+
+
+def conformal(y_true: np.ndarray, probabilities: np.ndarray, level: float = LEVEL) -> dict:
+    """How likely a class must be to be among those named, for the model's card: "level", "least", "n".
+
+    Split-conformal sets with the least ambiguous score, 1 - probability of the true class (Sadinle, Lei and Wasserman,
+    "Least ambiguous set-valued classifiers with bounded error levels", JASA 2019). They hold the true class of a new
+    image with a probability of `level` or more where it is exchangeable with the validation images: for patients like
+    these, not for another hospital's.
+    """
+    y_true, n = np.asarray(y_true), len(y_true)
+    scores = np.sort(1 - np.asarray(probabilities)[np.arange(n), y_true])
+    rank = int(np.ceil((n + 1) * level))
+    least = 1 - float(scores[rank - 1]) if rank <= n else 0.0  # too few images: every class is named
+    return {"level": level, "least": least, "chosen_on": "validation", "n": n}

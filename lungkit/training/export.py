@@ -14,7 +14,7 @@ from lungkit.backend import keras
 import numpy as np
 
 from lungkit.errors import LungkitError
-from lungkit.models import decision, graph
+from lungkit.models import decision, ensemble, graph
 from lungkit.training import gradcam
 
 MAX_DIFFERENCE = 0.01  # of a probability, between Keras and the graph
@@ -29,12 +29,13 @@ class NotExportable(LungkitError):
     """A model whose heat maps have no closed form, or whose graph does not say what the model says."""
 
 
-def write(model: keras.Model, folder: Path, temperature: float = 1.0) -> None:
+def write(model: keras.Model, folder: Path, temperature: float = 1.0, half: bool = False) -> None:
     """Write graph.xml and graph.bin into `folder`.
 
     model: functional, one image in, logits out, ending in GlobalAveragePooling2D, any Dropout, one Dense layer without
         activation. The number of images at a time stays free.
     temperature: what the logits are divided by before the softmax.
+    half: keep the weights as float16, in half the space; the runtime widens them and computes as before.
     """
     import tensorflow as tf
 
@@ -42,7 +43,7 @@ def write(model: keras.Model, folder: Path, temperature: float = 1.0) -> None:
     signature = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="image")
     call = tf.function(explained, input_signature=[signature])
     converted = graph.openvino.convert_model(call.get_concrete_function())
-    graph.openvino.save_model(converted, folder / graph.FILE, compress_to_fp16=False)
+    graph.openvino.save_model(converted, folder / graph.FILE, compress_to_fp16=half)
 
 
 def _with_heat(model: keras.Model, temperature: float) -> Callable:
@@ -51,6 +52,7 @@ def _with_heat(model: keras.Model, temperature: float) -> Callable:
     It computes on tensors and is no Keras model: there, each operation would need a name that no layer has.
     """
     pooling, dense = _ending(model)
+    members = _members(pooling)
     parts = keras.Model(model.input, [pooling.input, pooling.output, model.output])
 
     def explained(image) -> dict:
@@ -59,6 +61,8 @@ def _with_heat(model: keras.Model, temperature: float) -> Callable:
         heat = ops.image.resize(heat, model.input_shape[1:3], interpolation="bilinear", data_format="channels_last")
         peak = ops.max(heat, axis=(1, 2), keepdims=True)
         heat = ops.transpose(heat / ops.where(peak > 0, peak, 1.0), (0, 3, 1, 2))
+        if members > 1:  # side by side they would be too many numbers for the input checks
+            embedding = ops.mean(ops.reshape(embedding, (-1, members, embedding.shape[1] // members)), axis=1)
         return {"probabilities": ops.softmax(logits / temperature), "heat": heat, "embedding": embedding}
 
     return explained
@@ -79,6 +83,12 @@ def _ending(model: keras.Model) -> tuple[keras.layers.Layer, keras.layers.Layer]
         "one image ends in GlobalAveragePooling2D, Dropout and one Dense layer that gives the logits of 2 classes or "
         f"more; it ends in {', '.join(type(layer).__name__ for layer in model.layers[-3:])}"
     )
+
+
+def _members(pooling: keras.layers.Layer) -> int:
+    """How many networks' feature maps are pooled together (see lungkit.models.ensemble)."""
+    joined = _maker(pooling.input)
+    return len(joined.input) if joined.name == ensemble.MEMBERS else 1
 
 
 def _maker(tensor) -> keras.Operation:

@@ -56,6 +56,32 @@ class RandomAffine(keras.layers.Layer):
         return super().get_config() | {name: getattr(self, name) for name in names}
 
 
+@keras.saving.register_keras_serializable("lungkit")
+class RandomGamma(keras.layers.Layer):
+    """Raises each image (N, height, width, channels) of grey 0..1 to a power from exp(-reach) to exp(reach).
+
+    Exposure and processing differ between hospitals by such curves, which contrast and brightness do not cover.
+    """
+
+    def __init__(self, reach: float, seed: int = 7, **options):
+        super().__init__(**options)
+        self.reach, self.seed = reach, seed
+        self.draws = keras.random.SeedGenerator(seed)
+
+    def call(self, images, training=False):
+        """Another draw for each image while training; otherwise the images themselves."""
+        if not training:
+            return images
+        ops = keras.ops
+        shape = (ops.shape(images)[0], 1, 1, 1)
+        power = ops.exp(keras.random.uniform(shape, -self.reach, self.reach, seed=self.draws))
+        return ops.power(ops.clip(images, 1e-6, 1.0), power)
+
+    def get_config(self):
+        """The arguments that make this layer again."""
+        return super().get_config() | {"reach": self.reach, "seed": self.seed}
+
+
 def augmentation(
     *,
     rotation: float = 10.0,
@@ -63,6 +89,7 @@ def augmentation(
     scaling: float = 0.1,
     brightness: float = 0.08,
     contrast: float = 0.15,
+    gamma: float = 0.0,
     flip: bool = True,
     mean: float = 0.0,
     std: float = 1.0,
@@ -71,7 +98,8 @@ def augmentation(
     """Keras layers that vary a batch (N, height, width, 1) of preprocessed images.
 
     rotation: up to ± degrees; translation and scaling: up to ± this share of the side; brightness and
-    contrast: up to ± this share of the grey range 0..1; flip: left-right for half of the images.
+    contrast: up to ± this share of the grey range 0..1; gamma: powers from exp(-gamma) to exp(gamma) of the greys;
+    flip: left-right for half of the images.
     The defaults are mild and true to the anatomy: a chest is never upside down, a few degrees are how people lie.
     `mean` and `std` are those of the preprocessing: new border pixels are black, not grey.
     """
@@ -83,9 +111,60 @@ def augmentation(
         keras.layers.RandomBrightness(brightness, value_range=(0, 1), seed=seed + 5),
         keras.layers.Rescaling(1 / std, -mean / std),
     ]
+    if gamma:
+        steps.insert(-1, RandomGamma(gamma, seed=seed + 6))
     if flip:
         steps.insert(0, keras.layers.RandomFlip("horizontal", seed=seed))
     return keras.Sequential(steps, name="augmentation")
+
+
+class InMemory(keras.utils.PyDataset):
+    """Batches of images that lie in memory, for `Model.fit` on any backend of Keras: (images, one-hot, weights).
+
+    images: float32 (n, height, width, 1), preprocessed. labels: (n,) integers.
+    augment: layers as `augmentation` gives, applied to each batch; None: the images as they are, in their order.
+    mixup: the alpha of MixUp (Zhang et al., ICLR 2018): each image and its label become a blend with another one's, by
+        a share drawn from Beta(alpha, alpha) for the batch. 0: none.
+    weights: of each class in the loss; a blend's is the blend of both.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        n_classes: int,
+        batch_size: int = 32,
+        *,
+        augment: keras.Sequential | None = None,
+        mixup: float = 0.0,
+        weights: dict[int, float] | None = None,
+        seed: int = 7,
+    ):
+        super().__init__()
+        self._images, self._targets = images, np.eye(n_classes, dtype=np.float32)[labels]
+        self._weights = np.array([(weights or {}).get(i, 1.0) for i in range(n_classes)], np.float32)
+        self._batch_size, self._augment, self._mixup = batch_size, augment, mixup
+        self._random = np.random.default_rng(seed)
+        self._order = np.arange(len(labels))
+        self.on_epoch_end()
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._order) / self._batch_size)
+
+    def __getitem__(self, number: int):
+        chosen = self._order[number * self._batch_size : (number + 1) * self._batch_size]
+        x, y = self._images[chosen], self._targets[chosen]
+        if self._augment is not None:
+            x = keras.ops.convert_to_numpy(self._augment(x, training=True))
+        if self._mixup:
+            share = np.float32(self._random.beta(self._mixup, self._mixup))
+            x, y = share * x + (1 - share) * x[::-1], share * y + (1 - share) * y[::-1]
+        return x, y, y @ self._weights
+
+    def on_epoch_end(self) -> None:
+        """Another order for the next epoch, where images are varied at all."""
+        if self._augment is not None:
+            self._random.shuffle(self._order)
 
 
 def batches(

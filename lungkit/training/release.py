@@ -5,7 +5,9 @@ import shutil
 import tempfile
 import time
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lungkit.backend import keras
@@ -15,11 +17,12 @@ import scipy.special
 
 from lungkit.data import dataset, images
 from lungkit.errors import LungkitError
-from lungkit.models import graph, input_checks, registry, saved
+from lungkit.models import decision, graph, input_checks, registry, saved
 from lungkit.training import calibration, evaluation, export, input_statistics
 
 # Names of the images (by content) that a version learned from or was chosen on, one a line, in its folder.
 TRAINED_ON = "trained_on.txt"
+_BATCH = 8
 
 
 def default_name(data: dataset.Dataset, architecture: str = "cnn") -> str:
@@ -40,6 +43,15 @@ def _logits(model: keras.Model, tensors: np.ndarray, batch_size: int = 64) -> np
     return model.predict(tensors, batch_size=batch_size, verbose=0).astype(np.float64)
 
 
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A version before it is registered: what probes may ask of it."""
+
+    card: dict  # as far as it is known
+    read: Callable[[np.ndarray], dict[str, np.ndarray]]  # preprocessed images (n, height, width, 1) to the outputs
+    flagged: Callable[[list[Path]], np.ndarray]  # files to whether the input checks flag each: bool (n,)
+
+
 def register(
     model: keras.Model,
     name: str,
@@ -49,48 +61,114 @@ def register(
     architecture: dict,
     training: dict,
     recipe: dict,
+    about: dict | None = None,
+    measured: dict | None = None,
+    probes: Callable[[Candidate], dict] | None = None,
+    test_too: bool = False,
+    compact: bool = False,
 ) -> registry.Version:
     """Calibrate, choose the operating point and measure on the validation patients; register a new active version.
 
-    architecture, training: what people should know of them, JSON-ready, kept in the card.
-    recipe: the arguments of dataset.prepare (label_column, limit, seed) that give this split again.
-    The version holds the model for Keras, its graph for the clinic and what the input checks need. Raises
-    export.NotExportable where there is no such graph, or where it does not say what the model says.
+    architecture, training, about: what people should know of them, JSON-ready, kept in the card.
+    recipe: the arguments of dataset.prepare (label_column, limit, seed …) that give this split again.
+    measured: further figures for the card's metrics, by where they were measured.
+    probes: asked last, when all was chosen; what they answer is the card's "trust".
+    test_too: whether the test part is scored, now and once, for the card.
+    compact: leave out the model for Keras, and keep the graph's weights as float16 where it then still says what Keras
+        says. The clinic and `score` need the graph alone.
+    Raises export.NotExportable where there is no such graph, or where it does not say what the model says.
     """
     tensors, labels = images.read_batch(data.files("val"), preprocessing), data.labels("val")
     logits = _logits(model, tensors)
     temperature = calibration.temperature(labels, logits)
     scores = scipy.special.softmax(logits / temperature, axis=1)
     point = evaluation.operating_point(labels, scores, data.classes)
-    measured = evaluation.evaluate(labels, scores, data.patients("val"), data.classes, point)
+    on_validation = evaluation.evaluate(labels, scores, data.patients("val"), data.classes, point)
     counts = {split: {"images": len(data.files(split)), "patients": len(set(data.patients(split)))}
               for split in ("train", "val", "test")}  # fmt: skip
     seen = sorted({*data.part("train")["sha256"], *data.part("val")["sha256"]})
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder)
-        export.write(model, made, temperature)
-        agreement = export.agreement(model, graph.Graph(made), tensors, scores, point)
+        agreement = _exported(model, made, temperature, tensors, scores, point, compact)
         without_heat = graph.Graph(made, heat=False)
         references, limits = input_statistics.fit(data, preprocessing, lambda batch: without_heat(batch)["embedding"])
         input_checks.save(made, references)
-        saved.save(model, made)
+        if not compact:
+            saved.save(model, made)
         (made / TRAINED_ON).write_text("".join(f"{sha256}\n" for sha256 in seen))
         card = {
             "classes": list(data.classes),
             "modality": input_statistics.modality(data),
             "preprocessing": preprocessing.to_dict(),
             "data": {"name": data.name, "fingerprint": data.fingerprint, "counts": counts, "recipe": recipe},
-            "metrics": {"val": measured.to_dict()},
+            "metrics": {"val": on_validation.to_dict()} | (measured or {}),
             "temperature": temperature,
             "operating_point": point,
             "uncertainty": calibration.uncertainty(labels, scores, point),
+            "conformal": calibration.conformal(labels, scores),
             "checks": limits,
             "graph": agreement,
             "synthetic": data.synthetic,
             "architecture": architecture,
             "training": training,
         }
+        if about:
+            card["about"] = about
+        if test_too:
+            test = _read(without_heat, images.read_batch(data.files("test"), preprocessing))
+            card["metrics"]["test"] = _test_figures(card, data, test)
+        if probes:
+            flagged = partial(_flagged, card, references, without_heat)
+            card["trust"] = probes(Candidate(card, graph.Graph(made), flagged))
         return registry.add(name, card, lambda staging: shutil.copytree(made, staging, dirs_exist_ok=True))
+
+
+def _read(runtime: graph.Graph, tensors: np.ndarray) -> np.ndarray:
+    """Probabilities float64 (n, classes) of preprocessed images."""
+    answers = runtime.stream((None, tensors[i : i + _BATCH]) for i in range(0, len(tensors), _BATCH))
+    scores = np.concatenate([outputs["probabilities"] for _, outputs, _ in answers]).astype(np.float64)
+    return scores / scores.sum(axis=1, keepdims=True)
+
+
+def _test_figures(card: dict, data: dataset.Dataset, scores: np.ndarray) -> dict:
+    labels = data.labels("test")
+    figures = evaluation.evaluate(labels, scores, data.patients("test"), data.classes, card["operating_point"])
+    return figures.to_dict() | {
+        "conformal": conformal_figures(card, labels, scores),
+        "times_scored": 1,
+    }
+
+
+def conformal_figures(card: dict, labels: np.ndarray, scores: np.ndarray) -> dict:
+    """How often the card's conformal sets hold the true class of these images, and how many classes they name."""
+    named = decision.prediction_set(scores, card["conformal"])
+    return {
+        "level": card["conformal"]["level"],
+        "coverage": float(named[np.arange(len(labels)), labels].mean()),
+        "classes_named": float(named.sum(axis=1).mean()),
+    }
+
+
+def _flagged(card: dict, references: dict, runtime: graph.Graph, files: list[Path]) -> np.ndarray:
+    """Whether the checks of "kind" and "intensity" flag each of these files."""
+    spec, limits = images.Preprocessing.from_dict(card["preprocessing"]), card["checks"]
+    tensors = images.read_batch(files, spec)
+    embeddings = np.concatenate([runtime(tensor[None])["embedding"] for tensor in tensors])
+    kind = references["kind"].distance(input_checks.embedding_features(embeddings))
+    intensity = np.stack([input_checks.intensity_features(tensor, spec) for tensor in tensors])
+    return (kind > limits["kind"]) | (references["intensity"].distance(intensity) > limits["intensity"])
+
+
+def _exported(model, folder: Path, temperature: float, tensors, scores, point: dict, half: bool) -> dict:
+    """Write the graph, with half-precision weights if it then still says what Keras says; the card's "graph"."""
+    export.write(model, folder, temperature, half)
+    try:
+        agreement = export.agreement(model, graph.Graph(folder), tensors, scores, point)
+    except export.NotExportable:
+        if not half:
+            raise
+        return _exported(model, folder, temperature, tensors, scores, point, half=False)
+    return agreement | {"weights": "float16" if half else "float32"}
 
 
 @dataclass(frozen=True)
@@ -144,13 +222,12 @@ def score(version: registry.Version, data: dataset.Dataset, split: str = "test")
     classes = version.card["classes"]
     labels = _labels_for(classes, data, None if split == "all" else split, version)
     rows = data.part(None if split == "all" else split)
-    model = saved.load(version)
+    registry.verify(version)
+    runtime = graph.Graph(version.folder, heat=False, many=True)
     spec = images.Preprocessing.from_dict(version.card["preprocessing"])
-    temperature = version.card.get("temperature", 1.0)  # versions from before calibration have none
-    probabilities(model, np.zeros((1, *spec.size, 1), np.float32))  # the first call compiles; not part of the time
     started = time.perf_counter()
     tensors = images.read_batch([data.root / file for file in rows["file"]], spec)
-    scores = probabilities(model, tensors, temperature)
+    scores = _read(runtime, tensors)
     seconds = time.perf_counter() - started
     measured = evaluation.evaluate(
         labels, scores, rows["patient_id"].to_numpy(str), classes, version.card["operating_point"]
@@ -159,6 +236,16 @@ def score(version: registry.Version, data: dataset.Dataset, split: str = "test")
     return Scored(
         version, data, split, tensors, labels, scores, measured, int(rows["sha256"].isin(seen).sum()), seconds
     )
+
+
+def heat_maps(version: registry.Version, tensors: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Grad-CAM of a class for each image, from the version's graph: float32 (n, height, width), 0..1.
+
+    tensors: (n, height, width, 1), preprocessed. classes: (n,), positions in the model's classes.
+    """
+    registry.verify(version)
+    runtime = graph.Graph(version.folder)
+    return np.stack([runtime(tensor[None])["heat"][0, cls] for tensor, cls in zip(tensors, classes, strict=True)])
 
 
 def _labels_for(classes: list[str], data: dataset.Dataset, split: str | None, version: registry.Version) -> np.ndarray:

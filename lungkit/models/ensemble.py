@@ -1,0 +1,66 @@
+"""Several trained classifiers as one flat graph: their logits averaged, each also of the mirrored image.
+
+Where each member ends in global average pooling and one dense layer, so does the whole: the members' last feature maps
+side by side, pooled, and a dense layer whose kernel is theirs stacked and divided by their number. Heat maps therefore
+keep their closed form, and the clinic's graph is exported as for a single network.
+"""
+
+from collections.abc import Sequence
+
+from lungkit.backend import keras
+
+import numpy as np
+
+from lungkit.errors import LungkitError
+
+layers = keras.layers
+
+MEMBERS = "members"  # the layer that puts their feature maps side by side
+
+
+@keras.saving.register_keras_serializable("lungkit")
+class Mirror(layers.Layer):
+    """Images or feature maps (N, height, width, channels), left and right exchanged."""
+
+    def call(self, images):
+        """The mirrored images."""
+        return keras.ops.flip(images, axis=2)
+
+
+def combine(models: Sequence[keras.Model], name: str, mirrored: bool = True) -> keras.Model:
+    """Functional model: images in, the mean of the members' logits out.
+
+    models: of one input and output shape, each as cnn.build or backbones.build makes it. mirrored: each member also
+    reads the mirrored image, and its feature maps are mirrored back (test-time augmentation).
+    """
+    if len({(model.input_shape, model.output_shape) for model in models}) != 1:
+        raise LungkitError("an ensemble needs one model or more, all with the same input and output")
+    image = keras.Input(models[0].input_shape[1:], name="image")
+    views = [image, Mirror(name="mirror")(image)] if mirrored else [image]
+    maps, dense = [], []
+    for number, model in enumerate(models):
+        trunk = _renamed(model, f"member{number + 1}_")
+        pooled = trunk.get_layer(f"member{number + 1}_embedding").input
+        features = keras.Model(trunk.input, pooled)
+        for view in views:
+            seen = features.call(view)  # not features(view), which would be one nested layer
+            maps.append(seen if view is image else Mirror(name=f"member{number + 1}_mirrored_back")(seen))
+            dense.append(model.get_layer("logits").get_weights())
+    x = layers.Concatenate(name=MEMBERS)(maps) if len(maps) > 1 else maps[0]
+    x = layers.GlobalAveragePooling2D(name="embedding")(x)
+    logits = layers.Dense(models[0].output_shape[1], name="logits")
+    whole = keras.Model(image, logits(x), name=name)
+    kernels, biases = zip(*dense, strict=True)
+    logits.set_weights([np.concatenate(kernels) / len(maps), np.mean(biases, axis=0)])
+    return whole
+
+
+def _renamed(model: keras.Model, prefix: str) -> keras.Model:
+    """A copy whose layers' names begin with `prefix`: two members have the same ones."""
+
+    def copied(layer):
+        return type(layer).from_config(layer.get_config() | {"name": prefix + layer.name})
+
+    copy = keras.models.clone_model(model, clone_function=copied)
+    copy.set_weights(model.get_weights())
+    return copy

@@ -1,0 +1,110 @@
+"""How the models that ship with lungkit are trained: each a name, a data set, and every setting.
+
+Settings were chosen on validation patients (bench/README.md says which were tried); no test split took part.
+"""
+
+from dataclasses import asdict, dataclass, field
+
+from lungkit.errors import LungkitError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that `lungkit train` needs besides the images."""
+
+    name: str  # of the model in the registry
+    question: str  # what the model answers, for clinicians
+    population: str  # whose images it learned from, for clinicians
+    data: str  # the folder's name among the public sets
+    licence: str  # of those images, as their publishers state it
+    label_column: str | None = None
+    fold: str | None = None  # of splits.assign; None: the published split
+    by: str = "patient"
+    backbone: str = "efficientnet_lite0"
+    side: int = 224  # pixels, of the square that images are fitted into
+    head_epochs: int = 1  # with all of the backbone frozen
+    epochs: int = 8  # with `unfrozen` and what follows it trained
+    unfrozen: str = "stage3"
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    layer_factor: float = 0.6  # on the rate, from each stage to the one before it
+    weight_decay: float = 1e-2
+    dropout: float = 0.3
+    label_smoothing: float = 0.1
+    mixup: float = 0.2
+    augmentation: dict = field(default_factory=lambda: {"brightness": 0.15, "contrast": 0.3, "gamma": 0.4})
+    seeds: tuple[int, ...] = (1,)
+    mirrored: bool = True  # also reads the mirrored image
+
+    def to_dict(self) -> dict:
+        """The settings of the training, JSON-ready, for the card."""
+        words = ("name", "question", "population", "licence", "data", "label_column", "fold", "by")
+        return {name: value for name, value in asdict(self).items() if name not in words}
+
+
+_CHEST = {
+    "data": "chest_xray_paediatric_224",
+    "population": "children of 1 to 5 years, one hospital in Guangzhou, frontal chest X-rays",
+    "licence": "CC BY 4.0",
+}
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="chest-xray-pneumonia",
+            question="Chest X-ray: normal or pneumonia?",
+            seeds=(1, 2),
+            **_CHEST,
+        ),
+        Recipe(
+            name="chest-xray-infection",
+            question="Chest X-ray: normal, bacterial or viral pneumonia?",
+            label_column="subtype",
+            seeds=(1, 2),
+            **_CHEST,
+        ),
+        Recipe(
+            name="pneumoniamnist-28",
+            question="Chest X-ray in 28 x 28 pixels (PneumoniaMNIST): normal or pneumonia?",
+            population=_CHEST["population"] + ", reduced to 28 x 28 pixels",
+            data="pneumoniamnist",
+            licence="CC BY 4.0",
+            side=112,
+        ),
+        Recipe(
+            name="ct-covid",
+            question="Chest CT slice: COVID-19 or not?",
+            population="slices cut from the figures of papers and from teaching collections, of many hospitals",
+            data="covid_ct",
+            licence="of the papers that the images come from; research use",
+            fold="1/4",
+            epochs=14,
+        ),
+        Recipe(
+            name="ct-lung-cancer",
+            question="Chest CT slice: normal, benign or malignant?",
+            population="adults of two oncology centres in Iraq",
+            data="iqoth_nccd",
+            licence="not stated in the copy used; believed CC BY 4.0",
+            fold="1/4",
+            epochs=12,
+        ),
+        Recipe(
+            name="mri-brain-tumour",
+            question="Brain MRI slice: no tumour, glioma, meningioma or pituitary tumour?",
+            population="adults; merged from three collections, patients not published",
+            data="brain_tumour_mri",
+            licence="CC0, as stated on its page",
+            fold="1/4",
+            epochs=12,
+        ),
+    )
+}
+
+
+def find(name: str) -> Recipe:
+    """The recipe of this name; an unknown one is refused with the list."""
+    if name not in RECIPES:
+        raise LungkitError(f"no recipe '{name}'; there are: {', '.join(RECIPES)}")
+    return RECIPES[name]
