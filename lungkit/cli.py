@@ -88,6 +88,32 @@ def run(
 
 
 @app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="a name of lungkit.training.recipes; `lungkit train list` shows them")],
+    data: Annotated[str, typer.Option("--data", help="the recipe's data set: a folder")] = "",
+    compact: Annotated[bool, typer.Option(help="register the graph alone, with float16 weights")] = False,
+) -> None:
+    """Fine-tune a network by a recipe, measure it on patients it has not seen, and register it."""
+    from lungkit.training import recipes
+
+    if recipe == "list":
+        table = Table("recipe", "question", "data", "network", "members")
+        for row in recipes.RECIPES.values():
+            table.add_row(row.name, row.question, row.data, row.backbone, str(len(row.seeds)))
+        console.print(table)
+        return
+    chosen = recipes.find(recipe)
+    if not data:
+        raise LungkitError(f"--data is missing: the folder of {chosen.data}")
+    source = _source(data)
+    from lungkit.training import finetune
+
+    version, history = finetune.train(chosen, source, config.work_dir() / chosen.name, compact=compact)
+    console.print(history.to_string(index=False))
+    console.print(f"{version} is registered and active: {version.folder}", soft_wrap=True)
+
+
+@app.command()
 def evaluate(
     model: Annotated[str, typer.Option(help="NAME or NAME@vN")],
     data: Source,

@@ -1,17 +1,18 @@
 """Fine-tunes a backbone by a recipe: the head, then its later stages, once a seed; the members become one graph."""
 
-import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lungkit.backend import keras
 
 import numpy as np
 import pandas as pd
+import scipy.special
 
 from lungkit.data import dataset, images
-from lungkit.models import backbones, cnn, ensemble, registry
-from lungkit.training import fit, pipeline, release
+from lungkit.models import backbones, cnn, decision, ensemble, registry
+from lungkit.training import calibration, evaluation, fit, pipeline, release
 from lungkit.training.recipes import Recipe
 
 
@@ -49,7 +50,7 @@ def member(recipe: Recipe, of: Material, folder: Path, seed: int) -> tuple[keras
         of.train, labels, classes, recipe.batch_size, augment=varied, mixup=recipe.mixup, weights=weights, seed=seed
     )
     validation = pipeline.InMemory(of.validation, of.data.labels("val"), classes, 64, weights=weights)
-    settings = recipe.to_dict() | {"seed": seed, "data": of.data.fingerprint}
+    settings = recipe.settings() | {"seed": seed, "data": of.data.fingerprint}
     model = backbones.build(recipe.backbone, shape, classes, preprocessing=of.spec, dropout=recipe.dropout)
     histories = []
     for phase, stage, epochs in (("head", "head", recipe.head_epochs), ("stages", recipe.unfrozen, recipe.epochs)):
@@ -71,33 +72,113 @@ def member(recipe: Recipe, of: Material, folder: Path, seed: int) -> tuple[keras
     return model, pd.concat(histories, ignore_index=True)
 
 
-def train(recipe: Recipe, source: str | Path, folder: Path) -> tuple[registry.Version, pd.DataFrame]:
-    """Train every member of a recipe and register them as one version; what is done already is not done again.
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What became of a recipe's training."""
 
-    folder: keeps each member's training, so that a killed one goes on. Returns the version and the members' history,
-    one row an epoch: seed, phase, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds.
-    """
-    started = time.perf_counter()
+    model: keras.Model  # all members as one graph
+    of: Material
+    history: pd.DataFrame  # one row an epoch of any member: seed, phase, epoch, loss, accuracy, val_loss, … seconds
+
+
+def members(recipe: Recipe, source: str | Path, folder: Path) -> Trained:
+    """Train a member for each seed, on the recipe's own fold, and join them; what is done already is not done again."""
     of = material(recipe, source)
-    trained = [member(recipe, of, folder / f"seed-{seed}", seed) for seed in recipe.seeds]
-    models = [model for model, _ in trained]
-    history = pd.concat([rows.assign(seed=seed) for seed, (_, rows) in zip(recipe.seeds, trained, strict=True)])
-    whole = ensemble.combine(models, recipe.name, mirrored=recipe.mirrored)
+    parts = [member(recipe, of, folder / f"seed-{seed}", seed) for seed in recipe.seeds]
+    history = pd.concat([rows.assign(seed=seed) for seed, (_, rows) in zip(recipe.seeds, parts, strict=True)])
+    return Trained(ensemble.combine([model for model, _ in parts], recipe.name, recipe.mirrored), of, history)
+
+
+def cross_validate(recipe: Recipe, source: str | Path, folder: Path) -> tuple[dict, float]:
+    """Train and test on each fold in turn; figures over all patients, each tested once, and the seconds of training.
+
+    Temperature and operating point are those of each fold's own validation patients. To be counted together, two
+    classes' probabilities are shifted so that every fold's operating point lies at 0.5; figures of calibration, which
+    that changes, are left out. "auc_of_each_fold" compares within a fold only.
+    """
+    folds = int(recipe.fold.split("/")[1])
+    labels, scores, patients, aucs, seconds = [], [], [], [], 0.0
+    for number in range(1, folds + 1):
+        one = replace(recipe, fold=f"{number}/{folds}")
+        trained = members(one, source, _folder(folder, one))
+        seconds += float(trained.history["seconds"].sum())
+        data = trained.of.data
+        answers = _at_half(trained, images.read_batch(data.files("test"), trained.of.spec))
+        point = {"kind": "threshold", "threshold": 0.5} if len(data.classes) == 2 else {"kind": "argmax"}
+        measured = evaluation.evaluate(data.labels("test"), answers, data.patients("test"), data.classes, point)
+        aucs.append(measured.value("auc")[0])
+        labels.append(data.labels("test"))
+        scores.append(answers)
+        patients.append(data.patients("test"))
+    together = evaluation.evaluate(
+        np.concatenate(labels), np.concatenate(scores), np.concatenate(patients), data.classes, point
+    ).to_dict()
+    for name in ("ece", "brier"):
+        del together[name], together["intervals"][name]
+    return together | {"folds": folds, "by": recipe.by, "auc_of_each_fold": aucs}, seconds
+
+
+def _at_half(trained: Trained, tensors: np.ndarray) -> np.ndarray:
+    """Calibrated probabilities (n, classes); of two classes, shifted so that the operating point lies at 0.5."""
+    data, labels = trained.of.data, trained.of.data.labels("val")
+    on_validation = release.logits(trained.model, trained.of.validation)
+    temperature = calibration.temperature(labels, on_validation)
+    scores = scipy.special.softmax(release.logits(trained.model, tensors) / temperature, axis=1)
+    if len(data.classes) > 2:
+        return scores
+    held_in = scipy.special.softmax(on_validation / temperature, axis=1)
+    threshold = evaluation.operating_point(labels, held_in, data.classes)["threshold"]
+    sure = np.clip(np.array([scores[:, 1], np.full(len(scores), threshold)]), 1e-9, 1 - 1e-9)
+    second = scipy.special.expit(decision.log_odds(sure[0]) - decision.log_odds(sure[1]))
+    return np.stack([1 - second, second], axis=1)
+
+
+def _folder(folder: Path, recipe: Recipe) -> Path:
+    return folder / f"fold-{recipe.fold.replace('/', '-of-')}{'' if recipe.by == 'patient' else '-by-image'}"
+
+
+def train(
+    recipe: Recipe,
+    source: str | Path,
+    folder: Path,
+    *,
+    probes: Callable[[release.Candidate, dataset.Dataset], dict] | None = None,
+    compact: bool = False,
+) -> tuple[registry.Version, pd.DataFrame]:
+    """Train a recipe and register it; a recipe with folds is measured on each, and its own fold's model registered.
+
+    folder: keeps every member's training, so that a killed one goes on. probes: what else shall be asked of the version
+    before it is registered, given its own data. compact: as in release.register.
+    Returns the version and the history of its members.
+    """
+    measured, seconds = {}, 0.0
+    if recipe.fold:
+        together, seconds = cross_validate(recipe, source, folder)
+        measured[f"{together['folds']} folds by patient or group"] = together
+        if recipe.leak:
+            leaking, _ = cross_validate(replace(recipe, by="image"), source, folder)
+            measured["the same by image (leaks: what not to believe)"] = leaking
+        trained = members(recipe, source, _folder(folder, recipe))
+    else:
+        trained = members(recipe, source, folder)
+        seconds = float(trained.history["seconds"].sum())
     version = release.register(
-        whole,
+        trained.model,
         recipe.name,
-        of.data,
-        of.spec,
+        trained.of.data,
+        trained.of.spec,
         architecture={
             "network": recipe.backbone,
-            "members": len(models),
+            "members": len(recipe.seeds),
             "mirrored": recipe.mirrored,
-            "parameters": whole.count_params(),
+            "parameters": trained.model.count_params(),
         },
-        training=recipe.to_dict() | {
-            "epochs_seconds": round(float(history["seconds"].sum()), 1),
-            "seconds": round(time.perf_counter() - started, 1),
-        },
-        recipe=of.how,
-    )  # fmt: skip
-    return version, history
+        training=recipe.settings() | {"seconds": round(seconds, 1)},
+        recipe=trained.of.how,
+        about=recipe.about(),
+        measured=measured,
+        probes=probes and (lambda candidate: probes(candidate, trained.of.data)),
+        test_too=True,
+        compact=compact,
+    )
+    return version, trained.history

@@ -20,6 +20,7 @@ class Recipe:
     label_column: str | None = None
     fold: str | None = None  # of splits.assign; None: the published split
     by: str = "patient"
+    leak: bool = False  # also measure what a split by image would have shown
     backbone: str = "efficientnet_lite0"
     side: int = 224  # pixels, of the square that images are fitted into
     head_epochs: int = 1  # with all of the backbone frozen
@@ -36,11 +37,21 @@ class Recipe:
     seeds: tuple[int, ...] = (1,)
     mirrored: bool = True  # also reads the mirrored image
 
-    def to_dict(self) -> dict:
-        """The settings of the training, JSON-ready, for the card."""
-        words = ("name", "question", "population", "licence", "data", "label_column", "fold", "by")
-        return {name: value for name, value in asdict(self).items() if name not in words}
+    def settings(self) -> dict:
+        """What decides how the training goes, JSON-ready."""
+        return {name: value for name, value in asdict(self).items() if name not in _WORDS}
 
+    def about(self) -> dict:
+        """What people should know of the model before they use it, and the command that makes it."""
+        return {
+            "question": self.question,
+            "population": self.population,
+            "licence": self.licence,
+            "command": f"lungkit train {self.name} --data FOLDER/{self.data}",
+        }
+
+
+_WORDS = ("name", "question", "population", "licence", "data", "label_column", "fold", "by", "leak", "seeds")
 
 _CHEST = {
     "data": "chest_xray_paediatric_224",
@@ -88,6 +99,7 @@ RECIPES = {
             data="iqoth_nccd",
             licence="not stated in the copy used; believed CC BY 4.0",
             fold="1/4",
+            leak=True,
             epochs=12,
         ),
         Recipe(

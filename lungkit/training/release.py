@@ -36,10 +36,11 @@ def probabilities(
     model: keras.Model, tensors: np.ndarray, temperature: float = 1.0, batch_size: int = 64
 ) -> np.ndarray:
     """Softmax of the logits over the temperature, float64 (N, classes), for images (N, height, width, 1)."""
-    return scipy.special.softmax(_logits(model, tensors, batch_size) / temperature, axis=1)
+    return scipy.special.softmax(logits(model, tensors, batch_size) / temperature, axis=1)
 
 
-def _logits(model: keras.Model, tensors: np.ndarray, batch_size: int = 64) -> np.ndarray:
+def logits(model: keras.Model, tensors: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    """float64 (N, classes), for images (N, height, width, 1)."""
     return model.predict(tensors, batch_size=batch_size, verbose=0).astype(np.float64)
 
 
@@ -79,9 +80,9 @@ def register(
     Raises export.NotExportable where there is no such graph, or where it does not say what the model says.
     """
     tensors, labels = images.read_batch(data.files("val"), preprocessing), data.labels("val")
-    logits = _logits(model, tensors)
-    temperature = calibration.temperature(labels, logits)
-    scores = scipy.special.softmax(logits / temperature, axis=1)
+    raw = logits(model, tensors)
+    temperature = calibration.temperature(labels, raw)
+    scores = scipy.special.softmax(raw / temperature, axis=1)
     point = evaluation.operating_point(labels, scores, data.classes)
     on_validation = evaluation.evaluate(labels, scores, data.patients("val"), data.classes, point)
     counts = {split: {"images": len(data.files(split)), "patients": len(set(data.patients(split)))}
