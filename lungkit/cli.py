@@ -204,6 +204,25 @@ def models_list() -> None:
     console.print(table)
 
 
+@models_app.command("table")
+def models_table(
+    markdown: Annotated[bool, typer.Option("--markdown", help="as it stands in README.md")] = False,
+) -> None:
+    """What each active model was measured on, and its figures with their 95 % intervals, from the cards."""
+    from lungkit.models import overview
+
+    rows = overview.table()
+    if markdown:
+        lines = [rows.columns, ["---"] * len(rows.columns), *rows.itertuples(index=False)]
+        typer.echo("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines))
+        return
+    for row in rows.to_dict("records"):
+        shown = Table(show_header=False, title=row.pop("model"), title_justify="left", box=None)
+        for name, value in row.items():
+            shown.add_row(name, str(value))
+        console.print(shown)
+
+
 def _active(name: str) -> str:
     """The active version; empty where none was promoted yet."""
     from lungkit.models import registry

@@ -14,7 +14,9 @@ from lungkit.models import decision, graph, input_checks, registry
 
 REVIEW = "uncertain: review"
 _KEPT = 2  # compiled versions that a kernel keeps; each takes some ten megabytes
-_LEARNED_FROM = {"CT": "chest CT", "X-ray": "chest X-rays", "image": "chest images"}
+_LEARNED_FROM = {"CT": "chest CT", "X-ray": "chest X-rays", "MRI": "brain MRI", "image": "chest images"}
+_FIRST = "chest-xray-pneumonia"  # what the clinic begins with, where it is there
+_ORDER = ("X-ray", "CT", "MRI")  # of modalities, in a list
 
 
 class NoGraph(LungkitError):
@@ -156,8 +158,18 @@ class Models:
         """Their names, sorted; a model whose card cannot be read is left out."""
         return sorted(version.model for version in _active_versions())
 
+    def choices(self) -> list[tuple[str, str]]:
+        """(what it answers, name) of each, those of one modality together; a phantom's comes last and says so."""
+
+        def place(version: registry.Version) -> tuple:
+            modality = version.card.get("modality")
+            position = _ORDER.index(modality) if modality in _ORDER else len(_ORDER)
+            return version.card["synthetic"], position, version.model != _FIRST, version.model
+
+        return [(_question(version), version.model) for version in sorted(_active_versions(), key=place)]
+
     def default(self) -> str:
-        """The one to begin with: trained on patients before trained on a phantom, then the newest."""
+        """The one to begin with: for chest X-rays; else trained on patients before on a phantom, then the newest."""
         versions = _active_versions()
         if not versions:
             registered = registry.models()
@@ -167,6 +179,8 @@ class Models:
                 "no model is ready for the clinic yet: train one with `lungkit run`"
                 + (f"; without a graph: {', '.join(registered)}" if registered else "")
             )
+        if _FIRST in {version.model for version in versions}:
+            return _FIRST
         real = [version for version in versions if not version.card["synthetic"]]
         return max(real or versions, key=lambda version: version.card["created"]).model
 
@@ -180,6 +194,14 @@ class Models:
             while len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
             return self._compiled[name]
+
+
+def _question(version: registry.Version) -> str:
+    """What a version answers, in a line: "Chest X-ray: normal or pneumonia? (chest-xray-pneumonia)"."""
+    card = version.card
+    kind = {"CT": "Chest CT", "X-ray": "Chest X-ray", "MRI": "Brain MRI"}.get(card.get("modality"), "Chest image")
+    asked = card.get("about", {}).get("question") or f"{kind}: {', '.join(card['classes'])}?"
+    return f"{asked} ({version.model}{', synthetic' if card['synthetic'] else ''})"
 
 
 def _active_versions() -> list[registry.Version]:

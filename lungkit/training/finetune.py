@@ -51,18 +51,23 @@ def member(recipe: Recipe, of: Material, folder: Path, seed: int) -> tuple[keras
     )
     validation = pipeline.InMemory(of.validation, of.data.labels("val"), classes, 64, weights=weights)
     settings = recipe.settings() | {"seed": seed, "data": of.data.fingerprint}
-    model = backbones.build(recipe.backbone, shape, classes, preprocessing=of.spec, dropout=recipe.dropout)
+    scratch = recipe.backbone == "cnn"
+    if scratch:
+        model = cnn.build(shape, classes, dropout=recipe.dropout)
+    else:
+        model = backbones.build(recipe.backbone, shape, classes, preprocessing=of.spec, dropout=recipe.dropout)
     histories = []
     for phase, stage, epochs in (("head", "head", recipe.head_epochs), ("stages", recipe.unfrozen, recipe.epochs)):
-        if not epochs:
+        if not epochs or (scratch and phase == "head"):
             continue
-        backbones.unfreeze(model, stage)
+        if not scratch:
+            backbones.unfreeze(model, stage)
         cnn.compile_classifier(
             model,
             learning_rate=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             decay_steps=epochs * len(train),
-            layer_rates=backbones.layer_rates(model, recipe.layer_factor),
+            layer_rates=None if scratch else backbones.layer_rates(model, recipe.layer_factor),
             label_smoothing=recipe.label_smoothing,
         )
         model, history = fit.fit(
@@ -175,6 +180,7 @@ def train(
         },
         training=recipe.settings() | {"seconds": round(seconds, 1)},
         recipe=trained.of.how,
+        modality=recipe.modality,
         about=recipe.about(),
         measured=measured,
         probes=probes and (lambda candidate: probes(candidate, trained.of.data)),

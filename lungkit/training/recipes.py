@@ -13,6 +13,7 @@ class Recipe:
     """All that `lungkit train` needs besides the images."""
 
     name: str  # of the model in the registry
+    modality: str  # "X-ray", "CT" or "MRI"
     question: str  # what the model answers, for clinicians
     population: str  # whose images it learned from, for clinicians
     data: str  # the folder's name among the public sets
@@ -21,7 +22,7 @@ class Recipe:
     fold: str | None = None  # of splits.assign; None: the published split
     by: str = "patient"
     leak: bool = False  # also measure what a split by image would have shown
-    backbone: str = "efficientnet_lite0"
+    backbone: str = "efficientnet_lite0"  # or "cnn", which has learned nothing before
     side: int = 224  # pixels, of the square that images are fitted into
     head_epochs: int = 1  # with all of the backbone frozen
     epochs: int = 8  # with `unfrozen` and what follows it trained
@@ -51,7 +52,19 @@ class Recipe:
         }
 
 
-_WORDS = ("name", "question", "population", "licence", "data", "label_column", "fold", "by", "leak", "seeds")
+_WORDS = (
+    "name",
+    "modality",
+    "question",
+    "population",
+    "licence",
+    "data",
+    "label_column",
+    "fold",
+    "by",
+    "leak",
+    "seeds",
+)
 
 _CHEST = {
     "data": "chest_xray_paediatric_224",
@@ -64,12 +77,14 @@ RECIPES = {
     for recipe in (
         Recipe(
             name="chest-xray-pneumonia",
+            modality="X-ray",
             question="Chest X-ray: normal or pneumonia?",
             seeds=(1, 2),
             **_CHEST,
         ),
         Recipe(
             name="chest-xray-infection",
+            modality="X-ray",
             question="Chest X-ray: normal, bacterial or viral pneumonia?",
             label_column="subtype",
             seeds=(1, 2),
@@ -77,6 +92,7 @@ RECIPES = {
         ),
         Recipe(
             name="pneumoniamnist-28",
+            modality="X-ray",
             question="Chest X-ray in 28 x 28 pixels (PneumoniaMNIST): normal or pneumonia?",
             population=_CHEST["population"] + ", reduced to 28 x 28 pixels",
             data="pneumoniamnist",
@@ -85,6 +101,7 @@ RECIPES = {
         ),
         Recipe(
             name="ct-covid",
+            modality="CT",
             question="Chest CT slice: COVID-19 or not?",
             population="slices cut from the figures of papers and from teaching collections, of many hospitals",
             data="covid_ct",
@@ -94,6 +111,7 @@ RECIPES = {
         ),
         Recipe(
             name="ct-lung-cancer",
+            modality="CT",
             question="Chest CT slice: normal, benign or malignant?",
             population="adults of two oncology centres in Iraq",
             data="iqoth_nccd",
@@ -104,6 +122,7 @@ RECIPES = {
         ),
         Recipe(
             name="mri-brain-tumour",
+            modality="MRI",
             question="Brain MRI slice: no tumour, glioma, meningioma or pituitary tumour?",
             population="adults; merged from three collections, patients not published",
             data="brain_tumour_mri",

@@ -62,6 +62,7 @@ def register(
     architecture: dict,
     training: dict,
     recipe: dict,
+    modality: str | None = None,
     about: dict | None = None,
     measured: dict | None = None,
     probes: Callable[[Candidate], dict] | None = None,
@@ -72,6 +73,7 @@ def register(
 
     architecture, training, about: what people should know of them, JSON-ready, kept in the card.
     recipe: the arguments of dataset.prepare (label_column, limit, seed …) that give this split again.
+    modality: "X-ray", "CT" or "MRI"; default: what the data set says of its images.
     measured: further figures for the card's metrics, by where they were measured.
     probes: asked last, when all was chosen; what they answer is the card's "trust".
     test_too: whether the test part is scored, now and once, for the card.
@@ -99,7 +101,7 @@ def register(
         (made / TRAINED_ON).write_text("".join(f"{sha256}\n" for sha256 in seen))
         card = {
             "classes": list(data.classes),
-            "modality": input_statistics.modality(data),
+            "modality": modality or input_statistics.modality(data),
             "preprocessing": preprocessing.to_dict(),
             "data": {"name": data.name, "fingerprint": data.fingerprint, "counts": counts, "recipe": recipe},
             "metrics": {"val": on_validation.to_dict()} | (measured or {}),

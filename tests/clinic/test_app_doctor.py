@@ -48,6 +48,9 @@ class SaysTheSame:
     def names(self):
         return registry.models()
 
+    def choices(self):
+        return [(name, name) for name in self.names()]
+
     def default(self):
         return self.names()[0]
 

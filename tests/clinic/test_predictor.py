@@ -276,6 +276,19 @@ def test_a_model_trained_on_patients_is_the_default_before_one_trained_on_a_phan
     assert Models().default() == "zz-patients"
 
 
+def test_models_are_offered_by_what_they_answer_those_of_one_modality_together_a_phantoms_last(tiny_version):
+    asked = {"about": {"question": "Chest X-ray: normal or pneumonia?"}}
+    _registered_again(tiny_version, "chest-xray-pneumonia", synthetic=False, modality="X-ray", **asked)
+    _registered_again(tiny_version, "a-brain", synthetic=False, modality="MRI")
+    _registered_again(tiny_version, "z-xray", synthetic=False, modality="X-ray")
+    choices = Models().choices()
+    assert [name for _, name in choices] == ["chest-xray-pneumonia", "z-xray", "a-brain", "tiny-cnn"]
+    assert choices[0][0] == "Chest X-ray: normal or pneumonia? (chest-xray-pneumonia)"
+    assert choices[2][0].startswith("Brain MRI: ")
+    assert choices[3][0].endswith("(tiny-cnn, synthetic)")
+    assert Models().default() == "chest-xray-pneumonia"
+
+
 def test_no_model_at_all_is_said_with_what_to_do():
     assert Models().names() == []
     with pytest.raises(NoGraph, match=r"no model is ready.*lungkit run"):

@@ -177,3 +177,39 @@ def test_validation_emptied_by_setting_aside_is_dealt_anew_from_training():
     assert set(done["split"][: len(table)]) == {"train", "val"}
     assert done["split"][len(table) :].tolist() == [splits.SET_ASIDE, "test"] * 2
     splits.check(done)
+
+
+# --- folds
+
+
+def test_four_folds_test_every_patient_once_and_each_has_all_three_parts():
+    tested = []
+    for number in range(1, 5):
+        done = splits.assign(cohort(20), seed=7, fold=f"{number}/4")
+        splits.check(done)
+        assert set(done["split"]) == {"train", "val", "test"}
+        tested += sorted(set(done.loc[done["split"] == "test", "patient_id"]))
+    assert sorted(tested) == sorted(set(cohort(20)["patient_id"]))
+
+
+def test_a_fold_goes_before_a_published_split():
+    done = splits.assign(cohort(20, split="official_train"), seed=7, fold="1/4")
+    assert done["split"].value_counts()["test"] == 30
+
+
+def test_images_dealt_one_by_one_put_a_patient_on_both_sides_which_the_check_tells():
+    done = splits.assign(cohort(20), seed=7, by="image")
+    assert done.groupby("patient_id")["split"].nunique().max() > 1
+    with pytest.raises(splits.SplitLeak):
+        splits.check(done)
+
+
+@pytest.mark.parametrize("fold", ["5/4", "0/4", "1/1", "1/21", "first", "1/4/2", "-1/4"])
+def test_a_fold_that_is_none_is_refused_with_what_is_accepted(fold):
+    with pytest.raises(splits.SplitError, match="'1/4' for the first of four"):
+        splits.assign(cohort(), seed=7, fold=fold)
+
+
+def test_images_are_dealt_by_patient_or_by_image_and_nothing_else():
+    with pytest.raises(splits.SplitError, match="accepted: patient, image"):
+        splits.assign(cohort(), seed=7, by="slice")

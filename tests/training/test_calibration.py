@@ -140,3 +140,38 @@ def test_very_few_validation_images_still_give_a_band(n):
     scores = np.linspace(0.3, 0.9, n)
     band = calibration.uncertainty(np.ones(n, int), np.column_stack([1 - scores, scores]), _threshold(0.5))
     assert band["margin"] >= 0
+
+
+# --- conformal sets
+
+
+@pytest.mark.parametrize("level", [0.8, 0.9, 0.95])
+def test_the_true_class_of_new_images_is_among_those_named_as_often_as_stated(level):
+    labels, logits = _patients(n=6000)
+    scores = scipy.special.softmax(logits / 2.5, axis=1)  # even where the probabilities are wrong
+    stated = calibration.conformal(labels[:3000], scores[:3000], level)
+    named = decision.prediction_set(scores[3000:], stated)
+    coverage = named[np.arange(3000), labels[3000:]].mean()
+    assert level - 0.03 < coverage < level + 0.03
+    assert stated["level"] == level
+    assert stated["n"] == 3000
+
+
+def test_a_surer_model_names_fewer_classes():
+    labels, logits = _patients()
+    sure = scipy.special.softmax(logits, axis=1)
+    vague = scipy.special.softmax(np.random.default_rng(1).normal(size=logits.shape), axis=1)
+    counts = [decision.prediction_set(s, calibration.conformal(labels, s)).sum(axis=1).mean() for s in (sure, vague)]
+    assert counts[0] < counts[1] - 0.3
+
+
+def test_the_likeliest_class_is_always_named():
+    named = decision.prediction_set(np.array([[0.4, 0.35, 0.25], [0.9, 0.06, 0.04]]), {"least": 0.99})
+    assert named.tolist() == [[True, False, False], [True, False, False]]
+
+
+def test_of_too_few_validation_images_every_class_is_named():
+    labels, logits = _patients(n=8)
+    scores = scipy.special.softmax(logits, axis=1)
+    assert calibration.conformal(labels, scores)["least"] == 0.0
+    assert decision.prediction_set(scores, calibration.conformal(labels, scores)).all()

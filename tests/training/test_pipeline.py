@@ -254,3 +254,56 @@ def test_what_the_pipeline_pads_and_what_augmentation_pads_is_the_same_black(tmp
     assert tensor[0, 0, 0] == pytest.approx(BLACK, abs=1e-5)
     moved = _augmented(np.repeat(tensor[None], 16, axis=0), **STILL | {"translation": 0.4})
     assert moved.min() == pytest.approx(BLACK, abs=1e-4)
+
+
+# --- images in memory
+
+
+def _seen(batches) -> list[np.ndarray]:
+    """Images, targets and weights of one epoch, each joined."""
+    return [np.concatenate(part) for part in zip(*(batches[i] for i in range(len(batches))), strict=True)]
+
+
+def test_without_augmentation_images_in_memory_come_as_they_are_in_their_order(pictures):
+    labels = np.arange(16) % 3
+    x, y, weights = _seen(pipeline.InMemory(pictures, labels, 3, batch_size=5))
+    np.testing.assert_array_equal(x, pictures)
+    np.testing.assert_array_equal(y, np.eye(3)[labels])
+    np.testing.assert_array_equal(weights, 1)
+
+
+def test_augmented_images_in_memory_come_in_another_order_each_epoch_each_once(pictures):
+    labels = np.arange(16)
+    batches = pipeline.InMemory(pictures, labels, 16, 5, augment=_augmentation(**STILL))
+    first = _seen(batches)[1].argmax(axis=1)
+    batches.on_epoch_end()
+    second = _seen(batches)[1].argmax(axis=1)
+    assert sorted(first) == sorted(second) == list(labels)
+    assert list(first) != list(second)
+
+
+def test_mixup_blends_images_targets_and_weights_by_one_share(pictures):
+    labels = np.arange(16) % 2
+    weights = {0: 1.0, 1: 3.0}
+    batches = pipeline.InMemory(pictures, labels, 2, 16, mixup=0.4, weights=weights, seed=3)
+    x, y, told = batches[0]
+    share = np.linalg.lstsq((pictures - pictures[::-1]).ravel()[:, None], (x - pictures[::-1]).ravel(), rcond=None)[0][
+        0
+    ]
+    assert 0 < share < 1
+    np.testing.assert_allclose(x, share * pictures + (1 - share) * pictures[::-1], atol=1e-5)
+    np.testing.assert_allclose(y, share * np.eye(2)[labels] + (1 - share) * np.eye(2)[labels[::-1]], atol=1e-5)
+    np.testing.assert_allclose(told, y @ [1, 3], atol=1e-5)
+
+
+def test_gamma_bends_the_greys_between_black_and_white_and_keeps_both(pictures):
+    ends = np.stack([np.full((32, 32, 1), level, np.float32) for level in (BLACK, WHITE, (BLACK + WHITE) / 2)] * 8)
+    bent = _augmented(ends, **STILL, gamma=0.5)
+    np.testing.assert_allclose(bent[0::3], BLACK, atol=1e-2)
+    np.testing.assert_allclose(bent[1::3], WHITE, atol=1e-2)
+    middle = bent[2::3, 0, 0, 0] * SPEC.std + SPEC.mean
+    assert middle.min() >= 0.5 ** np.exp(0.5) - 1e-3
+    assert middle.max() <= 0.5 ** np.exp(-0.5) + 1e-3
+    assert middle.std() > 0.03
+    still = np.asarray(_augmentation(**STILL, gamma=0.5)(pictures, training=False))
+    np.testing.assert_allclose(still, pictures, atol=1e-5)

@@ -94,11 +94,12 @@ class NewCase:
 
     def refresh(self) -> None:
         """Follow what an administrator did: models that came or went."""
-        names = self._models.names()
-        if list(self.model.options) != names:
+        choices = self._models.choices()
+        if list(self.model.options) != choices:
+            names = {name for _, name in choices}
             wanted = self.model.value if self.model.value in names else None
-            self.model.options = names
-            if names:
+            self.model.options = choices
+            if choices:
                 self.model.value = wanted or self._models.default()
         self._describe()
 
@@ -337,6 +338,7 @@ def _about(model: str) -> str:
     except LungkitError as problem:
         return notice(str(problem))
     card = version.card
-    reads = {"CT": "slices of chest CT", "X-ray": "chest X-rays"}.get(card.get("modality"), "chest images")
+    reads = {"CT": "slices of chest CT", "X-ray": "chest X-rays", "MRI": "slices of brain MRI"}
+    reads = reads.get(card.get("modality"), "chest images")
     about = f"{version} reads {reads}. It learned from {learned_from(version.model, version.version)}."
     return f'<p class="about">{safe(about)}</p><p class="about">Classes: {safe(", ".join(card["classes"]))}.</p>'

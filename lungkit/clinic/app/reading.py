@@ -169,19 +169,20 @@ def origin(case: Case) -> str:
 
 
 def learned_from(model: str, version: str) -> str:
-    """What population a version was trained on, from its card: "phantom: 800 CT images of 150 patients"."""
+    """Whose images a version was trained on, from its card: "children: 2,792 images of 1,576 patients"."""
     card = card_of(model, version)
     if card is None:
         return "not known: this version is no longer in the registry"
     data, kind = card.get("data", {}), card.get("modality", "")
-    kind = f"{kind} " if kind in ("CT", "X-ray") else ""
+    kind = f"{kind} " if kind in ("CT", "X-ray", "MRI") else ""
     match data.get("counts"):
         case {"train": {"images": images, "patients": patients}}:
             what = f"{images:,} {kind}images of {patients:,} patients"
         case _:
             what = f"{kind}images"
     synthetic = ". Synthetic images, not of patients" if card.get("synthetic") else ""
-    return f"{data.get('name', 'a data set without a name')}: {what}{synthetic}"
+    whose = card.get("about", {}).get("population") or data.get("name", "a data set without a name")
+    return f"{whose}: {what}{synthetic}"
 
 
 def card_of(model: str, version: str) -> dict | None:

@@ -1,0 +1,161 @@
+"""A recipe becomes a registered version: fine-tuned in stages, measured by fold on patients not trained on."""
+
+import dataclasses
+
+from lungkit.backend import keras
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from lungkit import cli, resume
+from lungkit.errors import LungkitError
+from lungkit.models import backbones, graph, overview, registry, saved
+from lungkit.training import finetune, recipes, release
+
+TINY = recipes.Recipe(
+    name="squares-lite",
+    modality="X-ray",
+    question="Is the square left or right?",
+    population="squares",
+    data="squares",
+    licence="none",
+    fold="1/2",
+    backbone="cnn",
+    side=32,
+    batch_size=8,
+    epochs=6,
+    learning_rate=3e-3,
+    augmentation={"flip": False},
+    mirrored=False,
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("finetune")
+
+
+@pytest.fixture(scope="module")
+def trained(home, squares) -> tuple[registry.Version, list]:
+    """A version trained on both folds, and what its probes were asked with."""
+    asked = []
+
+    def probes(candidate, data):
+        tensors = np.zeros((2, 32, 32, 1), np.float32)
+        asked.append(
+            (set(candidate.read(tensors)), candidate.flagged(data.files("test")).shape, "test" in data.summary())
+        )
+        return {"asked": True}
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("data", "artifacts", "reports"):
+            patch.setenv(f"LUNGKIT_{name.upper()}", str(home / name))
+        version, history = finetune.train(TINY, squares, home / "work", probes=probes, compact=True)
+        return version, [asked, history]
+
+
+@pytest.fixture(autouse=True)
+def there(home, trained, monkeypatch):
+    monkeypatch.setenv("LUNGKIT_ARTIFACTS", str(home / "artifacts"))
+
+
+def test_it_learns(trained):
+    version, (_, history) = trained
+    assert len(history) == TINY.epochs
+    assert version.card["metrics"]["val"]["auc"] > 0.7
+
+
+def test_its_figures_are_of_all_folds_every_patient_tested_once(trained):
+    together = trained[0].card["metrics"]["2 folds by patient or group"]
+    assert (together["n"], together["patients"]) == (120, 60)
+    assert len(together["auc_of_each_fold"]) == 2
+    assert together["auc"] > 0.7
+    assert "ece" not in together
+
+
+def test_the_card_says_what_it_answers_for_whom_and_how_to_make_it_again(trained):
+    card = trained[0].card
+    assert card["about"]["question"] == TINY.question
+    assert card["about"]["command"] == "lungkit train squares-lite --data FOLDER/squares"
+    assert card["modality"] == "X-ray"
+    assert card["training"]["learning_rate"] == TINY.learning_rate
+    assert card["metrics"]["test"]["times_scored"] == 1
+
+
+def test_a_compact_version_is_a_graph_alone_with_float16_weights_and_says_so_when_asked_for_keras(trained):
+    version = trained[0]
+    assert (version.folder / graph.FILE).is_file()
+    assert version.card["graph"]["weights"] == "float16"
+    assert not list(version.folder.glob("model.*"))
+    with pytest.raises(LungkitError, match="kept as a graph alone"):
+        saved.load(version)
+
+
+def test_scoring_it_again_gives_the_cards_own_test_figures(trained, squares):
+    version = trained[0]
+    scored = release.score(version, release.data_for(version, str(squares)))
+    assert scored.evaluation.to_dict()["auc"] == pytest.approx(version.card["metrics"]["test"]["auc"])
+    assert scored.seen_in_training == 0
+    assert len(scored.labels) == version.card["data"]["counts"]["test"]["images"]
+
+
+def test_probes_are_asked_before_it_is_registered_with_a_reader_and_the_input_checks(trained):
+    version, (asked, _) = trained
+    outputs, flags, _ = asked[0]
+    assert outputs == set(graph.OUTPUTS)
+    assert flags == (version.card["data"]["counts"]["test"]["images"],)
+    assert version.card["trust"] == {"asked": True}
+
+
+def test_a_finished_member_is_not_trained_again_and_other_settings_are_refused(trained, home, squares):
+    folder = home / "work" / "fold-1-of-2"
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.weights.h5")}
+    again = finetune.members(TINY, squares, folder)
+    assert len(again.history) == TINY.epochs
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*.weights.h5")} == before
+    with pytest.raises(resume.SettingsDiffer, match="learning_rate"):
+        finetune.members(dataclasses.replace(TINY, learning_rate=1e-4), squares, folder)
+
+
+def test_the_table_of_models_shows_the_figures_of_all_folds_with_their_intervals(trained):
+    row = overview.table().iloc[0]
+    together = trained[0].card["metrics"]["2 folds by patient or group"]
+    assert row["model"] == "squares-lite@v1"
+    assert row["reported on"] == "2 folds by patient or group: 120 images of 60 patients"
+    low, high = together["intervals"]["auc"]
+    assert row["AUC"] == f"{together['auc']:.3f} ({low:.3f}–{high:.3f})"
+    shown = CliRunner().invoke(cli.app, ["models", "table", "--markdown"]).output
+    assert shown.splitlines()[2].startswith("| squares-lite@v1 |")
+
+
+def test_every_recipe_names_what_clinicians_are_told_and_where_its_images_are():
+    for name, recipe in recipes.RECIPES.items():
+        assert name == recipe.name
+        assert all([recipe.question, recipe.population, recipe.licence, recipe.data])
+        assert recipe.modality in ("X-ray", "CT", "MRI")
+
+
+def test_an_unknown_recipe_is_refused_with_the_list():
+    with pytest.raises(LungkitError, match="there are: chest-xray-pneumonia"):
+        recipes.find("chest")
+
+
+def test_a_backbone_learns_its_head_first_with_the_rest_frozen_then_its_later_stages(squares, tmp_path):
+    recipe = dataclasses.replace(TINY, backbone="efficientnet_lite0", epochs=1, unfrozen="stage5", batch_size=32)
+    model, history = finetune.member(recipe, finetune.material(recipe, squares), tmp_path, seed=1)
+    assert list(history["phase"]) == ["head", "stages"]
+    whole, head_only, untouched = (
+        backbones.build("efficientnet_lite0", (32, 32, 1), 2, preprocessing=None),
+        keras.saving.load_model(tmp_path / "head" / "last-1.keras"),
+        ("stem_conv", "block5_expand_conv"),
+    )
+    changed = "block15_project_conv"
+    np.testing.assert_array_equal(_kernel(head_only, changed), _kernel(whole, changed))
+    assert np.abs(_kernel(model, changed) - _kernel(whole, changed)).max() > 1e-5
+    for layer in untouched:
+        np.testing.assert_array_equal(_kernel(model, layer), _kernel(whole, layer))
+
+
+def _kernel(model, layer: str) -> np.ndarray:
+    return model.get_layer(layer).get_weights()[0]
