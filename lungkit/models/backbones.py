@@ -30,6 +30,24 @@ MIN_SIDE = 32  # pixels; every backbone divides the resolution by 32
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
 
 
+@keras.saving.register_keras_serializable("lungkit")
+class ChannelScale(layers.Layer):
+    """factors · x + offsets, of each channel. (Keras' own Rescaling needs TensorFlow, also on another backend.)"""
+
+    def __init__(self, factors: Sequence[float], offsets: Sequence[float], **options):
+        super().__init__(**options)
+        self.factors, self.offsets = tuple(factors), tuple(offsets)
+
+    def call(self, images):
+        """The scaled images (N, height, width, channels)."""
+        ops = keras.ops
+        return images * ops.cast(self.factors, images.dtype) + ops.cast(self.offsets, images.dtype)
+
+    def get_config(self):
+        """The arguments that make this layer again."""
+        return super().get_config() | {"factors": list(self.factors), "offsets": list(self.offsets)}
+
+
 @dataclass(frozen=True)
 class _Scale:
     """What a backbone was trained on, from grey 0..1: factor · grey + offset in each of its three channels."""
@@ -146,7 +164,7 @@ def _as_in_training(image, scale: _Scale, preprocessing: Preprocessing):
     factors = [factor * preprocessing.std for factor in scale.factor]
     offsets = [factor * preprocessing.mean + offset for factor, offset in zip(scale.factor, scale.offset, strict=True)]
     x = layers.Concatenate(name="grey_to_rgb")([image] * 3)
-    return layers.Rescaling(factors, offsets, name="pretraining_scale")(x)
+    return ChannelScale(factors, offsets, name="pretraining_scale")(x)
 
 
 def _features(name: str, backbone: _Backbone, image, x, weights: str | Path | None):

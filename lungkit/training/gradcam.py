@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
-from itertools import pairwise
+from itertools import count, pairwise
 
 from lungkit.backend import keras
 
@@ -38,6 +38,7 @@ _LEARNED = (  # what randomisation_check re-initialises
 )
 _LAST_ACTIVATIONS = ("Softmax", "Sigmoid", "LogSoftmax")  # as a layer or a bare operation of the graph
 _RANDOMISATION_STEPS = 8
+_BACKENDS = ("tensorflow", "jax")  # whose gradients are asked for here
 
 
 def gradcam(model, images, class_index=None, layer: str | None = None, batch_size: int = 32) -> np.ndarray:
@@ -56,7 +57,8 @@ def gradcam(model, images, class_index=None, layer: str | None = None, batch_siz
         Default: the last one with more than one position, pooling layers passed over since they only coarsen it.
 
     Returns float32 (n, height, width), each map 0..1 with its maximum at 1, or all zero: nothing speaks for the class.
-    Raises LungkitError: unknown layer or class, no feature map, output not from a layer, a backend without TensorFlow.
+    Raises LungkitError: unknown layer or class, no feature map, output not from a layer, a backend that is neither
+    TensorFlow nor JAX.
     """
     return _explain(model, images, class_index, layer, batch_size)[0]
 
@@ -69,9 +71,10 @@ def score_gradients(
     Yields (feature maps, gradient of each image's class logit with respect to them, classes explained):
     float32 (b, h, w, k) twice, and int (b,).
     """
-    if keras.config.backend() != "tensorflow":
+    if keras.config.backend() not in _BACKENDS:
         raise LungkitError(
-            f"Grad-CAM needs Keras on TensorFlow, and this is '{keras.config.backend()}'; set KERAS_BACKEND=tensorflow"
+            f"Grad-CAM needs Keras on {' or '.join(_BACKENDS)}, and this is '{keras.config.backend()}'; "
+            "set KERAS_BACKEND=tensorflow"
         )
     images = np.asarray(images, dtype=np.float32)
     if images.ndim != 4 or len(images) == 0:
@@ -110,32 +113,54 @@ def _heat_map(features: np.ndarray, gradient: np.ndarray, size: tuple[int, int])
 
 
 def _score_gradient(model, images, class_index, listened: keras.Operation, final: keras.Operation):
+    with _without_activation(final):
+        _, heard = _listen(model, images, {"listened": listened})
+
+        def score(moved):
+            logits = _moved(model, images, heard, moved)
+            if logits.shape[1] == 1:
+                logits = keras.ops.concatenate([-logits, logits], axis=1)
+            classes = keras.ops.argmax(logits, axis=1) if class_index is None else class_index
+            chosen = keras.ops.one_hot(classes, logits.shape[1], dtype=logits.dtype)
+            # Images do not influence each other at inference, so the gradient of the sum holds each image's own.
+            return keras.ops.sum(logits * chosen), (logits, classes)
+
+        gradients, (logits, classes) = _gradients(score, [step.output for step in heard])
+    logits, classes = keras.ops.convert_to_numpy(keras.ops.cast(logits, "float32")), _numpy(classes)
+    _check_logits(logits)
+    unknown = classes[(classes < 0) | (classes >= logits.shape[1])]
+    if unknown.size:
+        raise LungkitError(f"no class {unknown[0]}: the model's classes are 0 to {logits.shape[1] - 1}")
+    # A shared layer speaks several times; its last word that leads to the score counts.
+    features, gradient = [
+        (step.output, gradient) for step, gradient in zip(heard, gradients, strict=True) if gradient is not None
+    ][-1]
+    return _numpy(features), _numpy(gradient), classes
+
+
+def _numpy(tensor) -> np.ndarray:
+    array = keras.ops.convert_to_numpy(tensor)
+    return array if np.issubdtype(array.dtype, np.integer) else array.astype(np.float32)
+
+
+def _gradients(function: Callable, outputs: list) -> tuple[list, tuple]:
+    """The gradients of `function` by what is added to each of `outputs`, where nothing is, and what else it returns.
+
+    function: a list of tensors to (a number, anything). A gradient is None where its tensor does not lead there.
+    """
+    nothing = [keras.ops.zeros_like(output) for output in outputs]
+    if keras.config.backend() == "jax":
+        import jax
+
+        gradients, rest = jax.grad(function, has_aux=True)(nothing)
+        return [gradient if bool((gradient != 0).any()) else None for gradient in gradients], rest
     import tensorflow as tf
 
-    heard = []  # a shared layer speaks several times; its last word that leads to the score counts
-
-    def hear(features):
-        tape.watch(features)
-        heard.append(features)
-
-    with (
-        tf.GradientTape(watch_accessed_variables=False) as tape,
-        _without_activation(final),
-        _listening(listened, hear),
-    ):
-        logits = model(tf.constant(images), training=False)
-        if logits.shape[1] == 1:
-            logits = tf.concat([-logits, logits], axis=1)
-        _check_logits(tf.cast(logits, tf.float32).numpy())
-        classes = tf.argmax(logits, axis=1).numpy() if class_index is None else class_index
-        unknown = classes[(classes < 0) | (classes >= logits.shape[1])]
-        if unknown.size:
-            raise LungkitError(f"no class {unknown[0]}: the model's classes are 0 to {logits.shape[1] - 1}")
-        # Images do not influence each other at inference, so the gradient of the sum holds each image's own.
-        score = tf.reduce_sum(tf.gather(logits, classes, batch_dims=1))
-    gradients = tape.gradient(score, heard)
-    features, gradient = [pair for pair in zip(heard, gradients, strict=True) if pair[1] is not None][-1]
-    return tf.cast(features, tf.float32).numpy(), tf.cast(gradient, tf.float32).numpy(), classes
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        for tensor in nothing:
+            tape.watch(tensor)
+        value, rest = function(nothing)
+    return tape.gradient(value, nothing), rest
 
 
 def _check_logits(logits: np.ndarray) -> None:
@@ -189,49 +214,97 @@ class _Anatomy:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """One output of one part, as the model ran."""
+
+    path: str
+    part: keras.Operation
+    turn: int  # how many outputs of this part came before
+    output: object
+
+
 def _anatomy(model: keras.Model, image: np.ndarray) -> _Anatomy:
     """The parts that ran on one image (1, height, width, channels)."""
-    import tensorflow as tf
-
-    heard = []  # (path, part, output)
-
-    def hears(path, part):
-        def hear(output):
-            # At inference some layers (dropout) hand on the tensor they got: it stays its maker's.
-            if _is_float_tensor(output) and not any(output is earlier for *_, earlier in heard):
-                tape.watch(output)
-                heard.append((path, part, output))
-
-        return _listening(part, hear)
-
-    with ExitStack() as listening, tf.GradientTape(watch_accessed_variables=False) as tape:
-        for path, part in _parts(model):
-            listening.enter_context(hears(path, part))
-        try:
-            output = model(tf.constant(image), training=False)
-        except (ValueError, tf.errors.InvalidArgumentError) as error:
-            raise LungkitError(f"the model does not take images of shape {image.shape[1:]}: {error}") from error
-    makers = [part for _, part, made in heard if made is output]
-    if not makers or output.shape.rank != 2:
+    _refuse_other_shapes(model, image)
+    output, heard = _listen(model, image, dict(_parts(model)))
+    makers = [step.part for step in heard if step.output is output]
+    if not makers or len(output.shape) != 2:
         raise LungkitError(
             f"model '{model.name}' does not end in one layer whose output is (n, classes), so its logits are unknown; "
             "end it in a Dense layer, with its activation inside it or as an Activation layer after it"
         )
-    maps = [step for step in heard if step[2].shape.rank == 4 and step[2].shape[1] * step[2].shape[2] > 1]
-    gradients = tape.gradient(output, [made for *_, made in maps])
+    shapes = [step.output.shape for step in heard]
+    maps = [step for step, shape in zip(heard, shapes, strict=True) if len(shape) == 4 and shape[1] * shape[2] > 1]
+
+    def total(moved):
+        return keras.ops.sum(_moved(model, image, maps, moved)), ()
+
+    gradients, _ = _gradients(total, [step.output for step in maps])
     return _Anatomy(
-        parts={path: part for path, part, _ in heard},
+        parts={step.path: step.part for step in heard},
         feature_maps={
-            path: part for (path, part, _), gradient in zip(maps, gradients, strict=True) if gradient is not None
+            step.path: step.part for step, gradient in zip(maps, gradients, strict=True) if gradient is not None
         },
         final=makers[0],
     )
 
 
-def _is_float_tensor(output) -> bool:
-    import tensorflow as tf
+def _listen(model: keras.Model, images: np.ndarray, parts: dict[str, keras.Operation]) -> tuple[object, list[_Step]]:
+    """The model's output for these images, and what those of its parts gave on the way there."""
+    heard: list[_Step] = []
 
-    return isinstance(output, tf.Tensor) and output.dtype.is_floating
+    def hears(path, part):
+        turns = count()
+
+        def hear(output):
+            turn = next(turns)
+            # At inference some layers (dropout) hand on the tensor they got: it stays its maker's.
+            if _is_float_tensor(output) and not any(output is earlier.output for earlier in heard):
+                heard.append(_Step(path, part, turn, output))
+            return output
+
+        return _listening(part, hear)
+
+    with ExitStack() as listening:
+        for path, part in parts.items():
+            listening.enter_context(hears(path, part))
+        output = model(keras.ops.convert_to_tensor(images), training=False)
+    return output, heard
+
+
+def _refuse_other_shapes(model: keras.Model, image: np.ndarray) -> None:
+    """Run it once: whether it takes such an image, and a model that was not built yet builds itself unheard."""
+    try:
+        model(keras.ops.convert_to_tensor(image), training=False)
+    except Exception as error:
+        shape = type(error).__name__ in ("ValueError", "TypeError", "InvalidArgumentError")  # the last is TensorFlow's
+        if not shape:
+            raise
+        raise LungkitError(f"the model does not take images of shape {image.shape[1:]}: {error}") from error
+
+
+def _moved(model: keras.Model, images: np.ndarray, steps: list[_Step], by: list):
+    """The model's output for these images, with a tensor added to the output of each of these steps."""
+    added = {(id(step.part), step.turn): tensor for step, tensor in zip(steps, by, strict=True)}
+
+    def adds(part):
+        turns = count()
+
+        def add(output):
+            tensor = added.get((id(part), next(turns)))
+            return output if tensor is None else output + tensor
+
+        return _listening(part, add)
+
+    with ExitStack() as listening:
+        for part in {id(step.part): step.part for step in steps}.values():
+            listening.enter_context(adds(part))
+        return model(keras.ops.convert_to_tensor(images), training=False)
+
+
+def _is_float_tensor(output) -> bool:
+    return keras.ops.is_tensor(output) and "float" in keras.backend.standardize_dtype(output.dtype)
 
 
 def _parts(model: keras.Model, above: str = "") -> Iterator[tuple[str, keras.Operation]]:
@@ -244,14 +317,12 @@ def _parts(model: keras.Model, above: str = "") -> Iterator[tuple[str, keras.Ope
 
 
 def _listening(part: keras.Operation, hear: Callable) -> AbstractContextManager:
-    """While open, `hear` gets each output of `part` as it is computed."""
+    """While open, `hear` gets each output of `part` as it is computed; what it returns takes the output's place."""
     call = part.call
 
     @wraps(call)
     def call_and_tell(*args, **kwargs):
-        output = call(*args, **kwargs)
-        hear(output)
-        return output
+        return hear(call(*args, **kwargs))
 
     return _replaced(part, "call", call_and_tell)
 

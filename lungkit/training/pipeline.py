@@ -57,15 +57,44 @@ class RandomAffine(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("lungkit")
-class RandomGamma(keras.layers.Layer):
-    """Raises each image (N, height, width, channels) of grey 0..1 to a power from exp(-reach) to exp(reach).
+class RandomMirror(keras.layers.Layer):
+    """Exchanges left and right of half of the images (N, height, width, channels)."""
 
-    Exposure and processing differ between hospitals by such curves, which contrast and brightness do not cover.
+    def __init__(self, seed: int = 7, **options):
+        super().__init__(**options)
+        self.seed = seed
+        self.draws = keras.random.SeedGenerator(seed)
+
+    def call(self, images, training=False):
+        """Another draw for each image while training; otherwise the images themselves."""
+        if not training:
+            return images
+        drawn = keras.random.uniform((keras.ops.shape(images)[0], 1, 1, 1), seed=self.draws)
+        return keras.ops.where(drawn < 0.5, keras.ops.flip(images, axis=2), images)
+
+    def get_config(self):
+        """The arguments that make this layer again."""
+        return super().get_config() | {"seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("lungkit")
+class RandomGrey(keras.layers.Layer):
+    """Varies contrast, brightness and the grey curve of each image (N, height, width, 1), as exposure does.
+
+    contrast: the distance from the image's mean grows or shrinks by up to this share. brightness: up to ± this share
+    of the range from black to white. gamma: greys 0..1 are raised to a power from exp(-gamma) to exp(gamma), which is
+    how hospitals' processing differs where contrast and brightness do not cover it. mean and std: those that the images
+    were normalised by; greys stay within black and white.
+
+    (Keras' own layers for this need TensorFlow, also on another backend.)
     """
 
-    def __init__(self, reach: float, seed: int = 7, **options):
+    def __init__(
+        self, contrast: float, brightness: float, gamma: float, mean: float, std: float, seed: int = 7, **options
+    ):
         super().__init__(**options)
-        self.reach, self.seed = reach, seed
+        self.contrast, self.brightness, self.gamma = contrast, brightness, gamma
+        self.mean, self.std, self.seed = mean, std, seed
         self.draws = keras.random.SeedGenerator(seed)
 
     def call(self, images, training=False):
@@ -73,13 +102,21 @@ class RandomGamma(keras.layers.Layer):
         if not training:
             return images
         ops = keras.ops
-        shape = (ops.shape(images)[0], 1, 1, 1)
-        power = ops.exp(keras.random.uniform(shape, -self.reach, self.reach, seed=self.draws))
-        return ops.power(ops.clip(images, 1e-6, 1.0), power)
+        stretch, shift, bend = (
+            keras.random.uniform((ops.shape(images)[0], 1, 1, 1), -reach, reach, seed=self.draws)
+            for reach in (self.contrast, self.brightness, self.gamma)
+        )
+        grey = images * self.std + self.mean
+        middle = ops.mean(grey, axis=(1, 2, 3), keepdims=True)
+        grey = ops.clip((grey - middle) * (1 + stretch) + middle + shift, 0.0, 1.0)
+        if self.gamma:
+            grey = ops.power(ops.maximum(grey, 1e-6), ops.exp(bend))
+        return (grey - self.mean) / self.std
 
     def get_config(self):
         """The arguments that make this layer again."""
-        return super().get_config() | {"reach": self.reach, "seed": self.seed}
+        names = ("contrast", "brightness", "gamma", "mean", "std", "seed")
+        return super().get_config() | {name: getattr(self, name) for name in names}
 
 
 def augmentation(
@@ -105,16 +142,10 @@ def augmentation(
     """
     steps = [
         RandomAffine(rotation, translation, scaling, fill=-mean / std, seed=seed + 1),
-        # Both work on the grey range 0..1, so images are taken back to it and normalised again.
-        keras.layers.Rescaling(std, mean),
-        keras.layers.RandomContrast(contrast, value_range=(0, 1), seed=seed + 4),
-        keras.layers.RandomBrightness(brightness, value_range=(0, 1), seed=seed + 5),
-        keras.layers.Rescaling(1 / std, -mean / std),
+        RandomGrey(contrast, brightness, gamma, mean, std, seed=seed + 4),
     ]
-    if gamma:
-        steps.insert(-1, RandomGamma(gamma, seed=seed + 6))
     if flip:
-        steps.insert(0, keras.layers.RandomFlip("horizontal", seed=seed))
+        steps.insert(0, RandomMirror(seed=seed))
     return keras.Sequential(steps, name="augmentation")
 
 
