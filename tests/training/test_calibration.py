@@ -140,3 +140,30 @@ def test_very_few_validation_images_still_give_a_band(n):
     scores = np.linspace(0.3, 0.9, n)
     band = calibration.uncertainty(np.ones(n, int), np.column_stack([1 - scores, scores]), _threshold(0.5))
     assert band["margin"] >= 0
+
+
+# --- conformal sets on other images
+
+
+def test_the_table_of_conformal_sets_has_a_row_for_all_and_for_each_class():
+    chances = np.array([[0.9, 0.1, 0.0], [0.5, 0.4, 0.1], [0.4, 0.5, 0.1], [0.1, 0.6, 0.3]])
+    table = calibration.conformal_table(
+        np.array([0, 1, 0, 2]), chances, ["a", "a", "b", "b"], ["x", "y", "z"], {"level": 0.75, "least": 0.35}
+    )
+    assert table["images"].tolist() == [4, 2, 1, 1]
+    assert list(table.index) == ["all", "x", "y", "z"]
+    # The sets: x; x and y; x and y; y alone, though the fourth image is of z.
+    assert [text.split()[0] for text in table["true class named"]] == ["0.750", "1.000", "1.000", "0.000"]
+    assert [text.split()[0] for text in table["classes named"]] == ["1.500", "1.500", "2.000", "1.000"]
+    assert table.loc["all", "true class named"] == "0.750 (0.500–1.000)", "an interval by patient"
+
+
+def test_conformal_sets_hold_the_true_class_of_new_patients_as_often_as_stated():
+    labels, logits = _patients(n=8000, seed=4)
+    chances = scipy.special.softmax(logits, axis=1)
+    conformal = calibration.conformal(labels[:4000], chances[:4000], level=0.9)
+    table = calibration.conformal_table(
+        labels[4000:], chances[4000:], np.arange(4000), ["x", "y", "z"], conformal
+    )  # fmt: skip
+    assert float(table.loc["all", "true class named"].split()[0]) == pytest.approx(0.9, abs=0.02)
+    assert 1 < float(table.loc["all", "classes named"].split()[0]) < 2
