@@ -91,7 +91,10 @@ def run(
 def train(
     recipe: Annotated[str, typer.Argument(help="a name of lungkit.training.recipes; `lungkit train list` shows them")],
     data: Annotated[str, typer.Option("--data", help="the recipe's data set: a folder")] = "",
-    compact: Annotated[bool, typer.Option(help="register the graph alone, with float16 weights")] = False,
+    outside: Annotated[
+        Path | None, typer.Option(help="covid_chestxray, for a chest X-ray model's probes of trust: a folder")
+    ] = None,
+    compact: Annotated[bool, typer.Option("--compact", help="register the graph alone, with float16 weights")] = False,
 ) -> None:
     """Fine-tune a network by a recipe, measure it on patients it has not seen, and register it."""
     from lungkit.training import recipes
@@ -106,9 +109,14 @@ def train(
     if not data:
         raise LungkitError(f"--data is missing: the folder of {chosen.data}")
     source = _source(data)
-    from lungkit.training import finetune
+    if outside and (chosen.modality != "X-ray" or not outside.is_dir()):
+        raise LungkitError(
+            f"--outside {outside}: give the folder of covid_chestxray, and only for a chest X-ray recipe"
+        )
+    from lungkit.training import finetune, probes
 
-    version, history = finetune.train(chosen, source, config.work_dir() / chosen.name, compact=compact)
+    asked = outside and (lambda candidate, own: probes.chest_xray(candidate, own, outside))
+    version, history = finetune.train(chosen, source, config.work_dir() / chosen.name, probes=asked, compact=compact)
     console.print(history.to_string(index=False))
     console.print(f"{version} is registered and active: {version.folder}", soft_wrap=True)
 

@@ -34,7 +34,10 @@ def _row(version: registry.Version) -> dict:
         "reported on": f"{where}: {measured.get('n', '?')} images of {measured.get('patients', '?')} patients",
         **{title: _figure(measured, name) for name, title in _FIGURES.items()},
         "ECE, validation": None if validation is None else f"{validation:.3f}",
-        "90 % sets": named and f"{named['coverage']:.3f}, {named['classes_named']:.2f} classes",
+        "90 % sets": named
+        and "{:.3f} ({:.3f}–{:.3f}), {:.2f} classes".format(
+            named["coverage"], *named["interval"], named["classes_named"]
+        ),
         "MB": f"{size / 1e6:.1f}",
         "training": None if seconds is None else f"{seconds / 60:.0f} min",
     }

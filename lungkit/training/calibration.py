@@ -3,12 +3,16 @@
 Temperature scaling: Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
 import scipy.optimize
 import scipy.special
 
 from lungkit.errors import LungkitError
 from lungkit.models import decision
+from lungkit.training.evaluation import format_interval, mean_with_interval
 
 TEMPERATURES = (0.05, 20.0)  # searched within
 ERRORS_HELD = 0.75  # of the validation errors that the band shall hold …
@@ -83,3 +87,29 @@ def conformal(y_true: np.ndarray, probabilities: np.ndarray, level: float = LEVE
     rank = int(np.ceil((n + 1) * level))
     least = 1 - float(scores[rank - 1]) if rank <= n else 0.0  # too few images: every class is named
     return {"level": level, "least": least, "chosen_on": "validation", "n": n}
+
+
+def conformal_table(
+    y_true: np.ndarray, probabilities: np.ndarray, patients: Sequence, classes: Sequence[str], conformal: dict
+) -> pd.DataFrame:
+    """How conformal sets do on other images, over all and by true class, for people.
+
+    y_true: (n,) class indices. probabilities: (n, classes). patients: (n,). conformal: of the card.
+    Columns: images; "true class named", the share of images whose set holds it, which over all shall be the stated
+    level or more; "classes named", their mean number; both with the 95 % bootstrap interval by patient. The level is
+    not promised for each class.
+    """
+    y_true, patients = np.asarray(y_true), np.asarray(patients)
+    named = decision.prediction_set(probabilities, conformal)
+    held, count = named[np.arange(len(y_true)), y_true], named.sum(axis=1)
+    groups = {"all": np.ones(len(y_true), bool)} | {name: y_true == i for i, name in enumerate(classes)}
+    return pd.DataFrame(
+        {
+            name: {
+                "images": int(group.sum()),
+                "true class named": format_interval(*mean_with_interval(held[group], patients[group])),
+                "classes named": format_interval(*mean_with_interval(count[group], patients[group])),
+            }
+            for name, group in groups.items()
+        }
+    ).T

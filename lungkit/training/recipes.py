@@ -43,7 +43,7 @@ class Recipe:
         return {name: value for name, value in asdict(self).items() if name not in _WORDS}
 
     def about(self) -> dict:
-        """What people should know of the model before they use it, and the command that makes it."""
+        """What people should know of the model before they use it, and the command that makes and measures it."""
         return {
             "question": self.question,
             "population": self.population,

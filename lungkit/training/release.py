@@ -137,17 +137,20 @@ def _test_figures(card: dict, data: dataset.Dataset, scores: np.ndarray) -> dict
     labels = data.labels("test")
     figures = evaluation.evaluate(labels, scores, data.patients("test"), data.classes, card["operating_point"])
     return figures.to_dict() | {
-        "conformal": conformal_figures(card, labels, scores),
+        "conformal": conformal_figures(card, labels, scores, data.patients("test")),
         "times_scored": 1,
     }
 
 
-def conformal_figures(card: dict, labels: np.ndarray, scores: np.ndarray) -> dict:
+def conformal_figures(card: dict, labels: np.ndarray, scores: np.ndarray, patients: np.ndarray) -> dict:
     """How often the card's conformal sets hold the true class of these images, and how many classes they name."""
     named = decision.prediction_set(scores, card["conformal"])
+    held = named[np.arange(len(labels)), labels]
+    coverage, low, high = evaluation.mean_with_interval(held.astype(float), patients)
     return {
         "level": card["conformal"]["level"],
-        "coverage": float(named[np.arange(len(labels)), labels].mean()),
+        "coverage": coverage,
+        "interval": [low, high],
         "classes_named": float(named.sum(axis=1).mean()),
     }
 

@@ -175,3 +175,19 @@ def test_of_too_few_validation_images_every_class_is_named():
     scores = scipy.special.softmax(logits, axis=1)
     assert calibration.conformal(labels, scores)["least"] == 0.0
     assert decision.prediction_set(scores, calibration.conformal(labels, scores)).all()
+
+
+# --- conformal sets on other images
+
+
+def test_the_table_of_conformal_sets_has_a_row_for_all_and_for_each_class():
+    chances = np.array([[0.9, 0.1, 0.0], [0.3, 0.6, 0.1], [0.4, 0.5, 0.1], [0.1, 0.6, 0.3]])
+    table = calibration.conformal_table(
+        np.array([0, 1, 0, 2]), chances, ["a", "a", "b", "b"], ["x", "y", "z"], {"level": 0.75, "least": 0.35}
+    )
+    assert table["images"].tolist() == [4, 2, 1, 1]
+    assert list(table.index) == ["all", "x", "y", "z"]
+    # The sets: x; y; x and y; y alone, though the fourth image is of z.
+    assert [text.split()[0] for text in table["true class named"]] == ["0.750", "1.000", "1.000", "0.000"]
+    assert [text.split()[0] for text in table["classes named"]] == ["1.250", "1.500", "1.000", "1.000"]
+    assert table.loc["all", "true class named"] == "0.750 (0.500–1.000)", "an interval by patient"
