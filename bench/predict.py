@@ -26,6 +26,7 @@ from lungkit.progress import bar
 # Keras is imported within functions: the decoding processes import this file too.
 
 MIB = 2**20
+SHIPPED = "chest-xray-pneumonia"
 Rates = dict[str, list[float]]  # what -> images/s of each round
 
 
@@ -33,7 +34,7 @@ def untrained(network: str, source: Path, side: int) -> registry.Version:
     """A registered network that was not trained on its images: how fast it answers does not depend on that."""
     from lungkit.backend import keras
 
-    from lungkit.models import backbones, cnn
+    from lungkit.models import backbones, cnn, ensemble
     from lungkit.training import release
 
     keras.utils.set_random_seed(7)
@@ -43,6 +44,12 @@ def untrained(network: str, source: Path, side: int) -> registry.Version:
     shape, classes = (side, side, 1), len(chest.classes)
     if network == "cnn":
         model = cnn.build(shape, classes)
+    elif network == SHIPPED:
+        # As lungkit.training.recipes has it: two members, each also of the mirrored image. Other weights for each.
+        members = [backbones.build("efficientnet_lite0", shape, classes, preprocessing=spec) for _ in range(2)]
+        for weight in members[1].weights:
+            weight.assign(weight * 1.001)
+        model = ensemble.combine(members, "two-members")
     else:
         weights = "imagenet" if network == "efficientnet_lite0" else None  # the others' would be downloads
         model = backbones.build(network, shape, classes, weights=weights, preprocessing=spec)
@@ -176,8 +183,8 @@ def main() -> None:
     arguments.add_argument("--folder", type=Path, help="a folder of real images, measured too")
     arguments.add_argument("--model", help="NAME or NAME@vN in the registry (default: --network)")
     arguments.add_argument(
-        "--network", nargs="+", default=["cnn", "efficientnet_lite0"],
-        help="untrained networks made for this: cnn, or a name of lungkit.models.backbones (cnn efficientnet_lite0)",
+        "--network", nargs="+", default=["cnn", "efficientnet_lite0", SHIPPED],
+        help=f"untrained networks made for this: cnn, a name of lungkit.models.backbones, {SHIPPED} (all three)",
     )  # fmt: skip
     arguments.add_argument("--side", type=int, default=224, help="input of the untrained networks, pixels (224)")
     arguments.add_argument("--images", type=int, default=240, help="how many phantom slices are made (240)")
