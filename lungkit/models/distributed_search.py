@@ -15,6 +15,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -51,6 +52,13 @@ class Measured:
     result: SearchResult
     seconds: float
     whole: dict[int, float]
+
+    def speed_up(self, workers: int) -> str:
+        """How many times faster than one worker, in words; empty where either was not measured."""
+        if workers == 1 or not {1, workers} <= self.whole.keys():
+            return ""
+        alone, together = self.whole[1], self.whole[workers]
+        return f"{together:.0f} s with {workers} workers, {alone:.0f} s with one: {alone / together:.2f} times as fast"
 
 
 def role() -> str:
@@ -281,6 +289,22 @@ class _Trials:
         return attempts + len(self._ended)
 
 
+@contextlib.contextmanager
+def _uninterrupted():
+    """Ctrl-C waits for the end of the block: it must not come between a process's start and our knowing of it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = []
+    before = signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
+
+
 class _Processes:
     """The chief and its workers on this machine."""
 
@@ -313,7 +337,7 @@ class _Processes:
             "TF_NUM_INTRAOP_THREADS": str(max(1, cores // self._workers)),
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         } | ({"CUDA_VISIBLE_DEVICES": "-1"} if name == "chief" else {})
-        with (self._logs / f"{name}.log").open("ab") as log:
+        with _uninterrupted(), (self._logs / f"{name}.log").open("ab") as log:
             # In a session of its own: Ctrl-C reaches this process, which ends the others.
             self._running[name] = subprocess.Popen(
                 self._command,
@@ -356,11 +380,12 @@ class _Processes:
 
     def end(self) -> None:
         """No process is left when this returns."""
-        for process in self._running.values():
-            process.terminate()
-        for process in self._running.values():
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        with _uninterrupted():
+            for process in self._running.values():
+                process.terminate()
+            for process in self._running.values():
+                try:
+                    process.wait(5)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()

@@ -3,6 +3,10 @@
 Run as a program, this file is the chief or a worker of such a search.
 """
 
+import contextlib
+import io
+import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -86,8 +90,9 @@ def attempts(folder: Path) -> list[str]:
 
 
 def by_processes(folder: Path, command=None, **options) -> distributed_search.Measured:
-    command = command or [sys.executable, __file__, str(folder)]
-    options = OPTIONS | {"workers": 2} | options
+    options = OPTIONS | options
+    command = command or [sys.executable, __file__, str(folder), json.dumps(options)]
+    options = {"workers": 2} | options
     return distributed_search.search(command, dense, *batches(), folder, **options)
 
 
@@ -132,13 +137,13 @@ def test_seconds_are_kept_for_whole_searches_only_and_by_number_of_workers(clean
     assert found.whole == {2: pytest.approx(found.seconds, abs=0.1)}
     assert by_processes(folder, command=["false"], workers=3).whole == found.whole
 
-    alone, record = tmp_path / "search", tmp_path / "search_seconds.json"
-    assert by_processes(alone, workers=1, **SHORT).whole.keys() == {1}
+    alone, record, one = tmp_path / "search", tmp_path / "search_seconds.json", SHORT | {"trials": 1, "workers": 1}
+    assert by_processes(alone, **one).whole.keys() == {1}
     record.write_text(record.read_text().replace('"1":', '"4":'))
     shutil.rmtree(alone)
-    assert by_processes(alone, workers=1, **SHORT).whole.keys() == {1, 4}
+    assert by_processes(alone, **one).whole.keys() == {1, 4}
     shutil.rmtree(alone)
-    other = by_processes(alone, workers=1, **SHORT, settings={"data": "another"})
+    other = by_processes(alone, **one, settings={"data": "another"})
     assert other.whole.keys() == {1}, "seconds of other settings are no comparison"
 
 
@@ -156,12 +161,12 @@ def killed(tmp_path_factory):
     events = Events(folder, kill)
     events.start()
     with contextlib.redirect_stderr(io.StringIO()) as said:
-        found = by_processes(folder)
+        found = by_processes(folder, **SHORT | {"trials": 3})
     return folder, found, events, held, said.getvalue()
 
 
 def test_the_trial_of_a_killed_worker_is_trained_anew(killed):
-    folder, found, events, held, said = killed
+    folder, found, _, held, said = killed
     assert "tuner1 of the search died (signal 9) and is started again" in said
     (interrupted,) = (trial for trial, worker in held.items() if worker == "tuner1")
     assert [line.split()[0] for line in (folder / interrupted / "attempts").read_text().splitlines()] == ["tuner1"] * 2
@@ -171,7 +176,7 @@ def test_the_trial_of_a_killed_worker_is_trained_anew(killed):
 def test_a_killed_chief_is_started_again_and_no_trial_is_lost_or_run_twice(killed):
     folder, found, events, held, said = killed
     assert "chief of the search died (signal 9) and is started again" in said
-    assert len(found.result.trials) == 6
+    assert len(found.result.trials) == 3
     interrupted = [trial for trial, worker in held.items() if worker == "tuner1"]
     for file in folder.glob("trial_*/attempts"):
         assert file.read_text().count("\n") == (2 if file.parent.name in interrupted else 1)
@@ -180,14 +185,14 @@ def test_a_killed_chief_is_started_again_and_no_trial_is_lost_or_run_twice(kille
 
 def test_a_trial_that_ends_every_process_fails_and_the_search_goes_on(tmp_path):
     folder = tmp_path / "search"
-    (folder / "trial_0000").mkdir(parents=True)
-    (folder / "trial_0000" / "attempts").write_text("tuner0\n" * distributed_search.ATTEMPTS)
+    (folder / "trial_0").mkdir(parents=True)
+    (folder / "trial_0" / "attempts").write_text("tuner0\n" * distributed_search.ATTEMPTS)
     tuner = distributed_search._open(dense, folder, keep_ongoing=False, **(OPTIONS | SHORT))
     tuner.run_trial = distributed_search._noting_attempts(tuner)
     train, validation = batches()
     tuner.search(train, validation_data=validation, verbose=0)
     table = search.trials_table(tuner)
-    assert table[table.status == "FAILED"].trial.tolist() == ["0000"]
+    assert table[table.status == "FAILED"].trial.tolist() == ["0"]
     assert "3 processes died while they trained it" in table.reason.iloc[-1]
     assert table.status.tolist() == ["COMPLETED", "FAILED"]
 
@@ -199,10 +204,11 @@ def test_a_process_that_cannot_begin_ends_the_search_with_its_last_words(tmp_pat
     assert not children()
 
 
-def test_ctrl_c_ends_every_process(tmp_path):
+@pytest.mark.parametrize("started", [1, 3])
+def test_ctrl_c_ends_every_process(tmp_path, started):
     def interrupt():
-        while len(children()) < 3:
-            time.sleep(0.05)
+        while len(children()) < started:
+            time.sleep(0.01)
         signal.raise_signal(signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
@@ -243,4 +249,4 @@ def test_no_worker_is_refused(tmp_path):
 
 if __name__ == "__main__":
     place = Path(sys.argv[1])
-    distributed_search.take_part(dense, *batches(place.parent / "hold"), place, **OPTIONS)
+    distributed_search.take_part(dense, *batches(place.parent / "hold"), place, **json.loads(sys.argv[2]))
