@@ -128,7 +128,7 @@ def search(
     table = Table(title=f"{len(trials_found)} trials in {task.folder.parent.name}", title_justify="left")
     shown = [name for name in trials_found if name != "reason" or trials_found.reason.any()]
     for name in shown:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for row in trials_found[shown].itertuples(index=False):
         table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
     console.print(table)
