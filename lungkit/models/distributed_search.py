@@ -84,6 +84,8 @@ def take_part(build, train, validation, folder: Path, *, strategy: str, trials: 
         tuner.pre_create_trial = lambda: time.sleep(0.2)
         tuner.run_trial = _noting_attempts(tuner)
     tuner.search(train, validation_data=validation, verbose=0, **({"shuffle": False, "epochs": epochs} | fit))
+    if chief:
+        tuner.save()  # KerasTuner's last word on a trial still counts it as running
 
 
 def _end_with_parent() -> None:
@@ -327,21 +329,23 @@ class _Processes:
 
     def _start(self, name: str) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        # Workers share the cores and the memory of a GPU; the chief trains nothing.
+        shares = {
+            "TF_NUM_INTRAOP_THREADS": str(max(1, cores // self._workers)),
+            "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        }
         variables = {
             "KERASTUNER_TUNER_ID": name,
             "KERASTUNER_ORACLE_IP": "127.0.0.1",
             "KERASTUNER_ORACLE_PORT": str(self._port),
-            "no_grpc_proxy": "127.0.0.1",
+            "no_grpc_proxy": "127.0.0.1",  # a proxy has no way to the loopback address
             PARENT: str(os.getpid()),
-            # Workers share the cores and the memory of a GPU; the chief trains nothing.
-            "TF_NUM_INTRAOP_THREADS": str(max(1, cores // self._workers)),
-            "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         } | ({"CUDA_VISIBLE_DEVICES": "-1"} if name == "chief" else {})
         with _uninterrupted(), (self._logs / f"{name}.log").open("ab") as log:
             # In a session of its own: Ctrl-C reaches this process, which ends the others.
             self._running[name] = subprocess.Popen(
                 self._command,
-                env=os.environ | variables,
+                env=shares | os.environ | variables,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

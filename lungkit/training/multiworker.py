@@ -43,7 +43,7 @@ def fit_with_workers(
     network: dict | None = None,
     compiled: dict | None = None,
 ) -> tuple[keras.Model, pd.DataFrame]:
-    """Train a new compact CNN with `workers` processes on this machine; returns it and its history.
+    """Train a new compact CNN with `workers` processes on this machine's processor; returns it and its history.
 
     images: float32 (n, height, width, 1), preprocessed; labels: (n,) integers 0 … n_classes-1. `batch_size` counts
     the images of all workers together and must be a multiple of `workers`. Each epoch's order follows from `seed`
@@ -82,11 +82,11 @@ def _run(arguments: list[str], folder: Path, workers: int) -> None:
     try:
         for index in range(workers):
             config = {"cluster": cluster, "task": {"type": "worker", "index": index}}
-            # A proxy has no way to the loopback address.
             variables = {
                 "TF_CONFIG": json.dumps(config),
-                "no_grpc_proxy": "127.0.0.1",
+                "no_grpc_proxy": "127.0.0.1",  # a proxy has no way to the loopback address
                 "TF_NUM_INTRAOP_THREADS": threads,
+                "CUDA_VISIBLE_DEVICES": "-1",  # workers cannot share a GPU
             }
             with (folder / f"worker{index}.log").open("wb") as log:
                 command = [sys.executable, "-m", "lungkit.training.multiworker", *arguments]
@@ -137,6 +137,8 @@ def train(images, labels, folder: Path, *, n_classes, epochs, batch_size, seed, 
     # Has to be made before anything else is asked of TensorFlow.
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     index, workers = strategy.cluster_resolver.task_id or 0, strategy.num_replicas_in_sync
+    if len(strategy.extended.worker_devices) > 1:
+        raise LungkitError("a worker takes one GPU; choose it with CUDA_VISIBLE_DEVICES")
     keras.utils.set_random_seed(seed)  # the same first weights everywhere
     alone = cnn.build(images.shape[1:], n_classes, **network)
     with strategy.scope():
