@@ -71,7 +71,7 @@ class Events(threading.Thread):
         self.processes = children()
         self.port = int(self.processes["chief"].environ()["KERASTUNER_ORACLE_PORT"])
         self.happens(self.processes)
-        self.hold.unlink()
+        self.hold.unlink(missing_ok=True)
 
 
 def children() -> dict[str, psutil.Process]:
@@ -149,14 +149,20 @@ def test_seconds_are_kept_for_whole_searches_only_and_by_number_of_workers(clean
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """A search whose chief and one of whose workers are killed while both workers are in mid-trial."""
+    """A search in mid-trial of both workers: one is killed, and the chief while the other one speaks to it."""
     folder = tmp_path_factory.mktemp("killed") / "search"
     held = {}
 
     def kill(processes):
         held.update({trial.parent.name: trial.read_text().split()[0] for trial in folder.glob("trial_*/attempts")})
-        processes["chief"].kill()
+        (unharmed,) = (trial for trial, worker in held.items() if worker == "tuner0")
+        processes["chief"].suspend()
         processes["tuner1"].kill()
+        (folder.parent / "hold").unlink()
+        while not (folder / unharmed / "checkpoint.weights.h5").exists():
+            time.sleep(0.1)
+        time.sleep(1)  # it has trained, and waits for the chief's answer
+        processes["chief"].kill()
 
     events = Events(folder, kill)
     events.start()
