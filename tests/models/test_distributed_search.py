@@ -189,6 +189,18 @@ def test_a_killed_chief_is_started_again_and_no_trial_is_lost_or_run_twice(kille
     assert nothing_is_left(events.port)
 
 
+def test_a_trial_that_ended_as_the_chief_died_is_not_run_again(clean, tmp_path):
+    folder = shutil.copytree(clean[0], tmp_path / "search")
+    state = json.loads((folder / "oracle.json").read_text())
+    state["ongoing_trials"] = {"tuner0": "0005"}  # KerasTuner writes this at the end of a trial, before it lets go
+    (folder / "oracle.json").write_text(json.dumps(state))
+    assert distributed_search._open(dense, folder, keep_ongoing=True, **OPTIONS).oracle.ongoing_trials == {}
+    BUILT.clear()
+    distributed_search._settled(dense, folder, OPTIONS)
+    search.search(dense, *batches(), folder, **OPTIONS)
+    assert BUILT == []
+
+
 def test_a_trial_that_ends_every_process_fails_and_the_search_goes_on(tmp_path):
     folder = tmp_path / "search"
     (folder / "trial_0").mkdir(parents=True)
