@@ -74,7 +74,7 @@ def take_part(build, train, validation, folder: Path, *, strategy: str, trials: 
 
     A worker notes in trial_*/attempts of `folder` that it begins a trial, one line each.
     """
-    _end_with_parent()
+    end_with_parent()
     chief = "chief" in role()
     options = {"strategy": strategy, "trials": trials, "epochs": epochs, "seed": seed}
     tuner = _open(build, folder, keep_ongoing=chief, **options)
@@ -88,7 +88,7 @@ def take_part(build, train, validation, folder: Path, *, strategy: str, trials: 
         tuner.save()  # KerasTuner's last word on a trial still counts it as running
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process when the one that started it has gone, however that ended."""
     parent = os.environ.get(PARENT)
     if not parent:

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 from lungkit.errors import LungkitError
-from lungkit.models import cnn
+from lungkit.models import cnn, distributed_search
 
 
 def fit_with_workers(
@@ -86,6 +86,7 @@ def _run(arguments: list[str], folder: Path, workers: int) -> None:
                 "TF_CONFIG": json.dumps(config),
                 "no_grpc_proxy": "127.0.0.1",  # a proxy has no way to the loopback address
                 "TF_NUM_INTRAOP_THREADS": threads,
+                distributed_search.PARENT: str(os.getpid()),
                 "CUDA_VISIBLE_DEVICES": "-1",  # workers cannot share a GPU
             }
             with (folder / f"worker{index}.log").open("wb") as log:
@@ -183,6 +184,7 @@ def train(images, labels, folder: Path, *, n_classes, epochs, batch_size, seed, 
 
 
 if __name__ == "__main__":
+    distributed_search.end_with_parent()
     parser = argparse.ArgumentParser(description=train.__doc__)
     parser.add_argument("images", type=Path, help=".npz with images and labels")
     parser.add_argument("folder", type=Path, help="where the first worker leaves model.keras and history.csv")

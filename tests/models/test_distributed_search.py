@@ -239,7 +239,7 @@ def test_processes_end_when_the_one_that_started_them_is_killed():
     script = """
 import time
 from lungkit.models import distributed_search
-distributed_search._end_with_parent()
+distributed_search.end_with_parent()
 print("ready")
 time.sleep(60)
 """
