@@ -1,6 +1,8 @@
 """The `lungkit` command: thin verbs over the package."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -119,6 +121,55 @@ def train(
     version, history = finetune.train(chosen, source, config.work_dir() / chosen.name, probes=asked, compact=compact)
     console.print(history.to_string(index=False))
     console.print(f"{version} is registered and active: {version.folder}", soft_wrap=True)
+
+
+@app.command()
+def search(
+    data: Source,
+    workers: Annotated[int, typer.Option(min=1, help="processes that train; 1: this one")] = 1,
+    strategy: Annotated[str, typer.Option(help="hyperband or bayesian")] = "hyperband",
+    trials: Annotated[int | None, typer.Option(min=1, help="of a bayesian search; default: the profile's")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="most of one trial; default: the profile's")] = None,
+    label_column: Annotated[str | None, typer.Option(help="column of labels.csv")] = None,
+    profile: Annotated[str, typer.Option(help=f"sizes of the search: {', '.join(config.PROFILES)}")] = "quick",
+    seed: Annotated[int, typer.Option(help="of the split, the search and the weights")] = 7,
+    fresh: Annotated[bool, typer.Option("--fresh", help="forget an earlier search of the same settings")] = False,
+) -> None:
+    """Search the compact CNN's settings, by one or more processes; goes on where it was stopped."""
+    config.profile(profile)
+    source = _source(data)
+    from lungkit.models import distributed_search
+    from lungkit.training import cnn_search
+
+    asked = {
+        "strategy": strategy,
+        "trials": trials,
+        "epochs": epochs,
+        "label_column": label_column,
+        "profile": profile,
+        "seed": seed,
+    }
+    task = cnn_search.task(source, **asked)
+    if distributed_search.role():  # KerasTuner's variables are set: one process of a search that another began
+        distributed_search.take_part(*task.material, **task.options)
+        return
+    if fresh:
+        shutil.rmtree(task.folder, ignore_errors=True)
+    given = (f"--{name.replace('_', '-')}={value}" for name, value in asked.items() if value is not None)
+    command = [sys.executable, "-c", "from lungkit import cli; cli.main()", "search", f"--data={source}", *given]
+    found = distributed_search.search(command, *task.material, workers=workers, settings=task.settings, **task.options)
+    trials_found = found.result.trials
+    table = Table(title=f"{len(trials_found)} trials in {task.folder.parent.name}", title_justify="left")
+    shown = [name for name in trials_found if name != "reason" or trials_found.reason.any()]
+    for name in shown:
+        table.add_column(name, overflow="fold")
+    for row in trials_found[shown].itertuples(index=False):
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
+    console.print(table)
+    console.print("best: " + ", ".join(f"{name} {value}" for name, value in found.result.best.items()))
+    console.print(f"{found.seconds:.0f} s with {workers} worker{'s' * (workers > 1)}")
+    if found.speed_up(workers):
+        console.print(f"measured for these settings: {found.speed_up(workers)}")
 
 
 @app.command()

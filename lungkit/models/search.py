@@ -123,7 +123,8 @@ def search(
     Raises SearchFailed, with each trial's reason, when no trial completes.
     """
     settings = {"strategy": strategy, "epochs": epochs, "seed": seed} | (settings or {})
-    fit = {"shuffle": False} | fit_options  # the pipeline shuffles
+    # The pipeline shuffles; Hyperband sets its own epochs, which go before these.
+    fit = {"shuffle": False, "epochs": epochs} | fit_options
     settings |= {"trials": trials} if strategy == "bayesian" else {}
     resume.same_settings(folder, settings, "search")
     try:
