@@ -391,7 +391,7 @@ def _readme(card: dict) -> str:
     ref = f"{card['model']}@{card['version']}"
     return f"""# {ref}
 
-Classifies one chest image as {_listed(card["classes"], "or")}.
+{card.get("about", {}).get("question", "Classifies one image.")} Answers with {_listed(card["classes"], "or")}.
 Registered {card["created"]} by lungkit {card["lungkit"]}.
 {_SYNTHETIC if card["synthetic"] else ""}
 ## Intended use
@@ -400,6 +400,7 @@ Research only. Not a medical device: not for diagnosis, triage or any decision a
 
 ## Data and population
 
+{_bullets(card.get("about", {}))}
 {_bullets(card["data"])}
 
 The model knows these images only. Age, scanner, hospital or disease outside them can change its figures without notice.
@@ -417,10 +418,11 @@ The model knows these images only. Age, scanner, hospital or disease outside the
 In brackets: 95 % bootstrap interval by patient.
 
 {_metrics(card["metrics"])}
-
+{_trust(card)}
 ## Limits
 
-- It always answers with one of {len(card["classes"])} classes, also for an image of something else.
+- The network itself answers with one of {len(card["classes"])} classes, also for an image of something else. The clinic's
+  input checks flag most such images, not all, and say "uncertain: review" near the operating point.
 - Classes were labelled by the source of the data; errors there are learned and measured as if true.
 - Intervals cover the chance of having drawn these patients, not a different hospital.
 {_more(card)}
@@ -445,6 +447,12 @@ version.folder, version.card["classes"], version.card["preprocessing"]
 """
 
 
+def _trust(card: dict) -> str:
+    """What probes found, in their own sentences."""
+    says = card.get("trust", {}).get("says")
+    return "\n## Trust\n\n" + "\n".join(f"- {sentence}" for sentence in says) + "\n" if says else ""
+
+
 def _listed(names: list[str], word: str) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
 
@@ -466,12 +474,12 @@ def plain(value) -> str:
 
 
 def _bullets(values: dict) -> str:
-    return "\n".join(f"- {key.replace('_', ' ')}: {plain(value)}" for key, value in values.items()) or "- not stated"
+    return "\n".join(f"- {key.replace('_', ' ')}: {plain(value)}" for key, value in values.items())
 
 
 def _more(card: dict) -> str:
     """Whatever else the card holds (architecture, training, …)."""
-    rest = {key: value for key, value in card.items() if key not in (*REQUIRED, *SET_HERE)}
+    rest = {key: value for key, value in card.items() if key not in (*REQUIRED, *SET_HERE, "about", "trust")}
     return f"\n## More\n\n{_bullets(rest)}\n" if rest else ""
 
 
