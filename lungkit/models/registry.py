@@ -421,8 +421,8 @@ In brackets: 95 % bootstrap interval by patient.
 {_trust(card)}
 ## Limits
 
-- The network itself answers with one of {len(card["classes"])} classes, also for an image of something else. The clinic's
-  input checks flag most such images, not all, and say "uncertain: review" near the operating point.
+- The network itself answers with one of {len(card["classes"])} classes, also for an image of something else. The
+  clinic's input checks flag most such images, not all, and it says "uncertain: review" near the operating point.
 - Classes were labelled by the source of the data; errors there are learned and measured as if true.
 - Intervals cover the chance of having drawn these patients, not a different hospital.
 {_more(card)}
