@@ -6,6 +6,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ["COLUMNS"] = "200"  # tables are read line by line: none may be folded, however narrow the terminal
 
 import hypothesis
 import pytest

@@ -1,6 +1,7 @@
 """The clinic's server as a browser, and somebody who means ill, meets it: a real process on a loopback port."""
 
 import asyncio
+import contextlib
 import http.client
 import json
 import re
@@ -57,9 +58,9 @@ class Browser:
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         connection = kind(self.address.hostname, self.address.port, timeout=60, **more)
         sent = {"Cookie": self.cookie(), "Origin": f"{self.address.scheme}://{self.address.netloc}"} | headers
-        connection.request(method, path, body, {name: value for name, value in sent.items() if value})
-        answer = Answer(connection.getresponse())
-        connection.close()
+        with contextlib.closing(connection):  # also where the server was killed meanwhile
+            connection.request(method, path, body, {name: value for name, value in sent.items() if value})
+            answer = Answer(connection.getresponse())
         for line in answer.headers.get_all("Set-Cookie", []):
             self.cookies |= SimpleCookie(line)
         return answer
