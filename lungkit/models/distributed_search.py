@@ -29,9 +29,8 @@ from pathlib import Path
 from lungkit.backend import keras
 
 import keras_tuner
-import pandas as pd
 
-from lungkit import progress, resume
+from lungkit import progress
 from lungkit.errors import LungkitError
 from lungkit.models import search as in_process
 from lungkit.models.search import SearchFailed, SearchResult
@@ -149,7 +148,7 @@ def _open(build, folder: Path, *, keep_ongoing: bool, strategy: str, trials: int
         running = json.loads(state.read_text())["ongoing_trials"]
         own.write_text("{}")
     with contextlib.redirect_stdout(io.StringIO()):
-        tuner = in_process._tuner(strategy, build, folder, trials, epochs, seed)
+        tuner = in_process.tuner_for(strategy, build, folder, trials, epochs, seed)
     oracle = tuner.oracle
     if not isinstance(oracle, keras_tuner.Oracle):  # a worker's: it asks the chief
         return tuner
@@ -221,8 +220,7 @@ def _whole(folder: Path, workers: int, seconds: float | None) -> dict[int, float
 
 def _search_by_processes(command, build, folder: Path, workers: int, options: dict, settings) -> SearchResult:
     strategy, trials, epochs = options["strategy"], options["trials"], options["epochs"]
-    recorded = {"strategy": strategy, "epochs": epochs, "seed": options["seed"]} | (settings or {})
-    resume.same_settings(folder, recorded | ({"trials": trials} if strategy == "bayesian" else {}), "search")
+    in_process.same_search(folder, strategy, trials, epochs, options["seed"], settings)
     try:
         tuner = _settled(build, folder, options)
     except LungkitError:
@@ -233,7 +231,7 @@ def _search_by_processes(command, build, folder: Path, workers: int, options: di
     if not finished.exists():
         for left in folder.glob("trial_*/attempts"):  # those of an earlier call were ended from outside
             left.unlink()
-        total = in_process._planned_epochs(strategy, tuner, trials, epochs)
+        total = in_process.planned_epochs(strategy, tuner, trials, epochs)
         with progress.bar(total=total, label=f"search by {workers} workers", unit="epoch") as bar:
             processes = _Processes(command, folder, workers, bar)
             trials_seen = _Trials(folder, epochs, bar)
@@ -245,7 +243,7 @@ def _search_by_processes(command, build, folder: Path, workers: int, options: di
                 trials_seen.events()
                 tuner = _settled(build, folder, options)
         finished.touch()
-    return _result(tuner, folder)
+    return in_process.result(tuner, folder)
 
 
 def _settled(build, folder: Path, options: dict) -> keras_tuner.Tuner:
@@ -254,15 +252,6 @@ def _settled(build, folder: Path, options: dict) -> keras_tuner.Tuner:
     if (folder / "oracle.json").exists():
         tuner.save()
     return tuner
-
-
-def _result(tuner: keras_tuner.Tuner, folder: Path) -> SearchResult:
-    none = pd.DataFrame(columns=["trial", "status", "reason"])
-    table = in_process.trials_table(tuner) if tuner.oracle.trials else none
-    if not (table["status"] == "COMPLETED").any():
-        reasons = "\n".join(f"  trial {row.trial} ({row.status}): {row.reason}" for row in table.itertuples())
-        raise SearchFailed(f"no trial of the search in {folder.name} completed:\n{reasons}")
-    return SearchResult(in_process._knobs(tuner.get_best_hyperparameters(1)[0].values), table, tuner)
 
 
 class _Trials:

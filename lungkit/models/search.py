@@ -43,7 +43,8 @@ class _TrialBar(keras.callbacks.Callback):
         self.bar.set_postfix_str(f"validation accuracy {(logs or {}).get('val_accuracy', 0):.3f}")
 
 
-def _tuner(strategy: str, build, folder: Path, trials: int, epochs: int, seed: int) -> keras_tuner.Tuner:
+def tuner_for(strategy: str, build, folder: Path, trials: int, epochs: int, seed: int) -> keras_tuner.Tuner:
+    """KerasTuner's search in `folder`, with what an earlier call left there; arguments as for `search`."""
     shared = {
         "objective": keras_tuner.Objective("val_loss", "min"),
         "directory": str(folder.parent),
@@ -60,7 +61,8 @@ def _tuner(strategy: str, build, folder: Path, trials: int, epochs: int, seed: i
     raise LungkitError(f"no search strategy '{strategy}'; there are: {', '.join(STRATEGIES)}")
 
 
-def _planned_epochs(strategy: str, tuner: keras_tuner.Tuner, trials: int, epochs: int) -> int:
+def planned_epochs(strategy: str, tuner: keras_tuner.Tuner, trials: int, epochs: int) -> int:
+    """How many epochs all trials of a search take together."""
     if strategy == "bayesian":
         return trials * epochs
     oracle = tuner.oracle
@@ -122,26 +124,34 @@ def search(
 
     Raises SearchFailed, with each trial's reason, when no trial completes.
     """
-    settings = {"strategy": strategy, "epochs": epochs, "seed": seed} | (settings or {})
     # The pipeline shuffles; Hyperband sets its own epochs, which go before these.
     fit = {"shuffle": False, "epochs": epochs} | fit_options
-    settings |= {"trials": trials} if strategy == "bayesian" else {}
-    resume.same_settings(folder, settings, "search")
+    same_search(folder, strategy, trials, epochs, seed, settings)
     try:
-        tuner = _tuner(strategy, build, folder, trials, epochs, seed)  # builds once, to read the space
+        tuner = tuner_for(strategy, build, folder, trials, epochs, seed)  # builds once, to read the space
     except LungkitError:
         raise
     except Exception as error:
         raise SearchFailed(f"the model cannot be built with the first values of its search space: {error}") from error
     stopped_early = None
-    with progress.bar(total=_planned_epochs(strategy, tuner, trials, epochs), label="search", unit="epoch") as bar:
+    with progress.bar(total=planned_epochs(strategy, tuner, trials, epochs), label="search", unit="epoch") as bar:
         try:
             tuner.search(train, validation_data=validation, callbacks=[_TrialBar(bar)], verbose=0, **fit)
         except RuntimeError as error:  # KerasTuner's own limit on trials that failed one after another
             stopped_early = error
+    return result(tuner, folder, stopped_early)
+
+
+def same_search(folder: Path, strategy: str, trials: int, epochs: int, seed: int, settings: dict | None) -> None:
+    """Record what the search in `folder` is, or refuse to go on with another (resume.SettingsDiffer)."""
+    recorded = {"strategy": strategy, "epochs": epochs, "seed": seed} | (settings or {})
+    resume.same_settings(folder, recorded | ({"trials": trials} if strategy == "bayesian" else {}), "search")
+
+
+def result(tuner: keras_tuner.Tuner, folder: Path, stopped_by: Exception | None = None) -> SearchResult:
+    """What a search that has ended found; SearchFailed, with each trial's reason, where no trial completed."""
     table = trials_table(tuner) if tuner.oracle.trials else pd.DataFrame(columns=["trial", "status", "reason"])
     if not (table["status"] == "COMPLETED").any():
         reasons = "\n".join(f"  trial {row.trial} ({row.status}): {row.reason}" for row in table.itertuples())
-        raise SearchFailed(f"no trial of the search in {folder.name} completed:\n{reasons}") from stopped_early
-    best = tuner.get_best_hyperparameters(1)[0].values
-    return SearchResult(_knobs(best), table, tuner)
+        raise SearchFailed(f"no trial of the search in {folder.name} completed:\n{reasons}") from stopped_by
+    return SearchResult(_knobs(tuner.get_best_hyperparameters(1)[0].values), table, tuner)
