@@ -118,6 +118,7 @@ RECIPES = {
             licence="not stated in the copy used; believed CC BY 4.0",
             fold="1/4",
             leak=True,
+            side=160,
             epochs=12,
         ),
         Recipe(
@@ -128,6 +129,7 @@ RECIPES = {
             data="brain_tumour_mri",
             licence="CC0, as stated on its page",
             fold="1/4",
+            side=160,
             epochs=12,
         ),
     )
