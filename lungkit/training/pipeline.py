@@ -20,14 +20,23 @@ class RandomAffine(keras.layers.Layer):
     Keras' own three layers interpolate one after the other: three times the work, and a blur that the images
     of validation and test do not have. For the same reason a quarter of the images is left as it is.
 
-    rotation: up to ± degrees; translation and scaling: up to ± this share of the side; fill: the new border's value.
+    rotation: up to ± degrees; translation and scaling: up to ± this share of the side; stretch: one axis grows by up
+    to this share while the other shrinks by it; fill: the new border's value.
     """
 
     def __init__(
-        self, rotation: float, translation: float, scaling: float, fill: float = 0.0, seed: int = 7, **options
+        self,
+        rotation: float,
+        translation: float,
+        scaling: float,
+        stretch: float = 0.0,
+        fill: float = 0.0,
+        seed: int = 7,
+        **options,
     ):
         super().__init__(**options)
-        self.rotation, self.translation, self.scaling, self.fill, self.seed = rotation, translation, scaling, fill, seed
+        self.rotation, self.translation, self.scaling, self.stretch = rotation, translation, scaling, stretch
+        self.fill, self.seed = fill, seed
         self.draws = keras.random.SeedGenerator(seed)
 
     def call(self, images, training=False):
@@ -37,22 +46,24 @@ class RandomAffine(keras.layers.Layer):
         ops = keras.ops
         count, height, width = ops.shape(images)[0], images.shape[1], images.shape[2]
         moved = ops.cast(keras.random.uniform((count,), seed=self.draws) < 0.75, "float32")
-        angle, right, down, zoom = (
-            keras.random.uniform((count,), -reach, reach, seed=self.draws) * moved
-            for reach in (np.deg2rad(self.rotation), self.translation * width, self.translation * height, self.scaling)
+        reaches = (np.deg2rad(self.rotation), self.translation * width, self.translation * height, self.scaling)
+        angle, right, down, zoom, stretch = (
+            keras.random.uniform((count,), -reach, reach, seed=self.draws) * moved for reach in (*reaches, self.stretch)
         )
         # Maps each pixel of the result to where it comes from: about the centre, then moved.
-        cos, sin = ops.cos(angle) * (1 + zoom), ops.sin(angle) * (1 + zoom)
         x, y = (width - 1) / 2, (height - 1) / 2
-        rows = [cos, -sin, x - cos * x + sin * y + right, sin, cos, y - sin * x - cos * y + down]
-        transforms = ops.stack([*rows, ops.zeros_like(cos), ops.zeros_like(cos)], axis=1)
+        wide, high = 1 + zoom - stretch, 1 + zoom + stretch
+        xx, xy = ops.cos(angle) * wide, -ops.sin(angle) * high
+        yx, yy = ops.sin(angle) * wide, ops.cos(angle) * high
+        rows = [xx, xy, x - xx * x - xy * y + right, yx, yy, y - yx * x - yy * y + down]
+        transforms = ops.stack([*rows, ops.zeros_like(xx), ops.zeros_like(xx)], axis=1)
         return ops.image.affine_transform(
             images, transforms, interpolation="bilinear", fill_mode="constant", fill_value=self.fill
         )
 
     def get_config(self):
         """The arguments that make this layer again."""
-        names = ("rotation", "translation", "scaling", "fill", "seed")
+        names = ("rotation", "translation", "scaling", "stretch", "fill", "seed")
         return super().get_config() | {name: getattr(self, name) for name in names}
 
 
@@ -119,11 +130,45 @@ class RandomGrey(keras.layers.Layer):
         return super().get_config() | {name: getattr(self, name) for name in names}
 
 
+@keras.saving.register_keras_serializable("lungkit")
+class RandomDetail(keras.layers.Layer):
+    """Blurs or sharpens each image (N, height, width, 1) and adds noise, as detectors and resampling differ.
+
+    sharpness: what a 5 x 5 mean takes away is weakened or strengthened by up to this share (1: from the blurred image
+    to one with twice the detail). noise: standard deviation of up to this share of the range from black to white; std:
+    the one that the images were normalised by. Where the classes come from different detectors, fine detail tells them
+    apart without any disease.
+    """
+
+    def __init__(self, sharpness: float, noise: float, std: float, seed: int = 7, **options):
+        super().__init__(**options)
+        self.sharpness, self.noise, self.std, self.seed = sharpness, noise, std, seed
+        self.draws = keras.random.SeedGenerator(seed)
+
+    def call(self, images, training=False):
+        """Another draw for each image while training; otherwise the images themselves."""
+        if not training or not (self.sharpness or self.noise):
+            return images
+        ops, each = keras.ops, (keras.ops.shape(images)[0], 1, 1, 1)
+        share = keras.random.uniform(each, -self.sharpness, self.sharpness, seed=self.draws)
+        detail = images - ops.average_pool(images, 5, strides=1, padding="same")
+        strength = keras.random.uniform(each, 0, self.noise / self.std, seed=self.draws)
+        grain = keras.random.normal(ops.shape(images), seed=self.draws)
+        return images + share * detail + strength * grain
+
+    def get_config(self):
+        """The arguments that make this layer again."""
+        return super().get_config() | {name: getattr(self, name) for name in ("sharpness", "noise", "std", "seed")}
+
+
 def augmentation(
     *,
     rotation: float = 10.0,
     translation: float = 0.06,
     scaling: float = 0.1,
+    stretch: float = 0.0,
+    sharpness: float = 0.0,
+    noise: float = 0.0,
     brightness: float = 0.08,
     contrast: float = 0.15,
     gamma: float = 0.0,
@@ -134,14 +179,15 @@ def augmentation(
 ) -> keras.Sequential:
     """Keras layers that vary a batch (N, height, width, 1) of preprocessed images.
 
-    rotation: up to ± degrees; translation and scaling: up to ± this share of the side; brightness and
-    contrast: up to ± this share of the grey range 0..1; gamma: powers from exp(-gamma) to exp(gamma) of the greys;
-    flip: left-right for half of the images.
+    rotation: up to ± degrees; translation and scaling: up to ± this share of the side; stretch: as in RandomAffine;
+    sharpness and noise: as in RandomDetail; brightness and contrast: up to ± this share of the grey range 0..1; gamma:
+    powers from exp(-gamma) to exp(gamma) of the greys; flip: left-right for half of the images.
     The defaults are mild and true to the anatomy: a chest is never upside down, a few degrees are how people lie.
     `mean` and `std` are those of the preprocessing: new border pixels are black, not grey.
     """
     steps = [
-        RandomAffine(rotation, translation, scaling, fill=-mean / std, seed=seed + 1),
+        RandomAffine(rotation, translation, scaling, stretch, fill=-mean / std, seed=seed + 1),
+        RandomDetail(sharpness, noise, std, seed=seed + 2),
         RandomGrey(contrast, brightness, gamma, mean, std, seed=seed + 4),
     ]
     if flip:

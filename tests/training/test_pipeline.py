@@ -215,9 +215,40 @@ def test_some_images_are_left_where_they_are(pictures):
 
 
 def test_the_affine_layer_can_be_made_again_from_its_settings(pictures):
-    layer = pipeline.RandomAffine(20, 0.1, 0.2, fill=BLACK, seed=3)
+    layer = pipeline.RandomAffine(20, 0.1, 0.2, stretch=0.1, fill=BLACK, seed=3)
     again = pipeline.RandomAffine.from_config(layer.get_config())
     np.testing.assert_array_equal(again(pictures, training=True), layer(pictures, training=True))
+
+
+def test_stretching_changes_the_proportions_of_what_is_seen_and_not_its_middle():
+    disc = np.hypot(*np.mgrid[-15.5:16, -15.5:16]) < 8
+    discs = np.repeat(np.where(disc, WHITE, BLACK).astype(np.float32)[None, ..., None], 64, axis=0)
+    seen = _augmented(discs, **STILL, stretch=0.3)[..., 0] > (BLACK + WHITE) / 2
+    wide, high = seen.any(axis=1).sum(axis=1), seen.any(axis=2).sum(axis=1)
+    assert wide.max() >= 21 and high[wide.argmax()] <= 14  # 16 pixels / 0.7, and / 1.3
+    assert high.max() >= 21 and wide[high.argmax()] <= 14
+    np.testing.assert_allclose(
+        np.abs(np.tensordot(seen / seen.sum((1, 2))[:, None, None], np.mgrid[:32, :32][0])), 15.5, atol=1
+    )
+
+
+def test_detail_is_weakened_and_strengthened_where_it_is_and_flat_areas_stay():
+    stripes = np.tile(np.where(np.arange(32) % 2, WHITE, BLACK).astype(np.float32), (64, 32, 1))[..., None]
+    contrast = _augmented(stripes, **STILL, sharpness=1.0)[:, 8:24, 8:24, 0].std(axis=(1, 2)) / stripes[0].std()
+    assert contrast.min() < 0.5
+    softened = np.tile(np.where(np.arange(32) % 2, 0.2, -0.2).astype(np.float32), (64, 32, 1))[..., None]
+    assert (
+        _augmented(softened, **STILL, sharpness=1.0)[:, 8:24, 8:24, 0].std(axis=(1, 2)) / softened[0].std()
+    ).max() > 1.5
+    flat = np.full((8, 32, 32, 1), 0.5, np.float32)
+    np.testing.assert_allclose(_augmented(flat, **STILL, sharpness=1.0)[:, 8:24, 8:24], 0.5, atol=1e-5)
+
+
+def test_noise_is_of_the_strength_asked_for_in_greys():
+    flat = np.zeros((64, 32, 32, 1), np.float32)
+    grain = _augmented(flat, **STILL, noise=0.1).std(axis=(1, 2, 3)) * SPEC.std
+    assert grain.min() < 0.02
+    assert 0.085 < grain.max() <= 0.105
 
 
 def test_images_are_not_varied_outside_training(pictures):
