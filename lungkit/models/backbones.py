@@ -122,6 +122,7 @@ def build(
     weights: str | Path | None = "imagenet",
     preprocessing: Preprocessing | None = None,
     dropout: float = DEFAULTS["dropout"],
+    until: str = "stage5",
 ) -> keras.Model:
     """Functional model, named `name`: images (N, height, width, 1) in, logits (N, n_classes) out.
 
@@ -130,6 +131,8 @@ def build(
     weights: "imagenet"; a file of Keras weights for this network without its classifier; None: random. Those of
         efficientnet_lite0 are installed with lungkit; those of the others are downloaded once, by Keras.
     preprocessing: what the tensors were made with; its mean and std lead back to grey 0..1. Default: they are that.
+    until: the stage of whose resolution the last feature maps are. Textures, as of a lung on CT, are told apart by what
+        comes before the whole objects of photographs; and the heat map becomes finer.
 
     Raises LungkitError: an unknown name, a shape that does not fit, weights that cannot be had or are of another
     network.
@@ -139,6 +142,11 @@ def build(
     image = keras.Input(input_shape, name="image")
     x = _as_in_training(image, backbone.scale, preprocessing or Preprocessing())
     features = _features(name, backbone, image, x, weights)
+    if until != STAGES[-2]:
+        if until not in STAGES[:-2]:
+            raise LungkitError(f"no stage '{until}' with feature maps; there are: {', '.join(STAGES[:-1])}")
+        pooled = layers.GlobalAveragePooling2D(name="embedding")(features)
+        features = _last_at(keras.Model(image, pooled, name=name), until)
     x = layers.GlobalAveragePooling2D(name="embedding")(features)
     x = layers.Dropout(dropout, name="dropout")(x)
     return keras.Model(image, layers.Dense(n_classes, name="logits")(x), name=name)
@@ -181,6 +189,16 @@ def _features(name: str, backbone: _Backbone, image, x, weights: str | Path | No
         _load(name, extractor, Path(weights))
     _normalise_as_imagenet(extractor)
     return extractor.output
+
+
+def _last_at(model: keras.Model, until: str):
+    """The last feature maps of a stage's resolution in a model of `build`."""
+    height = next(layer for layer in reversed(stages(model)[until]) if layer.weights).output.shape[1]
+    return next(
+        layer.output
+        for layer in reversed(model.layers)
+        if len(layer.output.shape) == 4 and layer.output.shape[1] == height
+    )
 
 
 def _downloaded(name: str, backbone: _Backbone, x):
@@ -226,17 +244,18 @@ def stages(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
     """The layers of a model of `build` by stage, those nearest to the image first.
 
     "stage1" works at half the image's resolution, each further one at half of the one before; "head" is the dense
-    layer and what leads to it.
+    layer and what leads to it. Without what lies beyond `until`.
     """
-    begins = [*_backbone(model.name).begins, "embedding"]
+    begins = dict(zip((*_backbone(model.name).begins, "embedding"), STAGES, strict=True))
     found: dict[str, list[keras.layers.Layer]] = {}
     for layer in model.layers:
-        if len(found) < len(begins) and layer.name == begins[len(found)]:
-            found[STAGES[len(found)]] = []
+        if layer.name in begins:
+            found[begins[layer.name]] = []
         if found:
-            found[STAGES[len(found) - 1]].append(layer)
-    if len(found) < len(begins):
-        raise LungkitError(f"model '{model.name}' has no layer '{begins[len(found)]}': it was not made by build()")
+            list(found.values())[-1].append(layer)
+    for layer, stage in begins.items():
+        if stage in (STAGES[0], STAGES[-1]) and stage not in found:
+            raise LungkitError(f"model '{model.name}' has no layer '{layer}': it was not made by build()")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Fine-tunes a backbone by a recipe: the head, then its later stages, once a seed; the members become one graph."""
+"""Fine-tunes a backbone by a recipe: its head, then its later stages, once a seed; the members become one graph."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,11 +9,18 @@ from lungkit.backend import keras
 import numpy as np
 import pandas as pd
 import scipy.special
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_sample_weight
 
+from lungkit import resume
 from lungkit.data import dataset, images
 from lungkit.models import backbones, cnn, decision, ensemble, registry
+from lungkit.progress import bar
 from lungkit.training import calibration, evaluation, fit, pipeline, release
 from lungkit.training.recipes import Recipe
+
+PENALTIES = (1e4, 1e3, 1e2, 1e1)  # of the squared kernel, on standardised features
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +46,8 @@ def material(recipe: Recipe, source: str | Path) -> Material:
 def member(recipe: Recipe, of: Material, folder: Path, seed: int) -> tuple[keras.Model, pd.DataFrame]:
     """One network, trained with this seed, and its history; everything is kept in `folder`, where a call goes on.
 
-    History: as fit.fit gives, with `phase`: "head", then "stages".
+    A backbone gets the best linear head on its frozen features first: from a random one, the first steps would undo
+    what they know (Kumar et al., "Fine-tuning can distort pretrained features", ICLR 2022). History: as fit.fit gives.
     """
     keras.utils.set_random_seed(seed)
     shape, classes = of.train.shape[1:], len(of.data.classes)
@@ -51,36 +59,79 @@ def member(recipe: Recipe, of: Material, folder: Path, seed: int) -> tuple[keras
     )
     validation = pipeline.InMemory(of.validation, of.data.labels("val"), classes, 64, weights=weights)
     settings = recipe.settings() | {"seed": seed, "data": of.data.fingerprint}
+    resume.same_settings(folder, settings, "training")
     scratch = recipe.backbone == "cnn"
     if scratch:
         model = cnn.build(shape, classes, dropout=recipe.dropout)
     else:
-        model = backbones.build(recipe.backbone, shape, classes, preprocessing=of.spec, dropout=recipe.dropout)
-    histories = []
-    for phase, stage, epochs in (("head", "head", recipe.head_epochs), ("stages", recipe.unfrozen, recipe.epochs)):
-        if not epochs or (scratch and phase == "head"):
-            continue
-        if not scratch:
-            backbones.unfreeze(model, stage)
-        cnn.compile_classifier(
-            model,
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            decay_steps=epochs * len(train),
-            layer_rates=None if scratch else backbones.layer_rates(model, recipe.layer_factor),
-            label_smoothing=recipe.label_smoothing,
+        model = backbones.build(
+            recipe.backbone, shape, classes, preprocessing=of.spec, dropout=recipe.dropout, until=recipe.until
         )
-        before = model.get_weights()
-        model, history = fit.fit(
-            model, train, validation, folder / phase, epochs=epochs, patience=epochs, settings=settings
-        )
-        histories.append(history.assign(phase=phase))
+        _with_head(model, of, varied, folder / "head.npz")
+        backbones.unfreeze(model, recipe.unfrozen)
+    before = model.get_weights()
+    cnn.compile_classifier(
+        model,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        decay_steps=recipe.epochs * len(train),
+        layer_rates=None if scratch else backbones.layer_rates(model, recipe.layer_factor),
+        label_smoothing=recipe.label_smoothing,
+    )
+    model, history = fit.fit(
+        model, train, validation, folder / "stages", epochs=recipe.epochs, patience=recipe.epochs, settings=settings
+    )
     if recipe.tuned_share < 1:
         # Between the weights before and after, what was learned holds better on images from elsewhere (Wortsman et
         # al., "Robust fine-tuning of zero-shot models", CVPR 2022).
         share = recipe.tuned_share
         model.set_weights([share * b + (1 - share) * a for a, b in zip(before, model.get_weights(), strict=True)])
-    return model, pd.concat(histories, ignore_index=True)
+    return model, history
+
+
+def _with_head(model: keras.Model, of: Material, varied: keras.Sequential, kept: Path) -> None:
+    """Give the model the best dense layer on its features as they are: logistic regression on the training images as
+    they are and varied once, with the penalty that suits the validation images best. `kept` holds it for a next call.
+    """
+    if not kept.exists():
+        features = keras.Model(model.input, model.get_layer("embedding").output)
+        once = np.concatenate([
+            keras.ops.convert_to_numpy(varied(of.train[i : i + 256], training=True))
+            for i in range(0, len(of.train), 256)
+        ])  # fmt: skip
+        seen = [features.predict(tensors, verbose=0) for tensors in (of.train, once, of.validation)]
+        labels = of.data.labels("train")
+        kernel, bias = linear_head(
+            np.concatenate(seen[:2]), np.concatenate([labels, labels]), seen[2], of.data.labels("val")
+        )
+        np.savez(kept.with_suffix(".new.npz"), kernel=kernel, bias=bias)
+        kept.with_suffix(".new.npz").replace(kept)
+    with np.load(kept) as found:
+        model.get_layer("logits").set_weights([found["kernel"], found["bias"]])
+
+
+def linear_head(
+    features: np.ndarray, labels: np.ndarray, validation: np.ndarray, validation_labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel (width, classes) and bias (classes,) of a dense layer that gives logits, float32.
+
+    features, validation: (n, width). Of PENALTIES, the one with the lowest log loss on validation, classes weighing
+    alike in both.
+    """
+    middle, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
+    standard, held_out = (features - middle) / spread, (validation - middle) / spread
+    balanced = compute_sample_weight("balanced", validation_labels)
+    fitted = [
+        LogisticRegression(C=1 / penalty, class_weight="balanced", max_iter=300).fit(standard, labels)
+        for penalty in bar(PENALTIES, label="linear head", unit="penalty")
+    ]
+    losses = [log_loss(validation_labels, one.predict_proba(held_out), sample_weight=balanced) for one in fitted]
+    best = fitted[int(np.argmin(losses))]
+    coefficients, bias = best.coef_, best.intercept_
+    if len(best.classes_) == 2:  # scikit-learn keeps the difference of two classes
+        coefficients, bias = np.concatenate([-coefficients, coefficients]) / 2, np.array([-bias[0], bias[0]]) / 2
+    kernel = (coefficients / spread).T
+    return kernel.astype(np.float32), (bias - middle @ kernel).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +140,7 @@ class Trained:
 
     model: keras.Model  # all members as one graph
     of: Material
-    history: pd.DataFrame  # one row an epoch of any member: seed, phase, epoch, loss, accuracy, val_loss, … seconds
+    history: pd.DataFrame  # one row an epoch of any member: seed, epoch, loss, accuracy, val_loss, … seconds
 
 
 def members(recipe: Recipe, source: str | Path, folder: Path) -> Trained:

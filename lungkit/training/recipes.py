@@ -23,14 +23,14 @@ class Recipe:
     by: str = "patient"
     leak: bool = False  # also measure what a split by image would have shown
     backbone: str = "efficientnet_lite0"  # or "cnn", which has learned nothing before
+    until: str = "stage5"  # as in backbones.build
     side: int = 224  # pixels, of the square that images are fitted into
-    head_epochs: int = 1  # with all of the backbone frozen
-    epochs: int = 8  # with `unfrozen` and what follows it trained
+    epochs: int = 6  # with `unfrozen` and what follows it trained
     unfrozen: str = "stage3"
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     layer_factor: float = 0.6  # on the rate, from each stage to the one before it
-    tuned_share: float = 1.0  # of the fine-tuned weights, the rest from after the head alone was trained
+    tuned_share: float = 1.0  # of the fine-tuned weights, the rest of those before it
     weight_decay: float = 1e-2
     dropout: float = 0.3
     label_smoothing: float = 0.1
@@ -125,7 +125,8 @@ RECIPES = {
             data="covid_ct",
             licence="of the papers that the images come from; research use",
             fold="1/4",
-            epochs=14,
+            until="stage4",
+            epochs=12,
         ),
         Recipe(
             name="ct-lung-cancer",
@@ -136,8 +137,9 @@ RECIPES = {
             licence="not stated in the copy used; believed CC BY 4.0",
             fold="1/4",
             leak=True,
+            until="stage4",
             side=160,
-            epochs=12,
+            epochs=10,
         ),
         Recipe(
             name="mri-brain-tumour",
@@ -148,7 +150,7 @@ RECIPES = {
             licence="CC0, as stated on its page",
             fold="1/4",
             side=160,
-            epochs=12,
+            epochs=10,
         ),
     )
 }

@@ -232,6 +232,33 @@ def test_each_stage_works_at_half_the_resolution_of_the_one_before_and_holds_eve
     assert heights == [first // 2**i for i in range(5)]
 
 
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("efficientnet_lite0", "block11_expand_relu"),
+        ("efficientnet_b0", "block6a_expand_activation"),
+        ("mobilenet_v2", "block_13_expand_relu"),
+        ("densenet121", "pool4_conv"),
+        ("resnet50", "conv4_block6_out"),
+        ("vgg16", "block4_conv3"),
+    ],
+)
+def test_a_backbone_ends_with_the_last_maps_of_the_stage_it_is_asked_to_go_to(name, last):
+    model = backbones.build(name, (64, 96, 1), 2, weights=None, until="stage4")
+    maps = model.get_layer("embedding").input
+    side = 8 if name == "vgg16" else 4
+    assert maps.shape[1:3] == (side, side * 3 // 2)
+    assert model.layers[-4].name == last
+    assert list(backbones.stages(model))[:4] == list(backbones.STAGES[:4])
+    assert list(backbones.stages(model))[-1] == "head"
+    assert set(backbones.layer_rates(model)) >= {layer.name for layer in model.layers if layer.trainable_weights}
+
+
+def test_a_stage_without_feature_maps_is_refused():
+    with pytest.raises(LungkitError, match="no stage 'head' with feature maps; there are: stage1"):
+        backbones.build("efficientnet_lite0", (64, 64, 1), 2, weights=None, until="head")
+
+
 def test_unfreezing_moves_up_to_a_stage_and_leaves_normalisation_in_inference_mode(lite0, tensors):
     model = keras.models.clone_model(lite0)
     model.set_weights(lite0.get_weights())

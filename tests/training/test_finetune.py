@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from lungkit.backend import keras
-
 import numpy as np
 import pytest
+import scipy.special
+from sklearn.linear_model import LogisticRegression
 from typer.testing import CliRunner
 
 from lungkit import cli, resume
@@ -139,17 +139,43 @@ def test_an_unknown_recipe_is_refused_with_the_list():
         recipes.find("chest")
 
 
-def test_a_backbone_learns_its_head_first_with_the_rest_frozen_then_its_later_stages(squares, tmp_path):
+def test_a_backbone_gets_its_head_first_then_learns_in_its_later_stages(squares, tmp_path):
     recipe = dataclasses.replace(TINY, backbone="efficientnet_lite0", epochs=1, unfrozen="stage5", batch_size=32)
-    model, history = finetune.member(recipe, finetune.material(recipe, squares), tmp_path, seed=1)
-    assert list(history["phase"]) == ["head", "stages"]
-    whole = backbones.build("efficientnet_lite0", (32, 32, 1), 2)
-    head_only = keras.saving.load_model(tmp_path / "head" / "last-1.keras")
+    of = finetune.material(recipe, squares)
+    model, _ = finetune.member(recipe, of, tmp_path / "all", seed=1)
+    whole = backbones.build("efficientnet_lite0", (32, 32, 1), 2, preprocessing=of.spec)
     changed = "block15_project_conv"
-    np.testing.assert_array_equal(_kernel(head_only, changed), _kernel(whole, changed))
     assert np.abs(_kernel(model, changed) - _kernel(whole, changed)).max() > 1e-5
     for layer in ("stem_conv", "block5_expand_conv"):
         np.testing.assert_array_equal(_kernel(model, layer), _kernel(whole, layer))
+
+    # With no share of what it learned then, it is the frozen backbone under the head, and that does tell them apart.
+    frozen, _ = finetune.member(dataclasses.replace(recipe, tuned_share=0.0), of, tmp_path / "all", seed=1)
+    np.testing.assert_array_equal(_kernel(frozen, changed), _kernel(whole, changed))
+    said = release.logits(frozen, of.validation).argmax(axis=1)
+    assert (said == of.data.labels("val")).mean() > 0.7
+    half, _ = finetune.member(dataclasses.replace(recipe, tuned_share=0.5), of, tmp_path / "all", seed=1)
+    between = (_kernel(model, changed) + _kernel(whole, changed)) / 2
+    np.testing.assert_allclose(_kernel(half, changed), between, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_linear_head_says_as_a_dense_layer_what_logistic_regression_says(classes):
+    random = np.random.default_rng(1)
+    labels = np.arange(120) % classes
+    features = (random.normal(size=(120, 5)) + 2 * np.eye(5)[labels]) * [1, 10, 0.1, 1, 1] + 3
+    kernel, bias = finetune.linear_head(features[:90], labels[:90], features[90:], labels[90:])
+    assert (kernel.shape, bias.shape) == ((5, classes), (classes,))
+    standard = (features - features[:90].mean(axis=0)) / features[:90].std(axis=0)
+    says = [
+        LogisticRegression(C=1 / penalty, class_weight="balanced")
+        .fit(standard[:90], labels[:90])
+        .predict_proba(standard)
+        for penalty in finetune.PENALTIES
+    ]
+    mine = scipy.special.softmax(features @ kernel + bias, axis=1)
+    assert min(np.abs(mine - one).max() for one in says) < 1e-3
+    assert (mine[90:].argmax(axis=1) == labels[90:]).mean() > 0.8
 
 
 def _kernel(model, layer: str) -> np.ndarray:
