@@ -1,5 +1,6 @@
 """Fine-tunes a backbone by a recipe: its head, then its later stages, once a seed; the members become one graph."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,7 +48,8 @@ def member(recipe: Recipe, of: Material, folder: Path, seed: int) -> tuple[keras
     """One network, trained with this seed, and its history; everything is kept in `folder`, where a call goes on.
 
     A backbone gets the best linear head on its frozen features first: from a random one, the first steps would undo
-    what they know (Kumar et al., "Fine-tuning can distort pretrained features", ICLR 2022). History: as fit.fit gives.
+    what they know (Kumar et al., "Fine-tuning can distort pretrained features", ICLR 2022); with `epochs` 0 that is all. History: as
+    fit.fit gives, with the head as epoch 0, of which there are only the seconds.
     """
     keras.utils.set_random_seed(seed)
     shape, classes = of.train.shape[1:], len(of.data.classes)
@@ -60,40 +62,51 @@ def member(recipe: Recipe, of: Material, folder: Path, seed: int) -> tuple[keras
     validation = pipeline.InMemory(of.validation, of.data.labels("val"), classes, 64, weights=weights)
     settings = recipe.settings() | {"seed": seed, "data": of.data.fingerprint}
     resume.same_settings(folder, settings, "training")
-    scratch = recipe.backbone == "cnn"
+    scratch, history = recipe.backbone == "cnn", []
     if scratch:
         model = cnn.build(shape, classes, dropout=recipe.dropout)
     else:
         model = backbones.build(
             recipe.backbone, shape, classes, preprocessing=of.spec, dropout=recipe.dropout, until=recipe.until
         )
-        _with_head(model, of, varied, folder / "head.npz")
+        history.append({"epoch": 0, "seconds": _with_head(model, of, varied, folder / "head.npz")})
         backbones.unfreeze(model, recipe.unfrozen)
-    before = model.get_weights()
-    cnn.compile_classifier(
-        model,
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        decay_steps=recipe.epochs * len(train),
-        layer_rates=None if scratch else backbones.layer_rates(model, recipe.layer_factor),
-        label_smoothing=recipe.label_smoothing,
-    )
-    model, history = fit.fit(
-        model, train, validation, folder / "stages", epochs=recipe.epochs, patience=recipe.epochs, settings=settings
-    )
-    if recipe.tuned_share < 1:
-        # Between the weights before and after, what was learned holds better on images from elsewhere (Wortsman et
-        # al., "Robust fine-tuning of zero-shot models", CVPR 2022).
-        share = recipe.tuned_share
-        model.set_weights([share * b + (1 - share) * a for a, b in zip(before, model.get_weights(), strict=True)])
-    return model, history
+    if recipe.epochs:
+        before = model.get_weights()
+        cnn.compile_classifier(
+            model,
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            decay_steps=recipe.epochs * len(train),
+            layer_rates=None if scratch else backbones.layer_rates(model, recipe.layer_factor),
+            label_smoothing=recipe.label_smoothing,
+        )
+        model, epochs = fit.fit(
+            model, train, validation, folder / "stages", epochs=recipe.epochs, patience=recipe.epochs, settings=settings
+        )
+        history += epochs.to_dict("records")
+        if recipe.tuned_share < 1:
+            _between(model, before, recipe.tuned_share)
+    return model, pd.DataFrame(history)
 
 
-def _with_head(model: keras.Model, of: Material, varied: keras.Sequential, kept: Path) -> None:
+def _between(model: keras.Model, before: list[np.ndarray], share: float) -> None:
+    """Give the model the weights between those before its fine-tuning and its own, at this share of the way.
+
+    There, what was learned holds better on images from elsewhere (Wortsman et al., "Robust fine-tuning of zero-shot
+    models", CVPR 2022).
+    """
+    after = model.get_weights()
+    model.set_weights([share * late + (1 - share) * early for early, late in zip(before, after, strict=True)])
+
+
+def _with_head(model: keras.Model, of: Material, varied: keras.Sequential, kept: Path) -> float:
     """Give the model the best dense layer on its features as they are: logistic regression on the training images as
-    they are and varied once, with the penalty that suits the validation images best. `kept` holds it for a next call.
+    they are and varied once, with the penalty that suits the validation images best. Returns the seconds it took;
+    `kept` holds it for a next call.
     """
     if not kept.exists():
+        started = time.perf_counter()
         features = keras.Model(model.input, model.get_layer("embedding").output)
         once = np.concatenate([
             keras.ops.convert_to_numpy(varied(of.train[i : i + 256], training=True))
@@ -104,10 +117,12 @@ def _with_head(model: keras.Model, of: Material, varied: keras.Sequential, kept:
         kernel, bias = linear_head(
             np.concatenate(seen[:2]), np.concatenate([labels, labels]), seen[2], of.data.labels("val")
         )
-        np.savez(kept.with_suffix(".new.npz"), kernel=kernel, bias=bias)
+        seconds = round(time.perf_counter() - started, 2)
+        np.savez(kept.with_suffix(".new.npz"), kernel=kernel, bias=bias, seconds=seconds)
         kept.with_suffix(".new.npz").replace(kept)
     with np.load(kept) as found:
         model.get_layer("logits").set_weights([found["kernel"], found["bias"]])
+        return float(found["seconds"])
 
 
 def linear_head(
