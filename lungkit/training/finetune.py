@@ -35,9 +35,9 @@ class Material:
     validation: np.ndarray
 
 
-def material(recipe: Recipe, source: str | Path) -> Material:
-    """Reads the images of a recipe from `source`, as dataset.prepare takes it."""
-    how = {"label_column": recipe.label_column, "limit": None, "seed": 7, "fold": recipe.fold, "by": recipe.by}
+def material(recipe: Recipe, source: str | Path, limit: int | None = None) -> Material:
+    """Reads the images of a recipe from `source`, as dataset.prepare takes it; `limit`: at most so many."""
+    how = {"label_column": recipe.label_column, "limit": limit, "seed": 7, "fold": recipe.fold, "by": recipe.by}
     data = dataset.prepare(source, **how, overlap="set_aside")
     spec = images.training_statistics(data.files("train"), images.Preprocessing(size=(recipe.side, recipe.side)))
     train = images.read_batch(data.files("train"), spec, label="training images")
@@ -48,8 +48,8 @@ def member(recipe: Recipe, of: Material, folder: Path, seed: int) -> tuple[keras
     """One network, trained with this seed, and its history; everything is kept in `folder`, where a call goes on.
 
     A backbone gets the best linear head on its frozen features first: from a random one, the first steps would undo
-    what they know (Kumar et al., "Fine-tuning can distort pretrained features", ICLR 2022); with `epochs` 0 that is all. History: as
-    fit.fit gives, with the head as epoch 0, of which there are only the seconds.
+    what they know (Kumar et al., "Fine-tuning can distort pretrained features", ICLR 2022); `epochs` 0 leaves it there.
+    History: as fit.fit gives, with the head as epoch 0, of which there are only the seconds.
     """
     keras.utils.set_random_seed(seed)
     shape, classes = of.train.shape[1:], len(of.data.classes)
@@ -260,3 +260,51 @@ def train(
         compact=compact,
     )
     return version, trained.history
+
+
+# --- ways of training, side by side
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """A way of training, and what it led to on the validation patients."""
+
+    model: keras.Model
+    history: pd.DataFrame
+    evaluation: evaluation.Evaluation
+
+
+def compare(ways: dict[str, Recipe], of: Material, folder: Path, seed: int = 1) -> dict[str, Way]:
+    """Train each way on the same images, and measure it on the validation patients: a choice is made on them, never on
+    the test's. Calibrated on the same patients, which leaves AUC as it is and flatters the rest alike.
+
+    folder: keeps every training, so that a killed one goes on.
+    """
+    labels, patients, classes = of.data.labels("val"), of.data.patients("val"), of.data.classes
+    found = {}
+    for number, (name, recipe) in enumerate(ways.items(), 1):
+        model, history = member(recipe, of, folder / f"way-{number}", seed)
+        raw = release.logits(model, of.validation)
+        scores = scipy.special.softmax(raw / calibration.temperature(labels, raw), axis=1)
+        point = evaluation.operating_point(labels, scores, classes)
+        found[name] = Way(model, history, evaluation.evaluate(labels, scores, patients, classes, point))
+    return found
+
+
+def comparison(found: dict[str, Way]) -> pd.DataFrame:
+    """For people: a row a way, its figures with their intervals, and what its training took."""
+    rows = {
+        name: {evaluation.LABELS[figure]: evaluation.format_interval(*way.evaluation.value(figure))
+               for figure in ("auc", "accuracy", "macro_f1")}
+        | {
+            "weights trained": f"{sum(int(np.prod(weight.shape)) for weight in _trained(way)):,}",
+            "training": f"{way.history['seconds'].sum():.0f} s",
+        }
+        for name, way in found.items()
+    }  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _trained(way: Way) -> list:
+    only_head = (way.history["epoch"] == 0).all()
+    return way.model.get_layer("logits").weights if only_head else way.model.trainable_weights

@@ -209,6 +209,23 @@ def training_curves(history: pd.DataFrame) -> Figure:
     )
 
 
+def compared(evaluations: Mapping[str, Evaluation]) -> Figure:
+    """AUC, accuracy and macro F1 of several models on the same images, a row each, with their 95 % intervals."""
+    figure, panels = _figure(10, 1.3 + 0.45 * len(evaluations), columns=3)
+    names = list(evaluations)[::-1]  # the first on top
+    for axes, metric in zip(panels, ("auc", "accuracy", "macro_f1"), strict=True):
+        for row, name in enumerate(names):
+            value, low, high = evaluations[name].value(metric)
+            axes.errorbar(value, row, xerr=_whiskers(value, low, high)[:, None], fmt="o", color=BLUE, capsize=3)
+            axes.annotate(f"{value:.3f}", (value, row), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+        axes.set_yticks(range(len(names)), names if axes is panels[0] else [""] * len(names))
+        axes.set_ylim(-0.6, len(names) - 0.4)
+        axes.set_xlim(right=1.0)
+        axes.set_title(LABELS[metric])
+    images = len(evaluations[names[0]].true)
+    return _titled(figure, f"The same {images} images for all; bars: 95 % intervals by patient")
+
+
 def trials(table: pd.DataFrame) -> Figure:
     """Every trial of a search: validation loss in the order they ran, and against each value that was searched.
 

@@ -12,12 +12,12 @@ from lungkit.errors import LungkitError
 class Recipe:
     """All that `lungkit train` needs besides the images."""
 
-    name: str  # of the model in the registry
-    modality: str  # "X-ray", "CT" or "MRI"
-    question: str  # what the model answers, for clinicians
-    population: str  # whose images it learned from, for clinicians
-    data: str  # the folder's name among the public sets
-    licence: str  # of those images, as their publishers state it
+    name: str = ""  # of the model in the registry
+    modality: str = ""  # "X-ray", "CT" or "MRI"
+    question: str = ""  # what the model answers, for clinicians
+    population: str = ""  # whose images it learned from, for clinicians
+    data: str = ""  # the folder's name among the public sets
+    licence: str = ""  # of those images, as their publishers state it
     label_column: str | None = None
     fold: str | None = None  # of splits.assign; None: the published split
     by: str = "patient"

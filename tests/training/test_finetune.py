@@ -180,3 +180,17 @@ def test_a_linear_head_says_as_a_dense_layer_what_logistic_regression_says(class
 
 def _kernel(model, layer: str) -> np.ndarray:
     return model.get_layer(layer).get_weights()[0]
+
+
+def test_ways_of_training_are_compared_on_the_validation_patients_with_what_they_took(squares, tmp_path):
+    tuned = dataclasses.replace(TINY, fold=None, backbone="efficientnet_lite0", unfrozen="stage5", epochs=1)
+    ways = {"scratch": TINY, "frozen": dataclasses.replace(tuned, epochs=0), "tuned": tuned}
+    of = finetune.material(tuned, squares)
+    found = finetune.compare(ways, of, tmp_path)
+    for way in found.values():
+        np.testing.assert_array_equal(way.evaluation.true, of.data.labels("val"))
+    table = finetune.comparison(found)
+    assert list(table.index) == list(ways)
+    assert table.loc["frozen", "weights trained"] == "2,562"  # 1280 features and a bias, for each of two classes
+    assert found["frozen"].history["seconds"].sum() > 0
+    assert int(table.loc["tuned", "weights trained"].replace(",", "")) > 1_000_000

@@ -166,6 +166,15 @@ def test_training_curves_mark_the_epoch_with_the_lowest_validation_loss():
         assert list(marked.get_xdata()) == [3, 3]
 
 
+def test_models_are_compared_by_figures_with_intervals_the_first_on_top():
+    better, worse = evaluation(), evaluation(n=90)
+    figure = draw(plots.compared({"frozen": better, "tuned": worse}))
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes] == ["AUC", "Accuracy", "Macro F1"]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["tuned", "frozen"]
+    for axes, metric in zip(figure.axes, ("auc", "accuracy", "macro_f1"), strict=True):
+        assert [text.get_text() for text in axes.texts] == [f"{one.value(metric)[0]:.3f}" for one in (worse, better)]
+
+
 def searched():
     return pd.DataFrame(
         {
@@ -333,6 +342,7 @@ def everything():
     yield from (f(result) for f in (plots.confusion, plots.roc, plots.precision_recall))
     yield from (f(result) for f in (plots.reliability, plots.per_class_scores))
     yield plots.training_curves(history())
+    yield plots.compared({"one": evaluation(), "another": evaluation()})
     yield plots.trials(searched())
     yield plots.image_grid(RNG.random((36, 8, 8)), ["x"] * 36, title="36")
     yield plots.image_grid(RNG.random((2, 8, 8)))
