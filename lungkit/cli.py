@@ -97,6 +97,9 @@ def train(
         Path | None, typer.Option(help="covid_chestxray, for a chest X-ray model's probes of trust: a folder")
     ] = None,
     compact: Annotated[bool, typer.Option("--compact", help="register the graph alone, with float16 weights")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="processes that share each batch; without: this one")
+    ] = None,
 ) -> None:
     """Fine-tune a network by a recipe, measure it on patients it has not seen, and register it."""
     from lungkit.training import recipes
@@ -118,7 +121,8 @@ def train(
     from lungkit.training import finetune, probes
 
     asked = outside and (lambda candidate, own: probes.chest_xray(candidate, own, outside))
-    version, history = finetune.train(chosen, source, config.work_dir() / chosen.name, probes=asked, compact=compact)
+    work = config.work_dir() / chosen.name
+    version, history = finetune.train(chosen, source, work, probes=asked, compact=compact, workers=workers)
     console.print(history.to_string(index=False))
     console.print(f"{version} is registered and active: {version.folder}", soft_wrap=True)
 

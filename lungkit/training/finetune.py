@@ -1,5 +1,6 @@
 """Fine-tunes a backbone by a recipe: its head, then its later stages, once a seed; the members become one graph."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from lungkit import resume
 from lungkit.data import dataset, images
 from lungkit.models import backbones, cnn, decision, ensemble, registry
 from lungkit.progress import bar
-from lungkit.training import calibration, evaluation, fit, pipeline, release
+from lungkit.training import calibration, evaluation, fit, multiworker, pipeline, release
 from lungkit.training.recipes import Recipe
 
 PENALTIES = (1e4, 1e3, 1e2, 1e1)  # of the squared kernel, on standardised features
@@ -44,8 +45,12 @@ def material(recipe: Recipe, source: str | Path, limit: int | None = None) -> Ma
     return Material(data, how, spec, train, images.read_batch(data.files("val"), spec, label="validation images"))
 
 
-def member(recipe: Recipe, of: Material, folder: Path, seed: int) -> tuple[keras.Model, pd.DataFrame]:
+def member(
+    recipe: Recipe, of: Material, folder: Path, seed: int, workers: int | None = None
+) -> tuple[keras.Model, pd.DataFrame]:
     """One network, trained with this seed, and its history; everything is kept in `folder`, where a call goes on.
+
+    workers: so many processes share each batch (multiworker.fit_with_workers); None: Keras' own training.
 
     A backbone gets the best linear head on its frozen features first: from a random one, the first steps would undo
     what they know (Kumar et al., "Fine-tuning can distort pretrained features", ICLR 2022); `epochs` 0 leaves it there.
@@ -55,11 +60,8 @@ def member(recipe: Recipe, of: Material, folder: Path, seed: int) -> tuple[keras
     shape, classes = of.train.shape[1:], len(of.data.classes)
     labels = of.data.labels("train")
     weights = fit.class_weights(labels, classes)
-    varied = pipeline.augmentation(mean=of.spec.mean, std=of.spec.std, seed=100 * seed, **recipe.augmentation)
-    train = pipeline.InMemory(
-        of.train, labels, classes, recipe.batch_size, augment=varied, mixup=recipe.mixup, weights=weights, seed=seed
-    )
-    validation = pipeline.InMemory(of.validation, of.data.labels("val"), classes, 64, weights=weights)
+    varying = {"mean": of.spec.mean, "std": of.spec.std, "seed": 100 * seed, **recipe.augmentation}
+    batches = {"batch_size": recipe.batch_size, "mixup": recipe.mixup, "weights": weights, "seed": seed}
     settings = recipe.settings() | {"seed": seed, "data": of.data.fingerprint}
     resume.same_settings(folder, settings, "training")
     scratch, history = recipe.backbone == "cnn", []
@@ -69,21 +71,32 @@ def member(recipe: Recipe, of: Material, folder: Path, seed: int) -> tuple[keras
         model = backbones.build(
             recipe.backbone, shape, classes, preprocessing=of.spec, dropout=recipe.dropout, until=recipe.until
         )
-        history.append({"epoch": 0, "seconds": _with_head(model, of, varied, folder / "head.npz")})
+        history.append({"epoch": 0, "seconds": _with_head(model, of, varying, folder / "head.npz")})
         backbones.unfreeze(model, recipe.unfrozen)
     if recipe.epochs:
         before = model.get_weights()
-        cnn.compile_classifier(
-            model,
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            decay_steps=recipe.epochs * len(train),
-            layer_rates=None if scratch else backbones.layer_rates(model, recipe.layer_factor),
-            label_smoothing=recipe.label_smoothing,
-        )
-        model, epochs = fit.fit(
-            model, train, validation, folder / "stages", epochs=recipe.epochs, patience=recipe.epochs, settings=settings
-        )
+        compiled = {
+            "learning_rate": recipe.learning_rate,
+            "weight_decay": recipe.weight_decay,
+            "decay_steps": recipe.epochs * math.ceil(len(labels) / recipe.batch_size),
+            "layer_rates": None if scratch else backbones.layer_rates(model, recipe.layer_factor),
+            "label_smoothing": recipe.label_smoothing,
+        }
+        if workers:
+            train, validation = (of.train, labels), (of.validation, of.data.labels("val"))
+            model, epochs = multiworker.fit_with_workers(
+                model, train, validation, folder / "workers", workers=workers, epochs=recipe.epochs,
+                batches=batches | {"augment": varying}, compiled=compiled, seed=seed,
+            )  # fmt: skip
+        else:
+            augment = pipeline.augmentation(**varying)
+            train = pipeline.InMemory(of.train, labels, classes, augment=augment, **batches)
+            validation = pipeline.InMemory(of.validation, of.data.labels("val"), classes, 64, weights=weights)
+            cnn.compile_classifier(model, **compiled)
+            model, epochs = fit.fit(
+                model, train, validation, folder / "stages", epochs=recipe.epochs, patience=recipe.epochs,
+                settings=settings,
+            )  # fmt: skip
         history += epochs.to_dict("records")
         if recipe.tuned_share < 1:
             _between(model, before, recipe.tuned_share)
@@ -100,13 +113,14 @@ def _between(model: keras.Model, before: list[np.ndarray], share: float) -> None
     model.set_weights([share * late + (1 - share) * early for early, late in zip(before, after, strict=True)])
 
 
-def _with_head(model: keras.Model, of: Material, varied: keras.Sequential, kept: Path) -> float:
+def _with_head(model: keras.Model, of: Material, varying: dict, kept: Path) -> float:
     """Give the model the best dense layer on its features as they are: logistic regression on the training images as
     they are and varied once, with the penalty that suits the validation images best. Returns the seconds it took;
     `kept` holds it for a next call.
     """
     if not kept.exists():
         started = time.perf_counter()
+        varied = pipeline.augmentation(**varying)
         features = keras.Model(model.input, model.get_layer("embedding").output)
         once = np.concatenate([
             keras.ops.convert_to_numpy(varied(of.train[i : i + 256], training=True))
@@ -158,15 +172,15 @@ class Trained:
     history: pd.DataFrame  # one row an epoch of any member: seed, epoch, loss, accuracy, val_loss, … seconds
 
 
-def members(recipe: Recipe, source: str | Path, folder: Path) -> Trained:
+def members(recipe: Recipe, source: str | Path, folder: Path, workers: int | None = None) -> Trained:
     """Train a member for each seed, on the recipe's own fold, and join them; what is done already is not done again."""
     of = material(recipe, source)
-    parts = [member(recipe, of, folder / f"seed-{seed}", seed) for seed in recipe.seeds]
+    parts = [member(recipe, of, folder / f"seed-{seed}", seed, workers) for seed in recipe.seeds]
     history = pd.concat([rows.assign(seed=seed) for seed, (_, rows) in zip(recipe.seeds, parts, strict=True)])
     return Trained(ensemble.combine([model for model, _ in parts], recipe.name, recipe.mirrored), of, history)
 
 
-def cross_validate(recipe: Recipe, source: str | Path, folder: Path) -> tuple[dict, float]:
+def cross_validate(recipe: Recipe, source: str | Path, folder: Path, workers: int | None = None) -> tuple[dict, float]:
     """Train and test on each fold in turn; figures over all patients, each tested once, and the seconds of training.
 
     Temperature and operating point are those of each fold's own validation patients. To be counted together, two
@@ -177,7 +191,7 @@ def cross_validate(recipe: Recipe, source: str | Path, folder: Path) -> tuple[di
     labels, scores, patients, aucs, seconds = [], [], [], [], 0.0
     for number in range(1, folds + 1):
         one = replace(recipe, fold=f"{number}/{folds}")
-        trained = members(one, source, _folder(folder, one))
+        trained = members(one, source, _folder(folder, one), workers)
         seconds += float(trained.history["seconds"].sum())
         data = trained.of.data
         answers = _at_half(trained, images.read_batch(data.files("test"), trained.of.spec))
@@ -221,23 +235,24 @@ def train(
     *,
     probes: Callable[[release.Candidate, dataset.Dataset], dict] | None = None,
     compact: bool = False,
+    workers: int | None = None,
 ) -> tuple[registry.Version, pd.DataFrame]:
     """Train a recipe and register it; a recipe with folds is measured on each, and its own fold's model registered.
 
     folder: keeps every member's training, so that a killed one goes on. probes: what else shall be asked of the version
     before it is registered, given its own data. compact: as in release.register.
-    Returns the version and the history of its members.
+    workers: as in `member`. Returns the version and the history of its members.
     """
     measured, seconds = {}, 0.0
     if recipe.fold:
-        together, seconds = cross_validate(recipe, source, folder)
+        together, seconds = cross_validate(recipe, source, folder, workers)
         measured[f"{together['folds']} folds by patient or group"] = together
         if recipe.leak:
-            leaking, _ = cross_validate(replace(recipe, by="image"), source, folder)
+            leaking, _ = cross_validate(replace(recipe, by="image"), source, folder, workers)
             measured["the same by image (leaks: what not to believe)"] = leaking
-        trained = members(recipe, source, _folder(folder, recipe))
+        trained = members(recipe, source, _folder(folder, recipe), workers)
     else:
-        trained = members(recipe, source, folder)
+        trained = members(recipe, source, folder, workers)
         seconds = float(trained.history["seconds"].sum())
     version = release.register(
         trained.model,
@@ -257,6 +272,7 @@ def train(
         measured=measured,
         probes=probes and (lambda candidate: probes(candidate, trained.of.data)),
         test_too=True,
+        scored_before=recipe.scored_before,
         compact=compact,
     )
     return version, trained.history

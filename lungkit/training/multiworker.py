@@ -1,4 +1,4 @@
-"""The compact CNN trained by several processes that share each batch: tf.distribute's MultiWorkerMirroredStrategy.
+"""Training by several processes that share each batch: tf.distribute's MultiWorkerMirroredStrategy.
 
 Every worker holds the whole model, works on its part of each batch, and all of them add up their gradients before
 they change the weights in the same way. `fit_with_workers` starts them on this machine; they find each other through
@@ -27,51 +27,54 @@ import numpy as np
 import pandas as pd
 
 from lungkit.errors import LungkitError
-from lungkit.models import cnn, distributed_search
+from lungkit.models import (
+    backbones,  # noqa: F401 - its layers have to be known where a model is loaded
+    cnn,
+    distributed_search,
+)
+from lungkit.training import pipeline
 
 
 def fit_with_workers(
-    images: np.ndarray,
-    labels: np.ndarray,
-    n_classes: int,
+    model: keras.Model,
+    train: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray],
     folder: Path,
     *,
-    workers: int = 2,
-    epochs: int = 10,
-    batch_size: int = 32,
+    workers: int,
+    epochs: int,
+    batches: dict,
+    compiled: dict,
     seed: int = 7,
-    network: dict | None = None,
-    compiled: dict | None = None,
 ) -> tuple[keras.Model, pd.DataFrame]:
-    """Train a new compact CNN with `workers` processes on this machine's processor; returns it and its history.
+    """Train a model with `workers` processes on this machine's processor; returns it with its best epoch's weights,
+    and the history.
 
-    images: float32 (n, height, width, 1), preprocessed; labels: (n,) integers 0 … n_classes-1. `batch_size` counts
-    the images of all workers together and must be a multiple of `workers`. Each epoch's order follows from `seed`
-    alone, and every worker takes its slice of each batch, so that the number of workers changes what is computed
-    where, not what is learned: gradients and the statistics of batch normalisation are those of the whole batch. Only
-    dropout is drawn by each worker for itself. `network` and `compiled`: arguments of cnn.build and
-    cnn.compile_classifier. The last batch of an epoch is left out where it is not full.
+    train, validation: images float32 (n, height, width, 1), preprocessed, and labels (n,) integers. batches: arguments
+    of pipeline.InMemory; its `augment` those of pipeline.augmentation. `batch_size` counts the images of all workers
+    together. compiled: arguments of cnn.compile_classifier, label_smoothing among them. Every worker varies each batch
+    in the same way and takes its part of it, so that the number of workers changes what is computed where, not what is
+    learned: gradients and the statistics of batch normalisation are those of the whole batch. Only dropout is drawn by
+    each worker for itself.
 
-    `folder` gets model.keras, history.csv and each worker's log. History: one row an epoch: epoch, loss (mean over
-    images), accuracy, seconds. A worker that dies ends all, with LungkitError and its last words.
+    `folder` gets history.csv, the best weights and each worker's log; a call for a folder that has all of them returns
+    them, and a training that was killed begins anew. History: as fit.fit gives. A worker that dies ends all, with
+    LungkitError and its last words.
     """
-    if workers < 1 or batch_size % workers:
-        raise LungkitError(f"a batch of {batch_size} images cannot be shared evenly by {workers} workers")
-    if len(images) < batch_size:
-        raise LungkitError(f"{len(images)} images do not fill one batch of {batch_size}")
+    if not 1 <= workers <= batches["batch_size"]:
+        raise LungkitError(f"a batch of {batches['batch_size']} images cannot be shared by {workers} workers")
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="lungkit-") as shared:
-        np.savez(Path(shared) / "images.npz", images=images, labels=labels)
-        arguments = {
-            "n_classes": n_classes,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "seed": seed,
-            "network": network or {},
-            "compiled": compiled or {},
-        }
-        _run([shared + "/images.npz", str(folder), "--arguments", json.dumps(arguments)], folder, workers)
-    return keras.saving.load_model(folder / "model.keras"), pd.read_csv(folder / "history.csv")
+    if not (folder / _HISTORY).exists():
+        with tempfile.TemporaryDirectory(prefix="lungkit-") as shared:
+            np.savez(Path(shared) / "images.npz", *train, *validation)
+            model.save(Path(shared) / "start.keras")
+            arguments = {"epochs": epochs, "batches": batches, "compiled": compiled, "seed": seed}
+            _run([shared, str(folder), "--arguments", json.dumps(arguments)], folder, workers)
+    model.load_weights(folder / _BEST)
+    return model, pd.read_csv(folder / _HISTORY)
+
+
+_HISTORY, _BEST = "history.csv", "best.weights.h5"
 
 
 def _run(arguments: list[str], folder: Path, workers: int) -> None:
@@ -131,8 +134,11 @@ def _synchronized(layer):
     return type(layer).from_config(config)
 
 
-def train(images, labels, folder: Path, *, n_classes, epochs, batch_size, seed, network, compiled) -> None:
-    """One worker's part, as TF_CONFIG says which; the first writes the model and the history. See fit_with_workers."""
+def train(shared: Path, folder: Path, *, epochs: int, batches: dict, compiled: dict, seed: int) -> None:
+    """One worker's part, as TF_CONFIG says which; the first writes the weights and the history. See fit_with_workers.
+
+    shared: holds start.keras and images.npz.
+    """
     import tensorflow as tf
 
     # Has to be made before anything else is asked of TensorFlow.
@@ -140,55 +146,73 @@ def train(images, labels, folder: Path, *, n_classes, epochs, batch_size, seed, 
     index, workers = strategy.cluster_resolver.task_id or 0, strategy.num_replicas_in_sync
     if len(strategy.extended.worker_devices) > 1:
         raise LungkitError("a worker takes one GPU; choose it with CUDA_VISIBLE_DEVICES")
-    keras.utils.set_random_seed(seed)  # the same first weights everywhere
-    alone = cnn.build(images.shape[1:], n_classes, **network)
+    keras.utils.set_random_seed(seed)
+    with np.load(shared / "images.npz") as arrays:
+        train_images, train_labels, val_images, val_labels = (arrays[f"arr_{i}"] for i in range(4))
+    alone = keras.saving.load_model(shared / "start.keras", compile=False)
+    cnn.compile_classifier(alone, **compiled)
     with strategy.scope():
         model = keras.models.clone_model(alone, clone_function=_synchronized)
         model.set_weights(alone.get_weights())
         cnn.compile_classifier(model, **compiled)
-    part = batch_size // workers
+    classes = alone.output_shape[1]
+    given = batches | {"augment": pipeline.augmentation(**batches["augment"]) if batches.get("augment") else None}
+    weights = {int(label): weight for label, weight in (batches.get("weights") or {}).items()}  # JSON's keys are text
+    whole = pipeline.InMemory(train_images, train_labels, classes, **given | {"weights": weights})
+    held_out = pipeline.InMemory(val_images, val_labels, classes, 64, weights=weights)
 
-    @tf.function
-    def step(x, y):
-        def on_this_worker(x, y):
+    @tf.function(reduce_retracing=True)
+    def step(x, y, weight, count):
+        def on_this_worker(x, y, weight, count):
             with tf.GradientTape() as tape:
                 logits = model(x, training=True)
-                losses = keras.losses.sparse_categorical_crossentropy(y, logits, from_logits=True)
+                losses = keras.losses.categorical_crossentropy(
+                    y, logits, from_logits=True, label_smoothing=compiled["label_smoothing"]
+                )
                 # The optimizer adds up the workers' gradients: each worker's is that of its share of the mean.
-                loss = tf.reduce_sum(losses) / batch_size
+                loss = tf.reduce_sum(losses * weight) / count
             model.optimizer.apply_gradients(
                 zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables, strict=True)
             )
-            hits = tf.reduce_mean(tf.cast(tf.argmax(logits, axis=1) == y, tf.float32)) / workers
+            hits = tf.reduce_sum(tf.cast(tf.argmax(logits, axis=1) == tf.argmax(y, axis=1), tf.float32)) / count
             return loss, hits
 
-        return [strategy.reduce("SUM", value, axis=None) for value in strategy.run(on_this_worker, args=(x, y))]
+        return [
+            strategy.reduce("SUM", value, axis=None) for value in strategy.run(on_this_worker, (x, y, weight, count))
+        ]
 
-    rows, random = [], np.random.default_rng(seed)
+    rows = []
     for epoch in range(1, epochs + 1):
-        started, figures = time.perf_counter(), []
-        order = random.permutation(len(images))
-        for first in range(0, len(images) - batch_size + 1, batch_size):
-            mine = order[first + index * part : first + (index + 1) * part]
-            figures.append([float(value) for value in step(tf.constant(images[mine]), tf.constant(labels[mine]))])
-        loss, accuracy = np.mean(figures, axis=0)
+        started, figures, counts = time.perf_counter(), [], []
+        for number in range(len(whole)):
+            batch = whole[number]
+            mine = [np.array_split(part, workers)[index] for part in batch]
+            counts.append(len(batch[0]))
+            taken = step(*map(tf.constant, mine), tf.constant(float(counts[-1])))
+            figures.append([float(value) for value in taken])
+        whole.on_epoch_end()
+        loss, accuracy = np.average(figures, axis=0, weights=counts)
         if not np.isfinite(loss):
             raise LungkitError(f"the loss became {loss} in epoch {epoch}; try a smaller learning rate")
-        rows.append(
-            {"epoch": epoch, "loss": loss, "accuracy": accuracy, "seconds": round(time.perf_counter() - started, 2)}
-        )
-    alone.set_weights(model.get_weights())
+        row = {"epoch": epoch, "loss": loss, "accuracy": accuracy}
+        if index == 0:
+            alone.set_weights(model.get_weights())
+            said = alone.evaluate(held_out, verbose=0, return_dict=True)
+            row |= {"val_loss": said["loss"], "val_accuracy": said["accuracy"]}
+            row["learning_rate"] = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+            if row["val_loss"] < min((before["val_loss"] for before in rows), default=np.inf):
+                alone.save_weights(folder / _BEST)
+        rows.append(row | {"seconds": round(time.perf_counter() - started, 2)})
     if index == 0:
-        cnn.compile_classifier(alone, **compiled).save(folder / "model.keras")
-        pd.DataFrame(rows).to_csv(folder / "history.csv", index=False)
+        pd.DataFrame(rows).to_csv(folder / "draft.csv", index=False)
+        (folder / "draft.csv").replace(folder / _HISTORY)
 
 
 if __name__ == "__main__":
     distributed_search.end_with_parent()
     parser = argparse.ArgumentParser(description=train.__doc__)
-    parser.add_argument("images", type=Path, help=".npz with images and labels")
-    parser.add_argument("folder", type=Path, help="where the first worker leaves model.keras and history.csv")
+    parser.add_argument("shared", type=Path, help="holds start.keras and images.npz")
+    parser.add_argument("folder", type=Path, help="where the first worker leaves the weights and the history")
     parser.add_argument("--arguments", type=json.loads, required=True, help="the other arguments of train, as JSON")
     given = parser.parse_args()
-    with np.load(given.images) as arrays:
-        train(arrays["images"], arrays["labels"].astype("int64"), given.folder, **given.arguments)
+    train(given.shared, given.folder, **given.arguments)

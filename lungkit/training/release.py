@@ -67,6 +67,7 @@ def register(
     measured: dict | None = None,
     probes: Callable[[Candidate], dict] | None = None,
     test_too: bool = False,
+    scored_before: int = 0,
     compact: bool = False,
 ) -> registry.Version:
     """Calibrate, choose the operating point and measure on the validation patients; register a new active version.
@@ -76,7 +77,8 @@ def register(
     modality: "X-ray", "CT" or "MRI"; default: what the data set says of its images.
     measured: further figures for the card's metrics, by where they were measured.
     probes: asked last, when all was chosen; what they answer is the card's "trust".
-    test_too: whether the test part is scored, now and once, for the card.
+    test_too: whether the test part is scored, now and once, for the card. scored_before: how often the same test part
+        was scored for earlier versions, for the card's "times_scored".
     compact: leave out the model for Keras, and keep the graph's weights as float16 where it then still says what Keras
         says. The clinic and `score` need the graph alone.
     Raises export.NotExportable where there is no such graph, or where it does not say what the model says.
@@ -119,7 +121,7 @@ def register(
             card["about"] = about
         if test_too:
             test = _read(without_heat, images.read_batch(data.files("test"), preprocessing))
-            card["metrics"]["test"] = _test_figures(card, data, test)
+            card["metrics"]["test"] = _test_figures(card, data, test) | {"times_scored": scored_before + 1}
         if probes:
             flagged = partial(_flagged, card, references, without_heat)
             card["trust"] = probes(Candidate(card, graph.Graph(made), flagged))
@@ -136,10 +138,7 @@ def _read(runtime: graph.Graph, tensors: np.ndarray) -> np.ndarray:
 def _test_figures(card: dict, data: dataset.Dataset, scores: np.ndarray) -> dict:
     labels = data.labels("test")
     figures = evaluation.evaluate(labels, scores, data.patients("test"), data.classes, card["operating_point"])
-    return figures.to_dict() | {
-        "conformal": conformal_figures(card, labels, scores, data.patients("test")),
-        "times_scored": 1,
-    }
+    return figures.to_dict() | {"conformal": conformal_figures(card, labels, scores, data.patients("test"))}
 
 
 def conformal_figures(card: dict, labels: np.ndarray, scores: np.ndarray, patients: np.ndarray) -> dict:

@@ -21,6 +21,7 @@ TINY = recipes.Recipe(
     data="squares",
     licence="none",
     fold="1/2",
+    scored_before=2,
     backbone="cnn",
     side=32,
     batch_size=8,
@@ -75,10 +76,10 @@ def test_its_figures_are_of_all_folds_every_patient_tested_once(trained):
 def test_the_card_says_what_it_answers_for_whom_and_how_to_make_it_again(trained):
     card = trained[0].card
     assert card["about"]["question"] == TINY.question
-    assert card["about"]["command"] == "lungkit train squares-lite --data FOLDER/squares"
+    assert card["about"]["command"] == "lungkit train squares-lite --data FOLDER/squares --compact"
     assert card["modality"] == "X-ray"
     assert card["training"]["learning_rate"] == TINY.learning_rate
-    assert card["metrics"]["test"]["times_scored"] == 1
+    assert card["metrics"]["test"]["times_scored"] == TINY.scored_before + 1 == 3
 
 
 def test_a_compact_version_is_a_graph_alone_with_float16_weights_and_says_so_when_asked_for_keras(trained):
@@ -194,3 +195,14 @@ def test_ways_of_training_are_compared_on_the_validation_patients_with_what_they
     assert table.loc["frozen", "weights trained"] == "2,562"  # 1280 features and a bias, for each of two classes
     assert found["frozen"].history["seconds"].sum() > 0
     assert int(table.loc["tuned", "weights trained"].replace(",", "")) > 1_000_000
+
+
+def test_two_workers_train_a_backbone_by_the_curve_of_one(squares, tmp_path):
+    recipe = dataclasses.replace(
+        TINY, backbone="efficientnet_lite0", epochs=2, unfrozen="stage5", dropout=0.0, augmentation={}
+    )
+    of = finetune.material(recipe, squares)
+    curves = [finetune.member(recipe, of, tmp_path / str(n), seed=1, workers=n)[1] for n in (1, 2)]
+    assert list(curves[0]["epoch"]) == [0, 1, 2]
+    np.testing.assert_allclose(curves[1]["loss"], curves[0]["loss"], rtol=5e-3)
+    np.testing.assert_allclose(curves[1]["val_loss"], curves[0]["val_loss"], rtol=5e-3)
