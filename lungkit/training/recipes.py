@@ -87,7 +87,8 @@ _SHAPELESS = {
 
 _CHEST = {
     "augmentation": _SHAPELESS,
-    "tuned_share": 0.7,
+    "epochs": 8,
+    "learning_rate": 1e-3,
     "data": "chest_xray_paediatric_224",
     "population": "children of 1 to 5 years, one hospital in Guangzhou, frontal chest X-rays",
     "licence": "CC BY 4.0",
@@ -119,7 +120,8 @@ RECIPES = {
             licence="CC BY 4.0",
             side=112,
             augmentation=_SHAPELESS | {"sharpness": 0.0},
-            tuned_share=0.7,
+            epochs=8,
+            learning_rate=1e-3,
         ),
         Recipe(
             name="ct-covid",
@@ -143,7 +145,7 @@ RECIPES = {
             leak=True,
             until="stage4",
             side=160,
-            epochs=10,
+            epochs=8,
         ),
         Recipe(
             name="mri-brain-tumour",
