@@ -45,11 +45,10 @@ def untrained(network: str, source: Path, side: int) -> registry.Version:
     if network == "cnn":
         model = cnn.build(shape, classes)
     elif network == SHIPPED:
-        # As lungkit.training.recipes has it: two members, each also of the mirrored image. Other weights for each.
-        members = [backbones.build("efficientnet_lite0", shape, classes, preprocessing=spec) for _ in range(2)]
-        for weight in members[1].weights:
-            weight.assign(weight * 1.001)
-        model = ensemble.combine(members, "two-members")
+        # As lungkit.training.recipes has it: one network that also reads the mirrored image.
+        model = ensemble.combine(
+            [backbones.build("efficientnet_lite0", shape, classes, preprocessing=spec)], "mirrored"
+        )
     else:
         weights = "imagenet" if network == "efficientnet_lite0" else None  # the others' would be downloads
         model = backbones.build(network, shape, classes, weights=weights, preprocessing=spec)
