@@ -22,7 +22,7 @@ from lungkit.progress import bar
 from lungkit.training import calibration, evaluation, fit, multiworker, pipeline, release
 from lungkit.training.recipes import Recipe
 
-PENALTIES = (1e4, 1e3, 1e2, 1e1)  # of the squared kernel, on standardised features
+PENALTIES = (1e4, 1e3, 1e2, 1e1, 1e0)  # of the squared kernel, on standardised features
 
 
 @dataclass(frozen=True, eq=False)

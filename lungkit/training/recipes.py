@@ -131,8 +131,9 @@ RECIPES = {
             data="covid_ct",
             licence="of the papers that the images come from; research use",
             fold="1/4",
-            until="stage4",
-            epochs=12,
+            until="stage3",
+            unfrozen="stage2",
+            tuned_share=0.5,
         ),
         Recipe(
             name="ct-lung-cancer",
