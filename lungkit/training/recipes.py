@@ -29,7 +29,7 @@ class Recipe:
     epochs: int = 6  # with `unfrozen` and what follows it trained
     unfrozen: str = "stage3"
     batch_size: int = 32
-    learning_rate: float = 5e-4
+    learning_rate: float = 3e-4
     layer_factor: float = 0.6  # on the rate, from each stage to the one before it
     tuned_share: float = 1.0  # of the fine-tuned weights, the rest of those before it
     weight_decay: float = 1e-2
@@ -88,7 +88,6 @@ _SHAPELESS = {
 _CHEST = {
     "augmentation": _SHAPELESS,
     "epochs": 8,
-    "learning_rate": 1e-3,
     "data": "chest_xray_paediatric_224",
     "population": "children of 1 to 5 years, one hospital in Guangzhou, frontal chest X-rays",
     "licence": "CC BY 4.0",
@@ -102,6 +101,7 @@ RECIPES = {
             modality="X-ray",
             question="Chest X-ray: normal or pneumonia?",
             scored_before=1,
+            learning_rate=1e-3,
             **_CHEST,
         ),
         Recipe(
@@ -121,7 +121,6 @@ RECIPES = {
             side=112,
             augmentation=_SHAPELESS | {"sharpness": 0.0},
             epochs=8,
-            learning_rate=1e-3,
         ),
         Recipe(
             name="ct-covid",
