@@ -46,12 +46,16 @@ class Recipe:
 
     def about(self) -> dict:
         """What people should know of the model before they use it, and the command that makes and measures it."""
-        outside = " --outside FOLDER/covid_chestxray" if self.side >= 224 and self.modality == "X-ray" else ""
+        if self.data == "phantom":
+            options = "phantom"
+        else:
+            outside = " --outside FOLDER/covid_chestxray" if self.side >= 224 and self.modality == "X-ray" else ""
+            options = f"FOLDER/{self.data}{outside} --compact"
         return {
             "question": self.question,
             "population": self.population,
             "licence": self.licence,
-            "command": f"lungkit train {self.name} --data FOLDER/{self.data}{outside} --compact",
+            "command": f"lungkit train {self.name} --data {options}",
         }
 
 
@@ -157,6 +161,22 @@ RECIPES = {
             fold="1/4",
             side=160,
             epochs=10,
+        ),
+        Recipe(
+            name="ct-infection",
+            modality="CT",
+            question="Chest CT slice: normal, pneumonia or COVID-19?",
+            population="no patient: slices drawn by a computer",
+            data="phantom",
+            licence="made by lungkit, as the rest of it",
+            backbone="cnn",
+            side=96,
+            epochs=24,
+            learning_rate=3e-3,
+            label_smoothing=0.0,
+            mixup=0.0,
+            augmentation={},
+            mirrored=False,
         ),
     )
 }

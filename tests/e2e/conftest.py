@@ -32,14 +32,15 @@ sync_api.expect.set_options(timeout=PATIENCE)
 class Clinic:
     """`lungkit serve` as a process of its own, on records and models of its own.
 
-    folder: holds data, artifacts (a copy of the committed ones) and the server's log. After `start`, `url` is where
-    it answers; a later start takes the same port. passwords: user name to password of PEOPLE.
+    folder: holds data, artifacts (a copy of the committed ct-infection, which knows the phantom) and the server's log.
+    After `start`, `url` is where it answers; a later start takes the same port. passwords: user name to password of
+    PEOPLE.
     """
 
     def __init__(self, folder: Path, pool: int = 1, **environment: str):
         self.folder, self.pool = folder, pool
         self.artifacts, self.log = folder / "artifacts", folder / "server.log"
-        shutil.copytree(ARTIFACTS, self.artifacts, dirs_exist_ok=True)
+        shutil.copytree(ARTIFACTS / "ct-infection", self.artifacts / "ct-infection", dirs_exist_ok=True)
         self.environment = os.environ | {
             "LUNGKIT_DATA": str(folder / "data"),
             "LUNGKIT_ARTIFACTS": str(self.artifacts),
