@@ -135,6 +135,7 @@ RECIPES = {
             licence="of the papers that the images come from; research use",
             fold="1/4",
             until="stage3",
+            scored_before=2,
             unfrozen="stage2",
             tuned_share=0.5,
         ),
