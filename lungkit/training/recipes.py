@@ -150,7 +150,7 @@ RECIPES = {
             leak=True,
             until="stage4",
             side=160,
-            epochs=8,
+            epochs=5,
         ),
         Recipe(
             name="mri-brain-tumour",
@@ -161,7 +161,7 @@ RECIPES = {
             licence="CC0, as stated on its page",
             fold="1/4",
             side=160,
-            epochs=10,
+            epochs=7,
         ),
         Recipe(
             name="ct-infection",
