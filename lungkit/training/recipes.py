@@ -125,6 +125,7 @@ RECIPES = {
             side=112,
             augmentation=_SHAPELESS | {"sharpness": 0.0},
             epochs=8,
+            learning_rate=1e-3,
         ),
         Recipe(
             name="ct-covid",
@@ -150,7 +151,7 @@ RECIPES = {
             leak=True,
             until="stage4",
             side=160,
-            epochs=5,
+            epochs=0,
         ),
         Recipe(
             name="mri-brain-tumour",
@@ -161,7 +162,8 @@ RECIPES = {
             licence="CC0, as stated on its page",
             fold="1/4",
             side=160,
-            epochs=7,
+            epochs=10,
+            learning_rate=1e-3,
         ),
         Recipe(
             name="ct-infection",
