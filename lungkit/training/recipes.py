@@ -124,7 +124,7 @@ RECIPES = {
             licence="CC BY 4.0",
             side=112,
             augmentation=_SHAPELESS | {"sharpness": 0.0},
-            epochs=8,
+            epochs=5,
             learning_rate=1e-3,
         ),
         Recipe(
