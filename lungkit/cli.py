@@ -138,22 +138,26 @@ def search(
     profile: Annotated[str, typer.Option(help=f"sizes of the search: {', '.join(config.PROFILES)}")] = "quick",
     seed: Annotated[int, typer.Option(help="of the split, the search and the weights")] = 7,
     fresh: Annotated[bool, typer.Option("--fresh", help="forget an earlier search of the same settings")] = False,
+    recipe: Annotated[str | None, typer.Option(help="search how to train this one, not the compact CNN")] = None,
+    limit: Annotated[int | None, typer.Option(min=40, help="of a recipe's images, at most so many")] = None,
 ) -> None:
-    """Search the compact CNN's settings, by one or more processes; goes on where it was stopped."""
+    """Search the compact CNN's settings, or a recipe's, by one or more processes; goes on where it was stopped."""
     config.profile(profile)
     source = _source(data)
-    from lungkit.models import distributed_search
-    from lungkit.training import cnn_search
+    from lungkit.training import recipes
 
-    asked = {
-        "strategy": strategy,
-        "trials": trials,
-        "epochs": epochs,
-        "label_column": label_column,
-        "profile": profile,
-        "seed": seed,
-    }
-    task = cnn_search.task(source, **asked)
+    chosen = recipe and recipes.find(recipe)
+    from lungkit.models import distributed_search
+    from lungkit.training import cnn_search, recipe_search
+
+    asked = {"trials": trials, "epochs": epochs, "seed": seed}
+    if chosen:  # which says the rest itself
+        asked |= {"limit": limit}
+        task = recipe_search.task(chosen, source, **{name: value for name, value in asked.items() if value is not None})
+        asked |= {"recipe": recipe}
+    else:
+        asked |= {"strategy": strategy, "label_column": label_column, "profile": profile}
+        task = cnn_search.task(source, **asked)
     if distributed_search.role():  # KerasTuner's variables are set: one process of a search that another began
         distributed_search.take_part(*task.material, **task.options)
         return

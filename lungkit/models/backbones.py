@@ -48,6 +48,43 @@ class ChannelScale(layers.Layer):
         return super().get_config() | {"factors": list(self.factors), "offsets": list(self.offsets)}
 
 
+@keras.saving.register_keras_serializable("lungkit")
+class Equalised(layers.Layer):
+    """Histogram equalisation, limited in contrast, of each image (N, height, width, 1) by itself; grey in, grey out.
+
+    Every grey becomes the share of the image's pixels that are darker. In flat regions that would turn noise into
+    contrast, so no level counts for more than `limit` times its even share; what is cut off is spread over all (Pizer
+    et al., Computer Vision, Graphics, and Image Processing 39, 1987). mean and std: of the preprocessing, by which
+    greys 0..1 were normalised, and are again afterwards.
+    """
+
+    levels = 64
+
+    def __init__(self, mean: float, std: float, limit: float = 4.0, **options):
+        super().__init__(**options)
+        self.mean, self.std, self.limit = mean, std, limit
+
+    def call(self, images):
+        """The equalised images (N, height, width, 1)."""
+        ops, pixels = keras.ops, images.shape[1] * images.shape[2]
+        level = ops.clip(ops.reshape(images, (-1, pixels)) * self.std + self.mean, 0, 1) * (self.levels - 1)
+        # Each pixel counts for the two levels that it lies between, so that no step is left in the result.
+        shares = [ops.mean(ops.relu(1 - ops.abs(level - number)), axis=1) for number in range(self.levels)]
+        limited = ops.minimum(ops.stack(shares, axis=1), self.limit / self.levels)
+        even = (1 - ops.sum(limited, axis=1, keepdims=True)) / self.levels
+        darker = ops.cumsum(limited + even, axis=1) - (limited + even) / 2
+        below = ops.floor(level)
+        at = ops.cast(below, "int32")
+        lower = ops.take_along_axis(darker, at, axis=1)
+        upper = ops.take_along_axis(darker, ops.minimum(at + 1, self.levels - 1), axis=1)
+        grey = lower + (level - below) * (upper - lower)
+        return ops.reshape((grey - self.mean) / self.std, ops.shape(images))
+
+    def get_config(self):
+        """The arguments that make this layer again."""
+        return super().get_config() | {"mean": self.mean, "std": self.std, "limit": self.limit}
+
+
 @dataclass(frozen=True)
 class _Scale:
     """What a backbone was trained on, from grey 0..1: factor · grey + offset in each of its three channels."""
@@ -123,6 +160,7 @@ def build(
     preprocessing: Preprocessing | None = None,
     dropout: float = DEFAULTS["dropout"],
     until: str = "stage5",
+    equalised: bool = False,
 ) -> keras.Model:
     """Functional model, named `name`: images (N, height, width, 1) in, logits (N, n_classes) out.
 
@@ -133,6 +171,7 @@ def build(
     preprocessing: what the tensors were made with; its mean and std lead back to grey 0..1. Default: they are that.
     until: the stage of whose resolution the last feature maps are. Textures, as of a lung on CT, are told apart by what
         comes before the whole objects of photographs; and the heat map becomes finer.
+    equalised: the network sees each image with its histogram equalised, see Equalised.
 
     Raises LungkitError: an unknown name, a shape that does not fit, weights that cannot be had or are of another
     network.
@@ -140,7 +179,9 @@ def build(
     backbone = _backbone(name)
     _check(input_shape, n_classes)
     image = keras.Input(input_shape, name="image")
-    x = _as_in_training(image, backbone.scale, preprocessing or Preprocessing())
+    spec = preprocessing or Preprocessing()
+    seen = Equalised(spec.mean, spec.std, name="equalised")(image) if equalised else image
+    x = _as_in_training(seen, backbone.scale, spec)
     features = _features(name, backbone, image, x, weights)
     if until != STAGES[-2]:
         if until not in STAGES[:-2]:

@@ -75,6 +75,7 @@ def compile_classifier(
     decay_steps: int | None = None,
     layer_rates: dict[str, float] | None = None,
     label_smoothing: float | None = None,
+    ema: float = 0.0,
 ) -> keras.Model:
     """Compile with cross-entropy on logits and accuracy; returns the same model.
 
@@ -82,7 +83,9 @@ def compile_classifier(
 
     `optimizer` is "adam" or "adamw" (decoupled `weight_decay`, Loshchilov & Hutter 2019). With `decay_steps`
     the rate warms up over the first 5 % of the steps and falls to 2 % of its peak on a cosine. `layer_rates`
-    multiplies it layer by layer (adamw only; see backbones.layer_rates).
+    multiplies it layer by layer (adamw only; see backbones.layer_rates). `ema`: the momentum, below 1, of an
+    exponential moving average of the weights, which validation then uses and training ends with (Polyak & Juditsky,
+    1992); 0: none.
     """
     rate = learning_rate
     if decay_steps:
@@ -92,12 +95,13 @@ def compile_classifier(
         )
     if layer_rates and optimizer != "adamw":
         raise LungkitError(f"rates by layer need the optimizer adamw, not {optimizer}")
+    average = {"use_ema": True, "ema_momentum": ema} if ema else {}
     if optimizer == "adamw" and layer_rates:
-        chosen = LayerwiseAdamW(rate, weight_decay=weight_decay, layer_rates=layer_rates)
+        chosen = LayerwiseAdamW(rate, weight_decay=weight_decay, layer_rates=layer_rates, **average)
     elif optimizer == "adamw":
-        chosen = keras.optimizers.AdamW(rate, weight_decay=weight_decay)
+        chosen = keras.optimizers.AdamW(rate, weight_decay=weight_decay, **average)
     elif optimizer == "adam":
-        chosen = keras.optimizers.Adam(rate)
+        chosen = keras.optimizers.Adam(rate, **average)
     else:
         raise LungkitError(f"no optimizer '{optimizer}'; there are: adam, adamw")
     # Built here, so that a saved model's optimizer state finds its place when it is loaded again.

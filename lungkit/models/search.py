@@ -40,7 +40,8 @@ class _TrialBar(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.bar.update(1)
-        self.bar.set_postfix_str(f"validation accuracy {(logs or {}).get('val_accuracy', 0):.3f}")
+        if logs and "val_accuracy" in logs:
+            self.bar.set_postfix_str(f"validation accuracy {logs['val_accuracy']:.3f}")
 
 
 def tuner_for(strategy: str, build, folder: Path, trials: int, epochs: int, seed: int) -> keras_tuner.Tuner:

@@ -56,51 +56,83 @@ def member(
     what they know (Kumar et al., "Fine-tuning can distort pretrained features", ICLR 2022); `epochs` 0 leaves it there.
     History: as fit.fit gives, with the head as epoch 0, of which there are only the seconds.
     """
-    keras.utils.set_random_seed(seed)
-    shape, classes = of.train.shape[1:], len(of.data.classes)
-    labels = of.data.labels("train")
-    weights = fit.class_weights(labels, classes)
-    varying = {"mean": of.spec.mean, "std": of.spec.std, "seed": 100 * seed, **recipe.augmentation}
-    batches = {"batch_size": recipe.batch_size, "mixup": recipe.mixup, "weights": weights, "seed": seed}
     settings = recipe.settings() | {"seed": seed, "data": of.data.fingerprint}
     resume.same_settings(folder, settings, "training")
-    scratch, history = recipe.backbone == "cnn", []
-    if scratch:
-        model = cnn.build(shape, classes, dropout=recipe.dropout)
-    else:
-        model = backbones.build(
-            recipe.backbone, shape, classes, preprocessing=of.spec, dropout=recipe.dropout, until=recipe.until
-        )
-        history.append({"epoch": 0, "seconds": _with_head(model, of, varying, folder / "head.npz")})
-        backbones.unfreeze(model, recipe.unfrozen)
+    begun = start(recipe, of, folder / "head.npz", seed)
+    model, history = begun.model, begun.history
     if recipe.epochs:
         before = model.get_weights()
-        compiled = {
-            "learning_rate": recipe.learning_rate,
-            "weight_decay": recipe.weight_decay,
-            "decay_steps": recipe.epochs * math.ceil(len(labels) / recipe.batch_size),
-            "layer_rates": None if scratch else backbones.layer_rates(model, recipe.layer_factor),
-            "label_smoothing": recipe.label_smoothing,
-        }
         if workers:
-            train, validation = (of.train, labels), (of.validation, of.data.labels("val"))
+            train, validation = (of.train, of.data.labels("train")), (of.validation, of.data.labels("val"))
             model, epochs = multiworker.fit_with_workers(
                 model, train, validation, folder / "workers", workers=workers, epochs=recipe.epochs,
-                batches=batches | {"augment": varying}, compiled=compiled, seed=seed,
+                batches=_batches(recipe, of, seed) | {"augment": _varying(recipe, of, seed)}, compiled=begun.compiled,
+                seed=seed,
             )  # fmt: skip
         else:
-            augment = pipeline.augmentation(**varying)
-            train = pipeline.InMemory(of.train, labels, classes, augment=augment, **batches)
-            validation = pipeline.InMemory(of.validation, of.data.labels("val"), classes, 64, weights=weights)
-            cnn.compile_classifier(model, **compiled)
+            cnn.compile_classifier(model, **begun.compiled)
             model, epochs = fit.fit(
-                model, train, validation, folder / "stages", epochs=recipe.epochs, patience=recipe.epochs,
+                model, *streams(recipe, of, seed), folder / "stages", epochs=recipe.epochs, patience=recipe.epochs,
                 settings=settings,
             )  # fmt: skip
         history += epochs.to_dict("records")
         if recipe.tuned_share < 1:
             _between(model, before, recipe.tuned_share)
     return model, pd.DataFrame(history)
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """A member before its training."""
+
+    model: keras.Model
+    history: list[dict]  # rows of what has been trained already: the head
+    compiled: dict  # the arguments of cnn.compile_classifier for it
+
+
+def start(recipe: Recipe, of: Material, head: Path, seed: int) -> Start:
+    """What `member` trains by this recipe; `head`: the file that keeps the solved head."""
+    keras.utils.set_random_seed(seed)
+    shape, classes = of.train.shape[1:], len(of.data.classes)
+    scratch, history = recipe.backbone == "cnn", []
+    if scratch:
+        model = cnn.build(shape, classes, dropout=recipe.dropout)
+    else:
+        model = backbones.build(
+            recipe.backbone, shape, classes, preprocessing=of.spec, dropout=recipe.dropout, until=recipe.until,
+            equalised=recipe.equalised,
+        )  # fmt: skip
+        history.append({"epoch": 0, "seconds": _with_head(model, of, _varying(recipe, of, seed), head)})
+        backbones.unfreeze(model, recipe.unfrozen)
+    compiled = {
+        "learning_rate": recipe.learning_rate,
+        "weight_decay": recipe.weight_decay,
+        "decay_steps": max(1, recipe.epochs) * math.ceil(len(of.train) / recipe.batch_size),
+        "layer_rates": None if scratch else backbones.layer_rates(model, recipe.layer_factor),
+        "label_smoothing": recipe.label_smoothing,
+        "ema": recipe.ema,
+    }
+    return Start(model, history, compiled)
+
+
+def streams(recipe: Recipe, of: Material, seed: int) -> tuple[pipeline.InMemory, pipeline.InMemory]:
+    """Training and validation images as `Model.fit` takes them, the former varied and blended."""
+    classes, batches = len(of.data.classes), _batches(recipe, of, seed)
+    augment = pipeline.augmentation(**_varying(recipe, of, seed))
+    return (
+        pipeline.InMemory(of.train, of.data.labels("train"), classes, augment=augment, **batches),
+        pipeline.InMemory(of.validation, of.data.labels("val"), classes, 64, weights=batches["weights"]),
+    )
+
+
+def _varying(recipe: Recipe, of: Material, seed: int) -> dict:
+    return {"mean": of.spec.mean, "std": of.spec.std, "seed": 100 * seed, **recipe.augmentation}
+
+
+def _batches(recipe: Recipe, of: Material, seed: int) -> dict:
+    weights = fit.class_weights(of.data.labels("train"), len(of.data.classes))
+    mixing = {"mixup": recipe.mixup, "cutmix": recipe.cutmix}
+    return {"batch_size": recipe.batch_size, "weights": weights, "seed": seed} | mixing
 
 
 def _between(model: keras.Model, before: list[np.ndarray], share: float) -> None:
@@ -144,10 +176,12 @@ def linear_head(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Kernel (width, classes) and bias (classes,) of a dense layer that gives logits, float32.
 
-    features, validation: (n, width). Of PENALTIES, the one with the lowest log loss on validation, classes weighing
-    alike in both.
+    features, validation: (n, width); brought to unit spread for the fit, but not what varies least. Of PENALTIES, the
+    one with the lowest log loss on validation, classes weighing alike in both.
     """
-    middle, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
+    middle, spread = features.mean(axis=0), features.std(axis=0)
+    # A feature that hardly varies would otherwise be blown up, and with it what fine-tuning changes in it.
+    spread = np.maximum(spread, np.median(spread) + 1e-6)
     standard, held_out = (features - middle) / spread, (validation - middle) / spread
     balanced = compute_sample_weight("balanced", validation_labels)
     fitted = [

@@ -32,9 +32,9 @@ class _Checkpoint(keras.callbacks.Callback):
     at a half-written one.
     """
 
-    def __init__(self, folder: Path, patience: int, state: dict):
+    def __init__(self, folder: Path, patience: int, state: dict, average: keras.callbacks.SwapEMAWeights | None):
         super().__init__()
-        self.folder, self.patience, self.state = folder, patience, state
+        self.folder, self.patience, self.state, self.average = folder, patience, state, average
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.perf_counter()
@@ -49,12 +49,19 @@ class _Checkpoint(keras.callbacks.Callback):
         state["history"].append(row)
         if row["val_loss"] < state["best_loss"]:
             state |= {"best_loss": row["val_loss"], "best_epoch": epoch + 1, "best": f"best-{epoch + 1}.weights.h5"}
-            self.model.save_weights(self.folder / state["best"])
+            self._save_weights(self.folder / state["best"])
         state |= {"epoch": epoch + 1, "last": f"last-{epoch + 1}.keras"}
         self.model.save(self.folder / state["last"])
         state["finished"] = epoch + 1 - state["best_epoch"] >= self.patience
         self._commit()
         self.model.stop_training = state["finished"]
+
+    def _save_weights(self, file: Path):
+        if self.average:  # what validation has just judged
+            self.average.on_test_begin()
+        self.model.save_weights(file)
+        if self.average:
+            self.average.on_test_end()
 
     def on_train_end(self, logs=None):
         self.state["finished"] = True
@@ -103,7 +110,8 @@ def fit(
     train, validation: what `Model.fit` takes, with a known number of batches. Stops after `patience` epochs
     without a lower validation loss. `weights`: loss weight of each class. Everything is kept in `folder` after
     each epoch: a call with the same folder goes on after the last finished epoch (optimizer state, schedule,
-    best weights and patience included), or returns at once when the training had finished. `settings`
+    best weights and patience included), or returns at once when the training had finished. Of a model compiled with
+    a moving average of its weights it is the average that validation judges and that is returned. `settings`
     (for instance the data's fingerprint) is recorded; a call with others is refused with resume.SettingsDiffer.
 
     History: one row an epoch: epoch, loss, accuracy, val_loss, val_accuracy, learning_rate, seconds.
@@ -115,6 +123,7 @@ def fit(
         model = keras.saving.load_model(folder / state["last"])
     if not state["finished"]:
         steps = len(train)
+        average = keras.callbacks.SwapEMAWeights() if model.optimizer.use_ema else None
         with progress.bar(total=steps * epochs, unit="batch") as bar:
             bar.update(steps * state["epoch"])
             model.fit(
@@ -124,7 +133,7 @@ def fit(
                 initial_epoch=state["epoch"],
                 class_weight=weights,
                 shuffle=False,  # the pipeline does that
-                callbacks=[_Bar(bar), _Checkpoint(folder, patience, state)],
+                callbacks=[*filter(None, [average]), _Bar(bar), _Checkpoint(folder, patience, state, average)],
                 verbose=0,
             )
     model.load_weights(folder / state["best"])

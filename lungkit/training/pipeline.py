@@ -202,6 +202,8 @@ class InMemory(keras.utils.PyDataset):
     augment: layers as `augmentation` gives, applied to each batch; None: the images as they are, in their order.
     mixup: the alpha of MixUp (Zhang et al., ICLR 2018): each image and its label become a blend with another one's, by
         a share drawn from Beta(alpha, alpha) for the batch. 0: none.
+    cutmix: the alpha of CutMix (Yun et al., ICCV 2019): a rectangle of each image is another one's, its share of the
+        area drawn likewise; labels are blended by it. 0: none. With both, each batch gets one of the two by chance.
     weights: of each class in the loss; a blend's is the blend of both.
     """
 
@@ -214,13 +216,14 @@ class InMemory(keras.utils.PyDataset):
         *,
         augment: keras.Sequential | None = None,
         mixup: float = 0.0,
+        cutmix: float = 0.0,
         weights: dict[int, float] | None = None,
         seed: int = 7,
     ):
         super().__init__()
         self._images, self._targets = images, np.eye(n_classes, dtype=np.float32)[labels]
         self._weights = np.array([(weights or {}).get(i, 1.0) for i in range(n_classes)], np.float32)
-        self._batch_size, self._augment, self._mixup = batch_size, augment, mixup
+        self._batch_size, self._augment, self._mixup, self._cutmix = batch_size, augment, mixup, cutmix
         self._random = np.random.default_rng(seed)
         self._order = np.arange(len(labels))
         self.on_epoch_end()
@@ -233,10 +236,25 @@ class InMemory(keras.utils.PyDataset):
         x, y = self._images[chosen], self._targets[chosen]
         if self._augment is not None:
             x = keras.ops.convert_to_numpy(self._augment(x, training=True))
-        if self._mixup:
+        if self._cutmix and not (self._mixup and self._random.random() < 0.5):
+            x, share = self._cut(x)
+            y = share * y + (1 - share) * y[::-1]
+        elif self._mixup:
             share = np.float32(self._random.beta(self._mixup, self._mixup))
             x, y = share * x + (1 - share) * x[::-1], share * y + (1 - share) * y[::-1]
         return x, y, y @ self._weights
+
+    def _cut(self, x: np.ndarray) -> tuple[np.ndarray, np.float32]:
+        """The images with one rectangle of the others', and the share of the area that is still their own."""
+        length = np.sqrt(1 - self._random.beta(self._cutmix, self._cutmix))  # of each side that is cut out
+        cut = []
+        for side in x.shape[1:3]:
+            middle, half = self._random.uniform(0, side), length * side / 2
+            cut.append(slice(round(max(0, middle - half)), round(min(side, middle + half))))
+        mixed = x.copy()
+        mixed[:, *cut] = x[::-1][:, *cut]
+        taken = mixed[0, *cut, 0].size / x[0, ..., 0].size
+        return mixed, np.float32(1 - taken)
 
     def on_epoch_end(self) -> None:
         """Another order for the next epoch, where images are varied at all."""

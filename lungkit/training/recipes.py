@@ -36,6 +36,9 @@ class Recipe:
     dropout: float = 0.3
     label_smoothing: float = 0.1
     mixup: float = 0.2
+    cutmix: float = 0.0
+    ema: float = 0.0  # momentum of the weights' moving average
+    equalised: bool = False  # sees images with their histogram equalised
     augmentation: dict = field(default_factory=lambda: {"brightness": 0.15, "contrast": 0.3, "gamma": 0.4})
     seeds: tuple[int, ...] = (1,)
     mirrored: bool = True  # also reads the mirrored image

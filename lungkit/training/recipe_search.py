@@ -1,0 +1,84 @@
+"""The search of a recipe's ways of training, judged on its validation patients."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from lungkit.backend import keras
+
+import keras_tuner
+import scipy.special
+from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_sample_weight
+
+from lungkit import resume
+from lungkit.models import cnn
+from lungkit.training import calibration, cnn_search, finetune, release
+from lungkit.training.recipes import Recipe
+
+MIXING = {"none": (0.0, 0.0), "MixUp": (0.2, 0.0), "CutMix": (0.0, 1.0), "both": (0.2, 1.0)}  # mixup, cutmix
+
+
+class Space(keras_tuner.HyperModel):
+    """KerasTuner's view of a recipe: what of it may change, the model for it, and how a trial is judged.
+
+    Losses while training depend on label smoothing, and confidence on most of the rest; both are mended afterwards by
+    the temperature. Trials are therefore compared by the log loss on validation, calibrated there, classes weighing
+    alike, after the last epoch.
+    """
+
+    def __init__(self, recipe: Recipe, of: finetune.Material, folder: Path, seed: int):
+        super().__init__()
+        self.recipe, self.of, self.folder, self.seed = recipe, of, folder, seed
+
+    def chosen(self, hp: keras_tuner.HyperParameters) -> Recipe:
+        """The recipe with the values in `hp`; without any, as it is."""
+        own = self.recipe
+        mixing = next((name for name, is_it in MIXING.items() if is_it == (own.mixup, own.cutmix)), "none")
+        mixup, cutmix = MIXING[hp.Choice("mixing", list(MIXING), default=mixing)]
+        rates = sorted({1e-4, 3e-4, 1e-3, own.learning_rate})
+        return replace(
+            own,
+            mixup=mixup,
+            cutmix=cutmix,
+            learning_rate=hp.Choice("learning_rate", rates, default=own.learning_rate),
+            label_smoothing=hp.Choice("label_smoothing", [0.0, 0.1], default=own.label_smoothing),
+            ema=hp.Choice("ema", [0.0, 0.98], default=own.ema),
+            equalised=hp.Boolean("equalised", default=own.equalised),
+        )
+
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        """The compiled model, with its head solved."""
+        recipe = self.chosen(hp)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        head = self.folder / f"head{'-equalised' if recipe.equalised else ''}.npz"
+        begun = finetune.start(recipe, self.of, head, self.seed)
+        return cnn.compile_classifier(begun.model, **begun.compiled)
+
+    def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, *_, callbacks, epochs: int, **_options) -> dict:
+        """Train the model; the trial's score."""
+        train, _ = finetune.streams(self.chosen(hp), self.of, self.seed)
+        model.fit(train, epochs=epochs, shuffle=False, callbacks=callbacks, verbose=0)
+        labels, raw = self.of.data.labels("val"), release.logits(model, self.of.validation)
+        scores = scipy.special.softmax(raw / calibration.temperature(labels, raw), axis=1)
+        return {"val_loss": log_loss(labels, scores, sample_weight=compute_sample_weight("balanced", labels))}
+
+
+def task(
+    recipe: Recipe, source: str, *, trials: int = 12, epochs: int | None = None, limit: int | None = None, seed: int = 7
+) -> cnn_search.Task:
+    """A bayesian search of `trials` trials of `epochs` epochs (default: the recipe's) on at most `limit` images.
+
+    source: as dataset.prepare takes it.
+    """
+    recipe = replace(recipe, epochs=epochs or recipe.epochs)
+    of = finetune.material(recipe, source, limit)
+    settings = recipe.settings() | {"data": of.data.fingerprint, "limit": limit}
+    folder = resume.work_folder(f"{recipe.name}-search", settings | {"trials": trials, "seed": seed})
+    return cnn_search.Task(
+        build=Space(recipe, of, folder, seed),
+        train=None,
+        validation=None,
+        folder=folder / "search",
+        options={"strategy": "bayesian", "seed": seed, "trials": trials, "epochs": recipe.epochs},
+        settings=settings,
+    )
