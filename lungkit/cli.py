@@ -133,12 +133,13 @@ def search(
     workers: Annotated[int, typer.Option(min=1, help="processes that train; 1: this one")] = 1,
     strategy: Annotated[str, typer.Option(help="hyperband or bayesian")] = "hyperband",
     trials: Annotated[int | None, typer.Option(min=1, help="of a bayesian search; default: the profile's")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="most of one trial; default: the profile's")] = None,
+    epochs: Annotated[int | None, typer.Option(min=0, help="most of one trial; default: the profile's")] = None,
     label_column: Annotated[str | None, typer.Option(help="column of labels.csv")] = None,
     profile: Annotated[str, typer.Option(help=f"sizes of the search: {', '.join(config.PROFILES)}")] = "quick",
     seed: Annotated[int, typer.Option(help="of the split, the search and the weights")] = 7,
     fresh: Annotated[bool, typer.Option("--fresh", help="forget an earlier search of the same settings")] = False,
     recipe: Annotated[str | None, typer.Option(help="search how to train this one, not the compact CNN")] = None,
+    vary: Annotated[list[str] | None, typer.Option(help="a setting of the recipe; again for more")] = None,
     limit: Annotated[int | None, typer.Option(min=40, help="of a recipe's images, at most so many")] = None,
 ) -> None:
     """Search the compact CNN's settings, or a recipe's, by one or more processes; goes on where it was stopped."""
@@ -152,7 +153,7 @@ def search(
 
     asked = {"trials": trials, "epochs": epochs, "seed": seed}
     if chosen:  # which says the rest itself
-        asked |= {"limit": limit}
+        asked |= {"limit": limit, "vary": vary}
         task = recipe_search.task(chosen, source, **{name: value for name, value in asked.items() if value is not None})
         asked |= {"recipe": recipe}
     else:
@@ -163,7 +164,12 @@ def search(
         return
     if fresh:
         shutil.rmtree(task.folder, ignore_errors=True)
-    given = (f"--{name.replace('_', '-')}={value}" for name, value in asked.items() if value is not None)
+    given = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, values in asked.items()
+        for value in (values if isinstance(values, list) else [values])
+        if value is not None
+    ]
     command = [sys.executable, "-c", "from lungkit import cli; cli.main()", "search", f"--data={source}", *given]
     found = distributed_search.search(command, *task.material, workers=workers, settings=task.settings, **task.options)
     trials_found = found.result.trials

@@ -1,5 +1,6 @@
 """The search of a recipe's ways of training, judged on its validation patients."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,46 +12,56 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
 from lungkit import resume
+from lungkit.errors import LungkitError
 from lungkit.models import cnn
 from lungkit.training import calibration, cnn_search, finetune, release
 from lungkit.training.recipes import Recipe
 
 MIXING = {"none": (0.0, 0.0), "MixUp": (0.2, 0.0), "CutMix": (0.0, 1.0), "both": (0.2, 1.0)}  # mixup, cutmix
+VALUES = {  # what may change, besides how images are mixed, and the values to try
+    "learning_rate": (1e-4, 3e-4, 1e-3),
+    "label_smoothing": (0.0, 0.1),
+    "ema": (0.0, 0.98),
+    "equalised": (),  # on or off
+    "until": ("stage3", "stage4", "stage5"),
+    "unfrozen": ("stage2", "stage3", "stage4", "stage5"),
+}
+USUAL = ("mixing", "learning_rate", "label_smoothing", "ema", "equalised")
 
 
 class Space(keras_tuner.HyperModel):
-    """KerasTuner's view of a recipe: what of it may change, the model for it, and how a trial is judged.
+    """KerasTuner's view of a recipe: which of its settings change (`vary`), the model for it, how a trial is judged.
 
     Losses while training depend on label smoothing, and confidence on most of the rest; both are mended afterwards by
     the temperature. Trials are therefore compared by the log loss on validation, calibrated there, classes weighing
     alike, after the last epoch.
     """
 
-    def __init__(self, recipe: Recipe, of: finetune.Material, folder: Path, seed: int):
+    def __init__(self, recipe: Recipe, of: finetune.Material, folder: Path, seed: int, vary: Sequence[str] = USUAL):
         super().__init__()
-        self.recipe, self.of, self.folder, self.seed = recipe, of, folder, seed
+        if unknown := sorted(set(vary) - {"mixing", *VALUES}):
+            raise LungkitError(f"a recipe's {unknown[0]} is not searched; there are: mixing, {', '.join(VALUES)}")
+        self.recipe, self.of, self.folder, self.seed, self.vary = recipe, of, folder, seed, tuple(vary)
 
     def chosen(self, hp: keras_tuner.HyperParameters) -> Recipe:
         """The recipe with the values in `hp`; without any, as it is."""
-        own = self.recipe
-        mixing = next((name for name, is_it in MIXING.items() if is_it == (own.mixup, own.cutmix)), "none")
-        mixup, cutmix = MIXING[hp.Choice("mixing", list(MIXING), default=mixing)]
-        rates = sorted({1e-4, 3e-4, 1e-3, own.learning_rate})
-        return replace(
-            own,
-            mixup=mixup,
-            cutmix=cutmix,
-            learning_rate=hp.Choice("learning_rate", rates, default=own.learning_rate),
-            label_smoothing=hp.Choice("label_smoothing", [0.0, 0.1], default=own.label_smoothing),
-            ema=hp.Choice("ema", [0.0, 0.98], default=own.ema),
-            equalised=hp.Boolean("equalised", default=own.equalised),
-        )
+        own, values = self.recipe, {}
+        if "mixing" in self.vary:
+            mixing = next((name for name, blends in MIXING.items() if blends == (own.mixup, own.cutmix)), "none")
+            values["mixup"], values["cutmix"] = MIXING[hp.Choice("mixing", list(MIXING), default=mixing)]
+        for name in self.vary:
+            as_it_is = getattr(own, name, None)
+            if isinstance(as_it_is, bool):
+                values[name] = hp.Boolean(name, default=as_it_is)
+            elif name != "mixing":
+                values[name] = hp.Choice(name, sorted({*VALUES[name], as_it_is}), default=as_it_is)
+        return replace(own, **values)
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """The compiled model, with its head solved."""
         recipe = self.chosen(hp)
         self.folder.mkdir(parents=True, exist_ok=True)
-        head = self.folder / f"head{'-equalised' if recipe.equalised else ''}.npz"
+        head = self.folder / f"head-{recipe.until}{'-equalised' * recipe.equalised}.npz"
         begun = finetune.start(recipe, self.of, head, self.seed)
         return cnn.compile_classifier(begun.model, **begun.compiled)
 
@@ -64,18 +75,25 @@ class Space(keras_tuner.HyperModel):
 
 
 def task(
-    recipe: Recipe, source: str, *, trials: int = 12, epochs: int | None = None, limit: int | None = None, seed: int = 7
+    recipe: Recipe,
+    source: str,
+    *,
+    trials: int = 12,
+    epochs: int | None = None,
+    limit: int | None = None,
+    vary: Sequence[str] = USUAL,
+    seed: int = 7,
 ) -> cnn_search.Task:
     """A bayesian search of `trials` trials of `epochs` epochs (default: the recipe's) on at most `limit` images.
 
     source: as dataset.prepare takes it.
     """
-    recipe = replace(recipe, epochs=epochs or recipe.epochs)
+    recipe = replace(recipe, epochs=recipe.epochs if epochs is None else epochs)
     of = finetune.material(recipe, source, limit)
-    settings = recipe.settings() | {"data": of.data.fingerprint, "limit": limit}
+    settings = recipe.settings() | {"data": of.data.fingerprint, "limit": limit, "vary": list(vary)}
     folder = resume.work_folder(f"{recipe.name}-search", settings | {"trials": trials, "seed": seed})
     return cnn_search.Task(
-        build=Space(recipe, of, folder, seed),
+        build=Space(recipe, of, folder, seed, vary),
         train=None,
         validation=None,
         folder=folder / "search",

@@ -156,6 +156,42 @@ def test_an_unknown_name_and_a_single_class_are_refused():
         backbones.build("vgg16", (64, 64, 1), 1)
 
 
+# --- equalised
+
+
+def _equalised(greys: np.ndarray, **options) -> np.ndarray:
+    tensors = ((greys - SPEC.mean) / SPEC.std).astype(np.float32)
+    return np.asarray(backbones.Equalised(SPEC.mean, SPEC.std, **options)(tensors)) * SPEC.std + SPEC.mean
+
+
+def test_equalising_leaves_no_trace_of_brightness_contrast_and_gamma():
+    greys = np.random.default_rng(0).beta(2, 5, (2, 48, 48, 1))
+    plain, bent = _equalised(greys, limit=100.0), _equalised(0.3 + 0.6 * greys**0.7, limit=100.0)
+    np.testing.assert_allclose(plain, bent, atol=0.03)
+    ranks = np.argsort(np.argsort(greys.reshape(2, -1), axis=1), axis=1) / 48**2
+    np.testing.assert_allclose(plain.reshape(2, -1), ranks, atol=0.02)
+
+
+def test_equalising_with_a_limit_keeps_a_flat_image_flat_and_greys_in_their_order():
+    flat = np.full((1, 48, 48, 1), 0.5) + np.random.default_rng(0).normal(0, 0.01, (1, 48, 48, 1))
+    assert _equalised(flat).std() < 0.1 < _equalised(flat, limit=100.0).std()
+    ramp = np.linspace(0, 1, 48 * 48).reshape(1, 48, 48, 1) ** 3
+    changed = _equalised(ramp).ravel()
+    assert (np.diff(changed) > -1e-5).all()
+    assert -1e-3 <= changed[0] < 0.1 < 0.9 < changed[-1] <= 1 + 1e-3
+
+
+def test_an_equalising_backbone_is_exported_and_reads_both_brightnesses_alike(tensors, tmp_path):
+    model = backbones.build("efficientnet_lite0", (64, 64, 1), 3, preprocessing=SPEC, equalised=True)
+    darker = ((tensors * SPEC.std + SPEC.mean) * 0.7 - SPEC.mean) / SPEC.std
+    scores = release.probabilities(model, tensors)
+    np.testing.assert_allclose(release.probabilities(model, darker), scores, atol=0.05)
+    saved.save(model, tmp_path)
+    export.write(model, tmp_path)
+    found = export.agreement(model, graph.Graph(tmp_path), tensors, scores, {"kind": "argmax"})
+    assert found["largest_probability_difference"] < 1e-3
+
+
 # --- the whole way: train, save, load, explain, export
 
 

@@ -164,10 +164,11 @@ def test_a_backbone_gets_its_head_first_then_learns_in_its_later_stages(squares,
 def test_a_linear_head_says_as_a_dense_layer_what_logistic_regression_says(classes):
     random = np.random.default_rng(1)
     labels = np.arange(120) % classes
-    features = (random.normal(size=(120, 5)) + 2 * np.eye(5)[labels]) * [1, 10, 0.1, 1, 1] + 3
+    features = (random.normal(size=(120, 5)) + 2 * np.eye(5)[labels]) * [1, 10, 1e-4, 2, 3] + 3
     kernel, bias = finetune.linear_head(features[:90], labels[:90], features[90:], labels[90:])
     assert (kernel.shape, bias.shape) == ((5, classes), (classes,))
-    standard = (features - features[:90].mean(axis=0)) / features[:90].std(axis=0)
+    spread = features[:90].std(axis=0)
+    standard = (features - features[:90].mean(axis=0)) / np.maximum(spread, np.median(spread))
     says = [
         LogisticRegression(C=1 / penalty, class_weight="balanced")
         .fit(standard[:90], labels[:90])
@@ -177,6 +178,7 @@ def test_a_linear_head_says_as_a_dense_layer_what_logistic_regression_says(class
     mine = scipy.special.softmax(features @ kernel + bias, axis=1)
     assert min(np.abs(mine - one).max() for one in says) < 1e-3
     assert (mine[90:].argmax(axis=1) == labels[90:]).mean() > 0.8
+    assert np.abs(kernel[2]).max() < np.abs(kernel).max(), "a feature that hardly varies gets no large weight"
 
 
 def _kernel(model, layer: str) -> np.ndarray:

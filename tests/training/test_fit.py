@@ -39,11 +39,11 @@ class Batches(keras.utils.PyDataset):
         return self.x[index * 8 : index * 8 + 8], self.y[index * 8 : index * 8 + 8]
 
 
-def train(folder: Path, batches=None, epochs=5, patience=10, **options):
+def train(folder: Path, batches=None, epochs=5, patience=10, ema=0.0, **options):
     keras.utils.set_random_seed(1)
     # Without dropout, whose draws Keras does not save: everything else has to be as if nothing had happened.
     model = cnn.build((16, 16, 1), 2, filters=4, blocks=2, dropout=0.0)
-    cnn.compile_classifier(model, decay_steps=8 * epochs)
+    cnn.compile_classifier(model, decay_steps=8 * epochs, ema=ema)
     return fit.fit(model, batches or Batches(), Batches(), folder, epochs=epochs, patience=patience, **options)
 
 
@@ -85,6 +85,34 @@ def test_a_finished_training_is_returned_at_once(tmp_path):
     assert watched.served == 0
     assert same.equals(history)
     np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])
+
+
+def test_a_moving_average_of_the_weights_is_what_is_judged_and_returned(tmp_path):
+    plain, _ = train(tmp_path / "plain", epochs=2)
+    model, history = train(tmp_path / "average", epochs=2, ema=0.9)
+    kernels = [one.get_layer("logits").get_weights()[0] for one in (plain, model)]
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-4
+    judged = cnn.compile_classifier(model).evaluate(Batches(), verbose=0, return_dict=True)
+    assert judged["loss"] == pytest.approx(history.val_loss.min(), rel=1e-4)
+
+
+def test_a_moving_average_goes_on_where_a_training_was_stopped(tmp_path):
+    class Stopped(Exception):
+        pass
+
+    class Stopping(Batches):
+        def on_epoch_end(self):
+            if self.served > 2 * len(self):
+                raise Stopped
+
+    with pytest.raises(Stopped):
+        train(tmp_path / "stopped", Stopping(), ema=0.9)
+    resumed, history = train(tmp_path / "stopped", ema=0.9)
+    unbroken, expected = train(tmp_path / "unbroken", ema=0.9)
+    assert history.epoch.tolist() == [1, 2, 3, 4, 5]
+    np.testing.assert_allclose(history.val_loss, expected.val_loss, rtol=1e-3)
+    for one, other in zip(resumed.get_weights(), unbroken.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0.02, atol=2e-3)
 
 
 class Worsening(Batches):

@@ -327,6 +327,31 @@ def test_mixup_blends_images_targets_and_weights_by_one_share(pictures):
     np.testing.assert_allclose(told, y @ [1, 3], atol=1e-5)
 
 
+def test_cutmix_puts_one_rectangle_of_another_image_in_and_blends_targets_and_weights_by_its_area(pictures):
+    labels = np.arange(16) % 2
+    batches = pipeline.InMemory(pictures, labels, 2, 16, cutmix=1.0, weights={0: 1.0, 1: 3.0}, seed=3)
+    shares = []
+    for _ in range(20):
+        x, y, told = batches[0]
+        foreign = (x != pictures).all(axis=(0, 3))
+        rows, columns = np.flatnonzero(foreign.any(axis=1)), np.flatnonzero(foreign.any(axis=0))
+        assert foreign.sum() == len(rows) * len(columns), "a rectangle"
+        np.testing.assert_array_equal(x[:, foreign], pictures[::-1][:, foreign])
+        np.testing.assert_array_equal(x[:, ~foreign], pictures[:, ~foreign])
+        shares.append(1 - foreign.mean())
+        np.testing.assert_allclose(
+            y, shares[-1] * np.eye(2)[labels] + (1 - shares[-1]) * np.eye(2)[labels[::-1]], atol=1e-6
+        )
+        np.testing.assert_allclose(told, y @ [1, 3], atol=1e-5)
+    assert min(shares) < 0.5 < max(shares)
+
+
+def test_with_mixup_and_cutmix_each_batch_gets_one_of_the_two(pictures):
+    batches = pipeline.InMemory(pictures, np.arange(16) % 2, 2, 16, mixup=1.0, cutmix=1.0, seed=3)
+    own_or_others = [np.isin(batches[0][0], pictures).all() for _ in range(20)]
+    assert 3 < sum(own_or_others) < 17  # pixels as they were: cut; others: blended
+
+
 def test_gamma_bends_the_greys_between_black_and_white_and_keeps_both(pictures):
     ends = np.stack([np.full((32, 32, 1), level, np.float32) for level in (BLACK, WHITE, (BLACK + WHITE) / 2)] * 8)
     bent = _augmented(ends, **STILL, gamma=0.5)
