@@ -63,6 +63,8 @@ def fit_with_workers(
     """
     if not 1 <= workers <= batches["batch_size"]:
         raise LungkitError(f"a batch of {batches['batch_size']} images cannot be shared by {workers} workers")
+    if compiled.get("ema"):
+        raise LungkitError("a moving average of the weights (ema) is kept by a single process only: leave out workers")
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / _HISTORY).exists():
         with tempfile.TemporaryDirectory(prefix="lungkit-") as shared:

@@ -119,3 +119,9 @@ def _workers() -> list[psutil.Process]:
 def test_batches_that_cannot_be_shared_are_refused(tmp_path, chest, workers):
     with pytest.raises(LungkitError, match=f"a batch of 16 images cannot be shared by {workers} workers"):
         multiworker.fit_with_workers(start(), *chest, tmp_path, workers=workers, **OPTIONS)
+
+
+def test_a_moving_average_is_refused_which_only_a_single_process_keeps(tmp_path, chest):
+    averaged = OPTIONS | {"compiled": COMPILED | {"ema": 0.98}}
+    with pytest.raises(LungkitError, match="kept by a single process only"):
+        multiworker.fit_with_workers(start(), *chest, tmp_path, workers=2, **averaged)
