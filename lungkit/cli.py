@@ -211,8 +211,21 @@ def evaluate(
     for metric, cells in summary.iterrows():
         table.add_row(metric, *cells)
     console.print(table)
+    console.print(_reviewed(scored.review))
     if scored.seen_in_training:
         console.print(f"{scored.seen_in_training} of these images were used to train or choose the model")
+
+
+def _reviewed(review: dict) -> str:
+    """In words, what the band of uncertainty leaves to a person."""
+    from lungkit.training.evaluation import format_interval
+
+    told = f"left to a person as uncertain: {review['share']:.1%} of the images"
+    if review["errors_held"] is not None:
+        told += f", with {review['errors_held']:.0%} of the errors"
+    if review["accuracy"] is not None:
+        told += f"; accuracy of the rest {format_interval(review['accuracy'], *review['interval'])}"
+    return told
 
 
 @data_app.command("fetch")

@@ -116,6 +116,9 @@ RECIPES = {
             modality="X-ray",
             question="Chest X-ray: normal, bacterial or viral pneumonia?",
             label_column="subtype",
+            scored_before=1,
+            mixup=0.0,
+            seeds=(1, 2),
             **_CHEST,
         ),
         Recipe(
@@ -166,7 +169,8 @@ RECIPES = {
             fold="1/4",
             side=160,
             epochs=10,
-            learning_rate=1e-3,
+            scored_before=1,
+            seeds=(1, 2),
         ),
         Recipe(
             name="ct-infection",

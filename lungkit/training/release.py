@@ -195,9 +195,36 @@ class Scored:
         """Names of the images, relative to the data set's root."""
         return self.data.part(None if self.split == "all" else self.split)["file"].tolist()
 
+    @property
+    def review(self) -> dict:
+        """What the clinic leaves to a person, and what its answers to the rest are worth.
+
+        `share` of the images whose probabilities lie within the card's band of uncertainty, `errors_held`: the share of
+        all errors among them (None without any), and `accuracy` of the others with its `interval` (None where no other
+        is left).
+        """
+        point = self.version.card["operating_point"]
+        uncertain = decision.uncertain(self.probabilities, point, self.version.card["uncertainty"])
+        wrong = decision.decide(self.probabilities, point) != self.labels
+        right = (~wrong[~uncertain]).astype(float)
+        figures = evaluation.mean_with_interval(right, self.patients[~uncertain])
+        accuracy, *interval = (None if np.isnan(figure) else figure for figure in figures)
+        return {
+            "share": float(uncertain.mean()),
+            "errors_held": float(uncertain[wrong].mean()) if wrong.any() else None,
+            "accuracy": accuracy,
+            "interval": interval,
+        }
+
+    @property
+    def patients(self) -> np.ndarray:
+        """The patient of each image, (n,)."""
+        return self.data.part(None if self.split == "all" else self.split)["patient_id"].to_numpy(str)
+
     def to_dict(self) -> dict:
         """JSON-ready: the evaluation's figures and what they were measured on."""
         return self.evaluation.to_dict() | {
+            "review": self.review,
             "model": str(self.version),
             "data": self.data.name,
             "split": self.split,
@@ -234,9 +261,8 @@ def score(version: registry.Version, data: dataset.Dataset, split: str = "test")
     tensors = images.read_batch([data.root / file for file in rows["file"]], spec)
     scores = _read(runtime, tensors)
     seconds = time.perf_counter() - started
-    measured = evaluation.evaluate(
-        labels, scores, rows["patient_id"].to_numpy(str), classes, version.card["operating_point"]
-    )
+    patients = rows["patient_id"].to_numpy(str)
+    measured = evaluation.evaluate(labels, scores, patients, classes, version.card["operating_point"])
     seen = set((version.folder / TRAINED_ON).read_text().split())
     return Scored(
         version, data, split, tensors, labels, scores, measured, int(rows["sha256"].isin(seen).sum()), seconds

@@ -201,6 +201,33 @@ def test_a_score_is_the_evaluation_of_the_predictions_at_the_cards_operating_poi
     assert scored.to_dict()["accuracy"] == version.card["metrics"]["val"]["accuracy"]
 
 
+def test_a_score_says_what_is_left_to_a_person_and_what_the_rest_is_worth(version, chest):
+    scored = release.score(version, chest)
+    half = dataclasses.replace(
+        scored,
+        labels=np.array([0, 0, 1, 1]),
+        probabilities=np.array([[0.9, 0.1], [0.45, 0.55], [0.52, 0.48], [0.1, 0.9]]),
+        data=Patients(["a", "b", "c", "d"]),
+    )
+    version.card["operating_point"] = {"kind": "threshold", "threshold": 0.5}
+    version.card["uncertainty"] = {"margin": decision.margin(np.array([[0.45, 0.55]]), {"kind": "argmax"})[0] + 1e-6}
+    assert half.review == {"share": 0.5, "errors_held": 1.0, "accuracy": 1.0, "interval": [1.0, 1.0]}
+    version.card["uncertainty"] = {"margin": 100.0}
+    assert half.review == {"share": 1.0, "errors_held": 1.0, "accuracy": None, "interval": [None, None]}
+    version.card["uncertainty"] = {"margin": -1.0}
+    assert (half.review["share"], half.review["errors_held"], half.review["accuracy"]) == (0.0, 0.0, 0.5)
+
+
+@dataclasses.dataclass
+class Patients:
+    """Of a data set, what a score asks it for."""
+
+    names: list[str]
+
+    def part(self, _split):
+        return pd.DataFrame({"patient_id": self.names})
+
+
 def test_a_score_has_every_key_that_programs_were_promised_and_is_strict_json(version, chest):
     record = release.score(version, chest).to_dict()
     assert set(record) >= PROMISED
