@@ -119,7 +119,7 @@ RECIPES = {
             scored_before=1,
             mixup=0.0,
             seeds=(1, 2),
-            **_CHEST,
+            **_CHEST | {"epochs": 6},
         ),
         Recipe(
             name="pneumoniamnist-28",
