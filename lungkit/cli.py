@@ -175,6 +175,8 @@ def search(
     trials_found = found.result.trials
     table = Table(title=f"{len(trials_found)} trials in {task.folder.parent.name}", title_justify="left")
     shown = [name for name in trials_found if name != "reason" or trials_found.reason.any()]
+    if chosen:  # whose trials all take the same
+        shown.remove("epochs")
     for name in shown:
         table.add_column(name, overflow="fold")
     for row in trials_found[shown].itertuples(index=False):

@@ -117,6 +117,7 @@ RECIPES = {
             question="Chest X-ray: normal, bacterial or viral pneumonia?",
             label_column="subtype",
             scored_before=1,
+            label_smoothing=0.0,
             mixup=0.0,
             seeds=(1, 2),
             **_CHEST | {"epochs": 6},
