@@ -107,8 +107,9 @@ RECIPES = {
             name="chest-xray-pneumonia",
             modality="X-ray",
             question="Chest X-ray: normal or pneumonia?",
-            scored_before=1,
+            scored_before=2,
             learning_rate=1e-3,
+            seeds=(1, 2),
             **_CHEST,
         ),
         Recipe(
