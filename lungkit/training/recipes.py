@@ -108,8 +108,9 @@ RECIPES = {
             modality="X-ray",
             question="Chest X-ray: normal or pneumonia?",
             scored_before=2,
-            learning_rate=1e-3,
-            seeds=(1, 2),
+            learning_rate=5e-4,
+            label_smoothing=0.0,
+            mixup=0.0,
             **_CHEST,
         ),
         Recipe(
@@ -172,7 +173,6 @@ RECIPES = {
             side=160,
             epochs=10,
             scored_before=1,
-            seeds=(1, 2),
         ),
         Recipe(
             name="ct-infection",
