@@ -44,7 +44,7 @@ class Reading:
     probabilities: np.ndarray  # float64 (classes,), calibrated, sum 1
     label: str  # the class at the operating point
     decision: str  # the label, or REVIEW: within the band of uncertainty, or an input check failed
-    point: dict  # the card's operating point, with "band" (its uncertainty), "temperature" and "classes"
+    point: dict  # the card's operating point, with "band" (its uncertainty), "conformal", "temperature" and "classes"
     # float32 (classes, height, width) 0..1: over the whole image, in its aspect, not in its size. None: not asked for.
     heat: np.ndarray | None
     checks: tuple[Check, ...]
@@ -98,7 +98,9 @@ class Predictor:
             probabilities=probabilities,
             label=label,
             decision=label if certain else REVIEW,
-            point=point | {"band": band, "temperature": self.card["temperature"], "classes": list(self.classes)},
+            point=point
+            | {"band": band, "temperature": self.card["temperature"], "classes": list(self.classes)}
+            | {name: self.card[name] for name in ("conformal",) if name in self.card},
             heat=heat,
             checks=checks,
             milliseconds=1000 * (time.perf_counter() - started),

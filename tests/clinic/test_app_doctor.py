@@ -665,6 +665,17 @@ def test_the_band_of_the_likeliest_class_begins_at_the_next_ones_probability(ope
     assert "width:60.0%" not in reading.bars(opened_case(probability=0.8, point={"kind": "argmax"})), "no band given"
 
 
+def test_classes_that_are_not_ruled_out_are_named_where_there_is_more_than_one_and_no_check_failed(opened_case):
+    point = {"kind": "argmax", "conformal": {"level": 0.9, "least": 0.25}}
+    assert "Not ruled out (90 % prediction set): <b>Pneumonia or Normal</b>" in reading.bars(
+        opened_case(probability=0.7, point=point)
+    )
+    assert "Not ruled out" not in reading.bars(opened_case(probability=0.8, point=point)), "one class alone"
+    strange = (Check("kind", False, 9.0, 1.0, "something else"),)
+    assert "Not ruled out" not in reading.bars(opened_case(probability=0.7, point=point, checks=strange))
+    assert "Not ruled out" not in reading.bars(opened_case(probability=0.7, point={"kind": "argmax"})), "an older card"
+
+
 def test_a_model_that_left_the_registry_is_said_so(opened_case):
     assert "no longer in the registry" in reading.origin(opened_case(model="gone"))
 

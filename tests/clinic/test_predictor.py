@@ -70,6 +70,7 @@ def test_a_reading_says_which_version_said_it_and_how_long_it_took(tiny, slices)
     assert 1000 < reading.milliseconds < 1000 + 1000 * (time.perf_counter() - started)
     assert tiny.read(slices[0]).milliseconds < 1000
     assert reading.point["band"] == tiny.card["uncertainty"]
+    assert reading.point["conformal"] == tiny.card["conformal"]
     assert reading.point["temperature"] == tiny.card["temperature"]
 
 

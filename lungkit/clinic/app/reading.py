@@ -91,8 +91,26 @@ def bars(case: Case) -> str:
     rows = "".join(_bar(name, case, marks.get(name)) for name in case.classes)
     return (
         f'<section class="probabilities"><h3>Probabilities</h3><table><tbody>{rows}</tbody></table>'
-        f'<p class="bars-key">{_key(case)}</p></section>'
+        f'<p class="bars-key">{_key(case)}</p>{_not_ruled_out(case)}</section>'
     )
+
+
+def _not_ruled_out(case: Case) -> str:
+    """The card's conformal set, where it names more than one class.
+
+    Its promise holds for images like those of validation: not where a check failed. A set of one class says less than
+    the band of uncertainty does, and would sound like more.
+    """
+    conformal = case.point.get("conformal")
+    if not conformal or not all(check.passed for check in case.checks):
+        return ""
+    probabilities = np.array([[case.probabilities[name] for name in case.classes]])
+    kept = decision.prediction_set(probabilities, conformal)[0]
+    if kept.sum() < 2:
+        return ""
+    names = " or ".join(safe(name) for name, keep in zip(case.classes, kept, strict=True) if keep)
+    level = percent(conformal["level"])
+    return f'<p class="bars-key">Not ruled out ({level} prediction set): <b>{names}</b>.</p>'
 
 
 def _marks(case: Case) -> dict[str, tuple[float, float, float]]:
