@@ -121,7 +121,6 @@ RECIPES = {
             scored_before=1,
             label_smoothing=0.0,
             mixup=0.0,
-            seeds=(1, 2),
             **_CHEST | {"epochs": 6},
         ),
         Recipe(
