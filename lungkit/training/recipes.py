@@ -130,7 +130,6 @@ RECIPES = {
             population=_CHEST["population"] + ", reduced to 28 x 28 pixels",
             data="pneumoniamnist",
             licence="CC BY 4.0",
-            scored_before=1,
             side=112,
             augmentation=_SHAPELESS | {"sharpness": 0.0},
             epochs=5,
