@@ -138,7 +138,9 @@ def search(
     profile: Annotated[str, typer.Option(help=f"sizes of the search: {', '.join(config.PROFILES)}")] = "quick",
     seed: Annotated[int, typer.Option(help="of the split, the search and the weights")] = 7,
     fresh: Annotated[bool, typer.Option("--fresh", help="forget an earlier search of the same settings")] = False,
-    recipe: Annotated[str | None, typer.Option(help="search how to train this one, not the compact CNN")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="search how this one is trained (bayesian), not the compact CNN")
+    ] = None,
     vary: Annotated[list[str] | None, typer.Option(help="a setting of the recipe; again for more")] = None,
     limit: Annotated[int | None, typer.Option(min=40, help="of a recipe's images, at most so many")] = None,
 ) -> None:

@@ -1,6 +1,7 @@
 """Fine-tunes a backbone by a recipe: its head, then its later stages, once a seed; the members become one graph."""
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -164,8 +165,9 @@ def _with_head(model: keras.Model, of: Material, varying: dict, kept: Path) -> f
             np.concatenate(seen[:2]), np.concatenate([labels, labels]), seen[2], of.data.labels("val")
         )
         seconds = round(time.perf_counter() - started, 2)
-        np.savez(kept.with_suffix(".new.npz"), kernel=kernel, bias=bias, seconds=seconds)
-        kept.with_suffix(".new.npz").replace(kept)
+        draft = kept.with_suffix(f".{os.getpid()}.npz")  # the workers of a search may all come here
+        np.savez(draft, kernel=kernel, bias=bias, seconds=seconds)
+        draft.replace(kept)
     with np.load(kept) as found:
         model.get_layer("logits").set_weights([found["kernel"], found["bias"]])
         return float(found["seconds"])
