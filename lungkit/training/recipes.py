@@ -144,7 +144,7 @@ RECIPES = {
             licence="of the papers that the images come from; research use",
             fold="1/4",
             until="stage3",
-            scored_before=3,
+            scored_before=2,
             unfrozen="stage2",
             tuned_share=0.5,
         ),
@@ -172,7 +172,7 @@ RECIPES = {
             fold="1/4",
             side=160,
             epochs=10,
-            scored_before=1,
+            learning_rate=1e-3,
         ),
         Recipe(
             name="ct-infection",
