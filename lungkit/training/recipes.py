@@ -107,10 +107,8 @@ RECIPES = {
             name="chest-xray-pneumonia",
             modality="X-ray",
             question="Chest X-ray: normal or pneumonia?",
-            scored_before=2,
-            learning_rate=5e-4,
-            label_smoothing=0.0,
-            mixup=0.0,
+            scored_before=1,
+            learning_rate=1e-3,
             **_CHEST,
         ),
         Recipe(
