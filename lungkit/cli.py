@@ -150,6 +150,8 @@ def search(
     from lungkit.training import recipes
 
     chosen = recipe and recipes.find(recipe)
+    if chosen and label_column:
+        raise LungkitError(f"the recipe {recipe} names its label column itself; leave out --label-column")
     from lungkit.models import distributed_search
     from lungkit.training import cnn_search, recipe_search
 

@@ -97,3 +97,9 @@ def test_trials_are_listed_by_their_calibrated_log_loss_on_validation(squares, m
 def test_an_unknown_recipe_is_refused_with_the_list(squares):
     told = CliRunner().invoke(cli.app, ["search", "--recipe", "squares", "--data", str(squares)])
     assert "no recipe 'squares'; there are: chest-xray-pneumonia" in str(told.exception)
+
+
+def test_a_label_column_beside_a_recipe_is_refused(squares):
+    asked = ["search", "--recipe", "chest-xray-pneumonia", "--data", str(squares), "--label-column", "other"]
+    told = CliRunner().invoke(cli.app, asked)
+    assert "names its label column itself" in str(told.exception)
