@@ -1,0 +1,85 @@
+"""What the reader gives, how it refuses, and the limits that hold for every kind of file."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import PIL.Image
+
+from lungkit.errors import LungkitError
+
+MAX_PIXELS = 40_000_000  # the largest chest detectors give 4,300 x 4,300
+MIN_SIDE = 24  # pixels; PneumoniaMNIST's 28 is the smallest in use
+
+
+class ImageRefused(LungkitError):
+    """A file that is not taken: which `file`, what `rule` it broke, and the `remedy`. Reads "FILE: RULE. REMEDY".
+
+    A rule starts with a fixed phrase and may go on with figures after a colon: "too many pixels: 90000 x 90000".
+    """
+
+    def __init__(self, file: str, rule: str, remedy: str):
+        super().__init__(file, rule, remedy)
+        self.file, self.rule, self.remedy = file, rule, remedy
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.rule}. {self.remedy}"
+
+
+class Broken(Exception):
+    """A rule and its remedy, on their way up to where the file's name is known."""
+
+
+NOT_FINITE = "damaged: pixel values are not finite numbers", "Export the image again."
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """One image as it was measured, before any windowing of ours."""
+
+    pixels: np.ndarray  # float32 (height, width); HU, or intensity 0..1 where bright is dense
+    units: Literal["HU", "intensity"]
+    modality: str  # as DICOM names it: "CT", "CR", "DX", "OT", ...; "" for PNG, JPEG and TIFF
+    file: str  # its name, for messages
+    tags: dict[str, str]  # header values that identify nobody, among _SHOWN; for pictures format, mode, rows, columns
+
+
+def check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise Broken(
+            f"too many pixels: {width} x {height}",
+            f"At most {MAX_PIXELS // 10**6} million pixels are decoded; reduce it.",
+        )
+    if min(width, height) < MIN_SIDE:
+        raise Broken(f"too small: {width} x {height}", f"Each side needs at least {MIN_SIDE} pixels.")
+
+
+def luminance(picture: PIL.Image.Image) -> np.ndarray:
+    """uint8 (height, width); transparent parts lie on black."""
+    if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = PIL.Image.alpha_composite(PIL.Image.new("RGBA", picture.size, "black"), picture)
+    if picture.mode not in ("L", "RGB"):
+        picture = picture.convert("L" if picture.mode == "1" else "RGB")
+    return np.asarray(picture.convert("L"))
+
+
+def stretched(values: np.ndarray, usable: np.ndarray | None = None) -> np.ndarray:
+    """float32 0..1: the 0.5 % and 99.5 % percentiles of the usable values become 0 and 1 (a constant image: 0)."""
+    sample = values if usable is None else values[usable]
+    if not sample.size:
+        return np.zeros(values.shape, np.float32)
+    low, high = np.percentile(sample, (0.5, 99.5))
+    if not np.isfinite((low, high)).all():
+        raise Broken(*NOT_FINITE)
+    if not low < high:  # nearly all of it is one value, as in a scanned line drawing
+        low, high = sample.min(), sample.max()
+    return between(values, float(low), float(high))
+
+
+def between(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """float32 0..1, linear from `low` to `high` and clipped."""
+    if not low < high:
+        return np.zeros(values.shape, np.float32)
+    exact = np.float32 if values.dtype.itemsize <= 2 else np.float64
+    return np.clip((values.astype(exact) - exact(low)) / exact(high - low), 0, 1).astype(np.float32)
