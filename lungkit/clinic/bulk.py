@@ -8,6 +8,7 @@ the files.
 import multiprocessing
 import os
 import signal
+import stat
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,13 +16,14 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from dataclasses import asdict, dataclass
 from itertools import islice, takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
 
 from lungkit.clinic import decode
 from lungkit.clinic.predictor import Predictor, Reading
-from lungkit.data import images
+from lungkit.data import folders, images
 from lungkit.errors import LungkitError
 
 BATCH = 8  # images at a time: the feature maps of more of them leave the processor's cache
@@ -154,9 +156,9 @@ def sentence(answer: Answer) -> str:
     """One line for people: the file, the decision, how likely, and which checks failed."""
     reading = answer.reading
     if reading is None:
-        return answer.error
+        return folders.shown(answer.error)
     likely = reading.probabilities[reading.classes.index(reading.label)]
-    told = f"{answer.file}: {reading.decision} ({reading.label} {likely:.3f})"
+    told = f"{folders.shown(answer.file)}: {reading.decision} ({reading.label} {likely:.3f})"
     return "; ".join([told, *(check.words for check in reading.checks if not check.passed)])
 
 
@@ -180,26 +182,37 @@ def write_heat(answer: Answer, folder: Path) -> Path:
 # --- which files
 
 
-def find(patterns: Iterable[str]) -> tuple[list[Path], list[str]]:
-    """The files that names, folders and globs stand for, each once, and the patterns that stand for none.
+class Found(NamedTuple):
+    """What names, folders and globs stand for."""
 
-    A folder stands for every file below it whose name could be an image's; hidden files are left out. A name of
-    something else is kept: reading it says what is wrong.
+    files: list[Path]  # each once
+    nothing: list[str]  # the patterns that stand for no file
+    notes: list[str]  # a line for each kind of thing in a folder that is not read
+
+
+def find(patterns: Iterable[str]) -> Found:
+    """The files that names, folders and globs stand for.
+
+    A folder stands for every image in it and below it, whatever its name; what is passed over is noted. A file that is
+    named, or that a glob finds, is kept whatever it is: reading it says what is wrong.
     """
     found: dict[Path, None] = {}
-    nothing = []
+    nothing, notes = [], []
     for pattern in patterns:
         path = Path(pattern).expanduser()
-        if path.is_dir():
-            files = [file for file in sorted(path.rglob("*")) if images.looks_like_image(file)]
-        elif path.exists() or not _has_wildcard(pattern):
-            files = [path]
-        else:
-            files = [file for file in sorted(_matches(path)) if file.is_file()]
+        named = sorted(_matches(path)) if _has_wildcard(pattern) and not folders.mode(path) else [path]
+        files = []
+        for place in named:
+            if stat.S_ISDIR(folders.mode(place)):
+                looked = folders.survey(place)
+                files += looked.images
+                notes += [f"{folders.shown(place)}: {sentence}" for sentence in looked.sentences(place)]
+            else:
+                files.append(place)
         if not files:
             nothing.append(pattern)
         found.update(dict.fromkeys(files))
-    return list(found), nothing
+    return Found(list(found), nothing, list(dict.fromkeys(notes)))
 
 
 def _has_wildcard(text: str) -> bool:
@@ -209,4 +222,5 @@ def _has_wildcard(text: str) -> bool:
 def _matches(pattern: Path) -> Iterator[Path]:
     """What a glob stands for, also one from the root of the file system, which Path.glob does not take."""
     plain = list(takewhile(lambda part: not _has_wildcard(part), pattern.parts))
-    return Path(*plain).glob(str(Path(*pattern.parts[len(plain) :])))
+    found = Path(*plain).glob(str(Path(*pattern.parts[len(plain) :])))
+    return (path for path in found if not folders.is_rubbish(path.name))

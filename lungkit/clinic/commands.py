@@ -39,7 +39,9 @@ def predict(
 
     version = registry.find(model or Models().default())
     predictor = Predictor(version, heat=heatmaps is not None, many=True)
-    found, nothing = bulk.find(files)
+    found, nothing, notes = bulk.find(files)
+    for note in notes:  # one JSON object a line is for the files alone
+        typer.echo(note, err=as_json)
     if heatmaps:
         bulk.make_folder(heatmaps)
     failed = bool(nothing)

@@ -211,8 +211,24 @@ def _names(found) -> list[str]:
     return [file.name for file in found[0]]
 
 
-def test_a_folder_stands_for_what_could_be_an_image_in_it_and_below(folder):
-    assert _names(bulk.find([str(folder)])) == ["a.dcm", "b.png", "IM0001", "c.JPG"]
+def test_a_folder_stands_for_the_images_in_it_and_below_and_the_rest_is_noted(folder):
+    found = bulk.find([str(folder)])
+    assert _names(found) == ["a.dcm", "b.png", "IM0001", "c.JPG"]
+    assert found.notes == [
+        f"{folder}: 3 files passed over (no image, or hidden): .hidden.png, below/notes.txt, labels.csv"
+    ]
+
+
+def test_images_are_told_by_content_whatever_they_are_called(folder):
+    for name in ("a.jfif", "b.jpe", "no-ending", "scan.dat"):
+        shutil.copy(CAT, folder / name)
+    assert {"a.jfif", "b.jpe", "no-ending", "scan.dat"} <= set(_names(bulk.find([str(folder)])))
+
+
+def test_a_glob_that_finds_a_folder_stands_for_what_is_in_it(folder):
+    found = bulk.find([str(folder.parent / "i*")])
+    assert _names(found) == ["a.dcm", "b.png", "IM0001", "c.JPG"]
+    assert len(found.notes) == 1
 
 
 def test_a_file_is_kept_whatever_its_name_and_once(folder):
@@ -235,7 +251,7 @@ def test_a_file_whose_name_looks_like_a_glob_is_that_file(folder):
 
 def test_patterns_that_stand_for_nothing_are_told(folder):
     (folder / "empty").mkdir()
-    files, nothing = bulk.find([str(folder / "*.xyz"), str(folder / "empty"), str(folder / "missing.png")])
+    files, nothing, _ = bulk.find([str(folder / "*.xyz"), str(folder / "empty"), str(folder / "missing.png")])
     assert nothing == [str(folder / "*.xyz"), str(folder / "empty")]
     assert [file.name for file in files] == ["missing.png"], "reading it says that it is not there"
 
@@ -281,6 +297,32 @@ def test_predict_reports_a_broken_file_goes_on_and_ends_with_1(lungkit, tiny_ver
     assert (text["file"], text["sha256"]) == (str(broken[0]), hashlib.sha256(b"not an image").hexdigest())
     assert "not an image" in text["error"]
     assert read["label"]
+
+
+def test_predict_of_a_folder_says_what_it_passed_over_and_json_stays_json(lungkit, tiny_version, slice_files, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(slice_files[0], folder / "slice")
+    (folder / "README.txt").write_text("notes")
+    (folder / "rest.zip").write_bytes(b"PK\x03\x04")
+    code, out, _ = lungkit("predict", folder)
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == f"{folder}: 1 file passed over (no image, or hidden): README.txt"
+    assert lines[1] == f"{folder}: 1 archive not looked into (to be unpacked first): rest.zip"
+    _, out, err = lungkit("predict", folder, "--json")
+    assert [json.loads(line)["file"] for line in out.splitlines()] == [str(folder / "slice")]
+    assert "README.txt" in err and "rest.zip" in err
+
+
+def test_predict_tells_of_files_with_odd_names_in_one_line_each(lungkit, tiny_version, tmp_path):
+    odd = [os.fsencode(tmp_path) + name for name in (b"/a\nb.png", b"/\xff.png")]
+    for name in odd:
+        with open(name, "wb"):  # noqa: PTH123 (bytes, which Path does not take)
+            pass
+    code, out, _ = lungkit("predict", *map(os.fsdecode, odd))
+    assert code == 1
+    assert [line.partition(": ")[2] for line in out.splitlines()] == ["empty file. Copy or export it again."] * 2
 
 
 def test_predict_says_in_a_line_what_was_decided_and_what_looks_wrong(lungkit, tiny_version):

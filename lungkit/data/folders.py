@@ -1,0 +1,250 @@
+"""What lies in a folder: images, told by their content, and everything else, which is counted and named.
+
+Names decide only where the content says nothing: a damaged `scan.png` is an image that the reader refuses with a
+reason, and `README` is passed over. What operating systems leave behind (`.DS_Store`, `__MACOSX`) is left out without
+a word.
+"""
+
+import re
+import stat
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_HEAD = 512  # bytes of a file that are looked at
+
+# Also of formats that the reader does not take: it refuses them by name, with what would be accepted.
+_IMAGE_STARTS = (
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff",  # JPEG
+    b"II*\0",  # TIFF, and BigTIFF below
+    b"MM\0*",
+    b"II+\0",
+    b"MM\0+",
+    b"GIF87a",
+    b"GIF89a",
+    b"\0\0\0\x0cjP  \r\n\x87\n",  # JPEG 2000, as a file and as a bare codestream
+    b"\xff\x4f\xff\x51",
+    b"\0\0\0\x0cJXL ",  # JPEG XL
+    b"\xff\x0a",
+    b"II\xbc\x01",  # JPEG XR
+    b"8BPS",  # Photoshop
+    b"NRRD000",
+    b"ObjectType = Image",  # MetaImage
+)
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
+_BITMAP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # bytes
+_IMAGE_NAME = re.compile(
+    r".*\.(png|jpe?g|jpe|jfif|jif|tiff?|dcm|dicom|dic|ima|bmp|dib|gif|webp|jp2|j2[kc]|jpf|jpx|jxl|jxr|hei[cf]|avif|"
+    r"p[bgpn]m|psd|nii(\.gz)?|nrrd|mh[ad])"
+    r"|(im|img|image)[-_ ]?\d+"  # as DICOM media name their files
+    r"|[\d.]*\d",  # a number, or a unique identifier
+    re.IGNORECASE | re.DOTALL,
+)
+_DICOMDIR = b"1.2.840.10008.1.3.10"  # media storage directory: a table of contents
+
+_ARCHIVE_STARTS = (
+    b"PK\x03\x04",
+    b"PK\x05\x06",
+    b"7z\xbc\xaf\x27\x1c",
+    b"Rar!\x1a\x07",
+    b"\x1f\x8b",  # gzip
+    b"BZh",
+    b"\xfd7zXZ\0",
+    b"\x28\xb5\x2f\xfd",  # Zstandard
+)
+_ARCHIVE_NAME = re.compile(r".*\.(zip|tar|tgz|tbz2?|txz|gz|bz2|xz|zst|7z|rar)", re.IGNORECASE | re.DOTALL)
+_ZIPPED_DOCUMENT = re.compile(
+    r".*\.(npz|xls[xm]|doc[xm]|ppt[xm]|od[tsp]|jar|whl|keras|epub)", re.IGNORECASE | re.DOTALL
+)
+
+_RUBBISH = re.compile(
+    r"\._.*|\.ds_store|thumbs\.db|ehthumbs\.db|desktop\.ini|icon\r|\.directory|\.nomedia|\.gitkeep|\.gitignore"
+    r"|\.gitattributes|\.localized|__macosx|\.git|\.svn|\.ipynb_checkpoints|__pycache__|\.trash.*|\.spotlight-v100"
+    r"|\.fseventsd|@eadir|\$recycle\.bin|system volume information",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What lies in a folder and below it; each list is sorted.
+
+    images: files to read, some of which the reader will refuse, each with its reason.
+    passed_over: files that are no images, hidden ones, and hidden folders (not looked into).
+    archives: of the kind that has to be unpacked before images in it can be read.
+    broken: links that lead nowhere, or to a folder above this one.
+    closed: folders that may not be opened.
+    """
+
+    images: list[Path] = field(default_factory=list)
+    passed_over: list[Path] = field(default_factory=list)
+    archives: list[Path] = field(default_factory=list)
+    broken: list[Path] = field(default_factory=list)
+    closed: list[Path] = field(default_factory=list)
+
+    def sentences(self, root: Path) -> list[str]:
+        """One line for each kind of thing that was left out, with the first names as seen from `root`."""
+        told = (
+            (self.passed_over, "file{} passed over (no image, or hidden)"),
+            (self.archives, "archive{} not looked into (to be unpacked first)"),
+            (self.broken, "link{} passed over (to nothing, or to a folder above)"),
+            (self.closed, "folder{} passed over (may not be opened)"),
+        )
+        return [
+            f"{len(paths):,} {what.format('s' * (len(paths) != 1))}: {few(below(path, root) for path in paths)}"
+            for paths, what in told
+            if paths
+        ]
+
+
+def survey(folder: Path) -> Survey:
+    """Looks at every file in a folder and below it; links to folders are followed, but no folder is looked at twice."""
+    found = Survey()
+    for path in _files(folder, found):
+        _sort_in(path, found)
+    for paths in vars(found).values():
+        paths.sort()
+    return found
+
+
+def is_rubbish(name: str) -> bool:
+    """Whether an operating system or a tool left a file or folder of this name behind."""
+    return _RUBBISH.fullmatch(name) is not None
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its content, or should be one by its name; one that cannot be opened counts."""
+    head = _head(path)
+    if head is None:
+        return True  # the reader says what is wrong with it
+    if _has_image_start(head):
+        return path.name.upper() != "DICOMDIR" and not (head[128:132] == b"DICM" and _DICOMDIR in head)
+    return _IMAGE_NAME.fullmatch(path.name) is not None
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is an archive, by its content or, where that cannot be told, by its name."""
+    if _ZIPPED_DOCUMENT.fullmatch(path.name):
+        return False
+    head = _head(path) or b""
+    return head.startswith(_ARCHIVE_STARTS) or head[257:262] == b"ustar" or bool(_ARCHIVE_NAME.fullmatch(path.name))
+
+
+def _head(path: Path) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD)
+    except OSError:
+        return None
+
+
+def mode(path: Path) -> int:
+    """What kind of thing a path leads to, as in `stat`; 0 where it leads nowhere."""
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):  # or it is a path that cannot be
+        return 0
+
+
+def shown(name: object) -> str:
+    """A name as one line of printable text, whatever bytes it is made of.
+
+    >>> print(shown("a\\nb.png"))
+    a\\nb.png
+    """
+    text = str(name).encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def few(names: Iterable[object], most: int = 3) -> str:
+    """The first names, and how many more there are.
+
+    >>> few(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    names = list(names)
+    return ", ".join(map(shown, names[:most])) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def below(path: Path, root: Path) -> str:
+    """The path as seen from `root`, in POSIX form."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def _files(folder: Path, found: Survey) -> Iterator[Path]:
+    """The files in a folder and below it; linked folders come last, so a file goes by its own path where it has one."""
+    above = {_identity(place) for place in folder.resolve().parents}  # what lies there does not belong to the folder
+    seen, tops = set(above), deque([folder])
+    while tops:
+        waiting = [tops.popleft()]
+        while waiting:
+            place = waiting.pop()
+            if (identity := _identity(place)) in above:
+                found.broken.append(place)
+            if identity in seen:
+                continue
+            seen.add(identity)
+            for path in _entries(place, found):
+                if not stat.S_ISDIR(mode(path)):
+                    yield path
+                elif path.name.startswith("."):
+                    found.passed_over.append(path)
+                else:
+                    (tops if path.is_symlink() else waiting).append(path)
+
+
+def _entries(folder: Path, found: Survey) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if not is_rubbish(path.name)]
+    except OSError:
+        found.closed.append(folder)
+        return []
+
+
+def _sort_in(path: Path, found: Survey) -> None:
+    kind = mode(path)
+    if not kind and path.is_symlink():
+        found.broken.append(path)
+    elif (kind and not stat.S_ISREG(kind)) or path.name.startswith("."):
+        found.passed_over.append(path)
+    elif is_image(path):
+        found.images.append(path)
+    elif is_archive(path):
+        found.archives.append(path)
+    else:
+        found.passed_over.append(path)
+
+
+def _identity(path: Path) -> tuple[int, int] | Path:
+    try:
+        status = path.stat()
+    except OSError:
+        return path
+    return status.st_dev, status.st_ino
+
+
+def _has_image_start(head: bytes) -> bool:
+    return (
+        head[128:132] == b"DICM"
+        or head.startswith(_IMAGE_STARTS)
+        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        or (head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS)
+        or (head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BITMAP_HEADERS)
+        or re.match(rb"P[1-7]\n[\d#]", head) is not None  # PBM, PGM, PPM
+        or head[344:348] in (b"n+1\0", b"ni1\0")  # NIfTI
+        or _is_bare_dicom(head)
+    )
+
+
+def _is_bare_dicom(head: bytes) -> bool:
+    """A DICOM header without the preamble: it starts with a tag of group 0002 or 0008."""
+    if len(head) < 8:
+        return False
+    for order in ("little", "big"):
+        group, element = int.from_bytes(head[:2], order), int.from_bytes(head[2:4], order)
+        if group in (2, 8) and element <= 0x1200:
+            with_type = head[4:6].isalpha() and head[4:6].isupper()
+            return with_type or int.from_bytes(head[4:8], order) <= 0x10000
+    return False
