@@ -10,6 +10,8 @@ from lungkit.errors import LungkitError
 
 MAX_PIXELS = 40_000_000  # the largest chest detectors give 4,300 x 4,300
 MIN_SIDE = 24  # pixels; PneumoniaMNIST's 28 is the smallest in use
+_SQUARE_ENOUGH = 1.01  # ratio of a pixel's sides that is left alone: rounding in headers
+_BELIEVED = 10.0  # ratio from which a header is taken to be wrong; thick reformatted CT reaches 7
 
 
 class ImageRefused(LungkitError):
@@ -52,6 +54,32 @@ def check_size(width: int, height: int) -> None:
         )
     if min(width, height) < MIN_SIDE:
         raise Broken(f"too small: {width} x {height}", f"Each side needs at least {MIN_SIDE} pixels.")
+
+
+def square_shape(shape: tuple[int, int], row_spacing: float, column_spacing: float) -> tuple[int, int]:
+    """(height, width) that a picture of `shape` has once its pixels are square; the coarser axis grows.
+
+    The spacings are the distances between rows and between columns, in any unit. The shape stays as it is where they
+    differ by at most 1 %, or where they cannot be true: not finite, not above 0, or more than ten times each other.
+    Where the result would have more than MAX_PIXELS, both axes are scaled down to that.
+    """
+    if not all(np.isfinite(side) and side > 0 for side in (row_spacing, column_spacing)):
+        return shape
+    finer = min(row_spacing, column_spacing)
+    if not _SQUARE_ENOUGH < max(row_spacing, column_spacing) / finer <= _BELIEVED:
+        return shape
+    height, width = shape[0] * row_spacing / finer, shape[1] * column_spacing / finer
+    fits = min(1.0, (MAX_PIXELS / (height * width)) ** 0.5)
+    return max(1, int(height * fits + 0.5)), max(1, int(width * fits + 0.5))
+
+
+def square(pixels: np.ndarray, row_spacing: float, column_spacing: float) -> np.ndarray:
+    """float32, with square pixels: scaled to square_shape (triangle filter)."""
+    shape = square_shape(pixels.shape, row_spacing, column_spacing)
+    if shape == pixels.shape:
+        return pixels
+    picture = PIL.Image.fromarray(np.ascontiguousarray(pixels, np.float32))
+    return np.asarray(picture.resize(shape[::-1], PIL.Image.Resampling.BILINEAR))
 
 
 def luminance(picture: PIL.Image.Image) -> np.ndarray:
