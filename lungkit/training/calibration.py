@@ -107,8 +107,10 @@ def conformal_table(
         {
             name: {
                 "images": int(group.sum()),
-                "true class named": format_interval(*mean_with_interval(held[group], patients[group])),
-                "classes named": format_interval(*mean_with_interval(count[group], patients[group])),
+                "true class named": format_interval(*mean_with_interval(held[group], patients[group], share=True)),
+                "classes named": format_interval(
+                    *mean_with_interval(count[group], patients[group], bounds=(1, len(classes)))
+                ),
             }
             for name, group in groups.items()
         }

@@ -1,9 +1,19 @@
-"""How good a classifier is: every figure with a 95 % bootstrap interval by patient.
+"""How good a classifier is: every figure with a 95 % interval by patient.
 
 Images of one patient resemble each other, so the bootstrap draws patients, with all their images, and an interval says
 how far the figure could have moved with other patients from the same source. A resample is a weight for each image
 (how often its patient was drawn), so one weighted computation gives the figure itself (all weights 1) and a thousand
 resamples at once.
+
+A bootstrap of results that are all right says that nothing could have been wrong. Two rules keep an interval honest:
+
+- A share of images (accuracy, recall, specificity, precision, coverage) has the exact interval of Clopper and Pearson
+  (Biometrika 1934), for as many independent images as explain the bootstrap's variance; where it has none (all right,
+  all wrong), for as many as there are patients (Korn and Graubard, Survey Methodology 1998).
+- Any other figure has the percentiles of the bootstrap. Where they leave no width at 0 or 1, the interval reaches as
+  far as that of n patients who are all right, n being the patients of the smallest class. This is never too short for
+  an AUC: n disjoint pairs of patients are ordered rightly with a probability of at most AUC to the power of n. All
+  right of 11 patients is 1.000 (0.715–1.000).
 
 Conventions, where a figure is undefined (null in JSON, NaN in tables):
 
@@ -11,7 +21,8 @@ Conventions, where a figure is undefined (null in JSON, NaN in tables):
 - precision of a class never predicted is 0, as is its F1, if the class has images; undefined if it has none either.
 - Means over classes (balanced accuracy, macro F1, AUC of three and more classes) leave undefined classes out.
 - Brier score: of the last class for two classes (0 to 1), summed over classes for more (0 to 2; Brier 1950).
-- An interval spans the resamples in which its figure is defined; with one patient there is none.
+- An interval spans the resamples in which its figure is defined; with one patient there is none, nor has a precision
+  that is 0 because nothing was predicted.
 - The interval of the ECE leans upwards: resampling adds scatter within each bin, which an ECE counts as error.
 """
 
@@ -22,6 +33,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 
 from lungkit.errors import LungkitError
 from lungkit.models.decision import decide
@@ -41,6 +53,7 @@ LABELS = {  # for people
     "f1": "F1",
     "average_precision": "Average precision",
 }
+SHARES = ("accuracy", "precision", "recall", "specificity")  # of images: they have exact intervals
 ECE_BINS = 15
 LEVELS = (2.5, 97.5)  # percentiles of a 95 % interval
 
@@ -104,6 +117,17 @@ class Evaluation:
         return tuple(rows.iloc[0][["value", "low", "high"]].astype(float))
 
     @property
+    def largest_class(self) -> tuple[str, float]:
+        """The class with the most images, and its share of them: the accuracy of always answering it."""
+        images = np.bincount(self.true, minlength=len(self.classes))
+        return self.classes[int(images.argmax())], float(images.max() / len(self.true))
+
+    def at(self, threshold: float) -> "Evaluation":
+        """The same answers of two classes, decided at another threshold."""
+        point = {"kind": "threshold", "positive": self.classes[-1], "threshold": threshold}
+        return evaluate(self.true, self.probabilities, self.patients, self.classes, point, self.n_boot, self.seed)
+
+    @property
     def confusion(self) -> pd.DataFrame:
         """Images by true class (rows) and predicted class (columns)."""
         size = len(self.classes)
@@ -118,12 +142,35 @@ class Evaluation:
         return table.assign(support=np.bincount(self.true, minlength=len(self.classes))).rename_axis(columns=None)
 
     def summary(self) -> pd.DataFrame:
-        """For people: metric by all images and by class, each "value (low–high)"."""
+        """For people: metric by all images and by class, each "value (low–high)".
+
+        Below the accuracy stands what always answering the largest class would give.
+        """
         text = [format_interval(*row) for row in self.metrics[["value", "low", "high"]].to_numpy()]
         cells = self.metrics.assign(text=text, **{"class": self.metrics["class"].replace("", "all")})
         table = cells.pivot(index="metric", columns="class", values="text")
         table = table.reindex(index=list(LABELS), columns=["all", *self.classes]).fillna("")
-        return table.rename(index=LABELS).rename_axis(index=None, columns=None)
+        table = table.rename(index=LABELS).rename_axis(index=None, columns=None)
+        largest, share = self.largest_class
+        constant = pd.DataFrame({"all": f"{share:.3f}"}, index=[f"always answering '{largest}'"])
+        return pd.concat([table[:1], constant.reindex(columns=table.columns, fill_value=""), table[1:]])
+
+    def operating_points(self) -> pd.DataFrame:
+        """For people: the figures of the decision, a row for each way to decide; of two classes also at 0.5."""
+        rows = {f"{describe_point(self.operating_point)}": self}
+        if self.operating_point["kind"] == "threshold":
+            rows["0.5, not chosen"] = self.at(0.5)
+        columns = {("accuracy", ""): "Accuracy", ("balanced_accuracy", ""): "Balanced accuracy"}
+        if len(self.classes) == 2:
+            last = self.classes[-1]
+            columns |= {("recall", last): f"Sensitivity for {last}", ("specificity", last): f"Specificity for {last}"}
+        return pd.DataFrame.from_dict(
+            {
+                name: {title: format_interval(*found.value(*figure)) for figure, title in columns.items()}
+                for name, found in rows.items()
+            },
+            orient="index",
+        )
 
     def reliability(self) -> pd.DataFrame:
         """Per confidence bin that has images: its mean confidence, accuracy (with low and high) and images.
@@ -136,11 +183,12 @@ class Evaluation:
         bins = _confidence_bins(confidence)
         member = np.eye(ECE_BINS)[bins]
         images = member.sum(axis=0)
-        resampled = []
+        resampled = [np.empty((0, ECE_BINS))]
         with np.errstate(invalid="ignore"):
             for weights in self._resamples():
                 resampled.append((weights @ (member * correct[:, None])) / (weights @ member))
-            low, high = _interval(np.concatenate(resampled) if resampled else np.empty((0, ECE_BINS)))
+            patients = np.array([len(np.unique(self.patients[bins == b])) for b in range(ECE_BINS)])
+            low, high = _share_interval(correct @ member / images, np.concatenate(resampled), images, patients)
             table = pd.DataFrame(
                 {
                     "left": np.arange(ECE_BINS) / ECE_BINS,
@@ -162,7 +210,10 @@ class Evaluation:
         return pd.DataFrame({"fpr": fpr, "tpr": tpr, "threshold": np.r_[np.inf, thresholds]})
 
     def roc_band(self, cls: str, points: int = 101) -> pd.DataFrame:
-        """95 % band of the true-positive rate (low, high) at evenly spaced false-positive rates (fpr)."""
+        """95 % band of the true-positive rate (low, high) at evenly spaced false-positive rates (fpr).
+
+        Where the classes are told apart without an error, it reaches down as far as the AUC's interval.
+        """
         grid = np.linspace(0, 1, points)
 
         def tpr_at_grid(tp, fp):
@@ -179,7 +230,7 @@ class Evaluation:
         return pd.DataFrame({"recall": recall, "precision": precision, "threshold": np.r_[np.inf, thresholds]})
 
     def precision_recall_band(self, cls: str, points: int = 101) -> pd.DataFrame:
-        """95 % band of precision (low, high) at evenly spaced recalls."""
+        """95 % band of precision (low, high) at evenly spaced recalls; reaching down as in `roc_band`."""
         grid = np.linspace(0, 1, points)
 
         def precision_at_grid(tp, fp):
@@ -198,6 +249,7 @@ class Evaluation:
             return dict(zip(rows["metric"], plain if len(columns) > 1 else [cell[0] for cell in plain], strict=True))
 
         of = dict(list(self.metrics.groupby("class")))
+        largest, share = self.largest_class
         support = np.bincount(self.true, minlength=len(self.classes)).tolist()
         return {
             "n": len(self.true),
@@ -210,7 +262,21 @@ class Evaluation:
             "confusion": self.confusion.to_numpy().tolist(),
             "intervals": block(of[""], "low", "high")
             | {"per_class": {c: block(of[c], "low", "high") for c in self.classes}},
+            "largest_class": {"class": largest, "share": share},
             "operating_point": self.operating_point,
+        } | self._at_half()
+
+    def _at_half(self) -> dict:
+        """What the decision would be worth at 0.5, where another threshold was chosen; nothing for more classes."""
+        if self.operating_point.get("kind") != "threshold":
+            return {}
+        half = self.at(0.5)
+        figures = {name: half.value(name) for name in ("accuracy", "balanced_accuracy")}
+        figures |= {name: half.value(name, self.classes[-1]) for name in ("recall", "specificity")}
+        plain = {name: [None if np.isnan(x) else x for x in figure] for name, figure in figures.items()}
+        return {
+            "at_half": {name: value for name, (value, *_) in plain.items()}
+            | {"intervals": {name: interval for name, (_, *interval) in plain.items()}}
         }
 
     def save(self, folder: str | Path, files: Sequence[str] | None = None) -> None:
@@ -246,6 +312,9 @@ class Evaluation:
                 [at_grid(t, f) if t[-1] and f[-1] else np.full(len(grid), np.nan) for t, f in zip(tp, fp, strict=True)]
             )
         low, high = _interval(np.concatenate(curves))
+        area, least, _ = self.value("auc", cls)
+        if area == 1:
+            low = np.minimum(low, least)
         return pd.DataFrame({x: grid, "low": low, "high": high})
 
 
@@ -270,21 +339,66 @@ def evaluate(
     y_true, probabilities = _checked(y_true, probabilities, classes)
     patients = _checked_patients(patients, len(y_true))
     predicted = decide(probabilities, operating_point)
-    names = [(name, "") for name in OVERALL] + [(name, cls) for cls in classes for name in PER_CLASS]
+    names = _figures(classes)
     score = _Scores(y_true, probabilities, predicted)
     value = score(np.ones((1, len(y_true))))[0]
-    resampled = [score(weights) for weights in _resamples(patients, n_boot, seed)]
-    low, high = _interval(np.concatenate(resampled) if resampled else np.empty((0, len(names))))
+    resampled = [np.empty((0, len(names))), *(score(weights) for weights in _resamples(patients, n_boot, seed))]
+    counts = _Counts(y_true, predicted, patients, tuple(classes))
+    low, high = _intervals(names, value, np.concatenate(resampled), counts)
     table = pd.DataFrame(names, columns=["metric", "class"]).assign(value=value, low=low, high=high)
     return Evaluation(
         tuple(classes), y_true, predicted, probabilities, patients, dict(operating_point), table, n_boot, seed
     )
 
 
-def mean_with_interval(
-    values: Sequence[float], patients: Sequence, n_boot: int = 1000, seed: int = 7
+def _figures(classes: Sequence[str]) -> list[tuple[str, str]]:
+    """(metric, class) of every figure, in the order of _Scores."""
+    return [(name, "") for name in OVERALL] + [(name, cls) for cls in classes for name in PER_CLASS]
+
+
+def paired_difference(
+    a: Evaluation, b: Evaluation, metric: str = "auc", cls: str = "", n_boot: int = 1000, seed: int = 7
 ) -> tuple[float, float, float]:
-    """Mean of one value per image with its 95 % bootstrap interval by patient: (mean, low, high); NaNs are left out."""
+    """How much better `a` does than `b` on the same images: (a - b, low, high), a 95 % interval by patient.
+
+    Both answer for the same patients, so each resample draws the same patients for both: what makes some patients hard
+    for both cancels, and two models can differ though their own intervals overlap (Efron and Tibshirani, "An
+    Introduction to the Bootstrap", 1993). Where no resample shows a difference, the interval is as wide as the exact
+    one of n patients none of whom tells the two apart. LungkitError where the images, their patients or the classes
+    are not the same; NaN where the figure is undefined.
+    """
+    same = a.classes == b.classes and np.array_equal(a.true, b.true) and np.array_equal(a.patients, b.patients)
+    if not same:
+        raise LungkitError("two evaluations of other images cannot be paired; evaluate both on the same ones, in order")
+    row = _figures(a.classes).index((metric, cls))
+    scores = [_Scores(e.true, e.probabilities, e.predicted) for e in (a, b)]
+
+    def differences(weights: np.ndarray) -> np.ndarray:
+        return (scores[0](weights) - scores[1](weights))[:, [row]]
+
+    value = float(differences(np.ones((1, len(a.true))))[0, 0])
+    resampled = [np.empty((0, 1)), *(differences(weights) for weights in _resamples(a.patients, n_boot, seed))]
+    low, high = (float(bound[0]) for bound in _interval(np.concatenate(resampled)))
+    if low == high:
+        n = min(_Counts(a.true, e.predicted, a.patients, a.classes).independent(metric, cls) for e in (a, b))
+        low, high = value - (1 - all_right(n)), value + (1 - all_right(n))
+    return value, max(low, -1.0), min(high, 1.0)
+
+
+def mean_with_interval(
+    values: Sequence[float],
+    patients: Sequence,
+    n_boot: int = 1000,
+    seed: int = 7,
+    share: bool = False,
+    bounds: tuple[float, float] | None = None,
+) -> tuple[float, float, float]:
+    """Mean of one value per image with its 95 % interval by patient: (mean, low, high); NaNs are left out.
+
+    share: the values are 0 or 1, and the mean is a share of images, which has an exact interval.
+    bounds: between which other values lie; where all are alike, the interval reaches as far as if each patient were an
+        answer that is right, and not to the value itself alone.
+    """
     values = np.asarray(values, float)
     patients = _checked_patients(patients, len(values))
     defined = ~np.isnan(values)
@@ -292,8 +406,31 @@ def mean_with_interval(
     if not len(values):
         return (np.nan, np.nan, np.nan)
     means = [(weights @ values / weights.sum(axis=1))[:, None] for weights in _resamples(patients, n_boot, seed)]
-    low, high = _interval(np.concatenate(means) if means else np.empty((0, 1)))
-    return float(values.mean()), float(low[0]), float(high[0])
+    resampled, mean = np.concatenate([np.empty((0, 1)), *means]), values.mean(keepdims=True)
+    low, high = _interval(resampled)
+    if share:
+        low, high = _share_interval(mean, resampled, np.array([len(values)]), np.array([len(np.unique(patients))]))
+    elif bounds and low == high:
+        reach = (bounds[1] - bounds[0]) * (1 - all_right(len(np.unique(patients))))
+        low, high = np.maximum(mean - reach, bounds[0]), np.minimum(mean + reach, bounds[1])
+    return float(mean[0]), float(low[0]), float(high[0])
+
+
+def all_right(n: float) -> float:
+    """The lower end of the exact 95 % interval of n independent answers that are all right; of none: 0.
+
+    >>> round(all_right(11), 3)
+    0.715
+    """
+    return float((LEVELS[0] / 100) ** (1 / n)) if n else 0.0
+
+
+def describe_point(point: dict) -> str:
+    """How probabilities become a class, for people: "0.312, chosen on validation by Youden's J"."""
+    if point["kind"] == "argmax":
+        return "the likeliest class"
+    chosen = f", chosen on {point['chosen_on']} by {point['criterion']}" if "criterion" in point else ""
+    return f"{point['threshold']:.3f}{chosen}"
 
 
 def format_interval(value: float | None, low: float | None, high: float | None) -> str:
@@ -367,6 +504,73 @@ def _interval(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if defined.any():
         bounds[:, defined] = np.nanpercentile(resampled[:, defined], LEVELS, axis=0)
     return bounds[0], bounds[1]
+
+
+def _share_interval(
+    share: np.ndarray, resampled: np.ndarray, images: np.ndarray, patients: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exact interval of shares (k,) of so many images of so many patients, from resamples (r, k): low, high (k,).
+
+    Korn and Graubard: Clopper and Pearson's, for p (1 - p) / variance images, at most all of them; where the variance
+    is 0, one for each patient. NaN without resamples or images.
+    """
+    variance = np.full(len(share), np.nan)
+    defined = ~np.isnan(resampled).all(axis=0)
+    if defined.any():
+        variance[defined] = np.nanvar(resampled[:, defined], axis=0)
+    flat = variance < 1e-12
+    with np.errstate(divide="ignore", invalid="ignore"):
+        n = np.where(flat, patients, np.minimum(share * (1 - share) / variance, images))
+    known = defined & ~np.isnan(share) & (n > 0)
+    low, high = np.full(len(share), np.nan), np.full(len(share), np.nan)
+    right, wrong = (share * n)[known], ((1 - share) * n)[known]
+    alpha = LEVELS[0] / 100
+    low[known] = np.where(right > 0, scipy.stats.beta.ppf(alpha, np.maximum(right, 1e-9), wrong + 1), 0)
+    high[known] = np.where(wrong > 0, scipy.stats.beta.ppf(1 - alpha, right + 1, np.maximum(wrong, 1e-9)), 1)
+    return low, high
+
+
+def _intervals(
+    names: Sequence[tuple[str, str]], value: np.ndarray, resampled: np.ndarray, counts: "_Counts"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high of every figure, by the two rules of this module."""
+    low, high = _interval(resampled)
+    shares = [i for i, (metric, _) in enumerate(names) if metric in SHARES]
+    images, patients = np.array([counts.behind(*names[i]) for i in shares]).T
+    low[shares], high[shares] = _share_interval(value[shares], resampled[:, shares], images, patients)
+    for i, (metric, cls) in enumerate(names):
+        if metric not in (*SHARES, "ece", "brier") and low[i] == high[i]:
+            reach = 1 - all_right(counts.independent(metric, cls))
+            low[i], high[i] = max(value[i] - reach, 0.0), min(value[i] + reach, 1.0)
+    return low, high
+
+
+@dataclass(frozen=True, eq=False)
+class _Counts:
+    """How many images and patients are behind a figure."""
+
+    true: np.ndarray
+    predicted: np.ndarray
+    patients: np.ndarray
+    classes: tuple[str, ...]
+
+    def behind(self, metric: str, cls: str) -> tuple[int, int]:
+        """Images and patients that a share is of."""
+        if not cls:
+            return len(self.true), self._patients(slice(None))
+        of = self.classes.index(cls)
+        counted = {"recall": self.true == of, "specificity": self.true != of, "precision": self.predicted == of}[metric]
+        return int(counted.sum()), self._patients(counted)
+
+    def independent(self, metric: str, cls: str) -> int:
+        """Patients of the smallest class that has any, or, of one class, of it or of the others."""
+        if metric in SHARES:
+            return self.behind(metric, cls)[1]
+        of = self.true if not cls else self.true == self.classes.index(cls)
+        return min(self._patients(of == group) for group in np.unique(of))
+
+    def _patients(self, chosen) -> int:
+        return len(np.unique(self.patients[chosen]))
 
 
 def _counts_above(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray):

@@ -434,7 +434,10 @@ def localisation_summary(frame: pd.DataFrame, patients, n_boot: int = 1000, seed
     rows of NaN (no lesion) do not count, and with one patient there is no interval (NaN).
     """
     table = pd.DataFrame.from_dict(
-        {measure: mean_with_interval(frame[measure], patients, n_boot, seed) for measure in frame.columns},
+        {
+            measure: mean_with_interval(frame[measure], patients, n_boot, seed, share=measure == "pointing_game")
+            for measure in frame.columns
+        },
         orient="index",
         columns=["value", "low", "high"],
     )

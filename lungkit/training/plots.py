@@ -361,7 +361,7 @@ def localisation(table: pd.DataFrame, labels: Sequence[str], patients: Sequence)
     figure, (left, right) = _figure(9, 3.9, columns=2)
     names = list(dict.fromkeys(rows["label"]))
     for place, ((name, group), style) in enumerate(zip(_groups(rows, names), _styles(), strict=False)):
-        hit, low, high = mean_with_interval(group["pointing_game"], group["patient"])
+        hit, low, high = mean_with_interval(group["pointing_game"], group["patient"], share=True)
         left.errorbar(
             [place], [hit], _whiskers([hit], [low], [high]), fmt=style["marker"], color=style["color"], markersize=8,
             elinewidth=1.5,
@@ -380,7 +380,7 @@ def localisation(table: pd.DataFrame, labels: Sequence[str], patients: Sequence)
     right.set_xlim(0, min(1, 1.15 * rows["mask_share"].max()))
     right.set_title("heat inside the lesion")
     figure.legend(*right.get_legend_handles_labels(), loc="outside right center")
-    hit, low, high = map(_percent, mean_with_interval(rows["pointing_game"], rows["patient"]))
+    hit, low, high = map(_percent, mean_with_interval(rows["pointing_game"], rows["patient"], share=True))
     return _titled(figure, f"The hottest pixel lies in the lesion in {hit} ({low} to {high}) of {len(rows)} images")
 
 

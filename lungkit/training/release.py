@@ -145,7 +145,7 @@ def conformal_figures(card: dict, labels: np.ndarray, scores: np.ndarray, patien
     """How often the card's conformal sets hold the true class of these images, and how many classes they name."""
     named = decision.prediction_set(scores, card["conformal"])
     held = named[np.arange(len(labels)), labels]
-    coverage, low, high = evaluation.mean_with_interval(held.astype(float), patients)
+    coverage, low, high = evaluation.mean_with_interval(held, patients, share=True)
     return {
         "level": card["conformal"]["level"],
         "coverage": coverage,
@@ -207,7 +207,7 @@ class Scored:
         uncertain = decision.uncertain(self.probabilities, point, self.version.card["uncertainty"])
         wrong = decision.decide(self.probabilities, point) != self.labels
         right = (~wrong[~uncertain]).astype(float)
-        figures = evaluation.mean_with_interval(right, self.patients[~uncertain])
+        figures = evaluation.mean_with_interval(right, self.patients[~uncertain], share=True)
         accuracy, *interval = (None if np.isnan(figure) else figure for figure in figures)
         return {
             "share": float(uncertain.mean()),

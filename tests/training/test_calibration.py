@@ -190,4 +190,4 @@ def test_the_table_of_conformal_sets_has_a_row_for_all_and_for_each_class():
     # The sets: x; y; x and y; y alone, though the fourth image is of z.
     assert [text.split()[0] for text in table["true class named"]] == ["0.750", "1.000", "1.000", "0.000"]
     assert [text.split()[0] for text in table["classes named"]] == ["1.250", "1.500", "1.000", "1.000"]
-    assert table.loc["all", "true class named"] == "0.750 (0.500–1.000)", "an interval by patient"
+    assert table.loc["all", "true class named"] == "0.750 (0.194–0.994)", "exact, for four patients"

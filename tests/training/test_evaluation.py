@@ -7,10 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics as sk
+from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 
 from lungkit.errors import LungkitError
-from lungkit.training.evaluation import decide, evaluate, format_interval, mean_with_interval, operating_point
+from lungkit.training.evaluation import (
+    decide,
+    evaluate,
+    format_interval,
+    mean_with_interval,
+    operating_point,
+    paired_difference,
+)
 
 CLASSES = ("Normal", "Pneumonia", "COVID-19")
 ARGMAX = {"kind": "argmax"}
@@ -31,6 +39,12 @@ def predictions(n=400, size=3, seed=1, skill=1.5, decimals=None):
 def evaluated(y, p, classes=CLASSES, patients=None, point=ARGMAX, **options):
     patients = np.arange(len(y)) // 4 if patients is None else patients
     return evaluate(y, p, patients, classes[: p.shape[1]], point, **{"n_boot": 50} | options)
+
+
+def stats_of_shares(right, n):
+    """The exact interval of Clopper and Pearson, from SciPy."""
+    found = binomtest(right, n).proportion_ci(method="exact")
+    return found.low, found.high
 
 
 # --- the figures themselves, against scikit-learn
@@ -157,7 +171,7 @@ def test_a_class_missing_from_some_resamples_still_has_an_interval():
     y[:] = 0
     y[:4] = 2  # one patient only, absent from about a third of the resamples
     low, high = evaluated(y, p, n_boot=200).to_dict()["intervals"]["per_class"]["COVID-19"]["recall"]
-    assert low == high == pytest.approx(np.mean(p[:4].argmax(1) == 2))
+    assert 0 <= low < 0.03 < 0.97 < high <= 1, "one patient says next to nothing about others"
 
 
 def test_with_one_patient_there_is_no_interval():
@@ -270,11 +284,166 @@ def test_bands_hold_the_curve_and_the_auc_interval():
 
 def test_the_mean_of_a_value_per_image_has_an_interval_by_patient():
     values = np.repeat([0.0, 1.0, 1.0, np.nan, 0.0, 1.0], 5)
-    mean, low, high = mean_with_interval(values, np.arange(30) // 5)
+    mean, low, high = mean_with_interval(values, np.arange(30) // 5, share=True)
     assert mean == pytest.approx(0.6)
-    assert low == pytest.approx(0.2)
-    assert high == 1.0
+    assert (low, high) == pytest.approx(stats_of_shares(3, 5), abs=0.02), "three of five patients, whose images agree"
     assert np.isnan(mean_with_interval([np.nan], ["a"])).all()
+
+
+# --- where the bootstrap has no width
+
+
+def separated(patients_of_each=11, images=3, wrong=0):
+    """Two classes told apart without an error, but for the first `wrong` patients; patients of several images."""
+    y = np.repeat([0, 1], patients_of_each * images)
+    patients = np.arange(len(y)) // images
+    last = np.where(y == 1, 0.9, 0.1)
+    last[patients < wrong] = 0.8
+    return y, np.column_stack([1 - last, last]), patients
+
+
+def test_all_right_of_eleven_patients_of_a_class_is_no_certainty():
+    y, p, patients = separated()
+    got = evaluated(y, p, patients=patients)
+    everyone, eleven = stats_of_shares(22, 22), stats_of_shares(11, 11)
+    assert eleven[0] == pytest.approx(0.715, abs=1e-3)
+    assert got.value("accuracy") == pytest.approx((1.0, *everyone)), "66 images are no more than their 22 patients"
+    for metric in ("recall", "specificity", "precision", "f1", "auc", "average_precision"):
+        assert got.value(metric, "Pneumonia") == pytest.approx((1.0, *eleven)), metric
+    for metric in ("auc", "balanced_accuracy", "macro_f1"):
+        assert got.value(metric) == pytest.approx((1.0, *eleven)), metric
+    assert got.reliability()["low"].tolist() == pytest.approx([everyone[0]])
+    assert got.roc_band("Pneumonia")["low"].max() == pytest.approx(eleven[0])
+    assert got.precision_recall_band("Pneumonia")["low"].max() == pytest.approx(eleven[0])
+
+
+def test_all_wrong_is_no_certainty_either():
+    y, p, patients = separated()
+    got = evaluated(y, p[:, ::-1], patients=patients)
+    assert got.value("accuracy") == pytest.approx((0.0, *stats_of_shares(0, 22)))
+    assert got.value("auc") == pytest.approx((0.0, *stats_of_shares(0, 11)))
+
+
+def test_with_one_error_the_figure_cannot_be_certain():
+    y, p, patients = separated(wrong=1)
+    value, low, high = evaluated(y, p, patients=patients, n_boot=500).value("accuracy")
+    exact = stats_of_shares(21, 22)
+    assert value == pytest.approx(21 / 22)
+    assert high < 1, "a bootstrap would reach 1.000, by leaving the one error out"
+    assert (low, high) == pytest.approx(exact, abs=0.03)
+
+
+def test_of_one_image_a_patient_a_share_has_clopper_and_pearsons_interval():
+    y, p = predictions(n=60)
+    right = int((p.argmax(1) == y).sum())
+    got = evaluated(y, p, patients=np.arange(60), n_boot=4000).value("accuracy")
+    assert got[1:] == pytest.approx(stats_of_shares(right, 60), abs=0.01)
+
+
+def test_an_auc_of_one_covers_what_disjoint_pairs_of_patients_allow():
+    # The truth is an AUC of 0.85; where seven patients of a class are told apart by chance, the interval must hold it.
+    rng, truth, shift = np.random.default_rng(0), 0.85, 1.4658
+    perfect = 0
+    for _ in range(400):
+        scores = np.r_[rng.normal(size=7), rng.normal(shift, 1, size=7)]
+        p = 1 / (1 + np.exp(-scores))
+        value, low, high = evaluated(
+            np.repeat([0, 1], 7), np.column_stack([1 - p, p]), patients=np.arange(14), n_boot=20
+        ).value("auc")
+        if value == 1:
+            perfect += 1
+            assert low <= truth <= high
+    assert perfect > 5
+
+
+def test_a_precision_of_nothing_has_no_interval():
+    y = np.array([0, 0, 1, 1])
+    got = evaluated(y, np.tile([0.9, 0.1], (4, 1)), patients=list("abcd"))
+    assert got.value("precision", "Pneumonia")[0] == 0
+    assert np.isnan(got.value("precision", "Pneumonia")[1:]).all()
+
+
+def test_a_mean_that_is_no_share_keeps_the_bootstrap():
+    assert mean_with_interval(np.zeros(9), np.arange(9)) == pytest.approx((0.0, 0.0, 0.0))
+    reach = 2 * (1 - stats_of_shares(9, 9)[0])
+    assert mean_with_interval(np.ones(9), np.arange(9), bounds=(1, 3)) == pytest.approx((1.0, 1.0, 1 + reach))
+    assert mean_with_interval(np.ones(9), np.arange(9), share=True) == pytest.approx((1.0, *stats_of_shares(9, 9)))
+
+
+# --- what a figure stands next to
+
+
+def test_the_accuracy_stands_next_to_that_of_the_largest_class():
+    y, p, patients = separated()
+    y[:20] = 1
+    got = evaluated(y, p, patients=patients)
+    assert got.largest_class == ("Pneumonia", 53 / 66)
+    assert got.to_dict()["largest_class"] == {"class": "Pneumonia", "share": 53 / 66}
+    summary = got.summary()
+    assert list(summary.index[:2]) == ["Accuracy", "always answering 'Pneumonia'"]
+    assert summary.iloc[1].tolist() == ["0.803", "", ""]
+
+
+def test_a_chosen_threshold_is_shown_with_its_figures_and_those_at_a_half():
+    y, p = predictions(size=2)
+    point = {"kind": "threshold", "threshold": 0.2, "chosen_on": "validation", "criterion": "Youden's J"}
+    got = evaluated(y, p, point=point)
+    table = got.operating_points()
+    assert list(table.index) == ["0.200, chosen on validation by Youden's J", "0.5, not chosen"]
+    half = evaluated(y, p, point=point | {"threshold": 0.5})
+    assert table.loc["0.5, not chosen", "Sensitivity for Pneumonia"] == format_interval(
+        *half.value("recall", "Pneumonia")
+    )
+    assert table.iloc[0]["Accuracy"] == format_interval(*got.value("accuracy")) != table.iloc[1]["Accuracy"]
+    recorded = got.to_dict()["at_half"]
+    assert recorded["recall"] == half.value("recall", "Pneumonia")[0]
+    assert recorded["intervals"]["accuracy"] == list(half.value("accuracy")[1:])
+    assert list(evaluated(*predictions()).operating_points().index) == ["the likeliest class"]
+    assert "at_half" not in evaluated(*predictions()).to_dict()
+
+
+# --- two models on the same patients
+
+
+def test_models_whose_intervals_overlap_can_differ_on_the_same_patients():
+    y, p = predictions(n=240, size=2)
+    better = p.copy()
+    wrong = np.flatnonzero(p.argmax(1) != y)[::3]
+    better[wrong] = better[wrong, ::-1]
+    a, b = (evaluated(y, q, patients=np.arange(240), n_boot=300) for q in (better, p))
+    assert a.value("accuracy")[1] < b.value("accuracy")[2], "the two intervals overlap"
+    difference, low, high = paired_difference(a, b, "accuracy")
+    assert difference == pytest.approx(len(wrong) / 240)
+    assert 0 < low < difference < high
+    assert paired_difference(b, a, "accuracy") == pytest.approx((-difference, -high, -low))
+
+
+def test_the_paired_difference_is_by_patient():
+    y, p = predictions(n=60, size=2)
+    q = predictions(n=60, size=2, seed=2)[1]
+    y, p, q = np.repeat(y, 5), np.repeat(p, 5, axis=0), np.repeat(q, 5, axis=0)
+
+    def width(patients):
+        _, low, high = paired_difference(*(evaluated(y, s, patients=patients) for s in (p, q)), "auc")
+        return high - low
+
+    assert width(np.arange(300) // 5) > 1.8 * width(np.arange(300))
+
+
+def test_two_models_without_a_difference_on_few_patients_are_not_proved_equal():
+    y, p, patients = separated()
+    a, b = (evaluated(y, q, patients=patients) for q in (p, p**2 / (p**2).sum(axis=1, keepdims=True)))
+    reach = 1 - stats_of_shares(11, 11)[0]
+    assert paired_difference(a, b, "auc") == pytest.approx((0.0, -reach, reach))
+
+
+def test_only_answers_for_the_same_images_are_paired():
+    y, p = predictions(n=40)
+    a, b = evaluated(y, p), evaluated(np.roll(y, 1), p)
+    with pytest.raises(LungkitError, match="cannot be paired"):
+        paired_difference(a, b)
+    one_patient = evaluated(y, p, patients=["a"] * 40)
+    assert np.isnan(paired_difference(one_patient, one_patient)[1:]).all()
 
 
 # --- the operating point
@@ -371,7 +540,7 @@ def test_the_dictionary_has_exactly_the_agreed_keys():
     of_class = ["precision", "recall", "specificity", "f1", "auc", "average_precision"]
     assert list(got) == [
         *["n", "patients", "classes", *overall],
-        *["per_class", "confusion", "intervals", "operating_point"],
+        *["per_class", "confusion", "intervals", "largest_class", "operating_point"],
     ]
     assert list(got["per_class"]["Normal"]) == [*of_class, "support"]
     assert list(got["intervals"]) == [*overall, "per_class"]

@@ -503,7 +503,7 @@ def test_the_interval_of_localisation_draws_whole_patients():
     few = localisation_summary(frame, ["a"] * 20 + ["b"] * 20).loc["pointing_game"]
     many = localisation_summary(frame, np.arange(40)).loc["pointing_game"]
     assert few["value"] == many["value"] == 0.5
-    assert (few["low"], few["high"]) == (0, 1)  # two patients: anything from none to all
+    assert few["low"] < 0.02 < 0.98 < few["high"], "two patients: nearly anything from none to all"
     assert 0.3 < many["low"] < 0.4 and 0.6 < many["high"] < 0.7  # 0.5 ± 1.96 x sqrt(0.25 / 40) = 0.345 to 0.655
 
 
