@@ -51,11 +51,13 @@ lint: setup ## style, formatting and the direction of imports
 
 # The notebooks run in order in folders of their own; each starts from what the one before left.
 NOTEBOOK_HOME := $(CURDIR)/build/notebooks
+# LUNGKIT_* and KERASTUNER_* of the shell must not change a test.
+UNSET := env $(patsubst %,-u %,$(filter LUNGKIT_% KERASTUNER_%,$(.VARIABLES)))
 test: lint ## lint, then the package's tests with coverage, then every notebook (nbval)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
 		--cov --cov-report=term-missing:skip-covered --cov-fail-under=90 --durations=8
 	rm -rf $(NOTEBOOK_HOME)
-	LUNGKIT_DATA=$(NOTEBOOK_HOME)/data LUNGKIT_ARTIFACTS=$(NOTEBOOK_HOME)/artifacts \
+	$(UNSET) LUNGKIT_DATA=$(NOTEBOOK_HOME)/data LUNGKIT_ARTIFACTS=$(NOTEBOOK_HOME)/artifacts \
 	LUNGKIT_REPORTS=$(NOTEBOOK_HOME)/reports $(BIN)/python -m pytest --nbval-lax -p no:cacheprovider notebooks
 
 notebooks: setup ## execute the committed notebooks in place, on the phantom

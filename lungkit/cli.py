@@ -1,40 +1,73 @@
 """The `lungkit` command: thin verbs over the package."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from rich.console import Console
-from rich.table import Table
+from lungkit.interrupts import EXIT_CODE, ignored, message
 
-from lungkit import config
+import typer
+from typer.core import TyperGroup
+
+from lungkit import config, terminal
 from lungkit.clinic import commands
 from lungkit.errors import LungkitError
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+class _Command(TyperGroup):
+    """The whole command: Ctrl-C in any of its verbs is told in one line, where Typer would say nothing."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            with ignored():
+                typer.echo(message(sys.argv[1:]), err=True)
+            raise SystemExit(EXIT_CODE) from None
+
+
+# Without rich's panels, which cut names of options where the screen is narrow.
+app = typer.Typer(
+    cls=_Command, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
+)
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: fetch, make, audit.")
 models_app = typer.Typer(no_args_is_help=True, help="Trained models: versions under artifacts/.")
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 commands.register(app)
 NAMED = ("phantom", "pneumoniamnist")  # data sets that are no path
-# Names of files and classes are shown as they are: "[old]" is no markup.
-console = Console(markup=False, highlight=False)
 
 Source = Annotated[str, typer.Option("--data", help="phantom, pneumoniamnist, a folder, or a MedMNIST .npz")]
 
 
 def main() -> None:
-    """Run the command; a LungkitError is shown as one message, without a traceback."""
+    """Run the command; what goes wrong is shown as one message, without a traceback."""
     try:
         app()
     except LungkitError as error:
-        shown = Console(stderr=True, markup=False, highlight=False)
-        shown.print("error:", style="bold red", end=" ")
-        shown.print(str(error), soft_wrap=True)
+        terminal.error(str(error))
+        raise SystemExit(1) from None
+    except MemoryError:
+        terminal.error("the memory is not enough; close other programs, or give fewer or smaller images")
+        raise SystemExit(1) from None
+    except OSError as error:
+        terminal.error(terminal.refusal(error))
+        raise SystemExit(1) from None
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Write what still waits to be shown; at the interpreter's end Python itself would complain where it cannot."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            terminal.error(f"standard output: {terminal.refusal(error)}")
         raise SystemExit(1) from None
 
 
@@ -84,9 +117,9 @@ def run(
         given[key] = _source(value) if key == "data" else _value(value)
     result = notebooks.run(chosen, given)
     if sentence := notebooks.headline(result.folder):
-        console.print(sentence, soft_wrap=True)
+        terminal.say(sentence)
     seconds = sum(taken for _, taken, _ in result.stages)
-    console.print(f"{len(result.stages)} notebooks in {seconds:.0f} s: {result.index}", soft_wrap=True)
+    terminal.say(f"{len(result.stages)} notebooks in {seconds:.0f} s: {result.index}")
 
 
 @app.command()
@@ -105,10 +138,11 @@ def train(
     from lungkit.training import recipes
 
     if recipe == "list":
-        table = Table("recipe", "question", "data", "network", "members")
-        for row in recipes.RECIPES.values():
-            table.add_row(row.name, row.question, row.data, row.backbone, str(len(row.seeds)))
-        console.print(table)
+        terminal.table(
+            ("recipe", "question", "data", "network", "members"),
+            [(row.name, row.question, row.data, row.backbone, len(row.seeds)) for row in recipes.RECIPES.values()],
+            prose=["question"],
+        )
         return
     chosen = recipes.find(recipe)
     if not data:
@@ -123,8 +157,8 @@ def train(
     asked = outside and (lambda candidate, own: probes.chest_xray(candidate, own, outside))
     work = config.work_dir() / chosen.name
     version, history = finetune.train(chosen, source, work, probes=asked, compact=compact, workers=workers)
-    console.print(history.to_string(index=False))
-    console.print(f"{version} is registered and active: {version.folder}", soft_wrap=True)
+    terminal.say(history.to_string(index=False))
+    terminal.say(f"{version} is registered and active: {version.folder}")
 
 
 @app.command()
@@ -177,19 +211,19 @@ def search(
     command = [sys.executable, "-c", "from lungkit import cli; cli.main()", "search", f"--data={source}", *given]
     found = distributed_search.search(command, *task.material, workers=workers, settings=task.settings, **task.options)
     trials_found = found.result.trials
-    table = Table(title=f"{len(trials_found)} trials in {task.folder.parent.name}", title_justify="left")
     shown = [name for name in trials_found if name != "reason" or trials_found.reason.any()]
     if chosen:  # whose trials all take the same
         shown.remove("epochs")
-    for name in shown:
-        table.add_column(name, overflow="fold")
-    for row in trials_found[shown].itertuples(index=False):
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
-    console.print(table)
-    console.print("best: " + ", ".join(f"{name} {value}" for name, value in found.result.best.items()))
-    console.print(f"{found.seconds:.0f} s with {workers} worker{'s' * (workers > 1)}")
+    rows = [
+        [f"{value:.4g}" if isinstance(value, float) else value for value in row]
+        for row in trials_found[shown].itertuples(index=False)
+    ]
+    title = f"{len(trials_found)} trials in {task.folder.parent.name}"
+    terminal.table(shown, rows, title, prose=["reason"])
+    terminal.say("best: " + ", ".join(f"{name} {value}" for name, value in found.result.best.items()))
+    terminal.say(f"{found.seconds:.0f} s with {workers} worker{'s' * (workers > 1)}")
     if found.speed_up(workers):
-        console.print(f"measured for these settings: {found.speed_up(workers)}")
+        terminal.say(f"measured for these settings: {found.speed_up(workers)}")
 
 
 @app.command()
@@ -210,16 +244,12 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(scored.to_dict()))
         return
-    table = Table(title=f"{version} on {scored.data.name}, {split}: {len(scored.labels)} images", title_justify="left")
+    title = f"{version} on {scored.data.name}, {split}: {len(scored.labels)} images"
     summary = scored.evaluation.summary()
-    for column in ("", *summary.columns):
-        table.add_column(column)
-    for metric, cells in summary.iterrows():
-        table.add_row(metric, *cells)
-    console.print(table)
-    console.print(_reviewed(scored.review))
+    terminal.table(("", *summary.columns), ((metric, *cells) for metric, cells in summary.iterrows()), title)
+    terminal.say(_reviewed(scored.review))
     if scored.seen_in_training:
-        console.print(f"{scored.seen_in_training} of these images were used to train or choose the model")
+        terminal.say(f"{scored.seen_in_training} of these images were used to train or choose the model")
 
 
 def _reviewed(review: dict) -> str:
@@ -239,7 +269,7 @@ def data_fetch(name: Annotated[str, typer.Argument(help="pneumoniamnist")]) -> N
     """Download a public data set; resumes, and verifies its checksum."""
     from lungkit.data import fetch
 
-    console.print(str(fetch.fetch(name)), soft_wrap=True)
+    terminal.say(str(fetch.fetch(name)))
 
 
 @data_app.command("phantom")
@@ -251,7 +281,7 @@ def data_phantom(
     """Make synthetic chest CT slices (DICOM, with lesion masks)."""
     from lungkit.data import phantom
 
-    console.print(str(phantom.make_dataset(folder, n_slices=slices, seed=seed)), soft_wrap=True)
+    terminal.say(str(phantom.make_dataset(folder, n_slices=slices, seed=seed)))
 
 
 @data_app.command("audit")
@@ -264,12 +294,9 @@ def data_audit(
     from lungkit.data import audit, dataset
 
     found = audit.audit(dataset.load(_source(data), label_column=label_column))
-    table = Table(title=f"Audit of {Path(data).name}", title_justify="left")
-    for column in ("severity", "finding", "count", "meaning"):
-        table.add_column(column)
-    for row in found.findings.itertuples():
-        table.add_row(row.severity, row.finding, str(row.count), row.meaning)
-    console.print(table)
+    columns = ["severity", "finding", "count", "meaning"]
+    rows = found.findings[columns].itertuples(index=False)
+    terminal.table(columns, rows, f"Audit of {Path(data).name}", prose=["meaning"])
     if out:
         out.mkdir(parents=True, exist_ok=True)
         found.findings.to_csv(out / "findings.csv", index=False)
@@ -282,9 +309,7 @@ def models_list() -> None:
     """Every version of every model; the active one is marked."""
     from lungkit.models import registry
 
-    table = Table()
-    for column in ("model", "version", "active", "trained on", "validation accuracy"):
-        table.add_column(column)
+    rows = []
     for name in registry.models():
         in_use = _active(name)
         for version in (registry.find(f"{name}@{number}") for number in registry.versions(name)):
@@ -292,8 +317,8 @@ def models_list() -> None:
             trained_on = card["data"]["name"] + (" (synthetic)" if card["synthetic"] else "")
             accuracy = card["metrics"].get("val", {}).get("accuracy")
             mark = "●" if version.version == in_use else ""
-            table.add_row(name, version.version, mark, trained_on, "–" if accuracy is None else f"{accuracy:.3f}")
-    console.print(table)
+            rows.append((name, version.version, mark, trained_on, "–" if accuracy is None else f"{accuracy:.3f}"))
+    terminal.table(("model", "version", "active", "trained on", "validation accuracy"), rows)
 
 
 @models_app.command("table")
@@ -309,10 +334,9 @@ def models_table(
         typer.echo("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines))
         return
     for row in rows.to_dict("records"):
-        shown = Table(show_header=False, title=row.pop("model"), title_justify="left", box=None)
+        terminal.say(row.pop("model"))
         for name, value in row.items():
-            shown.add_row(name, str(value))
-        console.print(shown)
+            terminal.say(f"  {name:<16} {value}")
 
 
 def _active(name: str) -> str:
@@ -332,7 +356,7 @@ def models_verify(ref: Annotated[str, typer.Argument(help="NAME or NAME@vN")]) -
 
     version = registry.find(ref)
     registry.verify(version)
-    console.print(f"{version}: every file is as registered")
+    terminal.say(f"{version}: every file is as registered")
 
 
 @models_app.command("promote")
@@ -342,7 +366,7 @@ def models_promote(ref: Annotated[str, typer.Argument(help="NAME@vN")]) -> None:
 
     version = registry.find(ref)
     registry.promote(version.model, version.version)
-    console.print(f"{version} is active")
+    terminal.say(f"{version} is active")
 
 
 @models_app.command("rollback")
@@ -351,4 +375,4 @@ def models_rollback(name: Annotated[str, typer.Argument(help="a model's name")])
     from lungkit.models import registry
 
     registry.rollback(name)
-    console.print(f"{registry.active(name)} is active")
+    terminal.say(f"{registry.active(name)} is active")

@@ -11,6 +11,10 @@ os.environ["COLUMNS"] = "200"  # tables are read line by line: none may be folde
 import hypothesis
 import pytest
 
+# Settings of the shell must not change a test, or be handed on to the processes that tests start.
+for name in [name for name in os.environ if name.startswith(("LUNGKIT_", "KERASTUNER_"))]:
+    del os.environ[name]
+
 # Where a red run stops others, the drawn examples are the same each time; at a desk they are new ones.
 hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
@@ -24,6 +28,14 @@ def own_folders(tmp_path, monkeypatch):
     """No test reads or writes the project's own data, artifacts or reports."""
     for name in ("data", "artifacts", "reports"):
         monkeypatch.setenv(f"LUNGKIT_{name.upper()}", str(tmp_path / name))
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory) -> Path:
+    """A registry that holds the models lungkit ships, and nothing that a user trained. Tests only read it."""
+    from tests.shipped import export
+
+    return export(tmp_path_factory.mktemp("shipped"))
 
 
 @pytest.fixture(scope="session")

@@ -183,19 +183,15 @@ def user_add(
 @user_app.command("list")
 def user_list() -> None:
     """Every account: name, role, whether it may sign in, last sign-in."""
-    from rich.console import Console
-    from rich.table import Table
-
+    from lungkit import terminal
     from lungkit.clinic import accounts
 
-    table = Table()
-    for column in ("user", "full name", "role", "may sign in", "last sign-in (UTC)"):
-        table.add_column(column)
+    rows = []
     with _accounts() as db:
         for user in accounts.list_users(db):
             last = f"{user.last_sign_in:%Y-%m-%d %H:%M}" if user.last_sign_in else "–"
-            table.add_row(user.name, user.full_name, user.role, "yes" if user.active else "no", last)
-    Console(markup=False, highlight=False).print(table)
+            rows.append((user.name, user.full_name, user.role, "yes" if user.active else "no", last))
+    terminal.table(("user", "full name", "role", "may sign in", "last sign-in (UTC)"), rows)
 
 
 @user_app.command("disable")

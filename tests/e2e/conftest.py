@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from playwright import sync_api
 from lungkit.clinic import accounts
 from lungkit.clinic.store import Store
 from lungkit.data import phantom
+from tests.shipped import export
 
-ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 PEOPLE = {"ada": ("Demo Doctor", "doctor"), "ben": ("Second Doctor", "doctor"), "eve": ("Demo Admin", "admin")}
 WIDTHS = {"desk": 1280, "tablet": 820}
 PATIENCE = 30_000  # ms that a page may take on a busy machine
@@ -40,7 +41,9 @@ class Clinic:
     def __init__(self, folder: Path, pool: int = 1, **environment: str):
         self.folder, self.pool = folder, pool
         self.artifacts, self.log = folder / "artifacts", folder / "server.log"
-        shutil.copytree(ARTIFACTS / "ct-infection", self.artifacts / "ct-infection", dirs_exist_ok=True)
+        with tempfile.TemporaryDirectory() as exported:
+            shipped = export(Path(exported))
+            shutil.copytree(shipped / "ct-infection", self.artifacts / "ct-infection", dirs_exist_ok=True)
         self.environment = os.environ | {
             "LUNGKIT_DATA": str(folder / "data"),
             "LUNGKIT_ARTIFACTS": str(self.artifacts),

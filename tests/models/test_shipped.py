@@ -1,5 +1,8 @@
 """The models that are committed under artifacts/: whole, active, and free of the machine they were made on."""
 
+import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -7,22 +10,14 @@ import pytest
 from lungkit.clinic import predictor
 from lungkit.models import overview, registry
 from lungkit.training import recipes
+from tests.shipped import export
 
-ARTIFACTS = Path(__file__).parents[2] / "artifacts"
-SHIPPED = [
-    "chest-xray-pneumonia",
-    "chest-xray-infection",
-    "pneumoniamnist-28",
-    "ct-covid",
-    "ct-lung-cancer",
-    "mri-brain-tumour",
-    "ct-infection",
-]
+SHIPPED = list(recipes.RECIPES)
 
 
 @pytest.fixture(autouse=True)
-def shipped(monkeypatch):
-    monkeypatch.setenv("LUNGKIT_ARTIFACTS", str(ARTIFACTS))
+def registry_of_what_ships(monkeypatch, shipped):
+    monkeypatch.setenv("LUNGKIT_ARTIFACTS", str(shipped))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -37,9 +32,9 @@ def test_a_shipped_model_says_in_its_card_what_it_learned_from(name):
     assert "/" not in card["data"]["name"]
 
 
-def test_all_that_ship_are_tested_and_take_less_than_60_megabytes():
+def test_all_that_ship_are_tested_and_take_less_than_60_megabytes(shipped):
     assert sorted(registry.models()) == sorted(SHIPPED)
-    files = [file for file in ARTIFACTS.rglob("*") if file.is_file()]
+    files = [file for file in shipped.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 60e6
 
 
@@ -67,3 +62,34 @@ def test_the_table_has_a_row_for_each_and_marks_what_is_synthetic():
     rows = overview.table()
     assert len(rows) == len(SHIPPED)
     assert [row for row in rows["model"] if "synthetic" in row] == ["ct-infection@v1 (synthetic)"]
+
+
+# --- what a user trained does not change what these tests look at
+
+
+@pytest.mark.parametrize("in_git", [True, False], ids=["clone", "unpacked archive"])
+def test_what_a_user_trained_is_not_taken_for_what_ships(shipped, tmp_path, in_git):
+    root = tmp_path / "project"
+    shutil.copytree(shipped, root / "artifacts")
+    if in_git:
+        _git(root, "init", "--quiet")
+        _git(root, "add", "artifacts")
+    for name in ("ct-infection", "phantom-1200-cnn"):
+        later = root / "artifacts" / name / "v2"
+        shutil.copytree(shipped / "ct-infection" / "v1", later)
+        pointer = {"version": "v2", "history": [], "sums": {"v1": "1", "v2": "2"}}
+        if name == "ct-infection":
+            pointer["sums"]["v1"] = json.loads((later.parent / "active.json").read_text())["sums"]["v1"]
+        (later.parent / "active.json").write_text(json.dumps(pointer))
+    exported = export(tmp_path / "exported", root)
+    assert _registered(exported) == _registered(shipped)
+    pointer = json.loads((exported / "ct-infection" / "active.json").read_text())
+    assert pointer == json.loads((shipped / "ct-infection" / "active.json").read_text())
+
+
+def _git(root: Path, *arguments: str) -> None:
+    subprocess.run(["git", "-C", str(root), *arguments], check=True)
+
+
+def _registered(artifacts: Path) -> list[str]:
+    return sorted(f"{path.parent.parent.name}/{path.parent.name}" for path in artifacts.glob("*/*/card.json"))

@@ -1,0 +1,52 @@
+"""Ctrl-C ends a command with exit code 130 and at most one line. Importing this makes it so for imports that follow."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+EXIT_CODE = 130  # as a shell reports a process that Ctrl-C ended
+
+# What is true of a command that was interrupted, by the words it begins with; the first that fits counts.
+KEPT = {
+    "run": "the same command continues a search or a training where it stopped",
+    "search": "the same command, without --fresh, continues where it stopped",
+    "train": "the same command continues where it stopped",
+    "evaluate": "no result was kept",
+    "predict": "the files that no line names were not read",
+    "data fetch": "the same command continues where it stopped",
+    "data phantom": "nothing was kept",
+    "data audit": "no result was kept",
+    "serve": "",
+}
+
+
+def message(arguments: list[str]) -> str:
+    """What to say of the interrupted command with these arguments: "interrupted", and what it leaves."""
+    typed = " ".join(arguments)
+    kept = next((said for verb, said in KEPT.items() if f"{typed} ".startswith(f"{verb} ")), "")
+    return f"interrupted; {kept}" if kept else "interrupted"
+
+
+@contextmanager
+def ignored() -> Iterator[None]:
+    """Ctrl-C does nothing within the block: what ends processes or tidies up is not stopped half way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _excepthook(kind, error, trace, before=sys.excepthook) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        os._exit(EXIT_CODE)
+    before(kind, error, trace)
+
+
+sys.excepthook = _excepthook
