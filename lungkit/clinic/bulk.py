@@ -5,14 +5,17 @@ its own. A few batches are on their way at any moment, however many files there 
 the files.
 """
 
+import io
 import multiprocessing
 import os
 import signal
 import stat
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice, takewhile
 from pathlib import Path
@@ -21,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import PIL.Image
 
+from lungkit import terminal
 from lungkit.clinic import decode
 from lungkit.clinic.predictor import Predictor, Reading
 from lungkit.data import folders, images
@@ -28,6 +32,7 @@ from lungkit.errors import LungkitError
 
 BATCH = 8  # images at a time: the feature maps of more of them leave the processor's cache
 _AHEAD = 4  # batches that wait, decoded, for the graph
+_LONGEST_NAME = 255  # bytes, of a file's name on most file systems
 _FEW = 48  # files that are read sooner than processes start
 
 
@@ -133,8 +138,11 @@ def _begin() -> None:
 # --- what is told of each
 
 
-def record(answer: Answer, heatmap: Path | None = None) -> dict:
-    """JSON-ready: file, sha256, probabilities, label, decision, checks, model, version, ms; or file and error."""
+def record(answer: Answer, heatmap: Path | None = None, undrawn: str = "") -> dict:
+    """JSON-ready: file, sha256, probabilities, label, decision, checks, model, version, ms; or file and error.
+
+    With heat maps also "heatmap", its path, or "heatmap_error", why it could not be written (`undrawn`).
+    """
     reading = answer.reading
     if reading is None:
         return {"file": str(answer.file), "sha256": answer.sha256 or None, "error": answer.error}
@@ -149,17 +157,18 @@ def record(answer: Answer, heatmap: Path | None = None) -> dict:
         "version": reading.version,
         "ms": round(reading.milliseconds, 3),
     }
-    return told | ({"heatmap": str(heatmap)} if heatmap else {})
+    return told | ({"heatmap": str(heatmap)} if heatmap else {}) | ({"heatmap_error": undrawn} if undrawn else {})
 
 
-def sentence(answer: Answer) -> str:
-    """One line for people: the file, the decision, how likely, and which checks failed."""
+def sentence(answer: Answer, undrawn: str = "") -> str:
+    """One line for people: the file, the decision, how likely, which checks failed, and why there is no heat map."""
     reading = answer.reading
     if reading is None:
         return folders.shown(answer.error)
     likely = reading.probabilities[reading.classes.index(reading.label)]
     told = f"{folders.shown(answer.file)}: {reading.decision} ({reading.label} {likely:.3f})"
-    return "; ".join([told, *(check.words for check in reading.checks if not check.passed)])
+    failed = [check.words for check in reading.checks if not check.passed]
+    return "; ".join([told, *failed, *([f"no heat map: {undrawn}"] if undrawn else [])])
 
 
 def make_folder(folder: Path) -> None:
@@ -167,16 +176,33 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise LungkitError(f"{folder}: no folder for heat maps can be made there ({error.strerror})") from error
+        raise LungkitError(f"no folder for heat maps can be made: {terminal.refusal(error)}") from None
 
 
 def write_heat(answer: Answer, folder: Path) -> Path:
-    """The heat map of the reading's label as a grey PNG in the image's aspect, at the model's resolution."""
-    reading = answer.reading
-    path = folder / f"{answer.file.stem}-{answer.sha256[:12]}.png"
+    """The heat map of the reading's label as a grey PNG in the image's aspect, at the model's resolution.
+
+    Its name begins with the image's, which is cut where the whole would be too long for a file's name. OSError where it
+    cannot be written; no part of it is left then.
+    """
+    reading, drawn = answer.reading, io.BytesIO()
     heat = reading.heat[reading.classes.index(reading.label)]
-    PIL.Image.fromarray(np.rint(255 * heat).astype(np.uint8)).save(path)
+    PIL.Image.fromarray(np.rint(255 * heat).astype(np.uint8)).save(drawn, "PNG")
+    ending = f"-{answer.sha256[:12]}.png"
+    path = folder / f"{_cut(answer.file.stem, _LONGEST_NAME - len(ending))}{ending}"
+    try:
+        path.write_bytes(drawn.getvalue())
+    except OSError as error:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)
+        raise
     return path
+
+
+def _cut(name: str, most: int) -> str:
+    """The beginning of a name that takes at most so many bytes."""
+    return os.fsencode(name)[:most].decode(sys.getfilesystemencoding(), "ignore")
 
 
 # --- which files

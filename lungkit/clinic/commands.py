@@ -31,8 +31,8 @@ def predict(
     heatmaps: Annotated[Path | None, typer.Option(help="a folder for the heat map of each reading's label")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="processes that decode; default: as many as help")] = None,
 ) -> None:
-    """Read images with a registered model. A broken file is reported and the rest go on; then the exit code is 1."""
-    from lungkit import progress
+    """Read images with a registered model. A broken file is reported and the rest are read; then the exit code is 1."""
+    from lungkit import progress, terminal
     from lungkit.clinic import bulk
     from lungkit.clinic.predictor import Models, Predictor
     from lungkit.models import registry
@@ -52,9 +52,13 @@ def predict(
             record = {"file": pattern, "error": f"{pattern}: no image file there"}
             say(json.dumps(record) if as_json else record["error"])
         for answer in bulk.read_files(predictor, found, workers):
-            failed |= answer.reading is None
-            drawn = bulk.write_heat(answer, heatmaps) if heatmaps and answer.reading else None
-            say(json.dumps(bulk.record(answer, drawn)) if as_json else bulk.sentence(answer))
+            drawn, undrawn = None, ""
+            try:
+                drawn = bulk.write_heat(answer, heatmaps) if heatmaps and answer.reading else None
+            except OSError as error:  # the other files still have their answers
+                undrawn = terminal.refusal(error)
+            failed |= answer.reading is None or bool(undrawn)
+            say(json.dumps(bulk.record(answer, drawn, undrawn)) if as_json else bulk.sentence(answer, undrawn))
             bar.update()
     raise typer.Exit(1 if failed else 0)
 
@@ -241,7 +245,7 @@ def _typed_password() -> str:
 def audit_verify(
     since: Annotated[str, typer.Option(help="a head noted earlier; shows a trail cut off or made anew")] = "",
 ) -> None:
-    """Check that no row of the audit trail was changed, removed or put in."""
+    """Check that no row of the audit trail was changed, removed or put in; rows cut off at its end need --since."""
     from lungkit.clinic import audit
     from lungkit.clinic.store import Store
 
@@ -249,4 +253,18 @@ def audit_verify(
     with store.read() as db:
         head = audit.head(db)
     rows = audit.verify(store, since)
-    typer.echo(f"{rows} rows, none changed, removed or put in; head, to be noted elsewhere: {head}")
+    typer.echo(f"{_checked(rows, since)}\nhead now, to be noted elsewhere: {head}")
+
+
+def _checked(rows: int, since: str) -> str:
+    """What a trail of so many rows that fit together has been shown to be, and no more than that."""
+    if since:
+        noted = since.strip().partition(":")[0]
+        return (
+            f"{rows} rows; those up to {noted} are the ones whose head was noted, and none between them and the last "
+            "one was changed, removed or put in"
+        )
+    return (
+        f"{rows} rows; none before the last one was changed, removed or put in. Rows cut off at the end, or a trail "
+        "made again as a whole, show only with --since HEAD, a head noted earlier"
+    )

@@ -343,6 +343,51 @@ def test_predict_writes_the_heat_map_of_each_label_in_the_images_aspect(lungkit,
     np.testing.assert_allclose(heat, reading.heat[reading.classes.index(reading.label)], atol=1 / 255)
 
 
+@pytest.mark.parametrize("letters", ["x" * 251, "ä" * 125, "胸" * 83], ids=["plain", "umlauts", "Chinese"])
+def test_the_heat_map_of_an_image_with_the_longest_name_gets_a_shorter_one(
+    lungkit, tiny_version, slice_files, tmp_path, letters
+):
+    image = tmp_path / f"{letters}.dcm"
+    shutil.copy(slice_files[0], image)
+    code, out, _ = lungkit("predict", image, slice_files[1], "--heatmaps", tmp_path / "heat", "--json")
+    assert code == 0
+    named = [Path(json.loads(line)["heatmap"]) for line in out.splitlines()]
+    assert [path.is_file() for path in named] == [True, True]
+    assert named[0].name.startswith(letters[:70])
+
+
+def test_a_heat_map_that_cannot_be_written_is_told_and_the_other_files_are_read(
+    lungkit, tiny_version, slice_files, tmp_path
+):
+    first, second, third = slice_files[:3]
+    sha256 = hashlib.sha256(second.read_bytes()).hexdigest()
+    taken = tmp_path / "heat" / f"{second.stem}-{sha256[:12]}.png"
+    taken.mkdir(parents=True)  # a folder stands where the file should go
+    code, out, err = lungkit("predict", first, second, third, "--heatmaps", tmp_path / "heat")
+    assert (code, "Traceback" in err) == (1, False)
+    lines = out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [str(first), str(second), str(third)]
+    assert lines[1].endswith(f"; no heat map: {taken}: it is a folder, not a file")
+    assert not any("no heat map" in line for line in (lines[0], lines[2]))
+    _, out, _ = lungkit("predict", second, "--heatmaps", tmp_path / "heat", "--json")
+    assert json.loads(out)["heatmap_error"] == f"{taken}: it is a folder, not a file"
+
+
+def test_a_heat_map_on_a_full_disk_leaves_no_part_of_itself(tiny_version, slice_files, tmp_path):
+    resource = pytest.importorskip("resource")
+    predictor = Predictor(tiny_version, heat=True, many=True)
+    (answer,) = bulk.read_files(predictor, slice_files[:1])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*png'"):
+            bulk.write_heat(answer, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.glob("*.png")) == []
+
+
 def test_predict_does_not_write_heat_maps_over_a_file(lungkit, tiny_version, tmp_path):
     (tmp_path / "heat").write_text("")
     with pytest.raises(LungkitError, match="no folder for heat maps"):

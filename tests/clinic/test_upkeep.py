@@ -490,9 +490,30 @@ def test_the_command_verifies_the_trail_against_a_head_noted_before(lungkit, sql
     with Store(sqlite_url).write() as db:
         audit.append(db, None, "case.open", "case:1")
     code, out, _ = lungkit("audit", "verify")
-    assert (code, out.split(",")[0]) == (0, "1 rows")
+    assert (code, out.split(";")[0]) == (0, "1 rows")
     head = out.split()[-1]
-    assert lungkit("audit", "verify", "--since", head)[0] == 0
+    code, out, _ = lungkit("audit", "verify", "--since", head)
+    assert code == 0
+    assert out.startswith(
+        "1 rows; those up to 1 are the ones whose head was noted, and none between them and the last "
+    )
     code, out, err = lungkit("audit", "verify", "--since", f"9{head[1:]}")
     assert (code, out) == (1, "")
     assert "broken at row 2: it is missing; the trail had 9 rows" in err
+
+
+def test_a_verified_trail_is_not_said_to_be_whole_at_its_end(lungkit, sqlite_url):
+    lungkit("db", "upgrade")
+    with Store(sqlite_url).write() as db:
+        for case in "12":
+            audit.append(db, None, "case.open", f"case:{case}")
+    head = lungkit("audit", "verify")[1].split()[-1]
+    with sqlite3.connect(Store(sqlite_url).path) as db:
+        for (trigger,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            db.execute(f"DROP TRIGGER {trigger}")
+        db.execute("DELETE FROM audit WHERE number = 2")
+    code, out, _ = lungkit("audit", "verify")
+    assert code == 0
+    assert out.startswith("1 rows; none before the last one was changed, removed or put in. Rows cut off at the end")
+    assert "--since" in out
+    assert "broken at row 2" in lungkit("audit", "verify", "--since", head)[2]

@@ -132,7 +132,9 @@ class Trail:
         self.verified.value = ""
         number = self._oversight.verify_trail()
         self.verified.value = notice(
-            f"All {number} events are there and as they were written; each follows the one before.", "done"
+            f"{number} events: none before the last one was changed, removed or put in. Events cut off at the end show "
+            "only against a head noted earlier (lungkit audit verify --since).",
+            "done",
         )
 
 
