@@ -43,7 +43,9 @@ class Image:
     units: Literal["HU", "intensity"]
     modality: str  # as DICOM names it: "CT", "CR", "DX", "OT", ...; "" for PNG, JPEG and TIFF
     file: str  # its name, for messages
-    tags: dict[str, str]  # header values that identify nobody, among _SHOWN; for pictures format, mode, rows, columns
+    tags: dict[
+        str, str
+    ]  # header values that identify nobody, and a note on how it was read; for pictures format, mode, rows, columns
 
 
 def check_size(width: int, height: int) -> None:
@@ -56,17 +58,21 @@ def check_size(width: int, height: int) -> None:
         raise Broken(f"too small: {width} x {height}", f"Each side needs at least {MIN_SIDE} pixels.")
 
 
+def can_be_spacings(row_spacing: float, column_spacing: float) -> bool:
+    """Whether pixels can lie so far apart: finite, above 0, and at most ten times each other."""
+    finer, coarser = sorted((row_spacing, column_spacing))
+    return bool(np.isfinite((finer, coarser)).all() and finer > 0 and coarser <= finer * _BELIEVED)
+
+
 def square_shape(shape: tuple[int, int], row_spacing: float, column_spacing: float) -> tuple[int, int]:
     """(height, width) that a picture of `shape` has once its pixels are square; the coarser axis grows.
 
     The spacings are the distances between rows and between columns, in any unit. The shape stays as it is where they
-    differ by at most 1 %, or where they cannot be true: not finite, not above 0, or more than ten times each other.
-    Where the result would have more than MAX_PIXELS, both axes are scaled down to that.
+    differ by at most 1 %, or where they cannot be true. Where the result would have more than MAX_PIXELS, both axes are
+    scaled down to that.
     """
-    if not all(np.isfinite(side) and side > 0 for side in (row_spacing, column_spacing)):
-        return shape
     finer = min(row_spacing, column_spacing)
-    if not _SQUARE_ENOUGH < max(row_spacing, column_spacing) / finer <= _BELIEVED:
+    if not can_be_spacings(row_spacing, column_spacing) or max(row_spacing, column_spacing) <= finer * _SQUARE_ENOUGH:
         return shape
     height, width = shape[0] * row_spacing / finer, shape[1] * column_spacing / finer
     fits = min(1.0, (MAX_PIXELS / (height * width)) ** 0.5)

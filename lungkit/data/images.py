@@ -7,12 +7,21 @@ refused with one error, `ImageRefused`.
 
 How stored values become a picture:
 
-- CT: Hounsfield units (HU) through the rescale slope and intercept. Padding counts as air, nothing is below -1024.
+- CT: Hounsfield units (HU) through RescaleSlope and RescaleIntercept; both have to be there, and RescaleType is HU or
+  HU_MOD where it is given. Padding counts as air, nothing is below -1024.
 - 8 bits and less, without a window: 0 is black and the largest value that can be stored is white.
 - More than 8 bits, without a window: most such files hold 10 to 15 bit images in 16-bit words and do not say so, hence
   the image's own 0.5 % and 99.5 % percentiles become black and white.
-- DICOM other than CT: modality LUT or rescale first, then the first VOI LUT or window where there is one, else the two
-  rules above; MONOCHROME1 is inverted last, padding is black.
+- DICOM other than CT: modality LUT or rescale first (a slope alone has the intercept 0, an intercept alone the slope
+  1), then the first usable VOI LUT, or else the first usable window, or else the two rules above. MONOCHROME1 and the
+  PresentationLUTShape INVERSE are inverted last, padding is black.
+- DICOM that was not made for presentation (for processing, or CR that states LIN or LOG): the sign of
+  PixelIntensityRelationship decides what is inverted, not the photometric interpretation.
+- Palettes and lookup tables have the depth that they say, unless their entries disprove it.
+- DICOM whose pixels are not square is scaled up along the coarser axis. PixelSpacing says it, or else
+  ImagerPixelSpacing, NominalScannedPixelSpacing or PixelAspectRatio, the first that holds two positive numbers.
+- A window or VOI LUT that cannot be used costs its effect, not the picture; the tag "note" says it. Values that decide
+  what the stored ones mean (slope, modality LUT, palette, sign) are refused where they cannot be used.
 - Colour becomes luminance at 8 bits, transparent parts black, the EXIF orientation is applied.
 """
 
@@ -99,8 +108,7 @@ def probe(source: str | Path | bytes | BinaryIO) -> tuple[int, int, str]:
     with _refusing(source, None), _quiet, _opened(source) as stream:
         kind = _format(stream)
         if kind == "DICOM":
-            header = dicom.checked_header(stream)
-            return header.Columns, header.Rows, header.Modality
+            return dicom.probe(stream)
         return *pictures.upright_size(pictures.opened(stream, kind)), ""
 
 

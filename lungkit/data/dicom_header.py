@@ -1,0 +1,483 @@
+"""The header of a DICOM file: walked without holding it, read only as far as it is needed, and checked.
+
+A header may be as large as the file; what is not needed is passed over. Values are taken from their bytes here, as
+files break the rules for values more often than any others, and each refusal names the attribute and its value.
+"""
+
+import io
+import math
+import re
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+from pydicom import uid
+from pydicom.datadict import dictionary_VR
+from pydicom.tag import Tag
+
+from lungkit.data.decoders import JPEG, JPEG_2000, JPEG_LS
+from lungkit.data.image import Broken, check_size
+
+_MODALITIES = ("CT", "CR", "DX", "DR", "RG", "OT", "SC")
+_ENCAPSULATED = "1.2.840.10008.5.1.4.1.1.104."  # PDF, CDA, STL, OBJ, MTL
+_XRAY_AND_CT = {
+    uid.CTImageStorage: "CT",
+    uid.ComputedRadiographyImageStorage: "CR",
+    uid.DigitalXRayImageStorageForPresentation: "DX",
+    uid.DigitalXRayImageStorageForProcessing: "DX",
+    uid.SecondaryCaptureImageStorage: "OT",
+    uid.MultiFrameGrayscaleByteSecondaryCaptureImageStorage: "OT",  # only where it holds a single frame
+    uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage: "OT",
+    uid.MultiFrameTrueColorSecondaryCaptureImageStorage: "OT",
+}
+# Deflated is left out on purpose: it unpacks the whole file before the header can be checked.
+_TRANSFER_SYNTAXES = (
+    uid.ImplicitVRLittleEndian,
+    uid.ExplicitVRLittleEndian,
+    uid.ExplicitVRBigEndian,
+    *JPEG,
+    *JPEG_LS,
+    *JPEG_2000,
+    uid.RLELossless,
+)
+_SAMPLES = {"MONOCHROME1": 1, "MONOCHROME2": 1, "PALETTE COLOR": 1} | dict.fromkeys(
+    ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"), 3
+)
+_BITS_ALLOCATED = {1: (8, 16), 3: (8,)}  # by samples of a pixel
+
+# What Image.tags may hold: names of ours, and the DICOM keywords they come from. Nothing here can identify a person.
+SHOWN = {
+    "view": "ViewPosition",
+    "body_part": "BodyPartExamined",
+    "image_type": "ImageType",
+    "photometric": "PhotometricInterpretation",
+    "bits_stored": "BitsStored",
+    "rows": "Rows",
+    "columns": "Columns",
+    "pixel_spacing": "PixelSpacing",
+    "detector_spacing": "ImagerPixelSpacing",
+    "slice_thickness": "SliceThickness",
+}
+PALETTES = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
+# Only these are read from a header at all, so that no name or number of a patient is ever held.
+_SEQUENCES = {Tag(keyword): keyword for keyword in ("ModalityLUTSequence", "VOILUTSequence")}
+_TABLES = {
+    Tag(keyword): keyword for palette in PALETTES for keyword in (f"{palette}Data", f"Segmented{palette}Data")
+} | {Tag("LUTData"): "LUTData"}
+_VALUES = {
+    Tag(keyword): keyword
+    for keyword in [
+        *SHOWN.values(),
+        *(f"{palette}Descriptor" for palette in PALETTES),
+        "SOPClassUID",
+        "Modality",
+        "NumberOfFrames",
+        "SamplesPerPixel",
+        "PlanarConfiguration",
+        "BitsAllocated",
+        "HighBit",
+        "PixelRepresentation",
+        "PixelPaddingValue",
+        "PixelPaddingRangeLimit",
+        "NominalScannedPixelSpacing",
+        "PixelAspectRatio",
+        "PresentationIntentType",
+        "PixelIntensityRelationship",
+        "PixelIntensityRelationshipSign",
+        "PresentationLUTShape",
+        "RescaleSlope",
+        "RescaleIntercept",
+        "RescaleType",
+        "VOILUTFunction",
+        "WindowCenter",
+        "WindowWidth",
+    ]
+}
+_IN_ITEMS = {Tag("LUTDescriptor"): "LUTDescriptor", Tag("LUTData"): "LUTData"}
+_META = {Tag(keyword): keyword for keyword in ("TransferSyntaxUID", "MediaStorageSOPClassUID")}
+
+# Bounds on what a hostile file can cost.
+_ELEMENTS = 200_000  # passed over; a scanner writes a few hundred, some with thousands in sequences
+_VALUE_BYTES = 1024  # of a value other than a table
+_KEPT_BYTES = 4 * 2**20  # of all that is kept; a full table of 16 bits has 128 KiB
+
+_PIXEL_DATA = Tag("PixelData")
+_OTHER_PIXELS = {Tag(keyword): keyword for keyword in ("FloatPixelData", "DoubleFloatPixelData")}
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_OPEN = 0xFFFFFFFF  # the length of what only a closing mark ends
+_LONG = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}  # their length has 4 bytes
+_TABLE_KINDS = ("", "UN", "OB", "OW", "US", "SS")
+_BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
+_NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?", re.ASCII)
+_EXPORT = "Export the image again."
+_CUT = "truncated: the file ends within the header", "Copy or download it again."
+
+
+class Raw(NamedTuple):
+    """A value as it stands in the file."""
+
+    kind: str  # the value representation, "" where the file does not say it
+    content: bytes
+
+
+class Header:
+    """What the reader needs of a header. The fields below hold once it was checked; `values` takes any keyword."""
+
+    kind: uid.UID  # of object
+    modality: str
+    rows: int
+    columns: int
+    samples: int  # of a pixel
+    photometric: str
+    planar: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool = False
+
+    def __init__(self, syntax: uid.UID):
+        self.syntax = syntax
+        self.order = "<" if syntax.is_little_endian else ">"
+        self.raw: dict[str, Raw] = {}
+        self.items: dict[str, list[dict[str, Raw]]] = {}  # of the sequences of lookup tables
+
+    def values(self, keyword: str) -> list:
+        """An attribute's values, numbers or text without blanks around it; none where it is absent or empty."""
+        kind, content = self.raw.get(keyword, Raw("", b""))
+        if kind in ("", "UN"):
+            kind = dictionary_VR(Tag(keyword))
+        if kind.startswith("US or SS"):
+            kind = "SS" if self.signed else "US"
+        if kind in _BINARY:
+            layout = struct.Struct(self.order + _BINARY[kind])
+            return [value for (value,) in layout.iter_unpack(content[: len(content) // layout.size * layout.size])]
+        parts = [part.strip("\0 \t\r\n") for part in content.decode("latin-1").split("\\")]
+        return parts if any(parts) else []
+
+    def text(self, keyword: str) -> str:
+        """The value as one short printable line, "" where there is none; several are joined by a backslash."""
+        return printable("\\".join(map(str, self.values(keyword))))
+
+    def word(self, keyword: str) -> str:
+        """The first value in capitals, as the standard writes its defined terms."""
+        return self.text(keyword).split("\\")[0].strip().upper()
+
+    def numbers(self, keyword: str) -> list[float]:
+        """The values as finite numbers, NaN for what is none. A decimal comma counts as a point."""
+        return [_number(value) for value in self.values(keyword)]
+
+    def number(self, keyword: str) -> float | None:
+        """The single number of an attribute; None where it is absent, NaN where it is anything else."""
+        found = self.numbers(keyword)
+        return None if not found else found[0] if len(found) == 1 else math.nan
+
+    def whole(self, keyword: str, default: int | None = None) -> int:
+        """The single whole number of an attribute, `default` where it is absent. Raises Broken."""
+        value = self.number(keyword)
+        if value is None and default is not None:
+            return default
+        if value is None:
+            raise Broken(f"damaged: the header has no {keyword}", _EXPORT)
+        if not value.is_integer():
+            raise Broken(f"damaged: {self.named(keyword)}, where one whole number belongs", _EXPORT)
+        return int(value)
+
+    def named(self, *keywords: str) -> str:
+        """The attributes and their values, for a message."""
+        return ", ".join(f"{keyword} {self.text(keyword) or 'missing'}" for keyword in keywords)
+
+    @property
+    def is_ct(self) -> bool:
+        return self.kind == uid.CTImageStorage
+
+    @property
+    def lowest(self) -> int:
+        """The smallest value that can be stored."""
+        return -(2 ** (self.bits_stored - 1)) if self.signed else 0
+
+    @property
+    def highest(self) -> int:
+        """The largest value that can be stored."""
+        return self.lowest + 2**self.bits_stored - 1
+
+
+def printable(words: str) -> str:
+    """What may be shown of a value: one line, not too long."""
+    return "".join(letter for letter in words if letter.isprintable())[:64]
+
+
+def _number(value: str | float) -> float:
+    if isinstance(value, str):
+        value = float(value.replace(",", ".")) if _NUMBER.fullmatch(value) else math.nan
+    return float(value) if math.isfinite(value) else math.nan
+
+
+# --- the walk ----------------------------------------------------------------------------------------------------
+
+
+class _Element(NamedTuple):
+    tag: int
+    kind: str
+    length: int
+    at: int  # where it is in the file
+    start: int  # of its value
+
+
+class _Walk:
+    """Passes over the elements of a file; only values that are asked for are read."""
+
+    def __init__(self, stream: BinaryIO):
+        self._stream = stream
+        self._seen = self._kept = 0
+        self.size = stream.seek(0, io.SEEK_END)
+        self.order("<", explicit=True)
+
+    def order(self, order: str, explicit: bool) -> None:
+        """How the elements from here on are written."""
+        self._explicit = explicit
+        self._tag, self._long, self._short = (struct.Struct(order + form) for form in ("2H", "I", "H"))
+
+    def says_kinds(self, position: int) -> bool:
+        """Whether the element there is written with its kind, whatever the transfer syntax claims."""
+        self._stream.seek(position + 4)
+        return _is_kind(self._stream.read(2))
+
+    def elements(self, position: int, end: int | None = None) -> Iterator[_Element]:
+        """The elements from `position` on, up to `end` or the file's end; the caller may leave at any of them."""
+        while (end is None or position < end) and (element := self._element(position)):
+            yield element
+            position = self._after(element)
+        if position > self.size:
+            raise Broken(*_CUT)
+
+    def items(self, sequence: _Element) -> Iterator[Iterator[_Element]]:
+        """The elements of each item of a sequence."""
+        end = None if sequence.length == _OPEN else sequence.start + sequence.length
+        for item in self.elements(sequence.start, end):
+            if item.tag != _ITEM:
+                return
+            yield self.elements(item.start, None if item.length == _OPEN else item.start + item.length)
+
+    def value(self, element: _Element, most: int) -> Raw:
+        """Its value; what is too long to be one, or has no length, is refused."""
+        self._kept += element.length
+        if element.length > most or self._kept > _KEPT_BYTES:
+            raise Broken(f"damaged: header value {Tag(element.tag)} is too long or of a wrong type", _EXPORT)
+        self._stream.seek(element.start)
+        return Raw(element.kind, self._stream.read(element.length))
+
+    def _element(self, position: int) -> _Element | None:
+        self._stream.seek(position)
+        head = self._stream.read(12)
+        if len(head) < 8:
+            return None
+        self._seen += 1
+        if self._seen > _ELEMENTS:
+            raise Broken(f"header too long: more than {_ELEMENTS} elements", "Export it without private elements.")
+        group, number = self._tag.unpack_from(head)
+        tag, kind = group << 16 | number, head[4:6]
+        # Items have no kind, and some writers leave it out in the middle of a file that has it.
+        if not self._explicit or group == 0xFFFE or not _is_kind(kind):
+            return _Element(tag, "", self._long.unpack_from(head, 4)[0], position, position + 8)
+        kind = kind.decode()
+        if kind not in _LONG:
+            return _Element(tag, kind, self._short.unpack_from(head, 6)[0], position, position + 8)
+        if len(head) < 12:
+            return None
+        return _Element(tag, kind, self._long.unpack_from(head, 8)[0], position, position + 12)
+
+    def _after(self, element: _Element) -> int:
+        """Where the next element starts. What has no length may hold others like it, to any depth."""
+        if element.length != _OPEN:
+            return element.start + element.length
+        position, depth = element.start, 1
+        while depth:
+            inner = self._element(position)
+            if inner is None:
+                raise Broken(*_CUT)
+            position = inner.start
+            if inner.length == _OPEN:
+                depth += 1
+            elif inner.tag in (_ITEM_END, _SEQUENCE_END):
+                depth -= 1
+            else:
+                position += inner.length
+        return position
+
+
+def _is_kind(letters: bytes) -> bool:
+    return letters.isalpha() and letters.isupper()
+
+
+# --- reading and checking ----------------------------------------------------------------------------------------
+
+
+def checked_header(stream: BinaryIO) -> Header:
+    """What the reader needs of a header, checked; the stream then stands at the pixels' element. Raises Broken."""
+    walk = _Walk(stream)
+    syntax, kind, start = _checked_meta(walk)
+    header = Header(syntax)
+    header.raw["TransferSyntaxUID"] = Raw("UI", syntax.encode())
+    walk.order(header.order, walk.says_kinds(start))
+    pixels = _read(header, walk, start)
+    header.kind = uid.UID(header.text("SOPClassUID") or kind)
+    _check_kind(header)
+    _check_pixels(pixels)
+    _check_object(header)
+    header.modality = header.text("Modality") or _XRAY_AND_CT[header.kind]
+    _check_frame(header)
+    _check_format(header)
+    if header.is_ct:
+        _check_hounsfield(header)
+    rescale(header)
+    more_is_brighter(header)
+    stream.seek(pixels.at)
+    return header
+
+
+def _checked_meta(walk: _Walk) -> tuple[uid.UID, str, int]:
+    """The transfer syntax, the kind of object, and where the header proper starts."""
+    meta, end = Header(uid.ExplicitVRLittleEndian), walk.size
+    for element in walk.elements(132):
+        if element.tag >> 16 != 2:
+            end = element.at
+            break
+        if element.tag in _META:
+            meta.raw[_META[element.tag]] = walk.value(element, _VALUE_BYTES)
+    syntax = uid.UID(meta.text("TransferSyntaxUID"))
+    if syntax not in _TRANSFER_SYNTAXES:
+        raise Broken(
+            f"transfer syntax not accepted: {printable(syntax.name) or 'no TransferSyntaxUID given'}",
+            "Export it uncompressed, or as JPEG, JPEG-LS, JPEG 2000 or RLE.",
+        )
+    return syntax, meta.text("MediaStorageSOPClassUID"), end
+
+
+def _read(header: Header, walk: _Walk, start: int) -> _Element | None:
+    """Fills the header from the file. The element where pixels belong, or the first one behind that place."""
+    for element in walk.elements(start):
+        if element.tag >= min(_OTHER_PIXELS):
+            return element
+        if element.tag in _SEQUENCES:
+            header.items[_SEQUENCES[element.tag]] = [_item(walk, inner) for inner in walk.items(element)]
+        elif element.tag in _TABLES:
+            header.raw[_TABLES[element.tag]] = walk.value(element, _KEPT_BYTES)
+        elif element.tag in _VALUES:
+            header.raw[_VALUES[element.tag]] = walk.value(element, _VALUE_BYTES)
+    return None
+
+
+def _item(walk: _Walk, elements: Iterator[_Element]) -> dict[str, Raw]:
+    found = {}
+    for element in elements:
+        if element.tag in (_ITEM_END, _SEQUENCE_END):
+            break
+        if element.tag in _IN_ITEMS:
+            found[_IN_ITEMS[element.tag]] = walk.value(element, _KEPT_BYTES)
+    return found
+
+
+def _check_kind(header: Header) -> None:
+    modality = header.text("Modality")
+    if header.kind.startswith(_ENCAPSULATED):
+        raise Broken(f"encapsulated document: {header.kind.name}", "Export the image that it describes instead.")
+    if modality and modality not in _MODALITIES:
+        raise Broken(f"unsupported modality: {modality}", "Chest CT and X-ray (CT, CR, DX) are read.")
+
+
+def _check_pixels(element: _Element | None) -> None:
+    if element and element.tag == _PIXEL_DATA:
+        return
+    if element and element.tag in _OTHER_PIXELS:
+        raise Broken(f"pixel format not accepted: {_OTHER_PIXELS[element.tag]}", "Whole numbers are read.")
+    raise Broken("no pixel data", "The file was cut, or holds a report or measurements; send the image itself.")
+
+
+def _check_object(header: Header) -> None:
+    if header.kind not in _XRAY_AND_CT:
+        raise Broken(
+            f"unsupported DICOM object: {printable(header.kind.name) or 'no SOPClassUID given'}",
+            "CT, CR, DX and secondary capture images of one frame are read.",
+        )
+
+
+def _check_frame(header: Header) -> None:
+    frames = header.whole("NumberOfFrames", 1)
+    if frames not in (0, 1):  # some write 0 for an image that has no frames to count
+        raise Broken(f"multi-frame: {frames} frames (NumberOfFrames)", "Export the frame to be read as one image.")
+    header.rows, header.columns = header.whole("Rows"), header.whole("Columns")
+    header.bits_allocated, header.bits_stored = header.whole("BitsAllocated"), header.whole("BitsStored")
+    header.high_bit = header.whole("HighBit", header.bits_stored - 1)
+    header.signed = header.whole("PixelRepresentation") == 1
+    check_size(header.columns, header.rows)
+
+
+def _check_format(header: Header) -> None:
+    header.photometric = header.word("PhotometricInterpretation")
+    samples = _SAMPLES.get(header.photometric, 0)
+    header.samples = header.whole("SamplesPerPixel", samples)
+    header.planar = header.whole("PlanarConfiguration", 0)
+    if header.photometric in ("YBR_RCT", "YBR_ICT") and header.syntax not in JPEG_2000:
+        raise _format_refused(header, "TransferSyntaxUID", "PhotometricInterpretation")
+    if header.samples != samples or header.bits_allocated not in _BITS_ALLOCATED.get(samples, ()):
+        raise _format_refused(header, "PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated")
+    bits, high = header.bits_stored, header.high_bit
+    if not (1 <= bits <= high + 1 <= header.bits_allocated) or (samples == 3 and bits != 8):
+        raise _format_refused(header, "BitsAllocated", "BitsStored", "HighBit")
+    if header.whole("PixelRepresentation") not in (0, 1) or (samples == 3 and header.planar not in (0, 1)):
+        raise _format_refused(header, "PixelRepresentation", "PlanarConfiguration")
+
+
+def _format_refused(header: Header, *keywords: str) -> Broken:
+    return Broken(
+        f"pixel format not accepted: {header.named(*keywords)}", "Grey of 8 or 16 bits and colour of 8 bits are read."
+    )
+
+
+def _check_hounsfield(header: Header) -> None:
+    """What makes the values of a CT slice Hounsfield units; a scout view and a derived map have none."""
+    if {"LOCALIZER", "LOCALISER", "SCOUT"} & set(re.split(r"[^A-Z]+", header.text("ImageType").upper())):
+        raise Broken(
+            f"scout view, not a CT slice: {header.named('ImageType')}", "Choose the axial slices of the series."
+        )
+    wrong = None
+    if header.photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        wrong = "PhotometricInterpretation"
+    elif header.word("RescaleType") not in ("", "HU", "HU_MOD"):
+        wrong = "RescaleType"
+    if wrong:
+        raise Broken(f"CT not in Hounsfield units: {header.named(wrong)}", "Export the original slice of the scanner.")
+
+
+def rescale(header: Header) -> tuple[float, float]:
+    """(slope, intercept), 1 and 0 where an X-ray does not give them; a CT has to give both. Raises Broken."""
+    slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
+    if header.is_ct:
+        known = slope is not None and intercept is not None
+        rule, remedy = "CT not in Hounsfield units", "Export the original slice of the scanner."
+    else:
+        known, slope, intercept = True, 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
+        rule, remedy = "rescale not usable", _EXPORT
+    if not known or not slope or not math.isfinite(slope) or not math.isfinite(intercept):
+        raise Broken(f"{rule}: {header.named('RescaleSlope', 'RescaleIntercept')}", remedy)
+    return slope, intercept
+
+
+def more_is_brighter(header: Header) -> bool | None:
+    """Whether more X-rays give a larger stored value; None where the file says how it is to be displayed instead.
+
+    PS3.3, C.8.11.3.1.2: PixelIntensityRelationshipSign is 1 for yes, -1 for no. It counts in images for processing,
+    and in CR images that state LIN or LOG and no intent. Raises Broken where an image for processing has no sign.
+    """
+    intent, sign = header.word("PresentationIntentType"), header.number("PixelIntensityRelationshipSign")
+    for_processing = header.kind == uid.DigitalXRayImageStorageForProcessing or intent == "FOR PROCESSING"
+    measured = header.kind == uid.ComputedRadiographyImageStorage and not intent and sign in (1, -1)
+    if measured and header.word("PixelIntensityRelationship") in ("LIN", "LOG"):
+        return sign == 1
+    if not for_processing or header.is_ct:
+        return None
+    if sign not in (1, -1):
+        known = header.named("PixelIntensityRelationshipSign")
+        rule = f"for processing, and it does not say whether bone is bright: {known}"
+        raise Broken(rule, "Export the image for presentation.")
+    return sign == 1
