@@ -14,6 +14,8 @@ from pathlib import Path
 
 from lungkit.errors import LungkitError
 
+REGISTERED = "registered.json"  # in a run's folder: the version that the run registered
+
 
 def home() -> Path:
     """The project's folder."""

@@ -1,30 +1,38 @@
 """Runs the numbered notebooks and leaves executed copies, HTML pages and one index."""
 
 import html
+import itertools
 import json
 import tempfile
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
+from lungkit.interrupts import ignored
+
 import nbformat
 import papermill
+import psutil
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from lungkit import config
+from lungkit import config, files, terminal
 from lungkit.errors import LungkitError
 
 
 class NotebookFailed(LungkitError):
     """A cell raised, or its Python process died; the message names notebook, cell and reason."""
 
-    def __init__(self, notebook: Path, where: str, reason: str, page: Path):
-        super().__init__(f"{notebook.name} stopped in {where}: {reason}\nThe executed copy shows where: {page}")
+    def __init__(self, notebook: Path, where: str, reason: str, page: Path | None):
+        shown = f"\nThe executed copy shows where: {page}" if page else ""
+        super().__init__(f"{notebook.name} stopped in {where}: {reason}{shown}")
         self.reason = reason
 
 
@@ -71,16 +79,38 @@ def run(notebooks: list[Path], parameters: dict, folder: Path | None = None) -> 
     if unknown := sorted(parameters.keys() - everything):
         raise LungkitError(f"no parameter {', '.join(unknown)}; there are: {', '.join(sorted(everything))}")
     if folder is None:
-        data = Path(str(parameters.get("data", "phantom"))).name
-        folder = config.reports_dir() / f"{datetime.now():%Y%m%d-%H%M%S}-{data}"
+        folder = _new_folder(Path(str(parameters.get("data", "phantom"))).name)
     folder.mkdir(parents=True, exist_ok=True)
     result = Run(folder, parameters)
+    report = Path(parameters.get("report") or folder)
+    (report / config.REGISTERED).unlink(missing_ok=True)  # an earlier run's
     for notebook in notebooks:
-        given = {
-            name: value for name, value in ({"report": str(folder)} | parameters).items() if name in known[notebook]
-        }
-        _execute(notebook, given, result)
+        given = parameters | {"report": str(report)} | _registered(report)
+        _execute(notebook, {name: value for name, value in given.items() if name in known[notebook]}, result)
     return result
+
+
+def _new_folder(data: str) -> Path:
+    """A folder of its own under the reports folder, also where another run begins in the same second."""
+    name = files.cut_name(f"{datetime.now():%Y%m%d-%H%M%S}-{data}", 200)
+    config.reports_dir().mkdir(parents=True, exist_ok=True)
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(folder for folder in map(config.reports_dir().joinpath, names) if _made(folder))
+
+
+def _made(folder: Path) -> bool:
+    """Make a folder; False where there is one already."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def _registered(folder: Path) -> dict:
+    """The version that this run registered, as a parameter of the notebooks that follow; a newer one is another's."""
+    record = folder / config.REGISTERED
+    return {"model_name": json.loads(record.read_text("utf-8"))["version"]} if record.is_file() else {}
 
 
 def _execute(notebook: Path, parameters: dict, result: Run) -> None:
@@ -92,17 +122,20 @@ def _execute(notebook: Path, parameters: dict, result: Run) -> None:
     except NotebookFailed as failure:
         status = failure.reason
         raise
+    except OSError as refused:
+        status = terminal.refusal(refused)
+        raise
     finally:
         result.stages.append((notebook.stem, time.perf_counter() - started, status))
         _write_index(result)
 
 
 def _papermill(notebook: Path, copy: Path, parameters: dict) -> None:
-    """Execute `notebook` into `copy`, with an HTML page beside it; NotebookFailed where a cell stops it."""
-    page = copy.with_suffix(".html")
-    # The kernel speaks through files that only this user can reach, not through open ports of the machine.
-    with tempfile.TemporaryDirectory(prefix="lungkit-") as sockets:
-        try:
+    """Execute `notebook` into `copy`, with an HTML page next to it; NotebookFailed where a cell stops it."""
+
+    def execute() -> None:
+        # The kernel speaks through files that only this user can reach, not through open ports of the machine.
+        with tempfile.TemporaryDirectory(prefix="lungkit-") as sockets:
             papermill.execute_notebook(
                 str(notebook),
                 str(copy),
@@ -111,14 +144,68 @@ def _papermill(notebook: Path, copy: Path, parameters: dict) -> None:
                 progress_bar={"desc": f"{notebook.stem:18}"},
                 config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
             )
-        except PapermillExecutionError as error:
-            reason = f"{error.ename}: {error.evalue}"
-            raise NotebookFailed(notebook, f"its code cell {error.exec_count}", reason, page) from None
-        except DeadKernelError:
+
+    try:
+        failed = _in_thread(execute)
+    finally:
+        unwritten = _page(copy)
+    page = None if unwritten else copy.with_suffix(".html")
+    match failed:
+        case PapermillExecutionError():
+            where, reason = f"its code cell {failed.exec_count}", f"{failed.ename}: {failed.evalue}"
+            raise NotebookFailed(notebook, where, reason, page)
+        case DeadKernelError():
             reason = "its Python process ended without a word; most often the memory was not enough"
-            raise NotebookFailed(notebook, "a cell", reason, page) from None
-        finally:
-            write_html(copy)
+            raise NotebookFailed(notebook, "a cell", reason, page)
+    if failed or unwritten:
+        raise failed or unwritten
+
+
+def _page(copy: Path) -> Exception | None:
+    """Write the page of an executed copy; what stood in the way. Half a copy, as a full disk leaves it, is removed."""
+    try:
+        write_html(copy)
+    except FileNotFoundError as error:  # nothing was executed
+        return error
+    except (OSError, ValueError) as error:
+        with suppress(OSError):
+            copy.unlink(missing_ok=True)
+        return error
+    return None
+
+
+def _in_thread(work: Callable[[], None]) -> BaseException | None:
+    """Do `work` in a thread, and return what it raised. Ctrl-C ends the processes that it started, and is raised.
+
+    In the main thread, Jupyter's client answers Ctrl-C itself: it closes the connection to the kernel, and what fails
+    because of that hides that a person stopped the work.
+    """
+    raised: list[BaseException] = []
+
+    def caught() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    before = _children()
+    thread = threading.Thread(target=caught, daemon=True)
+    try:
+        thread.start()
+        thread.join()
+    except KeyboardInterrupt:
+        with ignored():
+            while thread.is_alive():
+                for process in _children() - before:
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
+                thread.join(0.2)
+        raise
+    return raised[0] if raised else None
+
+
+def _children() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
 
 
 def write_html(notebook: Path) -> Path:
@@ -129,7 +216,7 @@ def write_html(notebook: Path) -> Path:
     document.metadata.pop("widgets", None)
     body, _ = exporter.from_notebook_node(document, {"metadata": {"name": notebook.stem}})
     page = notebook.with_suffix(".html")
-    page.write_text(body, encoding="utf-8")
+    files.replace(page, body)
     return page
 
 
@@ -207,4 +294,4 @@ def _write_index(result: Run) -> None:
         parameters=parameters,
         figures=figures,
     )
-    result.index.write_text(page, encoding="utf-8")
+    files.replace(result.index, page)

@@ -10,12 +10,10 @@ import multiprocessing
 import os
 import signal
 import stat
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice, takewhile
 from pathlib import Path
@@ -24,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import PIL.Image
 
+from lungkit import files as whole
 from lungkit import terminal
 from lungkit.clinic import decode
 from lungkit.clinic.predictor import Predictor, Reading
@@ -32,7 +31,6 @@ from lungkit.errors import LungkitError
 
 BATCH = 8  # images at a time: the feature maps of more of them leave the processor's cache
 _AHEAD = 4  # batches that wait, decoded, for the graph
-_LONGEST_NAME = 255  # bytes, of a file's name on most file systems
 _FEW = 48  # files that are read sooner than processes start
 
 
@@ -189,20 +187,9 @@ def write_heat(answer: Answer, folder: Path) -> Path:
     heat = reading.heat[reading.classes.index(reading.label)]
     PIL.Image.fromarray(np.rint(255 * heat).astype(np.uint8)).save(drawn, "PNG")
     ending = f"-{answer.sha256[:12]}.png"
-    path = folder / f"{_cut(answer.file.stem, _LONGEST_NAME - len(ending))}{ending}"
-    try:
-        path.write_bytes(drawn.getvalue())
-    except OSError as error:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-        error.filename = error.filename or str(path)
-        raise
+    path = folder / f"{whole.cut_name(answer.file.stem, whole.LONGEST_NAME - len(ending))}{ending}"
+    whole.replace(path, drawn.getvalue())
     return path
-
-
-def _cut(name: str, most: int) -> str:
-    """The beginning of a name that takes at most so many bytes."""
-    return os.fsencode(name)[:most].decode(sys.getfilesystemencoding(), "ignore")
 
 
 # --- which files

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ import pandas as pd
 from PIL import Image as Picture
 
 import lungkit
-from lungkit import config
+from lungkit import config, files
 from lungkit.data import images, phantom, splits
 from lungkit.errors import LungkitError
 from lungkit.progress import bar
@@ -141,8 +140,8 @@ class Dataset:
             "manifest_sha256": hashlib.sha256(table).hexdigest(),
             "recipe": recipe or {},
         }
-        _replace(folder / "manifest.csv", table)
-        _replace(folder / "dataset.json", (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+        files.replace(folder / "manifest.csv", table)
+        files.replace(folder / "dataset.json", (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
 
     @classmethod
     def open(cls, folder: str | Path) -> "Dataset":
@@ -431,7 +430,8 @@ def _npz(path: Path, name: str, label_column: str | None) -> _Listing:
     root = config.data_dir() / name / f"images-{digest[:12]}"
     order_file = root / "classes.json"
     if not order_file.is_file():
-        _make_folder(root, lambda folder: _write_pngs(path, folder))
+        with files.new_folder(root) as draft:
+            _write_pngs(path, draft)
     found = [
         {"file": file.relative_to(root).as_posix(), "label": file.parent.name, "split": part, "source": path.name}
         for part in splits.PARTS
@@ -580,22 +580,3 @@ def _fingerprint(classes: Iterable[str], rows: pd.DataFrame) -> str:
         .tolist()
     )
     return hashlib.sha256(json.dumps([list(classes), content]).encode()).hexdigest()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file in one step: a reader sees the old one or the new one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(content)
-    draft.replace(path)
-
-
-def _make_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """A folder filled in one step: it appears under its name only when fill is done."""
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    fill(draft)
-    try:
-        draft.rename(folder)
-    except OSError:  # another process was faster
-        shutil.rmtree(draft)

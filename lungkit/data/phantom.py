@@ -12,7 +12,6 @@ import csv
 import json
 import math
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from PIL import Image as Picture
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
 
-from lungkit import progress
+from lungkit import files, progress
 from lungkit.data.phantom_anatomy import EMPTY, LENGTH_MM
 from lungkit.data.phantom_patient import CLASSES, THICKNESS_MM, SyntheticPatient
 from lungkit.errors import LungkitError
@@ -162,11 +161,8 @@ def make_dataset(
     }
     if _made_before(folder, parameters):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        (draft / "slices").mkdir(parents=True)
+    with files.new_folder(folder) as draft:
+        (draft / "slices").mkdir()
         (draft / "masks").mkdir()
         jobs = (delayed(_write_patient)(draft, *patient, seed, size) for patient in _patients(n_slices, seed))
         written = Parallel(n_jobs=workers or os.cpu_count(), return_as="generator_unordered")(jobs)
@@ -181,13 +177,8 @@ def make_dataset(
             table.writerows(sorted(rows))
         (draft / "dataset.json").write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
         (draft / "README.md").write_text(_README.format(**parameters), encoding="utf-8")
-        try:
-            draft.rename(folder)
-        except OSError:  # someone else made the folder meanwhile
-            if not _made_before(folder, parameters):
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    if not _made_before(folder, parameters):  # someone else made another folder there meanwhile
+        raise LungkitError(f"{folder} could not be made; give another folder")
     return folder
 
 

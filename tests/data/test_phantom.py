@@ -252,12 +252,13 @@ def test_a_killed_run_leaves_no_folder_and_can_be_repeated(tmp_path):
     code = f"from lungkit.data import phantom; phantom.make_dataset({str(folder)!r}, 300, size=64, workers=1)"
     run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".set.*.partial/slices/*.dcm")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".set.draft-*/new/slices/*.dcm")) and time.monotonic() < deadline:
         time.sleep(0.05)
     run.send_signal(signal.SIGKILL)
     run.wait()
-    assert list(tmp_path.glob(".set.*.partial/slices/*.dcm")) and not folder.exists()
+    assert list(tmp_path.glob(".set.draft-*/new/slices/*.dcm")) and not folder.exists()
     assert len(_rows(phantom.make_dataset(folder, n_slices=6, size=64, workers=1))) == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["set"], "what the killed run left is removed"
 
 
 def test_a_script_without_a_main_guard_can_make_a_data_set_on_two_processes(tmp_path):

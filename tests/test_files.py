@@ -1,0 +1,95 @@
+"""Files and folders appear whole or not at all, and what a killed process left is removed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lungkit import files
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_appears_when_it_is_filled(tmp_path):
+    with files.new_folder(tmp_path / "deep" / "set") as draft:
+        (draft / "one").write_text("1")
+        assert not (tmp_path / "deep" / "set").exists()
+    assert (tmp_path / "deep" / "set" / "one").read_text() == "1"
+    assert _names(tmp_path / "deep") == ["set"]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(28, "full"), SystemExit])
+def test_whatever_stops_the_filling_leaves_nothing(tmp_path, stop):
+    with pytest.raises(BaseException), files.new_folder(tmp_path / "set") as draft:  # noqa: B017
+        (draft / "one").write_text("1")
+        raise stop
+    assert _names(tmp_path) == []
+
+
+def test_a_folder_that_another_process_filled_meanwhile_stays(tmp_path):
+    with files.new_folder(tmp_path / "set") as draft:
+        (draft / "one").write_text("mine")
+        (tmp_path / "set").mkdir()
+        (tmp_path / "set" / "one").write_text("theirs")
+    assert (tmp_path / "set" / "one").read_text() == "theirs"
+    assert _names(tmp_path) == ["set"]
+
+
+def test_a_folder_that_cannot_take_its_place_is_an_error(tmp_path):
+    with pytest.raises(NotADirectoryError), files.new_folder(tmp_path / "set"):
+        (tmp_path / "set").write_text("a file stands there")
+    assert _names(tmp_path) == ["set"]
+
+
+@pytest.mark.parametrize("name", ["set", "s" * 255, "ä" * 127])
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_fills_is_not(tmp_path, name):
+    script = f"""
+import sys, time
+from pathlib import Path
+from lungkit import files
+with files.new_folder(Path({str(tmp_path / name)!r})) as draft:
+    (draft / "half").write_text("1")
+    print("filling", flush=True)
+    time.sleep(60)
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) for _ in range(2)]
+    for process in processes:
+        process.stdout.readline()
+    try:
+        processes[0].kill()
+        processes[0].wait()
+        assert len(_names(tmp_path)) == 2
+        with files.new_folder(tmp_path / name) as draft:
+            (draft / "whole").write_text("1")
+        assert _names(tmp_path / name) == ["whole"]
+        (left,) = [path for path in tmp_path.iterdir() if path.name != name]
+        assert (left / "new" / "half").is_file()
+    finally:
+        processes[1].kill()
+        processes[1].wait()
+
+
+def test_a_file_is_replaced_in_one_step(tmp_path):
+    (tmp_path / "file").write_text("old")
+    files.replace(tmp_path / "file", "neü")
+    assert (tmp_path / "file").read_text("utf-8") == "neü"
+    files.replace(tmp_path / "file", b"bytes")
+    assert _names(tmp_path) == ["file"]
+
+
+def test_a_file_that_cannot_be_written_is_named_and_leaves_no_draft(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match=r"taken") as refused:
+        files.replace(tmp_path / "taken", "text")
+    assert refused.value.filename == str(tmp_path / "taken")
+    assert _names(tmp_path) == ["taken"]
+    with pytest.raises(OSError, match="longer"):
+        files.replace(tmp_path / ("longer" * 50), "text")
+
+
+@pytest.mark.parametrize(("name", "most", "cut"), [("abc", 2, "ab"), ("aä", 2, "a"), ("aä", 3, "aä"), ("", 5, "")])
+def test_a_name_is_cut_between_letters(name, most, cut):
+    assert files.cut_name(name, most) == cut
