@@ -3,6 +3,7 @@
 import html
 import itertools
 import json
+import logging
 import tempfile
 import threading
 import time
@@ -181,25 +182,29 @@ def _in_thread(work: Callable[[], None]) -> BaseException | None:
     because of that hides that a person stopped the work.
     """
     raised: list[BaseException] = []
+    ended = threading.Event()  # Thread.join of Python 3.11 takes a thread for ended where Ctrl-C comes while it waits
 
     def caught() -> None:
         try:
             work()
         except BaseException as error:
             raised.append(error)
+        finally:
+            ended.set()
 
     before = _children()
-    thread = threading.Thread(target=caught, daemon=True)
     try:
-        thread.start()
-        thread.join()
+        threading.Thread(target=caught, daemon=True).start()
+        ended.wait()
     except KeyboardInterrupt:
         with ignored():
-            while thread.is_alive():
+            logging.disable()  # of the kernel's end, which is meant
+            while not ended.is_set():
                 for process in _children() - before:
                     with suppress(psutil.NoSuchProcess):
                         process.kill()
-                thread.join(0.2)
+                ended.wait(0.2)
+            logging.disable(logging.NOTSET)
         raise
     return raised[0] if raised else None
 

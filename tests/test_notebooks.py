@@ -1,17 +1,25 @@
 """Notebooks run with their parameters, fail with a clear message, and leave pages that need no network."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from lungkit import config, notebooks
 from lungkit.errors import LungkitError
 
-COMMITTED = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).parents[1]
+COMMITTED = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PIPELINE = [file for file in COMMITTED if file.stem != "app"]  # the clinic's page takes no parameters
 
 
@@ -190,12 +198,92 @@ def test_a_run_without_a_folder_gets_one_named_by_its_data_under_the_reports(fol
     assert "Run on my set" in run.index.read_text()
 
 
+def test_two_runs_that_begin_in_the_same_second_have_a_folder_each(folder, monkeypatch):
+    notebook = _write(folder / "01_first.ipynb")
+    monkeypatch.setattr(notebooks, "datetime", _Stopped)
+    monkeypatch.setattr(notebooks, "_papermill", lambda *_: None)
+    made = [notebooks.run([notebook], {"data": "/somewhere/set", "report": ""}).folder.name for _ in range(3)]
+    assert made == ["20261128-024116-set", "20261128-024116-set-2", "20261128-024116-set-3"]
+
+
+class _Stopped(datetime):
+    """A clock that stands still."""
+
+    @classmethod
+    def now(cls, tz=None):
+        return cls(2026, 11, 28, 2, 41, 16)
+
+
+def test_a_run_on_data_with_the_longest_name_has_a_folder(folder, monkeypatch):
+    notebook = _write(folder / "01_first.ipynb")
+    monkeypatch.setattr(notebooks, "_papermill", lambda *_: None)
+    run = notebooks.run([notebook], {"data": f"/somewhere/{'ä' * 127}"})
+    assert run.index.is_file()
+
+
+# About 4 s: two kernels start.
+def test_later_notebooks_show_the_version_that_this_run_registered(folder, tmp_path):
+    register = "from pathlib import Path\nPath(report, 'registered.json').write_text('{\"version\": \"two@v1\"}')"
+    known = "model_name = ''\nreport = ''"
+    first = _write(folder / "03_first.ipynb", "assert model_name == 'two'", register, parameters=known)
+    second = _write(folder / "04_second.ipynb", "assert model_name == 'two@v1', model_name", parameters=known)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "registered.json").write_text('{"version": "two@v9"}')  # an earlier run's
+    run = notebooks.run([first, second], {"model_name": "two"}, tmp_path / "run")
+    assert [status for _, _, status in run.stages] == ["done", "done"]
+
+
 def test_the_index_shows_the_figures_that_the_notebooks_left(folder, tmp_path, monkeypatch):
     notebook = _write(folder / "01_first.ipynb")
     monkeypatch.setattr(notebooks, "_papermill", lambda *_: (tmp_path / "class_balance #1.png").write_bytes(b""))
     index = notebooks.run([notebook], {}, tmp_path).index.read_text()
     assert 'src="class_balance%20%231.png"' in index
     assert "class balance #1</figcaption>" in index
+
+
+# --- Ctrl-C, and a system that refuses
+
+
+# About 4 s: a kernel starts.
+def test_ctrl_c_ends_kernel_and_command_with_one_line(folder, tmp_path):
+    note = "print(os.getpid(), file=open(report + '/pid', 'w'))\ntime.sleep(99)"
+    known = "data = 'phantom'\nprofile = 'quick'\nreport = ''"
+    _write(folder / "01_first.ipynb", "import os, time", note, parameters=known)
+    shown = tmp_path / "shown"
+    with shown.open("w") as file:
+        command = subprocess.Popen(
+            [sys.executable, "-c", "from lungkit import cli; cli.main()", "run", "01"],
+            env=os.environ | {"LUNGKIT_HOME": str(folder.parent), "PYTHONPATH": str(ROOT)},
+            stdout=file, stderr=file, start_new_session=True,
+        )  # fmt: skip
+    pid = _within_a_minute(lambda: next(tmp_path.glob("reports/*/pid"), None))
+    kernel = psutil.Process(int(_within_a_minute(pid.read_text)))
+    os.killpg(command.pid, signal.SIGINT)
+    assert command.wait(30) == 130
+    assert not kernel.is_running()
+    last = shown.read_text().splitlines()[-1]
+    assert last.endswith("interrupted; the same command continues a search or a training where it stopped")
+    assert not re.search("Traceback|Error|died", shown.read_text())
+    (index,) = config.reports_dir().glob("*/index.html")
+    assert '<td class="failed">interrupted</td>' in index.read_text()
+
+
+def _within_a_minute(look):
+    for _ in range(600):
+        if found := look():
+            return found
+        time.sleep(0.1)
+    raise AssertionError("it did not happen")
+
+
+def test_a_copy_that_cannot_be_written_is_told_and_nothing_half_is_left(folder, tmp_path):
+    notebook = _write(folder / "01_first.ipynb", "print('x')")
+    run = tmp_path / "run"
+    (run / "01_first.ipynb").mkdir(parents=True)  # a folder stands where the copy should go
+    with pytest.raises(IsADirectoryError, match=r"01_first\.ipynb"):
+        notebooks.run([notebook], {}, run)
+    assert "it is a folder, not a file" in (run / "index.html").read_text()
+    assert not (run / "01_first.html").exists()
 
 
 # --- the committed notebooks, executed in place
