@@ -20,9 +20,16 @@ from lungkit.progress import bar
 # Near duplicates: perceptual hashes (64 bits) that differ in few bits propose a pair, the correlation of the two
 # pictures at 32 x 32 decides. Both were set by looking at pairs of seven public sets: of different children's X-rays
 # about 1,000 pairs lie within the bits and none above the correlation; re-encoded, re-windowed or annotated copies,
-# and neighbouring CT slices, lie above it.
+# and neighbouring CT slices, lie above it. But slices of one CT protocol resemble each other: of 839 people's slices
+# 59 pairs lie above it. Hence the correlation that two pictures of different patients need is raised to what such pairs
+# of this modality in this data set do not reach by chance (`chance_correlation`).
 MOST_BITS = 8
 LEAST_CORRELATION = 0.97
+MOST_CORRELATION = 0.995  # what is asked for at most: copies of a picture, encoded anew, lie above
+BY_CHANCE = 0.1  # pairs of different patients expected above the raised correlation, in the whole set
+TO_CALIBRATE = 100  # images with a known patient; a tail cannot be told from fewer
+LOOKED_AT = 3000  # images of a modality at most, for the tail
+CLOSEST = 3  # pairs that are kept to look at, though they were not called duplicates
 GRID = 32  # pixels
 ROWS_AT_ONCE = 512  # of the matrix of all pairs
 
@@ -43,6 +50,9 @@ class Audit:
     duplicates: one row per pair: file_a, file_b, kind (exact: same bytes or same pixels; near), label_a, label_b,
         split_a, split_b, patient_a, patient_b, distance (differing bits of 64), correlation (-1..1), across_splits,
         two_labels, two_patients; pairs across splits first, then under two labels, then exact ones.
+    thresholds: by modality: images, patients (known ones), correlation (what a near pair of different patients needs),
+        calibrated (whether it comes from this set; else it is LEAST_CORRELATION).
+    closest: the pairs of different patients most alike that were not called duplicates; columns as in `duplicates`.
     unreadable: file, reason.
     balance: class by split, images and patients.
     spread: per class the patients, images per patient, widths and heights in pixels, and grey values
@@ -55,6 +65,8 @@ class Audit:
     classes: tuple[str, ...]
     findings: pd.DataFrame
     duplicates: pd.DataFrame
+    thresholds: pd.DataFrame
+    closest: pd.DataFrame
     unreadable: pd.DataFrame
     balance: pd.DataFrame
     spread: pd.DataFrame
@@ -86,7 +98,8 @@ def audit(dataset: Dataset) -> Audit:
     rows = rows[readable].reset_index(drop=True)
     facts = pd.DataFrame([look.facts for look in seen], columns=_FACTS)
     pictures = pd.concat([rows[["file", "label", "split", "patient_id", "width", "height"]], facts], axis=1)
-    duplicates = _duplicates(rows, seen)
+    thresholds = _thresholds(rows, seen)
+    duplicates, closest = _duplicates(rows, seen, thresholds)
     spread = _spread(pictures, dataset.classes)
     findings = _findings(dataset, pictures, duplicates, unreadable)
     return Audit(
@@ -94,6 +107,8 @@ def audit(dataset: Dataset) -> Audit:
         dataset.classes,
         findings,
         duplicates,
+        thresholds,
+        closest,
         unreadable,
         _balance(dataset),
         spread,
@@ -134,11 +149,79 @@ def _grey_facts(picture: PIL.Image.Image) -> tuple[float, ...]:
 # Duplicates -----------------------------------------------------------------------------------------------------
 
 
-def _duplicates(rows: pd.DataFrame, looks: list[_Look]) -> pd.DataFrame:
+def chance_correlation(grids: np.ndarray, patients: np.ndarray) -> float:
+    """The correlation above which BY_CHANCE pairs of different patients are expected, LEAST to MOST_CORRELATION.
+
+    grids: (n, GRID * GRID), mean 0 and length 1. patients: (n,). Fisher's z of the pairs' correlations falls off no
+    slower than an exponential beyond its upper quantiles; two stretches of it are drawn out, 90 to 99 % and 99 to
+    99.9 %, and the lower answer holds: real duplicates among the pairs bend the second upwards.
+    """
+    if len(grids) > LOOKED_AT:
+        some = np.random.default_rng(7).choice(len(grids), LOOKED_AT, replace=False)
+        grids, patients = grids[some], patients[some]
+    a, b = np.triu_indices(len(grids), 1)
+    correlation = (grids @ grids.T)[a, b][patients[a] != patients[b]]
+    if not len(correlation):
+        return LEAST_CORRELATION
+    z = np.arctanh(np.clip(correlation, -0.9999, 0.9999))
+    q90, q99, q999 = np.quantile(z, [0.9, 0.99, 0.999])
+    drawn_out = (
+        end + (end - start) / np.log(10) * np.log(beyond * len(z) / BY_CHANCE)
+        for start, end, beyond in ((q90, q99, 0.01), (q99, q999, 0.001))
+    )
+    return float(np.clip(np.tanh(min(drawn_out)), LEAST_CORRELATION, MOST_CORRELATION))
+
+
+def _thresholds(rows: pd.DataFrame, looks: list[_Look]) -> pd.DataFrame:
+    """By modality, from the images whose patients are known."""
+    known = ~rows["patient_id"].str.startswith("image-")
+    table = {}
+    for modality, of_it in rows.groupby("modality"):
+        used = of_it[known[of_it.index]]
+        calibrated = len(used) >= TO_CALIBRATE and used["patient_id"].nunique() > 1
+        grids = np.array([looks[i].grid for i in used.index], np.float32)
+        table[modality] = {
+            "images": len(of_it),
+            "patients": used["patient_id"].nunique(),
+            "correlation": chance_correlation(grids, used["patient_id"].to_numpy(str))
+            if calibrated
+            else LEAST_CORRELATION,
+            "calibrated": calibrated,
+        }
+    columns = ["images", "patients", "correlation", "calibrated"]
+    return pd.DataFrame.from_dict(table, orient="index", columns=columns).rename_axis("modality")
+
+
+def _duplicates(rows: pd.DataFrame, looks: list[_Look], thresholds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The duplicates, and the closest pairs of different patients that are none."""
     bits = np.array([look.bits for look in looks]).reshape(len(looks), -1)
     grids = np.array([look.grid for look in looks], np.float32).reshape(len(looks), -1)
     exact = _equal_pairs(rows["sha256"]) | _equal_pairs(pd.Series([look.content for look in looks], index=rows.index))
-    pairs = sorted(exact | _near_pairs(bits, grids))
+    alike = _near_pairs(bits, grids)
+    needed = rows["modality"].map(thresholds["correlation"]).to_numpy(float)
+    patients = rows["patient_id"].to_numpy(str)
+    near = {(a, b) for a, b in alike if patients[a] == patients[b] or grids[a] @ grids[b] >= max(needed[a], needed[b])}
+    closest = _closest(grids, patients, taken=exact | near)
+    return (
+        _pairs_table(rows, bits, grids, sorted(exact | near), exact),
+        _pairs_table(rows, bits, grids, closest, exact).sort_values("correlation", ascending=False, ignore_index=True),
+    )
+
+
+def _closest(grids: np.ndarray, patients: np.ndarray, taken: set[tuple[int, int]]) -> list[tuple[int, int]]:
+    """CLOSEST pairs of different patients with the highest correlation that are not taken; of LOOKED_AT images."""
+    looked_at = np.arange(len(grids))
+    if len(grids) > LOOKED_AT:
+        looked_at = np.sort(np.random.default_rng(7).choice(len(grids), LOOKED_AT, replace=False))
+    a, b = (looked_at[side] for side in np.triu_indices(len(looked_at), 1))
+    correlation = (grids[looked_at] @ grids[looked_at].T)[np.triu_indices(len(looked_at), 1)]
+    correlation[patients[a] == patients[b]] = -1
+    order = np.argsort(-correlation, kind="stable")[: CLOSEST + len(taken)]
+    pairs = [(int(a[i]), int(b[i])) for i in order if correlation[i] > 0]
+    return [pair for pair in pairs if pair not in taken][:CLOSEST]
+
+
+def _pairs_table(rows: pd.DataFrame, bits, grids, pairs: list[tuple[int, int]], exact: set) -> pd.DataFrame:
     a, b = np.array(pairs, int).reshape(-1, 2).T
     table = pd.DataFrame(
         {f"{column.removesuffix('_id')}_{side}": rows[column].to_numpy()[index]

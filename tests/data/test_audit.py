@@ -10,7 +10,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from lungkit.data import dataset
-from lungkit.data.audit import _near_pairs, audit, figure
+from lungkit.data.audit import LEAST_CORRELATION, _near_pairs, audit, chance_correlation, figure
 
 
 def chest(seed, size=128):
@@ -222,3 +222,71 @@ def test_the_byte_identical_paediatric_xrays_are_found_and_other_children_are_no
     assert len(known) == 27 and known <= found(result)
     exact = result.duplicates["kind"] == "exact"
     assert exact.sum() == 29 and (~exact).sum() <= 3
+
+
+def slices_of_one_protocol(people, likeness, seed=0, size=64):
+    """Pictures that share most of what they show: `likeness` is the common share, as in slices of one CT protocol."""
+    rng = np.random.default_rng(seed)
+
+    def field(detail):
+        return gaussian_filter(rng.normal(size=(size, size)), detail) * detail
+
+    common = field(12)
+    for _ in range(people):
+        mixed = likeness * common + (1 - likeness) * field(5)
+        yield np.uint8(np.interp(mixed, (mixed.min(), mixed.max()), (0, 255)))
+
+
+@pytest.fixture
+def alike(tmp_path):
+    """160 different patients whose slices resemble each other, and one patient's picture under a second name."""
+    made = Folder(tmp_path / "alike")
+    for number, pixels in enumerate(slices_of_one_protocol(160, 0.85)):
+        made.put(f"p{number:03d}.png", pixels, ("Normal", "Sick")[number % 2])
+    made.put("copy.jpg", next(slices_of_one_protocol(1, 0.85)), quality=85)
+    return made
+
+
+def test_people_who_look_alike_by_protocol_are_no_duplicates(alike):
+    result = audit(alike.load())
+    looks = result.thresholds.iloc[0]
+    assert looks["calibrated"] and looks["patients"] == 161
+    assert looks["correlation"] > LEAST_CORRELATION
+    assert list(zip(result.duplicates["file_a"], result.duplicates["file_b"], strict=True)) == [
+        ("copy.jpg", "p000.png")
+    ]
+    closest = result.closest
+    assert len(closest) == 3 and closest["two_patients"].all()
+    assert (closest["correlation"] < looks["correlation"]).all() and closest["correlation"].is_monotonic_decreasing
+    assert closest["correlation"].max() >= LEAST_CORRELATION, "the fixed number would have called these people one"
+
+
+def test_a_patients_own_slices_need_the_fixed_correlation_only(alike):
+    alike.rows = [(name, label, "one" if name in ("p003.png", "p005.png") else patient, split)
+                  for name, label, patient, split in alike.rows]  # fmt: skip
+    pixels = np.asarray(PIL.Image.open(alike.root / "p003.png")).astype(float)
+    noise = gaussian_filter(np.random.default_rng(9).normal(size=pixels.shape), 4)
+    PIL.Image.fromarray(np.uint8((pixels + 60 * noise / noise.std() * 0.12).clip(0, 255))).save(alike.root / "p005.png")
+    pairs = audit(alike.load()).duplicates.set_index("file_a")
+    assert pairs.loc["p003.png", "file_b"] == "p005.png"
+    assert LEAST_CORRELATION <= pairs.loc["p003.png", "correlation"] < 0.999
+
+
+def test_without_known_patients_the_correlation_stays_fixed_and_the_audit_says_so(tmp_path):
+    made = Folder(tmp_path / "unknown")
+    for number, pixels in enumerate(slices_of_one_protocol(120, 0.93)):
+        made.put(f"p{number:03d}.png", pixels, ("Normal", "Sick")[number % 2])
+    made.rows = [(name, label, "", split) for name, label, _, split in made.rows]
+    looks = audit(made.load()).thresholds.iloc[0]
+    assert (looks["correlation"], looks["calibrated"], looks["patients"]) == (LEAST_CORRELATION, False, 0)
+
+
+def test_real_copies_do_not_lift_the_correlation_beyond_themselves():
+    # Every picture of 300 people has a copy under another patient.
+    grids = np.array([p.astype(np.float32).ravel() for p in slices_of_one_protocol(300, 0.93, size=32)])
+    grids -= grids.mean(axis=1, keepdims=True)
+    grids /= np.linalg.norm(grids, axis=1, keepdims=True)
+    apart = chance_correlation(grids, np.arange(300).astype(str))
+    copied = chance_correlation(np.concatenate([grids, grids]), np.arange(600).astype(str))
+    assert LEAST_CORRELATION < apart <= 0.995
+    assert copied <= 0.995
