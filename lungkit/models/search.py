@@ -1,12 +1,18 @@
-"""Hyperparameter search with KerasTuner: resumable, with every failed trial's reason kept."""
+"""Hyperparameter search with KerasTuner: resumable, with every failed trial's reason kept.
 
-from collections.abc import Callable
+A trial's score is one number from one random start. `repeat` trains the best settings again from several starts, so
+that what is called best did not win by a lucky one.
+"""
+
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lungkit.backend import keras
 
 import keras_tuner
+import numpy as np
 import pandas as pd
 
 from lungkit import progress, resume
@@ -21,7 +27,10 @@ class SearchFailed(LungkitError):
 
 @dataclass(frozen=True)
 class SearchResult:
-    """`best`: values of the best trial; `trials`: one row each (trial, status, score, epochs, values, reason)."""
+    """`best`: values of the best trial; `trials`: one row each (trial, status, score, epochs, values, reason).
+
+    score: the lowest validation loss that an epoch of the trial ended with. epochs: how many it was trained for.
+    """
 
     best: dict
     trials: pd.DataFrame
@@ -87,15 +96,23 @@ def _knobs(values: dict) -> dict:
     return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in knobs.items()}
 
 
-def trials_table(tuner: keras_tuner.Tuner) -> pd.DataFrame:
-    """One row for each trial, best first: trial, status, score (validation loss), epochs, its values, reason."""
+def trials_table(tuner: keras_tuner.Tuner, epochs: int | None = None) -> pd.DataFrame:
+    """One row for each trial, best first: trial, status, score (validation loss), epochs, its values, reason.
+
+    epochs: those of every completed trial, where the strategy gives all the same; default: up to its best one.
+    """
     rows = []
     for trial in tuner.oracle.trials.values():
         values = trial.hyperparameters.values
-        epochs = values.get("tuner/epochs", (trial.best_step or 0) + 1 if trial.status == "COMPLETED" else 0)
+        trained = values.get("tuner/epochs", epochs or (trial.best_step or 0) + 1)
         knobs = _knobs(values)
         rows.append(
-            {"trial": trial.trial_id, "status": trial.status, "score": trial.score, "epochs": epochs}
+            {
+                "trial": trial.trial_id,
+                "status": trial.status,
+                "score": trial.score,
+                "epochs": trained if trial.status == "COMPLETED" else 0,
+            }
             | knobs
             | {"reason": _reason(trial)}
         )
@@ -151,8 +168,84 @@ def same_search(folder: Path, strategy: str, trials: int, epochs: int, seed: int
 
 def result(tuner: keras_tuner.Tuner, folder: Path, stopped_by: Exception | None = None) -> SearchResult:
     """What a search that has ended found; SearchFailed, with each trial's reason, where no trial completed."""
-    table = trials_table(tuner) if tuner.oracle.trials else pd.DataFrame(columns=["trial", "status", "reason"])
+    table = pd.DataFrame(columns=["trial", "status", "reason"])
+    if tuner.oracle.trials:
+        table = trials_table(tuner, _recorded_epochs(folder))
     if not (table["status"] == "COMPLETED").any():
         reasons = "\n".join(f"  trial {row.trial} ({row.status}): {row.reason}" for row in table.itertuples())
         raise SearchFailed(f"no trial of the search in {folder.name} completed:\n{reasons}") from stopped_by
     return SearchResult(_knobs(tuner.get_best_hyperparameters(1)[0].values), table, tuner)
+
+
+def _recorded_epochs(folder: Path) -> int | None:
+    record = folder / "settings.json"
+    return json.loads(record.read_text()).get("epochs") if record.is_file() else None
+
+
+# --- the best settings again, from several starts
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """`best`: the values with the lowest mean validation loss; `runs`: a row a training, trial by trial.
+
+    Columns of `runs`: trial, whose values were repeated; seed; loss and accuracy on validation, of the epoch with the
+    lowest loss; searched, the validation loss that the search itself gave the trial.
+    """
+
+    best: dict
+    runs: pd.DataFrame
+
+
+def repeat(
+    found: SearchResult,
+    build: Callable[[keras_tuner.HyperParameters], keras.Model],
+    train: Callable[[int], object],
+    validation,
+    folder: Path,
+    *,
+    seeds: Sequence[int],
+    finalists: int = 2,
+    epochs: int = 10,
+    **fit_options,
+) -> Repeated:
+    """Train the values of the best trials again from each seed, and call best what does best on the mean.
+
+    train: from a seed to what `Model.fit` takes: no training depends on what ran before it. build, validation and
+    further options as for `search`. `folder` keeps every finished training: a later call takes it up.
+    """
+    completed = found.trials[found.trials["status"] == "COMPLETED"]
+    knobs = completed.columns.difference(["trial", "status", "score", "epochs", "reason"])
+    # A trial that goes on with another's values for more epochs is no other candidate.
+    chosen = completed[~completed[knobs].duplicated()].head(finalists)
+    runs, fit = [], {"shuffle": False, "epochs": epochs} | fit_options
+    with progress.bar(total=len(chosen) * len(seeds), label="best settings again", unit="training") as bar:
+        for trial in chosen.itertuples():
+            for seed in seeds:
+                record = folder / f"{trial.trial}-seed-{seed}-epochs-{epochs}.json"
+                measured = _kept(record) or _trained_again(found, trial.trial, seed, build, train, validation, fit)
+                _keep(record, measured)
+                runs.append({"trial": trial.trial, "seed": seed} | measured | {"searched": trial.score})
+                bar.update(1)
+    table = pd.DataFrame(runs)
+    winner = table.groupby("trial", sort=False)["loss"].mean().idxmin()
+    return Repeated(_knobs(found.tuner.oracle.trials[winner].hyperparameters.values), table)
+
+
+def _trained_again(found: SearchResult, trial: str, seed: int, build, train, validation, fit: dict) -> dict:
+    keras.utils.set_random_seed(seed)
+    model = build(found.tuner.oracle.trials[trial].hyperparameters.copy())
+    history = model.fit(train(seed), validation_data=validation, verbose=0, **fit).history
+    lowest = int(np.argmin(history["val_loss"]))
+    return {name: float(history[f"val_{name}"][lowest]) for name in ("loss", "accuracy")}
+
+
+def _kept(record: Path) -> dict | None:
+    return json.loads(record.read_text()) if record.is_file() else None
+
+
+def _keep(record: Path, measured: dict) -> None:
+    record.parent.mkdir(parents=True, exist_ok=True)
+    draft = record.with_suffix(".new")
+    draft.write_text(json.dumps(measured))
+    draft.replace(record)

@@ -54,8 +54,14 @@ def task(
     chest = dataset.prepare(source, overlap="set_aside", **how)
     spec = images.Preprocessing(size=chest.input_size(size.image_size))
     spec = images.training_statistics(chest.files("train"), spec)
-    augment = pipeline.augmentation(mean=spec.mean, std=spec.std, seed=seed)
-    train = pipeline.batches(chest, "train", spec, size.batch_size, augment=augment, shuffle=True, seed=seed)
+    train = pipeline.served(
+        pipeline.decoded(chest, "train", spec),
+        size.batch_size,
+        augment=pipeline.augmentation(mean=spec.mean, std=spec.std, seed=seed),
+        shuffle=True,
+        most=size.search_batches,
+        seed=seed,
+    )
     weights = fit.class_weights(chest.labels("train"), len(chest.classes))
 
     sizes = {"trials": trials or size.search_trials, "epochs": epochs or size.search_epochs}
@@ -69,7 +75,7 @@ def task(
     }
     return Task(
         build=partial(cnn.search_space, input_shape=(*spec.size, 1), n_classes=len(chest.classes)),
-        train=train.take(size.search_batches),
+        train=train,
         validation=pipeline.batches(chest, "val", spec, size.batch_size),
         folder=resume.work_folder(release.default_name(chest), settings | own) / "search",
         options={"strategy": strategy, "seed": seed, "class_weight": weights} | sizes,

@@ -274,9 +274,16 @@ def batches(
 ):
     """A tf.data.Dataset of (images float32 (n, height, width, 1), labels int64 (n,)) of one split.
 
+    `decoded`, then `served`.
+    """
+    return served(decoded(dataset, split, preprocessing), batch_size, augment=augment, shuffle=shuffle, seed=seed)
+
+
+def decoded(dataset: Dataset, split: str, preprocessing: images.Preprocessing):
+    """A tf.data.Dataset of (image float32 (height, width, 1), label int64) of one split, in the manifest's order.
+
     Files are decoded on all cores with `images.read` and `images.preprocess`, the same calls that evaluation
-    and prediction make, and cached in memory while they fit. The order is the manifest's, or with `shuffle`
-    a new one each epoch. `augment` is applied to batches, after the cache.
+    and prediction make, and cached in memory while they fit: for all that is served from it.
     """
     import tensorflow as tf
 
@@ -293,14 +300,32 @@ def batches(
 
     stream = tf.data.Dataset.from_tensor_slices((files, labels))
     stream = stream.map(load, num_parallel_calls=tf.data.AUTOTUNE)
-    if len(files) * height * width * 4 <= CACHE_BYTES:
-        stream = stream.cache()
+    return stream.cache() if len(files) * height * width * 4 <= CACHE_BYTES else stream
+
+
+def served(
+    stream,
+    batch_size: int = 32,
+    *,
+    augment: keras.Sequential | None = None,
+    shuffle: bool = False,
+    most: int | None = None,
+    seed: int = 7,
+):
+    """Batches of what `decoded` gives, as a tf.data.Dataset: at most so many an epoch (None: all).
+
+    The order is the manifest's, or with `shuffle` a new one each epoch. `augment` is applied to batches. With the same
+    seeds and a fresh `augment` the batches of every epoch are the same again, on any number of cores: `most` cuts
+    before anything is drawn ahead, which `take` on the result would not.
+    """
+    import tensorflow as tf
+
+    images_in_all = int(stream.cardinality())
     if shuffle:
-        stream = stream.shuffle(min(len(files), 8192), seed=seed)
-    stream = stream.batch(batch_size)
+        stream = stream.shuffle(min(images_in_all, 8192), seed=seed)
+    count = min(math.ceil(images_in_all / batch_size), most or images_in_all)
+    stream = stream.batch(batch_size).take(count)
     if augment is not None:
         # One batch after the other: parallel calls would draw from the layers' seeds in an order of chance.
         stream = stream.map(lambda x, y: (augment(x, training=True), y))
-    return stream.prefetch(tf.data.AUTOTUNE).apply(
-        tf.data.experimental.assert_cardinality(math.ceil(len(files) / batch_size))
-    )
+    return stream.prefetch(tf.data.AUTOTUNE).apply(tf.data.experimental.assert_cardinality(count))

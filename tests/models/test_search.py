@@ -96,6 +96,56 @@ def test_a_search_without_a_finished_trial_fails_with_every_reason(tmp_path, bat
         search.search(breaks_in_training, *batches, tmp_path / "second", strategy="bayesian", trials=2, epochs=1)
 
 
+def test_the_table_says_how_many_epochs_each_trial_was_trained(tmp_path, batches):
+    bayesian = search.search(dense, *batches, tmp_path / "b", strategy="bayesian", trials=2, epochs=3).trials
+    assert bayesian["epochs"].tolist() == [3, 3]
+    hyperband = search.search(dense, *batches, tmp_path / "h", strategy="hyperband", epochs=3).trials
+    assert set(hyperband["epochs"]) == {1, 3}
+
+
+# --- the best settings again
+
+
+def test_the_best_settings_do_best_on_the_mean_of_several_starts_not_in_one(tmp_path, batches):
+    luck, trained = keras.Variable(0.1), []
+
+    def build(hp):
+        lucky = hp.Choice("width", [2, 4]) == 2
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        model.compile("sgd", loss=lambda y, p: keras.ops.mean(0 * p) + (luck if lucky else 0.5), metrics=["accuracy"])
+        return model
+
+    def train(seed):
+        trained.append(seed)
+        luck.assign({1: 0.4, 2: 0.8, 3: 0.9}[seed])
+        return batches[0]
+
+    found = search.search(build, *batches, tmp_path / "search", strategy="bayesian", trials=2, epochs=1)
+    assert found.best == {"width": 2}, "one lucky start"
+    options = {"seeds": (1, 2, 3), "finalists": 2, "epochs": 1}
+    again = search.repeat(found, build, train, batches[1], tmp_path / "again", **options)
+    assert again.best == {"width": 4}
+    runs = again.runs
+    assert runs["seed"].tolist() == [1, 2, 3] * 2
+    assert runs["loss"].tolist() == pytest.approx([0.4, 0.8, 0.9, 0.5, 0.5, 0.5])
+    assert runs["searched"].tolist() == pytest.approx([0.1] * 3 + [0.5] * 3)
+    assert runs["accuracy"].between(0, 1).all()
+
+    trained.clear()
+    assert search.repeat(found, build, train, batches[1], tmp_path / "again", **options).runs.equals(runs)
+    assert not trained, "a finished training is not made again"
+
+
+def test_a_trial_that_goes_on_with_anothers_values_is_no_second_candidate(tmp_path, batches):
+    found = search.search(dense, *batches, tmp_path / "search", strategy="hyperband", epochs=3)
+    assert found.trials[["width", "learning_rate"]].duplicated().any()
+    runs = search.repeat(
+        found, dense, lambda seed: batches[0], batches[1], tmp_path / "again", seeds=(1,), epochs=1
+    ).runs
+    values = found.trials.set_index("trial").loc[runs["trial"], ["width", "learning_rate"]]
+    assert len(values) == 2 and not values.duplicated().any()
+
+
 def test_other_settings_in_the_same_folder_are_refused_by_name(tmp_path, batches):
     search.search(dense, *batches, tmp_path / "search", strategy="bayesian", trials=1, epochs=1, settings={"data": "a"})
     with pytest.raises(resume.SettingsDiffer, match=r"data, epochs differ"):

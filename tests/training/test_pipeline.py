@@ -1,6 +1,7 @@
 """Batches for training: the very tensors of evaluation and prediction, varied only as a chest may vary."""
 
 import dataclasses
+import time
 
 from lungkit.backend import keras
 
@@ -271,6 +272,23 @@ def test_a_whole_training_stream_is_the_same_for_the_same_seed_and_new_in_each_e
         np.testing.assert_array_equal(labels, same_labels)
         np.testing.assert_array_equal(tensors, same_tensors)
     assert sorted(map(bytes, once[0][0])) != sorted(map(bytes, once[1][0]))
+
+
+def test_epochs_of_a_few_batches_are_the_same_however_fast_they_are_asked_for(chest):
+    def epochs(pause):
+        kept = pipeline.decoded(chest, "train", SPEC)
+        stream = pipeline.served(kept, 2, augment=_augmentation(), shuffle=True, most=2, seed=3)
+        assert len(stream) == 2
+        seen = []
+        for _ in range(3):
+            for tensors, _ in stream:
+                seen.append(tensors.numpy())
+                time.sleep(pause)  # what is prepared ahead meanwhile must not be drawn twice
+        return np.concatenate(seen)
+
+    first = epochs(0.0)
+    np.testing.assert_array_equal(first, epochs(0.1))
+    assert not np.array_equal(first[:4], first[4:8])
 
 
 def test_augmentation_comes_after_the_cache(chest):
