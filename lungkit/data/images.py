@@ -220,6 +220,8 @@ class Preprocessing:
     window: tuple[float, float] = (-600.0, 1500.0)  # the lung window: level, width in HU; for CT only
     mean: float = 0.0  # of the training pixels after windowing to 0..1
     std: float = 1.0
+    # For images without HU, such as 8-bit CT: these greys of 0..255 become black and white; None: they stay.
+    intensity_window: tuple[float, float] | None = None
 
     def __post_init__(self):
         if not (_are_numbers(self.size, 2) and all(side == int(side) and 1 <= side <= 4096 for side in self.size)):
@@ -228,13 +230,20 @@ class Preprocessing:
             raise LungkitError(f"window {self.window!r}: level and width must be finite HU, the width above 0")
         if not (_are_numbers((self.mean, self.std), 2) and self.std > 0):
             raise LungkitError(f"mean {self.mean!r}, std {self.std!r}: both must be finite, std above 0")
+        greys = self.intensity_window
+        if greys is not None and not (_are_numbers(greys, 2) and 0 <= greys[0] < greys[1] <= 255):
+            raise LungkitError(f"intensity_window {greys!r}: two greys from 0 to 255, the darker first, or none")
         # a card is JSON, which knows lists only
         object.__setattr__(self, "size", tuple(int(side) for side in self.size))
         object.__setattr__(self, "window", tuple(float(value) for value in self.window))
+        if greys is not None:
+            object.__setattr__(self, "intensity_window", tuple(float(value) for value in greys))
 
     def to_dict(self) -> dict:
-        """JSON-ready."""
-        return asdict(self) | {"size": list(self.size), "window": list(self.window)}
+        """JSON-ready; without an intensity_window that is not set, as in cards from before there was one."""
+        values = asdict(self) | {"size": list(self.size), "window": list(self.window)}
+        greys = values.pop("intensity_window")
+        return values | ({} if greys is None else {"intensity_window": list(greys)})
 
     @classmethod
     def from_dict(cls, values: dict) -> "Preprocessing":
@@ -242,7 +251,7 @@ class Preprocessing:
         known = {field.name for field in fields(cls)}
         if wrong := sorted(set(values) - known):
             raise LungkitError(f"preprocessing has unknown keys: {', '.join(wrong)}; known: {', '.join(sorted(known))}")
-        if missing := sorted(known - set(values)):
+        if missing := sorted(known - set(values) - {"intensity_window"}):
             raise LungkitError(f"preprocessing lacks: {', '.join(missing)}")
         return cls(**values)
 
@@ -263,16 +272,28 @@ def window_level(hu: np.ndarray, level: float, width: float) -> np.ndarray:
 def preprocess(image: Image, spec: Preprocessing) -> np.ndarray:
     """The model's tensor: float32 (height, width, 1) of spec.size, ((x in 0..1) - mean) / std. Deterministic.
 
-    HU go through spec.window, intensities stay as they are. The aspect is kept: the picture is scaled to fit (triangle
-    filter, widened when reducing, so that it neither aliases nor rings) and centred on black.
+    HU go through spec.window, intensities through spec.intensity_window, where there is one. The aspect is kept: the
+    picture is scaled to fit (triangle filter, widened when reducing, so that it neither aliases nor rings) and centred
+    on black.
     """
-    pixels = window_level(image.pixels, *spec.window) if image.units == "HU" else np.asarray(image.pixels, np.float32)
+    pixels = windowed(image, spec)
     canvas = np.zeros(spec.size, np.float32)
     rows, columns = placed(pixels.shape, spec.size)
     picture = PIL.Image.fromarray(np.ascontiguousarray(pixels, np.float32))
     size = (columns.stop - columns.start, rows.stop - rows.start)
     canvas[rows, columns] = np.clip(np.asarray(picture.resize(size, PIL.Image.Resampling.BILINEAR)), 0, 1)
     return ((canvas - np.float32(spec.mean)) / np.float32(spec.std))[..., np.newaxis]
+
+
+def windowed(image: Image, spec: Preprocessing) -> np.ndarray:
+    """The whole picture as spec's window shows it, float32 0..1, before it is fitted."""
+    if image.units == "HU":
+        return window_level(image.pixels, *spec.window)
+    pixels = np.asarray(image.pixels, np.float32)
+    if spec.intensity_window is None:
+        return pixels
+    low, high = spec.intensity_window
+    return window_level(pixels * np.float32(255), (low + high) / 2, high - low)
 
 
 def placed(shape: tuple[int, int], size: tuple[int, int]) -> tuple[slice, slice]:

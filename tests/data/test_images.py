@@ -835,6 +835,30 @@ def test_unknown_and_missing_keys_of_a_card_are_refused_by_name():
         Preprocessing.from_dict(card)
 
 
+def test_an_intensity_window_stretches_greys_and_leaves_hounsfield_units_alone():
+    grey = Preprocessing((50, 50), intensity_window=(48, 183))
+    levels = np.array([0, 48, 115.5, 183, 255], np.float32) / 255
+    shown = [preprocess(image_of(np.full((50, 50), level)), grey)[25, 25, 0] for level in levels]
+    assert shown == pytest.approx([0, 0, 0.5, 1, 1], abs=1e-3)
+    hu = image_of(np.full((50, 50), -600), "HU")
+    np.testing.assert_array_equal(preprocess(hu, grey), preprocess(hu, Preprocessing((50, 50))))
+
+
+def test_a_card_from_before_there_was_an_intensity_window_reads_as_without_one():
+    plain = Preprocessing((50, 50))
+    assert "intensity_window" not in plain.to_dict()
+    assert Preprocessing.from_dict(plain.to_dict()).intensity_window is None
+    stretched = Preprocessing((50, 50), intensity_window=(48, 183))
+    assert Preprocessing.from_dict(stretched.to_dict()) == stretched
+    assert stretched.to_dict()["intensity_window"] == [48.0, 183.0]
+
+
+@pytest.mark.parametrize("greys", [(183, 48), (48, 48), (-1, 100), (0, 256), (1,), ("48", "183"), (float("nan"), 1)])
+def test_an_intensity_window_that_makes_no_sense_is_refused(greys):
+    with pytest.raises(LungkitError, match="two greys from 0 to 255, the darker first"):
+        Preprocessing(intensity_window=greys)
+
+
 def saved(folder: Path, count: int) -> list[Path]:
     files = [folder / f"{n}.png" for n in range(count)]
     for n, file in enumerate(files):
