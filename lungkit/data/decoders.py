@@ -1,11 +1,17 @@
-"""From the bytes of a DICOM file's pixels to the values stored in them; each coded stream is checked first."""
+"""From the bytes of a DICOM file's pixels to the values stored in them; each coded stream is checked first.
+
+One decoder for each kind of stream, whatever else is installed: libjpeg-turbo for every JPEG and CharLS for JPEG-LS
+(both through imagecodecs), OpenJPEG for JPEG 2000 (pylibjpeg-openjpeg), pydicom's own for RLE.
+"""
 
 import struct
+from dataclasses import dataclass
 
 import numpy as np
+from imagecodecs import JpeglsError, jpeg8_decode, jpegls_decode
 from pydicom import Dataset, uid
-from pydicom.encaps import get_frame
-from pydicom.pixels import pixel_array
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.pixels import convert_color_space, pixel_array
 
 from lungkit.data.image import Broken
 
@@ -13,61 +19,259 @@ JPEG = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGL
 JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
 JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000)
 
+_LOSSLESS, _LS = 0xC3, 0xF7  # the frame headers that start such a picture
+_FRAME_HEADERS = {*range(0xC0, 0xD0), _LS} - {0xC4, 0xC8, 0xCC}
+_END = b"\xff\xd9"
+
 
 def stored_values(whole: Dataset) -> np.ndarray:
     """(rows, columns) or (rows, columns, 3) as stored, of a checked header with its pixels; a coded stream is checked.
 
-    Colour is RGB, whatever it was stored as; a palette is not applied.
+    Values are those of the lowest BitsStored bits. Colour is RGB, whatever it was stored as; a palette is not applied.
     """
+    syntax = whole.file_meta.TransferSyntaxUID
     if "PixelData" not in whole:  # pydicom drops it when its closing mark is missing
         raise Broken("truncated: the file ends within the pixels", "Copy or download it again.")
+    if not syntax.is_encapsulated:
+        _check_length(whole)
+        return pixel_array(whole)
+    frame = get_frame(whole.PixelData, 0, number_of_frames=1)
+    if syntax in JPEG_2000:
+        return _jpeg_2000(frame, whole)
+    if syntax == uid.RLELossless:
+        _check_fits(_rle_fits(frame, whole.Rows * whole.Columns))
+        return pixel_array(whole, decoding_plugin="pydicom")
+    return _jpeg(frame, whole)
+
+
+def _check_length(whole: Dataset) -> None:
     expected = whole.Rows * whole.Columns * whole.SamplesPerPixel * whole.BitsAllocated // 8
-    if whole.file_meta.TransferSyntaxUID.is_encapsulated:
-        _check_coded_size(get_frame(whole.PixelData, 0, number_of_frames=1), whole)
-    else:
-        stored = expected * 2 // 3 if whole.PhotometricInterpretation == "YBR_FULL_422" else expected
-        if len(whole.PixelData) < stored:
-            rule = f"truncated: {len(whole.PixelData)} of {stored} bytes of pixels"
-            raise Broken(rule, "Copy or download it again.")
-    return pixel_array(whole)
+    if whole.PhotometricInterpretation == "YBR_FULL_422":
+        expected = expected * 2 // 3
+    if len(whole.PixelData) < expected:
+        rule = f"truncated: {len(whole.PixelData)} of {expected} bytes of pixels"
+        raise Broken(rule, "Copy or download it again.")
 
 
-def _check_coded_size(frame: bytes, header: Dataset) -> None:
+def _check_fits(fits: bool) -> None:
     """The decoders believe the coded stream, not the header: it must not unpack to more than the header says."""
-    if header.file_meta.TransferSyntaxUID == uid.RLELossless:
-        fits = _rle_fits(frame, header.Rows * header.Columns)
-    else:
-        size = _jpeg_2000_size if header.file_meta.TransferSyntaxUID in JPEG_2000 else _jpeg_size
-        fits = size(frame) == (header.Columns, header.Rows, header.SamplesPerPixel)
     if not fits:
         raise Broken(
             "damaged: the compressed picture is not of the size that the header gives", "Export the image again."
         )
 
 
-def _jpeg_2000_size(frame: bytes) -> tuple[int, int, int] | None:
+def _check_precision(precision: int, whole: Dataset) -> None:
+    if precision > whole.BitsAllocated:
+        raise Broken(
+            f"damaged: the compressed picture has {precision} bits, BitsAllocated is {whole.BitsAllocated}",
+            "Export the image again.",
+        )
+
+
+# --- JPEG 2000 ---------------------------------------------------------------------------------------------------
+
+
+def _jpeg_2000(frame: bytes, whole: Dataset) -> np.ndarray:
+    stream = _codestream(frame)
+    _check_fits(_jpeg_2000_size(stream) == (whole.Columns, whole.Rows, whole.SamplesPerPixel))
+    _check_precision(stream[42] % 128 + 1, whole)
+    whole.PixelData = encapsulate([stream], has_bot=False)
+    return pixel_array(whole, decoding_plugin="pylibjpeg")
+
+
+def _codestream(frame: bytes) -> bytes:
+    """What a JPEG 2000 file (.jp2, ISO 15444-1, annex I) holds in its box; DICOM wants it bare, some write the file."""
+    if frame[4:8] != b"jP  ":
+        return frame
+    position = 0
+    while position + 8 <= len(frame):
+        length, kind, start = *struct.unpack_from(">I4s", frame, position), position + 8
+        if length == 1 and start + 8 <= len(frame):
+            length, start = struct.unpack_from(">Q", frame, start)[0], start + 8
+        end = position + length if length else len(frame)
+        if kind == b"jp2c":
+            return frame[start:end]
+        if end < start:
+            break
+        position = end
+    return b""
+
+
+def _jpeg_2000_size(stream: bytes) -> tuple[int, int, int] | None:
     """(width, height, components) from the SIZ segment that opens a codestream (ISO 15444-1, A.5.1)."""
-    if frame[:4] != b"\xff\x4f\xff\x51" or len(frame) < 42:
+    if stream[:4] != b"\xff\x4f\xff\x51" or len(stream) < 43:
         return None
-    right, bottom, left, top = struct.unpack(">4I", frame[8:24])
-    return right - left, bottom - top, struct.unpack(">H", frame[40:42])[0]
+    right, bottom, left, top = struct.unpack(">4I", stream[8:24])
+    return right - left, bottom - top, struct.unpack(">H", stream[40:42])[0]
 
 
-def _jpeg_size(frame: bytes) -> tuple[int, int, int] | None:
-    """(width, height, components) from the first frame header of a JPEG or JPEG-LS stream (ISO 10918-1, B.2.2)."""
-    position = 2
-    while frame[position : position + 1] == b"\xff" and len(frame) >= position + 10:
+# --- JPEG and JPEG-LS --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _JpegHeader:
+    """What stands before the first pixels of a JPEG or JPEG-LS stream (ISO 10918-1, annex B)."""
+
+    process: int  # the marker of the frame header
+    precision: int  # bits
+    precision_at: int  # its place in the stream
+    shift_at: int
+    size: tuple[int, int, int]  # width, height, components
+    names: bytes  # of the components
+    is_ycc: bool  # whether JFIF or Adobe say that colours were transformed
+    predictor: int  # lossless: 1 to 7; 0 where the components have scans, and perhaps predictors, of their own
+    shift: int  # lossless: the point transform, bits
+    restart: int  # pixels from one restart to the next; 0 where there is none
+
+
+def _jpeg(frame: bytes, whole: Dataset) -> np.ndarray:
+    header = _jpeg_header(frame)
+    _check_fits(header is not None and header.size == (whole.Columns, whole.Rows, whole.SamplesPerPixel))
+    _check_precision(header.precision, whole)
+    if _END not in frame[header.precision_at :]:
+        raise Broken("truncated: the compressed picture ends before its closing mark", "Copy or download it again.")
+    if header.process == _LS:
+        pixels = _jpeg_ls(frame)
+    elif header.process == _LOSSLESS and header.predictor > 4:
+        pixels = _averaged(frame, header)
+    else:
+        pixels = _plain_jpeg(frame, header)
+    values = _signed(pixels, header.precision, whole)
+    return _rgb(values, header, whole) if values.ndim == 3 else values
+
+
+def _jpeg_header(frame: bytes) -> _JpegHeader | None:
+    """None where it is not as the standard has it: pixels before a size, two sizes, or a pyramid of them."""
+    found, is_ycc, restart, position = None, False, 0, 2
+    while frame[position : position + 1] == b"\xff" and len(frame) >= position + 4:
         marker = frame[position + 1]
         if marker == 0xFF:  # fill byte
             position += 1
             continue
-        if marker in {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}:
-            height, width, components = struct.unpack(">HHB", frame[position + 5 : position + 10])
-            return width, height, components
-        if marker in (0xDA, 0xDE):  # pixels before a size, or a pyramid of sizes
+        if marker == 0xD8 or 0xD0 <= marker <= 0xD7:
             return None
-        position += 2 + struct.unpack(">H", frame[position + 2 : position + 4])[0]
+        start, position = position + 4, position + 2 + struct.unpack_from(">H", frame, position + 2)[0]
+        segment = frame[start:position]
+        if marker in _FRAME_HEADERS:
+            if found or len(segment) < 6 or len(segment) < 6 + 3 * segment[5]:
+                return None
+            found = marker, start, segment
+        elif marker == 0xDE:
+            return None
+        elif marker == 0xDD and len(segment) >= 2:
+            restart = struct.unpack_from(">H", segment)[0]
+        elif marker in (0xE0, 0xEE):
+            is_ycc |= segment[:5] == b"JFIF\0" or (segment[:5] == b"Adobe" and segment[11:12] == b"\1")
+        elif marker == 0xDA:
+            return _with_scan(found, segment, position - 1, is_ycc, restart)
     return None
+
+
+def _with_scan(
+    found: tuple[int, int, bytes] | None, scan: bytes, last: int, is_ycc: bool, restart: int
+) -> _JpegHeader | None:
+    if not found or len(scan) < 6:
+        return None
+    process, at, frame = found
+    precision, height, width, components = struct.unpack_from(">BHHB", frame)
+    names = frame[6 : 6 + 3 * components : 3]
+    size, predictor = (width, height, components), scan[-3] if scan[0] == components else 0
+    return _JpegHeader(process, precision, at, last, size, names, is_ycc, predictor, scan[-1] & 15, restart)
+
+
+def _plain_jpeg(frame: bytes, header: _JpegHeader) -> np.ndarray:
+    """As coded: what is told to be YCbCr already, and wanted so, is not converted."""
+    if header.size[2] == 3:
+        return jpeg8_decode(frame, colorspace="ycbcr", outcolorspace="ycbcr")
+    return jpeg8_decode(frame)
+
+
+def _jpeg_ls(frame: bytes) -> np.ndarray:
+    try:
+        return jpegls_decode(frame)
+    except JpeglsError:
+        end = frame.rfind(_END)
+        padded = frame[:end].rstrip(b"\0")  # some encoders fill up before the closing mark, which CharLS refuses
+        if len(padded) == end:
+            raise
+        return jpegls_decode(padded + _END)
+
+
+def _signed(pixels: np.ndarray, precision: int, whole: Dataset) -> np.ndarray:
+    """The values of the lowest BitsStored bits, in the type that the header gives.
+
+    Cutting off what lies above also rights a lossless stream whose encoder took differences modulo 2^precision rather
+    than modulo 2^16: libjpeg-turbo's sums are then right in their lowest bits.
+    """
+    bits = min(precision, whole.BitsStored)
+    values = pixels.astype(np.int32) & (2**bits - 1)
+    signed = whole.PixelRepresentation == 1
+    if signed:
+        values -= (values >> (bits - 1)) << bits
+    return values.astype(f"{'i' if signed else 'u'}{whole.BitsAllocated // 8}")
+
+
+def _rgb(pixels: np.ndarray, header: _JpegHeader, whole: Dataset) -> np.ndarray:
+    """The header says what the colours are, unless a lossy stream says so itself and otherwise (PS3.5, 8.2.1)."""
+    is_ycc = whole.PhotometricInterpretation.startswith("YBR")
+    if header.process not in (_LOSSLESS, _LS):
+        is_ycc = (is_ycc or header.is_ycc) and header.names.lower() != b"rgb"
+    return convert_color_space(pixels, "YBR_FULL", "RGB") if is_ycc else pixels
+
+
+def _averaged(frame: bytes, header: _JpegHeader) -> np.ndarray:
+    """A lossless picture whose predictor halves: there, sums that left the range give wrong lowest bits.
+
+    Decoded as if of 16 bits, where no sum of a regular stream is out of range; what was predicted is then the same
+    but for a constant. Where a sum was out of range, the encoder took differences modulo 2^precision: they are taken
+    from that picture, and added again, each sum kept in range.
+    """
+    as_16 = bytearray(frame)
+    as_16[header.precision_at], as_16[header.shift_at] = 16, 0
+    bits = header.precision - header.shift
+    values = _plain_jpeg(bytes(as_16), header).astype(np.int32) - (2**15 - 2 ** (bits - 1))
+    if values.min() < 0 or values.max() >= 2**bits:
+        rows = header.restart // header.size[0] or header.size[1]
+        for top in range(0, len(values), rows):
+            for plane in np.ndindex(values.shape[2:]):
+                band = (slice(top, top + rows), slice(None), *plane)
+                values[band] = _summed(_differences(values[band], header.predictor), header.predictor, bits)
+    return values << header.shift
+
+
+def _differences(values: np.ndarray, predictor: int) -> np.ndarray:
+    """What the stream held for these values; the first one, which has no neighbour, stays as it is."""
+    differences = values.copy()
+    differences[0, 1:] = values[0, 1:] - values[0, :-1]
+    differences[1:, 0] = values[1:, 0] - values[:-1, 0]
+    differences[1:, 1:] = values[1:, 1:] - _predicted(values[1:, :-1], values[:-1, 1:], values[:-1, :-1], predictor)
+    return differences
+
+
+def _summed(differences: np.ndarray, predictor: int, bits: int) -> np.ndarray:
+    """The reverse of _differences, each value kept within its bits; one diagonal after the other."""
+    values, inside = np.zeros_like(differences), 2**bits - 1
+    rows, columns = values.shape
+    values[0] = differences[0].cumsum() & inside
+    values[:, 0] = differences[:, 0].cumsum() & inside
+    flat, flat_differences = values.reshape(-1), differences.reshape(-1)
+    for diagonal in range(2, rows + columns - 1):
+        top, bottom = max(1, diagonal - columns + 1), min(rows - 1, diagonal - 1)
+        at = np.arange(top, bottom + 1) * (columns - 1) + diagonal
+        predicted = _predicted(flat[at - 1], flat[at - columns], flat[at - columns - 1], predictor)
+        flat[at] = (predicted + flat_differences[at]) & inside
+    return values
+
+
+def _predicted(left: np.ndarray, above: np.ndarray, corner: np.ndarray, predictor: int) -> np.ndarray:
+    """The predictors that halve, numbered as in ISO 10918-1, table H.1."""
+    if predictor == 5:
+        return left + ((above - corner) >> 1)
+    return above + ((left - corner) >> 1) if predictor == 6 else (left + above) >> 1
+
+
+# --- RLE ---------------------------------------------------------------------------------------------------------
 
 
 def _rle_fits(frame: bytes, plane: int) -> bool:

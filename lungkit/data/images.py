@@ -142,7 +142,7 @@ class _Quiet:
             if not self._readers:
                 self._filters = warnings.catch_warnings()
                 self._filters.__enter__()
-                warnings.filterwarnings("ignore", module=r"(PIL|pydicom|openjpeg|libjpeg|pylibjpeg)\b")
+                warnings.filterwarnings("ignore", module=r"(PIL|pydicom|openjpeg|pylibjpeg)\b")
             self._readers += 1
 
     def __exit__(self, *error):
