@@ -4,6 +4,7 @@ tqdm's own notebook bar is a widget, whose saved page would load scripts from th
 notebook shows the same line as plain text that replaces itself, so that the executed copy keeps one line.
 """
 
+import functools
 import sys
 
 from tqdm import tqdm
@@ -40,3 +41,9 @@ def bar(iterable=None, *, total: int | None = None, label: str = "", unit: str =
     """A tqdm bar (iterate it, or call update): text on a terminal's stderr, one line in a notebook."""
     kind = _NotebookBar if _in_notebook() else tqdm
     return kind(iterable, total=total, desc=label, unit=unit, leave=True)
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """A line on standard error, above any bar; a line that was said already is not repeated."""
+    tqdm.write(line, file=sys.stderr)

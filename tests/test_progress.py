@@ -82,3 +82,10 @@ def test_without_ipython_the_terminal_bar_is_used(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "IPython", raising=False)
     list(progress.bar(range(2)))
     assert "2/2" in capsys.readouterr().err
+
+
+def test_a_line_is_said_once_on_standard_error(capsys):
+    for _ in range(2):
+        progress.say_once("3 files were left out of this test")
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "3 files were left out of this test\n")

@@ -1,7 +1,7 @@
 """A data set: a manifest (one row per image) and its class names.
 
-Sources: the phantom, PneumoniaMNIST, a folder with labels.csv, a folder per class (also below train, val and
-test), a MedMNIST .npz. Raw data is never changed; what is made from it lies in the data folder of lungkit.config.
+Sources: the phantom, PneumoniaMNIST, a folder with labels.csv (read by `labels`), a folder per class (`classfolders`),
+a MedMNIST .npz. Raw data is never changed; what is made from it lies in the data folder of lungkit.config.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,9 +20,9 @@ from PIL import Image as Picture
 
 import lungkit
 from lungkit import config, files
-from lungkit.data import images, phantom, splits
-from lungkit.errors import LungkitError
-from lungkit.progress import bar
+from lungkit.data import classfolders, folders, images, labels, phantom, splits
+from lungkit.data.notes import ColumnMissing, DatasetError, Note, note, spelling_notes
+from lungkit.progress import bar, say_once
 
 COLUMNS = [
     "file",  # POSIX path below the data set's root
@@ -43,10 +43,6 @@ _NORMAL = re.compile(r"normal|healthy|no[ _-]?finding|non.*|no_?tumou?r|no_.*", 
 _MEDMNIST_CLASSES = {"pneumoniamnist": ("normal", "pneumonia")}
 
 
-class DatasetError(LungkitError):
-    """A source that cannot be read as a data set; the message names the file, column or rows, and what is accepted."""
-
-
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Images with labels and patients.
@@ -56,6 +52,7 @@ class Dataset:
     manifest: DataFrame with COLUMNS, sorted by file; no missing values, empty strings instead.
     root: the folder that `file` and `mask` are relative to.
     synthetic: made by the phantom, not taken from people.
+    notes: what the source holds besides these images, and what is odd in it.
 
     Where a method takes `split`, None means every image but the refused ones.
     """
@@ -66,6 +63,7 @@ class Dataset:
     root: Path
     label_column: str = "label"
     synthetic: bool = False
+    notes: tuple[Note, ...] = ()
 
     def part(self, split: str | None = None) -> pd.DataFrame:
         """The manifest's rows of a split."""
@@ -138,6 +136,7 @@ class Dataset:
             "synthetic": self.synthetic,
             "fingerprint": self.fingerprint,
             "manifest_sha256": hashlib.sha256(table).hexdigest(),
+            "notes": [note.to_dict() for note in self.notes],
             "recipe": recipe or {},
         }
         files.replace(folder / "manifest.csv", table)
@@ -163,11 +162,12 @@ class Dataset:
                 Path(record["root"]),
                 record["label_column"],
                 record["synthetic"],
+                tuple(map(Note.from_dict, record.get("notes", []))),
             )
             return dataset, record["recipe"]
         except FileNotFoundError as error:
             raise DatasetError(f"{folder} holds no saved data set: {Path(error.filename).name} is missing") from None
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(f"{folder} holds a damaged data set ({error}); prepare it again") from None
 
 
@@ -181,6 +181,13 @@ def load(source: str | Path, *, label_column: str | None = None, limit: int | No
     patient of each); for the phantom the number of slices made.
     Raises DatasetError.
     """
+    return _with_headers(_for_training(_chosen(source, label_column, limit, seed)))
+
+
+def as_given(
+    source: str | Path, *, label_column: str | None = None, limit: int | None = None, seed: int = 7
+) -> Dataset:
+    """load, for a model to be scored on: one class is enough, and classes that dataset.json names may be missing."""
     return _with_headers(_chosen(source, label_column, limit, seed))
 
 
@@ -193,6 +200,7 @@ def prepare(
     overlap: str = "refuse",
     fold: str | None = None,
     by: str = "patient",
+    told: bool = True,
 ) -> Dataset:
     """load, then each image read once (the unreadable get split "refused"), then split by patient (splits.assign).
 
@@ -200,9 +208,10 @@ def prepare(
 
     The result is saved in manifests/<name> of the data folder, and reused by later calls while the source's
     content and the parameters stay the same. A kill at any time leaves the saved one, or none.
+    told: what is left out or odd is said on standard error, once. A set with an error among its notes is refused.
     Raises DatasetError, splits.SplitError.
     """
-    listing = _chosen(source, label_column, limit, seed)
+    listing = _for_training(_chosen(source, label_column, limit, seed))
     recipe = {
         "source": _fingerprint(listing.classes, listing.rows),
         "label_column": label_column,
@@ -213,29 +222,50 @@ def prepare(
         "by": by,
         "lungkit": lungkit.__version__,
     }
+    if wrong := [str(note) for note in listing.notes if note.severity == "error"]:
+        raise DatasetError(f"{listing.root}: {' '.join(wrong)}")
     folder = config.data_dir() / "manifests" / listing.name
-    saved = _saved(folder, recipe, listing.root)
-    if saved:
-        return saved
-    dataset = _with_headers(listing)
-    manifest = splits.assign(_read_once(dataset), seed=seed, overlap=overlap, fold=fold, by=by)
-    if by == "patient":
-        splits.check(manifest)
-    dataset = replace(dataset, manifest=manifest)
-    dataset.save(folder, recipe)
+    dataset = _saved(folder, recipe, listing)
+    if not dataset:
+        dataset = _with_headers(listing)
+        manifest = splits.assign(_read_once(dataset), seed=seed, overlap=overlap, fold=fold, by=by)
+        if by == "patient":
+            splits.check(manifest)
+        dataset = replace(dataset, manifest=manifest)
+        dataset.save(folder, recipe)
+    for line in left_out(dataset) if told else ():
+        say_once(f"{dataset.name}: {line}")
     return dataset
 
 
-def _saved(folder: Path, recipe: dict, root: Path) -> Dataset | None:
-    """The saved data set if it was made by this recipe; with the root of now, should the data have moved."""
+def left_out(dataset: Dataset) -> list[str]:
+    """One line for each kind of thing that is not used, or should be known before the data set is."""
+    unread = [f"{folders.shown(one['file'])}: {one['reason']}" for one in refused(dataset)]
+    aside = dataset.part(splits.SET_ASIDE)["file"]
+    more = note("images that cannot be read", "warning", unread, "They were left out.")
+    more += note("images set aside", "warning", aside, "Their patients are also in another part of the split.")
+    return [str(each) for each in (*dataset.notes, *more)]
+
+
+def refused(dataset: Dataset) -> list[dict]:
+    """File and reason of each image that could not be read when the set was prepared."""
+    rows = dataset.part(splits.REFUSED)
+    return [
+        {"file": file, "reason": note.removeprefix(f"{dataset.root / file}: ")}
+        for file, note in zip(rows["file"], rows["note"], strict=True)
+    ]
+
+
+def _saved(folder: Path, recipe: dict, listing: "_Listing") -> Dataset | None:
+    """The saved data set if it was made by this recipe; with the root and notes of now, should they have changed."""
     try:
         dataset, made_by = Dataset._opened(folder)
     except DatasetError:
         return None
     if made_by != recipe:
         return None
-    if dataset.root != root:
-        dataset = replace(dataset, root=root)
+    if (dataset.root, dataset.notes) != (listing.root, listing.notes):
+        dataset = replace(dataset, root=listing.root, notes=listing.notes)
         dataset.save(folder, recipe)
     return dataset
 
@@ -253,21 +283,27 @@ class _Listing:
     label_column: str = "label"
     order: tuple[str, ...] | None = None  # of the classes, where the source says one
     synthetic: bool = False
+    notes: tuple[Note, ...] = ()
     classes: tuple[str, ...] = field(init=False)
 
     def __post_init__(self):
         labels = set(self.rows["label"])
-        classes = self.order or tuple(
-            sorted(labels, key=lambda name: (not _NORMAL.fullmatch(name), name.lower(), name))
+        in_order = [name for name in self.order or () if name in labels]
+        rest = sorted(labels - set(in_order), key=lambda name: (not _NORMAL.fullmatch(name), name.lower(), name))
+        object.__setattr__(self, "classes", (*in_order, *rest))
+
+
+def _for_training(listing: _Listing) -> _Listing:
+    """The listing; refused where its classes are not those that it should have, or where there is only one."""
+    classes, order = listing.classes, listing.order
+    if order and set(classes) != set(order):
+        raise DatasetError(
+            f"{listing.root}: its classes should be {', '.join(order)}, but the labels found are "
+            f"{', '.join(sorted(classes))}"
         )
-        if set(classes) != labels:
-            raise DatasetError(
-                f"{self.root}: its classes should be {', '.join(classes)}, but the labels found are "
-                f"{', '.join(sorted(labels))}"
-            )
-        if len(classes) < 2:
-            raise DatasetError(f"{self.root}: every image is of class '{classes[0]}'; two classes or more are needed")
-        object.__setattr__(self, "classes", classes)
+    if len(classes) < 2:
+        raise DatasetError(f"{listing.root}: every image is of class '{classes[0]}'; two classes or more are needed")
+    return listing
 
 
 def _listing(source: str | Path, label_column: str | None, limit: int | None, seed: int) -> _Listing:
@@ -277,7 +313,7 @@ def _listing(source: str | Path, label_column: str | None, limit: int | None, se
         slices = limit or 1500
         # Another seed draws other patients: a folder of their own, since a made phantom is never overwritten.
         folder = config.data_dir() / (f"phantom-{slices}" if seed == 7 else f"phantom-{slices}-seed{seed}")
-        return _labels_csv(phantom.make_dataset(folder, n_slices=slices, seed=seed), label_column)
+        return _folder(phantom.make_dataset(folder, n_slices=slices, seed=seed), label_column)
     if source == "pneumoniamnist":
         path = config.data_dir() / "pneumoniamnist" / "pneumoniamnist.npz"
         if not path.is_file():
@@ -292,19 +328,36 @@ def _listing(source: str | Path, label_column: str | None, limit: int | None, se
             f"no data set '{source}'; accepted: phantom, pneumoniamnist, a folder with labels.csv, a folder per class, "
             "a MedMNIST .npz"
         )
-    path = path.resolve()
-    if (path / "labels.csv").is_file():
-        return _labels_csv(path, label_column)
+    return _folder(path.resolve(), label_column)
+
+
+def _folder(path: Path, label_column: str | None) -> _Listing:
+    """A folder's data set: its labels.csv, else its class folders, else its one .npz, else that of its one folder."""
+    if not folders.is_text(path):
+        raise DatasetError(f"{folders.shown(path)}: the folder's name is not in UTF-8; rename it")
+    if table := next((file for file in sorted(path.iterdir()) if file.name.casefold() == "labels.csv"), None):
+        return _labels_csv(table, label_column)
+    found = folders.survey(path)
     archives = sorted(path.glob("*.npz"))
-    if len(archives) == 1:
+    if len(archives) == 1 and not found.images:
         return _npz(archives[0], path.name, label_column)
+    if below := classfolders.inner(path, found):
+        listing = _folder(below, label_column)
+        taken = note("folder that was taken", "info", [below.name], "It is the only one there, and holds the data set.")
+        return replace(listing, notes=(*taken, *listing.notes, *classfolders.survey_notes(_beside(found, below), path)))
     _refuse_label_column(path, label_column)
-    return _class_folders(path)
+    return _class_folders(path, found)
+
+
+def _beside(found: folders.Survey, below: Path) -> folders.Survey:
+    """What a survey found outside one of its folders."""
+    kept = {kind: [path for path in paths if not path.is_relative_to(below)] for kind, paths in vars(found).items()}
+    return folders.Survey(**kept)
 
 
 def _refuse_label_column(path: Path, label_column: str | None) -> None:
     if label_column not in (None, "label"):
-        raise DatasetError(f"{path} has no labels.csv, so there is no column '{label_column}' to take as the label")
+        raise ColumnMissing(f"{path} has no labels.csv, so there is no column '{label_column}' to take as the label")
 
 
 def _table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -313,21 +366,18 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(["file", "split"], ignore_index=True)
 
 
-def _labels_csv(root: Path, label_column: str | None) -> _Listing:
-    table = _text_table(root / "labels.csv")
-    column = label_column or "label"
-    for name in ("file", column):
-        if name not in table:
-            raise DatasetError(f"{root / 'labels.csv'} has no column '{name}'; it has: {', '.join(table.columns)}")
-    table = table.apply(lambda cells: cells.str.strip())
-    _refuse_rows(table, table["file"] == "", "no file")
-    _refuse_rows(table, table[column] == "", f"no {column}")
+def _labels_csv(path: Path, label_column: str | None) -> _Listing:
+    root, column = path.parent, label_column or "label"
+    table, notes = labels.read(path, column)
+    labels.refuse_rows(table, table["file"] == "", "no file")
+    labels.refuse_rows(table, table[column] == "", f"no {column}")
     blank = pd.Series("", index=table.index)
     group, patient = table.get("group_id", blank), table.get("patient_id", blank)
     published = table.get("split", blank)
+    files = labels.Files(root)
     rows = table.drop(columns="label", errors="ignore").assign(
-        file=_below(root, table["file"], "file"),
-        mask=_below(root, table.get("mask", blank), "mask"),
+        file=_below(files, table["file"], "file"),
+        mask=_below(files, table.get("mask", blank), "mask"),
         label=table[column],
         patient_id=group.where(group != "", patient),
         split=published.map(lambda name: splits.part_named(name) or name),
@@ -336,7 +386,7 @@ def _labels_csv(root: Path, label_column: str | None) -> _Listing:
     # A file may be listed twice; if its rows differ in split they stay, so that splitting notices it on two sides.
     rows = rows.drop_duplicates(["file", "label", "patient_id", "split"])
     contradicted = rows.groupby("file")[["label", "patient_id"]].transform("nunique").gt(1).any(axis=1)
-    _refuse_rows(rows, contradicted, "a file with two labels or patients")
+    labels.refuse_rows(rows, contradicted, "a file with two labels or patients", rows["file"])
     about = _about(root)
     return _Listing(
         root.name if column == "label" else f"{root.name}-{column}",
@@ -345,33 +395,36 @@ def _labels_csv(root: Path, label_column: str | None) -> _Listing:
         column,
         tuple(about["classes"]) if column == "label" and "classes" in about else None,
         bool(about.get("synthetic", False)),
+        (*notes, *spelling_notes(rows["label"]), *_not_listed(root, table, rows)),
     )
 
 
-def _class_folders(root: Path) -> _Listing:
-    folders = _folders(root)
-    published = bool(folders) and all(splits.part_named(folder.name) for folder in folders)
-    class_folders = [(folder, "") for folder in folders]
-    if published:
-        class_folders = [(below, splits.part_named(folder.name)) for folder in folders for below in _folders(folder)]
-    found = [
-        {"file": file.relative_to(root).as_posix(), "label": folder.name, "split": part, "source": root.name}
-        for folder, part in class_folders
-        for file in folder.iterdir()
-        if images.looks_like_image(file)
+def _not_listed(root: Path, table: pd.DataFrame, rows: pd.DataFrame) -> list[Note]:
+    """Notes on images in the folder that no cell of the table names, and on what else could hold images."""
+    found = folders.survey(root)
+    used = {*rows["file"], *rows["mask"]}
+    rest = [name for name in (folders.below(path, root) for path in found.images) if name not in used]
+    mentioned = set(table.to_numpy().ravel()) if rest else set()
+    meaning = "They are in the folder, but not in labels.csv, so they were passed over."
+    return [
+        *note(
+            "images that labels.csv does not name", "info", (name for name in rest if name not in mentioned), meaning
+        ),
+        *classfolders.survey_notes(replace(found, passed_over=[]), root),
     ]
-    if not found:
-        raise DatasetError(
-            f"{root} holds no images; accepted: labels.csv with the columns file and label; images directly in "
-            "CLASS/ or in train/CLASS/, val/CLASS/, test/CLASS/; one MedMNIST .npz"
-        )
+
+
+def _class_folders(root: Path, found: folders.Survey) -> _Listing:
+    layout = classfolders.read(root, found)
     about = _about(root)
-    order = tuple(about["classes"]) if "classes" in about else None
-    return _Listing(root.name, root, _table(pd.DataFrame(found)), order=order, synthetic=bool(about.get("synthetic")))
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return _Listing(
+        root.name,
+        root,
+        _table(pd.DataFrame(layout.rows).assign(source=root.name)),
+        order=tuple(about["classes"]) if "classes" in about else None,
+        synthetic=bool(about.get("synthetic")),
+        notes=tuple(layout.notes),
+    )
 
 
 def _about(root: Path) -> dict:
@@ -389,35 +442,24 @@ def _about(root: Path) -> dict:
 
 
 def _text_table(path: Path) -> pd.DataFrame:
-    """A CSV whose every cell stays the text it is: patient 007 is not 7, and class NA is not missing."""
+    """A manifest of ours; every cell is text, and none is missing."""
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} is not a CSV table in UTF-8: {error}") from None
+        raise DatasetError(f"{path} is not a manifest: {error}") from None
 
 
-def _refuse_rows(table: pd.DataFrame, wrong: pd.Series, fault: str) -> None:
-    if wrong.any():
-        lines = [str(row + 2) for row in table.index[wrong]]  # as an editor counts: line 1 is the header
-        more = f" and {len(lines) - 10} more" if len(lines) > 10 else ""
-        raise DatasetError(f"labels.csv has {fault} in line {', '.join(lines[:10])}{more}")
-
-
-def _below(root: Path, files: pd.Series, column: str) -> pd.Series:
+def _below(files: labels.Files, names: pd.Series, column: str) -> pd.Series:
     """The paths in one spelling; refused where one leaves the folder or is not there."""
-    _refuse_rows(files.to_frame(), files.map(_escapes), f"a {column} outside the data set's folder")
-    files = files.map(lambda file: PurePosixPath(file).as_posix() if file else "")
-    _refuse_rows(
-        files.to_frame(),
-        files.map(lambda file: file != "" and not (root / file).is_file()),
-        f"a {column} that is not there",
-    )
-    return files
-
-
-def _escapes(file: str) -> bool:
-    path = PurePosixPath(file)
-    return path.is_absolute() or ".." in path.parts or Path(file).is_absolute()
+    table = names.to_frame()
+    labels.refuse_rows(table, names.map(labels.escapes), f"a {column} outside the data set's folder", names)
+    found = names.map(lambda name: files.find(name) if name else "")
+    gone = found.isna()
+    if gone.any() and (there := files.hint(names[gone].iloc[0])):
+        more = f". There is {folders.shown(there)}: give each path as it is below the folder of labels.csv"
+        labels.refuse_rows(table, gone, f"a {column} that is not there", names, more)
+    labels.refuse_rows(table, gone, f"a {column} that is not there", names)
+    return found
 
 
 # MedMNIST -------------------------------------------------------------------------------------------------------
@@ -505,7 +547,8 @@ def _with_headers(listing: _Listing) -> Dataset:
     found = pd.DataFrame(headers, columns=["width", "height", "modality", "note"], index=rows.index)
     modality = rows["modality"].where(rows["modality"] != "", found["modality"])
     rows = rows.assign(width=found["width"], height=found["height"], modality=modality, note=found["note"])
-    return Dataset(listing.name, listing.classes, rows[COLUMNS], listing.root, listing.label_column, listing.synthetic)
+    facts = listing.label_column, listing.synthetic, listing.notes
+    return Dataset(listing.name, listing.classes, rows[COLUMNS], listing.root, *facts)
 
 
 def _limited(rows: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:

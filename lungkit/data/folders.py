@@ -158,6 +158,15 @@ def shown(name: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def is_text(path: Path) -> bool:
+    """Whether a path is made of text: other bytes can be read, but not written into a table."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def few(names: Iterable[object], most: int = 3) -> str:
     """The first names, and how many more there are.
 

@@ -1,0 +1,224 @@
+"""A folder per class, also below train, val and test: which images are of which class, part and patient.
+
+Where folders can be read in two ways, the set is refused with both named; whatever is not taken becomes a note.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from lungkit.data import folders, splits
+from lungkit.data.notes import DatasetError, Note, alike, note, spelling_notes
+
+ACCEPTED = (
+    "accepted: labels.csv with the columns file and label; images in CLASS/ or in train/CLASS/, val/CLASS/, "
+    "test/CLASS/ (also in a folder for each patient below CLASS/); one MedMNIST .npz"
+)
+
+# Below a class: folders that only hold its images, and such that hold other pictures of the same names.
+_CONTAINER = re.compile(
+    r"images?|imgs?|pics?|pictures?|photos?|data|dicom|dcm|png|jpe?g|jpg|tiff?|slices?|frames?", re.I
+)
+_MASKS = re.compile(r".*masks?|masks?[-_ ].*|segmentations?|annotations?|ground[-_ ]?truth|heat[-_ ]?maps?", re.I)
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """What was found: `rows` of file (POSIX, below the root), label, patient_id ("" where unknown) and split."""
+
+    rows: list[dict]
+    notes: list[Note]
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """The images below a folder, as paths relative to it, and the folders directly in it."""
+
+    root: Path
+    images: list[PurePosixPath]
+
+    def within(self, name: str) -> "_Tree":
+        return _Tree(
+            self.root / name, [PurePosixPath(*path.parts[1:]) for path in self.images if path.parts[0] == name]
+        )
+
+    @property
+    def folders(self) -> list[str]:
+        """All of them, also those without an image; not what systems leave behind, nor hidden ones."""
+        if not self.root.is_dir():
+            return []
+        names = [path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        return sorted(name for name in names if not folders.is_rubbish(name))
+
+    @property
+    def filled(self) -> list[str]:
+        """The folders with an image in them or below them."""
+        return sorted({path.parts[0] for path in self.images if len(path.parts) > 1})
+
+    @property
+    def direct(self) -> list[PurePosixPath]:
+        """The images that lie in the folder itself."""
+        return [path for path in self.images if len(path.parts) == 1]
+
+
+def read(root: Path, found: folders.Survey) -> ClassFolders:
+    """The layout of a folder that was surveyed. Raises DatasetError."""
+    named = [path for path in found.images if folders.is_text(path)]
+    tree = _Tree(root, [PurePosixPath(folders.below(path, root)) for path in named])
+    notes = survey_notes(found, root)
+    notes += note(
+        "files whose name is not text",
+        "warning",
+        (folders.below(path, root) for path in found.images if not folders.is_text(path)),
+        "Their names are not in UTF-8, so they were passed over: rename them.",
+    )
+    if not tree.filled:
+        what = f"{len(tree.direct):,} images, but no class folders" if tree.direct else "no images"
+        besides = "".join(f"; {each}" for each in notes)
+        raise DatasetError(f"{root} holds {what}; {ACCEPTED}{besides}")
+    parts, passed = _parts(tree)
+    label_trees = [(tree.within(name), name, "") for name in tree.folders if name not in passed]
+    if parts:
+        label_trees = [
+            (tree.within(part).within(name), f"{part}/{name}", splits.part_named(part))
+            for part in parts
+            for name in tree.within(part).folders
+        ]
+    rows, masks, empty = [], [], []
+    for below, place, split in label_trees:
+        taken, left = _rows(below, place, split)
+        rows += taken
+        masks += left
+        empty += [] if taken else [place]
+    if not rows:
+        raise DatasetError(f"{root} holds images, but none in a class folder; {ACCEPTED}")
+    outside = [str(path) for path in tree.direct]
+    outside += [f"{part}/{path}" for part in parts for path in tree.within(part).direct]
+    notes += _notes(rows, empty, outside, masks)
+    others = [f"{name} ({len(tree.within(name).images):,} images)" for name in passed]
+    meaning = "They are no classes of this set: a copy, another set, or masks."
+    notes += note("folders passed over", "warning", others, meaning)
+    return ClassFolders(rows, notes)
+
+
+def inner(root: Path, found: folders.Survey) -> Path | None:
+    """The one folder in a folder, where that is the data set, as archives often unpack; None where it is not."""
+    tree = _Tree(root, [PurePosixPath(folders.below(path, root)) for path in found.images])
+    if len(tree.folders) != 1 or tree.direct:
+        return None
+    name = tree.folders[0]
+    within = tree.within(name)
+    if splits.part_named(name) or within.direct:
+        return within.root if _has_table(within.root) else None
+    deeper = len(within.filled) > 1 or any(map(splits.part_named, within.filled)) or len(within.folders) == 1
+    return within.root if (tree.images and deeper) or _has_table(within.root) else None
+
+
+def survey_notes(found: folders.Survey, root: Path) -> list[Note]:
+    """What a survey came across besides images."""
+    kinds = (
+        ("files passed over", "info", found.passed_over, "They are no images, or hidden."),
+        ("archives", "warning", found.archives, "What is in them was not looked at: unpack them first."),
+        ("links passed over", "warning", found.broken, "They lead to nothing, or to a folder above."),
+        ("folders that may not be opened", "warning", found.closed, "What is in them was not looked at."),
+    )
+    used = {root / "dataset.json"}
+    return [
+        each
+        for finding, severity, paths, meaning in kinds
+        for each in note(finding, severity, (folders.below(path, root) for path in paths if path not in used), meaning)
+    ]
+
+
+def _has_table(folder: Path) -> bool:
+    return any(path.name.casefold() == "labels.csv" or path.suffix.casefold() == ".npz" for path in folder.iterdir())
+
+
+def _parts(tree: _Tree) -> tuple[list[str], list[str]]:
+    """The folders of a published split, if there is one, and the folders that are neither parts nor classes."""
+    filled = tree.filled
+    passed = [name for name in filled if _MASKS.fullmatch(name)]
+    parts = [name for name in tree.folders if splits.part_named(name) and tree.within(name).folders]
+    parts = parts if any(tree.within(name).filled for name in parts) else []
+    copies = [name for name in filled if name not in (*parts, *passed) and _is_copy(tree, name)]
+    others = [name for name in filled if name not in (*parts, *passed, *copies)]
+    kinds = {splits.part_named(name) for name in parts}
+    if parts and (not others or {"train", "test"} <= kinds or {"train", "val"} <= kinds):
+        return parts, [*passed, *copies, *others]
+    if parts:
+        raise DatasetError(
+            f"{tree.root} can be read in two ways: {folders.few(parts)} as part of a split, and {folders.few(others)} "
+            f"as classes next to it. Keep one of the two; {ACCEPTED}"
+        )
+    if all(splits.part_named(name) for name in others):
+        raise DatasetError(
+            f"{tree.root}: {folders.few(others or filled)} hold images, but no class folders; {ACCEPTED}"
+        )
+    _refuse_sets(tree, others)
+    return [], [*passed, *copies]
+
+
+def _is_copy(tree: _Tree, name: str) -> bool:
+    """Whether a folder holds this set once more, or another one: its folders are named as its neighbours or parts."""
+    below = tree.within(name)
+    neighbours = {alike(other) for other in tree.filled if other != name}
+    inside = {alike(folder) for folder in below.filled}
+    parts = [folder for folder in below.filled if splits.part_named(folder)]
+    return not below.direct and bool(inside) and (inside <= neighbours or bool(parts))
+
+
+def _refuse_sets(tree: _Tree, names: list[str]) -> None:
+    """Several sets next to each other are no classes: each holds the same folders, whose names are not of patients."""
+    inside = [
+        {alike(f) for f in tree.within(name).filled if not (_CONTAINER.fullmatch(f) or _MASKS.fullmatch(f))}
+        for name in names
+    ]
+    same = len(names) > 1 and len(inside[0]) > 1 and all(each == inside[0] for each in inside)
+    if same and not any(tree.within(name).direct for name in names) and not any(map(str.isdigit, "".join(inside[0]))):
+        there = folders.few(tree.within(names[0]).filled)
+        raise DatasetError(
+            f"{tree.root} holds several sets: {folders.few(names)} each have the folders {there}. Give one of them"
+        )
+
+
+def _rows(tree: _Tree, place: str, split: str) -> tuple[list[dict], list[str]]:
+    """The rows of a class folder, and what of it was left out as masks."""
+    label = PurePosixPath(place).name
+    rows, masks = [], []
+    for path in tree.images:
+        between = path.parts[:-1]
+        if any(_MASKS.fullmatch(folder) for folder in between):
+            masks.append(f"{place}/{path}")
+            continue
+        patients = [folder for folder in between if not _CONTAINER.fullmatch(folder)]
+        rows.append({"file": f"{place}/{path}", "label": label, "patient_id": next(iter(patients), ""), "split": split})
+    return rows, masks
+
+
+def _notes(rows: list[dict], empty: list[str], outside: list[str], masks: list[str]) -> list[Note]:
+    """What is to be said of the class folders: those without an image, and the images that were not taken."""
+    there = {alike(row["label"]) for row in rows}
+    lost = [place for place in empty if alike(PurePosixPath(place).name) not in there]
+    return [
+        *note(
+            "classes without an image",
+            "error",
+            lost,
+            "If it is a class, its images are missing; if it is not, take the folder away.",
+        ),
+        *note(
+            "class folders without an image",
+            "warning",
+            [place for place in empty if place not in lost],
+            "This part of the split lacks the class.",
+        ),
+        *note("images outside any class folder", "warning", outside, "They have no label, so they were passed over."),
+        *note("masks passed over", "info", masks, "They lie in a folder for masks, so they were not taken as images."),
+        *note(
+            "patients named by folders",
+            "info",
+            sorted({row["patient_id"] for row in rows} - {""}),
+            "Below a class, a folder's name was taken as the patient's id, the same person in every class and part.",
+        ),
+        *spelling_notes(row["label"] for row in rows),
+    ]

@@ -1,0 +1,76 @@
+"""What a data set's source holds besides its images: what was left out, and what should be known before it is used."""
+
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+from lungkit.data.folders import few, shown
+from lungkit.errors import LungkitError
+
+KEPT = 10  # names, of however many
+
+
+class DatasetError(LungkitError):
+    """A source that cannot be read as a data set; the message names the file, column or rows, and what is accepted."""
+
+
+class ColumnMissing(DatasetError):
+    """A column that was asked for is not in labels.csv, or there is no labels.csv."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """One thing of a kind that was noticed: how often, in which files or rows (the first ones), and what it means.
+
+    severity: "info" (for completeness), "warning" (for judgement), or "error" (nothing is trained on such a set).
+    """
+
+    finding: str
+    severity: str
+    count: int
+    meaning: str
+    examples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One line."""
+        names = f" ({few([*self.examples, *[''] * (self.count - len(self.examples))])})" if self.examples else ""
+        return f"{self.finding}: {self.count:,}{names}. {self.meaning}"
+
+    def to_dict(self) -> dict:
+        """JSON-ready; Note(**it) is the note again."""
+        return asdict(self) | {"examples": list(self.examples)}
+
+    @classmethod
+    def from_dict(cls, record: dict) -> "Note":
+        """The note that `to_dict` told of."""
+        return cls(**record | {"examples": tuple(record["examples"])})
+
+
+def note(finding: str, severity: str, names: Iterable[str], meaning: str) -> list[Note]:
+    """A note on these names, as a list; empty where there is none."""
+    names = list(names)
+    return [Note(finding, severity, len(names), meaning, tuple(map(shown, names[:KEPT])))] if names else []
+
+
+def alike(text: str) -> str:
+    """What is left of a name without case, blanks, invisible characters and differences of Unicode form.
+
+    >>> alike("No  Finding") == alike("nofinding"), alike("CT-0") == alike("CT-1")
+    (True, False)
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return "".join(c for c in folded if not c.isspace() and unicodedata.category(c) != "Cf")
+
+
+def spelled_differently(names: Iterable[str]) -> list[str]:
+    """The names that differ from another one only in what `alike` leaves out: "'Covid' and 'COVID'", …"""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        groups.setdefault(alike(name), []).append(name)
+    return [" and ".join(f"'{name}'" for name in group) for group in groups.values() if len(group) > 1]
+
+
+def spelling_notes(names: Iterable[str]) -> list[Note]:
+    """An error where class names differ in spelling only."""
+    meaning = "Class names that differ in case, blanks or Unicode form only: give each class one spelling."
+    return note("classes in two spellings", "error", spelled_differently(names), meaning)
