@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from typer.core import TyperGroup
 
 from lungkit import config, terminal
 from lungkit.clinic import commands
+from lungkit.data.folders import shown
 from lungkit.errors import LungkitError
 
 
@@ -231,10 +233,17 @@ def evaluate(
     model: Annotated[str, typer.Option(help="NAME or NAME@vN")],
     data: Source,
     label_column: Annotated[str | None, typer.Option(help="column of labels.csv; default: the model's own")] = None,
-    split: Annotated[str, typer.Option(help="train, val, test or all")] = "test",
+    split: Annotated[
+        str | None,
+        typer.Option(help="train, val, test or all; default: the test part that the set publishes, otherwise all"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Score a registered model on one split of a data set, every figure with its 95 % interval."""
+    """Score a registered model on a data set, every figure with its 95 % interval.
+
+    A set is scored as it is given: its published test part, or all of it where it has none. Only the set that the model
+    was trained on is split as it was then. Images that cannot be read are counted and named.
+    """
     from lungkit.models import registry
 
     version, source = registry.find(model), _source(data)  # refused before TensorFlow takes seconds to load
@@ -244,12 +253,24 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(scored.to_dict()))
         return
-    title = f"{version} on {scored.data.name}, {split}: {len(scored.labels)} images"
     summary = scored.evaluation.summary()
+    title = f"{version} on {scored.data.name}, {scored.scope}"
     terminal.table(("", *summary.columns), ((metric, *cells) for metric, cells in summary.iterrows()), title)
     terminal.say(_reviewed(scored.review))
-    if scored.seen_in_training:
-        terminal.say(f"{scored.seen_in_training} of these images were used to train or choose the model")
+    _told(scored.remarks)
+    if scored.unreadable:
+        terminal.say(f"{len(scored.unreadable):,} could not be read and are not in these figures:")
+        _told([f"  {one['file']}: {one['reason']}" for one in scored.unreadable], most=5, where="--json lists all")
+    _told(map(str, scored.data.notes))
+
+
+def _told(lines: Iterable[str], most: int = 100, where: str = "") -> None:
+    """Each as a line of its own; the first ones where there are many."""
+    lines = [shown(line) for line in lines]
+    for line in lines[:most]:
+        terminal.say(line)
+    if len(lines) > most:
+        terminal.say(f"  and {len(lines) - most:,} more ({where})")
 
 
 def _reviewed(review: dict) -> str:

@@ -237,6 +237,46 @@ def test_evaluate_says_when_images_were_used_in_training(lungkit, version, squar
     assert re.search(r"(\d+) images *\n(.|\n)*\n\1 of these images were used to train or choose the model", out)
 
 
+@pytest.fixture
+def elsewhere(squares, tmp_path) -> Path:
+    """Class folders with other pictures than the model was trained on: 12 of each class, and a README."""
+    for file in sorted(squares.glob("*.png"))[:24]:
+        place = tmp_path / "elsewhere" / ("Left", "RIGHT")[int(file.name[1:3]) % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.open(file).point(lambda grey: grey ^ 1).save(place / file.name)
+    (tmp_path / "elsewhere" / "README.txt").write_text("from the other hospital")
+    return tmp_path / "elsewhere"
+
+
+def test_evaluate_scores_every_image_of_another_hospital_and_says_so(lungkit, version, elsewhere):
+    code, out, _ = lungkit("evaluate", "--model", "squares-cnn", "--data", elsewhere)
+    assert code == 0
+    assert "on elsewhere, all: 24 images (the set has no published test part, so every image is scored)\n" in out
+    assert out.endswith("files passed over: 1 (README.txt). They are no images, or hidden.\n")
+    record = json.loads(lungkit("evaluate", "--model", "squares-cnn", "--data", elsewhere, "--json")[1])
+    assert (record["n"], record["split"], record["unreadable"], record["not_scored"]) == (24, "all", [], {})
+    refused = _refused(lungkit("evaluate", "--model", "squares-cnn", "--data", elsewhere, "--split", "test"))
+    assert "no image in split 'test'; there are: 24 of no part. --split all scores every image" in refused
+
+
+def test_evaluate_names_what_could_not_be_read(lungkit, version, elsewhere):
+    for file in sorted((elsewhere / "Left").iterdir())[:7]:
+        file.write_bytes(file.read_bytes()[:200])
+    out = lungkit("evaluate", "--model", "squares-cnn", "--data", elsewhere)[1]
+    assert "on elsewhere, all: 17 of 24 images" in out
+    lines = out[out.index("7 could not be read and are not in these figures:\n") :].splitlines()
+    assert all(re.match(r"  Left/p\d\d_\d\.png: truncated", line) for line in lines[1:6])
+    assert lines[6] == "  and 2 more (--json lists all)"
+    record = json.loads(lungkit("evaluate", "--model", "squares-cnn", "--data", elsewhere, "--json")[1])
+    assert record["n"] == 17
+    assert len(record["unreadable"]) == 7
+
+
+def test_evaluate_says_which_parts_it_did_not_score(lungkit, version, squares):
+    out = lungkit("evaluate", "--model", "squares-cnn", "--data", squares)[1]
+    assert re.search(r"not scored: \d+ train, \d+ val \(--split all scores every image\)\n", out)
+
+
 def test_evaluate_takes_another_label_column(lungkit, version, squares):
     answer = lungkit("evaluate", "--model", "squares-cnn", "--data", squares, "--label-column", "other", "--json")
     assert "squares-cnn@v1 knows left, right, but squares-other is labelled a, b" in answer[2]

@@ -6,16 +6,19 @@ import tempfile
 import time
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from lungkit.backend import keras
 
 import numpy as np
+import pandas as pd
 import scipy.special
 
-from lungkit.data import dataset, images
+from lungkit.data import dataset, images, splits
+from lungkit.data.notes import alike
 from lungkit.errors import LungkitError
 from lungkit.models import decision, graph, input_checks, registry, saved
 from lungkit.training import calibration, evaluation, export, input_statistics
@@ -183,17 +186,53 @@ class Scored:
     version: registry.Version
     data: dataset.Dataset
     split: str
+    rows: pd.DataFrame  # the manifest's rows of the images below, in their order
     tensors: np.ndarray  # float32 (n, height, width, 1), preprocessed
     labels: np.ndarray  # int (n,), positions in the model's classes
     probabilities: np.ndarray  # float64 (n, classes)
     evaluation: evaluation.Evaluation
     seen_in_training: int  # images of the split that the version was trained or chosen on
     seconds: float  # from file to probabilities, for all images
+    unreadable: list[dict]  # file and reason of each image of the split that could not be read
+    chosen: bool  # whether the split was asked for, or follows from what the set publishes
 
     @property
     def files(self) -> list[str]:
         """Names of the images, relative to the data set's root."""
-        return self.data.part(None if self.split == "all" else self.split)["file"].tolist()
+        return self.rows["file"].tolist()
+
+    @property
+    def scope(self) -> str:
+        """In words: which images these are."""
+        n, given = len(self.labels), len(self.labels) + len(self.unreadable)
+        told = f"{self.split}: {n:,} {f'of {given:,} ' if n < given else ''}image{'s' * (given != 1)}"
+        no_test = not self.chosen and self.split == "all"
+        return f"{told} (the set has no published test part, so every image is scored)" if no_test else told
+
+    @property
+    def remarks(self) -> list[str]:
+        """What should be known before these figures are believed; one line each."""
+        counts = self.not_scored
+        rest = ", ".join(f"{count:,} {name or 'of no part'}" for name, count in counts.items())
+        told = [f"not scored: {rest} (--split all scores every image)"] if counts else []
+        told += [f"no image of {name}: figures that need one are left out (–)" for name in self.absent]
+        if len(set(self.patients)) == 1:
+            told.append("all images are of one patient, so there are no intervals (–)")
+        if self.seen_in_training:
+            told.append(f"{self.seen_in_training} of these images were used to train or choose the model")
+        return told
+
+    @property
+    def not_scored(self) -> dict[str, int]:
+        """Images of the set by the part that they are in, where that is not the split scored; unreadable ones apart."""
+        rest = self.data.part()
+        rest = rest[rest["split"] != self.split] if self.split != "all" else rest[:0]
+        return rest["split"].value_counts().to_dict()
+
+    @property
+    def absent(self) -> list[str]:
+        """Classes of the model of which there is no image."""
+        return [name for i, name in enumerate(self.version.card["classes"]) if i not in self.labels]
 
     @property
     def review(self) -> dict:
@@ -219,7 +258,7 @@ class Scored:
     @property
     def patients(self) -> np.ndarray:
         """The patient of each image, (n,)."""
-        return self.data.part(None if self.split == "all" else self.split)["patient_id"].to_numpy(str)
+        return self.rows["patient_id"].to_numpy(str)
 
     def to_dict(self) -> dict:
         """JSON-ready: the evaluation's figures and what they were measured on."""
@@ -229,6 +268,11 @@ class Scored:
             "data": self.data.name,
             "split": self.split,
             "synthetic": self.data.synthetic,
+            "scope": self.scope,
+            "unreadable": self.unreadable,
+            "not_scored": {name or "of no part": count for name, count in self.not_scored.items()},
+            "absent_classes": self.absent,
+            "notes": [note.to_dict() for note in self.data.notes],
             "seen_in_training": self.seen_in_training,
             "seconds": round(self.seconds, 3),
             "images_per_second": round(len(self.labels) / self.seconds, 1),
@@ -236,37 +280,97 @@ class Scored:
 
 
 def data_for(version: registry.Version, source: str, label_column: str | None = None) -> dataset.Dataset:
-    """The data set at `source`, split as it was when this version was trained on it."""
-    recipe = version.card["data"]["recipe"] | {"overlap": "set_aside"}
-    if label_column:
-        recipe["label_column"] = label_column
-    data = dataset.prepare(source, **recipe)
-    # A limit belongs to the set it was trained on; another set is taken whole.
-    return data if data.name == version.card["data"]["name"] else dataset.prepare(source, **recipe | {"limit": None})
+    """The data set at `source`, with the split that it publishes, if any; nothing else is dealt into parts.
+
+    The very set that this version was trained on (the same images, patients and labels, wherever it lies now) is split
+    as it was then: its test part is of patients that the version has not seen. What the training's limit left out is in
+    no part.
+    label_column: default: the version's own where the set has it, otherwise "label".
+    """
+    registry.verify(version)
+    recipe = version.card["data"]["recipe"] | ({"label_column": label_column} if label_column else {})
+    given = _as_given(version, source, recipe, label_column)
+    trained = _as_trained(version, source, recipe) if _seen(version) <= set(given.manifest["sha256"]) else None
+    if trained is None:
+        return given
+    beyond = given.manifest[~given.manifest["file"].isin(trained.manifest["file"])].assign(split="")
+    return (
+        replace(trained, manifest=pd.concat([trained.manifest, beyond], ignore_index=True)) if len(beyond) else trained
+    )
 
 
-def score(version: registry.Version, data: dataset.Dataset, split: str = "test") -> Scored:
+def _as_given(version: registry.Version, source: str, recipe: dict, label_column: str | None) -> dataset.Dataset:
+    drawn = version.card["synthetic"] and source == "phantom"  # as many slices, by the same seed
+    made = {name: recipe[name] for name in ("limit", "seed") if drawn and name in recipe}
+    try:
+        return dataset.as_given(source, label_column=recipe.get("label_column"), **made)
+    except dataset.ColumnMissing:
+        if label_column:
+            raise
+        return dataset.as_given(source, **made)
+
+
+def _as_trained(version: registry.Version, source: str, recipe: dict) -> dataset.Dataset | None:
+    """The set split by the version's recipe; None where that is not what it was trained on."""
+    try:
+        data = dataset.prepare(source, **recipe | {"overlap": "set_aside", "told": False})
+    except (dataset.DatasetError, splits.SplitError):
+        return None
+    return data if data.fingerprint == version.card["data"]["fingerprint"] else None
+
+
+def _seen(version: registry.Version) -> set[str]:
+    """Names, by content, of the images that a version was trained or chosen on."""
+    return set((version.folder / TRAINED_ON).read_text().split())
+
+
+def score(version: registry.Version, data: dataset.Dataset, split: str | None = None) -> Scored:
     """Read the split's files, predict, and evaluate at the version's operating point.
 
-    split: "train", "val", "test", or "all" (every readable image). Classes are matched by name, whatever their
-    case; a class that the model does not know is refused.
+    split: "train", "val", "test", or "all" (every image); default: "test" where the set has such a part, otherwise
+    "all". An image that cannot be read is listed with its reason. Classes are matched by name, whatever their case; a
+    class that the model does not know is refused.
     """
+    chosen, split = split is not None, split or ("test" if len(data.part("test")) else "all")
     classes = version.card["classes"]
-    labels = _labels_for(classes, data, None if split == "all" else split, version)
-    rows = data.part(None if split == "all" else split)
+    rows = _rows(data, split)
+    labels = _labels_for(classes, data, rows, version)
     registry.verify(version)
     runtime = graph.Graph(version.folder, heat=False, many=True)
     spec = images.Preprocessing.from_dict(version.card["preprocessing"])
     started = time.perf_counter()
-    tensors = images.read_batch([data.root / file for file in rows["file"]], spec)
+    tensors, refused = _readable([data.root / file for file in rows["file"]], spec)
+    unreadable = [{"file": rows["file"].iloc[i], "reason": reason} for i, reason in refused.items()]
+    if len(unreadable) == len(rows):
+        first = f"{unreadable[0]['file']}: {unreadable[0]['reason']}"
+        raise LungkitError(f"{data.name}: none of {len(rows)} images could be read. The first is {first}")
+    kept = [i not in refused for i in range(len(rows))]
+    rows, labels = rows[kept], labels[kept]
     scores = _read(runtime, tensors)
     seconds = time.perf_counter() - started
-    patients = rows["patient_id"].to_numpy(str)
-    measured = evaluation.evaluate(labels, scores, patients, classes, version.card["operating_point"])
-    seen = set((version.folder / TRAINED_ON).read_text().split())
-    return Scored(
-        version, data, split, tensors, labels, scores, measured, int(rows["sha256"].isin(seen).sum()), seconds
+    measured = evaluation.evaluate(
+        labels, scores, rows["patient_id"].to_numpy(str), classes, version.card["operating_point"]
     )
+    if split == "all":  # also what was refused when the set was split
+        unreadable += dataset.refused(data)
+    seen = int(rows["sha256"].isin(_seen(version)).sum())
+    return Scored(version, data, split, rows, tensors, labels, scores, measured, seen, seconds, unreadable, chosen)
+
+
+def _readable(files: list[Path], spec: images.Preprocessing) -> tuple[np.ndarray, dict[int, str]]:
+    """The tensors of the files that can be read, and for the others, by their place, why not."""
+
+    def tensor(file: Path) -> np.ndarray | str:
+        try:
+            return images.preprocess(images.read(file), spec)
+        except images.ImageRefused as error:
+            return f"{error.rule}. {error.remedy}"
+
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(tensor, files))
+    refused = {i: reason for i, reason in enumerate(found) if isinstance(reason, str)}
+    tensors = [one for one in found if not isinstance(one, str)]
+    return np.stack(tensors) if tensors else np.empty((0, *spec.size, 1), np.float32), refused
 
 
 def heat_maps(version: registry.Version, tensors: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -279,14 +383,25 @@ def heat_maps(version: registry.Version, tensors: np.ndarray, classes: np.ndarra
     return np.stack([runtime(tensor[None])["heat"][0, cls] for tensor, cls in zip(tensors, classes, strict=True)])
 
 
-def _labels_for(classes: list[str], data: dataset.Dataset, split: str | None, version: registry.Version) -> np.ndarray:
-    position = {name.casefold(): i for i, name in enumerate(classes)}
-    labels = data.part(split)["label"]
-    if labels.empty:
-        raise LungkitError(f"{data.name} has no image in split '{split}'; there are:\n{data.summary()}")
-    if unknown := sorted({label for label in labels if label.casefold() not in position}):
+def _rows(data: dataset.Dataset, split: str) -> pd.DataFrame:
+    """The split's images, each once; refused, with what there is, where there are none."""
+    if split not in ("all", *dataset.SIDES):
+        raise LungkitError(f"no split '{split}'; accepted: train, val, test, all")
+    rows = data.part(None if split == "all" else split).drop_duplicates("file")
+    if rows.empty:
+        counts = data.part()["split"].replace("", "of no part").value_counts()
+        told = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "none"
+        raise LungkitError(
+            f"{data.name} has no image in split '{split}'; there are: {told}. --split all scores every image"
+        )
+    return rows
+
+
+def _labels_for(classes: list[str], data: dataset.Dataset, rows: pd.DataFrame, version: registry.Version) -> np.ndarray:
+    position = {alike(name): i for i, name in enumerate(classes)}
+    if unknown := sorted({label for label in rows["label"] if alike(label) not in position}):
         raise LungkitError(
             f"{version} knows {', '.join(classes)}, but {data.name} is labelled {', '.join(unknown)}; "
-            "choose the matching column with --label-column"
+            "choose the matching column with --label-column, or name the classes as the model does"
         )
-    return labels.str.casefold().map(position).to_numpy(np.int64)
+    return rows["label"].map(lambda label: position[alike(label)]).to_numpy(np.int64)

@@ -10,9 +10,10 @@ from lungkit.backend import keras
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from lungkit import config
-from lungkit.data import dataset, images
+from lungkit.data import dataset, images, splits
 from lungkit.errors import LungkitError
 from lungkit.models import cnn, decision, registry, saved
 from lungkit.training import pipeline, release
@@ -207,25 +208,15 @@ def test_a_score_says_what_is_left_to_a_person_and_what_the_rest_is_worth(versio
         scored,
         labels=np.array([0, 0, 1, 1]),
         probabilities=np.array([[0.9, 0.1], [0.45, 0.55], [0.52, 0.48], [0.1, 0.9]]),
-        data=Patients(["a", "b", "c", "d"]),
+        rows=pd.DataFrame({"patient_id": ["a", "b", "c", "d"]}),
     )
     version.card["operating_point"] = {"kind": "threshold", "threshold": 0.5}
     version.card["uncertainty"] = {"margin": decision.margin(np.array([[0.45, 0.55]]), {"kind": "argmax"})[0] + 1e-6}
-    assert half.review == {"share": 0.5, "errors_held": 1.0, "accuracy": 1.0, "interval": [1.0, 1.0]}
+    assert half.review == {"share": 0.5, "errors_held": 1.0, "accuracy": 1.0, "interval": [0.025**0.5, 1.0]}
     version.card["uncertainty"] = {"margin": 100.0}
     assert half.review == {"share": 1.0, "errors_held": 1.0, "accuracy": None, "interval": [None, None]}
     version.card["uncertainty"] = {"margin": -1.0}
     assert (half.review["share"], half.review["errors_held"], half.review["accuracy"]) == (0.0, 0.0, 0.5)
-
-
-@dataclasses.dataclass
-class Patients:
-    """Of a data set, what a score asks it for."""
-
-    names: list[str]
-
-    def part(self, _split):
-        return pd.DataFrame({"patient_id": self.names})
 
 
 def test_a_score_has_every_key_that_programs_were_promised_and_is_strict_json(version, chest):
@@ -268,8 +259,54 @@ def test_a_set_that_lacks_a_class_can_still_be_scored(version, chest):
 
 def test_a_split_without_an_image_is_refused_with_those_there_are(version, chest):
     no_test = dataclasses.replace(chest, manifest=chest.manifest[chest.manifest["split"] != "test"])
-    with pytest.raises(LungkitError, match=r"no image in split 'test'; there are:\n(.|\n)*train"):
-        release.score(version, no_test)
+    with pytest.raises(LungkitError, match=r"no image in split 'test'; there are: \d+ train, \d+ val\. --split all"):
+        release.score(version, no_test, "test")
+    with pytest.raises(LungkitError, match="no split 'exam'; accepted: train, val, test, all"):
+        release.score(version, no_test, "exam")
+
+
+def test_images_that_cannot_be_read_are_counted_and_listed_with_the_reason(version, squares, tmp_path):
+    folder = shutil.copytree(squares, tmp_path / "elsewhere")
+    for name in ("p00_0.png", "p07_1.png"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:200])
+    scored = release.score(version, release.data_for(version, str(folder)))
+    assert len(scored.labels) == len(scored.files) == len(scored.tensors) == 118
+    assert [one["file"] for one in scored.to_dict()["unreadable"]] == ["p00_0.png", "p07_1.png"]
+    assert all(one["reason"].startswith("truncated") for one in scored.unreadable)
+    assert scored.scope.startswith("all: 118 of 120 images")
+    for file in folder.glob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(
+        LungkitError, match=r"elsewhere: none of 120 images could be read\. The first is p00_0\.png: empty"
+    ):
+        release.score(version, release.data_for(version, str(folder)))
+
+
+def test_images_that_were_unreadable_when_the_set_was_split_are_counted_too(model, squares, tmp_path):
+    folder = shutil.copytree(squares, tmp_path / "own")
+    (folder / "p00_0.png").write_bytes(b"")
+    version = _registered(model, dataset.prepare(folder, **RECIPE))
+    scored = release.score(version, release.data_for(version, str(folder)), "all")
+    assert scored.unreadable == [{"file": "p00_0.png", "reason": "empty file. Copy or export it again."}]
+    assert scored.scope == "all: 119 of 120 images"
+
+
+def test_few_patients_are_scored_and_one_has_no_interval(version, squares, tmp_path):
+    one = _given(squares, tmp_path / "one", lambda table: table.assign(patient_id="p"))
+    scored = release.score(version, release.data_for(version, str(one)))
+    assert len(scored.labels) == 120
+    assert set(map(tuple, scored.evaluation.metrics[["low", "high"]].isna().to_numpy())) == {(True, True)}
+    assert "all images are of one patient, so there are no intervals (–)" in scored.remarks
+    two = _given(squares, tmp_path / "two", lambda table: table.iloc[[0, 2]])
+    assert release.score(version, release.data_for(version, str(two))).to_dict()["n"] == 2
+
+
+def test_a_class_that_the_set_lacks_is_said(version, squares, tmp_path):
+    left = _given(squares, tmp_path / "lefts", lambda table: table[table["label"] == "left"])
+    scored = release.score(version, release.data_for(version, str(left)))
+    assert scored.to_dict()["absent_classes"] == ["right"]
+    assert "no image of right: figures that need one are left out (–)" in scored.remarks
+    assert scored.to_dict()["auc"] is None
 
 
 @pytest.mark.parametrize("file", ["model.keras", "trained_on.txt", "card.json"])
@@ -283,19 +320,107 @@ def test_a_tampered_file_is_refused_by_name_before_anything_is_scored(version, c
 # --- the data a version is scored on
 
 
-def test_the_data_of_a_version_is_split_as_it_was_for_its_training(model, squares):
+def _given(squares: Path, folder: Path, change=lambda table: table) -> Path:
+    """The pictures of `squares`, each with one pixel changed, in a folder of its own: a set from elsewhere."""
+    folder.mkdir()
+    for file in squares.glob("*.png"):
+        pixels = np.array(Image.open(file))
+        pixels[0, 0] ^= 1
+        Image.fromarray(pixels).save(folder / file.name)
+    table = pd.read_csv(squares / "labels.csv", dtype=str, keep_default_na=False)
+    change(table).to_csv(folder / "labels.csv", index=False)
+    return folder
+
+
+def test_the_data_of_a_version_is_split_as_it_was_for_its_training_wherever_it_lies(model, squares, tmp_path):
     trained_on = dataset.prepare(squares, limit=60, seed=3)
     version = _registered(model, trained_on, limit=60, seed=3)
     shutil.rmtree(config.data_dir())
-    again = release.data_for(version, str(squares))
-    assert again.fingerprint == trained_on.fingerprint
-    assert release.score(version, again).seen_in_training == 0
+    for folder in (squares, shutil.copytree(squares, tmp_path / "moved")):
+        again = release.data_for(version, str(folder))
+        for split in splits.PARTS:
+            assert again.part(split)["file"].tolist() == trained_on.part(split)["file"].tolist()
+        scored = release.score(version, again)
+        assert (scored.split, scored.seen_in_training) == ("test", 0)
+        assert scored.not_scored[""] == 60, "what the limit left out is not forgotten"
+        assert len(release.score(version, again, "all").labels) == 120
 
 
-def test_another_data_set_is_taken_whole(model, squares, tmp_path):
-    version = _registered(model, dataset.prepare(squares, limit=60), limit=60)
-    other = release.data_for(version, str(shutil.copytree(squares, tmp_path / "other")))
-    assert len(other.files()) == 120
+@pytest.mark.parametrize("name", ["elsewhere", "squares"])
+def test_a_set_from_elsewhere_is_scored_whole_whatever_its_name(version, squares, tmp_path, name):
+    data = release.data_for(version, str(_given(squares, tmp_path / name)))
+    scored = release.score(version, data)
+    assert (scored.split, len(scored.labels), scored.seen_in_training) == ("all", 120, 0)
+    assert scored.scope == "all: 120 images (the set has no published test part, so every image is scored)"
+    assert not list((config.data_dir() / "manifests").glob("elsewhere")), "it was never split"
+
+
+def test_a_set_that_is_not_quite_the_one_of_the_training_is_not_dealt_and_what_was_seen_is_counted(
+    version, chest, squares, tmp_path
+):
+    folder = shutil.copytree(squares, tmp_path / "squares")
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(folder / "new.png")
+    with (folder / "labels.csv").open("a") as table:
+        table.write("new.png,left,a,p99,\n")
+    scored = release.score(version, release.data_for(version, str(folder)))
+    assert (scored.split, len(scored.labels)) == ("all", 121)
+    assert scored.seen_in_training == 120 - len(chest.files("test"))
+
+
+@pytest.mark.parametrize(
+    ("published", "split", "n", "not_scored"),
+    [
+        (["test"] * 120, "test", 120, {}),
+        (["train"] * 120, "all", 120, {}),
+        (["train"] * 60 + ["test"] * 60, "test", 60, {"train": 60}),
+        (["official_train"] * 90 + [""] * 10 + ["Testing"] * 20, "test", 20, {"train": 90, "": 10}),
+        ([""] * 100 + ["test"] * 20, "test", 20, {"": 100}),
+        (["fold 1"] * 60 + ["fold 2"] * 60, "all", 120, {}),
+        (["train"] * 100 + ["val"] * 20, "all", 120, {}),
+    ],
+)
+def test_only_what_a_set_publishes_is_a_part(version, squares, tmp_path, published, split, n, not_scored):
+    folder = _given(squares, tmp_path / "given", lambda table: table.assign(split=published))
+    scored = release.score(version, release.data_for(version, str(folder)))
+    assert (scored.split, len(scored.labels), scored.not_scored) == (split, n, not_scored)
+    assert ("not scored" in " ".join(scored.remarks)) == bool(not_scored)
+    assert len(release.score(version, scored.data, "all").labels) == 120
+
+
+def test_a_part_that_is_not_published_is_refused_with_what_there_is(version, squares, tmp_path):
+    data = release.data_for(version, str(_given(squares, tmp_path / "given")))
+    for split in ("test", "val"):
+        with pytest.raises(
+            LungkitError, match=rf"no image in split '{split}'; there are: 120 of no part\. --split all"
+        ):
+            release.score(version, data, split)
+
+
+def test_a_file_that_is_listed_in_two_parts_is_scored_once(version, squares, tmp_path):
+    folder = _given(
+        squares,
+        tmp_path / "given",
+        lambda table: pd.concat([table.assign(split="train"), table[:10].assign(split="test")]),
+    )
+    data = release.data_for(version, str(folder))
+    assert len(release.score(version, data, "all").labels) == 120
+    assert len(release.score(version, data).labels) == 10
+
+
+def test_a_folder_of_classes_is_scored_by_a_version_that_learned_from_another_column(model, squares, tmp_path):
+    version = _registered(model, dataset.prepare(squares, label_column="label", seed=3), label_column="other", seed=3)
+    for file in squares.glob("*.png"):
+        label = ("LEFT", "Right")[int(file.name[1:3]) % 2]
+        (tmp_path / "sides" / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, tmp_path / "sides" / label)
+    (tmp_path / "sides" / "left").mkdir()
+    (tmp_path / "sides" / "README.txt").write_text("notes")
+    scored = release.score(version, release.data_for(version, str(tmp_path / "sides")))
+    assert scored.to_dict()["n"] == 120
+    assert [note["finding"] for note in scored.to_dict()["notes"]] == [
+        "files passed over",
+        "class folders without an image",
+    ]
 
 
 def test_another_label_column_can_be_chosen(version, squares):
