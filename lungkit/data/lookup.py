@@ -74,7 +74,7 @@ def _table(
         raise Unusable(f"{name}Data missing")
     if len(entries) < count:
         raise Unusable(f"{name}Data of {len(entries)} entries, where {name}Descriptor says {count}")
-    return Table(_first(first, count, reach), entries, 2 ** _depth(entries, bits) - 1)
+    return Table(_first(first, descriptor.kind, count, reach), entries, 2 ** _depth(entries, bits) - 1)
 
 
 def _words(data: Raw, order: str, wide: bool) -> np.ndarray:
@@ -87,15 +87,17 @@ def _words(data: Raw, order: str, wide: bool) -> np.ndarray:
     return np.frombuffer(content, np.uint8)
 
 
-def _first(first: int, count: int, reach: tuple[float, float]) -> int:
+def _first(first: int, kind: str, count: int, reach: tuple[float, float]) -> int:
     """The first value mapped, with its sign. Files write it signed and unsigned, rightly and wrongly.
 
-    Of the two readings of its 16 bits, it is the one under which the table covers more of the values that can occur.
+    Of the two readings of its 16 bits, it is the one under which the table covers more of the values that can occur,
+    or, where both cover as many, the one that the file says.
     """
     lowest, highest = reach
+    signed = kind == "SS" or (kind != "US" and lowest < 0)
 
-    def covered(start: int) -> float:
-        return min(highest, start + count - 1) - max(lowest, start)
+    def covered(start: int) -> tuple[float, bool]:
+        return min(highest, start + count - 1) - max(lowest, start), (start < 0) == signed
 
     return max(first, first - 2**16, key=covered) if first >= 2**15 else first
 
