@@ -310,19 +310,33 @@ def data_audit(
     data: Annotated[str, typer.Argument(help="phantom, pneumoniamnist, a folder, or a .npz")],
     label_column: Annotated[str | None, typer.Option(help="column of labels.csv")] = None,
     out: Annotated[Path | None, typer.Option(help="a folder for the tables and the figure")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="exit code 1 where a finding is an error")] = False,
 ) -> None:
-    """Look for unreadable files, duplicates, label conflicts and imbalance."""
+    """Look for unreadable files, duplicates, label conflicts and imbalance, and for what is not used at all.
+
+    The exit code is 0 once the set was looked at, whatever was found; with --strict, an error among the findings makes
+    it 1.
+    """
     from lungkit.data import audit, dataset
 
     found = audit.audit(dataset.load(_source(data), label_column=label_column))
-    columns = ["severity", "finding", "count", "meaning"]
+    columns = ["severity", "finding", "count", "meaning", "examples"]
     rows = found.findings[columns].itertuples(index=False)
-    terminal.table(columns, rows, f"Audit of {Path(data).name}", prose=["meaning"])
+    terminal.table(columns, rows, f"Audit of {found.name}", prose=["meaning", "examples"])
+    if len(found.unreadable):
+        terminal.say(f"{len(found.unreadable):,} unreadable:")
+        _told(
+            [f"  {file}: {reason}" for file, reason in found.unreadable.itertuples(index=False)],
+            most=10,
+            where="unreadable.csv in the folder of --out lists all",
+        )
     if out:
         out.mkdir(parents=True, exist_ok=True)
-        found.findings.to_csv(out / "findings.csv", index=False)
-        found.duplicates.to_csv(out / "duplicates.csv", index=False)
+        for name in ("findings", "duplicates", "unreadable"):
+            getattr(found, name).to_csv(out / f"{name}.csv", index=False)
         audit.figure(found).savefig(out / "audit.png", bbox_inches="tight")
+    if strict and (found.findings["severity"] == "error").any():
+        raise typer.Exit(1)
 
 
 @models_app.command("list")

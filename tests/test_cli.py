@@ -381,6 +381,21 @@ def test_an_audit_shows_its_findings_and_writes_tables_and_figure(lungkit, squar
         assert min(figure.size) > 300
 
 
+def test_an_audit_names_files_with_the_reason_and_is_strict_where_asked(lungkit, elsewhere, tmp_path):
+    assert lungkit("data", "audit", elsewhere, "--strict")[0] == 0
+    for file in (elsewhere / "Left").iterdir():
+        file.write_bytes(file.read_bytes()[:200])
+    code, out, _ = lungkit("data", "audit", elsewhere, "--out", tmp_path / "out")
+    assert code == 0
+    assert "\n12 unreadable:\n  Left/p00_0.png: truncated: the file ends before the picture does." in out
+    assert "\n  and 2 more (unreadable.csv in the folder of --out lists all)\n" in out
+    assert next(iter(_rows(out, "files passed over")))[-1] == "README.txt"
+    table = pd.read_csv(tmp_path / "out" / "unreadable.csv")
+    assert len(table) == 12
+    assert table["reason"].str.startswith("truncated").all()
+    assert lungkit("data", "audit", elsewhere, "--strict")[0] == 1
+
+
 def test_an_audit_of_another_label_column_compares_its_classes(lungkit, squares, tmp_path):
     code, _, _ = lungkit("data", "audit", squares, "--label-column", "other", "--out", tmp_path)
     assert code == 0

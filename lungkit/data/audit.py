@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 
 from lungkit.data import images, splits
 from lungkit.data.dataset import Dataset
+from lungkit.data.folders import shown
+from lungkit.data.notes import Note
 from lungkit.progress import bar
 
 # Near duplicates: perceptual hashes (64 bits) that differ in few bits propose a pair, the correlation of the two
@@ -35,6 +37,7 @@ ROWS_AT_ONCE = 512  # of the matrix of all pairs
 
 IMBALANCE = 3.0  # largest class by smallest, images
 FEW_PATIENTS = 10  # of a class
+SMALL_PART = 50  # images of validation or test
 STRONG_DIFFERENCE = 0.8  # Cohen's d between classes: conventionally "large"
 
 PERCENTILES = (5, 50, 95)
@@ -45,8 +48,8 @@ _FACTS = ["mean", "std", *(f"p{q:02d}" for q in PERCENTILES)]
 class Audit:
     """Tables of an audit.
 
-    findings: finding, severity (error, warning, info), count, share (of the images or patients looked at, 0..1),
-        meaning, examples; worst first. A check that found nothing stays, as info with count 0.
+    findings: finding, severity (error, warning, info), count, share (of the images or patients looked at, 0..1; 0 of
+        what is not among them), meaning, examples; worst first. A check that found nothing stays, as info with count 0.
     duplicates: one row per pair: file_a, file_b, kind (exact: same bytes or same pixels; near), label_a, label_b,
         split_a, split_b, patient_a, patient_b, distance (differing bits of 64), correlation (-1..1), across_splits,
         two_labels, two_patients; pairs across splits first, then under two labels, then exact ones.
@@ -121,7 +124,7 @@ def _look(path) -> _Look | str:
     try:
         image = images.read(path)
     except images.ImageRefused as error:
-        return str(error)
+        return f"{error.rule}. {error.remedy}"
     grey = image.pixels
     if image.units == "HU":
         grey = images.window_level(grey, *images.Preprocessing().window)
@@ -194,8 +197,8 @@ def _thresholds(rows: pd.DataFrame, looks: list[_Look]) -> pd.DataFrame:
 
 def _duplicates(rows: pd.DataFrame, looks: list[_Look], thresholds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The duplicates, and the closest pairs of different patients that are none."""
-    bits = np.array([look.bits for look in looks]).reshape(len(looks), -1)
-    grids = np.array([look.grid for look in looks], np.float32).reshape(len(looks), -1)
+    bits = np.array([look.bits for look in looks], bool).reshape(-1, 64)
+    grids = np.array([look.grid for look in looks], np.float32).reshape(-1, GRID * GRID)
     exact = _equal_pairs(rows["sha256"]) | _equal_pairs(pd.Series([look.content for look in looks], index=rows.index))
     alike = _near_pairs(bits, grids)
     needed = rows["modality"].map(thresholds["correlation"]).to_numpy(float)
@@ -299,8 +302,11 @@ def _findings(
     exact, across = duplicates["kind"] == "exact", duplicates["across_splits"]
     found = [
         _file_finding(
-            "unreadable files", "error", unreadable["file"], len(rows), "They cannot be used; `unreadable` says why."
+            "unreadable files", "error", unreadable["file"] + ": " + unreadable["reason"], len(rows),
+            "They cannot be used: training and every score leave them out.",
         ),
+        _unreadable_classes(pictures, dataset.classes),
+        *(_noted(note) for note in dataset.notes),
         _patient_finding(rows),
         *(
             _pair_finding(what, severity, duplicates[chosen], len(rows), meaning)
@@ -321,6 +327,7 @@ def _findings(
         ),
         _imbalance(rows, dataset.classes),
         *(_few_patients(rows, name) for name in dataset.classes),
+        *(_small_part(rows, part, name) for part, name in (("val", "validation"), ("test", "test"))),
         _unknown_patients(rows),
         _difference(pictures, pictures["mean"], "brightness differs between classes",
                     "A model can tell the classes by mean brightness, without the disease."),
@@ -343,7 +350,7 @@ def _finding(finding: str, severity: str, count: int, of: int, meaning: str, exa
         "count": count,
         "share": round(count / of, 4) if of else 0.0,
         "meaning": meaning if count else "None found.",
-        "examples": "; ".join(list(examples)[:3]) if count else "",
+        "examples": "; ".join(shown(example) for example in list(examples)[:3]) if count else "",
     }
 
 
@@ -379,6 +386,28 @@ def _few_patients(rows: pd.DataFrame, label: str) -> dict | None:
         return None
     meaning = "Too few for a figure that holds for other patients."
     return _finding(f"few patients of {label}", "warning", patients, rows["patient_id"].nunique(), meaning)
+
+
+def _small_part(rows: pd.DataFrame, part: str, name: str) -> dict | None:
+    images_ = int((rows["split"] == part).sum())
+    if not 0 < images_ < SMALL_PART:
+        return None
+    use = "the threshold, the temperature and the choice between models rest" if part == "val" else "every score rests"
+    meaning = f"Too few to tell much: {use} on them."
+    return _finding(f"small {name} part", "warning", images_, len(rows), meaning)
+
+
+def _unreadable_classes(pictures: pd.DataFrame, classes: Iterable[str]) -> dict | None:
+    lost = sorted(set(classes) - set(pictures["label"]))
+    meaning = "No image of them can be read: nothing can be trained."
+    return (
+        _finding("classes without a readable image", "error", len(lost), len(classes), meaning, lost) if lost else None
+    )
+
+
+def _noted(note: Note) -> dict:
+    """What the source says of itself; it is not a share of the images."""
+    return _finding(note.finding, note.severity, note.count, 0, note.meaning, note.examples)
 
 
 def _unknown_patients(rows: pd.DataFrame) -> dict:

@@ -122,6 +122,50 @@ def test_an_unreadable_file_is_listed_with_its_reason(folder):
     assert len(result.images) == 11 and finding(result, "unreadable files")["severity"] == "error"
 
 
+def test_a_class_of_which_nothing_can_be_read_is_an_error_and_can_be_drawn(folder):
+    root = folder.load().root
+    for number in range(1, 12, 2):
+        (root / f"n{number}.png").write_bytes(b"")
+    result = audit(folder.load())
+    assert finding(result, "classes without a readable image")[["severity", "examples"]].tolist() == ["error", "Sick"]
+    assert finding(result, "unreadable files")["examples"].startswith(
+        "n1.png: empty file. Copy or export it again.; n11"
+    )
+    figure(result).canvas.draw()
+    for file in root.glob("*.png"):
+        file.write_bytes(b"")
+    result = audit(folder.load())
+    assert len(result.unreadable) == 12
+    figure(result).canvas.draw()
+
+
+def test_what_the_source_says_of_itself_is_among_the_findings(folder):
+    root = folder.load().root
+    PIL.Image.fromarray(chest(77)).save(root / "extra\nimage.png")
+    (root / "rest.zip").write_bytes(b"PK\x03\x04")
+    folder.rows[0] = ("n0.png", "NORMAL", "n0.png", "train")
+    result = audit(folder.load())
+    extra = finding(result, "images that labels.csv does not name")
+    assert (
+        extra[["severity", "count", "share"]].tolist() == ["info", 1, 0.0] and extra["examples"] == r"extra\nimage.png"
+    )
+    assert finding(result, "archives")["severity"] == "warning"
+    assert finding(result, "classes in two spellings")["examples"] == "'NORMAL' and 'Normal'"
+    assert result.findings.loc[0, "finding"] == "classes in two spellings", "errors first"
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_small_part_is_a_warning_with_its_size(folder, part):
+    name = {"val": "validation", "test": "test"}[part]
+    data = folder.load()
+    assert finding(audit(data), f"small {name} part")[["severity", "count"]].tolist() == [
+        "warning",
+        2,
+    ]
+    data.manifest["split"] = "train"
+    assert f"small {name} part" not in set(audit(data).findings["finding"])
+
+
 def test_a_patient_on_two_sides_is_an_error(folder):
     folder.put("again.png", chest(99), split="test", patient="n0.png")
     row = finding(audit(folder.load()), "patients on two sides of the split")
