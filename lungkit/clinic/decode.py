@@ -32,10 +32,11 @@ class Decoded:
     seconds: float
 
 
-def prepare(image: images.Image, spec: images.Preprocessing) -> tuple[np.ndarray, Facts]:
-    """The tensor, float32 (height, width, 1), and the facts."""
-    tensor = images.preprocess(image, spec)
-    return tensor, Facts(input_checks.intensity_features(tensor, spec), image.units, image.pixels.shape)
+def prepare(source, spec: images.Preprocessing, name: str | None = None) -> tuple[np.ndarray, Facts]:
+    """The tensor, float32 (height, width, 1), and the facts, of all that images.prepare takes."""
+    prepared = images.prepare(source, spec, name)
+    facts = Facts(input_checks.intensity_features(prepared.tensor, spec), prepared.units, prepared.shape)
+    return prepared.tensor, facts
 
 
 def decode(files: Sequence[Path], spec: images.Preprocessing) -> tuple[list[Decoded], np.ndarray]:
@@ -46,7 +47,7 @@ def decode(files: Sequence[Path], spec: images.Preprocessing) -> tuple[list[Deco
         try:
             content = _content(file)
             sha256 = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else ""
-            tensor, facts = prepare(images.read(content, name=str(file)), spec)
+            tensor, facts = prepare(content, spec, name=str(file))
             tensors.append(tensor)
         except images.ImageRefused as refused:
             error = str(refused)

@@ -11,7 +11,17 @@ from pydicom.tag import Tag
 from lungkit.data import lookup
 from lungkit.data.decoders import stored_values
 from lungkit.data.dicom_header import SHOWN, Header, checked_header, more_is_brighter, rescale
-from lungkit.data.image import Broken, Image, between, can_be_spacings, luminance, square, square_shape, stretched
+from lungkit.data.image import (
+    Broken,
+    Image,
+    between,
+    can_be_spacings,
+    luminance,
+    square,
+    square_shape,
+    squared_note,
+    stretched,
+)
 
 AIR = -1024.0  # HU
 
@@ -221,7 +231,5 @@ def _squared(pixels: np.ndarray, header: Header, notes: list[str]) -> np.ndarray
     wrong = [key for key in _SPACINGS if any(header.numbers(key)) and not _pair(header, key)]  # 0 is not known
     notes += [f"{header.named(keyword)} not used" for keyword in wrong]
     result = square(pixels, *_spacing(header))
-    if result.shape != pixels.shape:
-        was, now = (f"{shape[1]} x {shape[0]}" for shape in (pixels.shape, result.shape))
-        notes.append(f"scaled from {was} to {now}, as its pixels are not square")
+    notes += filter(None, [squared_note(pixels.shape, result.shape)])
     return result

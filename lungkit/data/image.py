@@ -1,6 +1,6 @@
 """What the reader gives, how it refuses, and the limits that hold for every kind of file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -43,9 +43,11 @@ class Image:
     units: Literal["HU", "intensity"]
     modality: str  # as DICOM names it: "CT", "CR", "DX", "OT", ...; "" for PNG, JPEG and TIFF
     file: str  # its name, for messages
-    tags: dict[
-        str, str
-    ]  # header values that identify nobody, and a note on how it was read; for pictures format, mode, rows, columns
+    # Header values that identify nobody, and a note on how it was read; for pictures format, mode, rows, columns.
+    tags: dict[str, str]
+    # The file itself where it is a JPEG: a tensor may be made from a decoding at a smaller scale. Not for copies of
+    # this object, whose pixels may be others.
+    jpeg: bytes | None = field(default=None, init=False, repr=False)
 
 
 def check_size(width: int, height: int) -> None:
@@ -64,6 +66,20 @@ def can_be_spacings(row_spacing: float, column_spacing: float) -> bool:
     return bool(np.isfinite((finer, coarser)).all() and finer > 0 and coarser <= finer * _BELIEVED)
 
 
+def placed(shape: tuple[int, int], size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a tensor of `size` that a picture of `shape`, both (height, width), takes up.
+
+    It is the largest picture of the same aspect (at least 1 pixel a side), in the middle.
+    """
+    scale = min(whole / part for whole, part in zip(size, shape, strict=True))
+    taken = []
+    for part, whole in zip(shape, size, strict=True):
+        side = min(max(1, round(part * scale)), whole)
+        start = (whole - side) // 2
+        taken.append(slice(start, start + side))
+    return tuple(taken)
+
+
 def square_shape(shape: tuple[int, int], row_spacing: float, column_spacing: float) -> tuple[int, int]:
     """(height, width) that a picture of `shape` has once its pixels are square; the coarser axis grows.
 
@@ -79,13 +95,28 @@ def square_shape(shape: tuple[int, int], row_spacing: float, column_spacing: flo
     return max(1, int(height * fits + 0.5)), max(1, int(width * fits + 0.5))
 
 
+def squared_note(was: tuple[int, int], now: tuple[int, int]) -> str:
+    """For a person: from which shape to which, both (height, width); empty where they are the same."""
+    if was == now:
+        return ""
+    return f"scaled from {was[1]} x {was[0]} to {now[1]} x {now[0]}, as its pixels are not square"
+
+
 def square(pixels: np.ndarray, row_spacing: float, column_spacing: float) -> np.ndarray:
-    """float32, with square pixels: scaled to square_shape (triangle filter)."""
+    """`pixels`, scaled to square_shape."""
     shape = square_shape(pixels.shape, row_spacing, column_spacing)
     if shape == pixels.shape:
         return pixels
+    return resized(pixels, shape)
+
+
+def resized(pixels: np.ndarray, shape: tuple[int, int], box: tuple[float, ...] | None = None) -> np.ndarray:
+    """float32 of `shape` (height, width), by the triangle filter, widened when reducing: no aliasing, no ringing.
+
+    box: what is taken of the pixels, which may be parts of them: left, top, right, bottom; default: all.
+    """
     picture = PIL.Image.fromarray(np.ascontiguousarray(pixels, np.float32))
-    return np.asarray(picture.resize(shape[::-1], PIL.Image.Resampling.BILINEAR))
+    return np.asarray(picture.resize(shape[::-1], PIL.Image.Resampling.BILINEAR, box))
 
 
 def luminance(picture: PIL.Image.Image) -> np.ndarray:

@@ -1,9 +1,9 @@
 """One reader and one preprocessing for every image: training, evaluation, the app and the API all call these.
 
 `read` turns a PNG, JPEG, TIFF or DICOM, told apart by content and never by name, into one float32 array with its
-meaning attached. `preprocess` turns that into the model's tensor. Files come from strangers: sizes are checked in the
-header before any pixel is decoded, only listed formats are decoded at all, and whatever is wrong with a file it is
-refused with one error, `ImageRefused`.
+meaning attached. `prepare` makes the model's tensor of such a file, or of what was read from it. Files come from
+strangers: sizes are checked in the header before any pixel is decoded, only listed formats are decoded at all, and
+whatever is wrong with a file it is refused with one error, `ImageRefused`.
 
 How stored values become a picture:
 
@@ -18,34 +18,39 @@ How stored values become a picture:
 - DICOM that was not made for presentation (for processing, or CR that states LIN or LOG): the sign of
   PixelIntensityRelationship decides what is inverted, not the photometric interpretation.
 - Palettes and lookup tables have the depth that they say, unless their entries disprove it.
-- DICOM whose pixels are not square is scaled up along the coarser axis. PixelSpacing says it, or else
-  ImagerPixelSpacing, NominalScannedPixelSpacing or PixelAspectRatio, the first that holds two positive numbers.
+- Where pixels are not square, the picture is scaled up along the coarser axis. In DICOM, PixelSpacing says it, or else
+  ImagerPixelSpacing, NominalScannedPixelSpacing or PixelAspectRatio, the first that holds two positive numbers; in
+  pictures, the resolution across and down (of a JPEG without the JFIF header, EXIF's).
 - A window or VOI LUT that cannot be used costs its effect, not the picture; the tag "note" says it. Values that decide
   what the stored ones mean (slope, modality LUT, palette, sign) are refused where they cannot be used.
-- Colour becomes luminance at 8 bits, transparent parts black, the EXIF orientation is applied.
+- Colour becomes luminance; of more than 8 bits, the luminance is stretched as grey is. Transparent parts are black and
+  do not count. The EXIF orientation is applied.
+- A TIFF's thumbnails and masks, and what follows the first picture of a JPEG, are passed over.
 """
 
 import io
 import math
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
-import PIL.Image
 
 from lungkit.data import dicom, pictures
 from lungkit.data.dicom import AIR
-from lungkit.data.image import MIN_SIDE, NOT_FINITE, Broken, Image, ImageRefused
+from lungkit.data.image import MIN_SIDE, NOT_FINITE, Broken, Image, ImageRefused, placed, resized
 from lungkit.errors import LungkitError
 from lungkit.progress import bar
 
-__all__ = ["AIR", "MIN_SIDE", "Image", "ImageRefused", "Preprocessing", "preprocess", "probe", "read", "read_batch"]
+__all__ = [
+    "AIR", "MIN_SIDE", "Image", "ImageRefused", "Prepared", "Preprocessing", "placed", "prepare", "preprocess", "probe",
+    "read", "read_batch",
+]  # fmt: skip
 
 MAX_BYTES = 256 * 2**20  # of a file
 
@@ -88,12 +93,17 @@ def read(source: str | Path | bytes | BinaryIO, name: str | None = None) -> Imag
     `name` stands for the file in messages (default: the path, or the open file's own name).
     Raises ImageRefused, and nothing else, whatever the bytes are.
     """
-    with _refusing(source, name) as file, _quiet, np.errstate(all="ignore"), _opened(source) as stream:
-        kind = _format(stream)
-        image = dicom.read(stream, file) if kind == "DICOM" else pictures.read(stream, kind, file)
-        if not np.isfinite(image.pixels).all():
-            raise Broken(*NOT_FINITE)
-        return image
+    with _reading(source, name) as (stream, kind, file):
+        return _image(stream, kind, file)
+
+
+def _image(stream: BinaryIO, kind: str, file: str) -> Image:
+    image = dicom.read(stream, file) if kind == "DICOM" else pictures.read(stream, kind, file)
+    if not np.isfinite(image.pixels).all():
+        raise Broken(*NOT_FINITE)
+    if kind == "JPEG":
+        object.__setattr__(image, "jpeg", stream.getvalue())
+    return image
 
 
 def looks_like_image(path: Path) -> bool:
@@ -105,11 +115,19 @@ def looks_like_image(path: Path) -> bool:
 
 def probe(source: str | Path | bytes | BinaryIO) -> tuple[int, int, str]:
     """(width, height, modality), upright, from the header alone; refuses whatever a header can be refused for."""
-    with _refusing(source, None), _quiet, _opened(source) as stream:
-        kind = _format(stream)
+    with _reading(source, None) as (stream, kind, _):
         if kind == "DICOM":
             return dicom.probe(stream)
         return *pictures.upright_size(pictures.opened(stream, kind)), ""
+
+
+@contextmanager
+def _reading(source, name: str | None) -> Iterator[tuple[BinaryIO, str, str]]:
+    """The stream, its kind and its name; of a JPEG, the stream is in memory."""
+    with _refusing(source, name) as file, _quiet, np.errstate(all="ignore"), _opened(source) as stream:
+        kind = _format(stream)
+        in_memory = kind != "JPEG" or isinstance(stream, io.BytesIO)
+        yield stream if in_memory else io.BytesIO(stream.read()), kind, file
 
 
 @contextmanager
@@ -212,6 +230,9 @@ def _format(stream: BinaryIO) -> str:
 # --- preprocessing -----------------------------------------------------------------------------------------------
 
 
+_BEFORE = {"intensity_window": None, "jpeg": "full"}  # what was done before a card had these fields
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """What turns an image into a model's tensor; stored in the model's card. Values that make no sense are refused."""
@@ -222,6 +243,7 @@ class Preprocessing:
     std: float = 1.0
     # For images without HU, such as 8-bit CT: these greys of 0..255 become black and white; None: they stay.
     intensity_window: tuple[float, float] | None = None
+    jpeg: Literal["full", "scaled"] = "scaled"  # decoded at full size, or at the smaller scale that the size allows
 
     def __post_init__(self):
         if not (_are_numbers(self.size, 2) and all(side == int(side) and 1 <= side <= 4096 for side in self.size)):
@@ -233,6 +255,8 @@ class Preprocessing:
         greys = self.intensity_window
         if greys is not None and not (_are_numbers(greys, 2) and 0 <= greys[0] < greys[1] <= 255):
             raise LungkitError(f"intensity_window {greys!r}: two greys from 0 to 255, the darker first, or none")
+        if self.jpeg not in ("full", "scaled"):
+            raise LungkitError(f"jpeg {self.jpeg!r}: must be full or scaled")
         # a card is JSON, which knows lists only
         object.__setattr__(self, "size", tuple(int(side) for side in self.size))
         object.__setattr__(self, "window", tuple(float(value) for value in self.window))
@@ -247,11 +271,15 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict) -> "Preprocessing":
-        """The reverse of to_dict; an unknown or a missing key is refused by name."""
+        """The reverse of to_dict; an unknown or a missing key is refused by name.
+
+        A card written before a field was added means what was done then.
+        """
+        values = _BEFORE | values
         known = {field.name for field in fields(cls)}
         if wrong := sorted(set(values) - known):
             raise LungkitError(f"preprocessing has unknown keys: {', '.join(wrong)}; known: {', '.join(sorted(known))}")
-        if missing := sorted(known - set(values) - {"intensity_window"}):
+        if missing := sorted(known - set(values)):
             raise LungkitError(f"preprocessing lacks: {', '.join(missing)}")
         return cls(**values)
 
@@ -269,45 +297,71 @@ def window_level(hu: np.ndarray, level: float, width: float) -> np.ndarray:
     return np.clip((np.asarray(hu, np.float32) - np.float32(level - width / 2)) / np.float32(width), 0, 1)
 
 
-def preprocess(image: Image, spec: Preprocessing) -> np.ndarray:
-    """The model's tensor: float32 (height, width, 1) of spec.size, ((x in 0..1) - mean) / std. Deterministic.
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What a model needs of an image."""
 
-    HU go through spec.window, intensities through spec.intensity_window, where there is one. The aspect is kept: the
-    picture is scaled to fit (triangle filter, widened when reducing, so that it neither aliases nor rings) and centred
-    on black.
+    tensor: np.ndarray  # float32 (height, width, 1) of spec.size
+    units: str  # that the image came in: "HU" or "intensity"
+    shape: tuple[int, int]  # of the whole image, (height, width)
+
+
+def prepare(source: str | Path | bytes | BinaryIO | Image, spec: Preprocessing, name: str | None = None) -> Prepared:
+    """From a file, bytes, an open file or an Image that was read to a model's tensor.
+
+    The one way there, for training, evaluation, `predict` and the clinic. A JPEG is decoded at the scale that `spec`
+    asks for, also where its Image was read at full scale before. Raises ImageRefused for whatever `read` refuses.
     """
-    pixels = windowed(image, spec)
-    canvas = np.zeros(spec.size, np.float32)
-    rows, columns = placed(pixels.shape, spec.size)
-    picture = PIL.Image.fromarray(np.ascontiguousarray(pixels, np.float32))
-    size = (columns.stop - columns.start, rows.stop - rows.start)
-    canvas[rows, columns] = np.clip(np.asarray(picture.resize(size, PIL.Image.Resampling.BILINEAR)), 0, 1)
-    return ((canvas - np.float32(spec.mean)) / np.float32(spec.std))[..., np.newaxis]
+    if isinstance(source, Image):
+        if source.jpeg is None or spec.jpeg == "full":
+            return _of_image(source, spec)
+        source, name = source.jpeg, source.file
+    with _reading(source, name) as (stream, kind, file):
+        if kind == "JPEG" and spec.jpeg == "scaled" and (reduced := pictures.reduced(stream, spec.size)):
+            shown = _shown(reduced.pixels, "intensity", spec)
+            return Prepared(_tensor(shown, reduced.shape, spec, reduced.fitted), "intensity", reduced.shape)
+        stream.seek(0)
+        return _of_image(_image(stream, kind, file), spec)
+
+
+def preprocess(image: Image, spec: Preprocessing) -> np.ndarray:
+    """The model's tensor, as `prepare` makes it: float32 (height, width, 1) of spec.size. Deterministic.
+
+    It is ((x in 0..1) - mean) / std. HU go through spec.window, intensities through spec.intensity_window, where
+    there is one. The aspect is kept: the picture is scaled to fit (triangle filter, widened when reducing, so that it
+    neither aliases nor rings) and centred on black.
+    """
+    return prepare(image, spec).tensor
+
+
+def _of_image(image: Image, spec: Preprocessing) -> Prepared:
+    shape = image.pixels.shape
+    tensor = _tensor(_shown(image.pixels, image.units, spec), shape, spec, resized)
+    return Prepared(tensor, image.units, shape)
 
 
 def windowed(image: Image, spec: Preprocessing) -> np.ndarray:
     """The whole picture as spec's window shows it, float32 0..1, before it is fitted."""
-    if image.units == "HU":
-        return window_level(image.pixels, *spec.window)
-    pixels = np.asarray(image.pixels, np.float32)
+    return _shown(image.pixels, image.units, spec)
+
+
+def _shown(pixels: np.ndarray, units: str, spec: Preprocessing) -> np.ndarray:
+    if units == "HU":
+        return window_level(pixels, *spec.window)
+    pixels = np.asarray(pixels, np.float32)
     if spec.intensity_window is None:
         return pixels
     low, high = spec.intensity_window
     return window_level(pixels * np.float32(255), (low + high) / 2, high - low)
 
 
-def placed(shape: tuple[int, int], size: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of a tensor of `size` that a picture of `shape`, both (height, width), takes up.
-
-    It is the largest picture of the same aspect (at least 1 pixel a side), in the middle.
-    """
-    scale = min(whole / part for whole, part in zip(size, shape, strict=True))
-    taken = []
-    for part, whole in zip(shape, size, strict=True):
-        side = min(max(1, round(part * scale)), whole)
-        start = (whole - side) // 2
-        taken.append(slice(start, start + side))
-    return tuple(taken)
+def _tensor(pixels: np.ndarray, shape: tuple[int, int], spec: Preprocessing, fit: Callable) -> np.ndarray:
+    """The tensor of a picture of `shape`; fit(pixels, (height, width)) scales it."""
+    canvas = np.zeros(spec.size, np.float32)
+    rows, columns = placed(shape, spec.size)
+    fitted = fit(pixels, (rows.stop - rows.start, columns.stop - columns.start))
+    canvas[rows, columns] = np.clip(fitted, 0, 1)
+    return ((canvas - np.float32(spec.mean)) / np.float32(spec.std))[..., np.newaxis]
 
 
 def read_batch(files: Sequence[Path], spec: Preprocessing, workers: int | None = None, label: str = "") -> np.ndarray:
@@ -324,7 +378,7 @@ def read_batch(files: Sequence[Path], spec: Preprocessing, workers: int | None =
 
 def _tensors(files: Sequence[Path], spec: Preprocessing, workers: int | None, label: str) -> Iterator[np.ndarray]:
     with ThreadPoolExecutor(workers) as pool:
-        tensors = pool.map(lambda file: preprocess(read(file), spec), files)
+        tensors = pool.map(lambda file: prepare(file, spec).tensor, files)
         yield from bar(tensors, total=len(files), label=label, unit="image") if label else tensors
 
 

@@ -1,71 +1,189 @@
 """PNG, JPEG and TIFF: the rules for their values head lungkit.data.images."""
 
+import re
+from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
-from PIL import ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugin  # noqa: F401 (they register themselves)
+from PIL import ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin
 
-from lungkit.data.image import MAX_PIXELS, Broken, Image, check_size, luminance, stretched
+from lungkit.data import deep_colour, tiff
+from lungkit.data.image import Broken, Image, check_size, luminance, placed, resized, square, square_shape, squared_note
 
+# Each by its own: PIL.Image.open would take a JPEG with a preview behind it (MPO) for several pictures.
+_READERS = {"PNG": PngImagePlugin.PngImageFile, "JPEG": JpegImagePlugin.JpegImageFile, "TIFF": tiff.opened}
 _END_MARKS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
+_HIERARCHICAL = dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical JPEG")
+_ARITHMETIC = dict.fromkeys((0xC9, 0xCA, 0xCB), "JPEG with arithmetic coding")
+_UNUSUAL = {0xC3: "lossless JPEG", 0xF7: "JPEG-LS"} | _HIERARCHICAL | _ARITHMETIC  # by the marker of their frame
+_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # the other three start tables
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+_UPRIGHT = {
+    1: lambda stored: stored,
+    2: np.fliplr,
+    3: lambda stored: np.rot90(stored, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored, 2).T,
+    8: np.rot90,
+}
+# A JPEG is decoded at a smaller scale that leaves at least this many of its pixels for one of the tensor. With 2, the
+# tensor is a third as far from that of a full decoding as with 1, for a tenth more time (bench/README.md).
+_REDUCED_AT_LEAST = 2
 
 
 def opened(stream: BinaryIO, kind: str) -> PIL.Image.Image:
     """The picture with its header read and checked; no pixel is decoded. kind: "PNG", "JPEG" or "TIFF"."""
     try:
-        picture = PIL.Image.open(stream, formats=[kind])
-    except PIL.Image.DecompressionBombError as error:
-        raise Broken("too many pixels", f"At most {MAX_PIXELS // 10**6} million pixels are decoded.") from error
+        picture = _READERS[kind](stream)
+    except Broken:
+        raise
     except Exception as error:
-        raise _cut_or_damaged(stream, kind, error) from error
+        raise _unreadable(stream, kind, error, "header") from error
     check_size(*picture.size)
-    if kind == "TIFF":  # libtiff sets aside a whole tile, whatever the picture's size
-        _check_tile(picture)
-    if getattr(picture, "is_animated", False) or getattr(picture, "n_frames", 1) > 1:
+    if kind == "TIFF":
+        tiff.check_tile(picture)
+    if kind == "PNG" and getattr(picture, "is_animated", False):
         raise Broken("more than one picture in the file", "Save the one to be read as a file of its own.")
     return picture
 
 
-def _check_tile(picture: PIL.Image.Image) -> None:
-    tile = int(picture.tag_v2.get(322, 1)) * int(picture.tag_v2.get(323, 1))
-    if tile > MAX_PIXELS:
-        raise Broken("too many pixels: in one tile", f"At most {MAX_PIXELS // 10**6} million pixels are decoded.")
-
-
-def _cut_or_damaged(stream: BinaryIO, kind: str, error: Exception) -> Broken:
-    """Pillow rarely says which; a file without its closing mark was cut."""
+def _unreadable(stream: BinaryIO, kind: str, error: Exception, part: str) -> Broken:
+    """Not supported, cut, or damaged. Pillow rarely says which; a file without its closing mark was cut."""
     stream.seek(0)
-    if "truncated" in str(error).lower() or _END_MARKS.get(kind, b"") not in stream.read():
+    content = stream.read()
+    if "truncated" in str(error).lower() or _END_MARKS.get(kind, b"") not in content:
         return Broken("truncated: the file ends before the picture does", "Copy or download it again.")
-    part = "header" if isinstance(error, PIL.UnidentifiedImageError) else "content"
+    if kind == "JPEG" and (unusual := _unusual_jpeg(content, error)):
+        return Broken(f"not supported: {unusual}", "Save it as PNG or as a usual JPEG of 8 bits.")
     return Broken(f"damaged: its {part} cannot be decoded", "Export the image again.")
 
 
-def upright_size(picture: PIL.Image.Image) -> tuple[int, int]:
-    """(width, height) after the EXIF orientation; a TIFF already answers so."""
-    width, height = picture.size
+def _unusual_jpeg(content: bytes, error: Exception) -> str:
+    """Which kind of JPEG that Pillow cannot decode this is; empty where it is none of them."""
+    if found := re.search(r"cannot handle (\d+)-(bit|layer)", str(error)):
+        return f"JPEG of {found[1]} {'bits' if found[2] == 'bit' else 'colours'}"
+    place = 2
+    while content[place : place + 1] == b"\xff" and place + 4 <= len(content):
+        marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4])
+        if marker in _FRAMES:
+            return _UNUSUAL.get(marker, "")
+        place += 2 + length
+    return ""
+
+
+def _orientation(picture: PIL.Image.Image) -> int:
     # PNG's own getexif decodes the picture to look behind it; the base class reads what the header held.
-    turned = PIL.Image.Image.getexif(picture).get(0x0112, 1) in (5, 6, 7, 8)
-    return (height, width) if turned and picture.format != "TIFF" else (width, height)
+    stated = PIL.Image.Image.getexif(picture).get(0x0112, 1)
+    return stated if stated in _UPRIGHT else 1
+
+
+def upright_size(picture: PIL.Image.Image) -> tuple[int, int]:
+    """(width, height) after the EXIF orientation, of square pixels."""
+    turned = _orientation(picture) in _TURNED
+    # a TIFF's size is upright already
+    shape = picture.size if turned and picture.format != "TIFF" else picture.size[::-1]
+    return square_shape(shape, *_spacing(picture))[::-1]
+
+
+def _spacing(picture: PIL.Image.Image) -> tuple[float, float]:
+    """Distances between rows and between columns of the upright picture, in any unit; 0 where the file gives none."""
+    rows, columns = tiff.spacing(picture) if picture.format == "TIFF" else _stated_spacing(picture)
+    return (columns, rows) if _orientation(picture) in _TURNED else (rows, columns)
+
+
+def _stated_spacing(picture: PIL.Image.Image) -> tuple[float, float]:
+    stated = picture.info.get("jfif_density") or picture.info.get("aspect")
+    if not stated and picture.format == "PNG":
+        stated = picture.info.get("dpi")
+    if not stated:  # Pillow takes the resolution of one axis in the EXIF data for both
+        exif = PIL.Image.Image.getexif(picture)
+        stated = exif.get(282), exif.get(283)
+    return tiff.spacing_of(*stated)
 
 
 def read(stream: BinaryIO, kind: str, file: str) -> Image:
     """The image in a PNG, JPEG or TIFF stream; `file` is its name."""
     picture = opened(stream, kind)
-    mode = picture.mode
-    upright_size(picture)  # fixes the orientation before the decoder can find another one behind the pixels
-    min_is_white = kind == "TIFF" and picture.tag_v2.get(262) == 0
+    spacing, mode = _spacing(picture), picture.mode
+    grey = _grey(picture, stream, kind)
+    pixels = square(grey, *spacing)
+    tags = {"format": kind, "mode": mode, "rows": str(grey.shape[0]), "columns": str(grey.shape[1])}
+    if note := squared_note(grey.shape, pixels.shape):
+        tags["note"] = note
+    return Image(pixels, "intensity", "", file, tags)
+
+
+def _grey(picture: PIL.Image.Image, stream: BinaryIO, kind: str) -> np.ndarray:
+    """float32 0..1 (height, width), upright."""
+    load = partial(_loaded, stream=stream, kind=kind)
+    if deep_colour.is_deep(picture):
+        stream.seek(0)
+        return deep_colour.grey(picture, opened(stream, kind), load)
+    key, mode = _transparent(picture), picture.mode
+    loaded = load(picture)
+    samples = picture.values(loaded) if kind == "TIFF" else np.asarray(loaded)
+    if mode.startswith(("I", "F")):
+        grey = deep_colour.on_black(samples, None if key is None else samples != key)
+        return 1 - grey if kind == "TIFF" and picture.min_is_white else grey
+    if kind == "TIFF" and mode == "L":
+        return samples.astype(np.float32) / 255
+    return luminance(loaded).astype(np.float32) / 255
+
+
+def _transparent(picture: PIL.Image.Image):
+    """What a PNG's tRNS chunk says, of 2 and 4 bits in the 8 that Pillow makes of them."""
+    key = picture.info.get("transparency")
+    if isinstance(key, int) and picture.tile and picture.tile[0].args in ("L;2", "L;4"):
+        key = picture.info["transparency"] = key * 255 // (2 ** int(picture.tile[0].args[-1]) - 1)
+    return key
+
+
+def _loaded(picture: PIL.Image.Image, stream: BinaryIO, kind: str) -> PIL.Image.Image:
+    """Decoded and upright."""
+    _orientation(picture)  # fixed before the decoder can find another one behind the pixels
+    _decode(picture, stream, kind)
+    return ImageOps.exif_transpose(picture)
+
+
+def _decode(picture: PIL.Image.Image, stream: BinaryIO, kind: str) -> None:
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library in this process may have turned it on
     try:
         picture.load()
     except Exception as error:
-        raise _cut_or_damaged(stream, kind, error) from error
-    picture = ImageOps.exif_transpose(picture)
-    if mode.startswith(("I", "F")):
-        pixels = stretched(np.asarray(picture))
-        pixels = 1 - pixels if min_is_white else pixels  # Pillow inverts 8-bit TIFFs of this kind, deeper ones not
-    else:
-        pixels = luminance(picture).astype(np.float32) / 255
-    tags = {"format": kind, "mode": mode, "rows": str(pixels.shape[0]), "columns": str(pixels.shape[1])}
-    return Image(pixels, "intensity", "", file, tags)
+        raise _unreadable(stream, kind, error, "content") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Reduced:
+    """A JPEG decoded at a smaller scale."""
+
+    pixels: np.ndarray  # float32 0..1, as stored: not turned upright, pixels not square
+    box: tuple[float, float, float, float]  # what the picture takes up of them: left, top, right, bottom
+    shape: tuple[int, int]  # (height, width) of the whole picture: upright, of square pixels
+    orientation: int  # EXIF's
+
+    def fitted(self, pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """`pixels`, which are these after a window, as an upright picture of `shape` (height, width)."""
+        stored = shape[::-1] if self.orientation in _TURNED else shape
+        return _UPRIGHT[self.orientation](resized(pixels, stored, self.box))
+
+
+def reduced(stream: BinaryIO, size: tuple[int, int]) -> Reduced | None:
+    """A JPEG at the smallest scale that is enough for a tensor of `size` (height, width); None where that is 1.
+
+    libjpeg leaves out the finer waves of each 8 x 8 block, which saves the most of the time. The file is refused for
+    all that it would be refused for at full scale.
+    """
+    picture = opened(stream, "JPEG")
+    shape, orientation = upright_size(picture)[::-1], _orientation(picture)
+    height, width = (_REDUCED_AT_LEAST * (place.stop - place.start) for place in placed(shape, size))
+    whole = picture.size
+    _, box = picture.draft(None, (height, width) if orientation in _TURNED else (width, height))
+    if picture.size == whole:
+        return None
+    _decode(picture, stream, "JPEG")
+    return Reduced(luminance(picture).astype(np.float32) / 255, box, shape, orientation)

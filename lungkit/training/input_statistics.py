@@ -76,8 +76,8 @@ def modality(data: dataset.Dataset) -> str:
 
 def _look(files: Sequence[Path], spec: images.Preprocessing, embed: Callable) -> _Seen:
     def prepared(file: Path) -> tuple[np.ndarray, str]:
-        image = images.read(file)
-        return images.preprocess(image, spec), image.units
+        image = images.prepare(file, spec)
+        return image.tensor, image.units
 
     kind, intensity, units = [], [], set()
     with ThreadPoolExecutor() as pool:

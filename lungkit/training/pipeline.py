@@ -282,8 +282,8 @@ def batches(
 def decoded(dataset: Dataset, split: str, preprocessing: images.Preprocessing):
     """A tf.data.Dataset of (image float32 (height, width, 1), label int64) of one split, in the manifest's order.
 
-    Files are decoded on all cores with `images.read` and `images.preprocess`, the same calls that evaluation
-    and prediction make, and cached in memory while they fit: for all that is served from it.
+    Files are decoded on all cores with `images.prepare`, the same call that evaluation and prediction make, and
+    cached in memory while they fit: for all that is served from it.
     """
     import tensorflow as tf
 
@@ -292,7 +292,7 @@ def decoded(dataset: Dataset, split: str, preprocessing: images.Preprocessing):
     height, width = preprocessing.size
 
     def decode(file: bytes) -> np.ndarray:
-        return images.preprocess(images.read(file.decode()), preprocessing)
+        return images.prepare(file.decode(), preprocessing).tensor
 
     def load(file, label):
         image = tf.numpy_function(decode, [file], tf.float32, stateful=False)

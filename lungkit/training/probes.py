@@ -189,8 +189,8 @@ def _pictures(
     """Each file's tensor (height, width, 1), and the rows and columns of it that the picture takes up."""
     spec, files = _spec(candidate), list(files)
     for file in bar(files, total=len(files), label=label, unit="image"):
-        image = images.read(file)
-        yield images.preprocess(image, spec), images.placed(image.pixels.shape, spec.size)
+        image = images.prepare(file, spec)
+        yield image.tensor, images.placed(image.shape, spec.size)
 
 
 def _spec(candidate: Candidate) -> images.Preprocessing:

@@ -95,13 +95,13 @@ def test_a_file_that_is_no_file_is_not_waited_for(reads_many, tmp_path):
 def test_what_is_hashed_is_what_is_read(tmp_path, monkeypatch):
     """The file may be replaced while it is read; the hash must not be of other pixels."""
     file = shutil.copyfile(CAT, tmp_path / "cat.jpg")
-    before, read = hashlib.sha256(CAT.read_bytes()).hexdigest(), images.read
+    before, prepare = hashlib.sha256(CAT.read_bytes()).hexdigest(), images.prepare
 
     def read_while_replaced(*source, **options):
         file.write_bytes(b"something else")
-        return read(*source, **options)
+        return prepare(*source, **options)
 
-    monkeypatch.setattr(images, "read", read_while_replaced)
+    monkeypatch.setattr(images, "prepare", read_while_replaced)
     (decoded,), tensors = decode.decode([file], images.Preprocessing(size=(32, 32)))
     assert len(tensors) == 1
     assert decoded.sha256 == before

@@ -812,6 +812,7 @@ def test_an_edge_does_not_ring():
         {"std": 0.0},
         {"std": float("inf")},
         {"mean": "0"},
+        {"jpeg": "half"},
     ],
 )
 def test_preprocessing_refuses_values_without_sense(wrong):
@@ -822,8 +823,15 @@ def test_preprocessing_refuses_values_without_sense(wrong):
 def test_preprocessing_survives_a_card():
     import json
 
-    spec = Preprocessing((96, 128), (40.0, 400.0), 0.4, 0.2)
+    spec = Preprocessing((96, 128), (40.0, 400.0), 0.4, 0.2, jpeg="full")
     assert Preprocessing.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_a_card_from_before_jpegs_were_scaled_means_that_they_are_not():
+    card = Preprocessing().to_dict()
+    del card["jpeg"]
+    assert Preprocessing.from_dict(card).jpeg == "full"
+    assert Preprocessing().jpeg == "scaled"
 
 
 def test_unknown_and_missing_keys_of_a_card_are_refused_by_name():

@@ -106,13 +106,13 @@ def test_the_units_are_stated_where_all_images_share_them(fitted):
 
 
 def test_the_units_are_left_open_where_images_differ(chest, monkeypatch):
-    read = images.read
+    prepare = images.prepare
 
-    def read_some_as_ct(source):
-        image = read(source)
+    def read_some_as_ct(source, spec):
+        image = prepare(source, spec)
         return dataclasses.replace(image, units="HU") if "_0" in str(source) else image
 
-    monkeypatch.setattr(images, "read", read_some_as_ct)
+    monkeypatch.setattr(images, "prepare", read_some_as_ct)
     assert input_statistics.fit(chest, SPEC, _embed)[1]["units"] is None
 
 

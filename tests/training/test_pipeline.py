@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lungkit.clinic import decode
 from lungkit.data import dataset, images
 from lungkit.training import pipeline
 
@@ -56,6 +57,23 @@ def test_training_evaluation_and_prediction_see_identical_tensors(chest, split):
     np.testing.assert_array_equal(uploaded, one_by_one)
     np.testing.assert_array_equal(labels, chest.labels(split))
     assert (trained_on.dtype, labels.dtype) == (np.float32, np.int64)
+
+
+def test_large_jpegs_are_decoded_at_one_scale_in_training_evaluation_and_the_clinic(tmp_path):
+    random = np.random.default_rng(5)
+    for number in range(6):
+        coarse = Image.fromarray(random.integers(0, 256, (9, 9), np.uint8))
+        folder = tmp_path / "train" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        coarse.resize((201, 150), Image.Resampling.BICUBIC).save(folder / f"{number}.jpg")
+    jpegs = dataset.load(tmp_path)
+    files = jpegs.files("train")
+    trained_on = _collected(pipeline.batches(jpegs, "train", SPEC, 4))[0]
+    np.testing.assert_array_equal(images.read_batch(files, SPEC), trained_on)
+    np.testing.assert_array_equal(decode.decode(files, SPEC)[1], trained_on)
+    on_screen_too = np.stack([images.prepare(images.read(file.read_bytes()), SPEC).tensor for file in files])
+    np.testing.assert_array_equal(on_screen_too, trained_on)
+    assert not np.array_equal(images.read_batch(files, dataclasses.replace(SPEC, jpeg="full")), trained_on)
 
 
 @pytest.mark.parametrize("batch_size", [7, 12, 1000])
@@ -130,14 +148,14 @@ def test_the_same_seed_shuffles_alike_and_another_differently(chest):
 
 @pytest.fixture
 def reads(monkeypatch) -> list[str]:
-    """Every file that images.read was called with, while it still works."""
-    called, read = [], images.read
+    """Every file that images.prepare was called with, while it still works."""
+    called, prepare = [], images.prepare
 
     def counting(file, *rest):
         called.append(str(file))
-        return read(file, *rest)
+        return prepare(file, *rest)
 
-    monkeypatch.setattr(images, "read", counting)
+    monkeypatch.setattr(images, "prepare", counting)
     return called
 
 
