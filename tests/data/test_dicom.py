@@ -364,6 +364,13 @@ def test_a_modality_table_of_a_big_endian_and_an_implicit_file(first):
         agrees(content, linear(FALLING[TWELVE], 2048, 4096))
 
 
+def test_packed_entries_of_a_big_endian_file_are_swapped_with_their_words():
+    made = Dataset()
+    made.add_new("LUTDescriptor", "US", [256, 0, 8])
+    made.add_new("LUTData", "OW", (255 - np.arange(256)).astype("u1").view("<u2").byteswap().tobytes())
+    agrees(dicom(syntax=uid.ExplicitVRBigEndian, VOILUTSequence=[made]), 1 - RAMP / 255)
+
+
 UNUSABLE = {
     "no items": b"",
     "an empty item": item(),
@@ -437,6 +444,13 @@ def test_segmented_palettes_are_expanded_and_copies_followed():
     entries = np.array([*first, *line, *again], int)
     entries = np.concatenate([entries, [round(1000 - 1000 * step / 149) for step in range(1, 150)]])
     assert len(entries) == 256
+    content = palette(RAMP, [table] * 3, (256, 0, 10), segmented=True)
+    np.testing.assert_allclose(read(content).pixels, entries[RAMP] / 1023, atol=1e-3)
+
+
+def test_a_copied_segment_is_found_by_its_place_in_bytes():
+    table = segments(0, 1, 5, 0, 2, 700, 900, 1, 250, 900, 0, 1, 5, 2, 1, 6, 0)  # the second segment starts at byte 6
+    entries = np.array([5, 700, *[900] * 251, 5, 700, 900])
     content = palette(RAMP, [table] * 3, (256, 0, 10), segmented=True)
     np.testing.assert_allclose(read(content).pixels, entries[RAMP] / 1023, atol=1e-3)
 
@@ -559,6 +573,7 @@ def test_a_spacing_that_cannot_be_true_is_left_out(spacing, noted):
 
 def test_the_spacing_counts_before_the_aspect_ratio_and_an_unknown_one_does_not():
     assert read(dicom(PixelSpacing=[0.2, 0.2], PixelAspectRatio=["2", "1"])).pixels.shape == (40, 50)
+    assert read(dicom(PixelSpacing=[0.2, 0.2], ImagerPixelSpacing=[0.4, 0.2])).pixels.shape == (40, 50)
     assert read(dicom(PixelSpacing=[0, 0], PixelAspectRatio=["2", "1"])).pixels.shape == (80, 50)
 
 
