@@ -32,14 +32,14 @@ _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
 
 def probe(stream: BinaryIO) -> tuple[int, int, str]:
     """(width, height, modality) that `read` gives, from the header alone."""
-    header = checked_header(stream)
+    header = _checked(stream)
     height, width = square_shape((header.rows, header.columns), *_spacing(header))
     return width, height, header.modality
 
 
 def read(stream: BinaryIO, file: str) -> Image:
     """The image in a DICOM stream; `file` is its name."""
-    header = checked_header(stream)
+    header = _checked(stream)
     stored, notes = _stored(header, stream), []
     if header.is_ct:
         pixels, units = _hounsfield(stored, header, notes), "HU"
@@ -50,6 +50,16 @@ def read(stream: BinaryIO, file: str) -> Image:
     if notes:
         tags["note"] = "; ".join(notes)
     return Image(pixels, units, header.modality, file, tags)
+
+
+def _checked(stream: BinaryIO) -> Header:
+    """The header, its tables checked as well; the stream then stands at the pixels."""
+    header = checked_header(stream)
+    if header.photometric == "PALETTE COLOR":
+        lookup.palette(header)
+    elif not header.is_ct:
+        _modality_values(np.array([header.lowest]), header)
+    return header
 
 
 # --- stored values -----------------------------------------------------------------------------------------------
@@ -85,10 +95,13 @@ def _whole(header: Header, stream: BinaryIO) -> Dataset:
     if header.samples == 3:
         whole.PlanarConfiguration = header.planar
     if pixels in found:
-        whole[pixels] = found[pixels]
-        size = header.rows * header.columns * 3
-        if header.photometric == "YBR_FULL_422" and not header.syntax.is_encapsulated and len(found.PixelData) >= size:
-            whole.PhotometricInterpretation = "YBR_FULL"  # the colours were not thinned out
+        content, kind = found.get_item(pixels).value, str(found.get_item(pixels).VR)
+        if not content:
+            raise Broken("no pixel data: PixelData is empty", "Export the image again.")
+        whole.add_new(pixels, kind if kind in ("OB", "OW") else "OW", content)
+        thinned_out = header.syntax.is_encapsulated or len(content) < header.rows * header.columns * 3
+        if header.photometric == "YBR_FULL_422" and not thinned_out:
+            whole.PhotometricInterpretation = "YBR_FULL"
     return whole
 
 
@@ -101,7 +114,7 @@ def _padding(stored: np.ndarray, header: Header) -> np.ndarray:
     ends += limit if np.isfinite(limit).all() else []
     low, high = min(ends), max(ends)
     if high < header.lowest or low > header.highest:  # written with the other sign than the pixels
-        ends = [end % 2**16 - (2**16 if header.signed and end % 2**16 >= 2**15 else 0) for end in ends]
+        ends = [end - 2**16 if header.signed and end >= 2**15 else end + 2**16 * (end < 0) for end in ends]
         low, high = min(ends), max(ends)
     return (stored >= low) & (stored <= high)
 

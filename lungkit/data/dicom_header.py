@@ -244,7 +244,10 @@ class _Walk:
 
     def elements(self, position: int, end: int | None = None) -> Iterator[_Element]:
         """The elements from `position` on, up to `end` or the file's end; the caller may leave at any of them."""
-        while (end is None or position < end) and (element := self._element(position)):
+        while position < (self.size if end is None else end):
+            element = self._element(position)
+            if element is None:
+                raise Broken(*_CUT)
             yield element
             position = self._after(element)
         if position > self.size:
@@ -324,7 +327,7 @@ def checked_header(stream: BinaryIO) -> Header:
     _check_kind(header)
     _check_pixels(pixels)
     _check_object(header)
-    header.modality = header.text("Modality") or _XRAY_AND_CT[header.kind]
+    header.modality = header.word("Modality") or _XRAY_AND_CT[header.kind]
     _check_frame(header)
     _check_format(header)
     if header.is_ct:
@@ -359,7 +362,8 @@ def _read(header: Header, walk: _Walk, start: int) -> _Element | None:
         if element.tag >= min(_OTHER_PIXELS):
             return element
         if element.tag in _SEQUENCES:
-            header.items[_SEQUENCES[element.tag]] = [_item(walk, inner) for inner in walk.items(element)]
+            items = [_item(walk, inner) for inner in walk.items(element)]
+            header.items[_SEQUENCES[element.tag]] = items or [{}] * bool(element.length)
         elif element.tag in _TABLES:
             header.raw[_TABLES[element.tag]] = walk.value(element, _KEPT_BYTES)
         elif element.tag in _VALUES:
@@ -378,7 +382,7 @@ def _item(walk: _Walk, elements: Iterator[_Element]) -> dict[str, Raw]:
 
 
 def _check_kind(header: Header) -> None:
-    modality = header.text("Modality")
+    modality = header.word("Modality")
     if header.kind.startswith(_ENCAPSULATED):
         raise Broken(f"encapsulated document: {header.kind.name}", "Export the image that it describes instead.")
     if modality and modality not in _MODALITIES:
@@ -403,7 +407,9 @@ def _check_object(header: Header) -> None:
 
 def _check_frame(header: Header) -> None:
     frames = header.whole("NumberOfFrames", 1)
-    if frames not in (0, 1):  # some write 0 for an image that has no frames to count
+    if frames < 0:
+        raise Broken(f"damaged: {header.named('NumberOfFrames')}", _EXPORT)
+    if frames > 1:
         raise Broken(f"multi-frame: {frames} frames (NumberOfFrames)", "Export the frame to be read as one image.")
     header.rows, header.columns = header.whole("Rows"), header.whole("Columns")
     header.bits_allocated, header.bits_stored = header.whole("BitsAllocated"), header.whole("BitsStored")

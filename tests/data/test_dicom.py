@@ -661,6 +661,7 @@ def test_sequences_of_open_length_hold_lookup_tables_too():
         ("Rows", "US", struct.pack("<2H", 40, 40), r"damaged: Rows 40\\40, where one whole number belongs"),
         ("Columns", "DS", b"50.5", "damaged: Columns 50.5, where one whole number belongs"),
         ("NumberOfFrames", "IS", b"abc", "damaged: NumberOfFrames abc, where one whole number belongs"),
+        ("NumberOfFrames", "IS", b"-1", "damaged: NumberOfFrames -1"),
         ("NumberOfFrames", "IS", b"12", "multi-frame: 12 frames .NumberOfFrames."),
         ("BitsAllocated", "US", struct.pack("<H", 12), "pixel format not accepted: .*BitsAllocated 12"),
         ("BitsAllocated", "US", struct.pack("<H", 1), "pixel format not accepted: .*BitsAllocated 1"),
@@ -671,6 +672,13 @@ def test_sequences_of_open_length_hold_lookup_tables_too():
         ("PhotometricInterpretation", "CS", b"CMYK", "pixel format not accepted: PhotometricInterpretation CMYK"),
         ("PhotometricInterpretation", "CS", b"", "pixel format not accepted: PhotometricInterpretation missing"),
         ("PhotometricInterpretation", "CS", b"YBR_RCT", "pixel format not accepted: TransferSyntaxUID 1.2.*YBR_RCT"),
+        (
+            "PhotometricInterpretation",
+            "CS",
+            b"PALETTE COLOR",
+            "palette not usable: RedPaletteColorLookupTableDescriptor",
+        ),
+        ("ModalityLUTSequence", "LO", b"text", "ModalityLUTSequence not usable: LUTDescriptor missing"),
         ("PhotometricInterpretation", "CS", b"RGB", "pixel format not accepted: .* RGB, SamplesPerPixel 1"),
     ],
 )
@@ -695,3 +703,16 @@ def test_a_value_that_only_describes_the_picture_never_costs_it(keyword, value):
 
 def test_a_character_set_that_no_one_knows_is_of_no_account():
     agrees(raw(dicom(), ("SpecificCharacterSet", "CS", b"ISO_IR 999")), RAMP / 255)
+
+
+def test_the_modality_is_known_in_any_case():
+    assert read(raw(ct(TWELVE), ("Modality", "CS", b"ct"))).modality == "CT"
+
+
+def test_pixels_of_an_unknown_kind_are_read_and_missing_ones_are_called_so():
+    content = ct(TWELVE)
+    at = content.index(b"\xe0\x7f\x10\0")
+    np.testing.assert_array_equal(read(content[: at + 4] + b"UN" + content[at + 6 :]).pixels, read(content).pixels)
+    assert refusal(content[: at + 8] + bytes(4)).rule == "no pixel data: PixelData is empty"
+    assert refusal(content[: at + 6]).rule == "truncated: the file ends within the header"
+    assert refusal(content[:at]).rule == "no pixel data"
