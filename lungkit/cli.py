@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -117,11 +118,23 @@ def run(
     given = {"data": _source(data), "profile": profile} | ({"model_name": model_name} if model_name else {})
     for key, _, value in (text.partition("=") for text in parameter):
         given[key] = _source(value) if key == "data" else _value(value)
+    _told(_left_out(given["data"], given.get("label_column")))
     result = notebooks.run(chosen, given)
     if sentence := notebooks.headline(result.folder):
         terminal.say(sentence)
     seconds = sum(taken for _, taken, _ in result.stages)
     terminal.say(f"{len(result.stages)} notebooks in {seconds:.0f} s: {result.index}")
+
+
+def _left_out(source: str, label_column: str | None) -> list[str]:
+    """What a folder holds that notebooks will not use; nothing where it cannot be read, as the notebook says why."""
+    if source in NAMED:
+        return []
+    from lungkit.data import dataset
+
+    with suppress(LungkitError):
+        return dataset.source_notes(source, label_column or None)
+    return []
 
 
 @app.command()

@@ -143,6 +143,11 @@ def test_run_hands_data_profile_and_parameters_to_the_notebooks(lungkit, runs, s
     assert re.search(r"2 notebooks in 69 s: .*run \[1\].index\.html", out)
 
 
+def test_run_says_what_the_folder_holds_besides_the_images(lungkit, runs, elsewhere):
+    out = lungkit("run", "01", "--data", elsewhere)[1]
+    assert out.startswith("files passed over: 1 (README.txt). They are no images, or hidden.\n")
+
+
 def test_run_without_more_takes_the_phantom_and_leaves_the_models_name_to_the_notebook(lungkit, runs):
     lungkit("run", "all")
     assert runs == [{"notebooks": ["01", "02", "03", "04", "05", "06"], "data": "phantom", "profile": "quick"}]

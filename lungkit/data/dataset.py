@@ -238,6 +238,11 @@ def prepare(
     return dataset
 
 
+def source_notes(source: str | Path, label_column: str | None = None) -> list[str]:
+    """One line for each thing that a source leaves out, or that is odd in it; no file of it is read. DatasetError."""
+    return [str(each) for each in _listing(source, label_column, None, 7).notes]
+
+
 def left_out(dataset: Dataset) -> list[str]:
     """One line for each kind of thing that is not used, or should be known before the data set is."""
     unread = [f"{folders.shown(one['file'])}: {one['reason']}" for one in refused(dataset)]
@@ -536,7 +541,11 @@ def _chosen(source: str | Path, label_column: str | None, limit: int | None, see
     own = "image-" + pd.Series(hashes, index=rows.index).str[:16]
     rows = rows.assign(sha256=hashes, patient_id=rows["patient_id"].where(rows["patient_id"] != "", own))
     if limit is not None and source != "phantom":  # the phantom was made with that many slices
-        rows = _limited(rows, limit, seed)
+        kept = _limited(rows, limit, seed)
+        beyond = sorted(set(rows["file"]) - set(kept["file"]))
+        meaning = f"At most {limit:,} images were asked for, taken as whole patients."
+        more = note("images beyond the limit", "info", beyond, meaning)
+        return replace(listing, rows=kept, notes=(*listing.notes, *more))
     return replace(listing, rows=rows)
 
 

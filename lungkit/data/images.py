@@ -62,7 +62,6 @@ _SIGNATURES = {
     b"II+\0": "TIFF",
     b"MM\0+": "TIFF",
 }
-_SUFFIXES = {"", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".ima", ".bmp", ".gif", ".webp"}
 
 # What may not hide in the 128 free bytes before a DICOM header (CVE-2019-11687): Windows, Linux, scripts, macOS,
 # Java and fat binaries, WebAssembly, archives, documents, markup, and pictures. A TIFF header is legitimate there.
@@ -104,13 +103,6 @@ def _image(stream: BinaryIO, kind: str, file: str) -> Image:
     if kind == "JPEG":
         object.__setattr__(image, "jpeg", stream.getvalue())
     return image
-
-
-def looks_like_image(path: Path) -> bool:
-    """By name alone. DICOM files often have no suffix, or end in a number; whether it can be read is seen later."""
-    suffix = path.suffix.lower()
-    known = suffix in _SUFFIXES or suffix[1:].isdigit()
-    return known and not path.name.startswith(".") and path.name != "DICOMDIR" and path.is_file()
 
 
 def probe(source: str | Path | bytes | BinaryIO) -> tuple[int, int, str]:

@@ -298,6 +298,12 @@ def test_a_limit_takes_whole_patients_in_proportion(table_folder):
     assert dataset.load(root, limit=8, seed=1).fingerprint != data.fingerprint
 
 
+def test_what_a_limit_leaves_out_is_said(table_folder):
+    (told,) = dataset.load(table_folder[0], limit=8).notes
+    assert (told.finding, told.count) == ("images beyond the limit", 8)
+    assert not dataset.load(table_folder[0], limit=16).notes
+
+
 def test_a_limit_below_one_is_refused(table_folder):
     with pytest.raises(DatasetError, match="limit is 0"):
         dataset.load(table_folder[0], limit=0)
