@@ -121,6 +121,8 @@ def resized(pixels: np.ndarray, shape: tuple[int, int], box: tuple[float, ...] |
 
 def luminance(picture: PIL.Image.Image) -> np.ndarray:
     """uint8 (height, width); transparent parts lie on black."""
+    if picture.mode == "La":  # multiplied by its alpha: it lies on black already
+        return np.asarray(picture)[..., 0]
     if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = PIL.Image.alpha_composite(PIL.Image.new("RGBA", picture.size, "black"), picture)
