@@ -139,7 +139,8 @@ def _begin() -> None:
 def record(answer: Answer, heatmap: Path | None = None, undrawn: str = "") -> dict:
     """JSON-ready: file, sha256, probabilities, label, decision, checks, model, version, ms; or file and error.
 
-    With heat maps also "heatmap", its path, or "heatmap_error", why it could not be written (`undrawn`).
+    "note" stands where the reader did something out of the ordinary. With heat maps also "heatmap", its path, or
+    "heatmap_error", why it could not be written (`undrawn`).
     """
     reading = answer.reading
     if reading is None:
@@ -155,18 +156,22 @@ def record(answer: Answer, heatmap: Path | None = None, undrawn: str = "") -> di
         "version": reading.version,
         "ms": round(reading.milliseconds, 3),
     }
+    told |= {"note": reading.note} if reading.note else {}
     return told | ({"heatmap": str(heatmap)} if heatmap else {}) | ({"heatmap_error": undrawn} if undrawn else {})
 
 
 def sentence(answer: Answer, undrawn: str = "") -> str:
-    """One line for people: the file, the decision, how likely, which checks failed, and why there is no heat map."""
+    """One line for people: the file, the decision, how likely, which checks failed, how it was read, if that is out of
+    the ordinary, and why there is no heat map.
+    """
     reading = answer.reading
     if reading is None:
         return folders.shown(answer.error)
     likely = reading.probabilities[reading.classes.index(reading.label)]
     told = f"{folders.shown(answer.file)}: {reading.decision} ({reading.label} {likely:.3f})"
     failed = [check.words for check in reading.checks if not check.passed]
-    return "; ".join([told, *failed, *([f"no heat map: {undrawn}"] if undrawn else [])])
+    noted = [reading.note] if reading.note else []
+    return "; ".join([told, *failed, *noted, *([f"no heat map: {undrawn}"] if undrawn else [])])
 
 
 def make_folder(folder: Path) -> None:

@@ -14,11 +14,12 @@ from lungkit.models import input_checks
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """What the input checks ask of an image besides its tensor."""
+    """What the input checks ask of an image besides its tensor, and what is told of it."""
 
     intensity: np.ndarray  # input_checks.intensity_features of the tensor
     units: str  # that the image came in: "HU" or "intensity"
     shape: tuple[int, int]  # of the image, (height, width)
+    note: str  # what the reader did that is out of the ordinary, or ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,7 @@ class Decoded:
 def prepare(source, spec: images.Preprocessing, name: str | None = None) -> tuple[np.ndarray, Facts]:
     """The tensor, float32 (height, width, 1), and the facts, of all that images.prepare takes."""
     prepared = images.prepare(source, spec, name)
-    facts = Facts(input_checks.intensity_features(prepared.tensor, spec), prepared.units, prepared.shape)
+    facts = Facts(input_checks.intensity_features(prepared.tensor, spec), prepared.units, prepared.shape, prepared.note)
     return prepared.tensor, facts
 
 

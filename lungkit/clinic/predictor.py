@@ -49,6 +49,7 @@ class Reading:
     heat: np.ndarray | None
     checks: tuple[Check, ...]
     milliseconds: float  # from file to answer
+    note: str = ""  # what the reader did that is out of the ordinary
 
 
 class Predictor:
@@ -104,6 +105,7 @@ class Predictor:
             heat=heat,
             checks=checks,
             milliseconds=1000 * (time.perf_counter() - started),
+            note=facts.note,
         )
 
     def _checks(self, facts: decode.Facts, embedding: np.ndarray) -> tuple[Check, ...]:

@@ -127,6 +127,7 @@ def _people_and_image(report: "_Report", case: records.Case, room: _Room) -> Non
         ("Size", f"{case.width} × {case.height} pixels"),
         ("From the file", tags or "nothing stated"),
     ]
+    what += [("Read", case.tags["note"])] if case.tags.get("note") else []
     top, half = report.get_y(), (WIDTH - 8) / 2
     ends = []
     for x, heading, rows in ((MARGIN, "Patient", who), (MARGIN + half + 8, "Image", what)):

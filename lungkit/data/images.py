@@ -296,6 +296,7 @@ class Prepared:
     tensor: np.ndarray  # float32 (height, width, 1) of spec.size
     units: str  # that the image came in: "HU" or "intensity"
     shape: tuple[int, int]  # of the whole image, (height, width)
+    note: str = ""  # what the reader did that is out of the ordinary
 
 
 def prepare(source: str | Path | bytes | BinaryIO | Image, spec: Preprocessing, name: str | None = None) -> Prepared:
@@ -329,7 +330,7 @@ def preprocess(image: Image, spec: Preprocessing) -> np.ndarray:
 def _of_image(image: Image, spec: Preprocessing) -> Prepared:
     shape = image.pixels.shape
     tensor = _tensor(_shown(image.pixels, image.units, spec), shape, spec, resized)
-    return Prepared(tensor, image.units, shape)
+    return Prepared(tensor, image.units, shape, image.tags.get("note", ""))
 
 
 def windowed(image: Image, spec: Preprocessing) -> np.ndarray:

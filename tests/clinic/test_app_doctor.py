@@ -619,6 +619,12 @@ def test_a_decision_and_a_call_for_review_differ_in_words_and_in_kind(opened_cas
     assert "does not decide" in words and "Do not rely on it" in words
 
 
+def test_a_case_says_what_was_out_of_the_ordinary_when_its_image_was_read(opened_case):
+    note = "window not used: WindowCenter <b>, WindowWidth 0"
+    line = reading._image_line(dataclasses.replace(opened_case(), tags={"note": note}))
+    assert "window not used: WindowCenter &lt;b&gt;, WindowWidth 0" in line
+
+
 def test_a_call_for_review_names_each_failed_check(opened_case):
     failed = (
         Check("kind", False, 9.0, 1.0, "does not look like a chest X-ray"),

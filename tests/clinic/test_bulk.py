@@ -21,6 +21,7 @@ from lungkit.clinic.predictor import REVIEW, Predictor
 from lungkit.data import images
 from lungkit.errors import LungkitError
 from lungkit.models import graph
+from tests.data.test_images import dicom
 
 CAT = Path(__file__).with_name("cat.jpg")
 
@@ -287,6 +288,17 @@ def test_predict_prints_one_json_object_for_each_file_and_a_bar_beside_it(lungki
         assert (record["model"], record["version"]) == ("tiny-cnn", "v1")
         assert {check["name"] for check in record["checks"]} == {"kind", "intensity", "size"}
     assert "3/3" in err
+
+
+def test_predict_says_what_was_out_of_the_ordinary_when_a_file_was_read(lungkit, tiny_version, tmp_path):
+    file = tmp_path / "scan.dcm"
+    file.write_bytes(dicom(PixelSpacing=[0.4, 0.2], WindowCenter=5, WindowWidth=0))
+    note = (
+        "window not used: WindowCenter 5.0, WindowWidth 0.0; "
+        "scaled from 50 x 40 to 50 x 80, as its pixels are not square"
+    )
+    assert note in lungkit("predict", file)[1]
+    assert json.loads(lungkit("predict", file, "--json")[1])["note"] == note
 
 
 def test_predict_reports_a_broken_file_goes_on_and_ends_with_1(lungkit, tiny_version, slice_files, broken, tmp_path):

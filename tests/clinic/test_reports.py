@@ -116,6 +116,11 @@ def test_the_report_tells_everything_of_the_case():
         assert part in report, part
 
 
+def test_the_report_says_what_was_out_of_the_ordinary_when_the_image_was_read():
+    note = "scaled from 96 x 60 to 96 x 120, as its pixels are not square"
+    assert f"Read {note}" in text(made(case(tags={"note": note})))
+
+
 def test_the_model_card_is_on_it_with_intervals_for_each_split():
     report = text(made(case()))
     assert "open_ct: 3 120 images of 940 patients" in report

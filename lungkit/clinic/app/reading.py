@@ -216,6 +216,7 @@ def _image_line(case: Case) -> str:
     facts = [
         ("Image" if case.kind == "image" else case.kind) + (f", view {view_position}" if view_position else ""),
         f"{case.width} × {case.height} pixels",
+        *([case.tags["note"]] if case.tags.get("note") else []),
         f"uploaded {when(case.uploaded_at)} by {case.uploaded_by}",
     ]
     return f'<p class="image-line">{safe(" · ".join(facts))}</p>'
