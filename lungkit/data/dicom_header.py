@@ -257,6 +257,8 @@ class _Walk:
         """The elements of each item of a sequence."""
         end = None if sequence.length == _OPEN else sequence.start + sequence.length
         for item in self.elements(sequence.start, end):
+            if item.tag == _ITEM_END:
+                continue
             if item.tag != _ITEM:
                 return
             yield self.elements(item.start, None if item.length == _OPEN else item.start + item.length)
@@ -293,16 +295,19 @@ class _Walk:
         """Where the next element starts. What has no length may hold others like it, to any depth."""
         if element.length != _OPEN:
             return element.start + element.length
-        position, depth = element.start, 1
-        while depth:
+        position, items = element.start, [element.tag == _ITEM]  # whether each of the open ones is an item
+        while items:
             inner = self._element(position)
             if inner is None:
                 raise Broken(*_CUT)
             position = inner.start
             if inner.length == _OPEN:
-                depth += 1
-            elif inner.tag in (_ITEM_END, _SEQUENCE_END):
-                depth -= 1
+                items.append(inner.tag == _ITEM)
+            elif inner.tag == _SEQUENCE_END:  # of its last item, too: some writers leave out that mark
+                while items and items.pop():
+                    pass
+            elif inner.tag == _ITEM_END:  # others write it where the item has a length
+                del items[len(items) - items[-1] :]
             else:
                 position += inner.length
         return position
@@ -359,6 +364,8 @@ def _checked_meta(walk: _Walk) -> tuple[uid.UID, str, int]:
 def _read(header: Header, walk: _Walk, start: int) -> _Element | None:
     """Fills the header from the file. The element where pixels belong, or the first one behind that place."""
     for element in walk.elements(start):
+        if element.tag in (_ITEM_END, _SEQUENCE_END):  # a mark too many
+            continue
         if element.tag >= min(_OTHER_PIXELS):
             return element
         if element.tag in _SEQUENCES:

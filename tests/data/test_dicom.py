@@ -652,6 +652,20 @@ def test_sequences_of_open_length_hold_lookup_tables_too():
     agrees(before_pixels(dicom(TWELVE), open_sequence(Tag("VOILUTSequence"), inner)), FALLING[TWELVE] / 4095)
 
 
+@pytest.mark.parametrize(
+    "inner",
+    [
+        item(element(0x60111002, b"LO", b"x ")) + END_ITEM + END,  # the end of an item that has a length
+        struct.pack("<HH", 0xFFFE, 0xE000) + OPEN + element(0x60111002, b"LO", b"x ") + END,  # no end of the item
+        item() + END + END_ITEM + END,  # marks too many
+    ],
+)
+def test_closing_marks_too_many_or_too_few_do_not_hide_the_pixels(inner):
+    sequence = struct.pack("<HH2sH", 0x6011, 0x1000, b"SQ", 0) + OPEN + inner
+    for at in (sequence, open_sequence(0x60111005, sequence)):
+        agrees(before_pixels(dicom(), at), RAMP / 255)
+
+
 # --- reasons -----------------------------------------------------------------------------------------------------
 
 
