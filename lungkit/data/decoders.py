@@ -27,21 +27,30 @@ _END = b"\xff\xd9"
 def stored_values(whole: Dataset) -> np.ndarray:
     """(rows, columns) or (rows, columns, 3) as stored, of a checked header with its pixels; a coded stream is checked.
 
-    Values are those of the lowest BitsStored bits. Colour is RGB, whatever it was stored as; a palette is not applied.
+    Values are those of BitsStored bits, wherever HighBit says that they lie in their words. Colour is RGB, whatever it
+    was stored as; a palette is not applied.
     """
     syntax = whole.file_meta.TransferSyntaxUID
     if "PixelData" not in whole:  # pydicom drops it when its closing mark is missing
         raise Broken("truncated: the file ends within the pixels", "Copy or download it again.")
     if not syntax.is_encapsulated:
         _check_length(whole)
-        return pixel_array(whole)
+        return _of_words(whole)
     frame = get_frame(whole.PixelData, 0, number_of_frames=1)
     if syntax in JPEG_2000:
         return _jpeg_2000(frame, whole)
     if syntax == uid.RLELossless:
-        _check_fits(_rle_fits(frame, whole.Rows * whole.Columns))
-        return pixel_array(whole, decoding_plugin="pydicom")
+        _check_fits(_rle_fits(frame, whole.Rows * whole.Columns), whole)
+        return _of_words(whole, decoding_plugin="pydicom")
     return _jpeg(frame, whole)
+
+
+def _of_words(whole: Dataset, **decoder: str) -> np.ndarray:
+    """Without a coded stream that has a depth of its own. What lies above and below, as overlays once did, is cut."""
+    below = whole.HighBit + 1 - whole.BitsStored
+    whole.BitsStored = whole.HighBit + 1  # pydicom cuts what lies above
+    found = pixel_array(whole, **decoder)
+    return found >> below if below else found
 
 
 def _check_length(whole: Dataset) -> None:
@@ -53,12 +62,17 @@ def _check_length(whole: Dataset) -> None:
         raise Broken(rule, "Copy or download it again.")
 
 
-def _check_fits(fits: bool) -> None:
+def _check_size(found: tuple[int, int, int] | None, whole: Dataset) -> None:
+    said = "states none" if found is None else f"states {found[0]} x {found[1]} with {found[2]} component(s)"
+    _check_fits(found == (whole.Columns, whole.Rows, whole.SamplesPerPixel), whole, f"it {said}")
+
+
+def _check_fits(fits: bool, whole: Dataset, found: str = "its runs are longer") -> None:
     """The decoders believe the coded stream, not the header: it must not unpack to more than the header says."""
     if not fits:
-        raise Broken(
-            "damaged: the compressed picture is not of the size that the header gives", "Export the image again."
-        )
+        said = f"Columns {whole.Columns}, Rows {whole.Rows}, SamplesPerPixel {whole.SamplesPerPixel}"
+        rule = "damaged: the compressed picture is not of the size that the header gives"
+        raise Broken(f"{rule}: {found}, not {said}", "Export the image again.")
 
 
 def _check_precision(precision: int, whole: Dataset) -> None:
@@ -69,15 +83,32 @@ def _check_precision(precision: int, whole: Dataset) -> None:
         )
 
 
+def _of_bits(pixels: np.ndarray, precision: int, whole: Dataset) -> np.ndarray:
+    """The values of BitsStored bits of a coded picture, in the type that the header gives.
+
+    Where it was coded with more bits than that, in whole words, they lie below HighBit; otherwise they have no words to
+    lie in. Cutting what lies above also rights a lossless JPEG whose encoder took differences modulo 2^precision rather
+    than modulo 2^16: libjpeg-turbo's sums are then right in their lowest bits.
+    """
+    below = whole.HighBit + 1 - whole.BitsStored if precision > whole.BitsStored else 0
+    bits = min(precision - below, whole.BitsStored)
+    values = (pixels.astype(np.int32) >> below) & (2**bits - 1)
+    signed = whole.PixelRepresentation == 1
+    if signed:
+        values -= (values >> (bits - 1)) << bits
+    return values.astype(f"{'i' if signed else 'u'}{whole.BitsAllocated // 8}")
+
+
 # --- JPEG 2000 ---------------------------------------------------------------------------------------------------
 
 
 def _jpeg_2000(frame: bytes, whole: Dataset) -> np.ndarray:
     stream = _codestream(frame)
-    _check_fits(_jpeg_2000_size(stream) == (whole.Columns, whole.Rows, whole.SamplesPerPixel))
-    _check_precision(stream[42] % 128 + 1, whole)
+    _check_size(_jpeg_2000_size(stream), whole)
+    precision = stream[42] % 128 + 1
+    _check_precision(precision, whole)
     whole.PixelData = encapsulate([stream], has_bot=False)
-    return pixel_array(whole, decoding_plugin="pylibjpeg")
+    return _of_bits(pixel_array(whole, decoding_plugin="pylibjpeg"), precision, whole)
 
 
 def _codestream(frame: bytes) -> bytes:
@@ -127,7 +158,7 @@ class _JpegHeader:
 
 def _jpeg(frame: bytes, whole: Dataset) -> np.ndarray:
     header = _jpeg_header(frame)
-    _check_fits(header is not None and header.size == (whole.Columns, whole.Rows, whole.SamplesPerPixel))
+    _check_size(header and header.size, whole)
     _check_precision(header.precision, whole)
     if _END not in frame[header.precision_at :]:
         raise Broken("truncated: the compressed picture ends before its closing mark", "Copy or download it again.")
@@ -137,7 +168,7 @@ def _jpeg(frame: bytes, whole: Dataset) -> np.ndarray:
         pixels = _averaged(frame, header)
     else:
         pixels = _plain_jpeg(frame, header)
-    values = _signed(pixels, header.precision, whole)
+    values = _of_bits(pixels, header.precision, whole)
     return _rgb(values, header, whole) if values.ndim == 3 else values
 
 
@@ -196,20 +227,6 @@ def _jpeg_ls(frame: bytes) -> np.ndarray:
         if len(padded) == end:
             raise
         return jpegls_decode(padded + _END)
-
-
-def _signed(pixels: np.ndarray, precision: int, whole: Dataset) -> np.ndarray:
-    """The values of the lowest BitsStored bits, in the type that the header gives.
-
-    Cutting off what lies above also rights a lossless stream whose encoder took differences modulo 2^precision rather
-    than modulo 2^16: libjpeg-turbo's sums are then right in their lowest bits.
-    """
-    bits = min(precision, whole.BitsStored)
-    values = pixels.astype(np.int32) & (2**bits - 1)
-    signed = whole.PixelRepresentation == 1
-    if signed:
-        values -= (values >> (bits - 1)) << bits
-    return values.astype(f"{'i' if signed else 'u'}{whole.BitsAllocated // 8}")
 
 
 def _rgb(pixels: np.ndarray, header: _JpegHeader, whole: Dataset) -> np.ndarray:

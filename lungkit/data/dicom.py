@@ -4,7 +4,7 @@ from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
-from pydicom import Dataset, uid
+from pydicom import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import Tag
 
@@ -40,7 +40,7 @@ def probe(stream: BinaryIO) -> tuple[int, int, str]:
 def read(stream: BinaryIO, file: str) -> Image:
     """The image in a DICOM stream; `file` is its name."""
     header = _checked(stream)
-    stored, notes = _stored(header, stream), []
+    stored, notes = stored_values(_whole(header, stream)), []
     if header.is_ct:
         pixels, units = _hounsfield(stored, header, notes), "HU"
     else:
@@ -62,22 +62,7 @@ def _checked(stream: BinaryIO) -> Header:
     return header
 
 
-# --- stored values -----------------------------------------------------------------------------------------------
-
-
-def _stored(header: Header, stream: BinaryIO) -> np.ndarray:
-    """(rows, columns) within header.lowest and highest, or uint8 (rows, columns, 3) in RGB.
-
-    Pixels may lie anywhere in their words; what lies above and below them, as overlays once did, is cut off.
-    """
-    below = header.high_bit + 1 - header.bits_stored
-    whole = _whole(header, stream)
-    whole.BitsStored = header.high_bit + 1  # the decoders cut off what lies above
-    stored = stored_values(whole)
-    coded = header.syntax.is_encapsulated and header.syntax != uid.RLELossless
-    if coded and below and stored.max() <= header.highest and stored.min() >= header.lowest:
-        return stored  # a coded picture mostly has no words to lie in, whatever its header says
-    return stored >> below if below else stored
+# --- the pixels' bytes -------------------------------------------------------------------------------------------
 
 
 def _whole(header: Header, stream: BinaryIO) -> Dataset:

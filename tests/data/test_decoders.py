@@ -9,6 +9,7 @@ import imagecodecs
 import numpy as np
 import PIL.Image
 import pytest
+from openjpeg.utils import encode_array
 from pydicom import Dataset, uid
 from pydicom.encaps import encapsulate
 
@@ -34,8 +35,7 @@ def decoded(frame: bytes, syntax: uid.UID, stored: int = 16, colour: str = "MONO
     whole.PhotometricInterpretation, whole.PlanarConfiguration = colour, 0
     whole.BitsStored, whole.BitsAllocated, whole.PixelRepresentation = stored, 8 if stored <= 8 else 16, 0
     whole.HighBit = stored - 1
-    for keyword, value in tags.items():
-        setattr(whole, keyword, value)
+    whole.update(tags)
     whole.PixelData = encapsulate([frame])
     return stored_values(whole)
 
@@ -88,6 +88,26 @@ def test_bits_above_those_that_the_header_says_are_stored_are_cut_off():
     values = noise(16)
     found = decoded(encoded(values, 16), uid.JPEGLossless, stored=12)
     np.testing.assert_array_equal(found, values & 4095)
+
+
+@pytest.mark.parametrize("brightest", [4095, 200])
+@pytest.mark.parametrize("signed", [0, 1])
+def test_values_high_in_their_words_are_found_there_however_dark_the_picture(brightest, signed):
+    values = np.linspace(-signed * brightest // 2, brightest // (1 + signed), ROWS * COLUMNS).astype(np.int64)
+    values = values.reshape(ROWS, COLUMNS)
+    words = ((values & 4095) << 4 | noise(4)).astype(np.uint16)
+    header = {"stored": 12, "HighBit": 15, "PixelRepresentation": signed}
+    for frame, syntax in (
+        (encoded(words, 16), uid.JPEGLossless),
+        (imagecodecs.jpegls_encode(words), uid.JPEGLSLossless),
+        (jpeg_2000(words, no_jp2=True), uid.JPEG2000Lossless),
+    ):
+        np.testing.assert_array_equal(decoded(frame, syntax, **header), values)
+
+
+def test_values_coded_without_words_are_not_shifted_whatever_the_high_bit():
+    values = noise(12)
+    np.testing.assert_array_equal(decoded(encoded(values, 12), uid.JPEGLossless, stored=12, HighBit=15), values)
 
 
 # --- lossy JPEG --------------------------------------------------------------------------------------------------
@@ -184,6 +204,20 @@ def test_a_jpeg_2000_in_its_file_wrapper_is_read_as_one_without(bits):
         np.testing.assert_array_equal(decoded(frame, uid.JPEG2000Lossless, bits), values)
 
 
+@pytest.mark.parametrize("coded_signed", [False, True])
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize(("precision", "stored"), [(12, 12), (12, 16), (16, 12), (16, 16)])
+def test_the_header_says_the_sign_of_a_jpeg_2000_whatever_the_stream_says(precision, stored, signed, coded_signed):
+    bits = min(precision, stored)
+    values = RNG.integers(-(2 ** (bits - 1)) * signed, 2 ** (bits - signed), (ROWS, COLUMNS))
+    if not signed and coded_signed:
+        values //= 2  # what both can hold
+    words = values if coded_signed else values & (2**precision - 1)
+    frame = encode_array(words.astype(np.int16 if coded_signed else np.uint16), precision, photometric_interpretation=2)
+    found = decoded(frame, uid.JPEG2000Lossless, stored, PixelRepresentation=signed)
+    np.testing.assert_array_equal(found, values)
+
+
 @pytest.mark.parametrize("length", [0, 1])
 def test_the_box_of_a_wrapped_jpeg_2000_may_be_open_or_of_a_long_length(length):
     values = noise(8)
@@ -218,7 +252,9 @@ def refusal(*header, **tags) -> str:
     ],
 )
 def test_a_stream_of_another_size_or_none_is_refused(frame, syntax):
-    assert "not of the size that the header gives" in refusal(frame, syntax)
+    rule = refusal(frame, syntax)
+    assert "not of the size that the header gives: it states" in rule
+    assert rule.endswith("not Columns 52, Rows 40, SamplesPerPixel 1")
 
 
 def test_a_stream_deeper_than_the_words_of_the_header_is_refused_with_both_figures():

@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from imagecodecs import jpeg8_encode, jpegls_encode
 from pydicom import Dataset, dcmwrite, uid
+from pydicom.encaps import encapsulate
 
 from lungkit.data.images import MIN_SIDE, Image, ImageRefused, Preprocessing, preprocess, probe, read, window_level
+from tests.data.jpeg_lossless import encoded
 
 quick = settings(max_examples=60, deadline=None)
 
@@ -23,7 +26,8 @@ def picture(kind: str, **options) -> bytes:
     return content.getvalue()
 
 
-def dicom(kind: uid.UID, modality: str, syntax: uid.UID = uid.ExplicitVRLittleEndian) -> bytes:
+def dicom(kind: uid.UID, modality: str, syntax: uid.UID = uid.ExplicitVRLittleEndian, frame: bytes = b"") -> bytes:
+    """A compressed frame is given, or coded by pydicom."""
     made = Dataset()
     made.SOPClassUID, made.SOPInstanceUID, made.Modality = kind, "1.2.3.4", modality
     made.Rows, made.Columns = GREY.shape
@@ -35,7 +39,9 @@ def dicom(kind: uid.UID, modality: str, syntax: uid.UID = uid.ExplicitVRLittleEn
     made["PixelData"].VR = "OW"
     made.file_meta = Dataset()
     made.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-    if syntax != uid.ExplicitVRLittleEndian:
+    if frame:
+        made.PixelData, made.file_meta.TransferSyntaxUID = encapsulate([frame]), syntax
+    elif syntax != uid.ExplicitVRLittleEndian:
         made.compress(syntax, generate_instance_uid=False)
     content = io.BytesIO()
     dcmwrite(content, made, enforce_file_format=True)
@@ -51,6 +57,11 @@ VALID = {
     "x-ray": dicom(uid.DigitalXRayImageStorageForPresentation, "DX"),
     "jpeg 2000": dicom(uid.CTImageStorage, "CT", uid.JPEG2000Lossless),
     "rle": dicom(uid.ComputedRadiographyImageStorage, "CR", uid.RLELossless),
+    "jpeg lossless": dicom(uid.CTImageStorage, "CT", uid.JPEGLossless, encoded(GREY, 12, 6, wraps=True)),
+    "jpeg of 12 bits": dicom(
+        uid.CTImageStorage, "CT", uid.JPEGExtended12Bit, jpeg8_encode(GREY.astype(np.uint16), bitspersample=12)
+    ),
+    "jpeg-ls": dicom(uid.CTImageStorage, "CT", uid.JPEGLSLossless, jpegls_encode(GREY.astype(np.uint16))),
 }
 
 
