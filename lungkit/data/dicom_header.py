@@ -434,6 +434,8 @@ def _check_format(header: Header) -> None:
         raise _format_refused(header, "TransferSyntaxUID", "PhotometricInterpretation")
     if header.samples != samples or header.bits_allocated not in _BITS_ALLOCATED.get(samples, ()):
         raise _format_refused(header, "PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated")
+    if header.bits_stored == header.bits_allocated:  # there is one place for them, whatever HighBit says
+        header.high_bit = header.bits_allocated - 1
     bits, high = header.bits_stored, header.high_bit
     if not (1 <= bits <= high + 1 <= header.bits_allocated) or (samples == 3 and bits != 8):
         raise _format_refused(header, "BitsAllocated", "BitsStored", "HighBit")

@@ -66,7 +66,7 @@ def _table(
     count, first, bits = np.frombuffer(descriptor.content[:6], f"{order}u2").tolist()
     count = count or 2**16
     if data and data.content:
-        packed = len(data.content) in (count, count + 1)  # 8 bits each
+        packed = count <= len(data.content) < min(count + 2, 2 * count)  # 8 bits each
         entries = _words(data, order, not packed)[:count]
     elif segments and segments.content:
         entries = _expanded(_words(segments, order, bits > 8), count, bits > 8)

@@ -125,6 +125,11 @@ def test_a_high_bit_that_is_missing_follows_from_the_bits_stored():
     agrees(dicom(TWELVE, BitsStored=12, HighBit=None, **WIDE), linear(TWELVE, 2048, 4096))
 
 
+def test_a_high_bit_is_of_no_account_where_the_words_are_full():
+    agrees(dicom(RAMP, HighBit=0), RAMP / 255)
+    agrees(dicom(TWELVE, HighBit=11, **WIDE), linear(TWELVE, 2048, 4096))
+
+
 @pytest.mark.parametrize("high_bit", [3, 16])
 def test_a_high_bit_that_leaves_no_room_is_refused(high_bit):
     assert refusal(dicom(TWELVE, BitsStored=12, HighBit=high_bit)).rule.endswith(f"HighBit {high_bit}")
@@ -362,6 +367,11 @@ def test_a_modality_table_of_a_big_endian_and_an_implicit_file(first):
     )
     for content in (big, plain):
         agrees(content, linear(FALLING[TWELVE], 2048, 4096))
+
+
+def test_a_table_of_one_entry_of_16_bits_is_read():
+    sequence = lut_item(0, struct.pack("<H", 3000), 1, 12)
+    agrees(raw(dicom(TWELVE), ("VOILUTSequence", "SQ", sequence)), np.full(TWELVE.shape, 3000 / 4095))
 
 
 def test_packed_entries_of_a_big_endian_file_are_swapped_with_their_words():
