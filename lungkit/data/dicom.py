@@ -69,7 +69,7 @@ def _whole(header: Header, stream: BinaryIO) -> Dataset:
     """What the decoders need, with PixelData unless its closing mark is missing; the stream stands there."""
     pixels = Tag("PixelData")
     found = read_dataset(
-        stream, header.syntax.is_implicit_VR, header.order == "<", stop_when=lambda tag, *_: tag > pixels
+        stream, header.syntax.is_implicit_VR, header.order == "<", stop_when=lambda tag, *_: tag != pixels
     )
     whole = Dataset()
     whole.file_meta = Dataset()

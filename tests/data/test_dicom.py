@@ -662,6 +662,11 @@ def test_sequences_of_open_length_hold_lookup_tables_too():
     agrees(before_pixels(dicom(TWELVE), open_sequence(Tag("VOILUTSequence"), inner)), FALLING[TWELVE] / 4095)
 
 
+def test_what_follows_the_pixels_is_not_read_whatever_its_tag():
+    nested = struct.pack("<HH2sHI2HI", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF)
+    agrees(dicom() + nested * 5000, RAMP / 255)
+
+
 @pytest.mark.parametrize(
     "inner",
     [
