@@ -120,8 +120,9 @@ def run(
         given[key] = _source(value) if key == "data" else _value(value)
     _told(_left_out(given["data"], given.get("label_column")))
     result = notebooks.run(chosen, given)
-    if sentence := notebooks.headline(result.folder):
-        terminal.say(sentence)
+    for sentence in (notebooks.standing(result), notebooks.headline(result.folder)):
+        if sentence:
+            terminal.say(sentence)
     seconds = sum(taken for _, taken, _ in result.stages)
     terminal.say(f"{len(result.stages)} notebooks in {seconds:.0f} s: {result.index}")
 
@@ -148,8 +149,15 @@ def train(
     workers: Annotated[
         int | None, typer.Option(min=1, help="processes that share each batch; without: this one")
     ] = None,
+    population: Annotated[
+        str, typer.Option(help="whose images they are, for the card; needed where the set is not the recipe's own")
+    ] = "",
+    licence: Annotated[str, typer.Option(help="of the images, for the card; as with --population")] = "",
 ) -> None:
-    """Fine-tune a network by a recipe, measure it on patients it has not seen, and register it."""
+    """Fine-tune a network by a recipe, measure it on patients it has not seen, and register it.
+
+    A version that is measurably worse than the active one is registered without becoming active.
+    """
     from lungkit.training import recipes
 
     if recipe == "list":
@@ -167,13 +175,20 @@ def train(
         raise LungkitError(
             f"--outside {outside}: give the folder of covid_chestxray, and only for a chest X-ray recipe"
         )
-    from lungkit.training import finetune, probes
+    from lungkit.training import activation, finetune, probes
 
+    stated = {"population": population, "licence": licence}
+    given = recipes.command(recipe, data, outside=outside or "", compact=compact, workers=workers, **stated)
     asked = outside and (lambda candidate, own: probes.chest_xray(candidate, own, outside))
     work = config.work_dir() / chosen.name
-    version, history = finetune.train(chosen, source, work, probes=asked, compact=compact, workers=workers)
+    version, history = finetune.train(
+        chosen, source, work, probes=asked, compact=compact, workers=workers, command=given, **stated
+    )
     terminal.say(history.to_string(index=False))
-    terminal.say(f"{version} is registered and active: {version.folder}")
+    terminal.say(f"{activation.sentence(version)}\n{version.folder}")
+    if unstated := [name for name, said in version.card["about"].items() if said == recipes.NOT_STATED]:
+        options = " and ".join(f"--{name}" for name in unstated)
+        terminal.say(f'its card says "{recipes.NOT_STATED}" of {" and ".join(unstated)}: state it with {options}')
 
 
 @app.command()

@@ -110,8 +110,19 @@ def _made(folder: Path) -> bool:
 
 def _registered(folder: Path) -> dict:
     """The version that this run registered, as a parameter of the notebooks that follow; a newer one is another's."""
+    record = _record(folder)
+    return {"model_name": record["version"]} if record else {}
+
+
+def standing(result: Run) -> str:
+    """Whether the version that this run registered is active, and why; empty where it registered none."""
+    return _record(Path(result.parameters.get("report") or result.folder)).get("says", "")
+
+
+def _record(folder: Path) -> dict:
+    """What release.register noted in this folder; empty where it noted nothing."""
     record = folder / config.REGISTERED
-    return {"model_name": json.loads(record.read_text("utf-8"))["version"]} if record.is_file() else {}
+    return json.loads(record.read_text("utf-8")) if record.is_file() else {}
 
 
 def _execute(notebook: Path, parameters: dict, result: Run) -> None:

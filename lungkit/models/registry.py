@@ -163,6 +163,15 @@ def add(model: str, card: dict, write: Callable[[Path], None], promote: bool = T
     return _activate(model, version) if promote else _read(model, version)
 
 
+@contextmanager
+def registering(model: str) -> Iterator[None]:
+    """Others who register versions of this model wait, so that the active one stays the one looked at in the block."""
+    folder = _model_folder(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / ".registering"):
+        yield
+
+
 def promote(model: str, version: str) -> Version:
     """Make a version the active one, after verifying it."""
     return _activate(model, version)
@@ -392,7 +401,7 @@ def _readme(card: dict) -> str:
     return f"""# {ref}
 
 {card.get("about", {}).get("question", "Classifies one image.")} Answers with {_listed(card["classes"], "or")}.
-Registered {card["created"]} by lungkit {card["lungkit"]}.
+Registered {card["created"]} by lungkit {card["lungkit"]}{_standing(card)}.
 {_SYNTHETIC if card["synthetic"] else ""}
 ## Intended use
 
@@ -447,6 +456,12 @@ version.folder, version.card["classes"], version.card["preprocessing"]
 """
 
 
+def _standing(card: dict) -> str:
+    """Whether the version became active when it was registered, and why."""
+    standing = card.get("standing")
+    return f", {'active' if standing['active'] else 'not active'}: {standing['reason']}" if standing else ""
+
+
 def _trust(card: dict) -> str:
     """What probes found, in their own sentences."""
     says = card.get("trust", {}).get("says")
@@ -477,9 +492,12 @@ def _bullets(values: dict) -> str:
     return "\n".join(f"- {key.replace('_', ' ')}: {plain(value)}" for key, value in values.items())
 
 
+_TOLD_APART = ("about", "trust", "standing")
+
+
 def _more(card: dict) -> str:
     """Whatever else the card holds (architecture, training, …)."""
-    rest = {key: value for key, value in card.items() if key not in (*REQUIRED, *SET_HERE, "about", "trust")}
+    rest = {key: value for key, value in card.items() if key not in (*REQUIRED, *SET_HERE, *_TOLD_APART)}
     return f"\n## More\n\n{_bullets(rest)}\n" if rest else ""
 
 

@@ -20,7 +20,7 @@ from lungkit import resume
 from lungkit.data import dataset, images
 from lungkit.models import backbones, cnn, decision, ensemble, registry
 from lungkit.progress import bar
-from lungkit.training import calibration, evaluation, fit, multiworker, pipeline, release
+from lungkit.training import calibration, evaluation, fit, multiworker, pipeline, recipes, release
 from lungkit.training.recipes import Recipe
 
 PENALTIES = (1e4, 1e3, 1e2, 1e1, 1e0)  # of the squared kernel, on standardised features
@@ -272,13 +272,21 @@ def train(
     probes: Callable[[release.Candidate, dataset.Dataset], dict] | None = None,
     compact: bool = False,
     workers: int | None = None,
+    command: str = "",
+    population: str = "",
+    licence: str = "",
 ) -> tuple[registry.Version, pd.DataFrame]:
     """Train a recipe and register it; a recipe with folds is measured on each, and its own fold's model registered.
 
-    folder: keeps every member's training, so that a killed one goes on. probes: what else shall be asked of the version
+    A set with other classes or of another modality is refused before anything is trained.
+    command, population, licence: for the card, as in recipes.Recipe.about.
+    folder: keeps every member's training, so that a killed one continues. probes: what else to ask of the version
     before it is registered, given its own data. compact: as in release.register.
     workers: as in `member`. Returns the version and the history of its members.
     """
+    whole = dataset.load(source, label_column=recipe.label_column)
+    recipe.check(whole)
+    command = command or recipes.command(recipe.name, source, compact=compact, workers=workers)
     measured, seconds = {}, 0.0
     if recipe.fold:
         together, seconds = cross_validate(recipe, source, folder, workers)
@@ -304,11 +312,11 @@ def train(
         training=recipe.settings() | {"tuned_share": recipe.tuned_share, "seconds": round(seconds, 1)},
         recipe=trained.of.how,
         modality=recipe.modality,
-        about=recipe.about(),
+        about=recipe.about(whole, command, population, licence),
         measured=measured,
         probes=probes and (lambda candidate: probes(candidate, trained.of.data)),
         test_too=True,
-        scored_before=recipe.scored_before,
+        scored_before=recipe.scored_before if recipe.owns(whole) else 0,
         compact=compact,
     )
     return version, trained.history

@@ -12,6 +12,7 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
 from lungkit import resume
+from lungkit.data import dataset
 from lungkit.errors import LungkitError
 from lungkit.models import cnn
 from lungkit.training import calibration, cnn_search, finetune, release
@@ -86,9 +87,10 @@ def task(
 ) -> cnn_search.Task:
     """A bayesian search of `trials` trials of `epochs` epochs (default: the recipe's) on at most `limit` images.
 
-    source: as dataset.prepare takes it.
+    source: as dataset.prepare takes it; one with other classes or of another modality is refused.
     """
     recipe = replace(recipe, epochs=recipe.epochs if epochs is None else epochs)
+    recipe.check(dataset.load(source, label_column=recipe.label_column, limit=limit))
     of = finetune.material(recipe, source, limit)
     settings = recipe.settings() | {"data": of.data.fingerprint, "limit": limit, "vary": list(vary)}
     folder = resume.work_folder(f"{recipe.name}-search", settings | {"trials": trials, "seed": seed})

@@ -3,8 +3,12 @@
 Settings were chosen on validation patients (bench/README.md says which were tried); no test split took part.
 """
 
+import shlex
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
+from lungkit.data import dataset
+from lungkit.data.notes import alike
 from lungkit.errors import LungkitError
 
 
@@ -17,6 +21,7 @@ class Recipe:
     question: str = ""  # what the model answers, for clinicians
     population: str = ""  # whose images it learned from, for clinicians
     data: str = ""  # the folder's name among the public sets
+    images: dict[str, int] = field(default_factory=dict)  # of each class in that set; of a phantom any number (0)
     licence: str = ""  # of those images, as their publishers state it
     label_column: str | None = None
     fold: str | None = None  # of splits.assign; None: the published split
@@ -47,19 +52,90 @@ class Recipe:
         """What decides how a member's training goes, JSON-ready; `tuned_share` comes after it."""
         return {name: value for name, value in asdict(self).items() if name not in _WORDS}
 
-    def about(self) -> dict:
-        """What people should know of the model before they use it, and the command that makes and measures it."""
-        if self.data == "phantom":
-            options = "phantom"
-        else:
-            outside = " --outside FOLDER/covid_chestxray" if self.side >= 224 and self.modality == "X-ray" else ""
-            options = f"FOLDER/{self.data}{outside} --compact"
+    def check(self, data: dataset.Dataset) -> None:
+        """Refuse a set that is labelled with other classes, or whose files say that they are of another modality."""
+        if self.images and {alike(name) for name in self.images} != {alike(name) for name in data.classes}:
+            raise LungkitError(
+                f"{self.name} tells apart {', '.join(self.images)}, but {data.name} is labelled "
+                f"{', '.join(data.classes)}; nothing was trained. Name its classes as the recipe does, choose another "
+                "recipe (`lungkit train list`), or train a model of your own classes: `lungkit run 03 --data FOLDER`"
+            )
+        stated = {_MODALITIES.get(text.upper(), text) for text in data.manifest["modality"] if text}
+        if self.modality and (other := sorted(stated - {self.modality})):
+            raise LungkitError(
+                f"{self.name} reads {self.modality} images, but {data.name} holds {', '.join(other)} images, as its "
+                "files say; nothing was trained. Leave them out, or choose another recipe (`lungkit train list`)"
+            )
+
+    def owns(self, data: dataset.Dataset) -> bool:
+        """Whether this is the set that the recipe was made for: of its name and with as many images of each class.
+
+        Of a phantom, which is drawn in any number: whether the set says that it is one.
+        """
+        if not any(self.images.values()):
+            return self.data == "phantom" and data.synthetic and data.name.startswith("phantom")
+        counted = data.manifest.drop_duplicates("file")["label"].value_counts().to_dict()
+        column = f"-{self.label_column}" if self.label_column else ""
+        return data.name == f"{self.data}{column}" and counted == self.images
+
+    def about(
+        self,
+        data: dataset.Dataset | None = None,
+        command: str = "",
+        population: str = "",
+        licence: str = "",
+    ) -> dict:
+        """What people should know of the model before they use it, and the command that made and measured it.
+
+        data: what it was trained on; default: the recipe's own set. Of another set the recipe knows neither population
+        nor licence: they are "not stated", where they are not given.
+        """
+        own = data is None or self.owns(data)
+        question = self.question if own else f"{self.modality}: {', '.join(data.classes[:-1])} or {data.classes[-1]}?"
         return {
-            "question": self.question,
-            "population": self.population,
-            "licence": self.licence,
-            "command": f"lungkit train {self.name} --data {options}",
+            "question": question,
+            "population": population or (self.population if own else NOT_STATED),
+            "licence": licence or (self.licence if own else NOT_STATED),
+            "command": command or self._command(),
         }
+
+    def _command(self) -> str:
+        """The command that makes and measures the model that ships."""
+        if self.data == "phantom":
+            return command(self.name, "phantom")
+        probed = self.side >= 224 and self.modality == "X-ray"
+        return command(self.name, f"FOLDER/{self.data}", outside="covid_chestxray" if probed else "", compact=True)
+
+
+def command(
+    name: str,
+    source: str | Path,
+    *,
+    outside: str | Path = "",
+    compact: bool = False,
+    workers: int | None = None,
+    population: str = "",
+    licence: str = "",
+) -> str:
+    """The command line for these arguments of `lungkit train`, without the folders that lie only on this machine."""
+    words = ["lungkit", "train", name, "--data", _named(source)]
+    words += ["--outside", _named(outside)] if outside else []
+    words += ["--compact"] if compact else []
+    words += ["--workers", str(workers)] if workers else []
+    words += ["--population", population] if population else []
+    words += ["--licence", licence] if licence else []
+    return shlex.join(words)
+
+
+def _named(source: str | Path) -> str:
+    """A data set by its name: what lies in a folder of somewhere is FOLDER/name."""
+    path = Path(source)
+    return str(source) if str(source) == "phantom" or not path.name else f"FOLDER/{path.name}"
+
+
+NOT_STATED = "not stated"
+_XRAYS = ("CR", "DX", "DR", "RG", "XR", "CXR", "XRAY", "X-RAY", "RADIOGRAPH")
+_MODALITIES = {"MR": "MRI", **dict.fromkeys(_XRAYS, "X-ray")}
 
 
 _WORDS = (
@@ -69,6 +145,7 @@ _WORDS = (
     "population",
     "licence",
     "data",
+    "images",
     "label_column",
     "fold",
     "by",
@@ -107,6 +184,7 @@ RECIPES = {
             name="chest-xray-pneumonia",
             modality="X-ray",
             question="Chest X-ray: normal or pneumonia?",
+            images={"NORMAL": 1203, "PNEUMONIA": 3268},
             scored_before=1,
             learning_rate=1e-3,
             **_CHEST,
@@ -115,6 +193,7 @@ RECIPES = {
             name="chest-xray-infection",
             modality="X-ray",
             question="Chest X-ray: normal, bacterial or viral pneumonia?",
+            images={"NORMAL": 1203, "BACTERIAL": 2149, "VIRAL": 1119},
             label_column="subtype",
             scored_before=1,
             label_smoothing=0.0,
@@ -127,6 +206,7 @@ RECIPES = {
             question="Chest X-ray in 28 x 28 pixels (PneumoniaMNIST): normal or pneumonia?",
             population=_CHEST["population"] + ", reduced to 28 x 28 pixels",
             data="pneumoniamnist",
+            images={"normal": 1583, "pneumonia": 4273},
             licence="CC BY 4.0",
             side=112,
             augmentation=_SHAPELESS | {"sharpness": 0.0},
@@ -139,6 +219,7 @@ RECIPES = {
             question="Chest CT slice: COVID-19 or not?",
             population="slices cut from the figures of papers and from teaching collections, of many hospitals",
             data="covid_ct",
+            images={"NonCOVID": 296, "COVID": 260},
             licence="of the papers that the images come from; research use",
             fold="1/4",
             until="stage3",
@@ -152,6 +233,7 @@ RECIPES = {
             question="Chest CT slice: normal, benign or malignant?",
             population="adults of two oncology centres in Iraq",
             data="iqoth_nccd",
+            images={"Normal": 312, "Benign": 87, "Malignant": 419},
             licence="not stated in the copy used; believed CC BY 4.0",
             fold="1/4",
             leak=True,
@@ -166,6 +248,7 @@ RECIPES = {
             question="Brain MRI slice: no tumour, glioma, meningioma or pituitary tumour?",
             population="adults; merged from three collections, patients not published",
             data="brain_tumour_mri",
+            images={"notumor": 304, "glioma": 350, "meningioma": 326, "pituitary": 350},
             licence="CC0, as stated on its page",
             fold="1/4",
             side=160,
@@ -178,6 +261,7 @@ RECIPES = {
             question="Chest CT slice: normal, pneumonia or COVID-19?",
             population="no patient: slices drawn by a computer",
             data="phantom",
+            images={"Normal": 0, "Pneumonia": 0, "COVID-19": 0},
             licence="made by lungkit, as the rest of it",
             backbone="cnn",
             side=96,

@@ -1,5 +1,6 @@
 """What happens to a model once it is trained: registered with its card, and scored on data it has not seen."""
 
+import json
 import re
 import shutil
 import tempfile
@@ -17,11 +18,12 @@ import numpy as np
 import pandas as pd
 import scipy.special
 
+from lungkit import config, files
 from lungkit.data import dataset, images, splits
 from lungkit.data.notes import alike
 from lungkit.errors import LungkitError
 from lungkit.models import decision, graph, input_checks, registry, saved
-from lungkit.training import calibration, evaluation, export, input_statistics
+from lungkit.training import activation, calibration, evaluation, export, input_statistics
 
 # Names of the images (by content) that a version learned from or was chosen on, one a line, in its folder.
 TRAINED_ON = "trained_on.txt"
@@ -72,8 +74,12 @@ def register(
     test_too: bool = False,
     scored_before: int = 0,
     compact: bool = False,
+    report: Path | None = None,
 ) -> registry.Version:
-    """Calibrate, choose the operating point and measure on the validation patients; register a new active version.
+    """Calibrate, choose the operating point and measure on the validation patients; register a new version.
+
+    It becomes active unless it is measurably worse than the active one, or cannot be compared with it (see
+    lungkit.training.activation); the card's "standing" says which.
 
     architecture, training, about: what people should know of them, JSON-ready, kept in the card.
     recipe: the arguments of dataset.prepare (label_column, limit, seed …) that give this split again.
@@ -82,6 +88,7 @@ def register(
     probes: asked last, when all was chosen; what they answer is the card's "trust".
     test_too: whether the test part is scored, now and once, for the card. scored_before: how often the same test part
         was scored for earlier versions, for the card's "times_scored".
+    report: the folder of the run of notebooks, where config.REGISTERED is to name this version for those that follow.
     compact: leave out the model for Keras, and keep the graph's weights as float16 where it then still says what Keras
         says. The clinic and `score` need the graph alone.
     Raises export.NotExportable where there is no such graph, or where it does not say what the model says.
@@ -128,7 +135,15 @@ def register(
         if probes:
             flagged = partial(_flagged, card, references, without_heat)
             card["trust"] = probes(Candidate(card, graph.Graph(made), flagged))
-        return registry.add(name, card, lambda staging: shutil.copytree(made, staging, dirs_exist_ok=True))
+        with registry.registering(name):
+            standing = activation.standing(name, card, data, on_validation, _read)
+            card["standing"] = standing.to_dict()
+            copied = partial(shutil.copytree, made, dirs_exist_ok=True)
+            version = registry.add(name, card, copied, promote=standing.active)
+    if report:
+        record = {"version": str(version), "says": activation.sentence(version)}
+        files.replace(report / config.REGISTERED, json.dumps(record, ensure_ascii=False))
+    return version
 
 
 def _read(runtime: graph.Graph, tensors: np.ndarray) -> np.ndarray:

@@ -1,17 +1,20 @@
 """A recipe becomes a registered version: fine-tuned in stages, measured by fold on patients not trained on."""
 
 import dataclasses
+import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.special
 from sklearn.linear_model import LogisticRegression
 from typer.testing import CliRunner
 
 from lungkit import cli, resume
+from lungkit.data import dataset
 from lungkit.errors import LungkitError
 from lungkit.models import backbones, graph, overview, registry, saved
-from lungkit.training import finetune, recipes, release
+from lungkit.training import finetune, fit, recipe_search, recipes, release
 
 TINY = recipes.Recipe(
     name="squares-lite",
@@ -19,6 +22,7 @@ TINY = recipes.Recipe(
     question="Is the square left or right?",
     population="squares",
     data="squares",
+    images={"left": 60, "right": 60},
     licence="none",
     fold="1/2",
     scored_before=2,
@@ -80,6 +84,83 @@ def test_the_card_says_what_it_answers_for_whom_and_how_to_make_it_again(trained
     assert card["modality"] == "X-ray"
     assert card["training"]["learning_rate"] == TINY.learning_rate
     assert card["metrics"]["test"]["times_scored"] == TINY.scored_before + 1 == 3
+
+
+def test_a_recipe_states_population_and_licence_of_its_own_set_only(trained, squares, tmp_path):
+    assert trained[0].card["about"]["population"] == TINY.population
+    copied = shutil.copytree(squares, tmp_path / "squares")
+    own, elsewhere = dataset.load(copied), dataset.load(shutil.copytree(squares, tmp_path / "elsewhere"))
+    assert TINY.about(own)["population"] == TINY.population
+    other = TINY.about(elsewhere, "lungkit train …")
+    assert other == {
+        "question": "X-ray: left or right?", "population": "not stated", "licence": "not stated",
+        "command": "lungkit train …",
+    }  # fmt: skip
+    stated = TINY.about(elsewhere, population="made-up squares", licence="CC0")
+    assert (stated["population"], stated["licence"]) == ("made-up squares", "CC0")
+    (copied / "labels.csv").write_text("".join((copied / "labels.csv").read_text().splitlines(True)[:-4]))
+    assert TINY.about(dataset.load(copied))["population"] == "not stated", "of the same name, but other images"
+
+
+@pytest.mark.parametrize(
+    ("names", "refused"),
+    [
+        (
+            {"left": "left", "right": "above"},
+            "squares-lite tells apart left, right, but squares is labelled above, left",
+        ),
+        ({"left": "Left ", "right": "RIGHT"}, ""),
+        ({"left": "ｌｅｆｔ", "right": "right"}, ""),
+    ],
+)
+def test_other_classes_are_refused_and_other_spellings_are_not(squares, tmp_path, names, refused):
+    folder = shutil.copytree(squares, tmp_path / "squares")
+    table = pd.read_csv(folder / "labels.csv", dtype=str, keep_default_na=False)
+    table.assign(label=table["label"].map(names)).to_csv(folder / "labels.csv", index=False)
+    if not refused:
+        return TINY.check(dataset.load(folder))
+    for begin in (lambda: finetune.train(TINY, folder, tmp_path / "work"), lambda: recipe_search.task(TINY, folder)):
+        with pytest.raises(LungkitError, match=rf"{refused}; nothing was trained\. Name its classes as"):
+            begin()
+    assert not (tmp_path / "work").exists()
+    return None
+
+
+@pytest.mark.parametrize(("stated", "refused"), [("DX", ""), ("", ""), ("CT", "CT"), ("MR", "MRI"), ("US", "US")])
+def test_images_of_another_modality_are_refused(squares, stated, refused):
+    data = dataset.load(squares)
+    data = dataclasses.replace(data, manifest=data.manifest.assign(modality=[stated, *["CR"] * 119]))
+    if not refused:
+        return TINY.check(data)
+    with pytest.raises(LungkitError, match=f"squares-lite reads X-ray images, but squares holds {refused} images"):
+        TINY.check(data)
+    return None
+
+
+def test_the_command_line_refuses_a_set_with_other_classes_before_it_trains(squares, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "fit", lambda *_, **__: pytest.fail("trained"))
+    for verb in (["train", "ct-infection"], ["search", "--recipe", "ct-infection"]):
+        done = CliRunner().invoke(cli.app, [*verb, "--data", str(squares)])
+        assert "ct-infection tells apart Normal, Pneumonia, COVID-19, but squares is labelled left, right" in str(
+            done.exception
+        )
+    assert "ct-infection" not in registry.models()
+
+
+def test_a_set_of_ones_own_is_trained_with_what_is_stated_of_it(squares, tmp_path, monkeypatch):
+    short = dataclasses.replace(TINY, name="short", fold=None, epochs=1, scored_before=2)
+    monkeypatch.setitem(recipes.RECIPES, "short", short)
+    monkeypatch.setenv("LUNGKIT_ARTIFACTS", str(tmp_path / "artifacts"))
+    mine = shutil.copytree(squares, tmp_path / "my squares")
+    shown = CliRunner().invoke(cli.app, ["train", "short", "--data", str(mine), "--licence", "CC0"]).output
+    about = registry.find("short").card["about"]
+    assert about == {
+        "question": "X-ray: left or right?", "population": "not stated", "licence": "CC0",
+        "command": "lungkit train short --data 'FOLDER/my squares' --licence CC0",
+    }  # fmt: skip
+    assert "short@v1 is registered and active: no version was active before" in shown
+    assert 'its card says "not stated" of population: state it with --population' in shown
+    assert registry.find("short").card["metrics"]["test"]["times_scored"] == 1
 
 
 def test_a_compact_version_is_a_graph_alone_with_float16_weights_and_says_so_when_asked_for_keras(trained):
