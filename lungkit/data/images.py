@@ -305,16 +305,23 @@ def prepare(source: str | Path | bytes | BinaryIO | Image, spec: Preprocessing, 
     The one way there, for training, evaluation, `predict` and the clinic. A JPEG is decoded at the scale that `spec`
     asks for, also where its Image was read at full scale before. Raises ImageRefused for whatever `read` refuses.
     """
-    if isinstance(source, Image):
-        if source.jpeg is None or spec.jpeg == "full":
-            return _of_image(source, spec)
-        source, name = source.jpeg, source.file
-    with _reading(source, name) as (stream, kind, file):
-        if kind == "JPEG" and spec.jpeg == "scaled" and (reduced := pictures.reduced(stream, spec.size)):
-            shown = _shown(reduced.pixels, "intensity", spec)
-            return Prepared(_tensor(shown, reduced.shape, spec, reduced.fitted), "intensity", reduced.shape)
-        stream.seek(0)
-        return _of_image(_image(stream, kind, file), spec)
+    if not isinstance(source, Image):
+        with _reading(source, name) as (stream, kind, file):
+            return _of_reduced(stream, kind, spec) or _of_image(_image(stream, kind, file), spec)
+    if source.jpeg is None:
+        return _of_image(source, spec)
+    with _reading(source.jpeg, source.file) as (stream, kind, _):
+        return _of_reduced(stream, kind, spec) or _of_image(source, spec)
+
+
+def _of_reduced(stream: BinaryIO, kind: str, spec: Preprocessing) -> Prepared | None:
+    """From a JPEG decoded at a smaller scale; None where it is decoded in full. The stream is at its start again."""
+    reduced = pictures.reduced(stream, spec.size) if kind == "JPEG" and spec.jpeg == "scaled" else None
+    stream.seek(0)
+    if reduced is None:
+        return None
+    shown = _shown(reduced.pixels, "intensity", spec)
+    return Prepared(_tensor(shown, reduced.shape, spec, reduced.fitted), "intensity", reduced.shape)
 
 
 def preprocess(image: Image, spec: Preprocessing) -> np.ndarray:

@@ -1,6 +1,8 @@
 """What holds for every file and every image: nothing but ImageRefused escapes, and tensors keep their promises."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -24,6 +26,28 @@ def picture(kind: str, **options) -> bytes:
     content = io.BytesIO()
     PIL.Image.fromarray(GREY).save(content, kind, **options)
     return content.getvalue()
+
+
+def deep_png() -> bytes:
+    """Colour of 16 bits, which Pillow cannot write."""
+    words = np.repeat(GREY.astype(">u2") * 16, 3, axis=1)
+    rows = b"".join(b"\0" + row.tobytes() for row in words)
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">2I5B", 40, 32, 16, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def deep_tiff(**tags: int) -> bytes:
+    """Colour of 16 bits by hand; a tag is a t and its number."""
+    words = np.repeat(GREY.astype("<u2") * 16, 3, axis=1)
+    entries = {256: 40, 257: 32, 258: 16, 259: 1, 262: 2, 273: 8, 277: 3, 278: 32, 279: words.nbytes, 284: 1}
+    entries |= {int(tag[1:]): value for tag, value in tags.items()}
+    fields = b"".join(struct.pack("<2H2I", tag, 4, 1, entries[tag]) for tag in sorted(entries))
+    head = struct.pack("<2sHI", b"II", 42, 8 + words.nbytes)
+    return head + words.tobytes() + struct.pack("<H", len(entries)) + fields + bytes(4)
 
 
 def dicom(kind: uid.UID, modality: str, syntax: uid.UID = uid.ExplicitVRLittleEndian, frame: bytes = b"") -> bytes:
@@ -53,6 +77,10 @@ VALID = {
     "jpeg": picture("JPEG"),
     "tiff": picture("TIFF"),
     "tiff lzw": picture("TIFF", compression="tiff_lzw"),
+    "png 16-bit colour": deep_png(),
+    "tiff 16-bit colour": deep_tiff(),
+    "tiff 16-bit grey and alpha": deep_tiff(t256=60, t262=1, t277=2, t338=2),
+    "tiff half floats": deep_tiff(t256=120, t262=1, t277=1, t339=3),
     "ct": dicom(uid.CTImageStorage, "CT"),
     "x-ray": dicom(uid.DigitalXRayImageStorageForPresentation, "DX"),
     "jpeg 2000": dicom(uid.CTImageStorage, "CT", uid.JPEG2000Lossless),
