@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lungkit.clinic import predictor
+from lungkit.data import images
 from lungkit.models import overview, registry
 from lungkit.training import recipes
 from tests.shipped import export
@@ -30,6 +31,14 @@ def test_a_shipped_model_says_in_its_card_what_it_learned_from(name):
     card = registry.active(name).card
     assert card["synthetic"] == card["data"]["name"].startswith("phantom")
     assert "/" not in card["data"]["name"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_model_still_reads_as_it_was_registered(name):
+    card = registry.active(name).card
+    spec = images.Preprocessing.from_dict(card["preprocessing"])
+    assert spec.jpeg == card["preprocessing"].get("jpeg", "full")
+    assert spec.size == tuple(card["preprocessing"]["size"])
 
 
 def test_all_that_ship_are_tested_and_take_less_than_60_megabytes(shipped):
