@@ -112,7 +112,7 @@ def _hounsfield(stored: np.ndarray, header: Header, notes: list[str]) -> np.ndar
     hu = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     hu[_padding(stored, header)] = AIR
     if header.word("RescaleType") == "HU_MOD":
-        notes.append("RescaleType HU_MOD")
+        notes.append("RescaleType HU_MOD taken as Hounsfield units")
     return np.maximum(hu, np.float32(AIR))
 
 

@@ -106,7 +106,6 @@ _OTHER_PIXELS = {Tag(keyword): keyword for keyword in ("FloatPixelData", "Double
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _OPEN = 0xFFFFFFFF  # the length of what only a closing mark ends
 _LONG = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}  # their length has 4 bytes
-_TABLE_KINDS = ("", "UN", "OB", "OW", "US", "SS")
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
 _NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?", re.ASCII)
 _EXPORT = "Export the image again."

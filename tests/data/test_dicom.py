@@ -125,7 +125,7 @@ def test_a_high_bit_that_is_missing_follows_from_the_bits_stored():
     agrees(dicom(TWELVE, BitsStored=12, HighBit=None, **WIDE), linear(TWELVE, 2048, 4096))
 
 
-def test_a_high_bit_is_of_no_account_where_the_words_are_full():
+def test_the_high_bit_does_not_matter_where_the_words_are_full():
     agrees(dicom(RAMP, HighBit=0), RAMP / 255)
     agrees(dicom(TWELVE, HighBit=11, **WIDE), linear(TWELVE, 2048, 4096))
 
@@ -178,7 +178,7 @@ def test_numbers_are_read_as_people_write_them(text):
 def test_hounsfield_units_are_known_in_any_case(kind):
     image = read(raw(ct(TWELVE), ("RescaleType", "LO", kind)))
     np.testing.assert_array_equal(image.pixels, TWELVE.astype(np.float32) - 1024)
-    assert image.tags.get("note") == ("RescaleType HU_MOD" if b"MOD" in kind else None)
+    assert image.tags.get("note") == ("RescaleType HU_MOD taken as Hounsfield units" if b"MOD" in kind else None)
 
 
 @pytest.mark.parametrize("kind", ["US", "OD", "PCT", "MGML"])
@@ -730,7 +730,7 @@ def test_a_value_that_only_describes_the_picture_never_costs_it(keyword, value):
     assert read(raw(dicom(), (keyword, "DS", value))).pixels.shape in ((40, 50), (60, 50))
 
 
-def test_a_character_set_that_no_one_knows_is_of_no_account():
+def test_an_unknown_character_set_does_not_matter():
     agrees(raw(dicom(), ("SpecificCharacterSet", "CS", b"ISO_IR 999")), RAMP / 255)
 
 
