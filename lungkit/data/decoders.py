@@ -219,10 +219,11 @@ def _plain_jpeg(frame: bytes, header: _JpegHeader) -> np.ndarray:
 
 
 def _jpeg_ls(frame: bytes) -> np.ndarray:
+    frame += _END  # without a mark behind it, CharLS looks for the rest of a cut stream for seconds
     try:
         return jpegls_decode(frame)
     except JpeglsError:
-        end = frame.rfind(_END)
+        end = frame.find(_END)
         padded = frame[:end].rstrip(b"\0")  # some encoders fill up before the closing mark, which CharLS refuses
         if len(padded) == end:
             raise

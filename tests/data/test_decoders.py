@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import imagecodecs
@@ -272,6 +273,17 @@ def test_a_jpeg_that_was_cut_is_refused_rather_than_read_as_half_a_picture(make,
     frame = make()
     rule = refusal(frame[: int(share * len(frame))], uid.JPEGLossless)
     assert rule == "truncated: the compressed picture ends before its closing mark"
+
+
+def test_a_cut_jpeg_ls_is_refused_at_once_even_if_it_has_a_closing_mark_elsewhere():
+    frame = imagecodecs.jpegls_encode(noise(8, 3))
+    start = frame.index(b"\xff\xda")
+    hidden = frame[:start] + b"\xff\xfe\0\4\xff\xd9" + frame[start:-2]  # in a comment
+    before = time.process_time()
+    for cut in range(100, 1000, 100):
+        with pytest.raises(imagecodecs.JpeglsError):
+            decoded(hidden[:-cut], uid.JPEGLSLossless, 8, "RGB")
+    assert time.process_time() - before < 1
 
 
 # --- strangers' files --------------------------------------------------------------------------------------------
