@@ -287,7 +287,7 @@ def evaluate(
     terminal.say(_reviewed(scored.review))
     _told(scored.remarks)
     if scored.unreadable:
-        terminal.say(f"{len(scored.unreadable):,} could not be read and are not in these figures:")
+        terminal.say(f"not in these figures, because unreadable: {len(scored.unreadable):,}")
         _told([f"  {one['file']}: {one['reason']}" for one in scored.unreadable], most=5, where="--json lists all")
     _told(map(str, scored.data.notes))
 
@@ -352,7 +352,7 @@ def data_audit(
     rows = found.findings[columns].itertuples(index=False)
     terminal.table(columns, rows, f"Audit of {found.name}", prose=["meaning", "examples"])
     if len(found.unreadable):
-        terminal.say(f"{len(found.unreadable):,} unreadable:")
+        terminal.say(f"unreadable: {len(found.unreadable):,}")
         _told(
             [f"  {file}: {reason}" for file, reason in found.unreadable.itertuples(index=False)],
             most=10,

@@ -269,7 +269,7 @@ def test_evaluate_names_what_could_not_be_read(lungkit, version, elsewhere):
         file.write_bytes(file.read_bytes()[:200])
     out = lungkit("evaluate", "--model", "squares-cnn", "--data", elsewhere)[1]
     assert "on elsewhere, all: 17 of 24 images" in out
-    lines = out[out.index("7 could not be read and are not in these figures:\n") :].splitlines()
+    lines = out[out.index("not in these figures, because unreadable: 7\n") :].splitlines()
     assert all(re.match(r"  Left/p\d\d_\d\.png: truncated", line) for line in lines[1:6])
     assert lines[6] == "  and 2 more (--json lists all)"
     record = json.loads(lungkit("evaluate", "--model", "squares-cnn", "--data", elsewhere, "--json")[1])
@@ -392,7 +392,7 @@ def test_an_audit_names_files_with_the_reason_and_is_strict_where_asked(lungkit,
         file.write_bytes(file.read_bytes()[:200])
     code, out, _ = lungkit("data", "audit", elsewhere, "--out", tmp_path / "out")
     assert code == 0
-    assert "\n12 unreadable:\n  Left/p00_0.png: truncated: the file ends before the picture does." in out
+    assert "\nunreadable: 12\n  Left/p00_0.png: truncated: the file ends before the picture does." in out
     assert "\n  and 2 more (unreadable.csv in the folder of --out lists all)\n" in out
     assert next(iter(_rows(out, "files passed over")))[-1] == "README.txt"
     table = pd.read_csv(tmp_path / "out" / "unreadable.csv")

@@ -389,7 +389,10 @@ def _labels_csv(path: Path, label_column: str | None) -> _Listing:
         source=table.get("source", blank),
     )
     # A file may be listed twice; if its rows differ in split they stay, so that splitting notices it on two sides.
-    rows = rows.drop_duplicates(["file", "label", "patient_id", "split"])
+    again = rows.duplicated(["file", "label", "patient_id", "split"])
+    meaning = "They say the same of it, and count once."
+    notes += note("rows that name a file again", "info", dict.fromkeys(rows["file"][again]), meaning)
+    rows = rows[~again]
     contradicted = rows.groupby("file")[["label", "patient_id"]].transform("nunique").gt(1).any(axis=1)
     labels.refuse_rows(rows, contradicted, "a file with two labels or patients", rows["file"])
     about = _about(root)

@@ -228,7 +228,7 @@ class Scored:
     def remarks(self) -> list[str]:
         """What should be known before these figures are believed; one line each."""
         counts = self.not_scored
-        rest = ", ".join(f"{count:,} {name or 'of no part'}" for name, count in counts.items())
+        rest = ", ".join(f"{count:,} {name.replace('_', ' ') or 'of no part'}" for name, count in counts.items())
         told = [f"not scored: {rest} (--split all scores every image)"] if counts else []
         told += [f"no image of {name}: figures that need one are left out (–)" for name in self.absent]
         if len(set(self.patients)) == 1:
@@ -399,10 +399,10 @@ def heat_maps(version: registry.Version, tensors: np.ndarray, classes: np.ndarra
 
 
 def _rows(data: dataset.Dataset, split: str) -> pd.DataFrame:
-    """The split's images, each once; refused, with what there is, where there are none."""
+    """The split's images; of all, each once. Refused, with what there is, where there are none."""
     if split not in ("all", *dataset.SIDES):
         raise LungkitError(f"no split '{split}'; accepted: train, val, test, all")
-    rows = data.part(None if split == "all" else split).drop_duplicates("file")
+    rows = data.part().drop_duplicates("file") if split == "all" else data.part(split)
     if rows.empty:
         counts = data.part()["split"].replace("", "of no part").value_counts()
         told = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "none"

@@ -219,6 +219,12 @@ def test_classes_in_two_spellings_are_named_before_anything_is_trained(root, oth
         dataset.prepare(root)
 
 
+def test_rows_that_name_a_file_again_are_noted_and_count_once(root):
+    data = load(root, table([*ROWS, *ROWS[:2], ROWS[0]]))
+    assert len(data.manifest) == 6
+    assert found(data)["rows that name a file again"].examples == ("img/0.png", "img/1.png")
+
+
 def test_a_table_is_found_whatever_the_case_of_its_name(root):
     (root / "Labels.CSV").write_text(table())
     assert len(dataset.load(root).manifest) == 6
