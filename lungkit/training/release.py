@@ -377,7 +377,7 @@ def _readable(files: list[Path], spec: images.Preprocessing) -> tuple[np.ndarray
 
     def tensor(file: Path) -> np.ndarray | str:
         try:
-            return images.preprocess(images.read(file), spec)
+            return images.prepare(file, spec).tensor
         except images.ImageRefused as error:
             return f"{error.rule}. {error.remedy}"
 
