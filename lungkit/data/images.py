@@ -321,7 +321,7 @@ def _of_reduced(stream: BinaryIO, kind: str, spec: Preprocessing) -> Prepared | 
     if reduced is None:
         return None
     shown = _shown(reduced.pixels, "intensity", spec)
-    return Prepared(_tensor(shown, reduced.shape, spec, reduced.fitted), "intensity", reduced.shape)
+    return Prepared(_tensor(shown, reduced.shape, spec, reduced.fitted), "intensity", reduced.shape, reduced.note)
 
 
 def preprocess(image: Image, spec: Preprocessing) -> np.ndarray:

@@ -83,10 +83,13 @@ def _orientation(picture: PIL.Image.Image) -> int:
 
 def upright_size(picture: PIL.Image.Image) -> tuple[int, int]:
     """(width, height) after the EXIF orientation, of square pixels."""
-    turned = _orientation(picture) in _TURNED
-    # a TIFF's size is upright already
-    shape = picture.size if turned and picture.format != "TIFF" else picture.size[::-1]
-    return square_shape(shape, *_spacing(picture))[::-1]
+    return square_shape(_upright_shape(picture), *_spacing(picture))[::-1]
+
+
+def _upright_shape(picture: PIL.Image.Image) -> tuple[int, int]:
+    """(height, width) after the EXIF orientation; a TIFF's size is upright already."""
+    turned = _orientation(picture) in _TURNED and picture.format != "TIFF"
+    return picture.size if turned else picture.size[::-1]
 
 
 def _spacing(picture: PIL.Image.Image) -> tuple[float, float]:
@@ -165,6 +168,7 @@ class Reduced:
     box: tuple[float, float, float, float]  # what the picture takes up of them: left, top, right, bottom
     shape: tuple[int, int]  # (height, width) of the whole picture: upright, of square pixels
     orientation: int  # EXIF's
+    note: str  # as in the tags of an Image
 
     def fitted(self, pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         """`pixels`, which are these after a window, as an upright picture of `shape` (height, width)."""
@@ -181,9 +185,9 @@ def reduced(stream: BinaryIO, size: tuple[int, int]) -> Reduced | None:
     picture = opened(stream, "JPEG")
     shape, orientation = upright_size(picture)[::-1], _orientation(picture)
     height, width = (_REDUCED_AT_LEAST * (place.stop - place.start) for place in placed(shape, size))
-    whole = picture.size
+    whole, note = picture.size, squared_note(_upright_shape(picture), shape)
     _, box = picture.draft(None, (height, width) if orientation in _TURNED else (width, height))
     if picture.size == whole:
         return None
     _decode(picture, stream, "JPEG")
-    return Reduced(luminance(picture).astype(np.float32) / 255, box, shape, orientation)
+    return Reduced(luminance(picture).astype(np.float32) / 255, box, shape, orientation, note)

@@ -20,6 +20,7 @@ GREY12 = RANDOM.integers(0, 4096, (HEIGHT, WIDTH)).astype(np.uint16)  # 12 bits 
 COLOURS12 = np.stack([GREY12, GREY12[::-1], GREY12[:, ::-1]], axis=-1)
 HIDDEN = np.s_[:15]  # rows that are transparent, where there is an alpha
 WEIGHTS = np.array([0.299, 0.587, 0.114])
+SCALED, FULL = Preprocessing((224, 224)), Preprocessing((224, 224), jpeg="full")
 
 
 def stretched(values: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
@@ -436,14 +437,24 @@ def test_a_resolution_that_says_nothing_changes_nothing(make, resolution):
     assert "note" not in read(make(*resolution)).tags
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_what_became_square_is_told_at_any_scale(orientation):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    content = density(jpeg((1200, 900), exif=exif), 1, 200, 100)
+    scaled, full = (prepare(content, spec) for spec in (SCALED, FULL))
+    assert scaled.note == full.note == read(content).tags["note"]
+    assert "not square" in scaled.note
+    assert not np.array_equal(scaled.tensor, full.tensor)
+    np.testing.assert_allclose(scaled.tensor, full.tensor, atol=2 / 255)
+
+
 def test_the_resolution_turns_with_the_picture():
     assert probe(exif_resolution(200, 100, orientation=6))[:2] == (2 * 96, 120)
     assert read(exif_resolution(200, 100, orientation=6)).pixels.shape == (120, 2 * 96)
 
 
 # --- at a smaller scale --------------------------------------------------------------------------------------------
-
-SCALED, FULL = Preprocessing((224, 224)), Preprocessing((224, 224), jpeg="full")
 
 
 def as_before(content: bytes, spec: Preprocessing) -> np.ndarray:
