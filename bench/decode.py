@@ -41,7 +41,7 @@ Times = dict[str, list[float]]  # way -> milliseconds of each round
 def pictures(folder: Path | None, count: int) -> list[PIL.Image.Image]:
     """Some of a folder's pictures, or smooth ones made up."""
     if folder:
-        files = sorted(file for file in folder.rglob("*") if images.looks_like_image(file))
+        files = bulk.find([str(folder)]).files
         chosen = files[:: max(1, len(files) // count)][:count]
         return [PIL.Image.fromarray(np.rint(255 * images.read(file).pixels).astype(np.uint8)) for file in chosen]
     random = np.random.default_rng(7)
