@@ -65,6 +65,7 @@ notebooks: setup ## execute the committed notebooks in place, on the phantom
 
 bench: setup ## measure: lungkit beside what one would use instead
 	$(BIN)/python -m bench.pipeline
+	$(BIN)/python -m bench.decode
 	$(BIN)/python -m bench.predict
 	$(BIN)/python -m bench.clinic
 
