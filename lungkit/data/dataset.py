@@ -224,6 +224,8 @@ def prepare(
     }
     if wrong := [str(note) for note in listing.notes if note.severity == "error"]:
         raise DatasetError(f"{listing.root}: {' '.join(wrong)}")
+    for each in listing.notes if told else ():  # before anything can fail for a reason that they explain
+        say_once(f"{listing.name}: {each}")
     folder = config.data_dir() / "manifests" / listing.name
     dataset = _saved(folder, recipe, listing)
     if not dataset:
@@ -233,8 +235,8 @@ def prepare(
             splits.check(manifest)
         dataset = replace(dataset, manifest=manifest)
         dataset.save(folder, recipe)
-    for line in left_out(dataset) if told else ():
-        say_once(f"{dataset.name}: {line}")
+    for each in _not_used(dataset) if told else ():
+        say_once(f"{dataset.name}: {each}")
     return dataset
 
 
@@ -243,13 +245,14 @@ def source_notes(source: str | Path, label_column: str | None = None) -> list[st
     return [str(each) for each in _listing(source, label_column, None, 7).notes]
 
 
-def left_out(dataset: Dataset) -> list[str]:
-    """One line for each kind of thing that is not used, or should be known before the data set is."""
-    unread = [f"{folders.shown(one['file'])}: {one['reason']}" for one in refused(dataset)]
+def _not_used(dataset: Dataset) -> list[Note]:
+    """What was refused, and set aside, when the set was prepared."""
+    unread = [f"{one['file']}: {one['reason']}" for one in refused(dataset)]
     aside = dataset.part(splits.SET_ASIDE)["file"]
-    more = note("images that cannot be read", "warning", unread, "They were left out.")
-    more += note("images set aside", "warning", aside, "Their patients are also in another part of the split.")
-    return [str(each) for each in (*dataset.notes, *more)]
+    return [
+        *note("images that cannot be read", "warning", unread, "They were left out."),
+        *note("images set aside", "warning", aside, "Their patients are also in another part of the split."),
+    ]
 
 
 def refused(dataset: Dataset) -> list[dict]:

@@ -141,7 +141,7 @@ def _oddities(table: pd.DataFrame, column: str) -> list[Note]:
         f"{name} {cell!r} in line {line}"
         for name in ("file", column, *ids)
         for line, cell in table[name].items()
-        if any(category(c) in ("Cc", "Zl", "Zp") for c in cell)
+        if not cell.isprintable() and any(category(c) in ("Cc", "Zl", "Zp") for c in cell)
     ]
     rounded = [name for column in ids for name in sorted(set(table[column])) if _ROUNDED.fullmatch(name)]
     return [

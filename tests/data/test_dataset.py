@@ -342,6 +342,27 @@ def test_an_unreadable_image_is_refused_with_its_reason(table_folder):
     assert len(data.files()) == 15 and len(data.files("refused")) == 1
 
 
+def test_what_is_left_out_is_told_once_also_before_a_refusal_that_it_explains(table_folder, tmp_path, capsys):
+    root, table, write = table_folder
+    (root / "img/3-1.png").write_bytes(b"")
+    table["split"] = ["train"] * 10 + ["test"] * 6
+    table.loc[9, "patient_id"] = "007"
+    write(table)
+    for _ in range(2):
+        dataset.prepare(root, overlap="set_aside")
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("clinic: ")]
+    assert told == [
+        "clinic: images that cannot be read: 1 (img/3-1.png: empty file. Copy or export it again.). "
+        "They were left out.",
+        "clinic: images set aside: 1 (img/4-1.png). Their patients are also in another part of the split.",
+    ]
+    for place in ("Normal/a", "Normal/b", "Sick/c", "Sick/d"):
+        picture(tmp_path / "few" / place / "1.png")
+    with pytest.raises(splits.SplitError, match="2 patient"):
+        dataset.prepare(tmp_path / "few")
+    assert "few: patients named by folders: 4 (a, b, c and 1 more)" in capsys.readouterr().err
+
+
 def test_a_class_of_which_nothing_can_be_read_is_named(class_folders):
     for file in (class_folders / "Normal").iterdir():
         file.write_bytes(b"broken")
