@@ -670,7 +670,7 @@ def test_what_follows_the_pixels_is_not_read_whatever_its_tag():
 @pytest.mark.parametrize(
     "inner",
     [
-        item(element(0x60111002, b"LO", b"x ")) + END_ITEM + END,  # the end of an item that has a length
+        (item(element(0x60111002, b"LO", b"x ")) + END_ITEM) * 2 + END,  # the end of an item that has a length
         struct.pack("<HH", 0xFFFE, 0xE000) + OPEN + element(0x60111002, b"LO", b"x ") + END,  # no end of the item
         item() + END + END_ITEM + END,  # marks too many
     ],
