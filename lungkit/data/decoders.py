@@ -21,7 +21,12 @@ JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000)
 
 _LOSSLESS, _LS = 0xC3, 0xF7  # the frame headers that start such a picture
 _FRAME_HEADERS = {*range(0xC0, 0xD0), _LS} - {0xC4, 0xC8, 0xCC}
-_END = b"\xff\xd9"
+_END, _SCAN, _FRAGMENT = b"\xff\xd9", b"\xff\xda", b"\xfe\xff\x00\xe0"
+
+# Bounds on what a hostile file can cost.
+_FRAGMENTS = 100_000  # of one picture; encoders write one, or one for each kilobyte
+_PARTS = 5_000  # markers, or boxes, before the first pixel
+_SCANS = 100  # of one picture, each of which may go over all of it; a progressive JPEG has about ten
 
 
 def stored_values(whole: Dataset) -> np.ndarray:
@@ -36,6 +41,8 @@ def stored_values(whole: Dataset) -> np.ndarray:
     if not syntax.is_encapsulated:
         _check_length(whole)
         return _of_words(whole)
+    if whole.PixelData.count(_FRAGMENT) > _FRAGMENTS:
+        raise Broken(f"damaged: more than {_FRAGMENTS} fragments of pixels", "Export the image again.")
     frame = get_frame(whole.PixelData, 0, number_of_frames=1)
     if syntax in JPEG_2000:
         return _jpeg_2000(frame, whole)
@@ -116,7 +123,9 @@ def _codestream(frame: bytes) -> bytes:
     if frame[4:8] != b"jP  ":
         return frame
     position = 0
-    while position + 8 <= len(frame):
+    for _ in range(_PARTS):
+        if position + 8 > len(frame):
+            break
         length, kind, start = *struct.unpack_from(">I4s", frame, position), position + 8
         if length == 1 and start + 8 <= len(frame):
             length, start = struct.unpack_from(">Q", frame, start)[0], start + 8
@@ -162,6 +171,8 @@ def _jpeg(frame: bytes, whole: Dataset) -> np.ndarray:
     _check_precision(header.precision, whole)
     if _END not in frame[header.precision_at :]:
         raise Broken("truncated: the compressed picture ends before its closing mark", "Copy or download it again.")
+    if frame.count(_SCAN) > _SCANS:
+        raise Broken(f"damaged: the compressed picture has more than {_SCANS} scans", "Export the image again.")
     if header.process == _LS:
         pixels = _jpeg_ls(frame)
     elif header.process == _LOSSLESS and header.predictor > 4:
@@ -175,7 +186,9 @@ def _jpeg(frame: bytes, whole: Dataset) -> np.ndarray:
 def _jpeg_header(frame: bytes) -> _JpegHeader | None:
     """None where it is not as the standard has it: pixels before a size, two sizes, or a pyramid of them."""
     found, is_ycc, restart, position = None, False, 0, 2
-    while frame[position : position + 1] == b"\xff" and len(frame) >= position + 4:
+    for _ in range(_PARTS):
+        if frame[position : position + 1] != b"\xff" or len(frame) < position + 4:
+            return None
         marker = frame[position + 1]
         if marker == 0xFF:  # fill byte
             position += 1

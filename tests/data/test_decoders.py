@@ -286,6 +286,32 @@ def test_a_cut_jpeg_ls_is_refused_at_once_even_if_it_has_a_closing_mark_elsewher
     assert time.process_time() - before < 1
 
 
+PROGRESSIVE = jpeg(SMOOTH.astype(np.uint8), progressive=True)
+LAST_SCAN = PROGRESSIVE.rfind(b"\xff\xda")
+ITEM = b"\xfe\xff\0\xe0\0\0\0\0"
+
+
+@pytest.mark.parametrize(
+    ("frame", "syntax", "rule"),
+    [
+        (b"\xff\xd8" + b"\xff\xe1\0\2" * 10**6, uid.JPEGLossless, "it states none"),
+        (b"\xff\xd8" + b"\xff" * 10**6, uid.JPEGLossless, "it states none"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x08free" * 10**6, uid.JPEG2000, "it states none"),
+        (ITEM * 10**6, uid.JPEGLossless, "more than 100000 fragments"),
+        (
+            PROGRESSIVE[:-2] + PROGRESSIVE[PROGRESSIVE.rfind(b"\xff\xda") : -2] * 200 + b"\xff\xd9",
+            uid.JPEGBaseline8Bit,
+            "scans",
+        ),
+    ],
+    ids=["segments", "fill bytes", "boxes", "fragments", "scans"],
+)
+def test_a_stream_of_very_many_parts_is_refused_at_once(frame, syntax, rule):
+    before = time.process_time()
+    assert rule in refusal(frame, syntax, stored=8)
+    assert time.process_time() - before < 0.5
+
+
 # --- strangers' files --------------------------------------------------------------------------------------------
 
 SOUND = {
