@@ -33,6 +33,7 @@ _UPRIGHT = {
 # A JPEG is decoded at a smaller scale that leaves at least this many of its pixels for one of the tensor. With 2, the
 # tensor is a third as far from that of a full decoding as with 1, for a tenth more time (bench/README.md).
 _REDUCED_AT_LEAST = 2
+_MOST_SCANS = 100  # of a JPEG; a progressive one has about ten, and ten thousand would take minutes
 
 
 def opened(stream: BinaryIO, kind: str) -> PIL.Image.Image:
@@ -152,7 +153,18 @@ def _loaded(picture: PIL.Image.Image, stream: BinaryIO, kind: str) -> PIL.Image.
     return ImageOps.exif_transpose(picture)
 
 
+def _check_scans(stream: BinaryIO) -> None:
+    """The stream stands behind the header of the first scan; libjpeg may go over all of the picture for each scan."""
+    start = stream.tell()
+    content = stream.read()
+    stream.seek(start)
+    if content.count(b"\xff\xda", 0, content.find(_END_MARKS["JPEG"])) >= _MOST_SCANS:
+        raise Broken(f"damaged: more than {_MOST_SCANS} scans", "Export the image again, or convert it to PNG.")
+
+
 def _decode(picture: PIL.Image.Image, stream: BinaryIO, kind: str) -> None:
+    if kind == "JPEG":
+        _check_scans(stream)
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library in this process may have turned it on
     try:
         picture.load()

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 import warnings
 import zlib
@@ -523,6 +524,16 @@ def test_run_length_segments_of_odd_length_are_read():
     odd[::3, ::2] = np.random.default_rng(0).integers(0, 256, odd[::3, ::2].shape)
     colours = np.dstack([odd, odd[::-1], odd[:, ::-1]])
     np.testing.assert_array_equal(read(compressed(colours, uid.RLELossless)).pixels, read(dicom(colours)).pixels)
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_at_once():
+    jpeg = picture(np.zeros((3000, 3000), np.uint8), "JPEG", progressive=True)
+    last = jpeg.rfind(b"\xff\xda")
+    before = time.process_time()
+    assert refusal(jpeg[:last] + jpeg[last:-2] * 2000 + jpeg[-2:]).rule == "damaged: more than 100 scans"
+    assert time.process_time() - before < 1
+    trailer = jpeg + b"\xff\xda" * 2000  # what follows the picture does not count
+    assert read(trailer).pixels.shape == (3000, 3000)
 
 
 def test_a_jpeg_with_a_pyramid_of_sizes_is_refused():
