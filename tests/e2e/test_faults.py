@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from lungkit import cli
 from lungkit.clinic import pixels
-from lungkit.clinic.tables import AuditEvent, Patient, Reading, Study
+from lungkit.clinic.tables import AuditEvent, Patient, Reading, Review, Study
 from lungkit.data import phantom
 
 BUSY = "records are busy; nothing was saved. Try again in a moment"
@@ -219,6 +219,60 @@ def test_a_server_killed_in_the_middle_of_a_save_serves_again_with_all_that_was_
     assert_reads_on(ada, "F-2", next(scans))
     assert len(saved(clinic)) == len(after) + 1
     assert_whole(clinic)
+
+
+# --- the server hangs
+
+
+@contextmanager
+def hanging(clinic) -> Iterator[None]:
+    """The server does not answer, for as long as this lasts."""
+    server = clinic.server()
+    server.suspend()
+    try:
+        yield
+    finally:
+        server.resume()
+
+
+def test_a_page_whose_server_hangs_says_so_and_goes_on_when_it_answers(visit, start_clinic, scans):
+    clinic = start_clinic(LUNGKIT_HANG_SECONDS="300")
+    ada, late = visit("ada", clinic=clinic), visit(clinic=clinic)
+    late.page.goto(clinic.url)
+    late.page.evaluate("document.querySelector('form').dispatchEvent(new Event('submit'))")  # as if it were sent
+    ada.new_patient("H-1", "Demo Patient, hanging")
+    ada.upload(next(scans))
+    warning = ada.page.get_by_role("alert").filter(has_text="The clinic is not answering")
+    note = ada.page.get_by_label("Comment (kept with your review)")
+    note.fill("Typed before it hung")
+    with hanging(clinic):
+        ada.page.get_by_role("button", name="Agree: Normal").click()  # within seconds, since something was done
+        expect(warning).to_contain_text("What you typed is still on this page, but nothing is saved until it is back.")
+        expect(note).to_have_value("Typed before it hung")
+        assert ada.usable() == []
+        expect(late.page.get_by_role("alert")).to_contain_text("The clinic is not answering yet")
+    expect(warning).to_have_count(0)
+    ada.sees("Reviews")
+    with clinic.store.read() as db:
+        assert [review.comment for review in db.query(Review)] == ["Typed before it hung"]  # clicked meanwhile
+    ada.page.get_by_role("button", name="More images of this patient").click()
+    ada.upload(next(scans))
+    assert len(saved(clinic)) == 2
+
+
+def test_a_server_that_hangs_is_replaced_and_the_page_shows_the_way_back(visit, start_clinic, scans):
+    clinic = start_clinic(LUNGKIT_HANG_SECONDS="3")
+    ada = visit("ada", clinic=clinic)
+    ada.new_patient("H-2", "Demo Patient, hanging")
+    ada.upload(next(scans))
+    before, url = saved(clinic), clinic.url
+    clinic.server().suspend()
+    load_again(ada)  # still signed in
+    assert ada.page.url == url
+    assert saved(clinic) == before
+    assert_whole(clinic)
+    assert_reads_on(ada, "H-2", next(scans))
+    assert "The server has not answered for 3 s. It starts again" in clinic.said()
 
 
 # --- the records cannot be written

@@ -2,6 +2,7 @@
 // take it, and the next one waits for the kernel's word.
 
 const PATIENCE = 120; // seconds until a file without an answer means that the server is gone
+const STILL = 30; // seconds without a byte going, or without an answer to all of them, that mean the same
 
 function megabytes(bytes) {
   return `${(bytes / 2 ** 20).toFixed(bytes < 2 ** 20 ? 2 : 0)} MiB`;
@@ -54,9 +55,16 @@ function render({ model, el }) {
     const request = new XMLHttpRequest();
     request.open("POST", `/clinic/upload/${kernelId}`);
     request.setRequestHeader("X-XSRFToken", document.cookie.match(/(?:^|; )_xsrf=([^;]*)/)?.[1] ?? "");
-    request.upload.onprogress = (event) => told(event.loaded);
+    let still;
+    const moves = () => {
+      clearTimeout(still);
+      still = setTimeout(() => { reject(new Error("the clinic is not answering")); request.abort(); }, 1000 * STILL);
+    };
+    request.upload.onprogress = (event) => { moves(); told(event.loaded); };
     request.onload = resolve; // refused or not: the kernel says what to do where nothing arrived
     request.onerror = () => reject(new Error("the server cannot be reached"));
+    request.onloadend = () => clearTimeout(still);
+    moves();
     request.send(file);
   });
 

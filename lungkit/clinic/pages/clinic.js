@@ -1,11 +1,19 @@
-// What the page does beside its widgets: shows when they are ready, signs out, and says when it has lost its server.
+// What the page does next to its widgets: shows when they are ready, signs out, and says when it has lost its server.
 "use strict";
 
 (() => {
   const EVERY = 15000; // ms between two looks at whether server, session and kernel are still there
   const SLOW = 4000; // ms after which the loading text says that it takes longer
+  const PATIENCE = 8000; // ms that the server may take to answer
+  const AGAIN = 3000; // ms until the next look, where something is wrong
+  const LOST = 120000; // ms without a connection to the kernel after which it does not come back by itself
+  const HERE = "What you typed is still on this page, but nothing is saved until it is back. Trying again …";
   let ended = false;
+  let looking = false;
+  let looked = 0; // when
+  let planned;
   let failures = 0;
+  let lostSince = 0; // when the last connection to the kernel closed; 0: there is one, or none was needed yet
 
   // voila.js calls this when its styles are loaded, or leaves it to us if the cells come later than the styles.
   window.voila_finish = () => {
@@ -64,45 +72,67 @@
       bar.setAttribute("role", "alert");
       document.body.prepend(bar);
     }
-    bar.textContent = words;
+    if (bar.textContent !== words) bar.textContent = words; // else it would be read aloud again
+  };
+
+  // What is to be said of the server: nothing where all is well.
+  const trouble = async (id) => {
+    let answer;
+    try {
+      answer = await fetch(`/clinic/there/${id}`, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+      if (!answer.ok) throw new Error(answer.statusText);
+      const { state } = await answer.json();
+      failures = 0;
+      if (state === "signed-out") end("You are signed out", "Sign in again to continue.", "/login", "Sign in");
+      if (state === "gone" || (lostSince && Date.now() - lostSince > LOST)) {
+        end(
+          "This page has ended",
+          "It was not used for a while, or its part of the server has stopped. What was saved before is safe.",
+          "/",
+          "Load the page again",
+        );
+      }
+    } catch (problem) {
+      failures += 1;
+      if (problem.name === "TimeoutError") return `The clinic is not answering. ${HERE}`;
+      return failures > 1 ? "The server cannot be reached. What you enter now is not saved. Trying again …" : "";
+    }
+    return lostSince && Date.now() - lostSince > AGAIN ? `The connection to this page was lost. ${HERE}` : "";
   };
 
   const look = async () => {
     const id = kernelId();
-    if (ended || !id) return;
-    let state;
-    try {
-      const answer = await fetch(`/clinic/there/${id}`, { cache: "no-store" });
-      if (!answer.ok) throw new Error(answer.statusText);
-      state = (await answer.json()).state;
-    } catch {
-      failures += 1;
-      if (failures > 1) warn("The server cannot be reached. What you enter now is not saved. Trying again …");
-      setTimeout(look, 3000);
-      return;
-    }
-    failures = 0;
-    warn("");
-    if (state === "signed-out") end("You are signed out", "Sign in again to go on.", "/login", "Sign in");
-    if (state === "gone") {
-      end(
-        "This page has ended",
-        "It was not used for a while, or its part of the server has stopped. What was saved before is safe.",
-        "/",
-        "Load the page again",
-      );
-    }
+    if (ended || looking || !id) return;
+    looking = true;
+    const words = await trouble(id);
+    looking = false;
+    looked = Date.now();
+    if (ended) return;
+    warn(words);
+    if (words || failures || lostSince) setTimeout(look, AGAIN);
   };
 
   setInterval(look, EVERY);
   document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && look());
+  // Whoever does something wants to know soon whether it arrives.
+  const lookSoon = () => {
+    planned ??= setTimeout(() => {
+      planned = undefined;
+      look();
+    }, Math.max(0, looked + AGAIN - Date.now()));
+  };
+  for (const deed of ["click", "change"]) document.addEventListener(deed, lookSoon, true);
 
   // A socket that closes is the first sign of a lost server: look at once.
   const Socket = window.WebSocket;
   window.WebSocket = class extends Socket {
     constructor(...how) {
       super(...how);
-      this.addEventListener("close", () => setTimeout(look, 300));
+      this.addEventListener("open", () => { lostSince = 0; });
+      this.addEventListener("close", () => {
+        lostSince ||= Date.now();
+        setTimeout(look, 300);
+      });
     }
   };
 

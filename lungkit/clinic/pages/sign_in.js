@@ -1,7 +1,20 @@
-// While name and password are typed: fetch what the page will be made of, so that it is there at once.
+// While name and password are typed: fetch what the page will be made of, so that it is there at once. Once they are
+// sent: say so, and say when no answer comes.
 "use strict";
 
 (async () => {
-  const { parts } = await (await fetch("/clinic/parts")).json();
-  await Promise.all(parts.map((part) => fetch(part, { priority: "low" })));
+  const limit = () => AbortSignal.timeout(30000);
+  const { parts } = await (await fetch("/clinic/parts", { signal: limit() })).json();
+  await Promise.all(parts.map((part) => fetch(part, { priority: "low", signal: limit() })));
 })().catch(() => {}); // the page fetches for itself what is missing
+
+document.querySelector("form").addEventListener("submit", () => {
+  const waiting = setTimeout(() => {
+    const words = document.getElementById("problem") ?? document.createElement("p");
+    Object.assign(words, { id: "problem", className: "notice problem" });
+    words.setAttribute("role", "alert");
+    words.textContent = "The clinic is not answering yet. Wait a moment longer, or sign in again.";
+    document.querySelector("h1").after(words);
+  }, 8000);
+  window.addEventListener("pagehide", () => clearTimeout(waiting));
+});
