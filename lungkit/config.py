@@ -4,7 +4,8 @@ Variables: LUNGKIT_HOME (the project's folder; default: where this package's fol
 LUNGKIT_DATA, LUNGKIT_ARTIFACTS, LUNGKIT_REPORTS (defaults: data, artifacts and reports below it),
 LUNGKIT_DATABASE (URL of the clinic's records; default: an SQLite file below LUNGKIT_DATA),
 LUNGKIT_IDLE_MINUTES, LUNGKIT_SESSION_HOURS (how long a person stays signed in without an action, and at most),
-LUNGKIT_UPLOAD_MB (largest file that is uploaded).
+LUNGKIT_UPLOAD_MB (largest file that is uploaded),
+LUNGKIT_HANG_SECONDS, LUNGKIT_SERVER_MB (when the clinic's server is replaced: without an answer, or above this memory).
 They are read at each call, so a test or a second shell can point elsewhere.
 """
 
@@ -92,6 +93,16 @@ def session_hours() -> float:
 def upload_bytes() -> int:
     """The largest file that may be uploaded."""
     return int(_number("LUNGKIT_UPLOAD_MB", 64) * 2**20)
+
+
+def hang_seconds() -> float:
+    """A server of the clinic that has not answered for this long is replaced."""
+    return _number("LUNGKIT_HANG_SECONDS", 20)
+
+
+def server_bytes() -> int:
+    """A server of the clinic that takes more memory is replaced; the processes of its pages do not count."""
+    return int(_number("LUNGKIT_SERVER_MB", 4096) * 2**20)
 
 
 @dataclass(frozen=True)

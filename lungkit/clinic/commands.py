@@ -80,11 +80,11 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the clinic until Ctrl-C: sign in, upload, read, review, oversee."""
-    from lungkit.clinic import server
+    from lungkit.clinic import supervisor
 
     if demo:
         _demo_people()
-    server.serve(
+    supervisor.serve(
         port=port, host=host, certfile=certfile, keyfile=keyfile, pool=pool, behind_proxy=behind_proxy, announce=_open
     )
 

@@ -7,22 +7,22 @@ kernel, at each action (accounts.Access); here only who gets a kernel at all.
 
 import asyncio
 import contextlib
-import errno
-import ipaddress
+import ctypes
+import gc
+import json
 import logging
 import os
-import shutil
 import signal
-import ssl
-import tempfile
-from collections.abc import Callable, Iterator
+import socket
+import sys
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import jinja2
-import psutil
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_core.utils import ensure_async
 from jupyter_server.auth.authorizer import Authorizer
@@ -30,26 +30,21 @@ from jupyter_server.auth.decorator import allow_unauthenticated
 from jupyter_server.auth.identity import IdentityProvider, User
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.services.kernels.handlers import KernelHandler
-from tornado import httpserver, ioloop, netutil, web
+from tornado import httpclient, httpserver, ioloop, web
 from traitlets import Any, Bool, List
 from traitlets.config import Config
 from voila.app import Voila
 from voila.request_info_handler import RequestInfoSocketHandler
 from voila.static_file_handler import MultiStaticFileHandler
 from voila.tornado.handler import TornadoVoilaHandler
-from voila.tornado.kernel_websocket_handler import VoilaKernelWebsocketHandler
 
 from lungkit import config
-from lungkit.clinic import accounts
+from lungkit.clinic import accounts, sockets, supervisor
 from lungkit.clinic.store import Store, StoreError
-from lungkit.clinic.tables import User as Person
 from lungkit.clinic.visitor import DOOR
 from lungkit.errors import LungkitError
-from lungkit.models import registry
 
 PAGES = Path(__file__).parent / "pages"
-PORT = 8866
-MESSAGE_BYTES = 2**22  # most that a page tells its kernel at once
 MOST_PAGES = 4  # open at once in one session; the oldest gives way, since each holds a kernel
 # All that the page's widgets are made of; what else is installed is not loaded.
 EXTENSIONS = ["@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8", "anywidget"]
@@ -77,75 +72,79 @@ KERNELS = {  # nothing is reported to anyone, nothing comes from somebody's own 
 }
 
 
-def serve(
-    port: int = PORT,
-    host: str = "127.0.0.1",
-    certfile: Path | None = None,
-    keyfile: Path | None = None,
-    pool: int = 2,
-    behind_proxy: bool = False,
-    notebook: Path | None = None,
-    announce: Callable[[str], None] = print,
-) -> None:
-    """Serve the clinic until SIGTERM or SIGINT; then every kernel is stopped and the port is free.
+def main() -> None:
+    """The server as a process of its own; the first argument holds its settings as JSON.
 
-    pool: kernels that wait, warm, for the next visitors. behind_proxy: believe X-Forwarded-* headers; only where
-    nothing but the proxy reaches the port. notebook: what is served; default: notebooks/app.ipynb.
-    Raises LungkitError for what a person has to mend first.
+    supervisor.serve starts it, with the listening sockets open and a line to write on: "open" once, "alive" for each
+    answer that the server gave itself, "problem" and the words where a person has to mend something.
     """
-    notebook = (notebook or config.notebooks_dir() / "app.ipynb").resolve()
-    if not notebook.is_file():
-        raise LungkitError(f"no notebook {notebook} to serve")
-    tls = _tls(certfile, keyfile)
-    if not (tls or behind_proxy or _is_loopback(host)):
-        raise LungkitError(
-            f"on {host} passwords would cross the network in clear text; give --certfile and --keyfile, or serve on "
-            "127.0.0.1 behind a proxy that speaks HTTPS (--behind-proxy)"
-        )
-    store = Store()
-    store.upgrade()
-    _ready(store)
-    sockets = _bind(port, host)
-    port = sockets[0].getsockname()[1]
+    given = json.loads(sys.argv[1])
+    line = Line(given.pop("line"))
+    _end_with(given.pop("watched_by"))
+    try:
+        run(line, [socket.socket(fileno=number) for number in given.pop("listening")], **given)
+    except LungkitError as problem:
+        line.say(f"problem {json.dumps(str(problem)[:2000])}")
+        raise SystemExit(1) from None
+
+
+def settle() -> None:
+    """What was loaded stays for good: Python need not go through it again and again, which holds up every answer."""
+    gc.collect()
+    gc.freeze()
+
+
+class Line:
+    """To the process that watches over this one."""
+
+    def __init__(self, number: int):
+        os.set_blocking(number, False)
+        self._number = number
+
+    def say(self, words: str) -> None:
+        """Write a line; raises BrokenPipeError where no one is there any more."""
+        with contextlib.suppress(BlockingIOError):  # it does not run at the moment, either
+            os.write(self._number, f"{words}\n".encode())
+
+
+def _end_with(watched_by: int) -> None:
+    """Have this process end as soon as that one has; where the system cannot do it, the first word to it finds out."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != watched_by:
+        raise SystemExit(1)
+
+
+def run(
+    line: Line,
+    listening: list[socket.socket],
+    port: int,
+    host: str,
+    certfile: str | None,
+    keyfile: str | None,
+    pool: int,
+    behind_proxy: bool,
+    notebook: str,
+) -> None:
+    """Serve on the sockets until SIGTERM or SIGINT; the settings are those of supervisor.serve."""
+    tls = supervisor.tls_context(certfile, keyfile)
     os.umask(0o077)
-    with _private_folder() as folder:
+    with supervisor.private_folder() as folder:
         os.environ.update(KERNELS)
         for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
             os.environ[variable] = str(folder / "jupyter")
         os.environ[DOOR] = str(folder / "door")
         clinic = Clinic(
-            store=store,
-            sockets=sockets,
+            store=Store(),
+            sockets=listening,
             tls=tls,
             behind_proxy=behind_proxy,
             secure_cookies=bool(tls) or behind_proxy,
             connection_dir_root=str(folder),
-            config=_settings(port, host, notebook, pool, secure=bool(tls) or behind_proxy),
+            config=_settings(port, host, Path(notebook), pool, secure=bool(tls) or behind_proxy),
         )
         clinic.initialize([])
-        shown = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
-        asyncio.run(clinic.run(lambda: announce(f"{'https' if tls else 'http'}://{_in_url(shown)}:{port}/")))
-
-
-def _ready(store: Store) -> None:
-    """Refuse to start where nobody could sign in, or nothing could be read."""
-    with store.read() as db:
-        if not db.query(Person.id).filter(Person.active).first():
-            raise LungkitError(
-                "nobody can sign in yet; make the first account with `lungkit user add NAME --role admin`"
-            )
-    if not any(_has_active(model) for model in registry.models()):
-        raise LungkitError("no model is active yet; `make demo` trains one, `lungkit models promote` chooses another")
-
-
-def _has_active(model: str) -> bool:
-    try:
-        registry.active(model)
-    except registry.ModelMissing:
-        return False
-    except registry.ModelDamaged:
-        return True  # whoever uses it is told; what was read before can be looked at
-    return True
+        asyncio.run(clinic.run(line))
 
 
 def _settings(port: int, host: str, notebook: Path, pool: int, secure: bool) -> Config:
@@ -161,11 +160,12 @@ def _settings(port: int, host: str, notebook: Path, pool: int, secure: bool) -> 
         "token": "",
         "identity_provider_class": Identity,
         "authorizer_class": OwnKernelOnly,
+        "kernel_websocket_connection_class": sockets.Connection,
         "log_level": "WARN",
         "tornado_settings": {
             "headers": HEADERS,
             # Texts and clicks; anything larger closes the socket. Files come by themselves (Upload).
-            "websocket_max_message_size": MESSAGE_BYTES,
+            "websocket_max_message_size": sockets.MESSAGE_BYTES,
             "xsrf_cookie_kwargs": {"samesite": "Strict", "secure": secure},
         },
     }
@@ -180,6 +180,7 @@ def _settings(port: int, host: str, notebook: Path, pool: int, secure: bool) -> 
         "page_config_hook": _parts_below,
         "show_tracebacks": False,
         "kernel_spec_manager_class": OwnPython,
+        "multi_kernel_manager_class": sockets.Kernels,
     }
     settings["MappingKernelManager"] = {
         "cull_idle_timeout": idle,
@@ -200,63 +201,6 @@ def _parts() -> str:
 
 def _parts_below(page_config: dict, **_) -> dict:
     return page_config | {"fullStaticUrl": f"{_parts()}/voila", "fullLabextensionsUrl": f"{_parts()}/extensions"}
-
-
-def _tls(certfile: Path | None, keyfile: Path | None) -> ssl.SSLContext | None:
-    if certfile is None and keyfile is None:
-        return None
-    if certfile is None:
-        raise LungkitError("--keyfile needs --certfile, the certificate (PEM) that belongs to it")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(certfile, keyfile)
-    except OSError as error:  # ssl.SSLError is one
-        raise LungkitError(
-            f"no TLS with certificate {certfile} and key {keyfile or certfile}: {error.strerror or error}; both are "
-            "PEM files that belong together, the key without a pass phrase"
-        ) from error
-    return context
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _bind(port: int, host: str) -> list:
-    try:
-        return netutil.bind_sockets(port, host)
-    except OSError as error:
-        reason = {
-            errno.EADDRINUSE: "is taken by another program; stop that one, or give another --port",
-            errno.EACCES: "may not be used by this user; give a --port above 1023",
-        }.get(error.errno, f"cannot be used: {error.strerror or error}")
-        raise LungkitError(f"port {port} on {host} {reason}") from error
-
-
-@contextlib.contextmanager
-def _private_folder() -> Iterator[Path]:
-    """A short path (sockets have room for 107 characters) that only this user can enter; gone at the end.
-
-    Servers that were killed could not clear theirs away: that is done here.
-    """
-    for left in Path(tempfile.gettempdir()).glob("lungkit-*-*"):
-        number = left.name.split("-")[1]
-        if number.isdigit() and left.stat().st_uid == os.getuid() and not psutil.pid_exists(int(number)):
-            shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"lungkit-{os.getpid()}-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 # --- who is there
@@ -351,6 +295,7 @@ def write_error(handler: JupyterHandler, status_code: int, **kwargs) -> None:
     words = {
         403: "This was not allowed. Go back to the start page and try again.",
         404: "There is no such page.",
+        429: "Too many of your pages are opening at once. Wait a moment, then go to the start page.",
     }.get(status_code, "Something went wrong; nothing was saved. Try again in a moment, or tell an administrator.")
     if isinstance(error, StoreError):
         words = str(error)
@@ -423,7 +368,18 @@ class ClinicPage(TornadoVoilaHandler):
     @web.authenticated
     async def get(self) -> None:
         _ = self.xsrf_token  # asking for it sets the cookie that the requests of the page need
-        await super().get()
+        opening, session_id = self.settings["clinic"].opening, self.current_user.session_id
+        if opening[session_id] >= MOST_PAGES:  # each starts a process before the oldest page gives way
+            raise web.HTTPError(429)
+        opening[session_id] += 1
+        try:
+            await super().get()
+        finally:
+            opening[session_id] -= 1
+            opening += Counter()  # drops those at 0
+        if not self.settings["clinic"].settled:
+            self.settings["clinic"].settled = True
+            settle()
         RequestInfoSocketHandler._cache.clear()  # what Voila keeps for kernels that would ask it
 
     @property
@@ -462,6 +418,13 @@ class _Claiming:
         return kernel_id
 
 
+class Alive(web.RequestHandler):
+    """Asked by the server itself: whether it answers. Nothing of the clinic is looked at."""
+
+    def get(self) -> None:
+        self.set_status(204)
+
+
 class StillThere(PageHandler):
     """Asked by the open page from time to time; asking is no action, so it keeps nobody signed in."""
 
@@ -494,7 +457,11 @@ class PageLeft(PageHandler):
 
 @web.stream_request_body
 class Upload(PageHandler):
-    """A file that a page sends, on its way to the page's own kernel: kept in memory until the kernel takes it."""
+    """A file that a page sends, on its way to the page's own kernel: kept in memory until the kernel takes it.
+
+    A page sends one at a time, so that what it can take of the memory is bounded: one that is not complete when the
+    next comes (its connection was lost, say) is given up.
+    """
 
     async def prepare(self) -> None:
         await ensure_async(super().prepare())
@@ -502,6 +469,10 @@ class Upload(PageHandler):
         owner = self.settings["clinic"].claims.owner(kernel_id)
         if not self.current_user or owner != self.current_user.session_id:
             raise web.HTTPError(403)
+        uploading = self.settings["clinic"].uploading
+        if kernel_id in uploading:
+            uploading[kernel_id].give_up()
+        uploading[kernel_id] = self
         self._content = bytearray()
         self.request.connection.set_max_body_size(config.upload_bytes())
 
@@ -512,6 +483,23 @@ class Upload(PageHandler):
     async def post(self, kernel_id: str) -> None:
         self.settings["clinic"].door.leave(kernel_id, bytes(self._content))
         self.set_status(204)
+
+    def on_finish(self) -> None:
+        super().on_finish()
+        self._end()
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        self._end()
+
+    def give_up(self) -> None:
+        self._content = bytearray()
+        self.request.connection.close()
+
+    def _end(self) -> None:
+        uploading, kernel_id = self.settings["clinic"].uploading, self.path_kwargs["kernel_id"]
+        if uploading.get(kernel_id) is self:
+            del uploading[kernel_id]
 
 
 class Part(MultiStaticFileHandler):
@@ -610,12 +598,16 @@ class Clinic(Voila):
         self.claims = Claims()
         self.door = Door()
         self.opened_by: set[str] = set()  # tokens of the sessions that a page was opened in
+        self.gates: dict[str, sockets.Gate] = {}  # by kernel
+        self.uploading: dict[str, Upload] = {}  # by kernel
+        self.settled = False  # whether a page was made, and so all is loaded
+        self.opening: Counter[str] = Counter()  # pages that are being made, by session
         self.parts_in_use: dict[str, None] = {}  # in the order of their first use
         for log in (self.log, logging.getLogger("tornado.general")):
             log.addFilter(_worth_saying)
         self.sign_ins = ThreadPoolExecutor(max_workers=2, thread_name_prefix="sign-in")
 
-    async def run(self, ready: Callable[[], None]) -> None:
+    async def run(self, line: Line) -> None:
         """Serve until a signal says stop."""
         stopped, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -623,10 +615,33 @@ class Clinic(Voila):
         try:
             async with await asyncio.start_unix_server(self.door.answer, os.environ[DOOR]):
                 self.start()
-                ready()
+                settle()
+                line.say("open")
+                saying = asyncio.create_task(self._say_that_it_answers(line, stopped))
                 await stopped.wait()
+                saying.cancel()
         finally:
             await self._end()
+
+    async def _say_that_it_answers(self, line: Line, stopped: asyncio.Event) -> None:
+        """Ask for a page every second, as a browser does, and tell each answer.
+
+        Where no way leads from this machine to its own address there never is one: then that this runs has to do.
+        """
+        host, port = self.sockets[0].getsockname()[:2]
+        reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        url = f"{'https' if self.tls else 'http'}://{supervisor.in_url(reached)}:{port}/clinic/alive"
+        ask = httpclient.HTTPRequest(url, validate_cert=False, connect_timeout=5, request_timeout=5)
+        ever = False
+        while not stopped.is_set():
+            answers = (await httpclient.AsyncHTTPClient().fetch(ask, raise_error=False)).code != 599
+            ever = ever or answers
+            if answers or not ever:
+                try:
+                    line.say("alive")
+                except BrokenPipeError:  # no one watches over this process any more
+                    stopped.set()
+            await asyncio.sleep(1)
 
     def init_settings(self) -> dict:
         pages = jinja2.Environment(loader=jinja2.FileSystemLoader(PAGES), autoescape=True)
@@ -650,6 +665,7 @@ class Clinic(Voila):
             *self.identity_provider.get_handlers(),
             (r"/clinic/(clinic\.css|clinic\.js|sign_in\.js)", OwnPart, {"path": str(PAGES)}),
             (r"/clinic/parts", PartsInUse),
+            (r"/clinic/alive", Alive),
             (rf"{_parts()}/voila/(.*)", Part, {"paths": self.static_paths}),
             (
                 rf"{_parts()}/extensions/((?:{'|'.join(EXTENSIONS)})/static/.*)",
@@ -660,7 +676,7 @@ class Clinic(Voila):
             (rf"/clinic/upload/{KERNEL_ID}", Upload),
             (rf"/voila/api/shutdown/{KERNEL_ID}", PageLeft),
             (rf"/api/kernels/{KERNEL_ID}", KernelHandler),
-            (rf"/api/kernels/{KERNEL_ID}/channels", VoilaKernelWebsocketHandler),
+            (rf"/api/kernels/{KERNEL_ID}/channels", sockets.KernelSocket, {"gates": self.gates}),
         ]
 
     def listen(self) -> None:
@@ -668,7 +684,7 @@ class Clinic(Voila):
             self.app,
             ssl_options=self.tls,
             xheaders=self.behind_proxy,
-            max_body_size=2**20,  # forms; Upload allows itself more
+            max_body_size=2**16,  # forms; Upload allows itself more
         )
         self.server.add_sockets(self.sockets)
         self.tidying = ioloop.PeriodicCallback(self._stop_kernels_of_ended_sessions, 60_000)
@@ -682,7 +698,10 @@ class Clinic(Voila):
                 await ensure_async(self.kernel_manager.shutdown_kernel(kernel_id, now=True))
 
     async def _stop_kernels_of_ended_sessions(self) -> None:
-        self.claims.keep_only(self.kernel_manager.list_kernel_ids())
+        running = self.kernel_manager.list_kernel_ids()
+        self.claims.keep_only(running)
+        for kernel_id in set(self.gates) - set(running):
+            del self.gates[kernel_id]
         with contextlib.suppress(StoreError):
             ended = accounts.ended(self.store, self.claims.sessions())
             await self.stop_kernels([kernel for session_id in ended for kernel in self.claims.of(session_id)])
@@ -708,9 +727,9 @@ class Clinic(Voila):
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:
-    """Not: that this user did not run the notebook himself; that jupyter_server gives milliseconds for seconds."""
-    said = record.getMessage()
-    return not ("is not trusted" in said or "websocket_ping_timeout" in said)
+    """Not: that this user did not run the notebook; that milliseconds were given for seconds; that a page left."""
+    noise = ("is not trusted", "websocket_ping_timeout", "Got events for closed stream")
+    return not any(words in record.getMessage() for words in noise)
 
 
 class SecurityHeaders(web.OutputTransform):

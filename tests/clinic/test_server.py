@@ -1,30 +1,28 @@
 """The clinic's server as a browser, and somebody who means ill, meets it: a real process on a loopback port."""
 
 import asyncio
-import contextlib
 import http.client
 import json
 import re
 import signal
 import socket
-import ssl
 import subprocess
 import time
 import urllib.parse
-from collections.abc import Callable
-from http.cookies import Morsel, SimpleCookie
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
-from tornado import httpclient, websocket
+from tornado import httpclient
 from typer.testing import CliRunner
 
 from lungkit import cli, config
-from lungkit.clinic import accounts, server
+from lungkit.clinic import accounts, server, sockets, supervisor
 from lungkit.clinic import visitor as visitor_module
 from lungkit.errors import LungkitError
 from lungkit.models import registry
+from tests.clinic.browser import Answer, Browser, ask_kernel, eventually, kernels_of, message, signed_in_as, talk
 
 PARTS = server._parts()
 NOT_REACHABLE = [
@@ -37,58 +35,6 @@ NOT_REACHABLE = [
 ]  # fmt: skip
 
 
-class Answer:
-    def __init__(self, response: http.client.HTTPResponse):
-        self.status = response.status
-        self.headers = response.headers
-        self.text = response.read().decode(errors="replace")
-        self.to = response.headers.get("Location")
-
-
-class Browser:
-    """As much of a browser as these tests need: keeps cookies, follows nothing."""
-
-    def __init__(self, url: str):
-        self.address = urllib.parse.urlsplit(url)
-        self.cookies: dict[str, Morsel] = {}
-
-    def ask(self, method: str, path: str, body: str | None = None, **headers: str) -> Answer:
-        secure = self.address.scheme == "https"
-        more = {"context": ssl._create_unverified_context()} if secure else {}
-        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        connection = kind(self.address.hostname, self.address.port, timeout=60, **more)
-        sent = {"Cookie": self.cookie(), "Origin": f"{self.address.scheme}://{self.address.netloc}"} | headers
-        with contextlib.closing(connection):  # also where the server was killed meanwhile
-            connection.request(method, path, body, {name: value for name, value in sent.items() if value})
-            answer = Answer(connection.getresponse())
-        for line in answer.headers.get_all("Set-Cookie", []):
-            self.cookies |= SimpleCookie(line)
-        return answer
-
-    def cookie(self) -> str:
-        return "; ".join(f"{name}={morsel.value}" for name, morsel in self.cookies.items() if morsel.value)
-
-    def get(self, path: str, **headers: str) -> Answer:
-        return self.ask("GET", path, **headers)
-
-    def post(self, path: str, xsrf: str | None = None, **fields: str) -> Answer:
-        """Send a form with the page's XSRF token, or another one (empty: none)."""
-        if xsrf is None:
-            xsrf = self.cookies["_xsrf"].value
-        body = urllib.parse.urlencode(fields | ({"_xsrf": xsrf} if xsrf else {}))
-        return self.ask("POST", path, body, **{"Content-Type": "application/x-www-form-urlencoded"})
-
-    def sign_in(self, name: str, password: str) -> Answer:
-        self.get("/login")
-        return self.post("/login", name=name, password=password)
-
-    def open_page(self) -> str:
-        """Load the page; returns the number of its kernel."""
-        page = self.get("/")
-        assert page.status == 200, page.text
-        return json.loads(re.search(r'id="jupyter-config-data"[^>]*>(.*?)</script>', page.text, re.S)[1])["kernelId"]
-
-
 @pytest.fixture
 def visitor(clinic_server) -> Browser:
     return Browser(clinic_server.url)
@@ -96,78 +42,24 @@ def visitor(clinic_server) -> Browser:
 
 @pytest.fixture
 def anna(clinic_server) -> Browser:
-    return _signed_in(clinic_server, "anna")
+    return signed_in_as(clinic_server, "anna")
 
 
 @pytest.fixture
 def bert(clinic_server) -> Browser:
-    return _signed_in(clinic_server, "bert")
-
-
-def _signed_in(clinic, name: str) -> Browser:
-    browser = Browser(clinic.url)
-    assert browser.sign_in(name, clinic.passwords[name]).to == "/"
-    return browser
-
-
-def _talk(browser: Browser, kernel: str, *messages: dict, until: Callable[[dict], bool], **headers: str) -> dict:
-    """Send messages through a kernel's socket as the page does; returns the first answer that `until` accepts.
-
-    Raises tornado's HTTPClientError where the socket is refused.
-    """
-
-    async def talk() -> dict:
-        url = f"ws://{browser.address.netloc}/api/kernels/{kernel}/channels?session_id=1"
-        sent = {"Cookie": browser.cookie()} | headers
-        connection = await websocket.websocket_connect(httpclient.HTTPRequest(url, headers=sent, connect_timeout=30))
-        for message in messages:
-            await connection.write_message(json.dumps(message))
-        answer = {"msg_type": ""}
-        while not until(answer):
-            answer = json.loads(await asyncio.wait_for(connection.read_message(), 30))
-        connection.close()
-        return answer
-
-    return asyncio.run(talk())
-
-
-def _socket(browser: Browser, kernel: str, **headers: str) -> str:
-    """Connect to a kernel's socket and ask how it is."""
-    asked = _message("kernel_info_request")
-    answer = _talk(browser, kernel, asked, until=lambda said: said["msg_type"] == "kernel_info_reply", **headers)
-    return answer["content"]["status"]
-
-
-def _message(kind: str, **content) -> dict:
-    header = {"msg_id": "1", "username": "", "session": "1", "msg_type": kind, "version": "5.3", "date": ""}
-    return {"channel": "shell", "header": header, "parent_header": {}, "metadata": {}, "content": content}
-
-
-def _until(true, seconds: float = 20) -> bool:
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
-
-
-def _kernels(clinic) -> list[psutil.Process]:
-    """The kernels that run now."""
-    children = psutil.Process(clinic.process.pid).children(recursive=True)
-    return [child for child in children if "ipykernel_launcher" in " ".join(child.cmdline())]
+    return signed_in_as(clinic_server, "bert")
 
 
 # --- signing in and out
 
 
 def test_nobody_sees_the_page_without_signing_in(visitor, clinic_server):
-    assert _until(lambda: len(_kernels(clinic_server)) == 1)  # the one that waits
+    assert eventually(lambda: len(kernels_of(clinic_server)) == 1)  # the one that waits
     answer = visitor.get("/")
     assert answer.status == 302
     assert answer.to.startswith("/login")
     assert answer.text == ""
-    assert not _until(lambda: len(_kernels(clinic_server)) > 1, 2)  # none was given away
+    assert not eventually(lambda: len(kernels_of(clinic_server)) > 1, 2)  # none was given away
 
 
 def test_the_sign_in_page_is_labelled_and_complete_in_itself(visitor):
@@ -189,14 +81,14 @@ def test_the_right_password_opens_the_page_of_that_person(anna, bert):
 
 def _shown(browser: Browser, kernel: str) -> str:
     """All that the widgets of the page hold."""
-    opened = _message("comm_open", comm_id="c1", target_name="jupyter.widget.control", data={})
+    opened = message("comm_open", comm_id="c1", target_name="jupyter.widget.control", data={})
     opened["metadata"] = {"version": "1.0.0"}
-    asked = _message("comm_msg", comm_id="c1", data={"method": "request_states"})
+    asked = message("comm_msg", comm_id="c1", data={"method": "request_states"})
 
     def states(said: dict) -> bool:
         return said.get("content", {}).get("data", {}).get("method") == "update_states"
 
-    return json.dumps(_talk(browser, kernel, opened, asked, until=states))
+    return json.dumps(talk(browser, kernel, opened, asked, until=states))
 
 
 @pytest.mark.parametrize("name", ["anna", "nobody", "<script>alert(1)</script>"])
@@ -248,7 +140,7 @@ def test_signing_out_ends_the_session_also_for_who_kept_the_cookie(clinic_server
     kernel = anna.open_page()
     kept = Browser(clinic_server.url)
     kept.cookies = dict(anna.cookies)
-    before = len(_kernels(clinic_server))
+    before = len(kernels_of(clinic_server))
     answer = anna.post("/logout")
     assert (answer.status, answer.to) == (303, "/login")
     assert not anna.cookies[accounts.COOKIE].value
@@ -256,8 +148,8 @@ def test_signing_out_ends_the_session_also_for_who_kept_the_cookie(clinic_server
     assert json.loads(kept.get(f"/clinic/there/{kernel}").text) == {"state": "signed-out"}
     assert kept.get(f"/api/kernels/{kernel}").status == 403
     with pytest.raises(httpclient.HTTPClientError):
-        _socket(kept, kernel)
-    assert _until(lambda: len(_kernels(clinic_server)) <= before)  # the page's own is gone, one may warm up anew
+        ask_kernel(kept, kernel)
+    assert eventually(lambda: len(kernels_of(clinic_server)) <= before)  # the page's own is gone, one may warm up anew
 
 
 def test_signing_out_is_no_link(anna):
@@ -289,14 +181,14 @@ def test_no_kernel_can_be_started_or_restarted(anna):
 def test_a_kernel_answers_to_the_session_it_was_started_for(anna):
     kernel = anna.open_page()
     assert anna.get(f"/api/kernels/{kernel}", **{"X-XSRFToken": anna.cookies["_xsrf"].value}).status == 200
-    assert _socket(anna, kernel) == "ok"
+    assert ask_kernel(anna, kernel) == "ok"
     assert json.loads(anna.get(f"/clinic/there/{kernel}").text) == {"state": "there"}
 
 
 def test_a_kernel_answers_to_nobody_else(clinic_server, anna, bert, visitor):
     kernel = anna.open_page()
     bert.open_page()
-    same_person = _signed_in(clinic_server, "anna")  # another session of hers is another computer
+    same_person = signed_in_as(clinic_server, "anna")  # another session of hers is another computer
     same_person.open_page()
     for browser in (bert, same_person, visitor):
         browser.get("/login")
@@ -307,9 +199,9 @@ def test_a_kernel_answers_to_nobody_else(clinic_server, anna, bert, visitor):
         assert browser.post(f"/voila/api/shutdown/{kernel}").status == (204 if browser is visitor else 403)
         assert json.loads(browser.get(f"/clinic/there/{kernel}").text)["state"] in ("gone", "signed-out")
         with pytest.raises(httpclient.HTTPClientError) as refused:
-            _socket(browser, kernel)
+            ask_kernel(browser, kernel)
         assert refused.value.code == 403
-    assert _socket(anna, kernel) == "ok"
+    assert ask_kernel(anna, kernel) == "ok"
 
 
 def test_a_page_sends_files_to_its_own_kernel_with_its_token_and_up_to_the_limit(anna):
@@ -320,6 +212,19 @@ def test_a_page_sends_files_to_its_own_kernel_with_its_token_and_up_to_the_limit
     assert _sent(anna, path, 8) == 403
     assert _sent(anna, path, most + 1, **token) == 400
     assert _sent(anna, "/login", 2**21, **token) == 400
+
+
+def test_a_file_that_is_not_complete_makes_way_for_the_next_one(anna):
+    kernel = anna.open_page()
+    token = anna.cookies["_xsrf"].value
+    begun = f"POST /clinic/upload/{kernel} HTTP/1.1\r\nHost: {anna.address.netloc}\r\nCookie: {anna.cookie()}\r\n"
+    begun += f"X-XSRFToken: {token}\r\nContent-Length: 1000000\r\n\r\nthe beginning"
+    with socket.create_connection((anna.address.hostname, anna.address.port), 30) as lost:
+        lost.sendall(begun.encode())
+        time.sleep(0.5)
+        assert _sent(anna, f"/clinic/upload/{kernel}", 10, **{"X-XSRFToken": token}) == 204
+        assert lost.recv(100) == b""
+    assert _sent(anna, f"/clinic/upload/{kernel}", 10, **{"X-XSRFToken": token}) == 204
 
 
 def _sent(browser: Browser, path: str, size: int, **headers: str) -> int:
@@ -359,7 +264,7 @@ def test_whether_a_strangers_kernel_exists_cannot_be_told(bert):
 def test_a_socket_opened_by_another_site_is_refused(anna):
     kernel = anna.open_page()
     with pytest.raises(httpclient.HTTPClientError) as refused:
-        _socket(anna, kernel, Origin="https://elsewhere.example")
+        ask_kernel(anna, kernel, Origin="https://elsewhere.example")
     assert refused.value.code == 403
 
 
@@ -367,9 +272,9 @@ def test_a_page_cannot_run_code_in_its_kernel(clinic_server, anna):
     kernel = anna.open_page()
     mark = clinic_server.home / "executed"
 
-    code = _message("execute_request", code=f"open({str(mark)!r}, 'w')", silent=False)
-    asked = _message("kernel_info_request")
-    _talk(anna, kernel, code, asked, until=lambda said: said["msg_type"] == "kernel_info_reply")
+    code = message("execute_request", code=f"open({str(mark)!r}, 'w')", silent=False)
+    asked = message("kernel_info_request")
+    talk(anna, kernel, code, asked, until=lambda said: said["msg_type"] == "kernel_info_reply")
     assert not mark.exists()
 
 
@@ -383,6 +288,19 @@ def test_many_pages_of_one_session_end_the_oldest(anna):
     pages = [anna.open_page() for _ in range(server.MOST_PAGES + 1)]
     states = [json.loads(anna.get(f"/clinic/there/{kernel}").text)["state"] for kernel in pages]
     assert states == ["gone"] + ["there"] * server.MOST_PAGES
+    anna.post("/logout")
+
+
+def test_pages_that_are_opened_all_at_once_start_only_a_few_processes(clinic_server, anna):
+    most = len(kernels_of(clinic_server)) + 2 * server.MOST_PAGES + 1
+    with ThreadPoolExecutor(12) as pool:
+        opened = [pool.submit(anna.get, "/") for _ in range(12)]
+        while not all(each.done() for each in opened):
+            assert len(kernels_of(clinic_server)) <= most
+            time.sleep(0.2)
+    statuses = Counter(each.result().status for each in opened)
+    assert set(statuses) == {200, 429}
+    assert "opening at once" in next(each.result().text for each in opened if each.result().status == 429)
     anna.post("/logout")
 
 
@@ -461,7 +379,7 @@ def test_records_and_secrets_lie_where_only_their_owner_can_read_them(clinic_ser
 
 def test_kernels_talk_through_files_of_the_owner_not_through_ports(clinic_server, anna):
     kernel = anna.open_page()
-    (process,) = [process for process in _kernels(clinic_server) if kernel in process.cmdline()[-1]]
+    (process,) = [process for process in kernels_of(clinic_server) if kernel in process.cmdline()[-1]]
     connection = Path(process.cmdline()[-1])
     assert json.loads(connection.read_text())["transport"] == "ipc"
     assert connection.parents[1].stat().st_mode & 0o077 == 0
@@ -484,7 +402,7 @@ def own_home(clinic_server, tmp_path) -> Path:
 
 
 def _serve_here(port: int = 0, **how) -> None:
-    server.serve(port=port, announce=lambda _: pytest.fail("the server started"), **how)
+    supervisor.serve(port=port, announce=lambda _: pytest.fail("the server started"), **how)
 
 
 @pytest.fixture
@@ -512,9 +430,9 @@ def test_with_a_damaged_model_the_server_starts_so_that_records_can_be_seen(here
     folder = here / "artifacts" / "lung" / "v1"
     folder.mkdir(parents=True)
     (folder.parent / registry.POINTER).write_text('{"version": "v1", "history": [], "sums": {}}')
-    assert server._has_active("lung")  # its card is missing
+    assert supervisor._has_active("lung")  # its card is missing
     (folder.parent / registry.POINTER).unlink()
-    assert not server._has_active("lung")
+    assert not supervisor._has_active("lung")
 
 
 def test_without_its_notebook_the_server_says_so(here):
@@ -542,7 +460,7 @@ def test_a_certificate_that_cannot_be_used_is_said_so(here, tmp_path):
 def test_messages_are_small_whatever_may_be_uploaded_and_the_port_is_the_one_asked_for(monkeypatch):
     monkeypatch.setenv("LUNGKIT_UPLOAD_MB", "500")
     settings = server._settings(8866, "127.0.0.1", Path("app.ipynb"), 2, secure=True)
-    assert settings.Voila.tornado_settings["websocket_max_message_size"] == server.MESSAGE_BYTES <= 2**22
+    assert settings.Voila.tornado_settings["websocket_max_message_size"] == sockets.MESSAGE_BYTES <= 2**22
     assert settings.Voila.port_retries == 0
 
 
@@ -561,9 +479,9 @@ def test_a_demo_makes_its_first_people_once_and_shows_their_passwords_once(here)
 
 def test_a_stopped_server_leaves_no_kernel_no_file_and_no_port_behind(start_clinic, own_home):
     clinic = start_clinic(own_home)
-    _signed_in(clinic, "anna").open_page()
-    assert _until(lambda: len(_kernels(clinic)) == 2)
-    kernels = _kernels(clinic)
+    signed_in_as(clinic, "anna").open_page()
+    assert eventually(lambda: len(kernels_of(clinic)) == 2)
+    kernels = kernels_of(clinic)
     folder = Path(kernels[0].cmdline()[-1]).parents[1]
     assert clinic.stop(signal.SIGTERM) == 0
     assert not any(kernel.is_running() for kernel in kernels)
@@ -576,9 +494,9 @@ def test_a_stopped_server_leaves_no_kernel_no_file_and_no_port_behind(start_clin
 @pytest.mark.parametrize("seconds", [0.1, 0.3])
 def test_a_server_stopped_while_it_starts_a_kernel_stops_cleanly(start_clinic, own_home, seconds):
     clinic = start_clinic(own_home)
-    _signed_in(clinic, "anna").open_page()  # the pool fills up again
+    signed_in_as(clinic, "anna").open_page()  # the pool fills up again
     time.sleep(seconds)
-    kernels = _kernels(clinic)
+    kernels = kernels_of(clinic)
     assert clinic.stop(signal.SIGTERM) == 0
     assert not any(kernel.is_running() for kernel in kernels)
     assert "Traceback" not in clinic.log.read_text()
@@ -586,12 +504,12 @@ def test_a_server_stopped_while_it_starts_a_kernel_stops_cleanly(start_clinic, o
 
 def test_after_a_killed_server_its_kernels_end_and_sessions_go_on_with_the_next(start_clinic, own_home):
     clinic = start_clinic(own_home)
-    browser = _signed_in(clinic, "anna")
+    browser = signed_in_as(clinic, "anna")
     browser.open_page()
-    kernels = _kernels(clinic)
+    kernels = kernels_of(clinic)
     folder = Path(kernels[0].cmdline()[-1]).parents[1]
     clinic.stop(signal.SIGKILL)
-    assert _until(lambda: not any(kernel.is_running() for kernel in kernels), 15)
+    assert eventually(lambda: not any(kernel.is_running() for kernel in kernels), 15)
     browser.address = urllib.parse.urlsplit(start_clinic(own_home).url)
     assert not folder.exists()
     assert "Anna Test" in _shown(browser, browser.open_page())
@@ -599,19 +517,19 @@ def test_after_a_killed_server_its_kernels_end_and_sessions_go_on_with_the_next(
 
 def test_an_idle_kernel_is_stopped_with_the_session_also_while_its_page_is_open(start_clinic, own_home):
     clinic = start_clinic(own_home, LUNGKIT_IDLE_MINUTES="0.1")
-    browser = _signed_in(clinic, "anna")
+    browser = signed_in_as(clinic, "anna")
     kernel = browser.open_page()
-    assert _until(lambda: json.loads(browser.get(f"/clinic/there/{kernel}").text)["state"] == "signed-out", 15)
-    page = [process for process in _kernels(clinic) if kernel in process.cmdline()[-1]]
-    assert _until(lambda: not any(process.is_running() for process in page), 20)
+    assert eventually(lambda: json.loads(browser.get(f"/clinic/there/{kernel}").text)["state"] == "signed-out", 15)
+    page = [process for process in kernels_of(clinic) if kernel in process.cmdline()[-1]]
+    assert eventually(lambda: not any(process.is_running() for process in page), 20)
     assert clinic.stop(signal.SIGINT) == 0  # Ctrl-C is a way to stop it, too
 
 
 def test_a_kernel_that_is_killed_is_noticed_and_the_page_told(clinic_server, anna):
     kernel = anna.open_page()
-    (process,) = [process for process in _kernels(clinic_server) if kernel in process.cmdline()[-1]]
+    (process,) = [process for process in kernels_of(clinic_server) if kernel in process.cmdline()[-1]]
     process.kill()
-    assert _until(lambda: json.loads(anna.get(f"/clinic/there/{kernel}").text)["state"] == "gone")
+    assert eventually(lambda: json.loads(anna.get(f"/clinic/there/{kernel}").text)["state"] == "gone")
     assert anna.open_page() != kernel
 
 
@@ -623,7 +541,7 @@ def test_behind_tls_the_cookies_are_secure(start_clinic, own_home, tmp_path):
     )  # fmt: skip
     clinic = start_clinic(own_home, "--certfile", str(certificate), "--keyfile", str(key))
     assert clinic.url.startswith("https://")
-    browser = _signed_in(clinic, "anna")
+    browser = signed_in_as(clinic, "anna")
     assert browser.cookies[accounts.COOKIE]["secure"]
     assert browser.cookies["_xsrf"]["secure"]
     assert browser.open_page()  # its kernel learned who is there, too

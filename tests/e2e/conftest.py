@@ -79,12 +79,20 @@ class Clinic:
 
     def kernels(self) -> list[psutil.Process]:
         """The processes that pages run in, waiting ones included."""
-        return [child for child in psutil.Process(self.process.pid).children() if "ipykernel" in str(child.cmdline())]
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if "ipykernel" in str(child.cmdline())]
+
+    def server(self) -> psutil.Process:
+        """The process that answers; `process` watches over it."""
+        (server,) = psutil.Process(self.process.pid).children()
+        return server
 
     def kill(self) -> None:
         """End the server as a power cut would; its kernels are left to themselves."""
+        server = self.server()
         self.process.kill()
         self.process.wait()
+        psutil.wait_procs([server], timeout=10)  # it ends with the one that watches over it
         self.process.stdout.close()
 
     def stop(self) -> None:

@@ -1,0 +1,312 @@
+"""`lungkit serve`: checks what a person has to mend, starts the web server, and replaces one that does not answer.
+
+The server is a process of its own (server.main). Its listening sockets stay open here too: the port is never lost. It
+asks itself for a page every second, over the network as a browser does, and writes a line here for each answer. A
+server that hangs, whatever the reason, writes none. It is killed with its kernels, and the next one starts; people stay
+signed in, since sessions are in the records. This process imports nothing heavy and does next to nothing.
+"""
+
+import contextlib
+import errno
+import ipaddress
+import json
+import os
+import select
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+from tornado import netutil
+
+from lungkit import config
+from lungkit.clinic.store import Store
+from lungkit.clinic.tables import User as Person
+from lungkit.errors import LungkitError
+from lungkit.models import registry
+
+PORT = 8866
+START_SECONDS = 180  # that a server may take until it is open
+END_SECONDS = 8  # that it may take to stop by itself
+RESTARTS, WITHIN = 5, 600  # as often as this in that many seconds, then a person has to look
+_COMMAND = [sys.executable, "-P", "-c", "from lungkit.clinic import server; server.main()"]
+
+
+def serve(
+    port: int = PORT,
+    host: str = "127.0.0.1",
+    certfile: Path | None = None,
+    keyfile: Path | None = None,
+    pool: int = 2,
+    behind_proxy: bool = False,
+    notebook: Path | None = None,
+    announce: Callable[[str], None] = print,
+) -> None:
+    """Serve the clinic until SIGTERM or SIGINT; then every kernel is stopped and the port is free.
+
+    pool: kernels that wait, warm, for the next visitors. behind_proxy: believe X-Forwarded-* headers; only where
+    nothing but the proxy reaches the port. notebook: what is served; default: notebooks/app.ipynb.
+    announce: called once with the address, when the clinic is open.
+    Raises LungkitError for what a person has to mend first, and when the server fails again and again.
+    """
+    notebook = (notebook or config.notebooks_dir() / "app.ipynb").resolve()
+    if not notebook.is_file():
+        raise LungkitError(f"no notebook {notebook} to serve")
+    tls = tls_context(certfile, keyfile)
+    if not (tls or behind_proxy or _is_loopback(host)):
+        raise LungkitError(
+            f"on {host} passwords would cross the network in clear text; give --certfile and --keyfile, or serve on "
+            "127.0.0.1 behind a proxy that speaks HTTPS (--behind-proxy)"
+        )
+    for setting in (config.hang_seconds, config.server_bytes):
+        setting()  # what cannot be is told now
+    _ready()
+    listening = _bind(port, host)
+    port = listening[0].getsockname()[1]
+    settings = {
+        "port": port,
+        "host": host,
+        "certfile": certfile and str(certfile),
+        "keyfile": keyfile and str(keyfile),
+        "pool": pool,
+        "behind_proxy": behind_proxy,
+        "notebook": str(notebook),
+    }
+    shown = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
+    url = f"{'https' if tls else 'http'}://{in_url(shown)}:{port}/"
+    with contextlib.ExitStack() as stack:
+        for each in listening:
+            stack.callback(each.close)
+        _keep_running(settings, [each.fileno() for each in listening], lambda: announce(url))
+
+
+# --- what has to be right first
+
+
+def _ready() -> None:
+    """Refuse to start where nobody could sign in, or nothing could be read."""
+    store = Store()
+    store.upgrade()
+    with store.read() as db:
+        someone = db.query(Person.id).filter(Person.active).first()
+    store.close()
+    if not someone:
+        raise LungkitError("nobody can sign in yet; make the first account with `lungkit user add NAME --role admin`")
+    if not any(_has_active(model) for model in registry.models()):
+        raise LungkitError("no model is active yet; `make demo` trains one, `lungkit models promote` chooses another")
+
+
+def _has_active(model: str) -> bool:
+    try:
+        registry.active(model)
+    except registry.ModelMissing:
+        return False
+    except registry.ModelDamaged:
+        return True  # whoever uses it is told; what was read before can be looked at
+    return True
+
+
+def tls_context(certfile: Path | str | None, keyfile: Path | str | None) -> ssl.SSLContext | None:
+    """What TLS is spoken with, or None for none; raises LungkitError where the files cannot be used."""
+    if certfile is None and keyfile is None:
+        return None
+    if certfile is None:
+        raise LungkitError("--keyfile needs --certfile, the certificate (PEM) that belongs to it")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certfile, keyfile)
+    except OSError as error:  # ssl.SSLError is one
+        raise LungkitError(
+            f"no TLS with certificate {certfile} and key {keyfile or certfile}: {error.strerror or error}; both are "
+            "PEM files that belong together, the key without a pass phrase"
+        ) from error
+    return context
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def in_url(host: str) -> str:
+    """A host as it stands in an address."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _bind(port: int, host: str) -> list:
+    try:
+        return netutil.bind_sockets(port, host)
+    except OSError as error:
+        reason = {
+            errno.EADDRINUSE: "is taken by another program; stop that one, or give another --port",
+            errno.EACCES: "may not be used by this user; give a --port above 1023",
+        }.get(error.errno, f"cannot be used: {error.strerror or error}")
+        raise LungkitError(f"port {port} on {host} {reason}") from error
+
+
+# --- the server's private folder
+
+
+@contextlib.contextmanager
+def private_folder() -> Iterator[Path]:
+    """A short path (sockets have room for 107 characters) that only this user can enter; gone at the end."""
+    clear_folders()
+    folder = Path(tempfile.mkdtemp(prefix=f"lungkit-{os.getpid()}-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_folders() -> None:
+    """Remove the folders of servers that were killed and could not do it themselves."""
+    for left in Path(tempfile.gettempdir()).glob("lungkit-*-*"):
+        number = left.name.split("-")[1]
+        if number.isdigit() and left.stat().st_uid == os.getuid() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+# --- watching over the server
+
+
+def _keep_running(settings: dict, listening: list[int], opened: Callable[[], None]) -> None:
+    """Run servers, one after the other, until a signal says stop."""
+    restarts: deque[float] = deque()
+    with _signals() as stop:
+        server = _Server(settings, listening)
+        while why := server.watch(stop, opened):
+            server.kill()
+            if not server.opened and not restarts:
+                raise LungkitError(f"the server {why} before it was open; the lines above may say more")
+            opened = _nothing  # the address is announced once
+            restarts.append(time.monotonic())
+            while restarts[0] < restarts[-1] - WITHIN:
+                restarts.popleft()
+            if len(restarts) > RESTARTS:
+                raise LungkitError(
+                    f"the server {why}; it was started again {RESTARTS} times in {WITHIN // 60} minutes and stays "
+                    "stopped. The lines above may say why; `lungkit serve` starts it."
+                )
+            _say(f"The server {why}. It starts again; open pages have ended, what was saved is safe.")
+            if select.select([stop], [], [], 2 ** (len(restarts) - 1) - 1)[0]:
+                return
+            server = _Server(settings, listening)
+        server.stop()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[int]:
+    """A file that can be read from as soon as SIGTERM or SIGINT came."""
+    read, write = os.pipe()
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before[number] = signal.signal(number, lambda *_: os.write(write, b"x"))
+    try:
+        yield read
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(read)
+        os.close(write)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _say(words: str) -> None:
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}", file=sys.stderr, flush=True)
+
+
+class _Server:
+    """One process of the server. opened: whether it got as far as answering."""
+
+    def __init__(self, settings: dict, listening: list[int]):
+        self.opened = False
+        self._line, line = os.pipe()
+        given = json.dumps(settings | {"listening": listening, "line": line, "watched_by": os.getpid()})
+        # A session of its own: Ctrl-C comes here alone, and what becomes of the server is decided in one place.
+        self._process = subprocess.Popen([*_COMMAND, given], pass_fds=[line, *listening], start_new_session=True)
+        os.close(line)
+
+    def watch(self, stop: int, opened: Callable[[], None]) -> str:
+        """Wait until it fails, and say what it did; empty: it is to stop. Raises LungkitError in the server's words."""
+        silent = 0.0  # s; time in which this process did not run, either, hardly counts
+        while True:
+            start = time.monotonic()
+            ready = select.select([self._line, stop], [], [], 1)[0]
+            silent += min(2.0, time.monotonic() - start)
+            if stop in ready:
+                return ""
+            if self._line in ready:
+                said = os.read(self._line, 2**16).decode()
+                if not said:
+                    return self._ended()
+                silent = 0.0
+                self._hear(said, opened)
+            patience = config.hang_seconds() if self.opened else START_SECONDS
+            if silent > patience:
+                return f"has not answered for {patience:g} s"
+            if self._bytes() > config.server_bytes():
+                return f"took more than {config.server_bytes() >> 20} MiB of memory"
+
+    def _hear(self, said: str, opened: Callable[[], None]) -> None:
+        """What the server wrote: "alive", "open" once, or "problem" and the words in which it ends."""
+        for word, _, rest in (line.partition(" ") for line in said.splitlines()):
+            if word == "problem":
+                self.stop()
+                raise LungkitError(json.loads(rest))
+            if word == "open":
+                self.opened = True
+                opened()
+
+    def _ended(self) -> str:
+        try:
+            status = self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "is lost"
+        if status == 0:  # somebody stopped it, and not this process
+            return ""
+        return f"ended with exit status {status}" if status > 0 else f"was ended by {signal.Signals(-status).name}"
+
+    def _bytes(self) -> int:
+        try:
+            return psutil.Process(self._process.pid).memory_info().rss
+        except psutil.Error:
+            return 0
+
+    def stop(self) -> None:
+        """Ask it to stop; one that hangs is killed."""
+        self._process.terminate()
+        try:
+            self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            _say(f"The server did not stop within {END_SECONDS} s and is killed.")
+        self.kill()
+
+    def kill(self) -> None:
+        """End what is left of it, kernels included."""
+        family = []
+        with contextlib.suppress(psutil.Error):
+            family = psutil.Process(self._process.pid).children(recursive=True)
+        self._process.kill()
+        for child in family:
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+        self._process.wait()
+        psutil.wait_procs(family, timeout=5)
+        if self._line is not None:
+            os.close(self._line)
+            self._line = None
+        clear_folders()
