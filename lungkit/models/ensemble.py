@@ -18,15 +18,6 @@ layers = keras.layers
 MEMBERS = "members"  # the layer that puts their feature maps side by side
 
 
-@keras.saving.register_keras_serializable("lungkit")
-class Mirror(layers.Layer):
-    """Images or feature maps (N, height, width, channels), left and right exchanged."""
-
-    def call(self, images):
-        """The mirrored images."""
-        return keras.ops.flip(images, axis=2)
-
-
 def combine(models: Sequence[keras.Model], name: str, mirrored: bool = True) -> keras.Model:
     """Functional model: images in, the mean of the members' logits out.
 
@@ -36,15 +27,15 @@ def combine(models: Sequence[keras.Model], name: str, mirrored: bool = True) -> 
     if len({(model.input_shape, model.output_shape) for model in models}) != 1:
         raise LungkitError("an ensemble needs one model or more, all with the same input and output")
     image = keras.Input(models[0].input_shape[1:], name="image")
-    views = [image, Mirror(name="mirror")(image)] if mirrored else [image]
+    views = [image, _mirrored(image)] if mirrored else [image]
     maps, dense = [], []
     for number, model in enumerate(models):
         trunk = _renamed(model, f"member{number + 1}_")
         pooled = trunk.get_layer(f"member{number + 1}_embedding").input
-        features = keras.Model(trunk.input, pooled)
+        wiring = _wiring(keras.Model(trunk.input, pooled))
         for view in views:
-            seen = features.call(view)  # not features(view), which would be one nested layer
-            maps.append(seen if view is image else Mirror(name=f"member{number + 1}_mirrored_back")(seen))
+            seen = _applied(wiring, view)
+            maps.append(seen if view is image else _mirrored(seen))
             dense.append(model.get_layer("logits").get_weights())
     x = layers.Concatenate(name=MEMBERS)(maps) if len(maps) > 1 else maps[0]
     x = layers.GlobalAveragePooling2D(name="embedding")(x)
@@ -53,6 +44,26 @@ def combine(models: Sequence[keras.Model], name: str, mirrored: bool = True) -> 
     kernels, biases = zip(*dense, strict=True)
     logits.set_weights([np.concatenate(kernels) / len(maps), np.mean(biases, axis=0)])
     return whole
+
+
+def _mirrored(images):
+    """Images or feature maps (N, height, width, channels), left and right exchanged."""
+    return keras.ops.flip(images, axis=2)
+
+
+def _wiring(model: keras.Model) -> list[tuple[keras.layers.Layer, object, object]]:
+    """Each layer, the input first, with the tensors that it reads and gives; taken before any is called again."""
+    return [(layer, layer.input, layer.output) for layer in model.layers]
+
+
+def _applied(wiring: list, view):
+    """The layers one by one on `view`: neither one nested layer, nor an operation that HDF5 files have no name for."""
+    (_, _, given), *rest = wiring
+    made = {id(given): view}
+    for layer, reads, gives in rest:
+        read = [made[id(tensor)] for tensor in reads] if isinstance(reads, list) else made[id(reads)]
+        made[id(gives)] = layer(read)
+    return made[id(wiring[-1][2])]
 
 
 def _renamed(model: keras.Model, prefix: str) -> keras.Model:

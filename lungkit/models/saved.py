@@ -1,24 +1,67 @@
-"""Keras models in and out of the registry."""
+"""Keras models in and out of the registry, in files that Keras can read without lungkit."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lungkit.backend import keras
 
 from lungkit.errors import LungkitError
-from lungkit.models import registry
+from lungkit.models import backbones, registry
+
+layers = keras.layers
 
 
-def save(model: keras.Model, folder: Path) -> None:
-    """Write `model` as model.keras and model.h5 into `folder`."""
-    model.save(folder / "model.keras")
-    # Keras calls the HDF5 format legacy and warns on each save; it is kept for tools that read only that.
-    import logging
+def save(model: keras.Model, folder: Path) -> list[str]:
+    """Write `model`, without its optimizer, as model.keras and model.h5 into `folder`; returns the names written.
 
+    Both load in plain Keras, where lungkit is not installed. A model for which that cannot be is not written: one that
+    equalises histograms is kept as a graph alone, and one that also reads the mirrored image has no model.h5, whose
+    format knows layers only.
+    """
+    plain = _plain(model)
+    if any(not type(operation).__module__.startswith("keras.") for operation in plain.operations):
+        return []
+    plain.save(folder / "model.keras")
+    if not all(isinstance(operation, layers.Layer) for operation in plain.operations):
+        return ["model.keras"]
+    with _quiet():  # Keras calls the HDF5 format legacy and warns on each save; it is for tools that read only that
+        plain.save(folder / "model.h5")
+    return ["model.keras", "model.h5"]
+
+
+def _plain(model: keras.Model) -> keras.Model:
+    """The same model of Keras' own layers, as far as lungkit's have an equal there."""
+    if not any(isinstance(layer, backbones.ChannelScale) for layer in model.layers):
+        return keras.Model(model.input, model.output, name=model.name)
+    plain = keras.models.clone_model(model, clone_function=_own)
+    for layer in model.layers:
+        if isinstance(layer, backbones.ChannelScale):
+            factors, offsets = keras.ops.convert_to_numpy(layer.factors), keras.ops.convert_to_numpy(layer.offsets)
+            weights = plain.get_layer(layer.name).get_weights()
+            plain.get_layer(layer.name).set_weights([factors.reshape(weights[0].shape), offsets])
+        else:
+            plain.get_layer(layer.name).set_weights(layer.get_weights())
+    return plain
+
+
+def _own(layer: layers.Layer) -> layers.Layer:
+    """A layer of Keras' own that does the same; its weights are still to be set."""
+    if not isinstance(layer, backbones.ChannelScale):
+        return type(layer).from_config(layer.get_config())
+    if layer.input.shape[-1] == len(layer.factors):
+        return layers.DepthwiseConv2D(1, name=layer.name)
+    return layers.Conv2D(len(layer.factors), 1, name=layer.name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        model.save(folder / "model.h5")
+        yield
     finally:
         logger.setLevel(level)
 
@@ -37,6 +80,7 @@ def load(version: registry.Version) -> keras.Model:
     registry.verify(version)
     if not holds_keras(version):
         raise LungkitError(
-            f"{version} is kept as a graph alone, without its Keras model; `lungkit train` makes one that holds both"
+            f"{version} is kept as a graph alone, without its Keras model; `lungkit train` without --compact makes one "
+            "that holds both"
         )
     return keras.saving.load_model(version.folder / "model.keras", compile=False, safe_mode=True)

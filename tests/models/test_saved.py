@@ -7,7 +7,9 @@ from lungkit.backend import keras
 import numpy as np
 import pytest
 
-from lungkit.models import cnn, registry, saved
+from lungkit.data import images
+from lungkit.models import backbones, cnn, ensemble, registry, saved
+from tests import plain_keras
 
 CARD = {
     "classes": ["a", "b", "c"],
@@ -46,6 +48,41 @@ def test_a_loaded_model_gives_the_logits_of_the_saved_one(model, version, pictur
 def test_the_h5_file_gives_the_logits_of_the_keras_file(version, pictures):
     h5 = keras.saving.load_model(version.folder / "model.h5", compile=False)
     np.testing.assert_allclose(h5(pictures), saved.load(version)(pictures), atol=1e-6)
+
+
+def _cnn() -> keras.Model:
+    return cnn.compile_classifier(cnn.build((32, 32, 1), 3, filters=4, blocks=2), optimizer="adamw", layer_rates={})
+
+
+def _backbone(**options) -> keras.Model:
+    return backbones.build("efficientnet_lite0", (32, 32, 1), 3, weights=None, **options)
+
+
+# About 25 s: a backbone is built, and another process loads Keras.
+def test_whatever_is_written_loads_in_keras_without_lungkit_and_says_the_same(pictures, tmp_path):
+    models = {
+        "single": _cnn(),
+        "backbone": _backbone(),
+        "one member": ensemble.combine([_cnn()], "one", mirrored=False),
+        "two members": ensemble.combine([_cnn(), _cnn()], "two", mirrored=False),
+        "mirrored": ensemble.combine([_cnn(), _cnn()], "mirrored"),
+    }
+    written, expected = [], []
+    for name, model in models.items():
+        (tmp_path / name).mkdir()
+        names = saved.save(model, tmp_path / name)
+        assert sorted(names) == sorted(file.name for file in (tmp_path / name).iterdir())
+        assert names == ["model.keras", "model.h5"][: 1 if name == "mirrored" else 2]
+        written += [tmp_path / name / file for file in names]
+        expected += [model.predict(pictures, verbose=0)] * len(names)
+    for file, found, logits in zip(written, plain_keras.logits(written, pictures, tmp_path), expected, strict=True):
+        np.testing.assert_allclose(found, logits, atol=1e-5, err_msg=str(file))
+
+
+def test_a_model_that_plain_keras_cannot_name_is_not_written(tmp_path):
+    spec = images.Preprocessing(size=(32, 32))
+    assert saved.save(_backbone(equalised=True, preprocessing=spec), tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_saving_warns_of_nothing_and_leaves_the_log_level_alone(model, tmp_path, caplog):

@@ -5,12 +5,15 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.special
 
 from lungkit.clinic import predictor
 from lungkit.data import images
-from lungkit.models import overview, registry
+from lungkit.models import graph, overview, registry
 from lungkit.training import recipes
+from tests import plain_keras
 from tests.shipped import export
 
 SHIPPED = list(recipes.RECIPES)
@@ -71,6 +74,19 @@ def test_the_table_has_a_row_for_each_and_marks_what_is_synthetic():
     rows = overview.table()
     assert len(rows) == len(SHIPPED)
     assert [row for row in rows["model"] if "synthetic" in row] == ["ct-infection@v1 (synthetic)"]
+
+
+# About 15 s: another process loads Keras.
+def test_every_keras_file_that_ships_loads_without_lungkit_and_says_what_the_graph_says(shipped, tmp_path):
+    files = sorted([*shipped.glob("*/*/model.keras"), *shipped.glob("*/*/model.h5")])
+    assert {file.suffix for file in files} == {".keras", ".h5"}
+    (folder,) = {file.parent for file in files}
+    side = json.loads((folder / "card.json").read_text())["preprocessing"]["size"][0]
+    tensors = np.random.default_rng(0).normal(size=(6, side, side, 1)).astype(np.float32)
+    temperature = json.loads((folder / "card.json").read_text())["temperature"]
+    answered = graph.Graph(folder, heat=False)(tensors)["probabilities"]
+    for logits in plain_keras.logits(files, tensors, tmp_path):
+        np.testing.assert_allclose(scipy.special.softmax(logits / temperature, axis=1), answered, atol=1e-3)
 
 
 # --- what a user trained does not change what these tests look at
