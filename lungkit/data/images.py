@@ -97,11 +97,13 @@ def read(source: str | Path | bytes | BinaryIO, name: str | None = None) -> Imag
 
 
 def _image(stream: BinaryIO, kind: str, file: str) -> Image:
+    if kind == "JPEG":
+        stream = io.BytesIO(jpeg := stream.read())
     image = dicom.read(stream, file) if kind == "DICOM" else pictures.read(stream, kind, file)
     if not np.isfinite(image.pixels).all():
         raise Broken(*NOT_FINITE)
     if kind == "JPEG":
-        object.__setattr__(image, "jpeg", stream.getvalue())
+        object.__setattr__(image, "jpeg", jpeg)
     return image
 
 
@@ -115,11 +117,9 @@ def probe(source: str | Path | bytes | BinaryIO) -> tuple[int, int, str]:
 
 @contextmanager
 def _reading(source, name: str | None) -> Iterator[tuple[BinaryIO, str, str]]:
-    """The stream, its kind and its name; of a JPEG, the stream is in memory."""
+    """The stream at its start, its kind and its name."""
     with _refusing(source, name) as file, _quiet, np.errstate(all="ignore"), _opened(source) as stream:
-        kind = _format(stream)
-        in_memory = kind != "JPEG" or isinstance(stream, io.BytesIO)
-        yield stream if in_memory else io.BytesIO(stream.read()), kind, file
+        yield stream, _format(stream), file
 
 
 @contextmanager

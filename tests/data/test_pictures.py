@@ -209,12 +209,12 @@ def tiff(*pages: tuple[dict, list[bytes]], order: str = "<", big: bool = False) 
 
 
 def typed(kind: str) -> np.ndarray:
-    """GREY12 as other numbers, with the values below 0 and above 2^31 that only such numbers have."""
+    """GREY12 as other numbers, with the values below 0 and around 2^31 that only such numbers have."""
     if kind == "u1":
         return (GREY12 >> 4).astype(np.uint8)
     if kind == "i1":
         return ((GREY12 >> 4).astype(int) - 128).astype(np.int8)
-    shift = {"u2": 0, "i2": -2000, "u4": 2**31, "i4": -(2**30), "f2": -1000, "f4": -1000, "f8": -1000}[kind]
+    shift = {"u2": 0, "i2": -2000, "u4": 2**31 - 2000, "i4": -(2**30), "f2": -1000, "f4": -1000, "f8": -1000}[kind]
     return (GREY12.astype(float) / (8 if kind == "f2" else 1) + shift).astype(kind)
 
 
