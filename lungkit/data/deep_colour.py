@@ -10,7 +10,7 @@ import PIL.Image
 from lungkit.data.image import Broken, stretched
 
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as for 8 bits
+_LUMINANCE = np.float32(0.299), np.float32(0.587), np.float32(0.114)  # ITU-R 601, as for 8 bits
 
 
 def is_deep(picture: PIL.Image.Image) -> bool:
@@ -76,7 +76,10 @@ def _both_bytes(picture: PIL.Image.Image, again: PIL.Image.Image, load: Callable
     """uint16 (height, width, bands): the upper bytes from one decoding, the lower ones from another."""
     _show(picture, lambda raw: raw.replace("RGBa", "RGBA"))
     _show(again, lambda raw: raw[:-1].replace("RGBa", "RGBA") + _OTHER_BYTE[raw[-1]])
-    return np.asarray(load(picture)).astype(np.uint16) << 8 | np.asarray(load(again))
+    samples = np.asarray(load(picture)).astype(np.uint16)
+    samples <<= 8
+    samples |= np.asarray(load(again))
+    return samples
 
 
 def _alpha(samples: np.ndarray, picture: PIL.Image.Image) -> np.ndarray | None:
@@ -89,6 +92,14 @@ def _light(samples: np.ndarray, mode: str) -> np.ndarray:
     if samples.shape[-1] == 2:
         return samples[..., 0]
     if mode == "CMYK":
-        ink = samples.astype(np.float32)
-        return (65535 - ink[..., :3]) @ _LUMINANCE * (65535 - ink[..., 3]) / np.float32(65535)
-    return samples[..., :3].astype(np.float32) @ _LUMINANCE
+        paper = 65535 - samples
+        return _luminance(paper) * paper[..., 3] / np.float32(65535)
+    return _luminance(samples)
+
+
+def _luminance(samples: np.ndarray) -> np.ndarray:
+    """float32, band by band: the whole picture in floats would take three times the memory."""
+    light = np.zeros(samples.shape[:2], np.float32)
+    for band, weight in enumerate(_LUMINANCE):
+        light += samples[..., band] * weight
+    return light
