@@ -98,8 +98,9 @@ def _header(parts: Sequence[bytes]) -> dict:
     for field in ("msg_id", "msg_type"):
         if not isinstance(header.get(field), str):
             raise BadMessage(f"a header whose {field} is no text")
-    if not _VERSION.fullmatch(str(header.get("version"))):
-        raise BadMessage(f"a header of version {_short(str(header.get('version')))}; 5.x is read")
+    version = header.get("version")
+    if not (isinstance(version, str) and _VERSION.fullmatch(version)):
+        raise BadMessage(f"a header of version {_short(version) if isinstance(version, str) else '?'}; 5.x is read")
     return header
 
 
@@ -108,12 +109,14 @@ def _object(part: bytes, name: str) -> dict:
         raise BadMessage(f"a {name} of {len(part)} bytes; there may be {HEADER_BYTES}", 1009)
     try:
         value = json.loads(part.decode())
-        # A date that is none would be an error where the kernel reads it.
-        extract_dates(value if "header" in name else None)
+        if not isinstance(value, dict):
+            raise BadMessage(f"a {name} that is no JSON object", 1007)
+        if "header" in name:
+            if any(isinstance(part, dict | list) for part in value.values()):
+                raise BadMessage(f"a {name} with more than texts and numbers in it")
+            extract_dates(value)  # a date that is none would be an error where the kernel reads it
     except (ValueError, RecursionError, OverflowError) as error:
         raise BadMessage(f"a {name} that is no JSON: {_short(str(error))}", 1007) from None
-    if not isinstance(value, dict):
-        raise BadMessage(f"a {name} that is no JSON object", 1007)
     return value
 
 

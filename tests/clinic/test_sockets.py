@@ -254,8 +254,13 @@ def test_any_frame_is_read_or_refused_with_a_reason_and_takes_no_memory():
     ("part", "value", "why"),
     [
         (0, b'{"msg_id": "1"}', "a header whose msg_type is no text"),
-        (0, b'{"msg_id": "1", "msg_type": "comm_msg"}', "a header of version None; 5.x is read"),
+        (0, b'{"msg_id": "1", "msg_type": "comm_msg"}', r"a header of version \?; 5.x is read"),
         (0, b'{"msg_id": "1", "msg_type": "comm_msg", "version": "<.3"}', "a header of version <.3; 5.x is read"),
+        (
+            0,
+            b'{"msg_id": "1", "a": ' + b"[" * 500 + b"]" * 500 + b"}",
+            "a header with more than texts and numbers in it",
+        ),
         (0, b"[]", "a header that is no JSON object"),
         (1, b"{", "a parent header that is no JSON"),
         (2, b'"' + b"x" * 2**16 + b'"', "a metadata of 65538 bytes; there may be 65536"),
