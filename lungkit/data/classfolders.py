@@ -4,7 +4,9 @@ Where folders can be read in two ways, the set is refused with both named; whate
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from lungkit.data import folders, splits
@@ -19,7 +21,11 @@ ACCEPTED = (
 _CONTAINER = re.compile(
     r"images?|imgs?|pics?|pictures?|photos?|data|dicom|dcm|png|jpe?g|jpg|tiff?|slices?|frames?", re.I
 )
-_MASKS = re.compile(r".*masks?|masks?[-_ ].*|segmentations?|annotations?|ground[-_ ]?truth|heat[-_ ]?maps?", re.I)
+_MASKS = re.compile(
+    r"((lungs?|lesions?|infections?|roi|seg\w*|binary|gt)[-_ ])?masks?([-_ ].*)?"
+    r"|segmentations?|annotations?|ground[-_ ]?truth|heat[-_ ]?maps?",
+    re.I,
+)
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,20 @@ class _Tree:
     root: Path
     images: list[PurePosixPath]
 
-    def within(self, name: str) -> "_Tree":
-        return _Tree(
-            self.root / name, [PurePosixPath(*path.parts[1:]) for path in self.images if path.parts[0] == name]
-        )
+    @cached_property
+    def _below(self) -> dict[str, "_Tree"]:
+        """The folders that hold an image, at any depth."""
+        inside: dict[str, list[PurePosixPath]] = {}
+        for path in self.images:
+            if len(path.parts) > 1:
+                inside.setdefault(path.parts[0], []).append(PurePosixPath(*path.parts[1:]))
+        return {name: _Tree(self.root / name, inside[name]) for name in sorted(inside)}
 
-    @property
+    def within(self, name: str) -> "_Tree":
+        """The part of the tree in one of its folders."""
+        return self._below.get(name) or _Tree(self.root / name, [])
+
+    @cached_property
     def folders(self) -> list[str]:
         """All of them, also those without an image; not what systems leave behind, nor hidden ones."""
         if not self.root.is_dir():
@@ -53,9 +67,9 @@ class _Tree:
     @property
     def filled(self) -> list[str]:
         """The folders with an image in them or below them."""
-        return sorted({path.parts[0] for path in self.images if len(path.parts) > 1})
+        return list(self._below)
 
-    @property
+    @cached_property
     def direct(self) -> list[PurePosixPath]:
         """The images that lie in the folder itself."""
         return [path for path in self.images if len(path.parts) == 1]
@@ -140,7 +154,8 @@ def _parts(tree: _Tree) -> tuple[list[str], list[str]]:
     passed = [name for name in filled if _MASKS.fullmatch(name)]
     parts = [name for name in tree.folders if splits.part_named(name) and tree.within(name).folders]
     parts = parts if any(tree.within(name).filled for name in parts) else []
-    copies = [name for name in filled if name not in (*parts, *passed) and _is_copy(tree, name)]
+    spellings = Counter(map(alike, filled))
+    copies = [name for name in filled if name not in (*parts, *passed) and _is_copy(tree, name, spellings)]
     others = [name for name in filled if name not in (*parts, *passed, *copies)]
     kinds = {splits.part_named(name) for name in parts}
     if parts and (not others or {"train", "test"} <= kinds or {"train", "val"} <= kinds):
@@ -158,13 +173,12 @@ def _parts(tree: _Tree) -> tuple[list[str], list[str]]:
     return [], [*passed, *copies]
 
 
-def _is_copy(tree: _Tree, name: str) -> bool:
+def _is_copy(tree: _Tree, name: str, spellings: Counter) -> bool:
     """Whether a folder holds this set once more, or another one: its folders are named as its neighbours or parts."""
     below = tree.within(name)
-    neighbours = {alike(other) for other in tree.filled if other != name}
-    inside = {alike(folder) for folder in below.filled}
-    parts = [folder for folder in below.filled if splits.part_named(folder)]
-    return not below.direct and bool(inside) and (inside <= neighbours or bool(parts))
+    inside = set(map(alike, below.filled))
+    neighbours = all(spellings[folder] > (folder == alike(name)) for folder in inside)
+    return not below.direct and bool(inside) and (neighbours or any(map(splits.part_named, below.filled)))
 
 
 def _refuse_sets(tree: _Tree, names: list[str]) -> None:

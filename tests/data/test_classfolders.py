@@ -46,10 +46,10 @@ def test_folders_below_a_class_are_patients_and_it_is_said(root):
 
 
 def test_folders_that_only_hold_images_are_no_patients_and_masks_no_images(root):
-    put(root, "COVID/images", "COVID/masks", "Normal/images", "Normal/masks")
+    put(root, "COVID/images", "COVID/masks", "Normal/images", "Normal/lung_masks_v7", "without_mask")
     data = dataset.load(root)
-    assert data.manifest.groupby("label").size().to_dict() == {"COVID": 4, "Normal": 4}
-    assert data.manifest["patient_id"].nunique() == 8
+    assert data.manifest.groupby("label").size().to_dict() == {"COVID": 4, "Normal": 4, "without_mask": 4}
+    assert data.manifest["patient_id"].nunique() == 12
     assert notes(data)["masks passed over"].count == 8
 
 
@@ -196,3 +196,12 @@ def test_ten_thousand_files_are_listed_in_seconds(root):
     data = dataset.as_given(root)
     assert len(data.manifest) == 5008 and notes(data)["files passed over"].count == 5000
     assert time.perf_counter() - started < 60
+
+
+def test_thousands_of_folders_are_listed_in_seconds(root):
+    for number in range(3000):
+        (root / f"patient {number}" / "visit").mkdir(parents=True)
+        (root / f"patient {number}" / "visit" / "1.png").touch()
+    started = time.perf_counter()
+    assert len(dataset.as_given(root).classes) == 3000
+    assert time.perf_counter() - started < 30
