@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lungkit.interrupts import ignored
+
 import numpy as np
 from joblib import Parallel, delayed
 from PIL import Image as Picture
@@ -165,7 +167,8 @@ def make_dataset(
         (draft / "slices").mkdir()
         (draft / "masks").mkdir()
         jobs = (delayed(_write_patient)(draft, *patient, seed, size) for patient in _patients(n_slices, seed))
-        written = Parallel(n_jobs=workers or os.cpu_count(), return_as="generator_unordered")(jobs)
+        with ignored():  # by the workers too, which begin here: Ctrl-C is this process's to answer
+            written = Parallel(n_jobs=workers or os.cpu_count(), return_as="generator_unordered")(jobs)
         rows = []
         with progress.bar(total=n_slices, label="phantom", unit="slice") as bar:
             for of_patient in written:
