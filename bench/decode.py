@@ -31,7 +31,7 @@ FULL, SCALED = images.Preprocessing(jpeg="full"), images.Preprocessing(jpeg="sca
 WAYS: dict[str, Callable[[bytes], np.ndarray]] = {
     "full": lambda content: images.prepare(content, FULL).tensor,
     "scaled": lambda content: images.prepare(content, SCALED).tensor,
-    # The clinic decodes in full for the screen, and makes the tensor besides.
+    # The clinic decodes in full for the screen, and makes the tensor as well.
     "clinic, full": lambda content: images.prepare(images.read(content), FULL).tensor,
     "clinic, scaled": lambda content: images.prepare(images.read(content), SCALED).tensor,
 }
