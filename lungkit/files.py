@@ -36,8 +36,20 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """An empty folder to fill, which becomes `folder` in one step when the block ends.
 
     Where the block raises, nothing is left. What a killed process left is removed by the next call for the same folder.
-    Where `folder` was filled by another process meanwhile, that one stays.
+    Where `folder` was filled by another process meanwhile, that one stays. An OSError that names no file, or one of the
+    draft, names `folder`.
     """
+    try:
+        with _draft(folder) as filled:
+            yield filled
+    except OSError as error:
+        if error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(folder.parent):
+            error.filename = str(folder)
+        raise
+
+
+@contextmanager
+def _draft(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     name = f".{cut_name(folder.name, LONGEST_NAME - 20)}"
     _remove_abandoned(folder.parent, f"{name}.draft-")

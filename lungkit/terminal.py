@@ -110,7 +110,7 @@ def _full_folders() -> list[str]:
     given = [Path(text.partition("=")[2] or text) for text in sys.argv[1:] if not text.startswith("-") or "=" in text]
     output = Path("/proc/self/fd/1").resolve()  # the file, where standard output is one
     own = [config.data_dir(), config.reports_dir(), config.artifacts_dir(), Path(tempfile.gettempdir())]
-    full = [str(folder) for folder in (*own, output, *given) if _is_full(folder)]
+    full = [str(folder) for folder in (*own, *([output] if output.is_file() else []), *given) if _is_full(folder)]
     return [", ".join(dict.fromkeys(full))] if full else []
 
 

@@ -29,6 +29,13 @@ def test_whatever_stops_the_filling_leaves_nothing(tmp_path, stop):
     assert _names(tmp_path) == []
 
 
+def test_a_full_disk_is_told_of_the_folder_that_was_to_be_made(tmp_path):
+    for filename in (None, "draft"):
+        with pytest.raises(OSError) as refused, files.new_folder(tmp_path / "set") as draft:
+            raise OSError(28, "No space left on device", filename and str(draft / "one.png"))
+        assert refused.value.filename == str(tmp_path / "set")
+
+
 def test_a_folder_that_another_process_filled_meanwhile_stays(tmp_path):
     with files.new_folder(tmp_path / "set") as draft:
         (draft / "one").write_text("mine")
