@@ -119,6 +119,8 @@ class Profile:
     patience: int  # epochs without a lower validation loss before training stops
     batch_size: int
     explained: int  # images that Grad-CAM is measured on
+    finalists: int  # settings of a search that are trained again …
+    repeats: int  # … from so many starts
 
     def limit(self, data: str) -> int | None:
         """How many images to take from the data set called `data`."""
@@ -126,8 +128,8 @@ class Profile:
 
 
 PROFILES = {
-    "quick": Profile(96, 1200, 6000, 16, 3, 4, 30, 20, 32, 90),
-    "full": Profile(224, 1500, None, 100, 12, 20, 60, 10, 32, 600),
+    "quick": Profile(96, 1200, 6000, 16, 3, 4, 20, 20, 32, 90, 2, 3),
+    "full": Profile(224, 1500, None, 100, 12, 20, 60, 10, 32, 600, 3, 3),
 }
 
 

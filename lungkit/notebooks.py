@@ -277,15 +277,9 @@ def headline(folder: Path) -> str:
     record = folder / "evaluation.json"
     if not record.is_file():
         return ""
-    result = json.loads(record.read_text())
-    low, high = result["intervals"]["accuracy"]
-    interval = "" if low is None else f" (95 % interval {low:.3f}–{high:.3f})"  # none with a single patient
-    synthetic = " (synthetic phantom)" if result.get("synthetic") else ""
-    return (
-        f"{result['model']} on {result['data']}{synthetic}, {result['split']} split: accuracy "
-        f"{result['accuracy']:.3f}{interval}, macro F1 {result['macro_f1']:.3f}, "
-        f"{result['n']} images of {result['patients']} patients"
-    )
+    from lungkit.training import sentences
+
+    return sentences.headline(json.loads(record.read_text("utf-8")))
 
 
 def _write_index(result: Run) -> None:

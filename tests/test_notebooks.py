@@ -136,23 +136,25 @@ def _run_with(folder: Path, record: dict | None = None) -> notebooks.Run:
 
 
 RECORD = {
-    "model": "m@v3", "data": "set", "split": "test", "synthetic": True, "accuracy": 0.9116, "macro_f1": 0.9,
-    "n": 90, "patients": 17, "intervals": {"accuracy": [0.8514, 0.96]},
+    "model": "m@v3", "data": "set", "split": "test", "synthetic": True, "classes": ["a", "b"], "n": 90, "patients": 17,
+    "accuracy": 0.7116, "balanced_accuracy": 0.61, "auc": 0.7, "largest_class": {"class": "b", "share": 0.768},
+    "intervals": {"accuracy": [0.6514, 0.76], "balanced_accuracy": [0.5, 0.7], "auc": [0.6, 0.8]},
 }  # fmt: skip
 
 
-def test_the_headline_is_the_evaluations_result(tmp_path):
+def test_the_headline_sets_the_accuracy_next_to_the_largest_class(tmp_path):
     run = _run_with(tmp_path, RECORD)
     sentence = notebooks.headline(run.folder)
     assert sentence == (
-        "m@v3 on set (synthetic phantom), test split: accuracy 0.912 (95 % interval 0.851–0.960), macro F1 0.900, "
-        "90 images of 17 patients"
+        "m@v3 on set (synthetic phantom), test split: accuracy 0.712 (0.651–0.760), where always answering 'b' gives "
+        "0.768; balanced accuracy 0.610 (0.500–0.700), by chance 0.500; AUC 0.700 (0.600–0.800); 90 images of "
+        "17 patients"
     )
 
 
 def test_the_headline_does_without_an_interval_where_there_is_one_patient(tmp_path):
     run = _run_with(tmp_path, RECORD | {"intervals": {"accuracy": [None, None]}, "synthetic": False})
-    assert "m@v3 on set, test split: accuracy 0.912, macro F1" in notebooks.headline(run.folder)
+    assert "m@v3 on set, test split: accuracy 0.712, where always" in notebooks.headline(run.folder)
 
 
 def test_without_an_evaluation_there_is_no_headline(tmp_path):
@@ -334,6 +336,19 @@ def _texts(document) -> list[str]:
 @pytest.fixture(params=COMMITTED, ids=lambda file: file.stem)
 def committed(request):
     return nbformat.read(request.param, 4)
+
+
+# About 5 s each: a kernel starts.
+@pytest.mark.parametrize("number", ["04", "05"])
+def test_without_a_model_a_notebook_says_at_once_what_to_run(number, tmp_path):
+    (notebook,) = [file for file in PIPELINE if file.name.startswith(number)]
+    with pytest.raises(notebooks.NotebookFailed) as caught:
+        notebooks.run([notebook], {"profile": "quick"}, tmp_path / "run")
+    plain = "ModelMissing: no model was trained on phantom-1200 yet: run notebook 03 first (`lungkit run 03`)"
+    assert plain in str(caught.value)
+    assert not config.data_dir().exists(), "nothing was made or read before"
+    (error,) = [o for o in _outputs(nbformat.read(tmp_path / "run" / notebook.name, 4)) if o.output_type == "error"]
+    assert error.traceback == [plain], "one plain sentence, no traceback"
 
 
 @pytest.mark.parametrize("file", PIPELINE, ids=lambda file: file.stem)

@@ -502,6 +502,11 @@ def _draw_brightness(axes, audit: Audit) -> None:
 
 def _draw_pairs(axes, audit: Audit) -> None:
     table = audit.duplicates
+    axes.set(title="Duplicates (a pair can be of several kinds)", xlabel="pairs of images")
+    if table.empty:
+        axes.text(0.5, 0.5, "none found", ha="center", va="center", transform=axes.transAxes)
+        axes.set(xticks=[], yticks=[])
+        return
     kinds = {
         "across splits": table["across_splits"],
         "two labels": table["two_labels"],
@@ -519,5 +524,4 @@ def _draw_pairs(axes, audit: Audit) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set_xlim(left=0)
-    axes.set(title="Duplicates (a pair can be of several kinds)", xlabel="pairs of images")
     axes.legend(frameon=False, fontsize="small")

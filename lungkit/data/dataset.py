@@ -191,6 +191,13 @@ def as_given(
     return _with_headers(_chosen(source, label_column, limit, seed))
 
 
+def name_of(source: str | Path, *, label_column: str | None = None, limit: int | None = None, seed: int = 7) -> str:
+    """The name of the data set that `load` or `prepare` gives; no phantom is made, and no image is opened."""
+    if source == "phantom":
+        return _phantom_folder(limit or 1500, seed).name
+    return _listing(source, label_column, limit, seed).name
+
+
 def prepare(
     source: str | Path,
     *,
@@ -319,8 +326,7 @@ def _listing(source: str | Path, label_column: str | None, limit: int | None, se
         raise DatasetError(f"limit is {limit}; accepted: 1 or more images, or none for all")
     if source == "phantom":
         slices = limit or 1500
-        # Another seed draws other patients: a folder of their own, since a made phantom is never overwritten.
-        folder = config.data_dir() / (f"phantom-{slices}" if seed == 7 else f"phantom-{slices}-seed{seed}")
+        folder = _phantom_folder(slices, seed)
         return _folder(phantom.make_dataset(folder, n_slices=slices, seed=seed), label_column)
     if source == "pneumoniamnist":
         path = config.data_dir() / "pneumoniamnist" / "pneumoniamnist.npz"
@@ -361,6 +367,11 @@ def _beside(found: folders.Survey, below: Path) -> folders.Survey:
     """What a survey found outside one of its folders."""
     kept = {kind: [path for path in paths if not path.is_relative_to(below)] for kind, paths in vars(found).items()}
     return folders.Survey(**kept)
+
+
+def _phantom_folder(slices: int, seed: int) -> Path:
+    """Another seed draws other patients: a folder of their own, since a made phantom is never overwritten."""
+    return config.data_dir() / (f"phantom-{slices}" if seed == 7 else f"phantom-{slices}-seed{seed}")
 
 
 def _refuse_label_column(path: Path, label_column: str | None) -> None:

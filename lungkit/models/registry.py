@@ -23,6 +23,7 @@ import os
 import re
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -88,6 +89,38 @@ def find(ref: str) -> Version:
     """The version that "NAME@v2" names, or the active one for "NAME". Hashes are not checked: see `verify`."""
     model, at, version = ref.partition("@")
     return _read(model, version) if at else active(model)
+
+
+def default_name(data: str, architecture: str = "cnn") -> str:
+    """The name for a model of this architecture on the data set of this name: plain letters, 100 at most."""
+    plain = unicodedata.normalize("NFKD", data).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9._]+", "-", plain).strip("._-")[: 99 - len(architecture)]
+    return f"{words}-{architecture}".lstrip("-")
+
+
+def for_notebook(ref: str, data: str) -> Version:
+    """The version that `ref` names or, where it is empty, the active one that notebook 03 trained on this data set.
+
+    data: the data set's name. ModelMissing says to run notebook 03, or which other model to name.
+    """
+    usual = default_name(data)
+    if ref or usual in models():
+        return find(ref or usual)
+    others = {name: _trained_on(name) for name in models()}
+    alike = [name for name, trained_on in others.items() if trained_on.split("-")[0] == data.split("-")[0]]
+    named = ""
+    if alike:
+        named = ", or set " + " or ".join(f"model_name='{name}'" for name in alike)
+    elif others:
+        named = f", or name another model in model_name: {', '.join(others)}"
+    raise ModelMissing(f"no model was trained on {data} yet: run notebook 03 first (`lungkit run 03`){named}")
+
+
+def _trained_on(model: str) -> str:
+    """The name of the data set of a model's active version; empty where that cannot be told."""
+    with suppress(LungkitError, KeyError):
+        return active(model).card["data"]["name"]
+    return ""
 
 
 def active(model: str) -> Version:
@@ -424,7 +457,7 @@ The model knows these images only. Age, scanner, hospital or disease outside the
 
 ## Metrics
 
-In brackets: 95 % bootstrap interval by patient.
+In brackets: 95 % interval by patient. Always answering the largest class is what an accuracy has to beat.
 
 {_metrics(card["metrics"])}
 {_trust(card)}
@@ -512,7 +545,9 @@ def _metrics(metrics: dict) -> str:
 
 def _metrics_table(split: str, measured: dict) -> str:
     intervals = measured.get("intervals", {})
-    rows = [
+    largest = measured.get("largest_class")
+    constant = [(f"always answering '{largest['class']}'", "all", largest["share"], None)] if largest else []
+    rows = constant + [
         (name.replace("_", " "), "all", value, intervals.get(name))
         for name, value in measured.items()
         if isinstance(value, float)

@@ -4,6 +4,8 @@ A trial's score is one number from one random start. `repeat` trains the best se
 that what is called best did not win by a lucky one.
 """
 
+import contextlib
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -84,6 +86,12 @@ def planned_epochs(strategy: str, tuner: keras_tuner.Tuner, trials: int, epochs:
     )
 
 
+def _done_epochs(tuner: keras_tuner.Tuner, epochs: int) -> int:
+    """How many epochs an earlier call's completed trials took together."""
+    done = [trial.hyperparameters.values for trial in tuner.oracle.trials.values() if trial.status == "COMPLETED"]
+    return sum(values.get("tuner/epochs", epochs) - values.get("tuner/initial_epoch", 0) for values in done)
+
+
 def _reason(trial) -> str:
     """The last line of a trial's traceback: what a person needs first."""
     lines = [line for line in (trial.message or "").strip().splitlines() if line.strip()]
@@ -146,13 +154,15 @@ def search(
     fit = {"shuffle": False, "epochs": epochs} | fit_options
     same_search(folder, strategy, trials, epochs, seed, settings)
     try:
-        tuner = tuner_for(strategy, build, folder, trials, epochs, seed)  # builds once, to read the space
+        with contextlib.redirect_stdout(io.StringIO()):  # KerasTuner prints the folder that it takes up
+            tuner = tuner_for(strategy, build, folder, trials, epochs, seed)  # builds once, to read the space
     except LungkitError:
         raise
     except Exception as error:
         raise SearchFailed(f"the model cannot be built with the first values of its search space: {error}") from error
     stopped_early = None
     with progress.bar(total=planned_epochs(strategy, tuner, trials, epochs), label="search", unit="epoch") as bar:
+        bar.update(_done_epochs(tuner, epochs))
         try:
             tuner.search(train, validation_data=validation, callbacks=[_TrialBar(bar)], verbose=0, **fit)
         except RuntimeError as error:  # KerasTuner's own limit on trials that failed one after another

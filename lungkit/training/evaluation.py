@@ -156,21 +156,8 @@ class Evaluation:
         return pd.concat([table[:1], constant.reindex(columns=table.columns, fill_value=""), table[1:]])
 
     def operating_points(self) -> pd.DataFrame:
-        """For people: the figures of the decision, a row for each way to decide; of two classes also at 0.5."""
-        rows = {f"{describe_point(self.operating_point)}": self}
-        if self.operating_point["kind"] == "threshold":
-            rows["0.5, not chosen"] = self.at(0.5)
-        columns = {("accuracy", ""): "Accuracy", ("balanced_accuracy", ""): "Balanced accuracy"}
-        if len(self.classes) == 2:
-            last = self.classes[-1]
-            columns |= {("recall", last): f"Sensitivity for {last}", ("specificity", last): f"Specificity for {last}"}
-        return pd.DataFrame.from_dict(
-            {
-                name: {title: format_interval(*found.value(*figure)) for figure, title in columns.items()}
-                for name, found in rows.items()
-            },
-            orient="index",
-        )
+        """For people: the figures of the decision; see `points_table`."""
+        return points_table(self.to_dict())
 
     def reliability(self) -> pd.DataFrame:
         """Per confidence bin that has images: its mean confidence, accuracy (with low and high) and images.
@@ -423,6 +410,54 @@ def all_right(n: float) -> float:
     0.715
     """
     return float((LEVELS[0] / 100) ** (1 / n)) if n else 0.0
+
+
+def points_table(figures: dict) -> pd.DataFrame:
+    """For people: what decisions are worth, a row for each way to decide; figures: Evaluation.to_dict().
+
+    Of two classes also at 0.5, where the figures hold that: those of older cards do not.
+    """
+    two, last = len(figures["classes"]) == 2, figures["classes"][-1]
+    chosen = {name: (figures[name], figures["intervals"][name]) for name in ("accuracy", "balanced_accuracy")}
+    if two:
+        of_class, intervals = figures["per_class"][last], figures["intervals"]["per_class"][last]
+        chosen |= {name: (of_class[name], intervals[name]) for name in ("recall", "specificity")}
+    rows = {describe_point(figures["operating_point"]): chosen}
+    if half := figures.get("at_half"):
+        rows["0.5, not chosen"] = {name: (half[name], half["intervals"][name]) for name in chosen}
+    titles = {"recall": f"Sensitivity for {last}", "specificity": f"Specificity for {last}"}
+    table = pd.DataFrame.from_dict(
+        {
+            point: {
+                (LABELS | titles)[name]: format_interval(value, *interval) for name, (value, interval) in row.items()
+            }
+            for point, row in rows.items()
+        },
+        orient="index",
+    )
+    if largest := figures.get("largest_class"):
+        found = [largest["share"], 1 / np.count_nonzero([of["support"] for of in figures["per_class"].values()])]
+        found += [float(largest["class"] == last), float(largest["class"] != last)] if two else []
+        table.loc[f"always '{largest['class']}'"] = [f"{value:.3f}" for value in found]
+    return table
+
+
+def side_by_side(parts: dict[str, dict]) -> pd.DataFrame:
+    """For people: the overall figures of several parts, a column each, next to those of always answering one class.
+
+    parts: name to Evaluation.to_dict().
+    """
+    names = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "ece")
+    table = pd.DataFrame(
+        {
+            part: {LABELS[name]: format_interval(figures[name], *figures["intervals"][name]) for name in names}
+            for part, figures in parts.items()
+        }
+    )
+    shares = {part: figures.get("largest_class", {}).get("share") for part, figures in parts.items()}
+    constant = pd.DataFrame({part: format_interval(share, None, None) for part, share in shares.items()},
+                            index=["always answering the largest class"])  # fmt: skip
+    return pd.concat([table[:1], constant, table[1:]])
 
 
 def describe_point(point: dict) -> str:

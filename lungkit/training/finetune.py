@@ -352,7 +352,10 @@ def compare(ways: dict[str, Recipe], of: Material, folder: Path, seed: int = 1) 
 
 
 def comparison(found: dict[str, Way]) -> pd.DataFrame:
-    """For people: a row a way, its figures with their intervals, and what its training took."""
+    """For people: a row a way, its figures with their intervals, and what its training took.
+
+    The last row is what always answering the largest class gives.
+    """
     rows = {
         name: {evaluation.LABELS[figure]: evaluation.format_interval(*way.evaluation.value(figure))
                for figure in ("auc", "accuracy", "macro_f1")}
@@ -362,7 +365,13 @@ def comparison(found: dict[str, Way]) -> pd.DataFrame:
         }
         for name, way in found.items()
     }  # fmt: skip
-    return pd.DataFrame.from_dict(rows, orient="index")
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    largest, share = next(iter(found.values())).evaluation.largest_class
+    table.loc[f"always '{largest}'"] = {
+        evaluation.LABELS["auc"]: "0.500",
+        evaluation.LABELS["accuracy"]: f"{share:.3f}",
+    }
+    return table.fillna("")
 
 
 def _trained(way: Way) -> list:

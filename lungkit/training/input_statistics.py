@@ -31,6 +31,19 @@ class _Seen:
     units: set[str]
 
 
+def cut_off(files: Sequence[Path], spec: images.Preprocessing) -> tuple[float, float]:
+    """The mean shares of a picture that its window makes black, and white, where it had greys before."""
+    shares = []
+    for file in files:
+        image = images.read(file)
+        shown, pixels = images.windowed(image, spec), image.pixels
+        shares.append(
+            [np.mean((shown <= 0) & (pixels > pixels.min())), np.mean((shown >= 1) & (pixels < pixels.max()))]
+        )
+    black, white = np.mean(shares, axis=0)
+    return float(black), float(white)
+
+
 def fit(
     data: dataset.Dataset, spec: images.Preprocessing, embed: Callable[[np.ndarray], np.ndarray], seed: int = 7
 ) -> tuple[dict[str, input_checks.Reference], dict]:

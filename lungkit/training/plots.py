@@ -80,7 +80,12 @@ def confusion(evaluation: Evaluation) -> Figure:
     axes.set_yticks(np.arange(len(counts)) + 0.5, [f"{c} ({n})" for c, n in support.items()], rotation=0)
     _slant_long_labels(axes, counts.columns)
     right = int(np.trace(counts.to_numpy()))
-    return _titled(figure, f"{right} of {int(support.sum())} images are classified correctly")
+    largest = evaluation.largest_class[0]
+    return _titled(
+        figure,
+        f"{right} of {int(support.sum())} images are classified correctly, {support[largest]} would be by always "
+        f"answering '{largest}'",
+    )
 
 
 def roc(evaluation: Evaluation) -> Figure:
@@ -126,6 +131,8 @@ def precision_recall(evaluation: Evaluation) -> Figure:
     lowest = min(average, key=lambda cls: average[cls][0])
     if len(average) == 1:
         return _titled(figure, f"Average precision for {lowest} is {format_interval(*average[lowest])}")
+    if len({f"{value:.3f}" for value, *_ in average.values()}) == 1:
+        return _titled(figure, f"Average precision is the same for each class: {format_interval(*average[lowest])}")
     return _titled(figure, f"Average precision is lowest for {lowest}: {format_interval(*average[lowest])}")
 
 
@@ -176,14 +183,18 @@ def per_class_scores(evaluation: Evaluation) -> Figure:
     axes.grid(axis="x", alpha=0.4)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
     recall = evaluation.per_class["recall"].dropna()
+    if recall.max() - recall.min() < 1e-9:
+        return _titled(figure, f"{_percent(recall.min())} of the images of each class are found")
     return _titled(figure, f"{recall.idxmin()} is missed most often: {_percent(recall.min())} of its images are found")
 
 
 # --- of training
 
 
-def training_curves(history: pd.DataFrame) -> Figure:
+def training_curves(history: pd.DataFrame, largest: float) -> Figure:
     """Loss, accuracy and learning rate by epoch; the epoch with the lowest validation loss is marked.
+
+    largest: the largest class's share of the validation images, dotted: the accuracy of always answering it.
 
     history: columns epoch, loss, val_loss, accuracy, val_accuracy, learning_rate.
     """
@@ -195,6 +206,8 @@ def training_curves(history: pd.DataFrame) -> Figure:
         axes.set_title(f"{name}{' (cross-entropy)' if name == 'loss' else ''}")
     panels[0].set_ylim(bottom=0)
     panels[0].legend()
+    panels[1].axhline(largest, color=GREY, linestyle=":", label="largest class alone")
+    panels[1].legend()
     panels[2].step(history["epoch"], history["learning_rate"], where="mid", color=BLACK)
     panels[2].set_yscale("log")
     panels[2].set_title("learning rate")
@@ -205,12 +218,15 @@ def training_curves(history: pd.DataFrame) -> Figure:
     return _titled(
         figure,
         f"Validation loss is lowest after epoch {int(best['epoch'])} (dashed): {best['val_loss']:.3f}, "
-        f"accuracy {best['val_accuracy']:.3f}",
+        f"accuracy {best['val_accuracy']:.3f}, of the largest class alone {largest:.3f}",
     )
 
 
 def compared(evaluations: Mapping[str, Evaluation]) -> Figure:
-    """AUC, accuracy and macro F1 of several models on the same images, a row each, with their 95 % intervals."""
+    """AUC, accuracy and macro F1 of several models on the same images, a row each, with their 95 % intervals.
+
+    Dotted: the accuracy of always answering the largest class, and the AUC of chance.
+    """
     figure, panels = _figure(10, 1.3 + 0.45 * len(evaluations), columns=3)
     names = list(evaluations)[::-1]  # the first on top
     for axes, metric in zip(panels, ("auc", "accuracy", "macro_f1"), strict=True):
@@ -220,15 +236,23 @@ def compared(evaluations: Mapping[str, Evaluation]) -> Figure:
             axes.annotate(f"{value:.3f}", (value, row), (0, 6), textcoords="offset points", ha="center", fontsize=8)
         axes.set_yticks(range(len(names)), names if axes is panels[0] else [""] * len(names))
         axes.set_ylim(-0.6, len(names) - 0.4)
+        if metric in ("auc", "accuracy"):
+            constant = 0.5 if metric == "auc" else evaluations[names[0]].largest_class[1]
+            axes.axvline(constant, color=GREY, linestyle=":")
         axes.set_xlim(right=1.0)
         axes.set_title(LABELS[metric])
     images = len(evaluations[names[0]].true)
-    return _titled(figure, f"The same {images} images for all; bars: 95 % intervals by patient")
+    return _titled(
+        figure,
+        f"The same {images} images for all; bars: 95 % intervals by patient; "
+        "dotted: the AUC of chance, and the accuracy of the largest class alone",
+    )
 
 
 def trials(table: pd.DataFrame) -> Figure:
     """Every trial of a search: validation loss in the order they ran, and against each value that was searched.
 
+    Marks tell trials of more epochs from those of fewer, where they differ: their losses are not to be compared.
     table: columns trial, status, score (validation loss), epochs, reason; each other column is a searched value.
     """
     ran = table.sort_values("trial", ignore_index=True)
@@ -244,8 +268,11 @@ def trials(table: pd.DataFrame) -> Figure:
     best = ran.loc[ran["score"].where(completed).idxmin()]
     for axes, name in zip(panels, ["order", *knobs], strict=False):
         x = ran["order"] if name == "order" else _searched_values(axes, ran[name].where(completed))
-        axes.plot(x[completed], ran.loc[completed, "score"], "o", color=BLUE, markersize=5, alpha=0.8)
-        axes.plot([x[best.name]], [best["score"]], "*", color=VERMILLION, markersize=13)
+        axes.plot([x[best.name]], [best["score"]], "*", color=BLACK, markersize=13, zorder=5)
+        for (epochs, rows), style in zip(ran[completed].groupby("epochs"), _styles(), strict=False):
+            label = f"{int(epochs)} epoch{'' if epochs == 1 else 's'}"
+            axes.plot(x[rows.index], rows["score"], style["marker"], color=style["color"], markersize=5, alpha=0.8,
+                      label=label)  # fmt: skip
         axes.set_xlabel("trial" if name == "order" else name.replace("_", " "))
         axes.margins(x=0.12, y=0.15)
     panels[0].set_xlim(0.4, len(ran) + 0.6)
@@ -258,9 +285,35 @@ def trials(table: pd.DataFrame) -> Figure:
         panels[0].text(
             order, 0.98, WRONG, color=BLACK, ha="center", va="top", transform=panels[0].get_xaxis_transform()
         )
+    if ran.loc[completed, "epochs"].nunique() > 1:
+        _legend_below(figure, panels[0])
     failed = int((~completed).sum())
     ending = f"; {failed} did not complete ({WRONG})" if failed else ""
-    return _titled(figure, f"Best of {len(ran)} trials (★): validation loss {best['score']:.3f}{ending}")
+    return _titled(figure, f"Lowest of {len(ran)} trials (★): validation loss {best['score']:.3f}{ending}")
+
+
+def repeats(runs: pd.DataFrame) -> Figure:
+    """The best trials' settings again: the validation loss of every start, the mean, and what the search had said.
+
+    runs: columns trial, seed, loss, searched, as models.search.Repeated has them.
+    """
+    trials_, by_trial = list(dict.fromkeys(runs["trial"])), runs.groupby("trial")
+    figure, (axes,) = _figure(6.5, 1.5 + 0.55 * len(trials_))
+    for place, trial in enumerate(trials_):
+        rows = by_trial.get_group(trial)
+        axes.plot(rows["loss"], [place] * len(rows), "o", color=BLUE, alpha=0.8, label="a start")
+        axes.plot([rows["loss"].mean()] * 2, [place - 0.3, place + 0.3], color=BLACK, label="mean of the starts")
+        axes.plot(rows["searched"].iloc[:1], [place], "D", color=ORANGE, markersize=5, label="in the search")
+    axes.set_yticks(range(len(trials_)), [f"trial {trial}" for trial in trials_])
+    axes.set_ylim(len(trials_) - 0.4, -0.6)
+    axes.set_xlabel("validation loss")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles[:3], labels[:3], loc="outside right center")
+    means = by_trial["loss"].mean()
+    starts = runs["seed"].nunique()
+    return _titled(
+        figure, f"Trial {means.idxmin()}'s settings have the lowest mean of {starts} starts: {means.min():.3f}"
+    )
 
 
 # --- of images
@@ -272,6 +325,17 @@ def image_grid(images: np.ndarray, titles: Sequence[str] | None = None, columns:
     for axes, image, text in zip(panels, images, titles if titles is not None else [""] * len(images), strict=True):
         axes.imshow(image, vmin=0, vmax=1)
         axes.set_title(_shorten(text, columns), fontsize=8, loc="center")
+    return _titled(figure, title)
+
+
+def pairs(images: Sequence[tuple[np.ndarray, np.ndarray]], titles: Sequence[str], title: str = "") -> Figure:
+    """Pairs of images side by side, three pairs a row, each pair under its title."""
+    flat = [image for pair in images for image in pair]
+    figure, panels = _image_panels(len(flat), min(6, 2 * max(1, len(images))), lines=2)
+    for axes, image in zip(panels, flat, strict=True):
+        axes.imshow(image, vmin=0, vmax=1)
+    for axes, text in zip(panels[::2], titles, strict=True):
+        axes.set_title(text, fontsize=8, loc="left")
     return _titled(figure, title)
 
 
@@ -381,7 +445,11 @@ def localisation(table: pd.DataFrame, labels: Sequence[str], patients: Sequence)
     right.set_title("heat inside the lesion")
     figure.legend(*right.get_legend_handles_labels(), loc="outside right center")
     hit, low, high = map(_percent, mean_with_interval(rows["pointing_game"], rows["patient"], share=True))
-    return _titled(figure, f"The hottest pixel lies in the lesion in {hit} ({low} to {high}) of {len(rows)} images")
+    chance = f"{100 * rows['mask_share'].mean():.1f} %"
+    return _titled(
+        figure,
+        f"The hottest pixel lies in the lesion in {hit} ({low} to {high}) of {len(rows)} images; by chance in {chance}",
+    )
 
 
 def randomisation(table: pd.DataFrame) -> Figure:

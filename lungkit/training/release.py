@@ -1,11 +1,9 @@
 """What happens to a model once it is trained: registered with its card, and scored on data it has not seen."""
 
 import json
-import re
 import shutil
 import tempfile
 import time
-import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -31,10 +29,8 @@ _BATCH = 8
 
 
 def default_name(data: dataset.Dataset, architecture: str = "cnn") -> str:
-    """The registry's name for a model of this architecture on this data set: plain letters, 100 at most."""
-    plain = unicodedata.normalize("NFKD", data.name).encode("ascii", "ignore").decode().lower()
-    words = re.sub(r"[^a-z0-9._]+", "-", plain).strip("._-")[: 99 - len(architecture)]
-    return f"{words}-{architecture}".lstrip("-")
+    """The registry's name for a model of this architecture on this data set."""
+    return registry.default_name(data.name, architecture)
 
 
 def probabilities(

@@ -480,3 +480,11 @@ def test_real_sets_are_prepared_without_a_leak(shared_data, name, leaks, classes
     assert (data.manifest.groupby("label")["split"].apply(lambda s: set(splits.PARTS) <= set(s))).all()
     if name == "pneumoniamnist":
         assert len(data.files("test")) == 624
+
+
+def test_the_name_of_a_data_set_is_told_before_anything_is_made(tmp_path, squares):
+    assert dataset.name_of("phantom", limit=1200) == "phantom-1200"
+    assert dataset.name_of("phantom", limit=30, seed=8) == "phantom-30-seed8"
+    assert not config.data_dir().exists()
+    assert dataset.name_of(squares) == dataset.load(squares).name == "squares"
+    assert dataset.name_of(squares, label_column="other") == dataset.load(squares, label_column="other").name

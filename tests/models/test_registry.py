@@ -75,6 +75,31 @@ def test_sha256sum_itself_accepts_a_version():
     assert {"card.json: OK", "README.md: OK", "graph/model.xml: OK"} <= set(checked.stdout.splitlines())
 
 
+def test_a_notebook_finds_the_model_of_its_data_set_or_is_told_what_to_run():
+    with pytest.raises(
+        ModelMissing, match=r"no model was trained on phantom-1200 yet: run notebook 03 first .*run 03`\)$"
+    ):
+        registry.for_notebook("", "phantom-1200")
+    add("ct-infection", CARD | {"data": CARD["data"] | {"name": "phantom-1500"}})
+    add("brain", CARD | {"data": CARD["data"] | {"name": "tumours"}})
+    with pytest.raises(ModelMissing, match=r"run notebook 03 first .*, or set model_name='ct-infection'$"):
+        registry.for_notebook("", "phantom-1200")
+    with pytest.raises(ModelMissing, match=r", or name another model in model_name: brain, ct-infection$"):
+        registry.for_notebook("", "mosmed_ct")
+    assert str(registry.for_notebook("ct-infection@v1", "phantom-1200")) == "ct-infection@v1"
+    with pytest.raises(ModelMissing, match="no model 'heart'"):
+        registry.for_notebook("heart", "phantom-1200")
+    add("phantom-1200-cnn")
+    assert str(registry.for_notebook("", "phantom-1200")) == "phantom-1200-cnn@v1"
+
+
+def test_a_readme_sets_the_accuracy_next_to_the_largest_class():
+    measured = CARD["metrics"]["val"] | {"largest_class": {"class": "Normal", "share": 0.768}}
+    readme = (add("m", CARD | {"metrics": {"val": measured}}).folder / "README.md").read_text()
+    assert "| always answering 'Normal' | all | 0.768 |\n| accuracy | all | 0.900 (0.810–0.960) |" in readme
+    assert "always answering '" not in (add("older").folder / "README.md").read_text()
+
+
 def test_versions_are_sorted_as_numbers():
     for _ in range(11):
         add()

@@ -103,6 +103,18 @@ def test_the_table_says_how_many_epochs_each_trial_was_trained(tmp_path, batches
     assert set(hyperband["epochs"]) == {1, 3}
 
 
+@pytest.mark.parametrize("strategy", search.STRATEGIES)
+def test_a_search_that_is_taken_up_shows_what_was_done(tmp_path, batches, strategy, capsys):
+    options = {"strategy": strategy, "trials": 2, "epochs": 3}
+    search.search(dense, *batches, tmp_path / "search", **options)
+    capsys.readouterr()
+    search.search(dense, *batches, tmp_path / "search", **options)
+    total = 6 if strategy == "bayesian" else 11
+    shown = capsys.readouterr()
+    assert f"{total}/{total}" in shown.err
+    assert str(tmp_path) not in shown.out
+
+
 # --- the best settings again
 
 

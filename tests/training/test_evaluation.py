@@ -18,6 +18,7 @@ from lungkit.training.evaluation import (
     mean_with_interval,
     operating_point,
     paired_difference,
+    side_by_side,
 )
 
 CLASSES = ("Normal", "Pneumonia", "COVID-19")
@@ -389,7 +390,9 @@ def test_a_chosen_threshold_is_shown_with_its_figures_and_those_at_a_half():
     point = {"kind": "threshold", "threshold": 0.2, "chosen_on": "validation", "criterion": "Youden's J"}
     got = evaluated(y, p, point=point)
     table = got.operating_points()
-    assert list(table.index) == ["0.200, chosen on validation by Youden's J", "0.5, not chosen"]
+    assert list(table.index) == ["0.200, chosen on validation by Youden's J", "0.5, not chosen", "always 'Normal'"]
+    share = np.mean(y == 0)
+    assert table.iloc[2].tolist() == [f"{share:.3f}", "0.500", "0.000", "1.000"]
     half = evaluated(y, p, point=point | {"threshold": 0.5})
     assert table.loc["0.5, not chosen", "Sensitivity for Pneumonia"] == format_interval(
         *half.value("recall", "Pneumonia")
@@ -398,8 +401,17 @@ def test_a_chosen_threshold_is_shown_with_its_figures_and_those_at_a_half():
     recorded = got.to_dict()["at_half"]
     assert recorded["recall"] == half.value("recall", "Pneumonia")[0]
     assert recorded["intervals"]["accuracy"] == list(half.value("accuracy")[1:])
-    assert list(evaluated(*predictions()).operating_points().index) == ["the likeliest class"]
+    assert list(evaluated(*predictions()).operating_points().index) == ["the likeliest class", "always 'Normal'"]
     assert "at_half" not in evaluated(*predictions()).to_dict()
+
+
+def test_parts_stand_side_by_side_with_the_largest_class_of_each_where_it_is_known():
+    got = evaluated(*predictions(size=2)).to_dict()
+    older = {name: value for name, value in got.items() if name != "largest_class"}
+    table = side_by_side({"val": older, "test": got})
+    assert list(table.index[:3]) == ["Accuracy", "always answering the largest class", "Balanced accuracy"]
+    assert table.iloc[1].tolist() == ["–", f"{got['largest_class']['share']:.3f}"]
+    assert table.loc["AUC", "test"] == format_interval(got["auc"], *got["intervals"]["auc"])
 
 
 # --- two models on the same patients

@@ -274,7 +274,9 @@ def test_ways_of_training_are_compared_on_the_validation_patients_with_what_they
     for way in found.values():
         np.testing.assert_array_equal(way.evaluation.true, of.data.labels("val"))
     table = finetune.comparison(found)
-    assert list(table.index) == list(ways)
+    largest, share = found["tuned"].evaluation.largest_class
+    assert list(table.index) == [*ways, f"always '{largest}'"]
+    assert table.iloc[-1].tolist() == ["0.500", f"{share:.3f}", "", "", ""]
     assert table.loc["frozen", "weights trained"] == "2,562"  # 1280 features and a bias, for each of two classes
     assert found["frozen"].history["seconds"].sum() > 0
     assert int(table.loc["tuned", "weights trained"].replace(",", "")) > 1_000_000

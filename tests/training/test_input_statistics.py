@@ -156,3 +156,11 @@ def test_distances_in_the_leading_directions_are_nearly_those_of_the_whole_covar
     assert kept.directions.shape == (16, 48)
     assert np.corrcoef(kept.distance(new), whole)[0, 1] > 0.95
     np.testing.assert_allclose(kept.distance(new), whole, rtol=0.1)
+
+
+def test_what_a_window_cuts_off_is_what_it_makes_black_or_white_and_was_not_before(tmp_path):
+    pixels = np.repeat(np.array([0, 20, 60, 100, 200, 255], np.uint8), 100).reshape(20, 30)
+    Picture.fromarray(np.kron(pixels, np.ones((4, 4), np.uint8))).save(tmp_path / "six.png")
+    stretched = dataclasses.replace(SPEC, intensity_window=(48, 183))
+    assert input_statistics.cut_off([tmp_path / "six.png"], stretched) == pytest.approx((1 / 6, 1 / 6))
+    assert input_statistics.cut_off([tmp_path / "six.png"], SPEC) == (0, 0)

@@ -67,7 +67,11 @@ def test_the_confusion_matrix_shows_counts_and_shares_of_the_true_class():
     assert len(cells) == 9
     assert figure.axes[0].get_xlabel() == "predicted class"
     assert figure.axes[0].get_ylabel().startswith("true class")
-    assert title(figure) == f"{np.trace(counts)} of 150 images are classified correctly"
+    largest, share = result.largest_class
+    assert title(figure) == (
+        f"{np.trace(counts)} of 150 images are classified correctly, {150 * share:.0f} would be by always answering "
+        f"'{largest}'"
+    )
 
 
 def test_roc_has_a_panel_for_each_of_three_classes_with_its_auc():
@@ -157,7 +161,7 @@ def history(epochs=5):
 
 
 def test_training_curves_mark_the_epoch_with_the_lowest_validation_loss():
-    figure = draw(plots.training_curves(history()))
+    figure = draw(plots.training_curves(history(), 0.5))
     assert "lowest after epoch 3" in title(figure)
     assert len(figure.axes) == 3
     for axes in figure.axes:
@@ -198,7 +202,7 @@ def test_trials_show_each_value_that_varied_and_mark_the_best_and_the_failed():
     assert (star.get_xdata(), star.get_ydata()) == ([4], [0.2])  # in the order in which they ran
     assert [text.get_position()[0] for text in order.texts] == [3]
     assert [tick.get_text() for tick in optimizer.get_xticklabels()] == ["adam", "adamw"]
-    assert title(figure) == "Best of 4 trials (★): validation loss 0.200; 1 did not complete (✗)"
+    assert title(figure) == "Lowest of 4 trials (★): validation loss 0.200; 1 did not complete (✗)"
 
 
 def test_a_search_of_many_values_spreads_them_on_a_scale():
@@ -206,6 +210,38 @@ def test_a_search_of_many_values_spreads_them_on_a_scale():
     table = table.assign(epochs=1, rate=np.logspace(-4, -1, 8), dropout=np.linspace(0, 0.5, 8), reason="")
     _, rate, dropout = draw(plots.trials(table)).axes
     assert (rate.get_xscale(), dropout.get_xscale()) == ("log", "linear")
+
+
+def test_trials_of_more_epochs_are_marked_apart_from_those_of_fewer():
+    same = draw(plots.trials(searched().assign(epochs=3)))
+    assert labels(same) == []
+    unlike = searched()
+    unlike["epochs"] = [1, 3, 1, 3]
+    assert set(labels(draw(plots.trials(unlike)))) == {"1 epoch", "3 epochs"}
+
+
+def test_repeated_settings_show_every_start_the_mean_and_what_the_search_said():
+    runs = pd.DataFrame(
+        [("3", 1, 0.9, 0.2), ("3", 2, 0.7, 0.2), ("5", 1, 0.6, 0.4), ("5", 2, 0.7, 0.4)],
+        columns=["trial", "seed", "loss", "searched"],
+    )
+    figure = draw(plots.repeats(runs))
+    assert title(figure) == "Trial 5's settings have the lowest mean of 2 starts: 0.650"
+    assert labels(figure) == ["a start", "mean of the starts", "in the search"]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["trial 3", "trial 5"]
+
+
+def test_where_each_class_does_alike_none_is_called_worst():
+    y = np.repeat([0, 1, 2], 20)
+    result = evaluate(y, np.eye(3)[y], np.arange(60), CLASSES, {"kind": "argmax"}, n_boot=50)
+    assert title(draw(plots.per_class_scores(result))) == "100 % of the images of each class are found"
+    assert "the same for each class: 1.000 (0.832" in title(draw(plots.precision_recall(result)))
+
+
+def test_pairs_stand_side_by_side_under_one_title_each():
+    figure = draw(plots.pairs([(RNG.random((8, 8)), RNG.random((8, 8)))] * 4, list("abcd"), "alike"))
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["a", "", "b", "", "c", "", "d", ""]
 
 
 def test_trials_of_which_none_completed_are_refused():
@@ -312,6 +348,7 @@ def test_localisation_shows_hits_by_class_with_chance_and_leaves_out_images_with
     assert chance == pytest.approx([0.1, 0.2])
     assert sum(len(line.get_xdata()) for line in right.lines if line.get_label() in names) == 4
     assert title(figure).startswith("The hottest pixel lies in the lesion in 75 %")
+    assert "of 4 images; by chance in " in title(figure)
 
 
 def test_localisation_without_any_lesion_is_refused():
@@ -341,7 +378,7 @@ def everything():
     result = evaluation()
     yield from (f(result) for f in (plots.confusion, plots.roc, plots.precision_recall))
     yield from (f(result) for f in (plots.reliability, plots.per_class_scores))
-    yield plots.training_curves(history())
+    yield plots.training_curves(history(), 0.5)
     yield plots.compared({"one": evaluation(), "another": evaluation()})
     yield plots.trials(searched())
     yield plots.image_grid(RNG.random((36, 8, 8)), ["x"] * 36, title="36")
