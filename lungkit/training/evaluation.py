@@ -546,14 +546,14 @@ def _share_interval(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Exact interval of shares (k,) of so many images of so many patients, from resamples (r, k): low, high (k,).
 
-    Korn and Graubard: Clopper and Pearson's, for p (1 - p) / variance images, at most all of them; where the variance
-    is 0, one for each patient. NaN without resamples or images.
+    Korn and Graubard: Clopper and Pearson's, for p (1 - p) / variance images, at most all of them; where all are right
+    or wrong, or the variance is 0, one for each patient. NaN without resamples or images.
     """
     variance = np.full(len(share), np.nan)
     defined = ~np.isnan(resampled).all(axis=0)
     if defined.any():
         variance[defined] = np.nanvar(resampled[:, defined], axis=0)
-    flat = variance < 1e-12
+    flat = (variance < 1e-12) | (share == 0) | (share == 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         n = np.where(flat, patients, np.minimum(share * (1 - share) / variance, images))
     known = defined & ~np.isnan(share) & (n > 0)

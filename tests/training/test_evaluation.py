@@ -357,6 +357,14 @@ def test_an_auc_of_one_covers_what_disjoint_pairs_of_patients_allow():
     assert perfect > 5
 
 
+def test_a_precision_that_is_all_right_has_an_interval_though_some_resamples_predict_nothing():
+    y = np.repeat([0, 1], 6)
+    p = np.tile([0.9, 0.1], (12, 1))
+    p[-2:] = [0.1, 0.9]  # two of six are found: about one resample in nine draws neither patient
+    value = evaluated(y, p, patients=np.arange(12), n_boot=400).value("precision", "Pneumonia")
+    assert value == pytest.approx((1.0, *stats_of_shares(2, 2)))
+
+
 def test_a_precision_of_nothing_has_no_interval():
     y = np.array([0, 0, 1, 1])
     got = evaluated(y, np.tile([0.9, 0.1], (4, 1)), patients=list("abcd"))
