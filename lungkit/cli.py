@@ -346,11 +346,13 @@ def data_audit(
     it 1.
     """
     from lungkit.data import audit, dataset
+    from lungkit.training import sentences
 
     found = audit.audit(dataset.load(_source(data), label_column=label_column))
     columns = ["severity", "finding", "count", "meaning", "examples"]
-    rows = found.findings[columns].itertuples(index=False)
+    rows = found.findings.loc[found.findings["count"] > 0, columns].itertuples(index=False)
     terminal.table(columns, rows, f"Audit of {found.name}", prose=["meaning", "examples"])
+    terminal.say(sentences.found_nothing(found.findings))
     if len(found.unreadable):
         terminal.say(f"unreadable: {len(found.unreadable):,}")
         _told(

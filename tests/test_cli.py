@@ -387,6 +387,8 @@ def test_an_audit_shows_its_findings_and_writes_tables_and_figure(lungkit, squar
 
 
 def test_an_audit_names_files_with_the_reason_and_is_strict_where_asked(lungkit, elsewhere, tmp_path):
+    _, told, _ = lungkit("data", "audit", elsewhere, "--strict")
+    assert "none found: unreadable files" in told and "│ unreadable" not in told, "one line for all that was not found"
     assert lungkit("data", "audit", elsewhere, "--strict")[0] == 0
     for file in (elsewhere / "Left").iterdir():
         file.write_bytes(file.read_bytes()[:200])
