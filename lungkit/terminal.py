@@ -52,7 +52,8 @@ def say(text: str) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence], title: str = "", prose: Sequence[str] = ()) -> None:
-    """Show rows under their columns; on a screen too narrow for that, a block for each row, a line for each cell.
+    """Show rows under their columns; on a screen too narrow for that, a block for each row, a line for each cell
+    that holds something.
 
     prose: columns whose text may be wrapped between words.
     """
@@ -67,7 +68,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence], title: str = "", pro
         return
     for row in texts:
         for column, cell in zip(columns, row, strict=True):
-            say(f"{column}: {cell}" if column else cell)
+            if cell:
+                say(f"{column}: {cell}" if column else cell)
         say("")
 
 
