@@ -176,7 +176,7 @@ class Connection(ZMQChannelsWebsocketConnection):
 
     def handle_incoming_message(self, incoming_msg) -> None:
         """Not used: KernelSocket reads messages, then forwards them."""
-        raise NotImplementedError
+        raise RuntimeError("a message came past KernelSocket")
 
     def handle_outgoing_message(self, stream, outgoing_msg: list) -> None:
         """To the browser, but for what is broken, and for the notebook's source."""

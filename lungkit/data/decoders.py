@@ -156,12 +156,10 @@ class _JpegHeader:
     process: int  # the marker of the frame header
     precision: int  # bits
     precision_at: int  # its place in the stream
-    shift_at: int
+    scan_at: int  # the place of the first scan's marker
     size: tuple[int, int, int]  # width, height, components
     names: bytes  # of the components
     is_ycc: bool  # whether JFIF or Adobe say that colours were transformed
-    predictor: int  # lossless: 1 to 7; 0 where the components have scans, and perhaps predictors, of their own
-    shift: int  # lossless: the point transform, bits
     restart: int  # pixels from one restart to the next; 0 where there is none
 
 
@@ -173,10 +171,11 @@ def _jpeg(frame: bytes, whole: Dataset) -> np.ndarray:
         raise Broken("truncated: the compressed picture ends before its closing mark", "Copy or download it again.")
     if frame.count(_SCAN) > _SCANS:
         raise Broken(f"damaged: the compressed picture has more than {_SCANS} scans", "Export the image again.")
+    scans = _scans(frame, header) if header.process == _LOSSLESS else []
     if header.process == _LS:
         pixels = _jpeg_ls(frame)
-    elif header.process == _LOSSLESS and header.predictor > 4:
-        pixels = _averaged(frame, header)
+    elif any(scan.predictor > 4 for scan in scans):
+        pixels = _averaged(frame, header, scans)
     else:
         pixels = _plain_jpeg(frame, header)
     values = _of_bits(pixels, header.precision, whole)
@@ -208,20 +207,19 @@ def _jpeg_header(frame: bytes) -> _JpegHeader | None:
         elif marker in (0xE0, 0xEE):
             is_ycc |= segment[:5] == b"JFIF\0" or (segment[:5] == b"Adobe" and segment[11:12] == b"\1")
         elif marker == 0xDA:
-            return _with_scan(found, segment, position - 1, is_ycc, restart)
+            return _with_scan(found, segment, start - 4, is_ycc, restart)
     return None
 
 
 def _with_scan(
-    found: tuple[int, int, bytes] | None, scan: bytes, last: int, is_ycc: bool, restart: int
+    found: tuple[int, int, bytes] | None, scan: bytes, scan_at: int, is_ycc: bool, restart: int
 ) -> _JpegHeader | None:
     if not found or len(scan) < 6:
         return None
     process, at, frame = found
     precision, height, width, components = struct.unpack_from(">BHHB", frame)
     names = frame[6 : 6 + 3 * components : 3]
-    size, predictor = (width, height, components), scan[-3] if scan[0] == components else 0
-    return _JpegHeader(process, precision, at, last, size, names, is_ycc, predictor, scan[-1] & 15, restart)
+    return _JpegHeader(process, precision, at, scan_at, (width, height, components), names, is_ycc, restart)
 
 
 def _plain_jpeg(frame: bytes, header: _JpegHeader) -> np.ndarray:
@@ -251,7 +249,29 @@ def _rgb(pixels: np.ndarray, header: _JpegHeader, whole: Dataset) -> np.ndarray:
     return convert_color_space(pixels, "YBR_FULL", "RGB") if is_ycc else pixels
 
 
-def _averaged(frame: bytes, header: _JpegHeader) -> np.ndarray:
+@dataclass(frozen=True)
+class _Scan:
+    """What a scan of a lossless picture says of the components that it holds."""
+
+    names: bytes
+    predictor: int  # 1 to 7
+    shift: int  # the point transform, bits
+    shift_at: int  # its place in the stream
+
+
+def _scans(frame: bytes, header: _JpegHeader) -> list[_Scan]:
+    """One for all components, or one for each: between them, coded pixels never look like a marker."""
+    scans, at = [], header.scan_at
+    while at >= 0:
+        count = frame[at + 4] if at + 4 < len(frame) else 0
+        last = at + 7 + 2 * count
+        if count and last < len(frame):
+            scans.append(_Scan(frame[at + 5 : last - 2 : 2], frame[last - 2], frame[last] & 15, last))
+        at = frame.find(_SCAN, last + 1)
+    return scans
+
+
+def _averaged(frame: bytes, header: _JpegHeader, scans: list[_Scan]) -> np.ndarray:
     """A lossless picture whose predictor halves: there, sums that left the range give wrong lowest bits.
 
     Decoded as if of 16 bits, where no sum of a regular stream is out of range; what was predicted is then the same
@@ -259,16 +279,30 @@ def _averaged(frame: bytes, header: _JpegHeader) -> np.ndarray:
     from that picture, and added again, each sum kept in range.
     """
     as_16 = bytearray(frame)
-    as_16[header.precision_at], as_16[header.shift_at] = 16, 0
-    bits = header.precision - header.shift
-    values = _plain_jpeg(bytes(as_16), header).astype(np.int32) - (2**15 - 2 ** (bits - 1))
-    if values.min() < 0 or values.max() >= 2**bits:
+    as_16[header.precision_at] = 16
+    for scan in scans:
+        as_16[scan.shift_at] = 0
+    values = _plain_jpeg(bytes(as_16), header).astype(np.int32)
+    of_name = {name: scan for scan in scans for name in scan.names}
+    for name, plane in zip(header.names, _planes(values), strict=True):
+        plane[:] = _in_range(plane, of_name.get(name, scans[0]), header)
+    return values
+
+
+def _planes(values: np.ndarray) -> list[np.ndarray]:
+    return [values] if values.ndim == 2 else [values[..., number] for number in range(values.shape[2])]
+
+
+def _in_range(plane: np.ndarray, scan: _Scan, header: _JpegHeader) -> np.ndarray:
+    """A component's values, from what 16 bits made of them."""
+    bits = header.precision - scan.shift
+    values = plane - (2**15 - 2 ** (bits - 1))
+    if scan.predictor > 4 and (values.min() < 0 or values.max() >= 2**bits):
         rows = header.restart // header.size[0] or header.size[1]
         for top in range(0, len(values), rows):
-            for plane in np.ndindex(values.shape[2:]):
-                band = (slice(top, top + rows), slice(None), *plane)
-                values[band] = _summed(_differences(values[band], header.predictor), header.predictor, bits)
-    return values << header.shift
+            band = slice(top, top + rows)
+            values[band] = _summed(_differences(values[band], scan.predictor), scan.predictor, bits)
+    return values << scan.shift
 
 
 def _differences(values: np.ndarray, predictor: int) -> np.ndarray:

@@ -91,7 +91,7 @@ def _whole(header: Header, stream: BinaryIO) -> Dataset:
 
 
 def _padding(stored: np.ndarray, header: Header) -> np.ndarray:
-    """bool (rows, columns): where the detector saw nothing."""
+    """bool (rows, columns): where the detector saw nothing; refused where that is everywhere."""
     ends = header.numbers("PixelPaddingValue")[:1]
     if not ends or not np.isfinite(ends).all():
         return np.zeros(stored.shape, bool)
@@ -101,7 +101,11 @@ def _padding(stored: np.ndarray, header: Header) -> np.ndarray:
     if high < header.lowest or low > header.highest:  # written with the other sign than the pixels
         ends = [end - 2**16 if header.signed and end >= 2**15 else end + 2**16 * (end < 0) for end in ends]
         low, high = min(ends), max(ends)
-    return (stored >= low) & (stored <= high)
+    padding = (stored >= low) & (stored <= high)
+    if padding.all():
+        told = header.named("PixelPaddingValue", *(["PixelPaddingRangeLimit"] if limit else []))
+        raise Broken(f"no picture: every pixel is padding ({told})", "Export the image again.")
+    return padding
 
 
 # --- what they mean ----------------------------------------------------------------------------------------------

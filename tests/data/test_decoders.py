@@ -66,11 +66,12 @@ def test_a_lossless_jpeg_may_start_again_and_leave_out_lowest_bits(options, pred
     np.testing.assert_array_equal(found, values >> shift << shift)
 
 
+@pytest.mark.parametrize("wraps", [False, True])
 @pytest.mark.parametrize("own_scans", [False, True])
-@pytest.mark.parametrize("predictor", [1, 6])
-def test_a_lossless_jpeg_in_colour_is_read(predictor, own_scans):
+@pytest.mark.parametrize("predictor", [1, 5, 6, 7])
+def test_a_lossless_jpeg_in_colour_is_read(predictor, own_scans, wraps):
     values = noise(8, 3)
-    found = decoded(encoded(values, 8, predictor, own_scans=own_scans), uid.JPEGLossless, 8, "RGB")
+    found = decoded(encoded(values, 8, predictor, wraps, own_scans=own_scans), uid.JPEGLossless, 8, "RGB")
     np.testing.assert_array_equal(found, values)
 
 

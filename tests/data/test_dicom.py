@@ -235,6 +235,14 @@ def test_a_range_of_padding_counts_from_either_end_as_far_as_it_can_be_stored(va
     agrees(content, np.where(TWELVE >= 4000, 0, linear(TWELVE, 2048, 4096)))
 
 
+@pytest.mark.parametrize(("limit", "told"), [(None, ""), (5000, ", PixelPaddingRangeLimit 5000")])
+def test_a_picture_of_nothing_but_padding_is_refused(limit, told):
+    blank = TWELVE if limit else np.zeros_like(TWELVE)
+    for kind in (ct, dicom):
+        refused = refusal(kind(blank, PixelPaddingValue=0, PixelPaddingRangeLimit=limit))
+        assert f"every pixel is padding (PixelPaddingValue 0{told})" in str(refused)
+
+
 def test_padding_from_below_zero_does_not_wrap_over_unsigned_pixels():
     content = raw(
         dicom(TWELVE, **WIDE),
