@@ -459,8 +459,8 @@ class PageLeft(PageHandler):
 class Upload(PageHandler):
     """A file that a page sends, on its way to the page's own kernel: kept in memory until the kernel takes it.
 
-    A page sends one at a time, so that what it can take of the memory is bounded: one that is not complete when the
-    next comes (its connection was lost, say) is given up.
+    A page sends one at a time, which bounds its share of the memory. An upload that is not complete when the next one
+    starts (its connection was lost, say) is dropped.
     """
 
     async def prepare(self) -> None:

@@ -91,7 +91,7 @@ def serve(
 
 
 def _ready() -> None:
-    """Refuse to start where nobody could sign in, or nothing could be read."""
+    """Refuse to start if no one could sign in, or no model could read an image."""
     store = Store()
     store.upgrade()
     with store.read() as db:

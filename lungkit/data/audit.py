@@ -27,7 +27,7 @@ from lungkit.progress import bar
 # of this modality in this data set do not reach by chance (`chance_correlation`).
 MOST_BITS = 8
 LEAST_CORRELATION = 0.97
-MOST_CORRELATION = 0.995  # what is asked for at most: copies of a picture, encoded anew, lie above
+MOST_CORRELATION = 0.995  # the highest limit that is used: copies of a picture that were encoded again lie above it
 BY_CHANCE = 0.1  # pairs of different patients expected above the raised correlation, in the whole set
 TO_CALIBRATE = 100  # images with a known patient; a tail cannot be told from fewer
 LOOKED_AT = 3000  # images of a modality at most, for the tail

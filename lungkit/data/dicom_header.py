@@ -59,7 +59,7 @@ SHOWN = {
     "slice_thickness": "SliceThickness",
 }
 PALETTES = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
-# Only these are read from a header at all, so that no name or number of a patient is ever held.
+# Only these are read from a header: a patient's name or number is never held.
 _SEQUENCES = {Tag(keyword): keyword for keyword in ("ModalityLUTSequence", "VOILUTSequence")}
 _TABLES = {
     Tag(keyword): keyword for palette in PALETTES for keyword in (f"{palette}Data", f"Segmented{palette}Data")

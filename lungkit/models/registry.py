@@ -198,7 +198,7 @@ def add(model: str, card: dict, write: Callable[[Path], None], promote: bool = T
 
 @contextmanager
 def registering(model: str) -> Iterator[None]:
-    """Others who register versions of this model wait, so that the active one stays the one looked at in the block."""
+    """Keeps other registrations of this model waiting: the active version cannot change within the block."""
     folder = _model_folder(model)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / ".registering"):

@@ -280,7 +280,7 @@ def train(
 
     A set with other classes or of another modality is refused before anything is trained.
     command, population, licence: for the card, as in recipes.Recipe.about.
-    folder: keeps every member's training, so that a killed one continues. probes: what else to ask of the version
+    folder: keeps every member's training; a killed one continues from there. probes: what else to ask of the version
     before it is registered, given its own data. compact: as in release.register.
     workers: as in `member`. Returns the version and the history of its members.
     """

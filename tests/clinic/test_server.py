@@ -149,7 +149,7 @@ def test_signing_out_ends_the_session_also_for_who_kept_the_cookie(clinic_server
     assert kept.get(f"/api/kernels/{kernel}").status == 403
     with pytest.raises(httpclient.HTTPClientError):
         ask_kernel(kept, kernel)
-    assert eventually(lambda: len(kernels_of(clinic_server)) <= before)  # the page's own is gone, one may warm up anew
+    assert eventually(lambda: len(kernels_of(clinic_server)) <= before)  # the page's own is gone, another may warm up
 
 
 def test_signing_out_is_no_link(anna):

@@ -41,7 +41,7 @@ from tests.clinic.browser import (
 
 MB = 2**20
 SLOWEST = 1.0  # s that the sign-in page may take while a socket is misused
-# A page with a picture, so that its state has a buffer; and a kernel that sends whatever parts it is told to.
+# A page with a picture, whose state therefore has a buffer; and a kernel that sends whatever parts it is told to.
 PAGE = """
 import base64
 import ipywidgets as widgets

@@ -1,4 +1,4 @@
-// While name and password are typed: fetch what the page will be made of, so that it is there at once. Once they are
+// While name and password are typed: fetch the parts of the page in advance. Once they are
 // sent: say so, and say when no answer comes.
 "use strict";
 
