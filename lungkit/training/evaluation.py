@@ -473,10 +473,14 @@ def format_interval(value: float | None, low: float | None, high: float | None) 
 
     >>> format_interval(0.9119, 0.889, 0.934)
     '0.912 (0.889–0.934)'
+    >>> format_interval(-0.198, -0.244, 0.152)
+    '−0.198 (−0.244 to 0.152)'
     """
     if pd.isna(value):
         return "–"
-    return f"{value:.3f}" if pd.isna(low) else f"{value:.3f} ({low:.3f}–{high:.3f})"
+    if pd.isna(low):
+        return f"{value:.3f}".replace("-", "−")
+    return f"{value:.3f} ({low:.3f}{' to ' if low < 0 else '–'}{high:.3f})".replace("-", "−")
 
 
 # --- input
