@@ -37,7 +37,8 @@ MOST_SOCKETS = 4  # open at once to one kernel; a page has one, and another for 
 SOCKETS_A_SECOND, SOCKETS_AT_ONCE = 20, 100  # opened to one kernel
 MESSAGES_A_SECOND, MESSAGES_AT_ONCE = 50, 1000
 BYTES_A_SECOND, BYTES_AT_ONCE = 2**20, 2**22
-QUEUE = 100  # messages that wait in this process for a kernel, or for this process
+QUEUE = 100  # messages that wait in this process for a kernel
+RECEIVED = 10  # messages of a kernel that wait in this process, of whatever size; more wait in the kernel's own
 KERNEL_PATIENCE = 30  # s that a full queue may stand still before the page is cut off
 UNREAD_BYTES = 2**26  # waiting for a browser; one more message may come on top, the pixels of a large image
 OFFLINE_BYTES = 2**27  # kept for a page that lost its connection
@@ -331,7 +332,7 @@ class Kernels(AsyncMappingKernelManager):
     @default("context")
     def _context_default(self) -> zmq.asyncio.Context:
         context = super()._context_default()
-        for option, value in ((zmq.SNDHWM, QUEUE), (zmq.RCVHWM, QUEUE), (zmq.MAXMSGSIZE, KERNEL_MESSAGE_BYTES)):
+        for option, value in ((zmq.SNDHWM, QUEUE), (zmq.RCVHWM, RECEIVED), (zmq.MAXMSGSIZE, KERNEL_MESSAGE_BYTES)):
             context.setsockopt(option, value)
         return context
 
