@@ -84,7 +84,7 @@ def test_a_signal_ends_also_a_server_that_does_not_listen(servers, capfd):
     threading.Timer(1.5, signal.raise_signal, [signal.SIGTERM]).start()
     start = time.monotonic()
     servers("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); say('open')\nwhile True: time.sleep(1)")
-    assert 1 < time.monotonic() - start < 1.5 + 2 + 3
+    assert 1 < time.monotonic() - start < 20  # 3.5 s on a quiet machine
     assert "did not stop within 2 s and is killed" in capfd.readouterr().err
 
 

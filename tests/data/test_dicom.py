@@ -487,10 +487,10 @@ def test_segmented_palettes_of_8_bits_are_expanded():
     ids=["a line first", "an unknown kind", "a copy from nowhere", "a copy of itself"],
 )
 def test_segments_that_make_no_table_are_refused_at_once(table):
-    started = time.monotonic()
+    started = time.process_time()
     rule = refusal(palette(RAMP, [table] * 3, (0, 0, 16), segmented=True)).rule
     assert rule.startswith("palette not usable")
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_a_palette_that_is_missing_is_named():
@@ -652,11 +652,11 @@ def test_a_header_of_many_megabytes_is_passed_over_in_little_memory(tmp_path):
 
 
 def test_a_header_of_too_many_elements_is_refused_in_seconds():
-    started = time.monotonic()
+    started = time.process_time()
     many = element(0x60111002, b"LO", b"") * 2_000_000
     assert refusal(before_pixels(dicom(), many)).rule.startswith("header too long: more than 200000 elements")
     assert refusal(before_pixels(dicom(), open_sequence(0x60111000, many))).rule.startswith("header too long")
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_tables_of_many_megabytes_are_refused_unread():
