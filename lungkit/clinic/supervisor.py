@@ -98,7 +98,7 @@ def _ready() -> None:
         someone = db.query(Person.id).filter(Person.active).first()
     store.close()
     if not someone:
-        raise LungkitError("nobody can sign in yet; make the first account with `lungkit user add NAME --role admin`")
+        raise LungkitError("no one can sign in yet; make the first account with `lungkit user add NAME --role admin`")
     if not any(_has_active(model) for model in registry.models()):
         raise LungkitError("no model is active yet; `make demo` trains one, `lungkit models promote` chooses another")
 

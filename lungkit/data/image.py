@@ -43,7 +43,7 @@ class Image:
     units: Literal["HU", "intensity"]
     modality: str  # as DICOM names it: "CT", "CR", "DX", "OT", ...; "" for PNG, JPEG and TIFF
     file: str  # its name, for messages
-    # Header values that identify nobody, and a note on how it was read; for pictures format, mode, rows, columns.
+    # Header values that identify no one, and a note on how it was read; for pictures format, mode, rows, columns.
     tags: dict[str, str]
     # The file itself where it is a JPEG: a tensor may be made from a decoding at a smaller scale. Not for copies of
     # this object, whose pixels may be others.

@@ -328,8 +328,8 @@ def preprocess(image: Image, spec: Preprocessing) -> np.ndarray:
     """The model's tensor, as `prepare` makes it: float32 (height, width, 1) of spec.size. Deterministic.
 
     It is ((x in 0..1) - mean) / std. HU go through spec.window, intensities through spec.intensity_window, where
-    there is one. The aspect is kept: the picture is scaled to fit (triangle filter, widened when reducing, so that it
-    neither aliases nor rings) and centred on black.
+    there is one. The aspect is kept: the picture is scaled to fit and centred on black. The filter is a triangle that
+    is widened when reducing; it neither aliases nor rings.
     """
     return prepare(image, spec).tensor
 

@@ -413,7 +413,7 @@ def here(own_home, monkeypatch) -> Path:
 
 
 def test_without_people_the_server_says_how_to_make_the_first(here):
-    with pytest.raises(LungkitError, match=r"nobody can sign in yet; .*`lungkit user add NAME --role admin`"):
+    with pytest.raises(LungkitError, match=r"no one can sign in yet; .*`lungkit user add NAME --role admin`"):
         _serve_here()
 
 

@@ -2,21 +2,19 @@
 
 import dataclasses
 import json
-import shutil
 import threading
 import time
-from pathlib import Path
 
 from lungkit.backend import keras
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from lungkit import config
 from lungkit.data import dataset, images
 from lungkit.models import registry
 from lungkit.training import activation, release
+from tests.training.relabelled import relabelled
 
 SPEC = images.Preprocessing(size=(32, 32), mean=0.2, std=0.2)
 RECIPE = {"label_column": None, "limit": None, "seed": 7}
@@ -84,7 +82,7 @@ def test_a_better_or_an_equal_version_becomes_active(chest):
 
 def test_classes_in_another_order_and_spelling_are_compared_by_name(chest, squares, tmp_path):
     _registered(_model(1.0), chest)
-    folder = _relabelled(squares, tmp_path / "squares", {"left": "LEFT ", "right": "Right"}, ["Right", "LEFT"])
+    folder = relabelled(squares, tmp_path / "squares", {"left": "LEFT ", "right": "Right"}, ["Right", "LEFT"])
     turned = dataset.prepare(folder, **RECIPE)
     assert turned.classes == ("Right", "LEFT")
     assert _registered(_model(1.0, swapped=True), turned).card["standing"]["active"]
@@ -110,7 +108,7 @@ def test_a_version_for_something_else_is_not_active(chest, change, said):
 
 def test_a_version_with_other_classes_is_not_active(chest, squares, tmp_path):
     _registered(_model(0.0), chest)
-    other = dataset.prepare(_relabelled(squares, tmp_path / "squares", {"left": "left", "right": "above"}), **RECIPE)
+    other = dataset.prepare(relabelled(squares, tmp_path / "squares", {"left": "left", "right": "above"}), **RECIPE)
     says = activation.sentence(_registered(_model(1.0), other))
     assert "since that one answers with left, right, this one above, left" in says
     assert registry.active("squares-cnn").version == "v1"
@@ -149,13 +147,3 @@ def test_versions_of_one_name_are_registered_one_after_the_other():
         thread.join()
     first, second = order[0][0], order[2][0]
     assert order == [f"{first} begins", f"{first} ends", f"{second} begins", f"{second} ends"]
-
-
-def _relabelled(squares: Path, folder: Path, names: dict[str, str], order: list[str] | None = None) -> Path:
-    shutil.copytree(squares, folder)
-    table = pd.read_csv(folder / "labels.csv", dtype=str, keep_default_na=False)
-    table["label"] = table["label"].map(names)
-    table.to_csv(folder / "labels.csv", index=False)
-    if order:
-        (folder / "dataset.json").write_text(json.dumps({"classes": order}))
-    return folder

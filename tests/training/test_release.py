@@ -17,6 +17,7 @@ from lungkit.data import dataset, images, splits
 from lungkit.errors import LungkitError
 from lungkit.models import cnn, decision, registry, saved
 from lungkit.training import pipeline, release
+from tests.training.relabelled import relabelled
 
 SPEC = images.Preprocessing(size=(32, 32), mean=0.2, std=0.2)
 RECIPE = {"label_column": None, "limit": None, "seed": 7}
@@ -72,17 +73,6 @@ def _with_labels(chest, split, change) -> dataset.Dataset:
 
 def _swapped(labels: pd.Series) -> pd.Series:
     return labels.map({"left": "right", "right": "left"})
-
-
-def _relabelled_copy(squares: Path, folder: Path, names: dict[str, str], order: list[str] | None = None) -> Path:
-    """The pictures of `squares` with other class names, listed in another order."""
-    shutil.copytree(squares, folder)
-    table = pd.read_csv(folder / "labels.csv", dtype=str, keep_default_na=False)
-    table["label"] = table["label"].map(names)
-    table.to_csv(folder / "labels.csv", index=False)
-    if order:
-        (folder / "dataset.json").write_text(json.dumps({"classes": order}))
-    return folder
 
 
 # --- registering
@@ -233,7 +223,7 @@ def test_a_score_has_every_key_that_programs_were_promised_and_is_strict_json(ve
 
 
 def test_classes_are_matched_by_name_whatever_their_case_and_order(version, chest, squares, tmp_path):
-    folder = _relabelled_copy(squares, tmp_path / "squares", {"left": "LEFT", "right": "Right"}, ["Right", "LEFT"])
+    folder = relabelled(squares, tmp_path / "squares", {"left": "LEFT", "right": "Right"}, ["Right", "LEFT"])
     turned = dataset.prepare(folder)
     assert turned.classes == ("Right", "LEFT")
     there, here = release.score(version, turned, "all"), release.score(version, chest, "all")
@@ -243,7 +233,7 @@ def test_classes_are_matched_by_name_whatever_their_case_and_order(version, ches
 
 
 def test_a_class_the_model_does_not_know_is_refused_by_name(version, squares, tmp_path):
-    folder = _relabelled_copy(squares, tmp_path / "squares", {"left": "left", "right": "above"})
+    folder = relabelled(squares, tmp_path / "squares", {"left": "left", "right": "above"})
     with pytest.raises(
         LungkitError, match=r"squares-cnn@v1 knows left, right, but .* labelled above; .*--label-column"
     ):
