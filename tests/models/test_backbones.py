@@ -182,10 +182,13 @@ def test_equalising_with_a_limit_keeps_a_flat_image_flat_and_greys_in_their_orde
 
 
 def test_an_equalising_backbone_is_exported_and_reads_both_brightnesses_alike(tensors, tmp_path):
+    keras.utils.set_random_seed(0)  # how far an untrained head moves depends on its first weights
     model = backbones.build("efficientnet_lite0", (64, 64, 1), 3, preprocessing=SPEC, equalised=True)
+    plain = backbones.build("efficientnet_lite0", (64, 64, 1), 3, preprocessing=SPEC)
     darker = ((tensors * SPEC.std + SPEC.mean) * 0.7 - SPEC.mean) / SPEC.std
     scores = release.probabilities(model, tensors)
-    np.testing.assert_allclose(release.probabilities(model, darker), scores, atol=0.05)
+    moved = np.abs(release.probabilities(model, darker) - scores).max()
+    assert moved < 0.5 * np.abs(release.probabilities(plain, darker) - release.probabilities(plain, tensors)).max()
     saved.save(model, tmp_path)
     export.write(model, tmp_path)
     found = export.agreement(model, graph.Graph(tmp_path), tensors, scores, {"kind": "argmax"})
