@@ -27,8 +27,8 @@ from rich.table import Table
 
 from bench.machine import machine
 from lungkit import config
-from lungkit.clinic import accounts
-from lungkit.clinic.tables import Patient, Reading, Study, User
+from lungkit.clinic.records import accounts
+from lungkit.clinic.records.tables import Patient, Reading, Study, User
 from lungkit.data import phantom
 from lungkit.progress import bar
 from tests.e2e.conftest import Clinic, Visitor

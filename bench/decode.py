@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.machine import machine
-from lungkit.clinic import bulk
+from lungkit.clinic import batch
 from lungkit.clinic.predictor import Predictor
 from lungkit.data import images
 from lungkit.models import registry
@@ -41,7 +41,7 @@ Times = dict[str, list[float]]  # way -> milliseconds of each round
 def pictures(folder: Path | None, count: int) -> list[PIL.Image.Image]:
     """Some of a folder's pictures, or smooth ones made up."""
     if folder:
-        files = bulk.find([str(folder)]).files
+        files = batch.find([str(folder)]).files
         chosen = files[:: max(1, len(files) // count)][:count]
         return [PIL.Image.fromarray(np.rint(255 * images.read(file).pixels).astype(np.uint8)) for file in chosen]
     random = np.random.default_rng(7)
@@ -90,7 +90,7 @@ def with_model(model: str, contents: list[bytes], rounds: int) -> Iterator[tuple
         for number, file in enumerate(files):
             file.write_bytes(contents[number % len(contents)])
         ways = {
-            "lungkit predict, images/s": lambda: len(files) / _seconds(lambda: list(bulk.read_files(many, files, 2))),
+            "lungkit predict, images/s": lambda: len(files) / _seconds(lambda: list(batch.read_files(many, files, 2))),
             "one reading in the clinic, ms": lambda: 1000 * _seconds(lambda: one.read(images.read(contents[0]))),
         }
         for name, way in ways.items():

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.machine import machine
-from lungkit.clinic import bulk
+from lungkit.clinic import batch
 from lungkit.clinic.predictor import Predictor
 from lungkit.data import dataset, images, phantom
 from lungkit.models import registry
@@ -85,19 +85,19 @@ class Bench:
         }
 
     def folder(self) -> int:
-        return sum(answer.reading is not None for answer in bulk.read_files(self.many, self.files))
+        return sum(answer.reading is not None for answer in batch.read_files(self.many, self.files))
 
     def keras_folder(self) -> int:
         tensors = images.read_batch(self.files, self.spec)
         return len(self.keras.predict(tensors, batch_size=32, verbose=0))
 
     def decoding(self) -> int:
-        decoders = bulk._Decoders(self.spec, None, processes=True)
+        decoders = batch._Decoders(self.spec, None, processes=True)
         count = sum(len(tensors) for _, tensors in decoders.batches(self.files))
         decoders.close()
         return count
 
-    def runtime(self, size: int = bulk.BATCH) -> int:
+    def runtime(self, size: int = batch.BATCH) -> int:
         batches = ((None, self.tensors[i : i + size]) for i in range(0, len(self.tensors), size))
         return sum(len(outputs["probabilities"]) for _, outputs, _ in self.many.graph.stream(batches))
 
@@ -161,7 +161,7 @@ def memory(bench: Bench, count: int) -> tuple[list[float], list[float]]:
     """Resident MiB of this process, and of its decoders together, at each tenth of `count` files."""
     process, own, decoders = psutil.Process(), [], []
     files = [bench.files[i % len(bench.files)] for i in range(count)]
-    answers = bulk.read_files(bench.many, files)
+    answers = batch.read_files(bench.many, files)
     for number, _ in enumerate(bar(answers, total=count, label="memory", unit="image"), start=1):
         if number % max(1, count // 10) == 0:
             own.append(process.memory_info().rss / MIB)
@@ -197,8 +197,8 @@ def main() -> None:
         for name in ("data", "artifacts"):
             os.environ[f"LUNGKIT_{name.upper()}"] = str(Path(folder, name))
         source = phantom.make_dataset(Path(folder, "phantom"), n_slices=chosen.images)
-        drawn = bulk.find([str(source / "slices")])[0]
-        real = bulk.find([str(chosen.folder)])[0] if chosen.folder else []
+        drawn = batch.find([str(source / "slices")])[0]
+        real = batch.find([str(chosen.folder)])[0] if chosen.folder else []
         versions = [given] if given else [untrained(network, source, chosen.side) for network in chosen.network]
         for version in versions:
             report(console, Bench(version, drawn), f"{version.model}, phantom (DICOM)", chosen.rounds)

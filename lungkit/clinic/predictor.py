@@ -55,7 +55,7 @@ class Reading:
 class Predictor:
     """A registered version, its files checked against their hashes and its graph compiled.
 
-    heat: False leaves the heat maps out. many: for folders of images, on all processors (see lungkit.clinic.bulk).
+    heat: False leaves the heat maps out. many: for folders of images, on all processors (see lungkit.clinic.batch).
     Raises registry.ModelDamaged where a file is not the registered one, NoGraph where the version holds none.
     """
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from lungkit.data import audit
+from lungkit.data import quality
 from lungkit.training import evaluation
 from lungkit.training.evaluation import Evaluation, format_interval, mean_with_interval
 
@@ -133,7 +133,7 @@ def _near(found) -> list[str]:
             f"Pictures{of} of different patients count as near duplicates from a correlation of "
             f"{looks['correlation']:.3f} on. That was set by the {looks['patients']:,} known patients here: chance "
             "should bring one pair above it in ten such sets."
-            if looks["correlation"] < audit.MOST_CORRELATION
+            if looks["correlation"] < quality.MOST_CORRELATION
             else f"Pictures{of} of different patients resemble each other so much here that a correlation of "
             f"{looks['correlation']:.3f} can be chance: pairs of different patients need a look each."
         )

@@ -19,9 +19,9 @@ import pytest
 import sqlalchemy as sa
 
 from lungkit import config
-from lungkit.clinic import accounts
 from lungkit.clinic.predictor import Check, Reading
-from lungkit.clinic.store import Store
+from lungkit.clinic.records import accounts
+from lungkit.clinic.records.store import Store
 from lungkit.data import images
 from lungkit.models import registry
 
@@ -194,7 +194,7 @@ def said():
 TINY_PAGE = """
 import ipywidgets as widgets
 from lungkit.clinic import accounts, visitor
-from lungkit.clinic.store import Store
+from lungkit.clinic.records.store import Store
 who = accounts.whoami(Store(), visitor.token())
 widgets.HTML(f"<p class='who'>{who.full_name}</p>")
 """

@@ -9,9 +9,9 @@ import argon2
 import pytest
 import sqlalchemy as sa
 
-from lungkit.clinic import accounts, audit
-from lungkit.clinic.accounts import Access, Forbidden, SignedOut, SignInRefused
-from lungkit.clinic.tables import AuditEvent, SignIn, SignInFailure, User, now
+from lungkit.clinic.records import accounts, audit_trail
+from lungkit.clinic.records.accounts import Access, Forbidden, SignedOut, SignInRefused
+from lungkit.clinic.records.tables import AuditEvent, SignIn, SignInFailure, User, now
 from lungkit.errors import LungkitError
 
 pytestmark = pytest.mark.usefixtures("cheap_passwords")
@@ -366,7 +366,7 @@ def test_a_changed_role_holds_on_the_next_action_of_an_open_session(store, token
 def test_an_action_that_fails_leaves_nothing_behind(store, token):
     with pytest.raises(ZeroDivisionError), Access(store, token).writes("doctor") as (db, actor):
         db.get(User, actor.user_id).full_name = "Changed"
-        audit.append(db, actor.user_id, "test.done", "test:1")
+        audit_trail.append(db, actor.user_id, "test.done", "test:1")
         _ = 1 / 0
     with store.read() as db:
         assert db.scalar(sa.select(User.full_name).where(User.name == "anna")) == "Anna Test"
@@ -491,4 +491,4 @@ def test_the_trail_tells_what_happened_to_accounts_and_sessions_and_names_nobody
     written = str([vars(event) for event in events])
     for private in ("anna", "Anna", PASSWORD, "wrong field"):
         assert private not in written
-    assert audit.verify(store) == len(events)
+    assert audit_trail.verify(store) == len(events)

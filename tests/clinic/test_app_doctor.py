@@ -17,13 +17,14 @@ import traitlets
 from ipywidgets.widgets.widget import _instances as alive
 
 from lungkit import config
-from lungkit.clinic import accounts, visitor
+from lungkit.clinic import visitor
 from lungkit.clinic.app import case, page, reading, shell
 from lungkit.clinic.app.upload import Upload
 from lungkit.clinic.app.viewer import Viewer
 from lungkit.clinic.predictor import REVIEW, Check, Models
-from lungkit.clinic.records import NewPatient, Records
-from lungkit.clinic.tables import Patient, Reading, Review, SignIn, Study
+from lungkit.clinic.records import accounts
+from lungkit.clinic.records.cases import NewPatient, Records
+from lungkit.clinic.records.tables import Patient, Reading, Review, SignIn, Study
 from lungkit.models import registry
 
 HOSTILE = "<img src=x onerror=alert(1)>"

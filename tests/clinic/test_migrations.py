@@ -9,9 +9,9 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from lungkit.clinic import tables, upkeep
-from lungkit.clinic.store import Store, StoreError
-from lungkit.clinic.tables import Patient, User
+from lungkit.clinic.records import maintenance, tables
+from lungkit.clinic.records.store import Store, StoreError
+from lungkit.clinic.records.tables import Patient, User
 
 
 def schema(store) -> str | None:
@@ -29,12 +29,12 @@ def next_step(tmp_path, monkeypatch):
 
     def add(body: str) -> None:
         steps = tmp_path / "migrations"
-        shutil.copytree(upkeep._steps(), steps, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(maintenance._steps(), steps, ignore=shutil.ignore_patterns("__pycache__"))
         (steps / "versions" / "0002_more.py").write_text(
             "import sqlalchemy as sa\nfrom alembic import op\nrevision, down_revision = '0002', '0001'\n"
             "def upgrade():\n" + textwrap.indent(textwrap.dedent(body), "    ")
         )
-        monkeypatch.setattr(upkeep, "_steps", lambda: steps)
+        monkeypatch.setattr(maintenance, "_steps", lambda: steps)
 
     return add
 
@@ -131,6 +131,6 @@ def test_a_step_that_leaves_rows_referring_to_nothing_is_undone(sqlite_store, ne
 
 
 def test_the_steps_are_part_of_the_installed_package():
-    root = upkeep._steps().parents[2]
+    root = maintenance._steps().parents[2]
     packages = setuptools.find_packages(root, include=["lungkit*"])
-    assert {"lungkit.clinic.migrations", "lungkit.clinic.migrations.versions"} <= set(packages)
+    assert {"lungkit.clinic.records.migrations", "lungkit.clinic.records.migrations.versions"} <= set(packages)

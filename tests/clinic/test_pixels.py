@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from lungkit.clinic import pixels
-from lungkit.clinic.pixels import PixelsDamaged
-from lungkit.clinic.tables import KINDS
+from lungkit.clinic.records import pixels
+from lungkit.clinic.records.pixels import PixelsDamaged
+from lungkit.clinic.records.tables import KINDS
 from lungkit.data import images
 
 

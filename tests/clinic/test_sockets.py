@@ -23,7 +23,7 @@ from jupyter_server.services.kernels.connection.base import serialize_binary_mes
 from tornado import httpclient
 from tornado.websocket import WebSocketClosedError
 
-from lungkit.clinic import sockets
+from lungkit.clinic.web import sockets
 from tests.clinic.browser import (
     PROTOCOL,
     Browser,

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from lungkit.clinic import tables
-from lungkit.clinic.store import Store, StoreError
-from lungkit.clinic.tables import Patient, Study, User
+from lungkit.clinic.records import tables
+from lungkit.clinic.records.store import Store, StoreError
+from lungkit.clinic.records.tables import Patient, Study, User
 
 
 def add_user(store, name="ada") -> int:

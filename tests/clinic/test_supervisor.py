@@ -12,7 +12,7 @@ import urllib.parse
 import psutil
 import pytest
 
-from lungkit.clinic import server, supervisor
+from lungkit.clinic.web import serve, supervisor
 from lungkit.errors import LungkitError
 from tests.clinic.browser import eventually, kernels_of, server_of, signed_in_as
 
@@ -90,7 +90,7 @@ def test_a_signal_ends_also_a_server_that_does_not_listen(servers, capfd):
 
 def test_a_line_to_someone_who_does_not_read_does_not_hold_up_the_server():
     read, write = (end.detach() for end in socket.socketpair())
-    line = server.Line(write)
+    line = serve.Line(write)
     for _ in range(100_000):
         line.say("alive")
     assert select.select([read], [], [], 0)[0]

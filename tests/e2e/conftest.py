@@ -19,8 +19,8 @@ import psutil
 import pytest
 from playwright import sync_api
 
-from lungkit.clinic import accounts
-from lungkit.clinic.store import Store
+from lungkit.clinic.records import accounts
+from lungkit.clinic.records.store import Store
 from lungkit.data import phantom
 from tests.shipped import export
 

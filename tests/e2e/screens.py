@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from PIL import Image
 from playwright import sync_api
 
-from lungkit.clinic.accounts import Access
 from lungkit.clinic.predictor import Models
-from lungkit.clinic.records import NewPatient, Records
-from lungkit.clinic.tables import SignIn, Study
+from lungkit.clinic.records.accounts import Access
+from lungkit.clinic.records.cases import NewPatient, Records
+from lungkit.clinic.records.tables import SignIn, Study
 from lungkit.data import images, phantom
 from lungkit.progress import bar
 from tests.e2e.conftest import Clinic, Visitor

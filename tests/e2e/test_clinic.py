@@ -23,9 +23,10 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from lungkit import config
-from lungkit.clinic import accounts, predictor
-from lungkit.clinic.records import NewPatient, Records
-from lungkit.clinic.tables import Patient, Reading, Review, Study, User
+from lungkit.clinic import predictor
+from lungkit.clinic.records import accounts
+from lungkit.clinic.records.cases import NewPatient, Records
+from lungkit.clinic.records.tables import Patient, Reading, Review, Study, User
 from lungkit.data import images, phantom
 from lungkit.models import registry
 

@@ -24,8 +24,8 @@ from playwright.sync_api import expect
 from typer.testing import CliRunner
 
 from lungkit import cli
-from lungkit.clinic import pixels
-from lungkit.clinic.tables import AuditEvent, Patient, Reading, Review, Study
+from lungkit.clinic.records import pixels
+from lungkit.clinic.records.tables import AuditEvent, Patient, Reading, Review, Study
 from lungkit.data import phantom
 
 BUSY = "records are busy; nothing was saved. Try again in a moment"

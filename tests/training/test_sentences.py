@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lungkit.data import audit
+from lungkit.data import quality
 from lungkit.models import registry
 from lungkit.training import activation, evaluation, sentences
 
@@ -177,7 +177,7 @@ def test_near_duplicates_are_said_to_rest_on_what_was_measured():
     )
     assert "set by the 200 known patients here: chance should bring one pair above it in ten such sets" in told()
     assert "a fixed number: too few patients are known" in told(calibrated=False)
-    assert "can be chance" in told(correlation=audit.MOST_CORRELATION)
+    assert "can be chance" in told(correlation=quality.MOST_CORRELATION)
 
 
 def test_checks_that_found_nothing_are_one_line():

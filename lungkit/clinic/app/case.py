@@ -8,14 +8,14 @@ import ipywidgets as widgets
 
 from lungkit import config
 from lungkit.clinic import visitor
-from lungkit.clinic.accounts import Forbidden, SignedOut
 from lungkit.clinic.app.page import close, notice, safe
 from lungkit.clinic.app.reading import learned_from, reading
 from lungkit.clinic.app.search import PatientSearch, heading
 from lungkit.clinic.app.upload import Upload
 from lungkit.clinic.predictor import REVIEW, Predictor
-from lungkit.clinic.records import NewPatient, PatientRow, Records
-from lungkit.clinic.tables import SEXES
+from lungkit.clinic.records.accounts import Forbidden, SignedOut
+from lungkit.clinic.records.cases import NewPatient, PatientRow, Records
+from lungkit.clinic.records.tables import SEXES
 from lungkit.clinic.words import percent
 from lungkit.data import images
 from lungkit.errors import LungkitError

@@ -6,7 +6,7 @@ from datetime import datetime
 import ipywidgets as widgets
 
 from lungkit.clinic.app.page import safe
-from lungkit.clinic.oversight import Oversight
+from lungkit.clinic.records.administration import Oversight
 
 LOW_DISK, SHORT_DISK = 5 * 10**9, 10**9  # bytes free: soon to be looked after, and now
 LARGE_KERNEL = 400 * 10**6  # bytes: a clinician's page takes 250 MB at most

@@ -8,7 +8,7 @@ import pandas as pd
 
 from lungkit.clinic.app.admin import Confirm, Table
 from lungkit.clinic.app.page import notice, safe, when
-from lungkit.clinic.oversight import ModelRow, Oversight
+from lungkit.clinic.records.administration import ModelRow, Oversight
 from lungkit.clinic.words import SPLITS, counted, with_interval
 from lungkit.errors import LungkitError
 from lungkit.models.registry import plain

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import ipywidgets as widgets
 
-from lungkit.clinic.accounts import SignedOut
+from lungkit.clinic.records.accounts import SignedOut
 from lungkit.clinic.words import percent as percent
 from lungkit.errors import LungkitError
 

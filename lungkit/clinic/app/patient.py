@@ -9,7 +9,7 @@ from lungkit.clinic.app.page import close, safe, when
 from lungkit.clinic.app.reading import side_by_side
 from lungkit.clinic.app.search import PatientSearch, heading
 from lungkit.clinic.predictor import REVIEW
-from lungkit.clinic.records import CaseRow, Records
+from lungkit.clinic.records.cases import CaseRow, Records
 from lungkit.clinic.words import percent
 from lungkit.errors import LungkitError
 

@@ -11,8 +11,8 @@ from lungkit.clinic.app.admin import Confirm, Table, local
 from lungkit.clinic.app.download import Download
 from lungkit.clinic.app.page import notice, percent, safe, when
 from lungkit.clinic.app.search import heading
-from lungkit.clinic.oversight import Oversight
-from lungkit.clinic.records import CaseRow, PatientPage, PatientRow
+from lungkit.clinic.records.administration import Oversight
+from lungkit.clinic.records.cases import CaseRow, PatientPage, PatientRow
 from lungkit.errors import LungkitError
 
 SHOWN = 200  # patients in the table; the search reaches the others

@@ -7,8 +7,8 @@ import pandas as pd
 
 from lungkit.clinic.app.admin import Confirm, Table, local
 from lungkit.clinic.app.page import notice, safe
-from lungkit.clinic.oversight import Oversight
-from lungkit.clinic.tables import ROLES
+from lungkit.clinic.records.administration import Oversight
+from lungkit.clinic.records.tables import ROLES
 from lungkit.errors import LungkitError
 
 

@@ -11,7 +11,7 @@ from lungkit.clinic.app.page import safe, when
 from lungkit.clinic.app.search import heading
 from lungkit.clinic.app.viewer import Viewer
 from lungkit.clinic.predictor import REVIEW
-from lungkit.clinic.records import Case, Records
+from lungkit.clinic.records.cases import Case, Records
 from lungkit.clinic.words import percent
 from lungkit.errors import LungkitError
 from lungkit.models import decision, registry
@@ -283,10 +283,10 @@ def _said(review) -> str:
 def _report(reading_id: str, records: Records, act: Callable) -> Download:
     @act
     def made() -> tuple[str, bytes]:
-        from lungkit.clinic import reports  # takes a while to import, and few readings need it
+        from lungkit.clinic import report  # takes a while to import, and few readings need it
 
         now = records.case(reading_id)  # with the reviews that came since
-        content = reports.pdf(now, card_of(now.model, now.version))
+        content = report.pdf(now, card_of(now.model, now.version))
         gc.collect()  # fonts and pages refer to each other: 20 MB a report, until Python happens to look
         return f"reading-{now.read_at:%Y-%m-%d}-{now.reading_id[:8]}.pdf", content
 

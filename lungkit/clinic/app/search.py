@@ -5,7 +5,7 @@ from collections.abc import Callable
 import ipywidgets as widgets
 
 from lungkit.clinic.app.page import close, safe
-from lungkit.clinic.records import PatientRow, Records
+from lungkit.clinic.records.cases import PatientRow, Records
 
 SHOWN = 8  # patients in the list
 

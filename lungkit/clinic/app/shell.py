@@ -10,10 +10,11 @@ import ipywidgets as widgets
 from IPython.display import display
 
 from lungkit import config
-from lungkit.clinic import accounts, predictor, visitor
+from lungkit.clinic import predictor, visitor
 from lungkit.clinic.app.page import Page, close, safe
-from lungkit.clinic.records import Records
-from lungkit.clinic.store import Store
+from lungkit.clinic.records import accounts
+from lungkit.clinic.records.cases import Records
+from lungkit.clinic.records.store import Store
 from lungkit.errors import LungkitError
 
 PRODUCT = "lungkit clinic"
@@ -92,7 +93,7 @@ class _Shell:
         self._page, self._models = shown, models
         self.actor = accounts.whoami(store, token)
         if self.actor.role == "admin":
-            from lungkit.clinic.oversight import Oversight
+            from lungkit.clinic.records.administration import Oversight
 
             self._given = (Oversight(access), shown.act)
         else:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lungkit.clinic.app.admin import Table, local
 from lungkit.clinic.app.page import notice
-from lungkit.clinic.oversight import Oversight
+from lungkit.clinic.records.administration import Oversight
 from lungkit.errors import LungkitError
 
 SHOWN = 200  # events at a time

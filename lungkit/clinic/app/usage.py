@@ -5,9 +5,9 @@ from collections.abc import Callable
 import ipywidgets as widgets
 import pandas as pd
 
-from lungkit.clinic import oversight as actions
 from lungkit.clinic.app import charts
 from lungkit.clinic.app.page import percent, safe
+from lungkit.clinic.records import administration as actions
 
 PERIODS = {"last 7 days": 7, "last 30 days": 30, "last 90 days": 90, "last year": 365}
 BY_WEEK = 100  # more days than this are counted by week

@@ -10,7 +10,7 @@ from itables.widget import ITable
 
 from lungkit.clinic.app.page import safe
 from lungkit.clinic.predictor import REVIEW
-from lungkit.clinic.records import Records
+from lungkit.clinic.records.cases import Records
 from lungkit.clinic.words import percent
 from lungkit.errors import LungkitError
 

@@ -18,11 +18,11 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from lungkit import config
-from lungkit.clinic import accounts, audit, records
-from lungkit.clinic.accounts import Access
-from lungkit.clinic.records import PatientPage, PatientRow
-from lungkit.clinic.store import Store, StoreError
-from lungkit.clinic.tables import AuditEvent, Patient, Reading, Review, SignIn, Study, User, now
+from lungkit.clinic.records import accounts, audit_trail, cases
+from lungkit.clinic.records.accounts import Access
+from lungkit.clinic.records.cases import PatientPage, PatientRow
+from lungkit.clinic.records.store import Store, StoreError
+from lungkit.clinic.records.tables import AuditEvent, Patient, Reading, Review, SignIn, Study, User, now
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 
@@ -116,13 +116,13 @@ class Oversight:
     def patients(self, text: str = "", limit: int = 50) -> list[PatientRow]:
         """Patients whose number or name holds every word of `text`; all, for an empty one."""
         with self.access.reads("admin") as (db, _):
-            return records.search(db, text, limit)
+            return cases.search(db, text, limit)
 
     def history(self, patient_id: str) -> PatientPage:
         """A patient with all readings, oldest first; that it was opened is audited. Raises RecordMissing."""
         with self.access.writes("admin") as (db, actor):
-            opened = records.open_page(db, patient_id, actor.user_id)
-        return records.page(*opened)
+            opened = cases.open_page(db, patient_id, actor.user_id)
+        return cases.page(*opened)
 
     def export_csv(self) -> bytes:
         """All readings with patient, study and latest review, one a line, oldest first; UTF-8 with a mark for Excel.
@@ -132,7 +132,7 @@ class Oversight:
         number_of_reviews = (
             sa.select(sa.func.count()).where(Review.reading_id == Reading.id).scalar_subquery().label("reviews")
         )
-        found = records.with_review(
+        found = cases.with_review(
             Patient.number,
             Patient.name,
             Patient.birth_year,
@@ -150,7 +150,7 @@ class Oversight:
         )
         with self.access.writes("admin") as (db, actor):
             rows = db.execute(found.order_by(Reading.read_at, Reading.id)).all()
-            audit.append(db, actor.user_id, "records.export", "records:all", readings=len(rows))
+            audit_trail.append(db, actor.user_id, "records.export", "records:all", readings=len(rows))
         return _csv([_exported(row) for row in rows])
 
     def erase_patient(self, patient_id: str) -> None:
@@ -160,7 +160,7 @@ class Oversight:
         next erasure, backup or restart. Backups made before still hold the patient. Raises RecordMissing.
         """
         with self.access.writes("admin") as (db, actor):
-            patient = records.find_patient(db, patient_id)
+            patient = cases.find_patient(db, patient_id)
             studies = sa.select(Study.id).where(Study.patient_id == patient.id)
             readings = sa.select(Reading.id).where(Reading.study_id.in_(studies))
             gone = {
@@ -172,7 +172,7 @@ class Oversight:
                 )
             }
             db.execute(sa.delete(Patient).where(Patient.id == patient.id))
-            audit.append(db, actor.user_id, "patient.erase", f"patient:{patient.id}", **gone)
+            audit_trail.append(db, actor.user_id, "patient.erase", f"patient:{patient.id}", **gone)
         with suppress(StoreError):  # the patient is erased already, whether the files can be cleared now or not
             self.access.store.scrub()
 
@@ -192,7 +192,7 @@ class Oversight:
                     Reading.read_at >= start
                 )
             ).all()
-            latest = records.latest_review()
+            latest = cases.latest_review()
             given = db.execute(
                 sa.select(
                     latest.c.at.label("at"),
@@ -243,14 +243,14 @@ class Oversight:
         with self.access.writes("admin") as (db, actor):
             # In the transaction, though hashes are checked: no one else's promotion comes between it and its event.
             promoted = registry.promote(model, version)
-            audit.append(db, actor.user_id, "model.promote", f"model:{promoted}")
+            audit_trail.append(db, actor.user_id, "model.promote", f"model:{promoted}")
         return _model_row(promoted.model, promoted.version)
 
     def roll_back(self, model: str) -> ModelRow:
         """Use the version again that was active before the present one. Raises the registry's errors."""
         with self.access.writes("admin") as (db, actor):
             previous = registry.rollback(model)
-            audit.append(db, actor.user_id, "model.roll_back", f"model:{previous}")
+            audit_trail.append(db, actor.user_id, "model.roll_back", f"model:{previous}")
         return _model_row(previous.model, previous.version)
 
     # --- trail and health
@@ -298,7 +298,7 @@ class Oversight:
     def verify_trail(self) -> int:
         """Check that each event follows the one before; how many there are. Raises AuditBroken."""
         self._sees()
-        return audit.verify(self.access.store)
+        return audit_trail.verify(self.access.store)
 
     def actions(self) -> list[str]:
         """The kinds of events there are on the trail."""

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from lungkit import config, terminal
-from lungkit.clinic import commands
+from lungkit.cli import clinic
 from lungkit.data.folders import shown
 from lungkit.errors import LungkitError
 
@@ -40,7 +40,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Data sets: fetch, make, audit
 models_app = typer.Typer(no_args_is_help=True, help="Trained models: versions under artifacts/.")
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
-commands.register(app)
+clinic.register(app)
 NAMED = ("phantom", "pneumoniamnist")  # data sets that are no path
 
 Source = Annotated[str, typer.Option("--data", help="phantom, pneumoniamnist, a folder, or a MedMNIST .npz")]
@@ -345,10 +345,10 @@ def data_audit(
     The exit code is 0 once the set was looked at, whatever was found; with --strict, an error among the findings makes
     it 1.
     """
-    from lungkit.data import audit, dataset
+    from lungkit.data import dataset, quality
     from lungkit.training import sentences
 
-    found = audit.audit(dataset.load(_source(data), label_column=label_column))
+    found = quality.audit(dataset.load(_source(data), label_column=label_column))
     columns = ["severity", "finding", "count", "meaning", "examples"]
     rows = found.findings.loc[found.findings["count"] > 0, columns].itertuples(index=False)
     terminal.table(columns, rows, f"Audit of {found.name}", prose=["meaning", "examples"])
@@ -364,7 +364,7 @@ def data_audit(
         out.mkdir(parents=True, exist_ok=True)
         for name in ("findings", "duplicates", "unreadable"):
             getattr(found, name).to_csv(out / f"{name}.csv", index=False)
-        audit.figure(found).savefig(out / "audit.png", bbox_inches="tight")
+        quality.figure(found).savefig(out / "audit.png", bbox_inches="tight")
     if strict and (found.findings["severity"] == "error").any():
         raise typer.Exit(1)
 

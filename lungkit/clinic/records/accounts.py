@@ -24,9 +24,9 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from lungkit import config
-from lungkit.clinic import audit
-from lungkit.clinic.store import Store, StoreError
-from lungkit.clinic.tables import ROLES, SignIn, SignInFailure, User, now
+from lungkit.clinic.records import audit_trail
+from lungkit.clinic.records.store import Store, StoreError
+from lungkit.clinic.records.tables import ROLES, SignIn, SignInFailure, User, now
 from lungkit.errors import LungkitError
 
 COOKIE = "lungkit_session"
@@ -109,7 +109,7 @@ def sign_in(store: Store, name: str, password: str, address: str) -> str:
         if right and user and user.active and user.password_hash == found.password_hash:
             user.password_hash = renewed or user.password_hash
             return _start(db, user, address)
-        audit.append(db, None, "session.refused", f"user:{user.id if user else 'unknown'}", address=address)
+        audit_trail.append(db, None, "session.refused", f"user:{user.id if user else 'unknown'}", address=address)
     raise SignInRefused(REFUSED)
 
 
@@ -119,7 +119,7 @@ def _start(db: orm.Session, user: User, address: str) -> str:
     db.add(session)
     db.execute(sa.delete(SignInFailure).where(SignInFailure.name == user.name, SignInFailure.address == address))
     db.flush()
-    audit.append(db, user.id, "session.start", f"session:{session.id}", address=address)
+    audit_trail.append(db, user.id, "session.start", f"session:{session.id}", address=address)
     return token
 
 
@@ -129,7 +129,7 @@ def sign_out(store: Store, token: str) -> None:
         session = _session(db, token, lock=True)
         if session and session.revoked_at is None:
             session.revoked_at = now()
-            audit.append(db, session.user_id, "session.end", f"session:{session.id}")
+            audit_trail.append(db, session.user_id, "session.end", f"session:{session.id}")
 
 
 def whoami(store: Store, token: str) -> Actor:
@@ -228,7 +228,7 @@ class Access:
         except Forbidden:
             with suppress(SignedOut), self.store.write() as db:
                 actor = _actor(_signed_in(db, self.token))
-                audit.append(db, actor.user_id, "access.refused", f"session:{actor.session_id}", role=actor.role)
+                audit_trail.append(db, actor.user_id, "access.refused", f"session:{actor.session_id}", role=actor.role)
             raise
 
 
@@ -288,7 +288,7 @@ def add_user(
     user = User(name=name, full_name=full_name, role=role, password_hash=_hash(password))
     db.add(user)
     db.flush()
-    audit.append(db, by, "user.add", f"user:{user.id}", role=role)
+    audit_trail.append(db, by, "user.add", f"user:{user.id}", role=role)
     return password
 
 
@@ -308,7 +308,7 @@ def disable_user(db: orm.Session, name: str, by: int | None = None) -> None:
         _not_the_last_admin(db, user)
         user.active = False
         _end_sessions(db, user)
-        audit.append(db, by, "user.disable", f"user:{user.id}")
+        audit_trail.append(db, by, "user.disable", f"user:{user.id}")
 
 
 def enable_user(db: orm.Session, name: str, by: int | None = None) -> None:
@@ -316,7 +316,7 @@ def enable_user(db: orm.Session, name: str, by: int | None = None) -> None:
     user = _user(db, name)
     if not user.active:
         user.active = True
-        audit.append(db, by, "user.enable", f"user:{user.id}")
+        audit_trail.append(db, by, "user.enable", f"user:{user.id}")
 
 
 def set_role(db: orm.Session, name: str, role: str, by: int | None = None) -> None:
@@ -326,7 +326,7 @@ def set_role(db: orm.Session, name: str, role: str, by: int | None = None) -> No
     if role != user.role:
         _not_the_last_admin(db, user)
         user.role = role
-        audit.append(db, by, "user.role", f"user:{user.id}", role=role)
+        audit_trail.append(db, by, "user.role", f"user:{user.id}", role=role)
 
 
 def reset_password(db: orm.Session, name: str, password: str | None = None, by: int | None = None) -> str:
@@ -335,7 +335,7 @@ def reset_password(db: orm.Session, name: str, password: str | None = None, by: 
     password = _new_password(user.name, password)
     user.password_hash, user.password_changed_at = _hash(password), now()
     _end_sessions(db, user)
-    audit.append(db, by, "user.password", f"user:{user.id}")
+    audit_trail.append(db, by, "user.password", f"user:{user.id}")
     return password
 
 

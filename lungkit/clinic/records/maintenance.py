@@ -26,9 +26,9 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from psycopg.conninfo import make_conninfo
 
-from lungkit.clinic import audit
-from lungkit.clinic.store import BUSY_SECONDS, WRITERS_LOCK, Store, StoreError, in_words
-from lungkit.clinic.tables import Base, SignIn, now
+from lungkit.clinic.records import audit_trail
+from lungkit.clinic.records.store import BUSY_SECONDS, WRITERS_LOCK, Store, StoreError, in_words
+from lungkit.clinic.records.tables import Base, SignIn, now
 from lungkit.errors import LungkitError
 
 TRIGGERS = {"sqlite": {"audit_no_update", "audit_no_delete", "audit_follows"},
@@ -60,7 +60,7 @@ def upgrade(store: Store) -> None:
 
 
 def _steps() -> Path:
-    return Path(str(resources.files("lungkit.clinic") / "migrations"))
+    return Path(str(resources.files("lungkit.clinic.records") / "migrations"))
 
 
 def _known() -> list[str]:
@@ -308,7 +308,7 @@ def _head(store: Store) -> str | None:
         return None
     try:
         with store.read() as db:
-            return audit.head(db)
+            return audit_trail.head(db)
     except StoreError:
         return None
 
@@ -316,7 +316,7 @@ def _head(store: Store) -> str | None:
 def _close_trail(store: Store, path: Path, before: str | None) -> None:
     with store.write() as db:
         db.execute(sa.update(SignIn).where(SignIn.revoked_at.is_(None)).values(revoked_at=now()))
-        audit.append(db, None, "records.restore", f"backup:{path.name[-180:]}", trail_before=before)
+        audit_trail.append(db, None, "records.restore", f"backup:{path.name[-180:]}", trail_before=before)
 
 
 # --- check
@@ -333,7 +333,7 @@ def check(store: Store) -> list[str]:
                 _require_sound(connection, str(store.path))
         with store.read() as db:
             found += _schema_complaints(db.connection())
-        audit.verify(store)
+        audit_trail.verify(store)
     except LungkitError as error:
         found.append(str(error))
     return found

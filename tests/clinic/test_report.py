@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lungkit.clinic import predictor, records, reports
+from lungkit.clinic import predictor, report
+from lungkit.clinic.records import cases
 
 AT = datetime(2026, 3, 9, 14, 5, tzinfo=UTC)
 PRINTED = datetime(2026, 3, 10, 8, 30, tzinfo=UTC)
@@ -56,13 +57,13 @@ CARD = {
 }
 
 
-def case(**changes) -> records.Case:
+def case(**changes) -> cases.Case:
     heat = np.zeros((2, 12, 12), np.float32)
     heat[1, 8:, 8:] = 1
-    whole = records.Case(
+    whole = cases.Case(
         reading_id="3f0f6f0e-5a5c-4f52-9c9c-0c3c6b8f2a11",
         study_id="d2a1",
-        patient=records.PatientRow("77aa", "P-0042", "Łukasz Ćwikła", 1956, "male"),
+        patient=cases.PatientRow("77aa", "P-0042", "Łukasz Ćwikła", 1956, "male"),
         kind="CT",
         units="HU",
         width=512,
@@ -82,7 +83,7 @@ def case(**changes) -> records.Case:
         checks=CHECKS,
         milliseconds=183.0,
         read_at=AT + timedelta(seconds=1),
-        reviews=(records.ReviewRow("Dr. Reviewer", True, "Infected", "Lower lobe.", AT + timedelta(minutes=5)),),
+        reviews=(cases.ReviewRow("Dr. Reviewer", True, "Infected", "Lower lobe.", AT + timedelta(minutes=5)),),
         pixels=np.linspace(-1000, 200, 480 * 512, dtype=np.float32).reshape(480, 512),
         heat=heat,
     )
@@ -90,7 +91,7 @@ def case(**changes) -> records.Case:
 
 
 def made(case, card=CARD, clinic="St. Elsewhere"):
-    return pypdf.PdfReader(io.BytesIO(reports.pdf(case, card, clinic, PRINTED)))
+    return pypdf.PdfReader(io.BytesIO(report.pdf(case, card, clinic, PRINTED)))
 
 
 def text(report) -> str:
@@ -102,7 +103,7 @@ def text(report) -> str:
 
 
 def test_the_report_tells_everything_of_the_case():
-    report = text(made(case()))
+    printed = text(made(case()))
     for part in (
         "P-0042", "Łukasz Ćwikła", "1956", "male", "St. Elsewhere",
         "512 × 480 pixels", "9 Mar 2026, 14:05 UTC, by Dr. Uploader", "body part CHEST, slice thickness in mm 1.25",
@@ -113,7 +114,7 @@ def test_the_report_tells_everything_of_the_case():
         "lung-cnn@v2", "3f0f6f0e-5a5c-4f52-9c9c-0c3c6b8f2a11", "81227871" * 8, "10 Mar 2026, 08:30 UTC",
         "in 0.18 s",
     ):  # fmt: skip
-        assert part in report, part
+        assert part in printed, part
 
 
 def test_the_report_says_what_was_out_of_the_ordinary_when_the_image_was_read():
@@ -122,13 +123,13 @@ def test_the_report_says_what_was_out_of_the_ordinary_when_the_image_was_read():
 
 
 def test_the_model_card_is_on_it_with_intervals_for_each_split():
-    report = text(made(case()))
-    assert "open_ct: 3 120 images of 940 patients" in report
-    assert "validation: 200 images of 80 patients" in report and "test: 100 images of 40 patients" in report
-    assert "Accuracy 0.912 (0.881–0.938) 0.834 (0.760–0.890)" in report
-    assert "Sensitivity, Infected 0.875 (0.800–0.930) –" in report
-    assert "AUC" not in report  # undefined on both
-    assert "phantom" not in report
+    printed = text(made(case()))
+    assert "open_ct: 3 120 images of 940 patients" in printed
+    assert "validation: 200 images of 80 patients" in printed and "test: 100 images of 40 patients" in printed
+    assert "Accuracy 0.912 (0.881–0.938) 0.834 (0.760–0.890)" in printed
+    assert "Sensitivity, Infected 0.875 (0.800–0.930) –" in printed
+    assert "AUC" not in printed  # undefined on both
+    assert "phantom" not in printed
 
 
 def test_a_model_of_synthetic_data_says_so():
@@ -136,9 +137,9 @@ def test_a_model_of_synthetic_data_says_so():
 
 
 def test_a_case_whose_model_is_gone_is_still_printed():
-    report = made(case(), None)
-    assert len(report.pages) == 2
-    assert "lung-cnn@v2" in text(report) and "is not in the registry any more" in text(report)
+    printed = made(case(), None)
+    assert len(printed.pages) == 2
+    assert "lung-cnn@v2" in text(printed) and "is not in the registry any more" in text(printed)
 
 
 def test_each_page_says_research_use_only_and_its_number():
@@ -148,11 +149,11 @@ def test_each_page_says_research_use_only_and_its_number():
 
 
 def test_nothing_that_names_the_patient_is_in_the_metadata():
-    report = made(case())
-    assert report.metadata.title == "Reading 3f0f6f0e-5a5c-4f52-9c9c-0c3c6b8f2a11"
-    assert report.metadata.producer.startswith("lungkit")
-    assert report.metadata.creation_date == PRINTED
-    kept = " ".join(map(str, report.metadata.values()))
+    printed = made(case())
+    assert printed.metadata.title == "Reading 3f0f6f0e-5a5c-4f52-9c9c-0c3c6b8f2a11"
+    assert printed.metadata.producer.startswith("lungkit")
+    assert printed.metadata.creation_date == PRINTED
+    kept = " ".join(map(str, printed.metadata.values()))
     assert "P-0042" not in kept and "Ćwikła" not in kept
 
 
@@ -161,33 +162,33 @@ def test_nothing_that_names_the_patient_is_in_the_metadata():
 
 def test_an_answer_within_the_band_of_uncertainty_asks_for_a_clinician():
     unsure = case(decision=predictor.REVIEW, probabilities={"Clear": 0.55, "Infected": 0.45}, reviews=())
-    report = text(made(unsure))
-    assert "Uncertain: a clinician has to decide" in report
-    assert "band of uncertainty" in report and "Nearest: Infected, 45 %" in report
-    assert "Not reviewed by a clinician yet" in report
-    assert "The model answers" not in report
+    printed = text(made(unsure))
+    assert "Uncertain: a clinician has to decide" in printed
+    assert "band of uncertainty" in printed and "Nearest: Infected, 45 %" in printed
+    assert "Not reviewed by a clinician yet" in printed
+    assert "The model answers" not in printed
 
 
 def test_a_failed_check_is_the_reason_that_is_given():
     failed = (*CHECKS, predictor.Check("intensity", False, 0.9, 0.5, "The values are not those of a chest CT."))
-    report = text(made(case(decision=predictor.REVIEW, checks=failed)))
-    assert "did not pass every input check (intensity)" in report
-    assert "✗ not passed The values are not those of a chest CT." in report
+    printed = text(made(case(decision=predictor.REVIEW, checks=failed)))
+    assert "did not pass every input check (intensity)" in printed
+    assert "✗ not passed The values are not those of a chest CT." in printed
 
 
 def test_a_correction_is_told_beside_the_models_answer():
     reviews = (
-        records.ReviewRow("Dr. First", True, "Infected", "", AT),
-        records.ReviewRow("Dr. Second", False, "Clear", "A vessel.", AT + timedelta(days=1)),
+        cases.ReviewRow("Dr. First", True, "Infected", "", AT),
+        cases.ReviewRow("Dr. Second", False, "Clear", "A vessel.", AT + timedelta(days=1)),
     )
-    report = text(made(case(reviews=reviews)))
-    assert "Reviewed: corrected to Clear, by Dr. Second." in report
-    assert report.index("Corrected to Clear: Dr. Second") < report.index("Agreed with Infected: Dr. First")
+    printed = text(made(case(reviews=reviews)))
+    assert "Reviewed: corrected to Clear, by Dr. Second." in printed
+    assert printed.index("Corrected to Clear: Dr. Second") < printed.index("Agreed with Infected: Dr. First")
 
 
 def test_a_probability_that_is_not_certain_is_not_printed_as_certain():
-    report = text(made(case(probabilities={"Clear": 0.002, "Infected": 0.998})))
-    assert "> 99 %" in report and "< 1 %" in report and "100 %" not in report
+    printed = text(made(case(probabilities={"Clear": 0.002, "Infected": 0.998})))
+    assert "> 99 %" in printed and "< 1 %" in printed and "100 %" not in printed
 
 
 def test_three_classes_have_no_operating_point_to_mark():
@@ -196,9 +197,9 @@ def test_three_classes_have_no_operating_point_to_mark():
     names = ("A", "B", "C")
     probabilities = {"A": 0.7, "B": 0.2, "C": 0.1}
     three = case(classes=names, probabilities=probabilities, label="A", decision="A", point=point, heat=heat)
-    report = text(made(three))
-    assert "The likeliest class is answered, if it has 50 % and is at least 1.6 times as likely as the next" in report
-    assert "Black mark" not in report
+    printed = text(made(three))
+    assert "The likeliest class is answered, if it has 50 % and is at least 1.6 times as likely as the next" in printed
+    assert "Black mark" not in printed
 
 
 # --- pictures
@@ -209,9 +210,9 @@ def pictures(report) -> list[np.ndarray]:
 
 
 def test_a_ct_is_seen_through_the_models_window():
-    report = made(case(pixels=np.full((64, 64), -500, np.float32)))
-    assert "CT seen at level -500 HU, width 1400 HU" in text(report)
-    assert abs(int(pictures(report)[0].mean()) - 128) < 4  # the window's level is medium grey
+    printed = made(case(pixels=np.full((64, 64), -500, np.float32)))
+    assert "CT seen at level -500 HU, width 1400 HU" in text(printed)
+    assert abs(int(pictures(printed)[0].mean()) - 128) < 4  # the window's level is medium grey
 
 
 def test_the_overlay_is_hot_where_the_labels_heat_is_and_shows_the_image_elsewhere():
@@ -224,10 +225,10 @@ def test_the_overlay_is_hot_where_the_labels_heat_is_and_shows_the_image_elsewhe
 
 def test_a_very_large_image_is_reduced_to_what_paper_shows():
     large = case(pixels=np.random.default_rng(0).uniform(-1000, 400, (2048, 1500)).astype(np.float32))
-    content = reports.pdf(large, CARD)
+    content = report.pdf(large, CARD)
     assert len(content) < 1_000_000
     sizes = [image.image.size for image in pypdf.PdfReader(io.BytesIO(content)).pages[0].images]
-    assert max(max(size) for size in sizes) <= reports.PICTURE_PIXELS
+    assert max(max(size) for size in sizes) <= report.PICTURE_PIXELS
 
 
 def test_pictures_have_words_for_people_who_cannot_see_them():
@@ -251,30 +252,30 @@ def _alternatives(element) -> list[str]:
 
 def test_names_of_many_scripts_are_printed():
     for name in ("Łukasz Ćwikła", "Ἀθηνᾶ", "Юлия Ёлкина", "Nguyễn Thị Ánh"):
-        assert name in text(made(case(patient=records.PatientRow("1", "7", name, None, "unknown"))))
+        assert name in text(made(case(patient=cases.PatientRow("1", "7", name, None, "unknown"))))
 
 
 def test_a_character_the_font_lacks_is_replaced():
-    report = text(made(case(notes="王 has a cough", patient=records.PatientRow("1", "7", "王小明", None, "unknown"))))
-    assert "���" in report and "� has a cough" in report
+    printed = text(made(case(notes="王 has a cough", patient=cases.PatientRow("1", "7", "王小明", None, "unknown"))))
+    assert "���" in printed and "� has a cough" in printed
 
 
 def test_right_to_left_names_are_set_from_the_right():
     name = "שלום"
-    report = text(made(case(patient=records.PatientRow("1", "7", name, None, "unknown"))))
-    assert name in report  # the reader turns it round again
+    printed = text(made(case(patient=cases.PatientRow("1", "7", name, None, "unknown"))))
+    assert name in printed  # the reader turns it round again
 
 
 def test_text_from_people_cannot_pass_for_the_number_of_pages():
-    report = text(made(case(notes=f"{reports._PAGES} and {{nb}}")))
-    assert "�� and {nb}" in report
+    printed = text(made(case(notes=f"{report._PAGES} and {{nb}}")))
+    assert "�� and {nb}" in printed
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.text(st.characters(), max_size=300))
 def test_whatever_was_typed_is_printed_without_an_exception(typed):
-    person = records.PatientRow("1", typed, typed, None, "unknown")
-    reviews = (records.ReviewRow(typed, False, "Clear", typed, AT),)
+    person = cases.PatientRow("1", typed, typed, None, "unknown")
+    reviews = (cases.ReviewRow(typed, False, "Clear", typed, AT),)
     assert len(made(case(patient=person, notes=typed, uploaded_by=typed, reviews=reviews), clinic=typed).pages) == 2
 
 
@@ -283,25 +284,25 @@ def test_a_report_of_the_longest_texts_has_two_pages_and_says_what_it_left_out()
     long = "word " * 800
     check = predictor.Check("kind", False, 9.0, 3.0, "Many words on what was found here. " * 10)
     largest = case(
-        patient=records.PatientRow("1", "9" * 64, "N" * 200, 1956, "female"),
+        patient=cases.PatientRow("1", "9" * 64, "N" * 200, 1956, "female"),
         notes=long,
         uploaded_by="U" * 200,
-        tags=dict.fromkeys(reports._TAGS, "x" * 200),
+        tags=dict.fromkeys(report._TAGS, "x" * 200),
         classes=names,
         probabilities=dict.fromkeys(names, 1 / 12),
         label=names[0],
         decision=predictor.REVIEW,
         point={"kind": "argmax", "band": {"times": 1.5}, "temperature": 1.0},
         checks=(check,) * 5,
-        reviews=tuple(records.ReviewRow("R" * 200, False, names[1], long, AT) for _ in range(9)),
+        reviews=tuple(cases.ReviewRow("R" * 200, False, names[1], long, AT) for _ in range(9)),
         heat=np.zeros((12, 8, 8), np.float32),
     )
-    report = made(largest, CARD | {"classes": list(names), "synthetic": True}, clinic="C" * 300)
-    assert len(report.pages) == 2
-    assert "(shortened here; the records hold all of it)" in text(report)
-    assert "7 earlier in the records" in text(report)
-    assert "4 more classes, less likely" in text(report)
-    for page in report.pages:
+    printed = made(largest, CARD | {"classes": list(names), "synthetic": True}, clinic="C" * 300)
+    assert len(printed.pages) == 2
+    assert "(shortened here; the records hold all of it)" in text(printed)
+    assert "7 earlier in the records" in text(printed)
+    assert "4 more classes, less likely" in text(printed)
+    for page in printed.pages:
         assert _lowest(page) > 20  # points above the edge of the paper
 
 
@@ -319,14 +320,14 @@ def test_a_report_is_made_within_a_second():
     times = []
     for _ in range(3):
         started = time.perf_counter()
-        reports.pdf(case(), CARD)
+        report.pdf(case(), CARD)
         times.append(time.perf_counter() - started)
     assert min(times) < 1
 
 
 def test_reports_import_neither_matplotlib_nor_a_training_library():
     loaded = subprocess.run(
-        [sys.executable, "-c", "import sys, lungkit.clinic.reports as r; r._known(); print(*sys.modules)"],
+        [sys.executable, "-c", "import sys, lungkit.clinic.report as r; r._known(); print(*sys.modules)"],
         check=True, capture_output=True, text=True,
     ).stdout.split()  # fmt: skip
     assert not {"matplotlib", "tensorflow", "keras", "sklearn"} & set(loaded)
@@ -334,5 +335,5 @@ def test_reports_import_neither_matplotlib_nor_a_training_library():
 
 def test_without_the_font_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(reports.LungkitError, match="comes with Matplotlib"):
-        reports._font(bold=False)
+    with pytest.raises(report.LungkitError, match="comes with Matplotlib"):
+        report._font(bold=False)

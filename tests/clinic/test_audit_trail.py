@@ -9,22 +9,22 @@ import hypothesis.strategies as st
 import pytest
 import sqlalchemy as sa
 
-from lungkit.clinic import audit
-from lungkit.clinic.audit import AuditBroken
-from lungkit.clinic.store import Store, StoreError
-from lungkit.clinic.tables import AuditEvent
+from lungkit.clinic.records import audit_trail
+from lungkit.clinic.records.audit_trail import AuditBroken
+from lungkit.clinic.records.store import Store, StoreError
+from lungkit.clinic.records.tables import AuditEvent
 from lungkit.errors import LungkitError
 
 
 def add(store, *actions, **detail) -> None:
     with store.write() as db:
         for action in actions:
-            audit.append(db, 7, action, "case:1", **detail)
+            audit_trail.append(db, 7, action, "case:1", **detail)
 
 
 def head(store) -> str:
     with store.read() as db:
-        return audit.head(db)
+        return audit_trail.head(db)
 
 
 def meddle(store, *statements: str) -> None:
@@ -57,26 +57,26 @@ def test_events_are_kept_in_order_each_with_the_hash_of_the_one_before(trail):
     assert events[0].previous == "0" * 64
     assert [event.previous for event in events[1:]] == [event.hash for event in events[:-1]]
     assert (events[0].user_id, events[0].object, events[0].detail) == (7, "case:1", {"why": ["ü", 1.5, None]})
-    assert audit.verify(trail) == 4
+    assert audit_trail.verify(trail) == 4
     assert head(trail) == f"4:{events[-1].hash}"
 
 
 def test_an_event_is_not_kept_when_what_it_tells_of_is_undone(trail):
     with pytest.raises(ZeroDivisionError), trail.write() as db:
-        audit.append(db, 7, "reading.save", "case:2")
+        audit_trail.append(db, 7, "reading.save", "case:2")
         1 / 0  # noqa: B018
-    assert audit.verify(trail) == 4
+    assert audit_trail.verify(trail) == 4
 
 
 def test_an_empty_trail_is_sound(store):
-    assert audit.verify(store) == 0
+    assert audit_trail.verify(store) == 0
     assert head(store) == "0:" + "0" * 64
 
 
 def test_an_event_of_nobody_is_kept(store):
     with store.write() as db:
-        audit.append(db, None, "session.refused", "user:unknown")
-    assert audit.verify(store) == 1
+        audit_trail.append(db, None, "session.refused", "user:unknown")
+    assert audit_trail.verify(store) == 1
 
 
 json_values = st.recursive(
@@ -92,12 +92,12 @@ json_values = st.recursive(
 )
 def test_whatever_json_an_event_tells_it_verifies_after_it_was_kept(store, detail):
     add(store, "case.open", detail=detail)
-    audit.verify(store)
+    audit_trail.verify(store)
 
 
 def test_what_reads_differently_after_it_was_kept_still_verifies(store):
     add(store, "case.open", by_number={10: "a", 9: "b"}, pair=(1, 2))
-    assert audit.verify(store) == 1
+    assert audit_trail.verify(store) == 1
 
 
 @pytest.mark.parametrize(
@@ -107,15 +107,15 @@ def test_what_reads_differently_after_it_was_kept_still_verifies(store):
 )  # fmt: skip
 def test_an_event_that_one_database_could_not_hold_is_refused_on_both(store, action, object, detail):
     with pytest.raises(ValueError), store.write() as db:
-        audit.append(db, 7, action, object, **detail)
-    assert audit.verify(store) == 0
+        audit_trail.append(db, 7, action, object, **detail)
+    assert audit_trail.verify(store) == 0
 
 
 def test_events_of_several_processes_at_once_make_one_trail(store):
     code = textwrap.dedent(f"""
         import os
         from lungkit.clinic import audit
-        from lungkit.clinic.store import Store
+        from lungkit.clinic.records.store import Store
         store = Store({store.url.render_as_string(hide_password=False)!r}, busy_seconds=60)
         for number in range(40):
             with store.write() as db:
@@ -123,7 +123,7 @@ def test_events_of_several_processes_at_once_make_one_trail(store):
     """)
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
     assert [process.wait(120) for process in processes] == [0, 0, 0]
-    assert audit.verify(store) == 120
+    assert audit_trail.verify(store) == 120
     with store.read() as db:
         users = db.scalars(sa.select(AuditEvent.user_id).order_by(AuditEvent.number)).all()
     assert sorted(map(users.count, set(users))) == [40, 40, 40]
@@ -146,7 +146,7 @@ def test_events_of_several_processes_at_once_make_one_trail(store):
 def test_the_database_itself_refuses_to_change_delete_or_misplace_a_row(trail, statement):
     with pytest.raises(sa.exc.DBAPIError, match="audit trail"), trail.write() as db:
         db.execute(sa.text(statement))
-    assert audit.verify(trail) == 4
+    assert audit_trail.verify(trail) == 4
 
 
 def test_a_row_cannot_be_replaced_on_sqlite(sqlite_store):
@@ -154,7 +154,7 @@ def test_a_row_cannot_be_replaced_on_sqlite(sqlite_store):
     replace = "INSERT OR REPLACE INTO audit SELECT number, at, 8, action, object, detail, previous, hash FROM audit"
     with pytest.raises(sa.exc.DBAPIError, match="audit trail"), sqlite_store.write() as db:
         db.execute(sa.text(replace))
-    assert audit.verify(sqlite_store) == 2
+    assert audit_trail.verify(sqlite_store) == 2
 
 
 def test_the_trail_cannot_be_emptied_at_once_on_postgresql(postgresql_url):
@@ -163,7 +163,7 @@ def test_the_trail_cannot_be_emptied_at_once_on_postgresql(postgresql_url):
     add(store, "case.open")
     with pytest.raises(sa.exc.DBAPIError, match="audit trail"), store.write() as db:
         db.execute(sa.text("TRUNCATE audit"))
-    assert audit.verify(store) == 1
+    assert audit_trail.verify(store) == 1
     store.close()
 
 
@@ -198,7 +198,7 @@ COPY = (
 def test_the_first_row_that_somebody_meddled_with_is_named(trail, statements, number, said):
     meddle(trail, *statements)
     with pytest.raises(AuditBroken, match=f"broken at row {number}: .*{said}") as broken:
-        audit.verify(trail)
+        audit_trail.verify(trail)
     assert broken.value.number == number
 
 
@@ -207,46 +207,46 @@ def test_a_value_that_is_none_of_its_column_breaks_the_trail_there(sqlite_store,
     add(sqlite_store, "case.open", "case.open", "case.open")
     meddle(sqlite_store, f"UPDATE audit SET {value} WHERE number = 2")
     with pytest.raises(AuditBroken, match="broken at row 2"):
-        audit.verify(sqlite_store)
+        audit_trail.verify(sqlite_store)
 
 
 def test_a_trail_that_was_cut_off_shows_against_a_head_noted_before_and_only_so(trail):
     noted = head(trail)
     meddle(trail, "DELETE FROM audit WHERE number > 2")
-    assert audit.verify(trail) == 2
+    assert audit_trail.verify(trail) == 2
     with pytest.raises(AuditBroken, match="broken at row 3: it is missing; the trail had 4 rows"):
-        audit.verify(trail, noted)
+        audit_trail.verify(trail, noted)
 
 
 def test_a_trail_that_was_made_anew_shows_against_a_head_noted_before_and_only_so(trail):
     noted = head(trail)
     meddle(trail, "DELETE FROM audit")
     add(trail, "nothing", "happened", "here", "at", "all")
-    assert audit.verify(trail) == 5
+    assert audit_trail.verify(trail) == 5
     with pytest.raises(AuditBroken, match="broken at row 4: it is not the row whose hash was noted"):
-        audit.verify(trail, noted)
+        audit_trail.verify(trail, noted)
 
 
 def test_a_trail_that_grew_still_has_the_head_noted_before(trail):
     noted = head(trail)
     add(trail, "case.open")
-    assert audit.verify(trail, noted) == 5
+    assert audit_trail.verify(trail, noted) == 5
 
 
 def test_a_head_that_is_none_is_refused(store):
     with pytest.raises(LungkitError, match="'12' is no head of an audit trail; accepted is NUMBER:HASH"):
-        audit.verify(store, "12")
+        audit_trail.verify(store, "12")
 
 
 def test_a_trail_in_no_database_is_an_error_not_a_sound_one(sqlite_url):
     with pytest.raises(StoreError, match="no tables"):
-        audit.verify(Store(sqlite_url))
+        audit_trail.verify(Store(sqlite_url))
 
 
 def test_a_long_trail_is_verified_to_its_end(sqlite_store):
     with sqlite_store.write() as db:
         for number in range(3000):
-            audit.append(db, 7, "case.open", f"case:{number}")
+            audit_trail.append(db, 7, "case.open", f"case:{number}")
     meddle(sqlite_store, "UPDATE audit SET user_id = 8 WHERE number = 2999")
     with pytest.raises(AuditBroken, match="row 2999"):
-        audit.verify(sqlite_store)
+        audit_trail.verify(sqlite_store)

@@ -25,8 +25,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
 
 from lungkit import files, progress
-from lungkit.data.phantom_anatomy import EMPTY, LENGTH_MM
-from lungkit.data.phantom_patient import CLASSES, THICKNESS_MM, SyntheticPatient
+from lungkit.data.phantom.anatomy import EMPTY, LENGTH_MM
+from lungkit.data.phantom.patient import CLASSES, THICKNESS_MM, SyntheticPatient
 from lungkit.errors import LungkitError
 
 VERSION = 1  # of the drawing; raise it when the same seed gives other pixels

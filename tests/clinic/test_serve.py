@@ -18,13 +18,14 @@ from tornado import httpclient
 from typer.testing import CliRunner
 
 from lungkit import cli, config
-from lungkit.clinic import accounts, server, sockets, supervisor
 from lungkit.clinic import visitor as visitor_module
+from lungkit.clinic.records import accounts
+from lungkit.clinic.web import serve, sockets, supervisor
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 from tests.clinic.browser import Answer, Browser, ask_kernel, eventually, kernels_of, message, signed_in_as, talk
 
-PARTS = server._parts()
+PARTS = serve._parts()
 NOT_REACHABLE = [
     "/api", "/api/kernels", "/api/contents", "/api/contents/app.ipynb", "/api/terminals", "/api/sessions",
     "/api/kernelspecs", "/api/me", "/api/status", "/api/config/notebook", "/api/security/csp-report", "/api/shutdown",
@@ -236,7 +237,7 @@ def _sent(browser: Browser, path: str, size: int, **headers: str) -> int:
 
 
 def test_the_door_gives_a_file_once_and_only_to_the_kernel_it_is_for(tmp_path, monkeypatch):
-    door = server.Door()
+    door = serve.Door()
     monkeypatch.setenv(visitor_module.DOOR, str(tmp_path / "door"))
 
     async def asked(kernel: str) -> bytes | None:
@@ -285,14 +286,14 @@ def test_a_page_that_was_left_gives_its_kernel_back(clinic_server, anna):
 
 
 def test_many_pages_of_one_session_end_the_oldest(anna):
-    pages = [anna.open_page() for _ in range(server.MOST_PAGES + 1)]
+    pages = [anna.open_page() for _ in range(serve.MOST_PAGES + 1)]
     states = [json.loads(anna.get(f"/clinic/there/{kernel}").text)["state"] for kernel in pages]
-    assert states == ["gone"] + ["there"] * server.MOST_PAGES
+    assert states == ["gone"] + ["there"] * serve.MOST_PAGES
     anna.post("/logout")
 
 
 def test_pages_that_are_opened_all_at_once_start_only_a_few_processes(clinic_server, anna):
-    most = len(kernels_of(clinic_server)) + 2 * server.MOST_PAGES + 1
+    most = len(kernels_of(clinic_server)) + 2 * serve.MOST_PAGES + 1
     with ThreadPoolExecutor(12) as pool:
         opened = [pool.submit(anna.get, "/") for _ in range(12)]
         while not all(each.done() for each in opened):
@@ -364,7 +365,7 @@ def test_the_page_asks_nothing_of_other_servers_and_has_no_script_in_its_text(an
 
 def test_styles_and_script_of_the_page_ask_nothing_of_other_servers():
     for name in ("clinic.css", "clinic.js", "sign_in.js"):
-        text = (server.PAGES / name).read_text()
+        text = (serve.PAGES / name).read_text()
         assert not re.search(r"(https?:)?//[a-z0-9.-]+\.[a-z]{2,}", text)
 
 
@@ -418,7 +419,7 @@ def test_without_people_the_server_says_how_to_make_the_first(here):
 
 
 def test_without_a_model_the_server_says_how_to_get_one(here, cheap_passwords):
-    store = server.Store()
+    store = serve.Store()
     store.upgrade()
     with store.write() as db:
         accounts.add_user(db, "anna", "Anna Test", "doctor")
@@ -459,7 +460,7 @@ def test_a_certificate_that_cannot_be_used_is_said_so(here, tmp_path):
 
 def test_messages_are_small_whatever_may_be_uploaded_and_the_port_is_the_one_asked_for(monkeypatch):
     monkeypatch.setenv("LUNGKIT_UPLOAD_MB", "500")
-    settings = server._settings(8866, "127.0.0.1", Path("app.ipynb"), 2, secure=True)
+    settings = serve._settings(8866, "127.0.0.1", Path("app.ipynb"), 2, secure=True)
     assert settings.Voila.tornado_settings["websocket_max_message_size"] == sockets.MESSAGE_BYTES <= 2**22
     assert settings.Voila.port_retries == 0
 
@@ -471,7 +472,7 @@ def test_a_demo_makes_its_first_people_once_and_shows_their_passwords_once(here)
     assert set(made) == {"admin", "doctor"}
     assert "There are accounts already" in second.output
     assert not re.search("|".join(made.values()), second.output)
-    store = server.Store()
+    store = serve.Store()
     for name, password in made.items():
         assert accounts.whoami(store, accounts.sign_in(store, name, password, "127.0.0.1")).role == name
     store.close()

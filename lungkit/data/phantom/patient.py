@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from lungkit.data import phantom_anatomy as adult
-from lungkit.data.phantom_anatomy import LENGTH_MM, SmoothNoise, cover, ellipse, paint, ramp, union
+from lungkit.data.phantom import anatomy as adult
+from lungkit.data.phantom.anatomy import LENGTH_MM, SmoothNoise, cover, ellipse, paint, ramp, union
 
 CLASSES = ("Normal", "Pneumonia", "COVID-19")
 NORMAL, PNEUMONIA, COVID = CLASSES

@@ -33,17 +33,17 @@ def predict(
 ) -> None:
     """Read images with a registered model. A broken file is reported and the rest are read; then the exit code is 1."""
     from lungkit import progress, terminal
-    from lungkit.clinic import bulk
+    from lungkit.clinic import batch
     from lungkit.clinic.predictor import Models, Predictor
     from lungkit.models import registry
 
     version = registry.find(model or Models().default())
     predictor = Predictor(version, heat=heatmaps is not None, many=True)
-    found, nothing, notes = bulk.find(files)
+    found, nothing, notes = batch.find(files)
     for note in notes:  # one JSON object a line is for the files alone
         typer.echo(note, err=as_json)
     if heatmaps:
-        bulk.make_folder(heatmaps)
+        batch.make_folder(heatmaps)
     failed = bool(nothing)
     with progress.bar(total=len(found), label=str(version), unit="image") as bar:
         # Above the bar where both are on one screen.
@@ -51,14 +51,14 @@ def predict(
         for pattern in nothing:
             record = {"file": pattern, "error": f"{pattern}: no image file there"}
             say(json.dumps(record) if as_json else record["error"])
-        for answer in bulk.read_files(predictor, found, workers):
+        for answer in batch.read_files(predictor, found, workers):
             drawn, undrawn = None, ""
             try:
-                drawn = bulk.write_heat(answer, heatmaps) if heatmaps and answer.reading else None
+                drawn = batch.write_heat(answer, heatmaps) if heatmaps and answer.reading else None
             except OSError as error:  # the other files still have their answers
                 undrawn = terminal.refusal(error)
             failed |= answer.reading is None or bool(undrawn)
-            say(json.dumps(bulk.record(answer, drawn, undrawn)) if as_json else bulk.sentence(answer, undrawn))
+            say(json.dumps(batch.record(answer, drawn, undrawn)) if as_json else batch.sentence(answer, undrawn))
             bar.update()
     raise typer.Exit(1 if failed else 0)
 
@@ -80,7 +80,7 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the clinic until Ctrl-C: sign in, upload, read, review, oversee."""
-    from lungkit.clinic import supervisor
+    from lungkit.clinic.web import supervisor
 
     if demo:
         _demo_people()
@@ -94,8 +94,8 @@ def _open(url: str) -> None:
 
 
 def _demo_people() -> None:
-    from lungkit.clinic import accounts
-    from lungkit.clinic.store import Store
+    from lungkit.clinic.records import accounts
+    from lungkit.clinic.records.store import Store
 
     store = Store()
     store.upgrade()
@@ -127,7 +127,7 @@ def _report(complaints: list[str]) -> None:
 @db_app.command("upgrade")
 def db_upgrade() -> None:
     """Make the tables of the records, or bring them up to date."""
-    from lungkit.clinic.store import Store
+    from lungkit.clinic.records.store import Store
 
     Store().upgrade()
     typer.echo("the records are up to date")
@@ -136,19 +136,19 @@ def db_upgrade() -> None:
 @db_app.command("backup")
 def db_backup(path: Annotated[Path, typer.Argument(help="a new file, or a folder")]) -> None:
     """Copy the records to one file while people go on working; keep it like the records themselves."""
-    from lungkit.clinic import audit
-    from lungkit.clinic.store import Store
+    from lungkit.clinic.records import audit_trail
+    from lungkit.clinic.records.store import Store
 
     store = Store()
     file = store.backup(path)
     with store.read() as db:
-        typer.echo(f"{file}\nhead of the audit trail now, to be noted elsewhere: {audit.head(db)}")
+        typer.echo(f"{file}\nhead of the audit trail now, to be noted elsewhere: {audit_trail.head(db)}")
 
 
 @db_app.command("restore")
 def db_restore(path: Annotated[Path, typer.Argument(help="a file that `lungkit db backup` made")]) -> None:
     """Put a backup in the place of the records, which are kept beside it. Stop the server first."""
-    from lungkit.clinic.store import Store
+    from lungkit.clinic.records.store import Store
 
     store = Store()
     kept = store.restore(path)
@@ -159,7 +159,7 @@ def db_restore(path: Annotated[Path, typer.Argument(help="a file that `lungkit d
 @db_app.command("check")
 def db_check() -> None:
     """Look for damage, open files, old tables and a broken audit trail; exit code 1 where there is any."""
-    from lungkit.clinic.store import Store
+    from lungkit.clinic.records.store import Store
 
     _report(Store().check())
     typer.echo("the records are sound")
@@ -176,7 +176,7 @@ def user_add(
     ask: Annotated[bool, typer.Option("--ask", help="type the password here; otherwise a random one is shown")] = False,
 ) -> None:
     """Make an account and show its password, this once."""
-    from lungkit.clinic import accounts
+    from lungkit.clinic.records import accounts
 
     given = _typed_password() if ask else None
     with _accounts() as db:
@@ -188,7 +188,7 @@ def user_add(
 def user_list() -> None:
     """Every account: name, role, whether it may sign in, last sign-in."""
     from lungkit import terminal
-    from lungkit.clinic import accounts
+    from lungkit.clinic.records import accounts
 
     rows = []
     with _accounts() as db:
@@ -201,7 +201,7 @@ def user_list() -> None:
 @user_app.command("disable")
 def user_disable(name: Annotated[str, typer.Argument(help="user name")]) -> None:
     """End the person's sessions now and refuse further sign-ins; what the person did stays."""
-    from lungkit.clinic import accounts
+    from lungkit.clinic.records import accounts
 
     with _accounts() as db:
         accounts.disable_user(db, name)
@@ -214,7 +214,7 @@ def user_reset_password(
     ask: Annotated[bool, typer.Option("--ask", help="type the password here; otherwise a random one is shown")] = False,
 ) -> None:
     """Set a new password, show it this once, and end the person's sessions."""
-    from lungkit.clinic import accounts
+    from lungkit.clinic.records import accounts
 
     given = _typed_password() if ask else None
     with _accounts() as db:
@@ -225,7 +225,7 @@ def user_reset_password(
 @contextmanager
 def _accounts():
     """A write transaction on records that are up to date."""
-    from lungkit.clinic.store import Store
+    from lungkit.clinic.records.store import Store
 
     store = Store()
     store.upgrade()
@@ -246,13 +246,13 @@ def audit_verify(
     since: Annotated[str, typer.Option(help="a head noted earlier; shows a trail cut off or made anew")] = "",
 ) -> None:
     """Check that no row of the audit trail was changed, removed or put in; rows cut off at its end need --since."""
-    from lungkit.clinic import audit
-    from lungkit.clinic.store import Store
+    from lungkit.clinic.records import audit_trail
+    from lungkit.clinic.records.store import Store
 
     store = Store()
     with store.read() as db:
-        head = audit.head(db)
-    rows = audit.verify(store, since)
+        head = audit_trail.head(db)
+    rows = audit_trail.verify(store, since)
     typer.echo(f"{_checked(rows, since)}\nhead now, to be noted elsewhere: {head}")
 
 

@@ -27,8 +27,8 @@ import psutil
 from tornado import netutil
 
 from lungkit import config
-from lungkit.clinic.store import Store
-from lungkit.clinic.tables import User as Person
+from lungkit.clinic.records.store import Store
+from lungkit.clinic.records.tables import User as Person
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 

@@ -19,7 +19,8 @@ from fpdf.bidi import BidiParagraph
 from fpdf.enums import MethodReturnValue
 from PIL import Image
 
-from lungkit.clinic import predictor, records
+from lungkit.clinic import predictor
+from lungkit.clinic.records import cases
 from lungkit.clinic.words import SPLITS, counted, percent, with_interval
 from lungkit.data import images
 from lungkit.errors import LungkitError
@@ -80,7 +81,7 @@ class _Room:
 _GENEROUS, _TIGHT = _Room(6, 8, 4, 6), _Room(2, 2, 2, 0)
 
 
-def pdf(case: records.Case, model_card: dict | None, clinic: str = "", printed: datetime | None = None) -> bytes:
+def pdf(case: cases.Case, model_card: dict | None, clinic: str = "", printed: datetime | None = None) -> bytes:
     """The report of a case: two A4 pages, usually below 200 kB.
 
     model_card: of the version that read the case; None where the registry does not hold it any more.
@@ -93,7 +94,7 @@ def pdf(case: records.Case, model_card: dict | None, clinic: str = "", printed: 
     return bytes(report.output())
 
 
-def _written(case: records.Case, card: dict | None, clinic: str, printed: datetime, room: _Room) -> "_Report":
+def _written(case: cases.Case, card: dict | None, clinic: str, printed: datetime, room: _Room) -> "_Report":
     report = _Report(case, clinic, printed)
     report.add_page()
     _people_and_image(report, case, room)
@@ -112,7 +113,7 @@ def _written(case: records.Case, card: dict | None, clinic: str, printed: dateti
 # --- page one: the case
 
 
-def _people_and_image(report: "_Report", case: records.Case, room: _Room) -> None:
+def _people_and_image(report: "_Report", case: cases.Case, room: _Room) -> None:
     patient = case.patient
     who = [
         ("Number", patient.number),
@@ -148,7 +149,7 @@ def _people_and_image(report: "_Report", case: records.Case, room: _Room) -> Non
     report.gap(3)
 
 
-def decision_words(case: records.Case) -> tuple[str, str]:
+def decision_words(case: cases.Case) -> tuple[str, str]:
     """What the model says, for people: a headline, and a sentence on why."""
     probability = case.probabilities[case.label]
     if case.decision != predictor.REVIEW:
@@ -173,7 +174,7 @@ def _point_words(point: dict) -> str:
     return words + "."
 
 
-def _decision(report: "_Report", case: records.Case) -> None:
+def _decision(report: "_Report", case: cases.Case) -> None:
     headline, why = decision_words(case)
     color = WARN if case.decision == predictor.REVIEW else ACCENT
     status, status_color = _review_status(case)
@@ -186,7 +187,7 @@ def _decision(report: "_Report", case: records.Case) -> None:
     report.gap(3)
 
 
-def _review_status(case: records.Case) -> tuple[str, tuple]:
+def _review_status(case: cases.Case) -> tuple[str, tuple]:
     if not case.reviews:
         return "Not reviewed by a clinician yet.", WARN
     latest = case.reviews[-1]
@@ -195,7 +196,7 @@ def _review_status(case: records.Case) -> tuple[str, tuple]:
     return f"Reviewed: corrected to {latest.label}, by {latest.reviewer}.", WARN
 
 
-def _pictures(report: "_Report", case: records.Case, card: dict | None) -> None:
+def _pictures(report: "_Report", case: cases.Case, card: dict | None) -> None:
     gray, window = _grayscale(case, card)
     heat = case.heat[case.classes.index(case.label)]
     gap, half = 6, (WIDTH - 6) / 2
@@ -239,7 +240,7 @@ def _colour_scale(report: "_Report", x: float, width: float) -> None:
     report.say("most weight", x + 17 + bar + 2, 25, size=7.5, color=QUIET)
 
 
-def _probabilities(report: "_Report", case: records.Case) -> None:
+def _probabilities(report: "_Report", case: cases.Case) -> None:
     report.heading("Probabilities")
     point, band = case.point, case.point.get("band", {})
     names, figure = 50, 17  # mm
@@ -272,7 +273,7 @@ def _probabilities(report: "_Report", case: records.Case) -> None:
     report.gap(3)
 
 
-def _checks(report: "_Report", case: records.Case) -> None:
+def _checks(report: "_Report", case: cases.Case) -> None:
     report.heading("Checks of the image")
     if not case.checks:
         report.say("None were made.", MARGIN, WIDTH, color=QUIET)
@@ -286,7 +287,7 @@ def _checks(report: "_Report", case: records.Case) -> None:
     report.gap(3)
 
 
-def _reviews(report: "_Report", case: records.Case, room: _Room) -> None:
+def _reviews(report: "_Report", case: cases.Case, room: _Room) -> None:
     printed = case.reviews[-room.reviews :]
     report.keep_together(18)
     report.heading("Review" if len(case.reviews) < 2 else "Reviews, latest first")
@@ -308,7 +309,7 @@ def _reviews(report: "_Report", case: records.Case, room: _Room) -> None:
 # --- page two: the model and the record
 
 
-def _model(report: "_Report", case: records.Case, card: dict | None, room: _Room) -> None:
+def _model(report: "_Report", case: cases.Case, card: dict | None, room: _Room) -> None:
     report.keep_together(40)
     report.heading(f"The model: {case.model}@{case.version}")
     if card is None:
@@ -403,7 +404,7 @@ def _row(report: "_Report", first: str, rest: Sequence[str], names: float, colum
     report.set_y(end + 0.5)
 
 
-def _record(report: "_Report", case: records.Case) -> None:
+def _record(report: "_Report", case: cases.Case) -> None:
     report.keep_together(32)
     report.heading("The record")
     facts = [
@@ -422,7 +423,7 @@ def _record(report: "_Report", case: records.Case) -> None:
 # --- pictures
 
 
-def _grayscale(case: records.Case, card: dict | None) -> tuple[np.ndarray, tuple[float, float] | None]:
+def _grayscale(case: cases.Case, card: dict | None) -> tuple[np.ndarray, tuple[float, float] | None]:
     """The image in 0..1 at the size it is printed in, and the window (level, width in HU) that a CT is seen through."""
     window = None
     pixels = case.pixels
@@ -513,7 +514,7 @@ _PAGES = "\uef00\uef01"  # stands for the number of pages until that is known
 class _Report(FPDF):
     """A page with head and foot, and the few ways in which this report puts text on it. Lengths in mm, sizes in pt."""
 
-    def __init__(self, case: records.Case, clinic: str, printed: datetime):
+    def __init__(self, case: cases.Case, clinic: str, printed: datetime):
         super().__init__(format="A4")
         self.case, self.clinic, self.printed = case, clinic, printed
         self.set_margins(MARGIN, TOP)

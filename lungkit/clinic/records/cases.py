@@ -16,9 +16,10 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from lungkit.clinic import audit, pixels, predictor
-from lungkit.clinic.accounts import Access
-from lungkit.clinic.tables import SEXES, Patient, Reading, Review, Study, User, new_id, now
+from lungkit.clinic import predictor
+from lungkit.clinic.records import audit_trail, pixels
+from lungkit.clinic.records.accounts import Access
+from lungkit.clinic.records.tables import SEXES, Patient, Reading, Review, Study, User, new_id, now
 from lungkit.data import images
 from lungkit.errors import LungkitError
 
@@ -200,7 +201,7 @@ class Records:
             study.patient_id, study.uploaded_by = known.id, actor.user_id
             db.add(study)
             db.flush()
-            audit.append(
+            audit_trail.append(
                 db,
                 actor.user_id,
                 "case.save",
@@ -238,7 +239,7 @@ class Records:
             reading = _reading(db, reading_id, orm.undefer(Reading.heat))
             study = db.get(Study, reading.study_id, options=[orm.undefer(Study.pixels)])
             patient, uploader, reviews = _row(study.patient), study.uploader.full_name, _reviews(reading)
-            audit.append(db, actor.user_id, "case.open", f"reading:{reading.id}", patient=patient.id)
+            audit_trail.append(db, actor.user_id, "case.open", f"reading:{reading.id}", patient=patient.id)
         # Decoded after the transaction: it takes longer than everything in it.
         classes = tuple(reading.probabilities)
         return Case(
@@ -292,7 +293,7 @@ class Records:
             db.add(
                 Review(reading_id=reading.id, reviewer_id=actor.user_id, agrees=agrees, label=label, comment=comment)
             )
-            audit.append(db, actor.user_id, "case.review", f"reading:{reading.id}", agrees=agrees, label=label)
+            audit_trail.append(db, actor.user_id, "case.review", f"reading:{reading.id}", agrees=agrees, label=label)
 
 
 # --- shared with the administrator's side; the caller holds the transaction and has checked the role
@@ -352,7 +353,7 @@ def open_page(db: orm.Session, patient_id: str, user_id: int) -> tuple[PatientRo
     patient = _row(find_patient(db, patient_id))
     found = with_review(Study.notes, Study.units, Study.pixels).where(Study.patient_id == patient.id)
     rows = db.execute(found.order_by(Reading.read_at, Reading.id)).all()
-    audit.append(db, user_id, "patient.open", f"patient:{patient.id}")
+    audit_trail.append(db, user_id, "patient.open", f"patient:{patient.id}")
     return patient, rows
 
 

@@ -14,9 +14,9 @@ import pytest
 import sqlalchemy as sa
 
 from lungkit import cli
-from lungkit.clinic import audit, upkeep
-from lungkit.clinic.store import Store, StoreError
-from lungkit.clinic.tables import AuditEvent, Patient, SignIn, Study, User
+from lungkit.clinic.records import audit_trail, maintenance
+from lungkit.clinic.records.store import Store, StoreError
+from lungkit.clinic.records.tables import AuditEvent, Patient, SignIn, Study, User
 
 needs_pg_dump = pytest.mark.skipif(not shutil.which("pg_dump"), reason="pg_dump is not installed")
 
@@ -31,7 +31,7 @@ def clinic(store):
         db.add(user)
         db.flush()
         db.add(SignIn(user_id=user.id, token_sha256="a" * 64, address="::1"))
-        audit.append(db, user.id, "session.start", "session:1")
+        audit_trail.append(db, user.id, "session.start", "session:1")
     add_patient(store, "P1")
     return store
 
@@ -42,7 +42,7 @@ def add_patient(store, number) -> None:
         study = Study(kind="CT", units="HU", sha256="0" * 64, width=4, height=4, tags={"a": "ü"},
                       uploaded_by=user_id, pixels=bytes(range(256)) * 100)  # fmt: skip
         db.add(Patient(number=number, name=f"Name of {number}", created_by=user_id, studies=[study]))
-        audit.append(db, user_id, "study.save", f"patient:{number}")
+        audit_trail.append(db, user_id, "study.save", f"patient:{number}")
 
 
 def numbers(store) -> list[str]:
@@ -75,12 +75,12 @@ def test_a_restore_is_told_in_the_trail_with_the_head_that_it_replaced(clinic, t
     file = clinic.backup(tmp_path / "backup")
     add_patient(clinic, "P2")
     with clinic.read() as db:
-        before = audit.head(db)
+        before = audit_trail.head(db)
     clinic.restore(file)
     with clinic.read() as db:
         last = db.scalars(sa.select(AuditEvent).order_by(AuditEvent.number.desc())).first()
     assert (last.action, last.object, last.detail) == ("records.restore", "backup:backup", {"trail_before": before})
-    assert audit.verify(clinic) == 3
+    assert audit_trail.verify(clinic) == 3
 
 
 def test_a_restore_signs_everybody_out(clinic, tmp_path):
@@ -308,7 +308,7 @@ def test_an_archive_of_a_newer_or_another_program_is_refused(postgresql_url, tmp
     file = tmp_path / "backup"
     with store.engine.begin() as connection:
         connection.exec_driver_sql(statement)
-    upkeep._run("pg_dump", store, "--format=custom", f"--file={file}")
+    maintenance._run("pg_dump", store, "--format=custom", f"--file={file}")
     with pytest.raises(StoreError, match=said):
         store.restore(file)
     store.close()
@@ -335,7 +335,7 @@ def test_a_password_is_not_among_the_arguments_of_postgresqls_programs(tmp_path,
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     store = Store("postgresql://ada:se%20cret@db.example/clinic")
     with pytest.raises(StoreError) as failed:
-        upkeep._run("pg_dump", store, "--format=custom")
+        maintenance._run("pg_dump", store, "--format=custom")
     assert "user=ada" in str(failed.value)
     assert "host=db.example" in str(failed.value)
     assert str(failed.value).count("se cret") == 1
@@ -428,7 +428,7 @@ def test_a_lost_guard_of_the_trail_is_told(clinic):
 
 def test_a_broken_trail_is_told(sqlite_store):
     with sqlite_store.write() as db:
-        audit.append(db, None, "case.open", "case:1")
+        audit_trail.append(db, None, "case.open", "case:1")
     with sqlite3.connect(sqlite_store.path) as connection:
         connection.execute("DROP TRIGGER audit_no_update")
         connection.execute("UPDATE audit SET user_id = 3")
@@ -465,7 +465,7 @@ def test_the_command_makes_backs_up_restores_and_checks_the_records(lungkit, sql
     assert lungkit("db", "check")[0] == 1
     assert lungkit("db", "upgrade") == (0, "the records are up to date\n", "")
     with Store(sqlite_url).write() as db:
-        audit.append(db, None, "case.open", "case:1")
+        audit_trail.append(db, None, "case.open", "case:1")
     code, out, _ = lungkit("db", "backup", tmp_path / "backup.db")
     assert (code, out.splitlines()[0]) == (0, str(tmp_path / "backup.db"))
     assert re.search(r": 1:[0-9a-f]{64}$", out)
@@ -488,7 +488,7 @@ def test_the_command_says_what_is_wrong_and_fails(lungkit, sqlite_url, tmp_path)
 def test_the_command_verifies_the_trail_against_a_head_noted_before(lungkit, sqlite_url):
     lungkit("db", "upgrade")
     with Store(sqlite_url).write() as db:
-        audit.append(db, None, "case.open", "case:1")
+        audit_trail.append(db, None, "case.open", "case:1")
     code, out, _ = lungkit("audit", "verify")
     assert (code, out.split(";")[0]) == (0, "1 rows")
     head = out.split()[-1]
@@ -506,7 +506,7 @@ def test_a_verified_trail_is_not_said_to_be_whole_at_its_end(lungkit, sqlite_url
     lungkit("db", "upgrade")
     with Store(sqlite_url).write() as db:
         for case in "12":
-            audit.append(db, None, "case.open", f"case:{case}")
+            audit_trail.append(db, None, "case.open", f"case:{case}")
     head = lungkit("audit", "verify")[1].split()[-1]
     with sqlite3.connect(Store(sqlite_url).path) as db:
         for (trigger,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():

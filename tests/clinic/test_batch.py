@@ -16,7 +16,7 @@ from PIL import Image as Picture
 from typer.testing import CliRunner
 
 from lungkit import cli
-from lungkit.clinic import bulk, decode
+from lungkit.clinic import batch, decode
 from lungkit.clinic.predictor import REVIEW, Predictor
 from lungkit.data import images
 from lungkit.errors import LungkitError
@@ -43,7 +43,7 @@ def broken(tmp_path) -> list[Path]:
 @pytest.fixture
 def many_processes(monkeypatch):
     """As if the few files of a test were many."""
-    monkeypatch.setattr(bulk, "_FEW", 0)
+    monkeypatch.setattr(batch, "_FEW", 0)
 
 
 # --- the same answers
@@ -52,7 +52,7 @@ def many_processes(monkeypatch):
 @pytest.mark.parametrize("workers", [None, 2])
 def test_answers_are_those_of_one_at_a_time_in_the_order_of_the_files(tiny_version, reads_many, slice_files, workers):
     one = Predictor(tiny_version)
-    answers = list(bulk.read_files(reads_many, slice_files, workers))
+    answers = list(batch.read_files(reads_many, slice_files, workers))
     assert [answer.file for answer in answers] == slice_files
     for answer, file in zip(answers, slice_files, strict=True):
         expected = one.read(images.read(file))
@@ -68,28 +68,28 @@ def test_answers_are_those_of_one_at_a_time_in_the_order_of_the_files(tiny_versi
 @pytest.mark.parametrize("workers", [None, 2])
 def test_broken_files_are_reported_where_they_stand_and_the_rest_is_read(reads_many, slice_files, broken, workers):
     files = [broken[0], *slice_files[:9], broken[1], slice_files[9], broken[2]]
-    answers = list(bulk.read_files(reads_many, files, workers))
+    answers = list(batch.read_files(reads_many, files, workers))
     assert [answer.file for answer in answers] == files
     assert [answer.file for answer in answers if answer.reading is None] == broken
     reasons = [answer.error for answer in answers if answer.error]
     assert [reason.split(": ")[1].split(".")[0] for reason in reasons] == ["not an image", "truncated", "no such file"]
-    (alone,) = bulk.read_files(reads_many, [slice_files[9]])
+    (alone,) = batch.read_files(reads_many, [slice_files[9]])
     np.testing.assert_allclose(answers[11].reading.probabilities, alone.reading.probabilities, atol=1e-6)
 
 
 def test_nothing_but_broken_files_gives_nothing_but_reasons(reads_many, broken):
-    answers = list(bulk.read_files(reads_many, broken * 9))
+    answers = list(batch.read_files(reads_many, broken * 9))
     assert len(answers) == 27
     assert all(answer.error and answer.reading is None for answer in answers)
 
 
 def test_no_file_gives_no_answer(reads_many):
-    assert list(bulk.read_files(reads_many, [])) == []
+    assert list(batch.read_files(reads_many, [])) == []
 
 
 def test_a_file_that_is_no_file_is_not_waited_for(reads_many, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    (answer,) = bulk.read_files(reads_many, [tmp_path / "pipe.png"])
+    (answer,) = batch.read_files(reads_many, [tmp_path / "pipe.png"])
     assert "not a regular file" in answer.error
 
 
@@ -124,7 +124,7 @@ def _decodes(process: psutil.Process) -> bool:
 
 def test_a_decoder_that_dies_takes_no_other_file_with_it(reads_many, slice_files, many_processes):
     files = slice_files * 12
-    answers = bulk.read_files(reads_many, files, workers=2)
+    answers = batch.read_files(reads_many, files, workers=2)
     first = next(answers)
     for process in _decoder_processes():
         process.send_signal(signal.SIGKILL)
@@ -134,8 +134,8 @@ def test_a_decoder_that_dies_takes_no_other_file_with_it(reads_many, slice_files
 
 
 def test_a_file_that_crashes_its_decoder_is_named(reads_many, slice_files, monkeypatch):
-    decoders = bulk._Decoders(reads_many.spec, 1, processes=True)
-    monkeypatch.setattr(bulk.decode, "decode", _decode_or_crash)
+    decoders = batch._Decoders(reads_many.spec, 1, processes=True)
+    monkeypatch.setattr(batch.decode, "decode", _decode_or_crash)
     crashing = Path("crash.dcm")
     batches = list(decoders.batches([*slice_files[:3], crashing, *slice_files[3:5]]))
     decoders.close()
@@ -157,7 +157,7 @@ def _decode_or_crash(files, spec):
 
 
 def test_stopping_half_way_leaves_no_process_behind(reads_many, slice_files, many_processes):
-    answers = bulk.read_files(reads_many, slice_files * 12, workers=2)
+    answers = batch.read_files(reads_many, slice_files * 12, workers=2)
     next(answers)
     processes = _decoder_processes()
     assert processes
@@ -175,10 +175,10 @@ def test_only_a_few_batches_are_ahead_of_what_was_asked_for(reads_many, slice_fi
                 taken.append(file)
                 yield file
 
-    answers = bulk.read_files(reads_many, Counted(slice_files * 400), workers=2)
+    answers = batch.read_files(reads_many, Counted(slice_files * 400), workers=2)
     for _ in range(20):
         next(answers)
-    assert len(taken) < 20 * bulk.BATCH
+    assert len(taken) < 20 * batch.BATCH
     answers.close()
 
 
@@ -213,7 +213,7 @@ def _names(found) -> list[str]:
 
 
 def test_a_folder_stands_for_the_images_in_it_and_below_and_the_rest_is_noted(folder):
-    found = bulk.find([str(folder)])
+    found = batch.find([str(folder)])
     assert _names(found) == ["a.dcm", "b.png", "IM0001", "c.JPG"]
     assert found.notes == [
         f"{folder}: 3 files passed over (no image, or hidden): .hidden.png, below/notes.txt, labels.csv"
@@ -223,36 +223,36 @@ def test_a_folder_stands_for_the_images_in_it_and_below_and_the_rest_is_noted(fo
 def test_images_are_told_by_content_whatever_they_are_called(folder):
     for name in ("a.jfif", "b.jpe", "no-ending", "scan.dat"):
         shutil.copy(CAT, folder / name)
-    assert {"a.jfif", "b.jpe", "no-ending", "scan.dat"} <= set(_names(bulk.find([str(folder)])))
+    assert {"a.jfif", "b.jpe", "no-ending", "scan.dat"} <= set(_names(batch.find([str(folder)])))
 
 
 def test_a_glob_that_finds_a_folder_stands_for_what_is_in_it(folder):
-    found = bulk.find([str(folder.parent / "i*")])
+    found = batch.find([str(folder.parent / "i*")])
     assert _names(found) == ["a.dcm", "b.png", "IM0001", "c.JPG"]
     assert len(found.notes) == 1
 
 
 def test_a_file_is_kept_whatever_its_name_and_once(folder):
     notes = str(folder / "below" / "notes.txt")
-    assert _names(bulk.find([notes, str(folder / "b.png"), str(folder), notes])) == [
+    assert _names(batch.find([notes, str(folder / "b.png"), str(folder), notes])) == [
         "notes.txt", "b.png", "a.dcm", "IM0001", "c.JPG",
     ]  # fmt: skip
 
 
 def test_globs_are_understood_from_the_root_and_from_here_and_below(folder, monkeypatch):
-    assert _names(bulk.find([str(folder / "*.png")])) == [".hidden.png", "b.png"]
+    assert _names(batch.find([str(folder / "*.png")])) == [".hidden.png", "b.png"]
     monkeypatch.chdir(folder)
-    assert _names(bulk.find(["**/*.JPG"])) == ["c.JPG"]
+    assert _names(batch.find(["**/*.JPG"])) == ["c.JPG"]
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_that_file(folder):
     (folder / "scan[1].png").write_bytes(b"")
-    assert _names(bulk.find([str(folder / "scan[1].png")])) == ["scan[1].png"]
+    assert _names(batch.find([str(folder / "scan[1].png")])) == ["scan[1].png"]
 
 
 def test_patterns_that_stand_for_nothing_are_told(folder):
     (folder / "empty").mkdir()
-    files, nothing, _ = bulk.find([str(folder / "*.xyz"), str(folder / "empty"), str(folder / "missing.png")])
+    files, nothing, _ = batch.find([str(folder / "*.xyz"), str(folder / "empty"), str(folder / "missing.png")])
     assert nothing == [str(folder / "*.xyz"), str(folder / "empty")]
     assert [file.name for file in files] == ["missing.png"], "reading it says that it is not there"
 
@@ -388,13 +388,13 @@ def test_a_heat_map_that_cannot_be_written_is_told_and_the_other_files_are_read(
 def test_a_heat_map_on_a_full_disk_leaves_no_part_of_itself(tiny_version, slice_files, tmp_path):
     resource = pytest.importorskip("resource")
     predictor = Predictor(tiny_version, heat=True, many=True)
-    (answer,) = bulk.read_files(predictor, slice_files[:1])
+    (answer,) = batch.read_files(predictor, slice_files[:1])
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
     try:
         with pytest.raises(OSError, match=r"File too large: '.*png'"):
-            bulk.write_heat(answer, tmp_path)
+            batch.write_heat(answer, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.glob("*.png")) == []

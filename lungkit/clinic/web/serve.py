@@ -39,9 +39,10 @@ from voila.static_file_handler import MultiStaticFileHandler
 from voila.tornado.handler import TornadoVoilaHandler
 
 from lungkit import config
-from lungkit.clinic import accounts, sockets, supervisor
-from lungkit.clinic.store import Store, StoreError
+from lungkit.clinic.records import accounts
+from lungkit.clinic.records.store import Store, StoreError
 from lungkit.clinic.visitor import DOOR
+from lungkit.clinic.web import sockets, supervisor
 from lungkit.errors import LungkitError
 
 PAGES = Path(__file__).parent / "pages"

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from lungkit.clinic.tables import Base
+from lungkit.clinic.records.tables import Base
 
 # The transaction is the caller's.
 context.configure(

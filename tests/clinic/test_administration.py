@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
-from lungkit.clinic import accounts, audit, oversight
-from lungkit.clinic.accounts import Forbidden, SignedOut
-from lungkit.clinic.oversight import Oversight
-from lungkit.clinic.records import NewPatient, RecordMissing, Records
-from lungkit.clinic.tables import AuditEvent, Base, Patient, Reading, Review, SignIn, Study, User, now
+from lungkit.clinic.records import accounts, administration, audit_trail
+from lungkit.clinic.records.accounts import Forbidden, SignedOut
+from lungkit.clinic.records.administration import Oversight
+from lungkit.clinic.records.cases import NewPatient, RecordMissing, Records
+from lungkit.clinic.records.tables import AuditEvent, Base, Patient, Reading, Review, SignIn, Study, User, now
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 from lungkit.models.registry import ModelDamaged, ModelMissing
@@ -288,14 +288,14 @@ def test_the_export_has_one_line_a_reading_with_its_latest_review(store, admin, 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "＝", " =", "  @"])
 def test_no_exported_cell_starts_as_a_formula_does(start):
     text = f"{start}HYPERLINK(1)"
-    ((cell,),) = list(csv.reader(io.StringIO(oversight._csv([{"name": text}]).decode("utf-8-sig"))))[1:]
+    ((cell,),) = list(csv.reader(io.StringIO(administration._csv([{"name": text}]).decode("utf-8-sig"))))[1:]
     assert cell == f"'{text}"
 
 
 def test_tab_and_line_ends_at_the_start_of_a_cell_are_defused():
     for text in ("\t=1", "\r=1", "\n=1", "\tplain"):
-        assert oversight._cell(text) == f"'{text}"
-    assert oversight._cell("plain = 1") == "plain = 1"
+        assert administration._cell(text) == f"'{text}"
+    assert administration._cell("plain = 1") == "plain = 1"
 
 
 def test_what_doctors_typed_comes_out_of_the_export_defused(admin, doctor, saved):
@@ -332,7 +332,7 @@ def test_erasing_removes_all_of_one_patient_and_leaves_one_event_that_names_nobo
     assert [event.action for event in after] == ["patient.erase", "case.open"]
     assert erased[0].object == f"patient:{gone}"
     assert erased[0].detail == {"reviews": 1, "readings": 2, "studies": 2}
-    assert audit.verify(store) == len(before) + 2
+    assert audit_trail.verify(store) == len(before) + 2
     with pytest.raises(RecordMissing):
         admin.erase_patient(gone)
 
@@ -485,7 +485,7 @@ def test_agreement_counts_the_latest_review_of_each_reading_by_model(admin, doct
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
 def test_the_interval_is_wilsons(hits, n, low, high):
-    rate, lower, upper = oversight._wilson(hits, n)
+    rate, lower, upper = administration._wilson(hits, n)
     assert rate == hits / n
     assert (lower, upper) == pytest.approx((low, high), abs=5e-5)
 

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from lungkit.clinic.store import Store
-from lungkit.clinic.tables import AuditEvent, now
+from lungkit.clinic.records.store import Store
+from lungkit.clinic.records.tables import AuditEvent, now
 from lungkit.errors import LungkitError
 
 START = "0" * 64  # what the first row names as the hash before it

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from lungkit.clinic import accounts, audit, records
-from lungkit.clinic.accounts import Forbidden, SignedOut
-from lungkit.clinic.oversight import Oversight
-from lungkit.clinic.records import NewPatient, RecordMissing, RecordRefused, Records
-from lungkit.clinic.tables import AuditEvent, Base, Patient, Reading, Review, Study, now
+from lungkit.clinic.records import accounts, audit_trail, cases
+from lungkit.clinic.records.accounts import Forbidden, SignedOut
+from lungkit.clinic.records.administration import Oversight
+from lungkit.clinic.records.cases import NewPatient, RecordMissing, RecordRefused, Records
+from lungkit.clinic.records.tables import AuditEvent, Base, Patient, Reading, Review, Study, now
 
 SHA = "ab" * 32
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -137,7 +137,7 @@ def test_saving_adds_one_row_of_each_kind_and_one_event(store, doctor, chest_ima
     event = events(store)[-1]
     assert (len(events(store)) - before, event.action, event.object) == (1, "case.save", f"reading:{reading_id}")
     assert event.detail["new_patient"] is True
-    assert audit.verify(store) == len(events(store))
+    assert audit_trail.verify(store) == len(events(store))
 
 
 def test_a_second_case_goes_to_the_patient_that_is_there(store, doctor, chest_image, said):
@@ -159,21 +159,21 @@ def test_a_save_that_fails_at_any_step_leaves_nothing_behind(store, doctor, ches
         sa.event.remove(table, "after_insert", fail)
         assert everything(store) == before
     with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
-        patched.setattr(audit, "append", fail)
+        patched.setattr(audit_trail, "append", fail)
         doctor.save_case(patient(), chest_image(), SHA, said())
     assert everything(store) == before
     doctor.save_case(patient(), chest_image(), SHA, said())
 
 
 def test_the_image_is_encoded_before_the_transaction_begins(doctor, store, chest_image, said, monkeypatch):
-    encode, writes = records.pixels.encode, []
+    encode, writes = cases.pixels.encode, []
 
     def other_doctor_writes(image):
         with store.write():  # would wait for ever, were a transaction open
             writes.append(True)
         return encode(image)
 
-    monkeypatch.setattr(records.pixels, "encode", other_doctor_writes)
+    monkeypatch.setattr(cases.pixels, "encode", other_doctor_writes)
     doctor.save_case(patient(), chest_image(), SHA, said())
     assert writes
 
@@ -411,7 +411,7 @@ def test_the_worklist_shows_every_reading_newest_first(doctor, signed_in, chest_
     )
     doctor.review(first, False, "Pneumonia")
     work = doctor.worklist()
-    assert list(work) == list(records.WORKLIST)
+    assert list(work) == list(cases.WORKLIST)
     assert [str(work[name].dtype) for name in ("probability", "flagged", "read_at")] == [
         "float64",
         "bool",

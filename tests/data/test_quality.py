@@ -10,7 +10,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from lungkit.data import dataset
-from lungkit.data.audit import LEAST_CORRELATION, _near_pairs, audit, chance_correlation, figure
+from lungkit.data.quality import LEAST_CORRELATION, _near_pairs, audit, chance_correlation, figure
 
 
 def chest(seed, size=128):

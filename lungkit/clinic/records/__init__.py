@@ -1,0 +1,1 @@
+"""What the clinic keeps: accounts, patients, cases, reviews and the audit trail, in one database."""

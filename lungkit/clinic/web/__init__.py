@@ -1,0 +1,1 @@
+"""The clinic's web server: sign-in, pages, kernels and sockets."""
