@@ -36,7 +36,7 @@ PORT = 8866
 START_SECONDS = 180  # that a server may take until it is open
 END_SECONDS = 8  # that it may take to stop by itself
 RESTARTS, WITHIN = 5, 600  # as often as this in that many seconds, then a person has to look
-_COMMAND = [sys.executable, "-P", "-c", "from lungkit.clinic import server; server.main()"]
+_COMMAND = [sys.executable, "-P", "-c", "from lungkit.clinic.web import serve; serve.main()"]
 
 
 def serve(

@@ -4,7 +4,7 @@ Everything here is synthetic. No image, shape or statistic was taken from a pati
 from it says anything about patients. The phantom exists so that the whole pipeline can be run, tested
 and shown without real data, with the lesion masks that real data lack, and as a stand-in for a scanner.
 
-`phantom_anatomy` holds the reference adult, `phantom_patient` draws one patient from it; here are the slices,
+`anatomy` holds the reference adult, `patient` draws one patient from it; here are the slices,
 their DICOM files and the data set.
 """
 

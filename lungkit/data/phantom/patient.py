@@ -1,4 +1,4 @@
-"""One synthetic patient: the reference adult (phantom_anatomy) scaled, turned, shifted, gently warped, and ill.
+"""One synthetic patient: the reference adult (anatomy) scaled, turned, shifted, gently warped, and ill.
 
 Everything is drawn from the patient's name and a seed; nothing comes from a real patient.
 """
