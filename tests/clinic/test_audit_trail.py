@@ -114,12 +114,12 @@ def test_an_event_that_one_database_could_not_hold_is_refused_on_both(store, act
 def test_events_of_several_processes_at_once_make_one_trail(store):
     code = textwrap.dedent(f"""
         import os
-        from lungkit.clinic import audit
+        from lungkit.clinic.records import audit_trail
         from lungkit.clinic.records.store import Store
         store = Store({store.url.render_as_string(hide_password=False)!r}, busy_seconds=60)
         for number in range(40):
             with store.write() as db:
-                audit.append(db, os.getpid(), "case.open", f"case:{{number}}")
+                audit_trail.append(db, os.getpid(), "case.open", f"case:{{number}}")
     """)
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
     assert [process.wait(120) for process in processes] == [0, 0, 0]

@@ -131,6 +131,6 @@ def test_a_step_that_leaves_rows_referring_to_nothing_is_undone(sqlite_store, ne
 
 
 def test_the_steps_are_part_of_the_installed_package():
-    root = maintenance._steps().parents[2]
+    root = maintenance._steps().parents[3]
     packages = setuptools.find_packages(root, include=["lungkit*"])
     assert {"lungkit.clinic.records.migrations", "lungkit.clinic.records.migrations.versions"} <= set(packages)
