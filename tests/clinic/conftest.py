@@ -193,7 +193,8 @@ def said():
 
 TINY_PAGE = """
 import ipywidgets as widgets
-from lungkit.clinic import visitor\nfrom lungkit.clinic.records import accounts
+from lungkit.clinic import visitor
+from lungkit.clinic.records import accounts
 from lungkit.clinic.records.store import Store
 who = accounts.whoami(Store(), visitor.token())
 widgets.HTML(f"<p class='who'>{who.full_name}</p>")
