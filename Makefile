@@ -19,7 +19,7 @@ help: ## list the targets
 
 setup: $(STAMP) ## make .venv and install everything the lock file names; does nothing when nothing changed
 
-$(STAMP): $(LOCK) pyproject.toml
+$(STAMP): $(LOCK) pyproject.toml lungkit/__init__.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@# uv, the installer, is in the lock file itself: pip takes it from there, hash and all.
 	@awk '/^uv==/ { on = 1 } on { print } on && !/\\$$/ { exit }' $(LOCK) > .venv/uv.txt
@@ -72,8 +72,8 @@ bench: setup ## measure: lungkit beside what one would use instead
 screens: setup ## take the README's pictures of the clinic anew (needs Chromium)
 	$(BIN)/python -m tests.e2e.screens
 
-lock: setup ## write the lock files anew from pyproject.toml
-	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url --no-header \
-	    --no-annotate --upgrade --quiet --output-file requirements.lock
-	$(UV) pip compile pyproject.toml --group dev --extra gpu --universal --generate-hashes --no-emit-index-url \
-	    --no-header --no-annotate --upgrade --quiet --output-file requirements-gpu.lock
+COMPILE := pip compile pyproject.toml --group dev --extra all --universal --generate-hashes --no-emit-index-url \
+	--no-header --no-annotate --upgrade --quiet --output-file
+lock: setup ## write the lock files again from pyproject.toml
+	$(UV) $(COMPILE) requirements.lock
+	$(UV) $(COMPILE) requirements-gpu.lock --extra gpu

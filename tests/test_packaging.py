@@ -2,14 +2,24 @@
 
 import re
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
 
+import lungkit
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-DECLARED = PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+TOOLS = PROJECT["dependency-groups"]["dev"]
+INSTALLED = [extra for extra in EXTRAS if extra not in ("all", "gpu")]
+DECLARED = [
+    requirement
+    for requirement in [*PROJECT["project"]["dependencies"], *TOOLS, *(one for name in INSTALLED for one in EXTRAS[name])]
+    if not requirement.startswith("lungkit[")
+]
 LOCKS = ["requirements.lock", "requirements-gpu.lock"]
 
 
@@ -23,10 +33,20 @@ def _locked(lock: str) -> dict[str, str]:
     return {_name(block): block for block in blocks if "==" in block}
 
 
-def test_the_conda_environment_names_the_same_packages_as_pyproject():
+def test_the_conda_environment_brings_everything_and_the_same_tools_as_pyproject():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())
     with_pip = next(part["pip"] for part in conda["dependencies"] if isinstance(part, dict))
-    assert sorted(with_pip) == sorted([*DECLARED, "-e ."])
+    assert with_pip == ["-e .[all]", *TOOLS]
+
+
+def test_the_extra_named_all_is_every_extra_but_cuda():
+    assert EXTRAS["all"] == [f"lungkit[{','.join(INSTALLED)}]"]
+
+
+def test_the_version_is_written_once():
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert "version" not in PROJECT["project"]
+    assert metadata.version("lungkit") == lungkit.__version__
 
 
 @pytest.mark.parametrize("lock", LOCKS)
