@@ -15,11 +15,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 TOOLS = PROJECT["dependency-groups"]["dev"]
 INSTALLED = [extra for extra in EXTRAS if extra not in ("all", "gpu")]
-DECLARED = [
-    requirement
-    for requirement in [*PROJECT["project"]["dependencies"], *TOOLS, *(one for name in INSTALLED for one in EXTRAS[name])]
-    if not requirement.startswith("lungkit[")
-]
+EVERYTHING = [*PROJECT["project"]["dependencies"], *TOOLS, *(one for name in INSTALLED for one in EXTRAS[name])]
+DECLARED = [requirement for requirement in EVERYTHING if not requirement.startswith("lungkit[")]
 LOCKS = ["requirements.lock", "requirements-gpu.lock"]
 
 

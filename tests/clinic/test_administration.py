@@ -625,7 +625,10 @@ def test_a_session_that_ran_out_is_not_counted_as_open(store, admin, signed_in):
 
 def test_kernels_are_the_processes_of_ipykernel_beside_this_one():
     """A server that starts three processes: two kernels, one of which counts, and one that is none."""
-    kernel = "import sys; from lungkit.clinic.records import administration; print(*administration._kernels(), flush=True); input()"
+    kernel = (
+        "import sys; from lungkit.clinic.records import administration; "
+        "print(*administration._kernels(), flush=True); input()"
+    )
     server = f"""
 import subprocess, sys
 pipes = {{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}}
