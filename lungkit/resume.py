@@ -5,7 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
-from lungkit import config
+from lungkit import config, files
 from lungkit.errors import LungkitError
 
 
@@ -33,9 +33,7 @@ def same_settings(folder: Path, settings: dict, what: str) -> None:
     record = folder / "settings.json"
     folder.mkdir(parents=True, exist_ok=True)
     if not record.exists():
-        draft = record.with_suffix(".new")
-        draft.write_text(json.dumps(settings, indent=1, sort_keys=True))
-        draft.replace(record)
+        files.replace(record, json.dumps(settings, indent=1, sort_keys=True))
         return
     before = json.loads(record.read_text())
     now = json.loads(json.dumps(settings))  # tuples become lists, as in the record

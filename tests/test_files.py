@@ -100,3 +100,49 @@ def test_a_file_that_cannot_be_written_is_named_and_leaves_no_draft(tmp_path):
 @pytest.mark.parametrize(("name", "most", "cut"), [("abc", 2, "ab"), ("aä", 2, "a"), ("aä", 3, "aä"), ("", 5, "")])
 def test_a_name_is_cut_between_letters(name, most, cut):
     assert files.cut_name(name, most) == cut
+
+
+def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert files.sha256(b"abc") == files.sha256(tmp_path / "file") == known
+
+
+def test_a_draft_has_the_suffix_of_its_file_and_is_removed_unless_it_was_moved(tmp_path):
+    target = tmp_path / f"{'s' * 250}.npz"
+    with files.draft(target) as draft:
+        assert draft.suffix == ".npz"
+        Path(f"{draft}-wal").write_text("what SQLite leaves")
+    assert _names(tmp_path) == []
+    with files.draft(target, mode=0o600) as draft:
+        draft.write_text("whole")
+        files.put(draft, target)
+    assert target.read_text() == "whole"
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert _names(tmp_path) == [target.name]
+
+
+def test_a_durable_file_is_on_the_disk_before_it_takes_its_place_and_its_folder_after_that(tmp_path, monkeypatch):
+    order = []
+    fsync = files.os.fsync
+    monkeypatch.setattr(
+        files.os, "fsync", lambda number: (order.append(Path(f"/proc/self/fd/{number}").resolve()), fsync(number))
+    )
+    files.replace(tmp_path / "quick", "1")
+    assert order == []
+    files.replace(tmp_path / "pointer", "1", durable=True)
+    assert [path.name.partition("-")[2] for path in order[:1]] == ["pointer"]
+    assert order[1:] == [tmp_path]
+    with files.draft_folder(tmp_path, "version") as new:
+        (new / "weights").write_text("1")
+        order.clear()
+        files.put(new, tmp_path / "v1")
+    assert [path.name for path in order] == ["weights", "new", tmp_path.name]
+
+
+def test_a_lock_that_is_taken_is_refused_or_waited_for(tmp_path):
+    lock = tmp_path / "lock"
+    with files.locked(lock), pytest.raises(BlockingIOError), files.locked(lock, wait=False):
+        pass
+    with files.locked(lock, wait=False):
+        pass

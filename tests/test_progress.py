@@ -1,6 +1,7 @@
 """Progress: a bar on a terminal's standard error, one line that replaces itself in a notebook."""
 
 import sys
+import time
 import types
 
 import pytest
@@ -89,3 +90,27 @@ def test_a_line_is_said_once_on_standard_error(capsys):
         progress.say_once("3 files were left out of this test")
     shown = capsys.readouterr()
     assert (shown.out, shown.err) == ("", "3 files were left out of this test\n")
+
+
+def test_work_in_parallel_keeps_the_order_and_shows_a_bar_only_with_a_label(capsys):
+    def slow_first(number):
+        time.sleep(0.05 if number == 0 else 0)
+        return number**2
+
+    assert list(progress.parallel(slow_first, range(50), workers=4)) == [number**2 for number in range(50)]
+    assert capsys.readouterr() == ("", "")
+    assert list(progress.parallel(slow_first, range(3), label="squares", unit="number")) == [0, 1, 4]
+    assert "3/3" in capsys.readouterr().err
+
+
+def test_work_in_parallel_stays_a_few_results_ahead_of_its_reader():
+    begun = []
+    results = progress.parallel(begun.append, range(1000), workers=2)
+    next(results)
+    results.close()
+    assert len(begun) < 50
+
+
+def test_the_first_exception_ends_work_in_parallel():
+    with pytest.raises(ZeroDivisionError):
+        list(progress.parallel(lambda number: 1 / number, [1, 0, 2]))

@@ -4,13 +4,10 @@ Sources: the phantom, PneumoniaMNIST, a folder with labels.csv (read by `labels`
 a MedMNIST .npz. Raw data is never changed; what is made from it lies in the data folder of lungkit.config.
 """
 
-import hashlib
 import json
-import os
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,10 +16,10 @@ import pandas as pd
 from PIL import Image as Picture
 
 import lungkit
-from lungkit import config, files
+from lungkit import config, files, progress
 from lungkit.data import classfolders, folders, images, labels, phantom, splits
 from lungkit.data.notes import ColumnMissing, DatasetError, Note, note, spelling_notes
-from lungkit.progress import bar, say_once
+from lungkit.progress import say_once
 
 COLUMNS = [
     "file",  # POSIX path below the data set's root
@@ -135,7 +132,7 @@ class Dataset:
             "label_column": self.label_column,
             "synthetic": self.synthetic,
             "fingerprint": self.fingerprint,
-            "manifest_sha256": hashlib.sha256(table).hexdigest(),
+            "manifest_sha256": files.sha256(table),
             "notes": [note.to_dict() for note in self.notes],
             "recipe": recipe or {},
         }
@@ -152,7 +149,7 @@ class Dataset:
         try:
             record = json.loads((folder / "dataset.json").read_text("utf-8"))
             table = (folder / "manifest.csv").read_bytes()
-            if hashlib.sha256(table).hexdigest() != record["manifest_sha256"]:
+            if files.sha256(table) != record["manifest_sha256"]:
                 raise DatasetError(f"{folder}: manifest.csv is not the one dataset.json was written for; prepare again")
             manifest = _text_table(folder / "manifest.csv").astype({"width": int, "height": int})
             dataset = cls(
@@ -490,7 +487,7 @@ def _below(files: labels.Files, names: pd.Series, column: str) -> pd.Series:
 def _npz(path: Path, name: str, label_column: str | None) -> _Listing:
     """The images of a MedMNIST file, written once as PNG into the data folder; the .npz is only read."""
     _refuse_label_column(path, label_column)
-    digest = _sha256(path)
+    digest = files.sha256(path)
     root = config.data_dir() / name / f"images-{digest[:12]}"
     order_file = root / "classes.json"
     if not order_file.is_file():
@@ -512,7 +509,7 @@ def _write_pngs(path: Path, folder: Path) -> None:
     known = next((names for stem, names in _MEDMNIST_CLASSES.items() if path.stem.startswith(stem)), None)
     classes = known if known and top < len(known) else tuple(f"class{number}" for number in range(top + 1))
     used = sorted({int(number) for _, labels in arrays.values() for number in np.unique(labels)})
-    with bar(
+    with progress.bar(
         total=sum(len(pixels) for pixels, _ in arrays.values()), label=f"unpacking {path.name}", unit="image"
     ) as shown:
         for part, (pixels, labels) in arrays.items():
@@ -554,7 +551,7 @@ def _chosen(source: str | Path, label_column: str | None, limit: int | None, see
     """The source's images within the limit, each with its sha256; one whose patient is not known is its own patient."""
     listing = _listing(source, label_column, limit, seed)
     rows = listing.rows
-    hashes = _for_each(_sha256, [listing.root / file for file in rows["file"]])
+    hashes = list(progress.parallel(files.sha256, [listing.root / file for file in rows["file"]]))
     own = "image-" + pd.Series(hashes, index=rows.index).str[:16]
     rows = rows.assign(sha256=hashes, patient_id=rows["patient_id"].where(rows["patient_id"] != "", own))
     if limit is not None and source != "phantom":  # the phantom was made with that many slices
@@ -569,7 +566,7 @@ def _chosen(source: str | Path, label_column: str | None, limit: int | None, see
 def _with_headers(listing: _Listing) -> Dataset:
     """The data set with the size and modality that each file's header states."""
     rows = listing.rows
-    headers = _for_each(_header, [listing.root / file for file in rows["file"]])
+    headers = list(progress.parallel(_header, [listing.root / file for file in rows["file"]]))
     found = pd.DataFrame(headers, columns=["width", "height", "modality", "note"], index=rows.index)
     modality = rows["modality"].where(rows["modality"] != "", found["modality"])
     rows = rows.assign(width=found["width"], height=found["height"], modality=modality, note=found["note"])
@@ -598,9 +595,8 @@ def _limited(rows: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:
 
 def _read_once(dataset: Dataset) -> pd.DataFrame:
     """The manifest with split "refused", and the reason in note, where an image cannot be read."""
-    reasons = pd.Series(
-        _for_each(_refusal, dataset.files(), label=f"reading {dataset.name}"), index=dataset.manifest.index
-    )
+    read = progress.parallel(_refusal, dataset.files(), label=f"reading {dataset.name}")
+    reasons = pd.Series(list(read), index=dataset.manifest.index)
     manifest = dataset.manifest.assign(note=reasons)
     manifest.loc[reasons != "", "split"] = splits.REFUSED
     lost = set(dataset.classes) - set(manifest.loc[reasons == "", "label"])
@@ -629,18 +625,6 @@ def _refusal(path: Path) -> str:
     return ""
 
 
-def _for_each(look: Callable, files: Sequence[Path], label: str = "") -> list:
-    """look(file) of each file, in their order, by threads (reading and decoding release the interpreter's lock)."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(look, files)
-        return list(bar(results, total=len(files), label=label, unit="image") if label else results)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _fingerprint(classes: Iterable[str], rows: pd.DataFrame) -> str:
     content = (
         rows[["file", "label", "patient_id", "split", "sha256", "mask"]]
@@ -648,4 +632,4 @@ def _fingerprint(classes: Iterable[str], rows: pd.DataFrame) -> str:
         .to_numpy()
         .tolist()
     )
-    return hashlib.sha256(json.dumps([list(classes), content]).encode()).hexdigest()
+    return files.sha256(json.dumps([list(classes), content]).encode())

@@ -33,7 +33,6 @@ import math
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -41,11 +40,11 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
+from lungkit import progress
 from lungkit.data import dicom, pictures
 from lungkit.data.dicom import AIR
 from lungkit.data.image import MIN_SIDE, NOT_FINITE, Broken, Image, ImageRefused, placed, resized
 from lungkit.errors import LungkitError
-from lungkit.progress import bar
 
 __all__ = [
     "AIR", "MIN_SIDE", "Image", "ImageRefused", "Prepared", "Preprocessing", "placed", "prepare", "preprocess", "probe",
@@ -377,9 +376,7 @@ def read_batch(files: Sequence[Path], spec: Preprocessing, workers: int | None =
 
 
 def _tensors(files: Sequence[Path], spec: Preprocessing, workers: int | None, label: str) -> Iterator[np.ndarray]:
-    with ThreadPoolExecutor(workers) as pool:
-        tensors = pool.map(lambda file: prepare(file, spec).tensor, files)
-        yield from bar(tensors, total=len(files), label=label, unit="image") if label else tensors
+    return progress.parallel(lambda file: prepare(file, spec).tensor, files, label=label, workers=workers)
 
 
 def training_statistics(files: Sequence[Path], spec: Preprocessing) -> Preprocessing:

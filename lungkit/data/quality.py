@@ -1,9 +1,7 @@
 """What to know of a data set before training on it: unreadable files, duplicates, leaks, imbalance, shortcuts."""
 
 import hashlib
-import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -13,11 +11,11 @@ import pandas as pd
 import PIL.Image
 from matplotlib.figure import Figure
 
+from lungkit import progress
 from lungkit.data import images, splits
 from lungkit.data.dataset import Dataset
 from lungkit.data.folders import shown
 from lungkit.data.notes import Note
-from lungkit.progress import bar
 
 # Near duplicates: perceptual hashes (64 bits) that differ in few bits propose a pair, the correlation of the two
 # pictures at 32 x 32 decides. Both were set by looking at pairs of seven public sets: of different children's X-rays
@@ -90,8 +88,7 @@ def audit(dataset: Dataset) -> Audit:
     """Reads every image of the manifest once (threads, with a progress bar) and compares all pairs."""
     rows = dataset.manifest
     files = [dataset.root / file for file in rows["file"]]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        looks = list(bar(pool.map(_look, files), total=len(files), label=f"auditing {dataset.name}", unit="image"))
+    looks = list(progress.parallel(_look, files, label=f"auditing {dataset.name}"))
     readable = np.array([isinstance(look, _Look) for look in looks], bool)
     unreadable = pd.DataFrame(
         {"file": rows["file"][~readable], "reason": [look for look in looks if isinstance(look, str)]}

@@ -16,22 +16,17 @@ whoever can write everything under artifacts/ can also rewrite the hashes. Keep 
 who train only.
 """
 
-import fcntl
-import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import lungkit
-from lungkit import config
+from lungkit import config, files
 from lungkit.errors import LungkitError
 
 CARD, README, SUMS, POINTER = "card.json", "README.md", "SHA256SUMS", "active.json"
@@ -152,7 +147,7 @@ def verify(version: Version) -> None:
     if not sums.is_file():
         refuse(SUMS, "is missing")
     promoted = _pointer(version.model)["sums"].get(version.version)
-    if promoted is not None and _sha256(sums) != promoted:
+    if promoted is not None and files.sha256(sums) != promoted:
         refuse(SUMS, "is not the one that was promoted")
     registered = _parse_sums(version)
     present = set(_files(version.folder)) - {SUMS}
@@ -161,7 +156,7 @@ def verify(version: Version) -> None:
             refuse(file, "is missing")
         if file not in registered:
             refuse(file, "was not registered with this version")
-        if _sha256(version.folder / file) != registered[file]:
+        if files.sha256(version.folder / file) != registered[file]:
             refuse(file, "was changed after it was registered")
 
 
@@ -181,18 +176,17 @@ def add(model: str, card: dict, write: Callable[[Path], None], promote: bool = T
     _check_card(card)
     folder = _model_folder(model)
     folder.mkdir(parents=True, exist_ok=True)
-    with _staging(folder) as staging:
+    with files.draft_folder(folder, "staging") as staging:
         write(staging)
         if taken := {CARD, README, SUMS} & set(_files(staging)):
             raise LungkitError(f"{', '.join(sorted(taken))}: written by the registry itself; choose another file name")
-        files = {name: _describe(staging / name) for name in _files(staging)}
-        with _locked(folder / ".lock"):
+        contents = {name: _describe(staging / name) for name in _files(staging)}
+        with files.locked(folder / ".lock"):
             version = f"v{_next_number(model)}"
             created = datetime.now(UTC).isoformat(timespec="seconds")
             origin = {"model": model, "version": version, "created": created, "lungkit": lungkit.__version__}
-            _seal(staging, origin | card | {"files": files})
-            staging.rename(folder / version)
-            _sync(folder)
+            _seal(staging, origin | card | {"files": contents})
+            files.put(staging, folder / version)
     return _activate(model, version) if promote else _read(model, version)
 
 
@@ -201,7 +195,7 @@ def registering(model: str) -> Iterator[None]:
     """Keeps other registrations of this model waiting: the active version cannot change within the block."""
     folder = _model_folder(model)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / ".registering"):
+    with files.locked(folder / ".registering"):
         yield
 
 
@@ -216,7 +210,7 @@ def rollback(model: str) -> Version:
     Each further call goes one step further back; ModelMissing where there is nothing to go back to.
     """
     versions(model)
-    with _locked(_model_folder(model) / ".lock"):
+    with files.locked(_model_folder(model) / ".lock"):
         pointer = _pointer(model)
         if not pointer["history"]:
             raise ModelMissing(
@@ -231,12 +225,12 @@ def rollback(model: str) -> Version:
 
 def _activate(model: str, name: str) -> Version:
     version = _read(model, name)
-    with _locked(version.folder.parent / ".lock"):
+    with files.locked(version.folder.parent / ".lock"):
         verify(version)
         pointer = _pointer(model)
         if pointer["version"] != name:
             before = [pointer["version"]] if pointer["version"] else []
-            sums = pointer["sums"] | {name: _sha256(version.folder / SUMS)}
+            sums = pointer["sums"] | {name: files.sha256(version.folder / SUMS)}
             _point(model, {"version": name, "history": pointer["history"] + before, "sums": sums})
     return version
 
@@ -312,13 +306,8 @@ def _files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _describe(path: Path) -> dict:
-    return {"sha256": _sha256(path), "bytes": path.stat().st_size}
+    return {"sha256": files.sha256(path), "bytes": path.stat().st_size}
 
 
 def _parse_sums(version: Version) -> dict[str, str]:
@@ -334,66 +323,17 @@ def _parse_sums(version: Version) -> dict[str, str]:
 # --- writes that a kill cannot leave half done
 
 
-@contextmanager
-def _locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock, which the system gives back when the process ends, however it ends."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
-
-
-@contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    """An empty folder beside the versions, removed at the end unless it was renamed into one.
-
-    It lies in a hidden folder with a lock that says its process lives: without that, another process's `add` could
-    not tell a staging folder in use from one that a killed process left.
-    """
-    with ExitStack() as stack:
-        with _locked(folder / ".lock"):
-            _remove_abandoned(folder)
-            home = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder))
-            stack.enter_context(_locked(home / "lock"))
-            stack.callback(shutil.rmtree, home, ignore_errors=True)
-        staging = home / "version"
-        staging.mkdir()
-        yield staging
-
-
-def _remove_abandoned(folder: Path) -> None:
-    for home in folder.glob(".staging-*"):
-        # Busy: its process is alive. Gone: its process has just removed it.
-        with suppress(BlockingIOError, FileNotFoundError), _locked(home / "lock", wait=False):
-            shutil.rmtree(home, ignore_errors=True)
-
-
 def _seal(staging: Path, card: dict) -> None:
-    """Write the card, its README and the hashes, and push everything to the disk."""
+    """Write the card, its README and the hashes."""
     (staging / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
     (staging / README).write_text(_readme(card), "utf-8")
     sums = {name: entry["sha256"] for name, entry in card["files"].items()}
-    sums |= {name: _sha256(staging / name) for name in (CARD, README)}
+    sums |= {name: files.sha256(staging / name) for name in (CARD, README)}
     (staging / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())), "utf-8")
-    for path in staging.rglob("*"):
-        _sync(path)
-    _sync(staging)
 
 
 def _point(model: str, pointer: dict) -> None:
-    path = _model_folder(model) / POINTER
-    draft = path.with_name(f".{POINTER}")
-    draft.write_text(json.dumps(pointer, indent=2) + "\n", "utf-8")
-    _sync(draft)
-    draft.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    files.replace(_model_folder(model) / POINTER, json.dumps(pointer, indent=2) + "\n", durable=True)
 
 
 # --- the card

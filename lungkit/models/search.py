@@ -17,7 +17,7 @@ import keras_tuner
 import numpy as np
 import pandas as pd
 
-from lungkit import progress, resume
+from lungkit import files, progress, resume
 from lungkit.errors import LungkitError
 
 STRATEGIES = ("hyperband", "bayesian")
@@ -256,6 +256,4 @@ def _kept(record: Path) -> dict | None:
 
 def _keep(record: Path, measured: dict) -> None:
     record.parent.mkdir(parents=True, exist_ok=True)
-    draft = record.with_suffix(".new")
-    draft.write_text(json.dumps(measured))
-    draft.replace(record)
+    files.replace(record, json.dumps(measured))

@@ -1,7 +1,6 @@
 """Fine-tunes a backbone by a recipe: its head, then its later stages, once a seed; the members become one graph."""
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
-from lungkit import resume
+from lungkit import files, resume
 from lungkit.data import dataset, images
 from lungkit.models import backbones, cnn, decision, ensemble, registry
 from lungkit.progress import bar
@@ -165,9 +164,9 @@ def _with_head(model: keras.Model, of: Material, varying: dict, kept: Path) -> f
             np.concatenate(seen[:2]), np.concatenate([labels, labels]), seen[2], of.data.labels("val")
         )
         seconds = round(time.perf_counter() - started, 2)
-        draft = kept.with_suffix(f".{os.getpid()}.npz")  # the workers of a search may all come here
-        np.savez(draft, kernel=kernel, bias=bias, seconds=seconds)
-        draft.replace(kept)
+        with files.draft(kept) as draft:  # several workers of a search may write this file
+            np.savez(draft, kernel=kernel, bias=bias, seconds=seconds)
+            files.put(draft, kept, durable=False)
     with np.load(kept) as found:
         model.get_layer("logits").set_weights([found["kernel"], found["bias"]])
         return float(found["seconds"])

@@ -9,7 +9,7 @@ from lungkit.backend import keras
 import numpy as np
 import pandas as pd
 
-from lungkit import progress, resume
+from lungkit import files, progress, resume
 from lungkit.errors import LungkitError
 
 
@@ -68,9 +68,7 @@ class _Checkpoint(keras.callbacks.Callback):
         self._commit()
 
     def _commit(self):
-        draft = self.folder / "state.json.new"
-        draft.write_text(json.dumps(self.state, indent=1))
-        draft.replace(self.folder / "state.json")
+        files.replace(self.folder / "state.json", json.dumps(self.state, indent=1))
         kept = {self.state["last"], self.state["best"]}
         for file in self.folder.glob("*-*.*"):
             if file.name not in kept and file.name.startswith(("last-", "best-")):

@@ -3,14 +3,15 @@
 References are fitted on training images, limits chosen on validation images, so that few of these are flagged.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from sklearn.covariance import LedoitWolf
 
+from lungkit import progress
 from lungkit.data import dataset, images
 from lungkit.models import input_checks
 
@@ -93,13 +94,12 @@ def _look(files: Sequence[Path], spec: images.Preprocessing, embed: Callable) ->
         return image.tensor, image.units
 
     kind, intensity, units = [], [], set()
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(files), _BATCH):
-            tensors, batch_units = zip(*pool.map(prepared, files[start : start + _BATCH]), strict=True)
-            batch = np.stack(tensors)
-            kind.append(input_checks.embedding_features(embed(batch)))
-            intensity += [input_checks.intensity_features(tensor, spec) for tensor in batch]
-            units.update(batch_units)
+    everything = progress.parallel(prepared, files)
+    while batch := list(itertools.islice(everything, _BATCH)):
+        tensors, batch_units = zip(*batch, strict=True)
+        kind.append(input_checks.embedding_features(embed(np.stack(tensors))))
+        intensity += [input_checks.intensity_features(tensor, spec) for tensor in tensors]
+        units.update(batch_units)
     return _Seen({"kind": np.concatenate(kind), "intensity": np.stack(intensity)}, units)
 
 

@@ -26,6 +26,7 @@ from lungkit.backend import keras
 import numpy as np
 import pandas as pd
 
+from lungkit import files
 from lungkit.errors import LungkitError
 from lungkit.models import (
     backbones,  # noqa: F401 - its layers have to be known where a model is loaded
@@ -206,8 +207,7 @@ def train(shared: Path, folder: Path, *, epochs: int, batches: dict, compiled: d
                 alone.save_weights(folder / _BEST)
         rows.append(row | {"seconds": round(time.perf_counter() - started, 2)})
     if index == 0:
-        pd.DataFrame(rows).to_csv(folder / "draft.csv", index=False)
-        (folder / "draft.csv").replace(folder / _HISTORY)
+        files.replace(folder / _HISTORY, pd.DataFrame(rows).to_csv(index=False))
 
 
 if __name__ == "__main__":

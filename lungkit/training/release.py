@@ -5,7 +5,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 import scipy.special
 
-from lungkit import config, files
+from lungkit import config, files, progress
 from lungkit.data import dataset, images, splits
 from lungkit.data.notes import alike
 from lungkit.errors import LungkitError
@@ -377,8 +376,7 @@ def _readable(files: list[Path], spec: images.Preprocessing) -> tuple[np.ndarray
         except images.ImageRefused as error:
             return f"{error.rule}. {error.remedy}"
 
-    with ThreadPoolExecutor() as pool:
-        found = list(pool.map(tensor, files))
+    found = list(progress.parallel(tensor, files))
     refused = {i: reason for i, reason in enumerate(found) if isinstance(reason, str)}
     tensors = [one for one in found if not isinstance(one, str)]
     return np.stack(tensors) if tensors else np.empty((0, *spec.size, 1), np.float32), refused

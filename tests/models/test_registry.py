@@ -10,7 +10,7 @@ from datetime import datetime
 
 import pytest
 
-from lungkit import config
+from lungkit import config, files
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 from lungkit.models.registry import ModelDamaged, ModelMissing
@@ -45,7 +45,7 @@ def add(model="lung", card=CARD, **options):
 
 
 def hidden(model="lung"):
-    return sorted(f.name for f in (config.artifacts_dir() / model).glob(".staging-*"))
+    return sorted(f.name for f in (config.artifacts_dir() / model).glob(".staging.*"))
 
 
 # --- adding and finding
@@ -279,9 +279,9 @@ def test_an_edited_card_is_refused_by_name():
 def test_an_edited_card_is_refused_even_with_its_hash_renewed():
     version = add()
     card, sums = version.folder / "card.json", version.folder / "SHA256SUMS"
-    before = registry._sha256(card)
+    before = files.sha256(card)
     card.write_text(card.read_text().replace("0.42", "0.99"))
-    sums.write_text(sums.read_text().replace(before, registry._sha256(card)))
+    sums.write_text(sums.read_text().replace(before, files.sha256(card)))
     with pytest.raises(ModelDamaged, match="SHA256SUMS is not the one that was promoted"):
         registry.verify(version)
 

@@ -26,6 +26,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from psycopg.conninfo import make_conninfo
 
+from lungkit import files
 from lungkit.clinic.records import audit_trail
 from lungkit.clinic.records.store import BUSY_SECONDS, WRITERS_LOCK, Store, StoreError, in_words
 from lungkit.clinic.records.tables import Base, SignIn, now
@@ -106,9 +107,7 @@ def backup(store: Store, path: Path) -> Path:
         else:
             _run("pg_dump", store, "--format=custom", "--no-owner", "--no-privileges",
                  f"--exclude-schema={OLD}_*", f"--file={draft}")  # fmt: skip
-        _sync(draft)
-        draft.rename(path)
-        _sync(path.parent)
+        files.put(draft, path)
     return path
 
 
@@ -128,20 +127,12 @@ def _copy(store: Store, to: Path) -> None:
 
 @contextmanager
 def _draft(path: Path) -> Iterator[Path]:
-    """A file beside `path` that only its owner reads, gone at the end unless it was renamed."""
+    """A file next to `path` that only its owner reads; it is removed at the end unless it was moved."""
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    except OSError as error:
-        raise StoreError(f"{path.parent} cannot be written to: {error.strerror}") from error
-    os.close(handle)
-    draft = Path(name)
-    try:
-        yield draft
+        with files.draft(path, mode=0o600) as draft:
+            yield draft
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        for left in draft.parent.glob(f"{draft.name}*"):
-            left.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -151,14 +142,6 @@ def _opened(path: Path, busy_seconds: float = BUSY_SECONDS) -> Iterator[sqlite3.
     with in_words(), closing(sqlite3.connect(uri, timeout=busy_seconds, uri=True, isolation_level=None)) as connection:
         connection.execute("PRAGMA trusted_schema = OFF")
         yield connection
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _stamp() -> str:
@@ -204,9 +187,7 @@ def _restore_sqlite(store: Store, path: Path) -> str:
         if store.path.exists():
             _put_in(draft, store)
         else:
-            _sync(draft)
-            draft.rename(store.path)
-        _sync(store.path.parent)
+            files.put(draft, store.path)
     return str(kept) if kept else ""
 
 
@@ -219,8 +200,7 @@ def _put_aside(store: Store) -> Path | None:
     try:
         with _draft(kept) as draft:
             _copy(store, draft)
-            _sync(draft)
-            draft.rename(kept)
+            files.put(draft, kept)
     except StoreError as error:
         if not _is_damaged(error.__cause__):
             raise
