@@ -19,6 +19,7 @@ from fpdf.bidi import BidiParagraph
 from fpdf.enums import MethodReturnValue
 from PIL import Image
 
+from lungkit import palette
 from lungkit.clinic import predictor
 from lungkit.clinic.records import cases
 from lungkit.clinic.words import SPLITS, counted, percent, with_interval
@@ -36,18 +37,14 @@ MOST_CLASSES = 8  # the likeliest ones; a line says how many more there are
 CUT = "… (shortened here; the records hold all of it)"
 
 
-# The stylesheet's colours.
-INK, QUIET, LINE, GROUND = (28, 39, 51), (86, 101, 115), (223, 229, 234), (245, 247, 249)
-ACCENT, WARN, GOOD = (0, 88, 156), (163, 58, 0), (27, 107, 58)
-PALE = {ACCENT: (232, 241, 248), WARN: (252, 240, 232), GOOD: (233, 244, 237)}
-# Matplotlib's inferno (CC0) at 13 even steps, from 15 % up, as the viewer shows heat.
-_INFERNO = np.array(
-    [
-        [0, 0, 4], [17, 10, 48], [50, 10, 94], [87, 16, 110], [120, 28, 109], [154, 40, 101], [188, 55, 84],
-        [216, 76, 62], [237, 105, 37], [249, 142, 9], [251, 182, 26], [244, 223, 83], [252, 255, 164],
-    ]
-)  # fmt: skip
-_DARKEST = 0.15
+INK, QUIET, LINE, GROUND = map(palette.rgb, (palette.INK, palette.QUIET, palette.LINE, palette.GROUND))
+ACCENT, WARN, GOOD = map(palette.rgb, (palette.ACCENT, palette.WARN, palette.GOOD))
+PALE = {
+    ACCENT: palette.rgb(palette.ACCENT_PALE),
+    WARN: palette.rgb(palette.WARN_PALE),
+    GOOD: palette.rgb(palette.GOOD_PALE),
+}
+_HEAT = np.array([palette.rgb(colour) for colour in palette.HEAT])
 
 _TAGS = {
     "format": "format",
@@ -439,8 +436,8 @@ def _grayscale(case: cases.Case, card: dict | None) -> tuple[np.ndarray, tuple[f
 def _overlay(gray: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """(height, width, 3) in 0..1: the more heat, the less of the image is seen through its colour."""
     heat = np.clip(_resized(heat, gray.shape[::-1]), 0, 1)
-    at = (_DARKEST + (1 - _DARKEST) * heat) * (len(_INFERNO) - 1)
-    colours = np.stack([np.interp(at, range(len(_INFERNO)), channel / 255) for channel in _INFERNO.T], axis=-1)
+    at = heat * (len(_HEAT) - 1)
+    colours = np.stack([np.interp(at, range(len(_HEAT)), channel / 255) for channel in _HEAT.T], axis=-1)
     opacity = HEAT_OPACITY * heat[..., None]
     return gray[..., None] * (1 - opacity) + colours * opacity
 

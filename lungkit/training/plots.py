@@ -19,22 +19,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lungkit.errors import LungkitError
+from lungkit.palette import BLACK, BLUE, GOOD, GREY, ORANGE, SERIES, SKY, VERMILLION, WARN
 from lungkit.training.evaluation import LABELS, PER_CLASS, Evaluation, format_interval, mean_with_interval
 
-# Okabe and Ito, "Color Universal Design" (2008), the ones that also differ in lightness on white first.
-BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE, BLACK, YELLOW = PALETTE = (
-    *("#0072B2", "#D55E00", "#009E73", "#E69F00"),
-    *("#56B4E9", "#CC79A7", "#000000", "#F0E442"),
-)
-GREY = "#777777"
-GREEN_INK, VERMILLION_INK = "#00755A", "#B84A00"  # darker, so that small letters keep a contrast of 5 to 1
 RIGHT, WRONG = "✓", "✗"  # both are in DejaVu Sans, which matplotlib brings along
 HEAT = "inferno"
 
 
 def use_style() -> None:
     """Set fonts, colours and sizes for every figure that follows; figures show themselves in a notebook."""
-    sns.set_theme(style="ticks", palette=PALETTE, font="DejaVu Sans", font_scale=0.85)
+    sns.set_theme(style="ticks", palette=SERIES, font="DejaVu Sans", font_scale=0.85)
     mpl.rcParams.update(
         {
             "figure.dpi": 100,
@@ -356,7 +350,7 @@ def prediction_grid(
     figure, panels = _image_panels(len(shown), columns, lines=2)
     for axes, (image, truth, guess, p) in zip(panels, shown, strict=True):
         correct = truth == guess
-        color, mark = (GREEN_INK, RIGHT) if correct else (VERMILLION_INK, WRONG)
+        color, mark = (GOOD, RIGHT) if correct else (WARN, WRONG)
         axes.imshow(image, vmin=0, vmax=1)
         axes.set_title(
             f"{mark} {_shorten(classes[guess], columns, used=7)} {p:.2f}\n"
@@ -510,7 +504,7 @@ def _styles() -> Iterator[dict]:
     markers = "osD^vPX*"
     number = 0
     while True:
-        yield {"color": PALETTE[number % len(PALETTE)], "marker": markers[number % len(markers)]}
+        yield {"color": SERIES[number % len(SERIES)], "marker": markers[number % len(markers)]}
         number += 1
 
 

@@ -274,7 +274,7 @@ def test_a_prediction_grid_marks_wrong_ones_by_sign_and_colour():
         "✗ Pneumonia 0.64\ntrue: COVID-19",
     ]
     frames = [to_rgb(axes.spines["left"].get_edgecolor()) for axes in figure.axes]
-    right, wrong = to_rgb(plots.GREEN_INK), to_rgb(plots.VERMILLION_INK)
+    right, wrong = to_rgb(plots.GOOD), to_rgb(plots.WARN)
     assert frames == [right, wrong, right, wrong]
     assert right[1] > right[0]
     assert wrong[0] > wrong[1]

@@ -1,20 +1,18 @@
 // Shows one image with a heat map over it. Everything here happens in the browser, so that it answers at once:
 // the kernel sends pixels and heat one time and is not asked again.
 
-// Matplotlib's inferno (CC0) at 13 even steps: brightness rises all the way, and it reads the same without colour.
-const INFERNO = [
-  [0, 0, 4], [17, 10, 48], [50, 10, 94], [87, 16, 110], [120, 28, 109], [154, 40, 101], [188, 55, 84],
-  [216, 76, 62], [237, 105, 37], [249, 142, 9], [251, 182, 26], [244, 223, 83], [252, 255, 164],
-];
-// The part of the map that is used: darker would look like a shadow in the lung, lighter like bone.
-const [DARKEST, BRIGHTEST] = [0.15, 0.87];
 const PRESETS = [["Lung", -600, 1500], ["Mediastinum", 40, 400], ["Bone", 300, 1500]]; // name, level, width in HU
 const MOST_ZOOM = 12;
 
-function inferno(heat) {
-  const at = (DARKEST + (BRIGHTEST - DARKEST) * heat) * (INFERNO.length - 1);
-  const below = Math.min(Math.floor(at), INFERNO.length - 2);
-  return INFERNO[below].map((low, i) => Math.round(low + (at - below) * (INFERNO[below + 1][i] - low)));
+// The colour of a heat from 0 to 1, between even steps such as "#2b0b57": [red, green, blue].
+function heatColour(heat, steps) {
+  const at = heat * (steps.length - 1);
+  const below = Math.min(Math.floor(at), steps.length - 2);
+  const channel = (step, i) => parseInt(step.slice(1 + 2 * i, 3 + 2 * i), 16);
+  return [0, 1, 2].map((i) => {
+    const low = channel(steps[below], i);
+    return Math.round(low + (at - below) * (channel(steps[below + 1], i) - low));
+  });
 }
 
 function element(tag, properties = {}, ...children) {
@@ -54,8 +52,8 @@ function greys(units, level, width) {
 }
 
 // Heat as colours, transparent where there is none.
-function drawHeat(target, heat) {
-  const colours = Array.from({ length: 256 }, (_, value) => inferno(value / 255));
+function drawHeat(target, heat, steps) {
+  const colours = Array.from({ length: 256 }, (_, value) => heatColour(value / 255, steps));
   const image = new ImageData(target.width, target.height);
   heat.forEach((value, i) => image.data.set([...colours[value], value], 4 * i));
   target.getContext("2d").putImageData(image, 0, 0);
@@ -123,7 +121,7 @@ function render({ model, el }) {
   function heat() {
     if (state.chosen >= 0) {
       const size = heatWidth * heatHeight;
-      drawHeat(overlay, heats.subarray(state.chosen * size, (state.chosen + 1) * size));
+      drawHeat(overlay, heats.subarray(state.chosen * size, (state.chosen + 1) * size), model.get("colours"));
     }
     const shown = state.chosen >= 0 ? `Overlay: ${classes[state.chosen]}.` : "No overlay.";
     screen.setAttribute("aria-label", `${model.get("label")}. ${shown} Plus and minus zoom, arrows move, 0 fits.`);
@@ -226,11 +224,10 @@ function render({ model, el }) {
     oninput: () => { state.opacity = opacity.value / 100; shade.value = `${opacity.value} %`; draw(); },
   });
   const shade = element("output", {}, `${opacity.value} %`);
-  const stops = Array.from({ length: 11 }, (_, i) => `rgb(${inferno(i / 10)})`);
   const legend = element("div", { className: "viewer-legend", role: "img",
     "aria-label": "Colours of the heat map, from dark violet, little weight, over red to yellow, most weight" },
     element("span", {}, "little"), element("span", { className: "viewer-colours" }), element("span", {}, "most weight"));
-  legend.querySelector(".viewer-colours").style.background = `linear-gradient(to right, ${stops})`;
+  legend.querySelector(".viewer-colours").style.background = `linear-gradient(to right, ${model.get("colours")})`;
   const controls = element("div", { className: "viewer-controls" },
     element("label", {}, element("span", {}, "Heat map of"), choice),
     element("label", {}, element("span", {}, "Opacity"), opacity, shade));

@@ -7,6 +7,8 @@ import anywidget
 import numpy as np
 import traitlets
 
+from lungkit import palette
+
 
 class Viewer(anywidget.AnyWidget):
     """The image, the heat map of a chosen class over it, zoom, and level and width for CT.
@@ -29,6 +31,7 @@ class Viewer(anywidget.AnyWidget):
     classes = traitlets.List(traitlets.Unicode()).tag(sync=True)
     chosen = traitlets.Int().tag(sync=True)
     label = traitlets.Unicode().tag(sync=True)
+    colours = traitlets.List(traitlets.Unicode(), palette.HEAT).tag(sync=True)
 
     def __init__(
         self, pixels: np.ndarray, units: str, heat: np.ndarray, classes: Sequence[str], chosen: str, label: str

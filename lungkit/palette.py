@@ -1,0 +1,26 @@
+"""The colours of every screen, figure and report: safe for colour-blind readers, and dark enough to be read as text.
+
+clinic.css declares the same colours as variables; a test compares both.
+"""
+
+INK, QUIET, LINE = "#1c2733", "#566573", "#dfe5ea"  # text, quiet text, rules
+PAPER, GROUND = "#ffffff", "#f5f7f9"
+ACCENT, WARN, GOOD = "#00589c", "#a33a00", "#00694f"  # as text on PAPER: a contrast of at least 6 to 1
+ACCENT_PALE, WARN_PALE, GOOD_PALE = "#e8f1f8", "#fff3ea", "#e6f3ef"  # behind text
+
+# Okabe and Ito, "Color Universal Design" (2008). The first four also differ in lightness on white.
+SERIES = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#000000", "#F0E442")
+BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE, BLACK, YELLOW = SERIES
+GREY = "#777777"
+
+# Thirteen even steps of matplotlib's inferno (CC0), from 15 % to 87 % of it: lightness rises all the way. The darker
+# part would look like a shadow in the lung, the lighter part like bone.
+HEAT = (
+    *("#2b0b57", "#450a69", "#5f136e", "#771c6d", "#8f2469", "#a82e5f", "#bf3952"),
+    *("#d34743", "#e55c30", "#f1731d", "#f98e09", "#fcaa0f", "#f9c72f"),
+)
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """Red, green and blue, 0 to 255, of a colour such as "#00589c"."""
+    return tuple(bytes.fromhex(colour.removeprefix("#")))

@@ -1,0 +1,40 @@
+"""One palette for screens, figures and reports, readable without colour vision."""
+
+import re
+from importlib import resources
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from lungkit import palette
+
+CSS = resources.files("lungkit.clinic.web").joinpath("pages", "clinic.css").read_text()
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance as WCAG 2 defines it."""
+    values = np.array(palette.rgb(colour)) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def test_the_stylesheet_declares_the_colours_of_the_palette_and_no_others():
+    declared = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]+);", CSS))
+    named = {name: getattr(palette, name.upper().replace("-", "_")).lower() for name in declared}
+    assert declared == named and len(declared) >= 12
+    assert len(re.findall(r":[^;{}]*?#[0-9a-fA-F]{3,8}\b", CSS)) == len(declared), "a colour outside the palette"
+
+
+@pytest.mark.parametrize("ink", ["INK", "QUIET", "ACCENT", "WARN", "GOOD"])
+@pytest.mark.parametrize("ground", ["PAPER", "GROUND", "ACCENT_PALE", "WARN_PALE", "GOOD_PALE"])
+def test_text_has_the_contrast_that_wcag_asks_for(ink, ground):
+    light, dark = luminance(getattr(palette, ground)), luminance(getattr(palette, ink))
+    assert (light + 0.05) / (dark + 0.05) >= 4.5
+
+
+def test_heat_reads_without_colour_and_is_the_known_map():
+    lightness = [luminance(colour) for colour in palette.HEAT]
+    assert lightness == sorted(lightness)
+    inferno = mpl.colormaps["inferno"](np.linspace(0.15, 0.87, len(palette.HEAT)), bytes=True)[:, :3]
+    assert np.abs(inferno - np.array([palette.rgb(colour) for colour in palette.HEAT], int)).max() <= 1
