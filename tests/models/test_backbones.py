@@ -69,13 +69,13 @@ def test_every_layer_of_lite0_begins_with_what_was_learned(lite0):
         assert (found[path] != at_random[path]).any(), path
 
 
-def test_a_missing_weights_package_and_another_file_are_explained(monkeypatch, tmp_path):
-    monkeypatch.setattr(efficientnet_lite, "PACKAGE", "no-such-package")
-    with pytest.raises(LungkitError, match="no-such-package, which is not installed; 'make setup' brings it"):
-        backbones.build("efficientnet_lite0", (64, 64, 1), 3)
-    monkeypatch.undo()
-    monkeypatch.setattr(efficientnet_lite, "_SHA256", "0" * 64)
-    with pytest.raises(LungkitError, match="is not the published file; install the package again"):
+@pytest.mark.parametrize("content", [None, b"PK other bytes"])
+def test_missing_or_damaged_weights_are_explained(monkeypatch, tmp_path, content):
+    file = tmp_path / "lite0.npz"
+    if content:
+        file.write_bytes(content)
+    monkeypatch.setattr(efficientnet_lite, "WEIGHTS", file)
+    with pytest.raises(LungkitError, match=r"lite0\.npz is missing or damaged; install lungkit again"):
         backbones.build("efficientnet_lite0", (64, 64, 1), 3)
 
 
