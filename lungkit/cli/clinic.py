@@ -94,11 +94,11 @@ def _open(url: str) -> None:
 
 
 def _demo_people() -> None:
-    from lungkit.clinic.records import accounts
+    from lungkit.clinic.records import accounts, maintenance
     from lungkit.clinic.records.store import Store
 
     store = Store()
-    store.upgrade()
+    maintenance.upgrade(store)
     with store.write() as db:
         if accounts.list_users(db):
             typer.echo("There are accounts already; a forgotten password: lungkit user reset-password NAME")
@@ -127,20 +127,21 @@ def _report(complaints: list[str]) -> None:
 @db_app.command("upgrade")
 def db_upgrade() -> None:
     """Make the tables of the records, or bring them up to date."""
+    from lungkit.clinic.records import maintenance
     from lungkit.clinic.records.store import Store
 
-    Store().upgrade()
+    maintenance.upgrade(Store())
     typer.echo("the records are up to date")
 
 
 @db_app.command("backup")
 def db_backup(path: Annotated[Path, typer.Argument(help="a new file, or a folder")]) -> None:
     """Copy the records to one file while people go on working; keep it like the records themselves."""
-    from lungkit.clinic.records import audit_trail
+    from lungkit.clinic.records import audit_trail, maintenance
     from lungkit.clinic.records.store import Store
 
     store = Store()
-    file = store.backup(path)
+    file = maintenance.backup(store, path)
     with store.read() as db:
         typer.echo(f"{file}\nhead of the audit trail now, to be noted elsewhere: {audit_trail.head(db)}")
 
@@ -148,20 +149,22 @@ def db_backup(path: Annotated[Path, typer.Argument(help="a new file, or a folder
 @db_app.command("restore")
 def db_restore(path: Annotated[Path, typer.Argument(help="a file that `lungkit db backup` made")]) -> None:
     """Put a backup in the place of the records, which are kept beside it. Stop the server first."""
+    from lungkit.clinic.records import maintenance
     from lungkit.clinic.records.store import Store
 
     store = Store()
-    kept = store.restore(path)
+    kept = maintenance.restore(store, path)
     typer.echo(f"{path} is in place" + (f"; what was there before: {kept}" if kept else ""))
-    _report(store.check())
+    _report(maintenance.check(store))
 
 
 @db_app.command("check")
 def db_check() -> None:
     """Look for damage, open files, old tables and a broken audit trail; exit code 1 where there is any."""
+    from lungkit.clinic.records import maintenance
     from lungkit.clinic.records.store import Store
 
-    _report(Store().check())
+    _report(maintenance.check(Store()))
     typer.echo("the records are sound")
 
 
@@ -225,10 +228,11 @@ def user_reset_password(
 @contextmanager
 def _accounts():
     """A write transaction on records that are up to date."""
+    from lungkit.clinic.records import maintenance
     from lungkit.clinic.records.store import Store
 
     store = Store()
-    store.upgrade()
+    maintenance.upgrade(store)
     with store.write() as db:
         yield db
     store.close()

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from lungkit import config
 from lungkit.clinic.predictor import Check, Reading
-from lungkit.clinic.records import accounts
+from lungkit.clinic.records import accounts, maintenance
 from lungkit.clinic.records.store import Store
 from lungkit.data import images
 from lungkit.models import registry
@@ -38,7 +38,7 @@ def database_url(request) -> str:
 def store(database_url):
     """Records with all tables and no rows."""
     store = Store(database_url)
-    store.upgrade()
+    maintenance.upgrade(store)
     yield store
     store.close()
 
@@ -52,7 +52,7 @@ def sqlite_url(tmp_path) -> str:
 def sqlite_store(sqlite_url):
     """Records on SQLite, for what only files have, and where the kind of database does not matter."""
     store = Store(sqlite_url)
-    store.upgrade()
+    maintenance.upgrade(store)
     yield store
     store.close()
 
@@ -243,7 +243,7 @@ def _start(home: Path, *options: str, notebook: Path | None = None, pool: int = 
     if not (home / "artifacts").exists():
         _some_model(home / "artifacts")
     store = Store(environment["LUNGKIT_DATABASE"])
-    store.upgrade()
+    maintenance.upgrade(store)
     people = {"anna": "doctor", "bert": "doctor", "chief": "admin"}
     with store.write() as db:
         known = {account.name for account in accounts.list_users(db)}

@@ -22,7 +22,7 @@ from lungkit.clinic.app import case, page, reading, shell
 from lungkit.clinic.app.upload import Upload
 from lungkit.clinic.app.viewer import Viewer
 from lungkit.clinic.predictor import REVIEW, Check, Models
-from lungkit.clinic.records import accounts
+from lungkit.clinic.records import accounts, maintenance
 from lungkit.clinic.records.cases import NewPatient, Records
 from lungkit.clinic.records.tables import Patient, Reading, Review, SignIn, Study
 from lungkit.models import registry
@@ -208,7 +208,7 @@ def test_an_admin_sees_none_of_the_doctors_screens(store, signed_in, models):
 
 @pytest.mark.parametrize("token", ["", "not-a-token"])
 def test_who_is_not_signed_in_sees_the_way_to_sign_in_and_nothing_else(store, models, token):
-    store.upgrade()
+    maintenance.upgrade(store)
     shown = shell.page(lambda: store, token, models)
     assert "You are signed out" in text(shown.widget) and 'href="/login"' in text(shown.widget)
     assert not [w for w in everything(shown.widget) if isinstance(w, widgets.Button)]

@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import pytest
 import sqlalchemy as sa
 
-from lungkit.clinic.records import audit_trail
+from lungkit.clinic.records import audit_trail, maintenance
 from lungkit.clinic.records.audit_trail import AuditBroken
 from lungkit.clinic.records.store import Store, StoreError
 from lungkit.clinic.records.tables import AuditEvent
@@ -159,7 +159,7 @@ def test_a_row_cannot_be_replaced_on_sqlite(sqlite_store):
 
 def test_the_trail_cannot_be_emptied_at_once_on_postgresql(postgresql_url):
     store = Store(postgresql_url)
-    store.upgrade()
+    maintenance.upgrade(store)
     add(store, "case.open")
     with pytest.raises(sa.exc.DBAPIError, match="audit trail"), store.write() as db:
         db.execute(sa.text("TRUNCATE audit"))

@@ -59,24 +59,24 @@ def beside(store) -> list[str]:
 
 
 def test_a_restored_backup_has_all_that_was_there_when_it_was_made(clinic, tmp_path):
-    file = clinic.backup(tmp_path / "backup")
+    file = maintenance.backup(clinic, tmp_path / "backup")
     add_patient(clinic, "P2")
-    clinic.restore(file)
+    maintenance.restore(clinic, file)
     assert numbers(clinic) == ["P1"]
     with clinic.read() as db:
         study = db.scalars(sa.select(Study)).one()
         assert (study.pixels, study.tags, study.patient.name) == (
             bytes(range(256)) * 100, {"a": "ü"}, "Name of P1")  # fmt: skip
-    assert clinic.check() == []
+    assert maintenance.check(clinic) == []
     add_patient(clinic, "P3")
 
 
 def test_a_restore_is_told_in_the_trail_with_the_head_that_it_replaced(clinic, tmp_path):
-    file = clinic.backup(tmp_path / "backup")
+    file = maintenance.backup(clinic, tmp_path / "backup")
     add_patient(clinic, "P2")
     with clinic.read() as db:
         before = audit_trail.head(db)
-    clinic.restore(file)
+    maintenance.restore(clinic, file)
     with clinic.read() as db:
         last = db.scalars(sa.select(AuditEvent).order_by(AuditEvent.number.desc())).first()
     assert (last.action, last.object, last.detail) == ("records.restore", "backup:backup", {"trail_before": before})
@@ -85,22 +85,22 @@ def test_a_restore_is_told_in_the_trail_with_the_head_that_it_replaced(clinic, t
 
 def test_a_restore_signs_everybody_out(clinic, tmp_path):
     """A session that was ended after the backup must not hold again."""
-    file = clinic.backup(tmp_path / "backup")
+    file = maintenance.backup(clinic, tmp_path / "backup")
     with clinic.write() as db:
         db.execute(sa.delete(SignIn))
-    clinic.restore(file)
+    maintenance.restore(clinic, file)
     with clinic.read() as db:
         assert db.scalars(sa.select(SignIn)).one().revoked_at is not None
 
 
 def test_what_a_restore_replaced_is_kept_and_can_be_had_back(clinic, tmp_path):
-    file = clinic.backup(tmp_path / "backup")
+    file = maintenance.backup(clinic, tmp_path / "backup")
     add_patient(clinic, "P2")
-    kept = clinic.restore(file)
+    kept = maintenance.restore(clinic, file)
     if clinic.path:
         assert stat.S_IMODE(Path(kept).stat().st_mode) == 0o600
         assert Path(kept).parent == clinic.path.parent
-        clinic.restore(kept)
+        maintenance.restore(clinic, kept)
         assert numbers(clinic) == ["P1", "P2"]
     else:
         with clinic.engine.connect() as connection:
@@ -110,34 +110,34 @@ def test_what_a_restore_replaced_is_kept_and_can_be_had_back(clinic, tmp_path):
 
 
 def test_a_second_backup_and_restore_work_like_the_first(clinic, tmp_path):
-    clinic.restore(clinic.backup(tmp_path / "first"))
+    maintenance.restore(clinic, maintenance.backup(clinic, tmp_path / "first"))
     add_patient(clinic, "P2")
-    clinic.restore(clinic.backup(tmp_path / "second"))
+    maintenance.restore(clinic, maintenance.backup(clinic, tmp_path / "second"))
     assert numbers(clinic) == ["P1", "P2"]
-    assert clinic.check() == []
+    assert maintenance.check(clinic) == []
 
 
 def test_people_who_have_the_records_open_see_the_restored_ones_at_once(clinic, tmp_path):
     other = Store(clinic.url.render_as_string(hide_password=False))
-    file = clinic.backup(tmp_path / "backup")
+    file = maintenance.backup(clinic, tmp_path / "backup")
     add_patient(other, "P2")
     assert numbers(other) == ["P1", "P2"]
-    clinic.restore(file)
+    maintenance.restore(clinic, file)
     assert numbers(other) == ["P1"]
     add_patient(other, "P3")
     assert numbers(clinic) == ["P1", "P3"]
-    assert clinic.check() == []
+    assert maintenance.check(clinic) == []
     other.close()
 
 
 def test_a_restore_gives_up_in_words_while_somebody_writes(clinic, tmp_path):
-    file = clinic.backup(tmp_path / "backup")
+    file = maintenance.backup(clinic, tmp_path / "backup")
     add_patient(clinic, "P2")
     hasty = Store(clinic.url.render_as_string(hide_password=False), busy_seconds=0.5)
     with clinic.write() as db:
         db.execute(sa.update(Patient).values(name="x"))
         with pytest.raises(StoreError, match="nothing was changed"):
-            hasty.restore(file)
+            maintenance.restore(hasty, file)
     assert numbers(clinic) == ["P1", "P2"]
     hasty.close()
 
@@ -147,7 +147,7 @@ def test_a_backup_is_readable_by_its_owner_only_and_leaves_nothing_else(clinic, 
     folder.mkdir()
     before = os.umask(0)
     try:
-        file = clinic.backup(folder)
+        file = maintenance.backup(clinic, folder)
     finally:
         os.umask(before)
     assert re.fullmatch(r"lungkit-\d{8}_\d{6}_\d{6}\.(db|pgdump)", file.name)
@@ -159,17 +159,17 @@ def test_a_backup_never_overwrites_a_file(clinic, tmp_path):
     file = tmp_path / "thesis.txt"
     file.write_text("years of work")
     with pytest.raises(StoreError, match="is there already; give the backup a new name"):
-        clinic.backup(file)
+        maintenance.backup(clinic, file)
     assert file.read_text() == "years of work"
 
 
 def test_a_backup_needs_a_folder_and_tables(database_url, tmp_path):
     store = Store(database_url)
     with pytest.raises(StoreError, match="`lungkit db upgrade` makes them"):
-        store.backup(tmp_path / "backup")
-    store.upgrade()
+        maintenance.backup(store, tmp_path / "backup")
+    maintenance.upgrade(store)
     with pytest.raises(StoreError, match="there is no folder"):
-        store.backup(tmp_path / "nowhere" / "backup")
+        maintenance.backup(store, tmp_path / "nowhere" / "backup")
     store.close()
 
 
@@ -186,14 +186,14 @@ def test_a_backup_taken_while_people_write_holds_whole_writes(clinic, tmp_path):
     writing.start()
     try:
         time.sleep(0.3)
-        files = [clinic.backup(tmp_path / f"backup{number}") for number in range(3)]
+        files = [maintenance.backup(clinic, tmp_path / f"backup{number}") for number in range(3)]
     finally:
         stop.set()
         writing.join()
     assert len(numbers(clinic)) > 3
     for file in files:
-        clinic.restore(file)
-        assert clinic.check() == []
+        maintenance.restore(clinic, file)
+        assert maintenance.check(clinic) == []
         with clinic.read() as db:
             patients = db.scalar(sa.select(sa.func.count()).select_from(Patient))
             studies = db.scalar(sa.select(sa.func.count()).select_from(Study))
@@ -204,7 +204,7 @@ def test_a_backup_taken_while_people_write_holds_whole_writes(clinic, tmp_path):
 
 
 def test_a_backup_goes_back_where_there_are_no_records_any_more(clinic, tmp_path, request):
-    file = clinic.backup(tmp_path / "backup")
+    file = maintenance.backup(clinic, tmp_path / "backup")
     if clinic.path:
         clinic.close()
         clinic.path.unlink()
@@ -214,9 +214,9 @@ def test_a_backup_goes_back_where_there_are_no_records_any_more(clinic, tmp_path
             connection.exec_driver_sql("DROP SCHEMA public CASCADE")
             connection.exec_driver_sql("CREATE SCHEMA public")
         empty = Store(clinic.url.render_as_string(hide_password=False))
-    empty.restore(file)
+    maintenance.restore(empty, file)
     assert numbers(empty) == ["P1"]
-    assert empty.check() == []
+    assert maintenance.check(empty) == []
     empty.close()
 
 
@@ -271,11 +271,11 @@ def test_a_file_that_is_no_sound_backup_is_refused_before_anything_is_touched(sq
     with sqlite_store.write() as db:
         db.add(User(name="ada", full_name="Ada", role="doctor", password_hash="-"))
     add_patient(sqlite_store, "P1")
-    file = sqlite_store.backup(tmp_path / "backup")
+    file = maintenance.backup(sqlite_store, tmp_path / "backup")
     add_patient(sqlite_store, "P2")
     spoil(file)
     with pytest.raises(StoreError, match=said):
-        sqlite_store.restore(file)
+        maintenance.restore(sqlite_store, file)
     assert numbers(sqlite_store) == ["P1", "P2"]
     assert beside(sqlite_store) == []
 
@@ -284,15 +284,15 @@ def test_a_file_that_is_no_sound_backup_is_refused_before_anything_is_touched(sq
 @pytest.mark.parametrize("spoil", [cut_short, no_database, lambda file: file.write_bytes(b"")])
 def test_an_archive_that_is_no_sound_backup_is_refused_before_anything_is_touched(postgresql_url, tmp_path, spoil):
     store = Store(postgresql_url)
-    store.upgrade()
+    maintenance.upgrade(store)
     with store.write() as db:
         db.add(User(name="ada", full_name="Ada", role="doctor", password_hash="-"))
     for number in range(30):
         add_patient(store, f"P{number}")
-    file = store.backup(tmp_path / "backup")
+    file = maintenance.backup(store, tmp_path / "backup")
     spoil(file)
     with pytest.raises(StoreError, match="nothing was changed"):
-        store.restore(file)
+        maintenance.restore(store, file)
     assert len(numbers(store)) == 30
     with store.engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM pg_namespace WHERE nspname ~ 'before'").scalar() == 0
@@ -303,28 +303,28 @@ def test_an_archive_that_is_no_sound_backup_is_refused_before_anything_is_touche
 @pytest.mark.parametrize(("schema", "said"), [("9999", "by a newer lungkit"), (None, "no backup of lungkit's records")])
 def test_an_archive_of_a_newer_or_another_program_is_refused(postgresql_url, tmp_path, schema, said):
     store = Store(postgresql_url)
-    store.upgrade()
+    maintenance.upgrade(store)
     statement = f"UPDATE alembic_version SET version_num = '{schema}'" if schema else "DROP TABLE alembic_version"
     file = tmp_path / "backup"
     with store.engine.begin() as connection:
         connection.exec_driver_sql(statement)
     maintenance._run("pg_dump", store, "--format=custom", f"--file={file}")
     with pytest.raises(StoreError, match=said):
-        store.restore(file)
+        maintenance.restore(store, file)
     store.close()
 
 
 def test_the_database_itself_is_no_backup(sqlite_store):
     with pytest.raises(StoreError, match="the database itself"):
-        sqlite_store.restore(sqlite_store.path)
+        maintenance.restore(sqlite_store, sqlite_store.path)
 
 
 def test_postgresqls_programs_are_named_where_they_are_missing(postgresql_url, tmp_path, monkeypatch):
     store = Store(postgresql_url)
-    store.upgrade()
+    maintenance.upgrade(store)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StoreError, match="pg_dump is not installed"):
-        store.backup(tmp_path / "backup")
+        maintenance.backup(store, tmp_path / "backup")
     store.close()
 
 
@@ -349,20 +349,20 @@ def test_damaged_records_are_put_aside_as_they_are_and_the_backup_takes_their_pl
     with sqlite_store.write() as db:
         db.add(User(name="ada", full_name="Ada", role="doctor", password_hash="-"))
     add_patient(sqlite_store, "P1")
-    file = sqlite_store.backup(tmp_path / "backup")
+    file = maintenance.backup(sqlite_store, tmp_path / "backup")
     sqlite_store.close()
     sqlite_store.path.write_bytes(b"nothing of a database" * 1000)
-    assert ["is damaged" in complaint for complaint in sqlite_store.check()] == [True]
-    kept = Path(sqlite_store.restore(file))
+    assert ["is damaged" in complaint for complaint in maintenance.check(sqlite_store)] == [True]
+    kept = Path(maintenance.restore(sqlite_store, file))
     assert kept.read_bytes().startswith(b"nothing of a database")
     assert numbers(sqlite_store) == ["P1"]
-    assert sqlite_store.check() == []
+    assert maintenance.check(sqlite_store) == []
 
 
 def test_a_log_of_a_database_that_is_gone_is_not_taken_for_that_of_the_restored_one(sqlite_store, tmp_path):
     with sqlite_store.write() as db:
         db.add(User(name="ada", full_name="Ada", role="doctor", password_hash="-"))
-    file = sqlite_store.backup(tmp_path / "backup")
+    file = maintenance.backup(sqlite_store, tmp_path / "backup")
     for number in range(20):
         add_patient(sqlite_store, f"P{number}")
     log = Path(f"{sqlite_store.path}-wal")
@@ -370,9 +370,9 @@ def test_a_log_of_a_database_that_is_gone_is_not_taken_for_that_of_the_restored_
     sqlite_store.close()
     sqlite_store.path.unlink()
     log.write_bytes(content)
-    sqlite_store.restore(file)
+    maintenance.restore(sqlite_store, file)
     assert numbers(sqlite_store) == []
-    assert sqlite_store.check() == []
+    assert maintenance.check(sqlite_store) == []
     assert len(beside(sqlite_store)) == 1
 
 
@@ -383,7 +383,7 @@ def test_the_files_of_a_database_that_was_copied_by_hand_are_restored_with_their
     for end in ("", "-wal"):
         shutil.copy(f"{sqlite_store.path}{end}", tmp_path / f"copy.db{end}")
     add_patient(sqlite_store, "P2")
-    sqlite_store.restore(tmp_path / "copy.db")
+    maintenance.restore(sqlite_store, tmp_path / "copy.db")
     assert numbers(sqlite_store) == ["P1"]
 
 
@@ -391,13 +391,13 @@ def test_the_files_of_a_database_that_was_copied_by_hand_are_restored_with_their
 
 
 def test_a_sound_database_has_no_complaints(clinic):
-    assert clinic.check() == []
+    assert maintenance.check(clinic) == []
 
 
 def test_files_open_to_others_are_told(sqlite_store):
     sqlite_store.path.chmod(0o640)
     sqlite_store.path.parent.chmod(0o755)
-    told = sqlite_store.check()
+    told = maintenance.check(sqlite_store)
     assert [complaint.split(" is open to other users")[0] for complaint in told] == [
         str(sqlite_store.path.parent), str(sqlite_store.path)]  # fmt: skip
     assert "chmod 600" in told[1]
@@ -406,7 +406,9 @@ def test_files_open_to_others_are_told(sqlite_store):
 def test_rows_that_refer_to_nothing_are_told(sqlite_store):
     with sqlite3.connect(sqlite_store.path) as connection:
         connection.execute("INSERT INTO sessions VALUES ('a', 'b', 99, '::1', '2026-01-01', '2026-01-01', NULL)")
-    assert ["a row of sessions refers to nothing" in complaint for complaint in sqlite_store.check()] == [True]
+    assert ["a row of sessions refers to nothing" in complaint for complaint in maintenance.check(sqlite_store)] == [
+        True
+    ]
 
 
 def test_a_damaged_page_is_told(sqlite_store):
@@ -416,14 +418,14 @@ def test_a_damaged_page_is_told(sqlite_store):
         add_patient(sqlite_store, f"P{number}")
     sqlite_store.close()
     broken_page(sqlite_store.path)
-    assert ["is damaged" in complaint for complaint in sqlite_store.check()] == [True]
+    assert ["is damaged" in complaint for complaint in maintenance.check(sqlite_store)] == [True]
 
 
 def test_a_lost_guard_of_the_trail_is_told(clinic):
     drop = "DROP TRIGGER audit_follows" if clinic.path else "ALTER TABLE audit DISABLE TRIGGER audit_follows"
     with clinic.engine.begin() as connection:
         connection.exec_driver_sql(drop)
-    assert clinic.check() == ["the audit trail has lost its guard audit_follows; its rows can be changed"]
+    assert maintenance.check(clinic) == ["the audit trail has lost its guard audit_follows; its rows can be changed"]
 
 
 def test_a_broken_trail_is_told(sqlite_store):
@@ -432,13 +434,13 @@ def test_a_broken_trail_is_told(sqlite_store):
     with sqlite3.connect(sqlite_store.path) as connection:
         connection.execute("DROP TRIGGER audit_no_update")
         connection.execute("UPDATE audit SET user_id = 3")
-    told = sqlite_store.check()
+    told = maintenance.check(sqlite_store)
     assert "lost its guard audit_no_update" in told[0]
     assert "broken at row 1" in told[1]
 
 
 def test_records_that_cannot_be_reached_are_a_complaint():
-    told = Store("postgresql://ada@127.0.0.1:1/clinic").check()
+    told = maintenance.check(Store("postgresql://ada@127.0.0.1:1/clinic"))
     assert ["cannot be reached" in complaint for complaint in told] == [True]
 
 

@@ -55,7 +55,7 @@ def test_the_steps_make_the_checks_that_the_tables_name(store):
 def test_upgrading_again_changes_nothing(store):
     with store.write() as db:
         db.add(User(name="ada", full_name="Ada", role="doctor", password_hash="-"))
-    store.upgrade()
+    maintenance.upgrade(store)
     with store.read() as db:
         assert db.scalars(sa.select(User.name)).all() == ["ada"]
 
@@ -64,9 +64,9 @@ def test_a_database_of_a_newer_program_is_refused_and_left_alone(store):
     with store.engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(StoreError, match=r"by a newer lungkit \(schema 9999; this one knows up to 0001\)"):
-        store.upgrade()
+        maintenance.upgrade(store)
     assert schema(store) == "9999"
-    assert ["by a newer lungkit" in complaint for complaint in store.check()] == [True]
+    assert ["by a newer lungkit" in complaint for complaint in maintenance.check(store)] == [True]
 
 
 def test_tables_of_somebody_else_are_left_alone(database_url):
@@ -74,7 +74,7 @@ def test_tables_of_somebody_else_are_left_alone(database_url):
     with store.engine.begin() as connection:
         connection.execute(sa.text("CREATE TABLE users (id INTEGER)"))
     with pytest.raises(StoreError, match="a table 'users' that lungkit did not make"):
-        store.upgrade()
+        maintenance.upgrade(store)
     assert table_names(store) == {"users"}
     store.close()
 
@@ -85,17 +85,19 @@ def test_a_step_that_fails_leaves_the_tables_as_they_were(store, next_step):
         op.execute("INSERT INTO nowhere VALUES (1)")
     """)
     with pytest.raises(StoreError, match="no tables"):
-        store.upgrade()
+        maintenance.upgrade(store)
     assert schema(store) == "0001"
     assert "more" not in table_names(store)
 
 
 def test_old_tables_are_told_by_check_and_brought_up_to_date(store, next_step):
     next_step('op.create_table("more", sa.Column("id", sa.Integer))')
-    assert store.check() == ["the tables are of schema 0001, this lungkit needs 0002; run `lungkit db upgrade`"]
-    store.upgrade()
+    assert maintenance.check(store) == [
+        "the tables are of schema 0001, this lungkit needs 0002; run `lungkit db upgrade`"
+    ]
+    maintenance.upgrade(store)
     assert schema(store) == "0002"
-    assert store.check() == []
+    assert maintenance.check(store) == []
 
 
 def test_a_step_that_makes_a_table_anew_keeps_the_rows_that_refer_to_it(store, next_step):
@@ -110,10 +112,10 @@ def test_a_step_that_makes_a_table_anew_keeps_the_rows_that_refer_to_it(store, n
         with op.batch_alter_table("patients", recreate="auto") as patients:
             patients.alter_column("name", existing_type=sa.String(200), type_=sa.String(300))
     """)
-    store.upgrade()
+    maintenance.upgrade(store)
     with store.read() as db:
         assert len(db.scalars(sa.select(Patient)).one().studies) == 1
-    assert store.check() == []
+    assert maintenance.check(store) == []
 
 
 def test_a_step_that_leaves_rows_referring_to_nothing_is_undone(sqlite_store, next_step):
@@ -124,7 +126,7 @@ def test_a_step_that_leaves_rows_referring_to_nothing_is_undone(sqlite_store, ne
         db.add(Patient(number="P1", name="x", created_by=user.id))
     next_step('op.execute("DELETE FROM users")')
     with pytest.raises(StoreError, match="a row of patients would refer to nothing; nothing was changed"):
-        sqlite_store.upgrade()
+        maintenance.upgrade(sqlite_store)
     assert schema(sqlite_store) == "0001"
     with sqlite_store.read() as db:
         assert db.scalars(sa.select(User.name)).all() == ["ada"]

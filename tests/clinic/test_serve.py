@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from lungkit import cli, config
 from lungkit.clinic import visitor as visitor_module
-from lungkit.clinic.records import accounts
+from lungkit.clinic.records import accounts, maintenance
 from lungkit.clinic.web import serve, sockets, supervisor
 from lungkit.errors import LungkitError
 from lungkit.models import registry
@@ -420,7 +420,7 @@ def test_without_people_the_server_says_how_to_make_the_first(here):
 
 def test_without_a_model_the_server_says_how_to_get_one(here, cheap_passwords):
     store = serve.Store()
-    store.upgrade()
+    maintenance.upgrade(store)
     with store.write() as db:
         accounts.add_user(db, "anna", "Anna Test", "doctor")
     with pytest.raises(LungkitError, match="no model is active yet; `make demo` trains one"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from lungkit.clinic.records import tables
+from lungkit.clinic.records import maintenance, tables
 from lungkit.clinic.records.store import Store, StoreError
 from lungkit.clinic.records.tables import Patient, Study, User
 
@@ -74,10 +74,10 @@ def test_two_processes_that_write_at_once_lose_nothing(store):
 def test_processes_that_open_and_make_a_new_database_at_once_all_succeed(database_url):
     store = Store(database_url)
     code = """
-        from lungkit.clinic import upkeep
+        from lungkit.clinic.records import maintenance
         print("ready", flush=True)
         input()
-        store.upgrade()
+        maintenance.upgrade(store)
         add_user(store, str(os.getpid()))
     """
     processes = [start(store, code, stdin=subprocess.PIPE) for _ in range(3)]
@@ -87,7 +87,7 @@ def test_processes_that_open_and_make_a_new_database_at_once_all_succeed(databas
     assert [process.wait(120) for process in processes] == [0, 0, 0]
     with store.read() as db:
         assert db.scalar(sa.select(sa.func.count()).select_from(User)) == 3
-    assert store.check() == []
+    assert maintenance.check(store) == []
     store.close()
 
 
@@ -156,7 +156,7 @@ def test_a_process_killed_in_the_middle_of_a_write_leaves_the_old_state(store):
     with store.write() as db:  # its lock went with it
         db.add(patient(user_id))
     assert numbers(store) == ["P1"]
-    assert store.check() == []
+    assert maintenance.check(store) == []
 
 
 def test_kills_at_any_moment_leave_only_whole_writes(sqlite_store):
@@ -178,7 +178,7 @@ def test_kills_at_any_moment_leave_only_whole_writes(sqlite_store):
         process.kill()
         said += 5 + len(process.stdout.readlines())
         process.wait(10)
-        assert sqlite_store.check() == []
+        assert maintenance.check(sqlite_store) == []
     with sqlite_store.read() as db:
         counts = db.scalars(sa.select(sa.func.count()).select_from(Study).group_by(Study.patient_id)).all()
     # What a process said is saved is saved; the last one may have been saved and not said.
@@ -203,7 +203,7 @@ def test_a_full_disk_is_said_in_words_and_loses_nothing(sqlite_store):
                                studies=[study({user_id}, bytes(2_000_000))]))
         except StoreError as error:
             print(error)
-        print(numbers(store), store.check())
+        print(numbers(store), maintenance.check(store))
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         with store.write() as db:
             db.add(patient({user_id}, "after"))
@@ -229,7 +229,7 @@ def small_disk(tmp_path):
 
 def test_a_disk_that_fills_up_stops_writes_only(small_disk):
     store = Store(f"sqlite:///{small_disk / 'clinic.db'}")
-    store.upgrade()
+    maintenance.upgrade(store)
     user_id = add_user(store)
     saved = []
     with pytest.raises(StoreError, match="disk is full"):
@@ -241,12 +241,12 @@ def test_a_disk_that_fills_up_stops_writes_only(small_disk):
     assert len(saved) > 2
     assert numbers(store) == sorted(saved)
     with pytest.raises(StoreError, match=r"disk is full|No space left"):
-        store.backup(small_disk / "backup.db")
+        maintenance.backup(store, small_disk / "backup.db")
     assert sorted(file.name for file in small_disk.iterdir()) == ["clinic.db", "clinic.db-shm", "clinic.db-wal"]
     store.close()
     again = Store(f"sqlite:///{small_disk / 'clinic.db'}")
     assert numbers(again) == sorted(saved)
-    assert again.check() == []
+    assert maintenance.check(again) == []
     again.close()
 
 
@@ -290,7 +290,7 @@ def test_records_without_tables_tell_how_to_make_them(database_url):
 
 def test_a_value_that_postgresql_cannot_hold_is_said_in_words(postgresql_url):
     store = Store(postgresql_url)
-    store.upgrade()
+    maintenance.upgrade(store)
     user_id = add_user(store)
     for number in ("n" * 65, "nul\0"):
         with pytest.raises(StoreError, match="too long, or has characters"), store.write() as db:
@@ -305,7 +305,7 @@ def test_only_the_owner_can_read_the_files_whatever_the_umask(sqlite_url):
     before = os.umask(0)
     try:
         store = Store(sqlite_url)
-        store.upgrade()
+        maintenance.upgrade(store)
     finally:
         os.umask(before)
     add_user(store)
@@ -317,7 +317,7 @@ def test_only_the_owner_can_read_the_files_whatever_the_umask(sqlite_url):
 
 def test_looking_at_a_url_makes_no_file(sqlite_url):
     store = Store(sqlite_url)
-    assert store.check() == [f"there are no records at {store.path} yet; `lungkit db upgrade` makes them"]
+    assert maintenance.check(store) == [f"there are no records at {store.path} yet; `lungkit db upgrade` makes them"]
     assert not store.path.parent.exists()
 
 
@@ -380,7 +380,7 @@ def test_every_table_and_column_says_what_it_is():
 
 def test_the_comments_reach_the_database(postgresql_url):
     store = Store(postgresql_url)
-    store.upgrade()
+    maintenance.upgrade(store)
     inspector = sa.inspect(store.engine)
     for table in tables.Base.metadata.tables.values():
         assert inspector.get_table_comment(table.name) == {"text": table.comment}

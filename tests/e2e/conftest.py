@@ -19,7 +19,7 @@ import psutil
 import pytest
 from playwright import sync_api
 
-from lungkit.clinic.records import accounts
+from lungkit.clinic.records import accounts, maintenance
 from lungkit.clinic.records.store import Store
 from lungkit.data import phantom
 from tests.shipped import export
@@ -53,7 +53,7 @@ class Clinic:
             **environment,
         }
         self.store = Store(self.environment["LUNGKIT_DATABASE"])
-        self.store.upgrade()
+        maintenance.upgrade(self.store)
         self.passwords, self.port, self.process = {}, 0, None
         with self.store.write() as db:
             for name, (full_name, role) in PEOPLE.items():

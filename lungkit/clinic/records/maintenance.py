@@ -86,12 +86,12 @@ def _require_known(schema: str | None, what: str) -> None:
 # --- backup
 
 
-def backup(store: Store, path: Path) -> Path:
+def backup(store: Store, path: Path | str) -> Path:
     """Copy the records, as they are at one moment, to a new file while people go on working; returns the file.
 
     path: a new file, or a folder, in which the file is named by the time. It appears whole or not at all.
     """
-    path = path.expanduser().resolve()
+    path = Path(path).expanduser().resolve()
     if path.is_dir():
         path /= f"lungkit-{_stamp()}{'.db' if store.path else '.pgdump'}"
     if path.exists():
@@ -152,7 +152,7 @@ def _stamp() -> str:
 # --- restore
 
 
-def restore(store: Store, path: Path) -> str:
+def restore(store: Store, path: Path | str) -> str:
     """Put a backup in the place of the records, in one step; returns where what was there before is kept.
 
     The backup is looked at first: a damaged or foreign file, or one of a newer lungkit, is refused and nothing is
@@ -160,7 +160,7 @@ def restore(store: Store, path: Path) -> str:
     hold again, and the trail gets a row that tells which head it had before.
     Stop the server first: what people save while this runs may be only in what is put aside.
     """
-    path = path.expanduser().resolve()
+    path = Path(path).expanduser().resolve()
     if not path.is_file():
         raise StoreError(f"there is no backup {path}")
     return _restore_sqlite(store, path) if store.path else _restore_postgresql(store, path)
@@ -180,7 +180,7 @@ def _restore_sqlite(store: Store, path: Path) -> str:
         with closing(Store(f"sqlite:///{draft}")) as prepared:
             with prepared.read() as db:
                 _require_ours(db.connection(), str(path))
-            prepared.upgrade()
+            upgrade(prepared)
             _close_trail(prepared, path, _head(store))
         store.close()
         kept = _put_aside(store)
@@ -248,7 +248,7 @@ def _restore_postgresql(store: Store, path: Path) -> str:
              f"--file={script}", "--command=UPDATE public.sessions SET revoked_at = now() WHERE revoked_at IS NULL",
              refused="the backup could not be put in; nothing was changed")  # fmt: skip
     store.close()
-    store.upgrade()
+    upgrade(store)
     _close_trail(store, path, before)
     return f"schema {kept}"
 

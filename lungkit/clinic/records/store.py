@@ -121,32 +121,6 @@ class Store:
         """Give up all connections; the next use opens new ones."""
         self.engine.dispose()
 
-    # Below: work on the database as a whole; see upkeep.
-
-    def upgrade(self) -> None:
-        """Make the tables, or bring them up to date; see upkeep.upgrade."""
-        from lungkit.clinic.records import maintenance
-
-        maintenance.upgrade(self)
-
-    def backup(self, path: Path | str) -> Path:
-        """Write a copy of the records while they are in use; see upkeep.backup."""
-        from lungkit.clinic.records import maintenance
-
-        return maintenance.backup(self, Path(path))
-
-    def restore(self, path: Path | str) -> str:
-        """Put a backup in the place of the records; see upkeep.restore."""
-        from lungkit.clinic.records import maintenance
-
-        return maintenance.restore(self, Path(path))
-
-    def check(self) -> list[str]:
-        """What is wrong with the records, in words; nothing where all is well. See upkeep.check."""
-        from lungkit.clinic.records import maintenance
-
-        return maintenance.check(self)
-
     def _sqlite_connected(self, connection: sqlite3.Connection, _record) -> None:
         connection.isolation_level = None  # SQLAlchemy, not the driver, says when a transaction begins
         give_up = time.monotonic() + self.busy_seconds

@@ -27,6 +27,7 @@ import psutil
 from tornado import netutil
 
 from lungkit import config
+from lungkit.clinic.records import maintenance
 from lungkit.clinic.records.store import Store
 from lungkit.clinic.records.tables import User as Person
 from lungkit.errors import LungkitError
@@ -93,7 +94,7 @@ def serve(
 def _ready() -> None:
     """Refuse to start if no one could sign in, or no model could read an image."""
     store = Store()
-    store.upgrade()
+    maintenance.upgrade(store)
     with store.read() as db:
         someone = db.query(Person.id).filter(Person.active).first()
     store.close()

@@ -1,4 +1,4 @@
-"""What Alembic runs to take a connection, which upkeep.upgrade gives, through the steps."""
+"""What Alembic runs to take a connection, which maintenance.upgrade gives, through the steps."""
 
 from alembic import context
 
