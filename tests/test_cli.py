@@ -13,7 +13,7 @@ import pytest
 import typer
 from PIL import Image
 
-from lungkit import cli, config, notebooks
+from lungkit import cli, config, extras, notebooks
 from lungkit.models import registry
 
 ROOT = Path(__file__).parents[1]
@@ -108,6 +108,30 @@ def test_what_cannot_be_done_is_said_in_one_line_without_a_traceback(lungkit, ar
 
 def test_names_with_brackets_are_shown_as_they_are(lungkit):
     assert "no folder or file [red]/x[/]; give" in _refused(lungkit("data", "audit", "[red]/x[/]"))
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "extra"),
+    [
+        ("keras", "search --data phantom", "training"),
+        ("papermill", "run 01", "notebooks"),
+        ("tornado", "serve --port 0", "clinic"),
+        ("sqlalchemy", "db check", "clinic"),
+        ("argon2", "user list", "clinic"),
+    ],
+)
+def test_a_verb_without_its_packages_says_which_extra_to_install(module, arguments, extra):
+    script = f"import sys\nsys.modules['{module}'] = None\nsys.argv[1:] = {arguments.split()}\n"
+    script += "from lungkit import cli\ncli.main()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: this needs lungkit[{extra}] (")
+    assert done.stderr.endswith(f"is not installed): pip install 'lungkit[{extra}]'\n")
+
+
+def test_a_module_of_lungkit_that_is_missing_is_an_error_of_the_program():
+    with pytest.raises(ModuleNotFoundError):
+        extras.missing(ModuleNotFoundError(name="lungkit.nothing"))
 
 
 # --- running notebooks

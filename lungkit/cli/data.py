@@ -1,0 +1,72 @@
+"""The verbs of `lungkit data`: fetch, phantom, audit."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lungkit import terminal
+from lungkit.cli.options import say_each, source_path
+
+data_app = typer.Typer(no_args_is_help=True, help="Data sets: fetch, make, audit.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command."""
+    app.add_typer(data_app, name="data")
+
+
+@data_app.command("fetch")
+def data_fetch(name: Annotated[str, typer.Argument(help="pneumoniamnist")]) -> None:
+    """Download a public data set; resumes, and verifies its checksum."""
+    from lungkit.data import fetch
+
+    terminal.say(str(fetch.fetch(name)))
+
+
+@data_app.command("phantom")
+def data_phantom(
+    folder: Annotated[Path, typer.Argument(help="a new folder")],
+    slices: Annotated[int, typer.Option(help="how many")] = 1500,
+    seed: Annotated[int, typer.Option(help="same seed, same slices")] = 7,
+) -> None:
+    """Make synthetic chest CT slices (DICOM, with lesion masks)."""
+    from lungkit.data import phantom
+
+    terminal.say(str(phantom.make_dataset(folder, n_slices=slices, seed=seed)))
+
+
+@data_app.command("audit")
+def data_audit(
+    data: Annotated[str, typer.Argument(help="phantom, pneumoniamnist, a folder, or a .npz")],
+    label_column: Annotated[str | None, typer.Option(help="column of labels.csv")] = None,
+    out: Annotated[Path | None, typer.Option(help="a folder for the tables and the figure")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="exit code 1 where a finding is an error")] = False,
+) -> None:
+    """Look for unreadable files, duplicates, label conflicts and imbalance, and for what is not used at all.
+
+    The exit code is 0 once the set was looked at, whatever was found; with --strict, an error among the findings makes
+    it 1.
+    """
+    from lungkit.data import dataset, quality
+    from lungkit.training import sentences
+
+    found = quality.audit(dataset.load(source_path(data), label_column=label_column))
+    columns = ["severity", "finding", "count", "meaning", "examples"]
+    rows = found.findings.loc[found.findings["count"] > 0, columns].itertuples(index=False)
+    terminal.table(columns, rows, f"Audit of {found.name}", prose=["meaning", "examples"])
+    terminal.say(sentences.found_nothing(found.findings))
+    if len(found.unreadable):
+        terminal.say(f"unreadable: {len(found.unreadable):,}")
+        say_each(
+            [f"  {file}: {reason}" for file, reason in found.unreadable.itertuples(index=False)],
+            most=10,
+            where="unreadable.csv in the folder of --out lists all",
+        )
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in ("findings", "duplicates", "unreadable"):
+            getattr(found, name).to_csv(out / f"{name}.csv", index=False)
+        quality.figure(found).savefig(out / "audit.png", bbox_inches="tight")
+    if strict and (found.findings["severity"] == "error").any():
+        raise typer.Exit(1)

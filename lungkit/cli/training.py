@@ -1,0 +1,233 @@
+"""The verbs of the `lungkit` command that train and measure: run, train, search, evaluate."""
+
+import json
+import shutil
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lungkit import config, terminal
+from lungkit.cli.options import NAMED, Source, say_each, source_path
+from lungkit.errors import LungkitError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command."""
+    for verb in (run, train, search, evaluate):
+        app.command()(verb)
+
+
+def run(
+    which: Annotated[list[str], typer.Argument(help="all, or numbers such as 01 03")],
+    data: Source = "phantom",
+    profile: Annotated[str, typer.Option(help=f"sizes of the run: {', '.join(config.PROFILES)}")] = "quick",
+    model_name: Annotated[str, typer.Option(help="name in the registry; default: data set and architecture")] = "",
+    parameter: Annotated[list[str], typer.Option("-p", help="key=value, any parameter of the notebooks")] = [],  # noqa: B006
+    in_place: Annotated[bool, typer.Option("--in-place", help="execute the committed notebooks themselves")] = False,
+) -> None:
+    """Run the numbered notebooks; executed copies and an HTML index go to reports/."""
+    from lungkit import notebooks
+
+    chosen = notebooks.select(which)
+    if in_place:
+        for notebook in chosen:
+            notebooks.refresh(notebook)
+        return
+    if malformed := [text for text in parameter if "=" not in text]:
+        raise LungkitError(f"-p {malformed[0]}: give key=value")
+    config.profile(profile)  # refuse an unknown name before anything starts
+    given = {"data": source_path(data), "profile": profile} | ({"model_name": model_name} if model_name else {})
+    for key, _, value in (text.partition("=") for text in parameter):
+        given[key] = source_path(value) if key == "data" else _value(value)
+    say_each(_left_out(given["data"], given.get("label_column")))
+    result = notebooks.run(chosen, given)
+    for sentence in (notebooks.standing(result), notebooks.headline(result.folder)):
+        if sentence:
+            terminal.say(sentence)
+    seconds = sum(taken for _, taken, _ in result.stages)
+    terminal.say(f"{len(result.stages)} notebooks in {seconds:.0f} s: {result.index}")
+
+
+def _value(text: str):
+    """A parameter's value as JSON where it is (3, 0.5, true, null), otherwise the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _left_out(source: str, label_column: str | None) -> list[str]:
+    """What a folder holds that notebooks will not use; nothing where it cannot be read, as the notebook says why."""
+    if source in NAMED:
+        return []
+    from lungkit.data import dataset
+
+    with suppress(LungkitError):
+        return dataset.source_notes(source, label_column or None)
+    return []
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="a name of lungkit.training.recipes; `lungkit train list` shows them")],
+    data: Annotated[str, typer.Option("--data", help="the recipe's data set: a folder")] = "",
+    outside: Annotated[
+        Path | None, typer.Option(help="covid_chestxray, for a chest X-ray model's probes of trust: a folder")
+    ] = None,
+    compact: Annotated[bool, typer.Option("--compact", help="register the graph alone, with float16 weights")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="processes that share each batch; without: this one")
+    ] = None,
+    population: Annotated[
+        str, typer.Option(help="whose images they are, for the card; needed where the set is not the recipe's own")
+    ] = "",
+    licence: Annotated[str, typer.Option(help="of the images, for the card; as with --population")] = "",
+) -> None:
+    """Fine-tune a network by a recipe, measure it on patients it has not seen, and register it.
+
+    A version that is measurably worse than the active one is registered without becoming active.
+    """
+    from lungkit.training import recipes
+
+    if recipe == "list":
+        terminal.table(
+            ("recipe", "question", "data", "network", "members"),
+            [(row.name, row.question, row.data, row.backbone, len(row.seeds)) for row in recipes.RECIPES.values()],
+            prose=["question"],
+        )
+        return
+    chosen = recipes.find(recipe)
+    if not data:
+        raise LungkitError(f"--data is missing: the folder of {chosen.data}")
+    source = source_path(data)
+    if outside and (chosen.modality != "X-ray" or not outside.is_dir()):
+        raise LungkitError(
+            f"--outside {outside}: give the folder of covid_chestxray, and only for a chest X-ray recipe"
+        )
+    from lungkit.training import activation, finetune, probes
+
+    stated = {"population": population, "licence": licence}
+    given = recipes.command(recipe, data, outside=outside or "", compact=compact, workers=workers, **stated)
+    asked = outside and (lambda candidate, own: probes.chest_xray(candidate, own, outside))
+    work = config.work_dir() / chosen.name
+    version, history = finetune.train(
+        chosen, source, work, probes=asked, compact=compact, workers=workers, command=given, **stated
+    )
+    terminal.say(history.to_string(index=False))
+    terminal.say(f"{activation.sentence(version)}\n{version.folder}")
+    if unstated := [name for name, said in version.card["about"].items() if said == recipes.NOT_STATED]:
+        options = " and ".join(f"--{name}" for name in unstated)
+        terminal.say(f'its card says "{recipes.NOT_STATED}" of {" and ".join(unstated)}: state it with {options}')
+
+
+def search(
+    data: Source,
+    workers: Annotated[int, typer.Option(min=1, help="processes that train; 1: this one")] = 1,
+    strategy: Annotated[str, typer.Option(help="hyperband or bayesian")] = "hyperband",
+    trials: Annotated[int | None, typer.Option(min=1, help="of a bayesian search; default: the profile's")] = None,
+    epochs: Annotated[int | None, typer.Option(min=0, help="most of one trial; default: the profile's")] = None,
+    label_column: Annotated[str | None, typer.Option(help="column of labels.csv")] = None,
+    profile: Annotated[str, typer.Option(help=f"sizes of the search: {', '.join(config.PROFILES)}")] = "quick",
+    seed: Annotated[int, typer.Option(help="of the split, the search and the weights")] = 7,
+    fresh: Annotated[bool, typer.Option("--fresh", help="forget an earlier search of the same settings")] = False,
+    recipe: Annotated[
+        str | None, typer.Option(help="search how this one is trained (bayesian), not the compact CNN")
+    ] = None,
+    vary: Annotated[list[str] | None, typer.Option(help="a setting of the recipe; again for more")] = None,
+    limit: Annotated[int | None, typer.Option(min=40, help="of a recipe's images, at most so many")] = None,
+) -> None:
+    """Search the compact CNN's settings, or a recipe's, by one or more processes; goes on where it was stopped."""
+    config.profile(profile)
+    source = source_path(data)
+    from lungkit.training import recipes
+
+    chosen = recipe and recipes.find(recipe)
+    if chosen and label_column:
+        raise LungkitError(f"the recipe {recipe} names its label column itself; leave out --label-column")
+    from lungkit.models import distributed_search
+    from lungkit.training import cnn_search, recipe_search
+
+    asked = {"trials": trials, "epochs": epochs, "seed": seed}
+    if chosen:  # which says the rest itself
+        asked |= {"limit": limit, "vary": vary}
+        task = recipe_search.task(chosen, source, **{name: value for name, value in asked.items() if value is not None})
+        asked |= {"recipe": recipe}
+    else:
+        asked |= {"strategy": strategy, "label_column": label_column, "profile": profile}
+        task = cnn_search.task(source, **asked)
+    if distributed_search.role():  # KerasTuner's variables are set: one process of a search that another began
+        distributed_search.take_part(*task.material, **task.options)
+        return
+    if fresh:
+        shutil.rmtree(task.folder, ignore_errors=True)
+    given = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, values in asked.items()
+        for value in (values if isinstance(values, list) else [values])
+        if value is not None
+    ]
+    command = [sys.executable, "-c", "from lungkit import cli; cli.main()", "search", f"--data={source}", *given]
+    found = distributed_search.search(command, *task.material, workers=workers, settings=task.settings, **task.options)
+    trials_found = found.result.trials
+    shown = [name for name in trials_found if name != "reason" or trials_found.reason.any()]
+    if chosen:  # whose trials all take the same
+        shown.remove("epochs")
+    rows = [
+        [f"{value:.4g}" if isinstance(value, float) else value for value in row]
+        for row in trials_found[shown].itertuples(index=False)
+    ]
+    title = f"{len(trials_found)} trials in {task.folder.parent.name}"
+    terminal.table(shown, rows, title, prose=["reason"])
+    terminal.say("best: " + ", ".join(f"{name} {value}" for name, value in found.result.best.items()))
+    terminal.say(f"{found.seconds:.0f} s with {workers} worker{'s' * (workers > 1)}")
+    if found.speed_up(workers):
+        terminal.say(f"measured for these settings: {found.speed_up(workers)}")
+
+
+def evaluate(
+    model: Annotated[str, typer.Option(help="NAME or NAME@vN")],
+    data: Source,
+    label_column: Annotated[str | None, typer.Option(help="column of labels.csv; default: the model's own")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="train, val, test or all; default: the test part that the set publishes, otherwise all"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Score a registered model on a data set, every figure with its 95 % interval.
+
+    A set is scored as it is given: its published test part, or all of it where it has none. Only the set that the model
+    was trained on is split as it was then. Images that cannot be read are counted and named.
+    """
+    from lungkit.models import registry
+
+    version, source = registry.find(model), source_path(data)  # refused before TensorFlow takes seconds to load
+    from lungkit.training import release
+
+    scored = release.score(version, release.data_for(version, source, label_column), split)
+    if as_json:
+        typer.echo(json.dumps(scored.to_dict()))
+        return
+    summary = scored.evaluation.summary()
+    title = f"{version} on {scored.data.name}, {scored.scope}"
+    terminal.table(("", *summary.columns), ((metric, *cells) for metric, cells in summary.iterrows()), title)
+    terminal.say(_reviewed(scored.review))
+    say_each(scored.remarks)
+    if scored.unreadable:
+        terminal.say(f"not in these figures, because unreadable: {len(scored.unreadable):,}")
+        say_each([f"  {one['file']}: {one['reason']}" for one in scored.unreadable], most=5, where="--json lists all")
+    say_each(map(str, scored.data.notes))
+
+
+def _reviewed(review: dict) -> str:
+    """In words, what the band of uncertainty leaves to a person."""
+    from lungkit.training.evaluation import format_interval
+
+    told = f"left to a person as uncertain: {review['share']:.1%} of the images"
+    if review["errors_held"] is not None:
+        told += f", with {review['errors_held']:.0%} of the errors"
+    if review["accuracy"] is not None:
+        told += f"; accuracy of the rest {format_interval(review['accuracy'], *review['interval'])}"
+    return told
