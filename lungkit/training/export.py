@@ -117,8 +117,7 @@ def agreement(
         )
     few = tensors[:_HEAT_IMAGES]
     classes = probabilities[: len(few)].argmax(axis=1)
-    layer = _maker(_ending(model)[0].input).name
-    expected = gradcam.gradcam(model, few, classes, layer=layer)
+    expected = gradcam.gradcam(model, few, classes)
     heat = np.concatenate([exported(few[i : i + 1])["heat"][0, [cls]] for i, cls in enumerate(classes)])
     return {
         "runtime": f"OpenVINO {graph.openvino.get_version().split('-')[0]}",

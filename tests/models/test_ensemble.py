@@ -64,7 +64,7 @@ def test_its_graph_gives_the_same_answers_and_maps_and_one_embedding_of_a_member
     answered = graph.Graph(tmp_path)(pictures)
     expected = keras.ops.convert_to_numpy(keras.ops.softmax(_logits(whole, pictures)))
     np.testing.assert_allclose(answered["probabilities"], expected, atol=2e-3)
-    maps = gradcam.gradcam(whole, pictures, 1, layer=ensemble.MEMBERS)
+    maps = gradcam.gradcam(whole, pictures, 1)
     assert maps.max() > 0.5
     np.testing.assert_allclose(answered["heat"][:, 1], maps, atol=2e-2)
     assert answered["embedding"].shape == (len(pictures), members[0].get_layer("embedding").output.shape[1])

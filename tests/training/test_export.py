@@ -60,7 +60,7 @@ def test_any_number_of_images_at_a_time_gets_the_same_answers(exported, pictures
 def test_the_heat_map_of_each_class_is_its_grad_cam(model, exported, pictures, cls):
     heat = exported(pictures)["heat"]
     assert heat.shape == (9, 3, 48, 48)
-    np.testing.assert_allclose(heat[:, cls], gradcam.gradcam(model, pictures, cls, layer="last_relu"), atol=1e-4)
+    np.testing.assert_allclose(heat[:, cls], gradcam.gradcam(model, pictures, cls), atol=1e-4)
 
 
 def test_a_class_that_nothing_speaks_for_has_an_empty_map_and_no_nan(pictures, tmp_path):

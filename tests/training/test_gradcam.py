@@ -1,4 +1,4 @@
-"""Grad-CAM against gradients found in other ways, on every kind of Keras model it promises to explain."""
+"""Grad-CAM against gradients that are calculated in other ways, and what is measured on its maps."""
 
 from lungkit.backend import keras
 
@@ -14,9 +14,7 @@ from lungkit.training.gradcam import (
     localisation,
     localisation_summary,
     otsu_threshold,
-    overlay,
     randomisation_check,
-    score_gradients,
 )
 
 layers = keras.layers
@@ -44,17 +42,11 @@ def small_cnn(channels=1, classes=3, activation=None, name="small"):
     return keras.Model(inputs, layers.Dense(classes, activation=activation, name="head")(x), name=name)
 
 
-def nested(wrap):
-    """A base model inside another, as a functional model or a Sequential."""
-    inputs = keras.Input((32, 32, 1))
-    x = layers.Conv2D(6, 3, padding="same", strides=2, activation="relu", name="conv1")(inputs)
-    x = layers.Conv2D(8, 3, padding="same", strides=2, activation="relu", name="conv2")(x)
-    base = keras.Model(inputs, x, name="base")
-    head = [layers.GlobalAveragePooling2D(), layers.Dense(3, activation="softmax", name="head")]
-    if wrap == "sequential":
-        return keras.Sequential([keras.Input((32, 32, 1)), layers.Rescaling(2.0), base, *head])
-    outer = keras.Input((32, 32, 1))
-    return keras.Model(outer, head[1](head[0](base(layers.Rescaling(2.0)(outer)))))
+def flat(inputs, *chain):
+    x = inputs
+    for layer in chain:
+        x = layer(x)
+    return keras.Model(inputs, x)
 
 
 def class_activation_map(features, kernel, class_index):
@@ -67,18 +59,21 @@ def as_shown(maps, size):
     return heat / np.maximum(heat.max(axis=(1, 2), keepdims=True), 1e-12)
 
 
-def all_gradients(*args, **kwargs):
-    features, gradients, classes = zip(*score_gradients(*args, **kwargs), strict=True)
-    return np.concatenate(features), np.concatenate(gradients), np.concatenate(classes)
+def gradients(model, images, class_index):
+    """The last feature maps and the gradient of the class's logit with respect to them."""
+    maps = explain._last_feature_maps(model)
+    features = keras.Model(model.input, maps)(images)
+    classes = np.full(len(images), class_index)
+    return features.numpy(), explain.score_gradient(keras.Model(maps, model.output), features, classes)
 
 
-# --- the gradient, found another way ---
+# --- the gradient, calculated another way ---
 
 
 def test_the_map_weighs_each_channel_by_its_mean_gradient():
-    model = keras.Sequential([keras.Input((16, 16, 1)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(2)])
+    model = flat(keras.Input((16, 16, 1)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(2))
     images = np.random.default_rng(1).random((3, 16, 16, 1), dtype=np.float32)
-    features, gradient, _ = all_gradients(model, images, 1)
+    features, gradient = gradients(model, images, 1)
     assert gradient.std(axis=(1, 2)).min() > 0  # unlike under pooling, where mean, maximum and middle are one
     heat = np.zeros((3, 14, 14))
     for channel in range(4):
@@ -86,41 +81,36 @@ def test_the_map_weighs_each_channel_by_its_mean_gradient():
     np.testing.assert_allclose(gradcam(model, images, 1), as_shown(np.maximum(heat, 0), (16, 16)), atol=1e-5)
 
 
-@pytest.mark.parametrize("activation", [None, "softmax"])
-def test_a_pooled_linear_head_gives_the_class_activation_map(images, activation):
-    model = small_cnn(activation=activation)
+def test_a_pooled_linear_head_gives_the_class_activation_map(images):
+    model = small_cnn()
     features = keras.Model(model.inputs, model.get_layer("conv2").output).predict(images, verbose=0)
     kernel = model.get_layer("head").get_weights()[0]
     for class_index in range(3):
-        kernel[:2, class_index] = 0.5  # something speaks for every class
+        kernel[:2, class_index] = 0.5  # something supports every class
         model.get_layer("head").set_weights([kernel, np.zeros(3)])
-        _, gradient, _ = all_gradients(model, images, class_index)
+        _, gradient = gradients(model, images, class_index)
         np.testing.assert_allclose(gradient, np.broadcast_to(kernel[:, class_index] / 64, gradient.shape), rtol=1e-5)
         expected = as_shown(class_activation_map(features, kernel, class_index), (32, 32))
         np.testing.assert_allclose(gradcam(model, images, class_index), expected, atol=1e-5)
 
 
 def test_a_flattened_dense_head_agrees_with_central_finite_differences():
-    model = keras.Sequential(
-        [
-            keras.Input((16, 16, 2)),
-            layers.Conv2D(4, 3, activation="relu", padding="same", name="conv1"),
-            layers.MaxPooling2D(),
-            layers.Conv2D(3, 3, activation="relu", padding="same", name="conv2"),
-            layers.MaxPooling2D(),
-            layers.Flatten(),
-            layers.Dense(10, activation="relu"),
-            layers.Dense(3, activation="softmax"),
-        ]
+    model = flat(
+        keras.Input((16, 16, 2)),
+        layers.Conv2D(4, 3, activation="relu", padding="same"),
+        layers.MaxPooling2D(),
+        layers.Conv2D(3, 3, activation="relu", padding="same"),
+        layers.Flatten(),
+        layers.Dense(10, activation="relu"),
+        layers.Dense(3),
     )
     images = np.random.default_rng(1).random((1, 16, 16, 2), dtype=np.float32)
-    features, gradient, _ = all_gradients(model, images, class_index=2)
+    features, gradient = gradients(model, images, class_index=2)
     dense = [layer.get_weights() for layer in model.layers if isinstance(layer, layers.Dense)]
 
     def logit(maps):  # the head in float64, written out
-        x = maps.reshape(4, 2, 4, 2, 3).max(axis=(1, 3)).reshape(-1)
         (w1, b1), (w2, b2) = dense
-        return (np.maximum(x @ w1.astype(float) + b1, 0) @ w2.astype(float) + b2)[2]
+        return (np.maximum(maps.reshape(-1) @ w1.astype(float) + b1, 0) @ w2.astype(float) + b2)[2]
 
     step = 1e-6
     numeric = np.zeros((8, 8, 3))
@@ -129,144 +119,7 @@ def test_a_flattened_dense_head_agrees_with_central_finite_differences():
         nudge[position] = step
         numeric[position] = (logit(features[0] + nudge) - logit(features[0] - nudge)) / (2 * step)
     assert np.abs(numeric).max() > 0
-    unsettled = features[0].reshape(4, 2, 4, 2, 3).max(axis=(1, 3)) == 0  # four zeros tie in the pooling: no derivative
-    settled = ~unsettled.repeat(2, axis=0).repeat(2, axis=1)
-    np.testing.assert_allclose(gradient[0][settled], numeric[settled], atol=1e-5)
-
-
-def test_a_flat_model_agrees_with_a_tape_over_a_rebuilt_one(images):
-    inputs = keras.Input((32, 32, 1))
-    x = layers.Conv2D(6, 3, padding="same", strides=2)(inputs)
-    x = layers.BatchNormalization()(x)
-    middle = layers.Activation("swish", name="middle")(x)
-    x = layers.Conv2D(6, 3, padding="same")(middle)
-    x = layers.GlobalAveragePooling2D()(keras.ops.add(x, middle))
-    logits = layers.Dense(3)(layers.Dense(8, activation="gelu")(x))
-    model = keras.Model(inputs, layers.Softmax()(logits))
-    features, gradient, classes = all_gradients(model, images, layer="middle", batch_size=3)
-
-    rebuilt = keras.Model(inputs, [middle, logits])
-    with tf.GradientTape() as tape:
-        their_features, their_logits = rebuilt(images, training=False)
-        score = tf.reduce_sum(tf.gather(their_logits, classes, batch_dims=1))
-    np.testing.assert_array_equal(classes, np.argmax(their_logits, axis=1))
-    np.testing.assert_allclose(features, their_features, atol=1e-6)
-    np.testing.assert_allclose(gradient, tape.gradient(score, their_features), atol=1e-6)
-
-
-# --- every kind of model ---
-
-
-def test_the_gradient_is_taken_before_the_last_activation(images):
-    def ending(last):
-        inputs = keras.Input((32, 32, 1))
-        x = layers.Conv2D(5, 3, strides=4, activation="relu")(inputs)
-        return keras.Model(inputs, last(layers.GlobalAveragePooling2D()(x)))
-
-    endings = {
-        "logits": layers.Dense(3),
-        "dense softmax": layers.Dense(3, activation="softmax"),
-        "dense sigmoid": layers.Dense(3, activation="sigmoid"),
-        "activation": lambda x: layers.Activation("softmax")(layers.Dense(3)(x)),
-        "float32 activation": lambda x: layers.Activation("softmax", dtype="float32")(layers.Dense(3)(x)),
-        "softmax layer": lambda x: layers.Softmax()(layers.Dense(3)(x)),
-        "softmax operation": lambda x: keras.ops.softmax(layers.Dense(3)(x)),
-        "sigmoid operation": lambda x: keras.ops.sigmoid(layers.Dense(3)(x)),
-        "dropout after": lambda x: layers.Dropout(0.5)(layers.Dense(3, activation="softmax")(x)),
-    }
-    plain = ending(endings["logits"])
-    _, expected, _ = all_gradients(plain, images, 1)
-    for name, last in endings.items():
-        model = ending(last)
-        model.set_weights(plain.get_weights())
-        before = model.predict(images, verbose=0)
-        np.testing.assert_allclose(all_gradients(model, images, 1)[1], expected, atol=1e-6, err_msg=name)
-        np.testing.assert_array_equal(model.predict(images, verbose=0), before, err_msg=name)
-
-
-@pytest.mark.parametrize("wrap", ["functional", "sequential"])
-@pytest.mark.parametrize("reload", [None, "model.keras", "model.h5"])
-@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
-def test_nested_and_reloaded_models_give_the_class_activation_map(images, tmp_path, wrap, reload):
-    model = nested(wrap)
-    base = model.get_layer("base")
-    expected = class_activation_map(base.predict(images * 2, verbose=0), model.get_layer("head").get_weights()[0], 1)
-    if reload:
-        model.save(tmp_path / reload)
-        model = keras.models.load_model(tmp_path / reload)
-    for name in [None, "conv2", "base/conv2"]:
-        features, gradient, _ = all_gradients(model, images, 1, layer=name)
-        shown = np.maximum((features * gradient.mean(axis=(1, 2), keepdims=True)).sum(axis=-1), 0)
-        np.testing.assert_allclose(shown * 64, expected, atol=1e-6)
-
-
-def test_a_subclassed_model_and_a_layer_used_twice_are_explained(images):
-    class Shared(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.stem = layers.Conv2D(4, 3, strides=2, padding="same", activation="relu")
-            self.again = layers.Conv2D(4, 3, strides=2, padding="same", activation="relu", name="again")
-            self.pool = layers.GlobalAveragePooling2D()
-            self.head = layers.Dense(2, activation="softmax")
-
-        def call(self, x):
-            return self.head(self.pool(self.again(self.again(self.stem(x)))))
-
-    model = Shared()
-    model(images)
-    features, gradient, _ = all_gradients(model, images, 0)
-    assert features.shape == (4, 4, 4, 4)  # the second use
-    np.testing.assert_allclose(
-        gradient, np.broadcast_to(model.head.get_weights()[0][:, 0] / 16, gradient.shape), rtol=1e-5
-    )
-
-
-# Together about 10 s.
-@pytest.mark.parametrize(
-    ("name", "last"),
-    [
-        ("MobileNetV2", "out_relu"),
-        ("DenseNet121", "relu"),
-        ("EfficientNetB0", "top_activation"),
-        ("ResNet50", "conv5_block3_out"),
-    ],
-)
-def test_keras_applications_give_the_class_activation_map(name, last):
-    model = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3), classes=3)
-    images = np.random.default_rng(0).random((2, 64, 64, 3), dtype=np.float32)
-    kernel, _ = model.layers[-1].get_weights()
-    model.layers[-1].set_weights([kernel + 0.05, np.zeros(3)])  # an untrained kernel may have nothing speak for a class
-    features = keras.Model(model.inputs, [model.get_layer(last).output])([images], training=False)
-    features = tf.nest.flatten(features)[0]
-    expected = as_shown(class_activation_map(features.numpy(), kernel + 0.05, 1), (64, 64))
-    assert expected.max() == 1
-    np.testing.assert_allclose(gradcam(model, images, 1), expected, atol=1e-3)
-
-
-def test_vgg16_with_its_dense_head_is_explained_at_its_last_convolution():
-    model = keras.applications.VGG16(weights=None, input_shape=(32, 32, 3), classes=2)
-    images = np.random.default_rng(0).random((2, 32, 32, 3), dtype=np.float32)
-    features, gradient, classes = all_gradients(model, images)
-    head = model.layers[[layer.name for layer in model.layers].index("block5_conv3") + 1 :]
-    with tf.GradientTape() as tape:
-        x = tf.Variable(features)
-        maps = x
-        for layer in head[:-1]:
-            maps = layer(maps)
-        logits = maps @ head[-1].kernel + head[-1].bias
-        score = tf.reduce_sum(tf.gather(logits, classes, batch_dims=1))
-    assert np.abs(gradient).max() > 0
-    np.testing.assert_allclose(gradient, tape.gradient(score, x), rtol=1e-3, atol=1e-9)
-
-
-@pytest.mark.parametrize("activation", [None, "sigmoid"])
-def test_class_0_of_one_output_is_the_negated_score(images, activation):
-    model = small_cnn(classes=1, activation=activation)
-    _, positive, _ = all_gradients(model, images, 1)
-    _, negative, _ = all_gradients(model, images, 0)
-    np.testing.assert_array_equal(negative, -positive)
-    predicted = model.predict(images, verbose=0)[:, 0] > (0.5 if activation else 0)
-    np.testing.assert_array_equal(all_gradients(model, images)[2], predicted)
+    np.testing.assert_allclose(gradient[0], numeric, atol=1e-5)
 
 
 def test_each_image_may_have_its_own_class_whatever_the_batch_size(images):
@@ -291,56 +144,13 @@ def test_a_half_precision_model_gives_nearly_the_same_map(images):
     np.testing.assert_allclose(heat, gradcam(model, images, 0), atol=0.05)
 
 
-def test_a_side_branch_is_not_taken_for_the_last_feature_map(images):
-    class WithSide(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.main = layers.Conv2D(4, 3, strides=4, name="main")
-            self.side = layers.Conv2D(2, 3, name="side")
-            self.pool = layers.GlobalAveragePooling2D()
-            self.head = layers.Dense(2)
-
-        def call(self, x):
-            maps = self.main(x)
-            self.side(maps)
-            return self.head(self.pool(maps))
-
-    model = WithSide()
-    assert all_gradients(model, images, 0)[0].shape[-1] == 4
-    with pytest.raises(LungkitError, match=r"'side'.*lead to the output; 1 do: main"):
-        gradcam(model, images, 0, layer="side")
-
-
-def test_a_map_where_nothing_speaks_for_the_class_stays_zero(images):
+def test_a_map_where_nothing_supports_the_class_stays_zero(images):
     model = small_cnn()
     model.get_layer("head").set_weights([-np.ones((8, 3)), np.zeros(3)])
     assert gradcam(model, images, 1).max() == 0
 
 
-# --- refusals, and leaving the model as it was ---
-
-
-def test_an_unknown_layer_is_refused_with_the_ones_there_are(images):
-    with pytest.raises(LungkitError, match=r"'conv9'.*conv1, norm1, relu1, conv2"):
-        gradcam(small_cnn(), images, layer="conv9")
-
-
-def test_a_layer_without_maps_is_refused_with_the_ones_that_have_them(images):
-    with pytest.raises(LungkitError, match=r"'pool'.*conv2"):
-        gradcam(small_cnn(), images, layer="pool")
-
-
-def test_a_name_that_two_nested_layers_share_must_be_given_as_a_path(images):
-    def half(name, channels):
-        inputs = keras.Input((None, None, channels))
-        return keras.Model(inputs, layers.Conv2D(4, 3, strides=2, padding="same", name="conv")(inputs), name=name)
-
-    inputs = keras.Input((32, 32, 1))
-    x = layers.GlobalAveragePooling2D()(half("late", 4)(half("early", 1)(inputs)))
-    model = keras.Model(inputs, layers.Dense(2)(x))
-    with pytest.raises(LungkitError, match="early/conv, late/conv"):
-        gradcam(model, images, 0, layer="conv")
-    assert all_gradients(model, images, 0, layer="early/conv")[0].shape == (4, 16, 16, 4)
+# --- refusals ---
 
 
 @pytest.mark.parametrize(
@@ -353,28 +163,24 @@ def test_a_class_the_model_does_not_have_is_refused(images, wrong, said):
 
 
 def test_images_of_another_shape_are_refused(images):
-    with pytest.raises(LungkitError, match="n, height, width, channels"):
-        gradcam(small_cnn(), images[0])
-    with pytest.raises(LungkitError, match="n of 1 or more"):
-        gradcam(small_cnn(), images[:0])
-    with pytest.raises(LungkitError, match=r"does not take images of shape \(32, 32, 1\)"):
-        gradcam(small_cnn(channels=3), images)
+    for wrong in (images[0], images[:0], np.repeat(images, 3, axis=-1)):
+        with pytest.raises(LungkitError, match=r"images have shape .* the model needs 1 or more of \(32, 32, 1\)"):
+            gradcam(small_cnn(), wrong)
 
 
 def test_a_model_without_feature_maps_is_refused(images):
     model = keras.Sequential([keras.Input((32, 32, 1)), layers.Flatten(), layers.Dense(3)])
-    with pytest.raises(LungkitError, match="no layer of the model gives feature maps"):
+    with pytest.raises(LungkitError, match=r"no layer of model .* gives feature maps"):
         gradcam(model, images)
 
 
-def test_a_model_whose_logits_cannot_be_found_is_refused(images):
+def test_a_model_that_gives_probabilities_or_two_outputs_is_refused(images):
     trunk = small_cnn()
     two = keras.Model(trunk.inputs, [trunk.output, trunk.get_layer("pool").output])
-    with pytest.raises(LungkitError, match="does not end in one layer"):
-        gradcam(two, images)
-    hidden = keras.Model(trunk.inputs, layers.Reshape((3,))(keras.ops.softmax(trunk.output)))
-    with pytest.raises(LungkitError, match="still probabilities"):
-        gradcam(hidden, images)
+    softmax = keras.Model(trunk.inputs, layers.Softmax()(trunk.output))
+    for wrong in (two, softmax, small_cnn(activation="softmax")):
+        with pytest.raises(LungkitError, match="does not end in one dense layer of logits"):
+            gradcam(wrong, images)
 
 
 def test_weights_that_are_not_finite_are_refused(images):
@@ -386,56 +192,11 @@ def test_weights_that_are_not_finite_are_refused(images):
 
 def test_another_backend_is_refused(images, monkeypatch):
     monkeypatch.setattr(keras.config, "backend", lambda: "torch")
-    with pytest.raises(LungkitError, match=r"'torch'.*KERAS_BACKEND=tensorflow"):
+    with pytest.raises(LungkitError, match=r"not on torch; set KERAS_BACKEND=tensorflow"):
         gradcam(small_cnn(), images)
 
 
-def test_the_model_is_left_as_it_was_also_after_an_error(images):
-    model = small_cnn(activation="softmax")
-    parts = [part for _, part in explain._parts(model)]
-    before = [dict(vars(part)) for part in parts]
-    answer = model.predict(images, verbose=0)
-    with pytest.raises(LungkitError):
-        gradcam(model, images, class_index=9)
-    gradcam(model, images)
-    for part, then in zip(parts, before, strict=True):
-        assert vars(part).keys() == then.keys()
-        assert vars(part).get("activation") is then.get("activation")
-    np.testing.assert_array_equal(model.predict(images, verbose=0), answer)
-
-
-# --- overlay ---
-
-
-def test_cold_regions_of_an_overlay_show_the_image_unchanged():
-    image = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
-    heat = np.zeros((8, 8), dtype=np.float32)
-    heat[2, 3] = 1
-    picture = overlay(image, heat)
-    assert picture.dtype == np.uint8 and picture.shape == (8, 8, 3)
-    grey = np.rint(255 * image).astype(np.uint8)[..., None].repeat(3, axis=2)
-    cold = heat == 0
-    np.testing.assert_array_equal(picture[cold], grey[cold])
-    hottest = np.array([252, 255, 164])  # the bright end of inferno
-    np.testing.assert_allclose(picture[2, 3], 0.6 * 255 * image[2, 3] + 0.4 * hottest, atol=1)
-
-
-@pytest.mark.parametrize(
-    ("image", "heat", "said"),
-    [
-        (np.zeros((4, 4)), np.zeros((4, 5)), "differ"),
-        (np.zeros((4, 4, 1)), np.zeros((4, 4, 1)), "height, width"),
-        (np.full((4, 4), 2.0), np.zeros((4, 4)), "image holds values from 2 to 2"),
-        (np.zeros((4, 4)), np.full((4, 4), -1.0), "heat map holds"),
-        (np.full((4, 4), np.nan), np.zeros((4, 4)), "image holds"),
-    ],
-)
-def test_an_overlay_refuses_what_is_not_an_image_and_its_heat_map(image, heat, said):
-    with pytest.raises(LungkitError, match=said):
-        overlay(image, heat)
-
-
-# --- localisation ---
+# --- agreement with lesion masks ---
 
 
 def box(rows, columns, side=8):
@@ -541,8 +302,9 @@ def trained():
     x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu")(inputs)
     x = layers.Conv2D(16, 3, padding="same", activation="relu")(x)
     x = layers.Conv2D(16, 3, padding="same", activation="relu")(x)
-    model = keras.Model(inputs, layers.Dense(2, activation="softmax")(layers.GlobalAveragePooling2D()(x)))
-    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
     model.fit(images, labels, epochs=12, batch_size=32, verbose=0)
     images, masks, labels = bright_squares(60, seed=9)
     assert model.evaluate(images, labels, verbose=0)[1] > 0.95
@@ -574,12 +336,6 @@ def test_randomisation_leaves_out_images_without_an_original_map(images):
     model = small_cnn()
     model.get_layer("head").set_weights([-np.ones((8, 3)), np.zeros(3)])
     assert randomisation_check(model, images, 0)["spearman"].isna().all()
-
-
-def test_a_model_with_nothing_to_randomise_is_refused(images):
-    model = keras.Sequential([keras.Input((32, 32, 1)), layers.Rescaling(2.0), layers.GlobalAveragePooling2D()])
-    with pytest.raises(LungkitError, match="no convolution or dense layer"):
-        randomisation_check(model, images, 1)
 
 
 def test_a_randomisation_that_fails_puts_the_weights_back(images, monkeypatch):
