@@ -21,19 +21,19 @@ from rich.table import Table
 from bench.machine import machine
 from lungkit.clinic import batch
 from lungkit.clinic.predictor import Predictor
-from lungkit.data import images
+from lungkit.data import images, preprocess
 from lungkit.models import registry
 from lungkit.progress import bar
 
 SIDES = (512, 1024, 2048, 3000)
 QUALITY = 92
-FULL, SCALED = images.Preprocessing(jpeg="full"), images.Preprocessing(jpeg="scaled")
+FULL, SCALED = preprocess.Preprocessing(jpeg="full"), preprocess.Preprocessing(jpeg="scaled")
 WAYS: dict[str, Callable[[bytes], np.ndarray]] = {
-    "full": lambda content: images.prepare(content, FULL).tensor,
-    "scaled": lambda content: images.prepare(content, SCALED).tensor,
+    "full": lambda content: preprocess.prepare(content, FULL).tensor,
+    "scaled": lambda content: preprocess.prepare(content, SCALED).tensor,
     # The clinic decodes in full for the screen, and makes the tensor as well.
-    "clinic, full": lambda content: images.prepare(images.read(content), FULL).tensor,
-    "clinic, scaled": lambda content: images.prepare(images.read(content), SCALED).tensor,
+    "clinic, full": lambda content: preprocess.prepare(images.read(content), FULL).tensor,
+    "clinic, scaled": lambda content: preprocess.prepare(images.read(content), SCALED).tensor,
 }
 Times = dict[str, list[float]]  # way -> milliseconds of each round
 

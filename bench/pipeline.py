@@ -21,7 +21,7 @@ from rich.table import Table
 
 from bench.machine import machine
 from lungkit.data import dataset as datasets
-from lungkit.data.images import Preprocessing
+from lungkit.data.preprocess import Preprocessing
 from lungkit.progress import bar
 from lungkit.training import pipeline
 

@@ -19,7 +19,7 @@ from rich.table import Table
 from bench.machine import machine
 from lungkit.clinic import batch
 from lungkit.clinic.predictor import Predictor
-from lungkit.data import dataset, images, phantom
+from lungkit.data import dataset, phantom, preprocess
 from lungkit.models import registry
 from lungkit.progress import bar
 
@@ -40,7 +40,7 @@ def untrained(network: str, source: Path, side: int) -> registry.Version:
     keras.utils.set_random_seed(7)
     recipe = {"label_column": None, "limit": None, "seed": 7}
     chest = dataset.prepare(source, **recipe)
-    spec = images.training_statistics(chest.files("train"), images.Preprocessing(size=(side, side)))
+    spec = preprocess.training_statistics(chest.files("train"), preprocess.Preprocessing(size=(side, side)))
     shape, classes = (side, side, 1), len(chest.classes)
     if network == "cnn":
         model = cnn.build(shape, classes)
@@ -67,7 +67,7 @@ class Bench:
         self.many = Predictor(version, heat=False, many=True)
         self.keras = saved.load(version)
         self.spec = self.many.spec
-        self.tensors = images.read_batch(files, self.spec)
+        self.tensors = preprocess.read_batch(files, self.spec)
         self.few = self.tensors[:32]
 
     def ways(self) -> dict[str, Callable[[], int]]:
@@ -88,7 +88,7 @@ class Bench:
         return sum(answer.reading is not None for answer in batch.read_files(self.many, self.files))
 
     def keras_folder(self) -> int:
-        tensors = images.read_batch(self.files, self.spec)
+        tensors = preprocess.read_batch(self.files, self.spec)
         return len(self.keras.predict(tensors, batch_size=32, verbose=0))
 
     def decoding(self) -> int:

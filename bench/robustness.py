@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.ndimage import gaussian_filter
 
-from lungkit.data import images
+from lungkit.data import preprocess
 from lungkit.models import graph, registry
 from lungkit.progress import bar
 from lungkit.training import evaluation, release
@@ -53,8 +53,8 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def measured(version: registry.Version, source: str) -> dict[str, tuple[float, float]]:
     """AUC and balanced accuracy under each of CHANGES."""
     data = release.data_for(version, source)
-    spec = images.Preprocessing.from_dict(version.card["preprocessing"])
-    grey = images.read_batch(data.files("val"), spec)[..., 0] * spec.std + spec.mean
+    spec = preprocess.Preprocessing.from_dict(version.card["preprocessing"])
+    grey = preprocess.read_batch(data.files("val"), spec)[..., 0] * spec.std + spec.mean
     runtime = graph.Graph(version.folder, heat=False, many=True)
     found = {}
     for name, change in bar(CHANGES.items(), label=str(version), unit="change"):

@@ -210,7 +210,7 @@ def test_in_place_executes_the_committed_notebooks_themselves(lungkit, runs, mon
 @pytest.fixture(scope="module")
 def trained(squares, tmp_path_factory) -> Path:
     """A registry with one version of an untrained network, registered on `squares`."""
-    from lungkit.data import dataset, images
+    from lungkit.data import dataset, preprocess
     from lungkit.models import cnn
     from lungkit.training import release
 
@@ -223,7 +223,7 @@ def trained(squares, tmp_path_factory) -> Path:
             cnn.build((32, 32, 1), 2, filters=4, blocks=2),
             "squares-cnn",
             dataset.prepare(squares, **recipe),
-            images.Preprocessing(size=(32, 32)),
+            preprocess.Preprocessing(size=(32, 32)),
             architecture={},
             training={},
             recipe=recipe,

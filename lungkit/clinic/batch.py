@@ -26,7 +26,7 @@ from lungkit import files as whole
 from lungkit import terminal
 from lungkit.clinic import decode
 from lungkit.clinic.predictor import Predictor, Reading
-from lungkit.data import folders, images
+from lungkit.data import folders, preprocess
 from lungkit.errors import LungkitError
 
 BATCH = 8  # images at a time: the feature maps of more of them leave the processor's cache
@@ -76,7 +76,7 @@ def _answers(
 class _Decoders:
     """Workers that turn files into batches of tensors, some batches ahead."""
 
-    def __init__(self, spec: images.Preprocessing, workers: int | None, processes: bool):
+    def __init__(self, spec: preprocess.Preprocessing, workers: int | None, processes: bool):
         self._spec, self._workers, self._processes = spec, workers or os.cpu_count() or 1, processes
         self._executor = self._start()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lungkit.data import images
+from lungkit.data import images, preprocess
 from lungkit.models import input_checks
 
 
@@ -33,14 +33,14 @@ class Decoded:
     seconds: float
 
 
-def prepare(source, spec: images.Preprocessing, name: str | None = None) -> tuple[np.ndarray, Facts]:
-    """The tensor, float32 (height, width, 1), and the facts, of all that images.prepare takes."""
-    prepared = images.prepare(source, spec, name)
+def prepare(source, spec: preprocess.Preprocessing, name: str | None = None) -> tuple[np.ndarray, Facts]:
+    """The tensor, float32 (height, width, 1), and the facts, of all that preprocess.prepare takes."""
+    prepared = preprocess.prepare(source, spec, name)
     facts = Facts(input_checks.intensity_features(prepared.tensor, spec), prepared.units, prepared.shape, prepared.note)
     return prepared.tensor, facts
 
 
-def decode(files: Sequence[Path], spec: images.Preprocessing) -> tuple[list[Decoded], np.ndarray]:
+def decode(files: Sequence[Path], spec: preprocess.Preprocessing) -> tuple[list[Decoded], np.ndarray]:
     """One Decoded for each file, and the tensors of those that were not refused: float32 (n, height, width, 1)."""
     decoded, tensors = [], []
     for file in files:

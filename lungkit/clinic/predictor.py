@@ -8,7 +8,8 @@ from threading import Lock
 import numpy as np
 
 from lungkit.clinic import decode
-from lungkit.data import images
+from lungkit.data import images, preprocess
+from lungkit.data.image import placed
 from lungkit.errors import LungkitError
 from lungkit.models import decision, graph, input_checks, registry
 
@@ -67,7 +68,7 @@ class Predictor:
             )
         self.version, self.card = version, version.card
         self.classes = tuple(self.card["classes"])
-        self.spec = images.Preprocessing.from_dict(self.card["preprocessing"])
+        self.spec = preprocess.Preprocessing.from_dict(self.card["preprocessing"])
         self.graph = graph.Graph(version.folder, heat=heat, many=many)
         self._references = input_checks.load(version.folder)
 
@@ -91,7 +92,7 @@ class Predictor:
         certain = all(check.passed for check in checks) and not decision.uncertain(row, point, band)[0]
         heat = outputs.get("heat")
         if heat is not None:
-            heat = np.ascontiguousarray(heat[:, *images.placed(facts.shape, self.spec.size)])
+            heat = np.ascontiguousarray(heat[:, *placed(facts.shape, self.spec.size)])
         return Reading(
             model=self.version.model,
             version=self.version.version,

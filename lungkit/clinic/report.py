@@ -23,7 +23,7 @@ from lungkit import palette
 from lungkit.clinic import predictor
 from lungkit.clinic.records import cases
 from lungkit.clinic.words import SPLITS, counted, percent, with_interval
-from lungkit.data import images
+from lungkit.data import preprocess
 from lungkit.errors import LungkitError
 
 RESEARCH_ONLY = "Research use only, not a diagnosis"
@@ -426,8 +426,8 @@ def _grayscale(case: cases.Case, card: dict | None) -> tuple[np.ndarray, tuple[f
     pixels = case.pixels
     if case.units == "HU":
         stated = (card or {}).get("preprocessing", {}).get("window")
-        window = tuple(stated) if stated else images.Preprocessing().window
-        pixels = images.window_level(pixels, *window)
+        window = tuple(stated) if stated else preprocess.Preprocessing().window
+        pixels = preprocess.window_level(pixels, *window)
     scale = min(1.0, PICTURE_PIXELS / max(pixels.shape))
     size = tuple(max(1, round(side * scale)) for side in reversed(pixels.shape))
     return np.clip(_resized(pixels, size), 0, 1), window

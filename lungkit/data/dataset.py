@@ -17,7 +17,7 @@ from PIL import Image as Picture
 
 import lungkit
 from lungkit import config, files, progress
-from lungkit.data import classfolders, folders, images, labels, phantom, splits
+from lungkit.data import classfolders, folders, images, labels, phantom, preprocess, splits
 from lungkit.data.notes import ColumnMissing, DatasetError, Note, note, spelling_notes
 from lungkit.progress import say_once
 
@@ -88,12 +88,12 @@ class Dataset:
         return side, side
 
     def masks(self, split: str | None, size: tuple[int, int]) -> np.ndarray:
-        """Lesion masks, bool (n, height, width), fitted as `images.preprocess` fits the images; empty where none."""
-        spec = images.Preprocessing(size=size)
+        """Lesion masks, bool (n, height, width), fitted as `preprocess.prepare` fits the images; empty where none."""
+        spec = preprocess.Preprocessing(size=size)
         fitted = np.zeros((len(self.part(split)), *size), bool)
         for i, mask in enumerate(self.part(split)["mask"]):
             if mask:
-                fitted[i] = images.preprocess(images.read(self.root / mask), spec)[..., 0] > 0.5
+                fitted[i] = preprocess.prepare(images.read(self.root / mask), spec).tensor[..., 0] > 0.5
         return fitted
 
     @property

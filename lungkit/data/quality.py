@@ -12,7 +12,7 @@ import PIL.Image
 from matplotlib.figure import Figure
 
 from lungkit import progress
-from lungkit.data import images, splits
+from lungkit.data import images, preprocess, splits
 from lungkit.data.dataset import Dataset
 from lungkit.data.folders import shown
 from lungkit.data.notes import Note
@@ -124,7 +124,7 @@ def _look(path) -> _Look | str:
         return f"{error.rule}. {error.remedy}"
     grey = image.pixels
     if image.units == "HU":
-        grey = images.window_level(grey, *images.Preprocessing().window)
+        grey = preprocess.window_level(grey, *preprocess.Preprocessing().window)
     picture = PIL.Image.fromarray(np.round(grey * 255).astype(np.uint8))
     grid = np.asarray(picture.resize((GRID, GRID), PIL.Image.Resampling.BOX), np.float32).ravel()
     grid -= grid.mean()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lungkit.backend import keras
 
-from lungkit.data.images import Preprocessing
+from lungkit.data.preprocess import Preprocessing
 from lungkit.errors import LungkitError
 from lungkit.models import efficientnet_lite
 from lungkit.models.cnn import DEFAULTS

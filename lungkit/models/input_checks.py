@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lungkit.data.images import Preprocessing
+from lungkit.data.preprocess import Preprocessing
 
 FILE = "checks.npz"
 _LEVELS = np.arange(256) / 255

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lungkit.data import dataset, images
+from lungkit.data import dataset, preprocess
 from lungkit.data.notes import alike
 from lungkit.errors import LungkitError
 from lungkit.models import graph, registry
@@ -94,8 +94,8 @@ def _evaluated(
 ) -> evaluation.Evaluation:
     """A version's answers on the validation images, its classes in the order of `like`."""
     registry.verify(version)
-    spec = images.Preprocessing.from_dict(version.card["preprocessing"])
-    tensors = images.read_batch(data.files("val"), spec, label=f"{version}, to be compared")
+    spec = preprocess.Preprocessing.from_dict(version.card["preprocessing"])
+    tensors = preprocess.read_batch(data.files("val"), spec, label=f"{version}, to be compared")
     scores = read(graph.Graph(version.folder, heat=False, many=True), tensors)
     position = [alike(name) for name in version.card["classes"]]
     order = [position.index(alike(name)) for name in like.classes]

@@ -8,7 +8,7 @@ from pathlib import Path
 from lungkit.backend import keras
 
 from lungkit import config, resume
-from lungkit.data import dataset, images
+from lungkit.data import dataset, preprocess
 from lungkit.errors import LungkitError
 from lungkit.models import cnn, search
 from lungkit.training import fit, pipeline, release
@@ -52,8 +52,8 @@ def task(
     keras.utils.set_random_seed(seed)
     how = {"label_column": label_column, "limit": size.limit(source), "seed": seed}
     chest = dataset.prepare(source, overlap="set_aside", **how)
-    spec = images.Preprocessing(size=chest.input_size(size.image_size))
-    spec = images.training_statistics(chest.files("train"), spec)
+    spec = preprocess.Preprocessing(size=chest.input_size(size.image_size))
+    spec = preprocess.training_statistics(chest.files("train"), spec)
     train = pipeline.served(
         pipeline.decoded(chest, "train", spec),
         size.batch_size,

@@ -16,7 +16,7 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
 from lungkit import files, resume
-from lungkit.data import dataset, images
+from lungkit.data import dataset, preprocess
 from lungkit.models import backbones, cnn, decision, ensemble, registry
 from lungkit.progress import bar
 from lungkit.training import calibration, evaluation, fit, multiworker, pipeline, recipes, release
@@ -31,7 +31,7 @@ class Material:
 
     data: dataset.Dataset
     how: dict  # the arguments of dataset.prepare that give this split again
-    spec: images.Preprocessing
+    spec: preprocess.Preprocessing
     train: np.ndarray  # float32 (n, height, width, 1)
     validation: np.ndarray
 
@@ -40,9 +40,11 @@ def material(recipe: Recipe, source: str | Path, limit: int | None = None) -> Ma
     """Reads the images of a recipe from `source`, as dataset.prepare takes it; `limit`: at most so many."""
     how = {"label_column": recipe.label_column, "limit": limit, "seed": 7, "fold": recipe.fold, "by": recipe.by}
     data = dataset.prepare(source, **how, overlap="set_aside")
-    spec = images.training_statistics(data.files("train"), images.Preprocessing(size=(recipe.side, recipe.side)))
-    train = images.read_batch(data.files("train"), spec, label="training images")
-    return Material(data, how, spec, train, images.read_batch(data.files("val"), spec, label="validation images"))
+    spec = preprocess.training_statistics(
+        data.files("train"), preprocess.Preprocessing(size=(recipe.side, recipe.side))
+    )
+    train = preprocess.read_batch(data.files("train"), spec, label="training images")
+    return Material(data, how, spec, train, preprocess.read_batch(data.files("val"), spec, label="validation images"))
 
 
 def member(
@@ -229,7 +231,7 @@ def cross_validate(recipe: Recipe, source: str | Path, folder: Path, workers: in
         trained = members(one, source, _folder(folder, one), workers)
         seconds += float(trained.history["seconds"].sum())
         data = trained.of.data
-        answers = _at_half(trained, images.read_batch(data.files("test"), trained.of.spec))
+        answers = _at_half(trained, preprocess.read_batch(data.files("test"), trained.of.spec))
         point = {"kind": "threshold", "threshold": 0.5} if len(data.classes) == 2 else {"kind": "argmax"}
         measured = evaluation.evaluate(data.labels("test"), answers, data.patients("test"), data.classes, point)
         aucs.append(measured.value("auc")[0])

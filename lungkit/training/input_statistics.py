@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.covariance import LedoitWolf
 
 from lungkit import progress
-from lungkit.data import dataset, images
+from lungkit.data import dataset, images, preprocess
 from lungkit.models import input_checks
 
 MOST_IMAGES = 2000  # of the training set that are looked at
@@ -32,12 +32,12 @@ class _Seen:
     units: set[str]
 
 
-def cut_off(files: Sequence[Path], spec: images.Preprocessing) -> tuple[float, float]:
+def cut_off(files: Sequence[Path], spec: preprocess.Preprocessing) -> tuple[float, float]:
     """The mean shares of a picture that its window makes black, and white, where it had greys before."""
     shares = []
     for file in files:
         image = images.read(file)
-        shown, pixels = images.windowed(image, spec), image.pixels
+        shown, pixels = preprocess.windowed(image, spec), image.pixels
         shares.append(
             [np.mean((shown <= 0) & (pixels > pixels.min())), np.mean((shown >= 1) & (pixels < pixels.max()))]
         )
@@ -46,7 +46,7 @@ def cut_off(files: Sequence[Path], spec: images.Preprocessing) -> tuple[float, f
 
 
 def fit(
-    data: dataset.Dataset, spec: images.Preprocessing, embed: Callable[[np.ndarray], np.ndarray], seed: int = 7
+    data: dataset.Dataset, spec: preprocess.Preprocessing, embed: Callable[[np.ndarray], np.ndarray], seed: int = 7
 ) -> tuple[dict[str, input_checks.Reference], dict]:
     """The references for a version, and its card's "checks".
 
@@ -88,9 +88,9 @@ def modality(data: dataset.Dataset) -> str:
     return "X-ray" if stated and stated <= _XRAYS else "image"
 
 
-def _look(files: Sequence[Path], spec: images.Preprocessing, embed: Callable) -> _Seen:
+def _look(files: Sequence[Path], spec: preprocess.Preprocessing, embed: Callable) -> _Seen:
     def prepared(file: Path) -> tuple[np.ndarray, str]:
-        image = images.prepare(file, spec)
+        image = preprocess.prepare(file, spec)
         return image.tensor, image.units
 
     kind, intensity, units = [], [], set()

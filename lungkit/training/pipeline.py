@@ -6,7 +6,7 @@ from lungkit.backend import keras
 
 import numpy as np
 
-from lungkit.data import images
+from lungkit.data import preprocess
 from lungkit.data.dataset import Dataset
 
 # Decoded images are kept in memory up to this size, beyond it decoded again each epoch.
@@ -265,7 +265,7 @@ class InMemory(keras.utils.PyDataset):
 def batches(
     dataset: Dataset,
     split: str,
-    preprocessing: images.Preprocessing,
+    preprocessing: preprocess.Preprocessing,
     batch_size: int = 32,
     *,
     augment: keras.Sequential | None = None,
@@ -279,10 +279,10 @@ def batches(
     return served(decoded(dataset, split, preprocessing), batch_size, augment=augment, shuffle=shuffle, seed=seed)
 
 
-def decoded(dataset: Dataset, split: str, preprocessing: images.Preprocessing):
+def decoded(dataset: Dataset, split: str, preprocessing: preprocess.Preprocessing):
     """A tf.data.Dataset of (image float32 (height, width, 1), label int64) of one split, in the manifest's order.
 
-    Files are decoded on all cores with `images.prepare`, the same call that evaluation and prediction make, and
+    Files are decoded on all cores with `preprocess.prepare`, the same call that evaluation and prediction make, and
     cached in memory while they fit: for all that is served from it.
     """
     import tensorflow as tf
@@ -292,7 +292,7 @@ def decoded(dataset: Dataset, split: str, preprocessing: images.Preprocessing):
     height, width = preprocessing.size
 
     def decode(file: bytes) -> np.ndarray:
-        return images.prepare(file.decode(), preprocessing).tensor
+        return preprocess.prepare(file.decode(), preprocessing).tensor
 
     def load(file, label):
         image = tf.numpy_function(decode, [file], tf.float32, stateful=False)

@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 
-from lungkit.data import dataset, images
+from lungkit.data import dataset, images, preprocess
+from lungkit.data.image import placed
 from lungkit.errors import LungkitError
 from lungkit.models import decision
 from lungkit.progress import bar
@@ -103,14 +104,14 @@ def heat_in_lungs(candidate: Candidate, folder: Path) -> dict:
     folder's labels these images have.
     """
     rows = _frontal(folder).dropna(subset="mask")
-    point, plain = candidate.card["operating_point"], images.Preprocessing(size=_spec(candidate).size)
+    point, plain = candidate.card["operating_point"], preprocess.Preprocessing(size=_spec(candidate).size)
     pictures = _pictures(candidate, rows["file"], "heat in the lungs")
     found = []
     for (tensor, place), mask_file in zip(pictures, rows["mask"], strict=True):
         outputs = candidate.read(tensor[None])
         heat = outputs["heat"][0, decision.decide(outputs["probabilities"], point)[0]]
-        mask = images.preprocess(images.read(mask_file), plain)[..., 0] > 0.5
-        if images.placed(images.probe(mask_file)[1::-1], plain.size) != place:
+        mask = preprocess.prepare(images.read(mask_file), plain).tensor[..., 0] > 0.5
+        if placed(images.probe(mask_file)[1::-1], plain.size) != place:
             raise LungkitError(f"{mask_file} is not of its image's proportions: a lung mask must be of the same size")
         found.append(gradcam.localisation(heat[place][None], mask[place][None]))
     measured, patients = pd.concat(found, ignore_index=True), rows["patient_id"].to_numpy(str)
@@ -189,12 +190,12 @@ def _pictures(
     """Each file's tensor (height, width, 1), and the rows and columns of it that the picture takes up."""
     spec, files = _spec(candidate), list(files)
     for file in bar(files, total=len(files), label=label, unit="image"):
-        image = images.prepare(file, spec)
-        yield image.tensor, images.placed(image.shape, spec.size)
+        image = preprocess.prepare(file, spec)
+        yield image.tensor, placed(image.shape, spec.size)
 
 
-def _spec(candidate: Candidate) -> images.Preprocessing:
-    return images.Preprocessing.from_dict(candidate.card["preprocessing"])
+def _spec(candidate: Candidate) -> preprocess.Preprocessing:
+    return preprocess.Preprocessing.from_dict(candidate.card["preprocessing"])
 
 
 def lung_area(masks: Sequence[Path]) -> np.ndarray:

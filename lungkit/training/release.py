@@ -16,7 +16,7 @@ import pandas as pd
 import scipy.special
 
 from lungkit import config, files, progress
-from lungkit.data import dataset, images, splits
+from lungkit.data import dataset, images, preprocess, splits
 from lungkit.data.notes import alike
 from lungkit.errors import LungkitError
 from lungkit.models import decision, graph, input_checks, registry, saved
@@ -57,7 +57,7 @@ def register(
     model: keras.Model,
     name: str,
     data: dataset.Dataset,
-    preprocessing: images.Preprocessing,
+    preprocessing: preprocess.Preprocessing,
     *,
     architecture: dict,
     training: dict,
@@ -88,7 +88,7 @@ def register(
         says. The clinic and `score` need the graph alone.
     Raises export.NotExportable where there is no such graph, or where it does not say what the model says.
     """
-    tensors, labels = images.read_batch(data.files("val"), preprocessing), data.labels("val")
+    tensors, labels = preprocess.read_batch(data.files("val"), preprocessing), data.labels("val")
     raw = logits(model, tensors)
     temperature = calibration.temperature(labels, raw)
     scores = scipy.special.softmax(raw / temperature, axis=1)
@@ -125,7 +125,7 @@ def register(
         if about:
             card["about"] = about
         if test_too:
-            test = _read(without_heat, images.read_batch(data.files("test"), preprocessing))
+            test = _read(without_heat, preprocess.read_batch(data.files("test"), preprocessing))
             card["metrics"]["test"] = _test_figures(card, data, test) | {"times_scored": scored_before + 1}
         if probes:
             flagged = partial(_flagged, card, references, without_heat)
@@ -169,8 +169,8 @@ def conformal_figures(card: dict, labels: np.ndarray, scores: np.ndarray, patien
 
 def _flagged(card: dict, references: dict, runtime: graph.Graph, files: list[Path]) -> np.ndarray:
     """Whether the checks of "kind" and "intensity" flag each of these files."""
-    spec, limits = images.Preprocessing.from_dict(card["preprocessing"]), card["checks"]
-    tensors = images.read_batch(files, spec)
+    spec, limits = preprocess.Preprocessing.from_dict(card["preprocessing"]), card["checks"]
+    tensors = preprocess.read_batch(files, spec)
     embeddings = np.concatenate([runtime(tensor[None])["embedding"] for tensor in tensors])
     kind = references["kind"].distance(input_checks.embedding_features(embeddings))
     intensity = np.stack([input_checks.intensity_features(tensor, spec) for tensor in tensors])
@@ -347,7 +347,7 @@ def score(version: registry.Version, data: dataset.Dataset, split: str | None = 
     labels = _labels_for(classes, data, rows, version)
     registry.verify(version)
     runtime = graph.Graph(version.folder, heat=False, many=True)
-    spec = images.Preprocessing.from_dict(version.card["preprocessing"])
+    spec = preprocess.Preprocessing.from_dict(version.card["preprocessing"])
     started = time.perf_counter()
     tensors, refused = _readable([data.root / file for file in rows["file"]], spec)
     unreadable = [{"file": rows["file"].iloc[i], "reason": reason} for i, reason in refused.items()]
@@ -367,12 +367,12 @@ def score(version: registry.Version, data: dataset.Dataset, split: str | None = 
     return Scored(version, data, split, rows, tensors, labels, scores, measured, seen, seconds, unreadable, chosen)
 
 
-def _readable(files: list[Path], spec: images.Preprocessing) -> tuple[np.ndarray, dict[int, str]]:
+def _readable(files: list[Path], spec: preprocess.Preprocessing) -> tuple[np.ndarray, dict[int, str]]:
     """The tensors of the files that can be read, and for the others, by their place, why not."""
 
     def tensor(file: Path) -> np.ndarray | str:
         try:
-            return images.prepare(file, spec).tensor
+            return preprocess.prepare(file, spec).tensor
         except images.ImageRefused as error:
             return f"{error.rule}. {error.remedy}"
 

@@ -22,7 +22,7 @@ from lungkit import config
 from lungkit.clinic.predictor import Check, Reading
 from lungkit.clinic.records import accounts, maintenance
 from lungkit.clinic.records.store import Store
-from lungkit.data import images
+from lungkit.data import images, preprocess
 from lungkit.models import registry
 
 # --- records: an SQLite file, and a PostgreSQL server of the tests' own
@@ -333,7 +333,7 @@ def _trained(folder: Path, source: str, name: str, limit: int | None = None) -> 
         patch.setenv("LUNGKIT_ARTIFACTS", str(folder / "artifacts"))
         recipe = {"label_column": None, "limit": limit, "seed": 7}
         chest = dataset.prepare(source, overlap="set_aside", **recipe)
-        spec = images.training_statistics(chest.files("train"), images.Preprocessing(size=(64, 64)))
+        spec = preprocess.training_statistics(chest.files("train"), preprocess.Preprocessing(size=(64, 64)))
         keras.utils.set_random_seed(1)
         model = cnn.compile_classifier(cnn.build((64, 64, 1), len(chest.classes), filters=8, blocks=2))
         batches = pipeline.batches(chest, "train", spec, 16, shuffle=True)

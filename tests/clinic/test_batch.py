@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from lungkit import cli
 from lungkit.clinic import batch, decode
 from lungkit.clinic.predictor import REVIEW, Predictor
-from lungkit.data import images
+from lungkit.data import images, preprocess
 from lungkit.errors import LungkitError
 from lungkit.models import graph
 from tests.data.test_images import dicom
@@ -96,14 +96,14 @@ def test_a_file_that_is_no_file_is_not_waited_for(reads_many, tmp_path):
 def test_what_is_hashed_is_what_is_read(tmp_path, monkeypatch):
     """The file may be replaced while it is read; the hash must not be of other pixels."""
     file = shutil.copyfile(CAT, tmp_path / "cat.jpg")
-    before, prepare = hashlib.sha256(CAT.read_bytes()).hexdigest(), images.prepare
+    before, prepare = hashlib.sha256(CAT.read_bytes()).hexdigest(), preprocess.prepare
 
     def read_while_replaced(*source, **options):
         file.write_bytes(b"something else")
         return prepare(*source, **options)
 
-    monkeypatch.setattr(images, "prepare", read_while_replaced)
-    (decoded,), tensors = decode.decode([file], images.Preprocessing(size=(32, 32)))
+    monkeypatch.setattr(preprocess, "prepare", read_while_replaced)
+    (decoded,), tensors = decode.decode([file], preprocess.Preprocessing(size=(32, 32)))
     assert len(tensors) == 1
     assert decoded.sha256 == before
 
@@ -183,8 +183,8 @@ def test_only_a_few_batches_are_ahead_of_what_was_asked_for(reads_many, slice_fi
 
 
 def test_a_stream_gives_what_stands_beside_each_batch_with_its_own_outputs(tiny_version, slice_files):
-    spec = images.Preprocessing.from_dict(tiny_version.card["preprocessing"])
-    tensors = images.read_batch(slice_files[:6], spec)
+    spec = preprocess.Preprocessing.from_dict(tiny_version.card["preprocessing"])
+    tensors = preprocess.read_batch(slice_files[:6], spec)
     compiled = graph.Graph(tiny_version.folder, many=True)
     sizes = [1, 0, 3, 2, 0] * 5
     batches = [(number, tensors[:size]) for number, size in enumerate(sizes)]

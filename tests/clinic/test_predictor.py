@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 from lungkit import config
 from lungkit.clinic import decode, predictor
 from lungkit.clinic.predictor import REVIEW, Models, NoGraph, Predictor
-from lungkit.data import images
+from lungkit.data import images, preprocess
 from lungkit.models import graph, registry
 
 CAT = Path(__file__).with_name("cat.jpg")  # "Chelsea" by Stefan van der Walt, CC0, from scikit-image's sample data
@@ -52,7 +52,7 @@ def test_a_reading_is_what_keras_says_at_the_cards_temperature(tiny_version, tin
     from lungkit.training import gradcam, release
 
     model = saved.load(tiny_version)
-    tensors = np.stack([images.preprocess(image, tiny.spec) for image in slices])
+    tensors = np.stack([preprocess.prepare(image, tiny.spec).tensor for image in slices])
     expected = release.probabilities(model, tensors, tiny_version.card["temperature"])
     found = np.stack([tiny.read(image).probabilities for image in slices])
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -128,7 +128,9 @@ def test_the_heat_map_covers_the_image_and_not_the_margin_that_fills_the_square(
     assert reading.heat.dtype == np.float32
     assert (reading.heat >= 0).all()
     assert (reading.heat <= 1).all()
-    whole = tiny.graph(images.preprocess(dataclasses.replace(slices[0], pixels=pixels), tiny.spec)[None])["heat"][0]
+    whole = tiny.graph(preprocess.prepare(dataclasses.replace(slices[0], pixels=pixels), tiny.spec).tensor[None])[
+        "heat"
+    ][0]
     top, left = (64 - expected[0]) // 2, (64 - expected[1]) // 2
     np.testing.assert_array_equal(reading.heat, whole[:, top : top + expected[0], left : left + expected[1]])
 
@@ -198,7 +200,7 @@ def test_real_xrays_of_unseen_patients_mostly_pass(xray_version, shared_data):
 
 def test_a_picture_given_to_a_model_of_hounsfield_units_is_the_wrong_kind(tiny, slices):
     as_picture = dataclasses.replace(
-        slices[0], pixels=images.window_level(slices[0].pixels, *tiny.spec.window), units="intensity"
+        slices[0], pixels=preprocess.window_level(slices[0].pixels, *tiny.spec.window), units="intensity"
     )
     assert _by_name(tiny.read(slices[0]))["kind"].passed
     check = _by_name(tiny.read(as_picture))["kind"]
@@ -360,7 +362,7 @@ def test_reading_takes_no_training_library_and_less_than_250_mb(tiny_version, sl
     code = (
         "import sys\n"
         "from lungkit.clinic.predictor import Models\n"
-        "from lungkit.data import images\n"
+        "from lungkit.data import images, preprocess\n"
         "models = Models()\n"
         f"models.get(models.default()).read(images.read({str(slice_files[0])!r}))\n"
         "heavy = {'tensorflow', 'keras', 'sklearn', 'matplotlib', 'pandas', 'scipy'} & set(sys.modules)\n"

@@ -20,8 +20,9 @@ from pydicom import Dataset, dcmread, dcmwrite, uid
 from pydicom.encaps import encapsulate
 
 from lungkit.data import dicom as dicom_reader
-from lungkit.data import images
-from lungkit.data.images import Image, ImageRefused, Preprocessing, preprocess, probe, read
+from lungkit.data import images, preprocess
+from lungkit.data.images import Image, ImageRefused, probe, read
+from lungkit.data.preprocess import Preprocessing, prepare
 from lungkit.errors import LungkitError
 
 RAMP = np.linspace(0, 255, 40 * 50).reshape(40, 50).astype(np.uint8)
@@ -210,7 +211,7 @@ def test_a_path_bytes_and_an_open_file_give_identical_tensors(tmp_path, make):
     used.read()  # as an upload that was already hashed
     with file.open("rb") as opened:
         sources = [file, str(file), content, bytearray(content), opened, used]
-        tensors = [preprocess(read(source), Preprocessing()) for source in sources]
+        tensors = [prepare(read(source), Preprocessing()).tensor for source in sources]
         assert not opened.closed
     for tensor in tensors[1:]:
         np.testing.assert_array_equal(tensor, tensors[0])
@@ -748,7 +749,9 @@ def test_real_scanner_air_and_tissue_have_their_hounsfield_units(shared_data):
 
 def test_the_real_monochrome_twins_are_the_same_picture(shared_data):
     first, second = (
-        preprocess(read(shared_data / "dicom_samples" / f"cr_chest_monochrome{n}_uncompressed.dcm"), Preprocessing())
+        prepare(
+            read(shared_data / "dicom_samples" / f"cr_chest_monochrome{n}_uncompressed.dcm"), Preprocessing()
+        ).tensor
         for n in (1, 2)
     )
     np.testing.assert_allclose(first, second, atol=1e-6)
@@ -759,7 +762,7 @@ def test_a_secondary_capture_equals_the_picture_it_wraps(shared_data):
     original = shared_data / "covid_chestxray" / "images" / "0a7faa2a.jpg"
     if not original.exists():
         pytest.skip("covid_chestxray has no images/0a7faa2a.jpg")
-    first, second = (preprocess(read(file), Preprocessing((64, 64))) for file in (wrapped, original))
+    first, second = (prepare(read(file), Preprocessing((64, 64))).tensor for file in (wrapped, original))
     assert np.abs(first - second).mean() < 0.02  # the picture is kept smaller there
 
 
@@ -772,39 +775,39 @@ def image_of(pixels, units="intensity") -> Image:
 
 def test_window_level_maps_the_edges_and_the_level():
     np.testing.assert_allclose(
-        images.window_level(np.array([-3000, -1350, -600, 150, 3000]), -600, 1500), [0, 0, 0.5, 1, 1]
+        preprocess.window_level(np.array([-3000, -1350, -600, 150, 3000]), -600, 1500), [0, 0, 0.5, 1, 1]
     )
 
 
 def test_hounsfield_units_go_through_the_window_and_intensities_do_not():
-    hu = preprocess(image_of(np.full((50, 50), -600), "HU"), Preprocessing((50, 50)))
+    hu = prepare(image_of(np.full((50, 50), -600), "HU"), Preprocessing((50, 50))).tensor
     assert np.allclose(hu, 0.5)
-    grey = preprocess(image_of(np.full((50, 50), 0.25)), Preprocessing((50, 50)))
+    grey = prepare(image_of(np.full((50, 50), 0.25)), Preprocessing((50, 50))).tensor
     assert np.allclose(grey, 0.25)
 
 
 def test_the_aspect_is_kept_and_the_rest_is_black():
-    tensor = preprocess(image_of(np.ones((100, 200))), Preprocessing((64, 64)))[..., 0]
+    tensor = prepare(image_of(np.ones((100, 200))), Preprocessing((64, 64))).tensor[..., 0]
     assert tensor[16:48].min() == 1
     assert tensor[:16].max() == tensor[48:].max() == 0
 
 
 def test_black_padding_is_normalised_like_any_other_black():
-    tensor = preprocess(image_of(np.ones((100, 200))), Preprocessing((64, 64), mean=0.5, std=0.25))[..., 0]
+    tensor = prepare(image_of(np.ones((100, 200))), Preprocessing((64, 64), mean=0.5, std=0.25)).tensor[..., 0]
     assert set(np.unique(tensor)) == {-2.0, 2.0}
 
 
 def test_fine_stripes_are_averaged_and_not_aliased():
     stripes = np.zeros((500, 500))
     stripes[:, ::2] = 1
-    inner = preprocess(image_of(stripes), Preprocessing((60, 60)))[5:-5, 5:-5]
+    inner = prepare(image_of(stripes), Preprocessing((60, 60))).tensor[5:-5, 5:-5]
     np.testing.assert_allclose(inner, 0.5, atol=0.02)
 
 
 def test_an_edge_does_not_ring():
     edge = np.full((40, 40), 0.25)
     edge[:, 20:] = 0.75
-    tensor = preprocess(image_of(edge), Preprocessing((224, 224)))
+    tensor = prepare(image_of(edge), Preprocessing((224, 224))).tensor
     assert tensor.min() >= 0.25 - 1e-6
     assert tensor.max() <= 0.75 + 1e-6
 
@@ -857,10 +860,10 @@ def test_unknown_and_missing_keys_of_a_card_are_refused_by_name():
 def test_an_intensity_window_stretches_greys_and_leaves_hounsfield_units_alone():
     grey = Preprocessing((50, 50), intensity_window=(48, 183))
     levels = np.array([0, 48, 115.5, 183, 255], np.float32) / 255
-    shown = [preprocess(image_of(np.full((50, 50), level)), grey)[25, 25, 0] for level in levels]
+    shown = [prepare(image_of(np.full((50, 50), level)), grey).tensor[25, 25, 0] for level in levels]
     assert shown == pytest.approx([0, 0, 0.5, 1, 1], abs=1e-3)
     hu = image_of(np.full((50, 50), -600), "HU")
-    np.testing.assert_array_equal(preprocess(hu, grey), preprocess(hu, Preprocessing((50, 50))))
+    np.testing.assert_array_equal(prepare(hu, grey).tensor, prepare(hu, Preprocessing((50, 50))).tensor)
 
 
 def test_a_card_from_before_there_was_an_intensity_window_reads_as_without_one():
@@ -887,26 +890,26 @@ def saved(folder: Path, count: int) -> list[Path]:
 
 def test_a_batch_is_the_single_tensors_in_order(tmp_path, capsys):
     files, spec = saved(tmp_path, 9), Preprocessing((32, 32))
-    batch = images.read_batch(files, spec, workers=3)
+    batch = preprocess.read_batch(files, spec, workers=3)
     assert batch.dtype == np.float32
-    np.testing.assert_array_equal(batch, np.stack([preprocess(read(file), spec) for file in files]))
+    np.testing.assert_array_equal(batch, np.stack([prepare(read(file), spec).tensor for file in files]))
     assert capsys.readouterr().err == ""
-    images.read_batch(files, spec, label="Reading")
+    preprocess.read_batch(files, spec, label="Reading")
     assert "Reading" in capsys.readouterr().err
-    assert images.read_batch([], spec).shape == (0, 32, 32, 1)
+    assert preprocess.read_batch([], spec).shape == (0, 32, 32, 1)
 
 
 def test_a_batch_stops_at_a_file_that_is_refused(tmp_path):
     files = saved(tmp_path, 5)
     files[3].write_bytes(b"broken")
     with pytest.raises(ImageRefused, match=r"3\.png: not an image"):
-        images.read_batch(files, Preprocessing((32, 32)))
+        preprocess.read_batch(files, Preprocessing((32, 32)))
 
 
 def test_training_statistics_normalise_the_training_images(tmp_path):
     files = saved(tmp_path, 6)
-    spec = images.training_statistics(files, Preprocessing((32, 32), mean=3.0, std=9.0))
-    batch = images.read_batch(files, spec)
+    spec = preprocess.training_statistics(files, Preprocessing((32, 32), mean=3.0, std=9.0))
+    batch = preprocess.read_batch(files, spec)
     assert spec.size == (32, 32)
     assert abs(batch.mean()) < 1e-4
     assert abs(batch.std() - 1) < 1e-4
@@ -914,11 +917,11 @@ def test_training_statistics_normalise_the_training_images(tmp_path):
 
 def test_training_statistics_need_images_with_contrast(tmp_path):
     with pytest.raises(LungkitError, match="at least one training image"):
-        images.training_statistics([], Preprocessing())
+        preprocess.training_statistics([], Preprocessing())
     file = tmp_path / "black.png"
     file.write_bytes(picture(np.zeros((40, 40), np.uint8)))
     with pytest.raises(LungkitError, match="no contrast"):
-        images.training_statistics([file], Preprocessing((32, 32)))
+        preprocess.training_statistics([file], Preprocessing((32, 32)))
 
 
 def test_the_reader_imports_nothing_heavy():

@@ -14,7 +14,9 @@ from imagecodecs import jpeg8_encode, jpegls_encode
 from pydicom import Dataset, dcmwrite, uid
 from pydicom.encaps import encapsulate
 
-from lungkit.data.images import MIN_SIDE, Image, ImageRefused, Preprocessing, preprocess, probe, read, window_level
+from lungkit.data.image import MIN_SIDE
+from lungkit.data.images import Image, ImageRefused, probe, read
+from lungkit.data.preprocess import Preprocessing, prepare, window_level
 from tests.data.jpeg_lossless import encoded
 
 quick = settings(max_examples=60, deadline=None)
@@ -177,20 +179,20 @@ specs = st.builds(
 @quick
 @given(images_of_any_shape, specs)
 def test_a_tensor_always_has_its_shape_and_range_and_is_deterministic(image, spec):
-    tensor = preprocess(image, spec)
+    tensor = prepare(image, spec).tensor
     assert tensor.shape == (*spec.size, 1)
     assert tensor.dtype == np.float32
     lowest, highest = (np.float32((end - spec.mean) / spec.std) for end in (0, 1))
     assert tensor.min() >= lowest - 1e-4
     assert tensor.max() <= highest + 1e-4
-    np.testing.assert_array_equal(tensor, preprocess(image, spec))
+    np.testing.assert_array_equal(tensor, prepare(image, spec).tensor)
 
 
 @quick
 @given(sides, sides, specs)
 def test_padding_is_black_and_the_same_on_both_sides(height, width, spec):
     white = Image(np.ones((height, width), np.float32), "intensity", "", "made", {})
-    inked = preprocess(white, Preprocessing(spec.size))[..., 0] > 0.5
+    inked = prepare(white, Preprocessing(spec.size)).tensor[..., 0] > 0.5
     rows, columns = (np.flatnonzero(inked.any(axis=axis)) for axis in (1, 0))
     for filled, whole in ((rows, spec.size[0]), (columns, spec.size[1])):
         before, after = filled[0], whole - 1 - filled[-1]
@@ -216,4 +218,4 @@ def test_a_window_keeps_the_order_of_hounsfield_units_and_its_ends(hu, level, wi
 @given(st.floats(-800, 500), st.floats(1, 400))
 def test_air_is_black_in_every_window_that_starts_above_it(level, width):
     air = Image(np.full((MIN_SIDE, MIN_SIDE), -1000, np.float32), "HU", "CT", "made", {})
-    assert preprocess(air, Preprocessing((32, 32), (level, width))).max() == 0
+    assert prepare(air, Preprocessing((32, 32), (level, width))).tensor.max() == 0

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lungkit.data import images, pictures
-from lungkit.data.images import ImageRefused, Preprocessing, prepare, probe, read
+from lungkit.data import pictures
+from lungkit.data.image import placed
+from lungkit.data.images import ImageRefused, probe, read
+from lungkit.data.preprocess import Preprocessing, prepare
 
 HEIGHT, WIDTH = 41, 53
 RANDOM = np.random.default_rng(7)
@@ -460,7 +462,7 @@ def test_the_resolution_turns_with_the_picture():
 def as_before(content: bytes, spec: Preprocessing) -> np.ndarray:
     """The tensor by Pillow and numpy alone, from all pixels."""
     grey = np.asarray(PIL.Image.open(io.BytesIO(content)).convert("L"), np.float32) / np.float32(255)
-    rows, columns = images.placed(grey.shape, spec.size)
+    rows, columns = placed(grey.shape, spec.size)
     size = (columns.stop - columns.start, rows.stop - rows.start)
     canvas = np.zeros(spec.size, np.float32)
     canvas[rows, columns] = PIL.Image.fromarray(grey).resize(size, PIL.Image.Resampling.BILINEAR)
@@ -485,7 +487,7 @@ def test_a_scaled_decoding_is_close_to_the_full_one(size, options):
     scaled, full = prepare(content, SCALED), prepare(content, FULL)
     assert (scaled.shape, scaled.units) == (full.shape, full.units) == (size[::-1], "intensity")
     assert np.abs(scaled.tensor - full.tensor).mean() < 0.3 / 255
-    rows, columns = images.placed(size[::-1], SCALED.size)
+    rows, columns = placed(size[::-1], SCALED.size)
     assert np.array_equal(scaled.tensor != 0, full.tensor != 0) or min(size) < 30
     assert scaled.tensor[rows, columns].min() > 0
 

@@ -10,7 +10,7 @@ from lungkit.backend import keras
 import numpy as np
 import pytest
 
-from lungkit.data.images import Preprocessing
+from lungkit.data.preprocess import Preprocessing
 from lungkit.errors import LungkitError
 from lungkit.models import backbones, cnn, efficientnet_lite, graph, saved
 from lungkit.training import export, gradcam, release
@@ -233,7 +233,7 @@ def test_the_model_answers_the_same_on_jax(lite0, tensors, tmp_path):
     code = """
 import sys
 import numpy as np
-from lungkit.data.images import Preprocessing
+from lungkit.data.preprocess import Preprocessing
 from lungkit.models import backbones, cnn
 folder = sys.argv[1]
 model = backbones.build("efficientnet_lite0", (64, 64, 1), 3, preprocessing=Preprocessing(mean=0.4, std=0.2))

@@ -7,7 +7,7 @@ from lungkit.backend import keras
 import numpy as np
 import pytest
 
-from lungkit.data import images
+from lungkit.data import preprocess
 from lungkit.models import backbones, cnn, ensemble, registry, saved
 from tests import plain_keras
 
@@ -80,7 +80,7 @@ def test_whatever_is_written_loads_in_keras_without_lungkit_and_says_the_same(pi
 
 
 def test_a_model_that_plain_keras_cannot_name_is_not_written(tmp_path):
-    spec = images.Preprocessing(size=(32, 32))
+    spec = preprocess.Preprocessing(size=(32, 32))
     assert saved.save(_backbone(equalised=True, preprocessing=spec), tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 

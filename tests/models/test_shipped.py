@@ -10,7 +10,7 @@ import pytest
 import scipy.special
 
 from lungkit.clinic import predictor
-from lungkit.data import images
+from lungkit.data import preprocess
 from lungkit.models import graph, overview, registry
 from lungkit.training import recipes
 from tests import plain_keras
@@ -39,7 +39,7 @@ def test_a_shipped_model_says_in_its_card_what_it_learned_from(name):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_model_still_reads_as_it_was_registered(name):
     card = registry.active(name).card
-    spec = images.Preprocessing.from_dict(card["preprocessing"])
+    spec = preprocess.Preprocessing.from_dict(card["preprocessing"])
     assert spec.jpeg == card["preprocessing"].get("jpeg", "full")
     assert spec.size == tuple(card["preprocessing"]["size"])
 

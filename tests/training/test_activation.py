@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from lungkit import config
-from lungkit.data import dataset, images
+from lungkit.data import dataset, preprocess
 from lungkit.models import registry
 from lungkit.training import activation, release
 from tests.training.relabelled import relabelled
 
-SPEC = images.Preprocessing(size=(32, 32), mean=0.2, std=0.2)
+SPEC = preprocess.Preprocessing(size=(32, 32), mean=0.2, std=0.2)
 RECIPE = {"label_column": None, "limit": None, "seed": 7}
 
 

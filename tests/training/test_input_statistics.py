@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from lungkit.data import dataset, images
+from lungkit.data import dataset, images, preprocess
 from lungkit.models import input_checks
 from lungkit.training import input_statistics
 
-SPEC = images.Preprocessing(size=(32, 32), mean=0.2, std=0.2)
+SPEC = preprocess.Preprocessing(size=(32, 32), mean=0.2, std=0.2)
 
 
 def _embed(tensors: np.ndarray) -> np.ndarray:
@@ -45,13 +45,13 @@ def _flagged(fitted, tensors) -> np.ndarray:
 
 
 def test_at_most_one_in_twenty_validation_images_is_flagged_and_the_card_says_how_many(fitted, chest):
-    tensors = images.read_batch(chest.files("val"), SPEC)
+    tensors = preprocess.read_batch(chest.files("val"), SPEC)
     assert _flagged(fitted, tensors).mean() == fitted[1]["flagged"] <= 0.05
     assert fitted[1]["n"] == len(tensors)
 
 
 def test_images_of_new_patients_pass(fitted, chest):
-    assert _flagged(fitted, images.read_batch(chest.files("test"), SPEC)).mean() < 0.2
+    assert _flagged(fitted, preprocess.read_batch(chest.files("test"), SPEC)).mean() < 0.2
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,12 @@ def test_images_of_new_patients_pass(fitted, chest):
     ids=["white", "black", "checked", "ramp"],
 )  # fmt: skip
 def test_pictures_of_something_else_are_flagged(fitted, pixels):
-    tensor = images.preprocess(images.Image(pixels.astype(np.float32), "intensity", "", "x", {}), SPEC)
+    tensor = preprocess.prepare(images.Image(pixels.astype(np.float32), "intensity", "", "x", {}), SPEC).tensor
     assert _flagged(fitted, tensor[np.newaxis]).all()
 
 
 def test_training_images_are_about_one_away_from_their_like(fitted, chest):
-    for distances in _distances(fitted[0], images.read_batch(chest.files("train"), SPEC)).values():
+    for distances in _distances(fitted[0], preprocess.read_batch(chest.files("train"), SPEC)).values():
         assert 0.7 < np.sqrt(np.mean(distances**2)) < 1.3
 
 
@@ -80,7 +80,7 @@ def test_the_distance_is_to_the_nearest_class(fitted, chest):
 def test_what_is_saved_gives_the_same_distances_again(fitted, chest, tmp_path):
     references, _ = fitted
     input_checks.save(tmp_path, references)
-    tensors = images.read_batch(chest.files("val"), SPEC)
+    tensors = preprocess.read_batch(chest.files("val"), SPEC)
     before, after = _distances(references, tensors), _distances(input_checks.load(tmp_path), tensors)
     for name in before:
         np.testing.assert_allclose(after[name], before[name], rtol=1e-4)
@@ -106,13 +106,13 @@ def test_the_units_are_stated_where_all_images_share_them(fitted):
 
 
 def test_the_units_are_left_open_where_images_differ(chest, monkeypatch):
-    prepare = images.prepare
+    prepare = preprocess.prepare
 
     def read_some_as_ct(source, spec):
         image = prepare(source, spec)
         return dataclasses.replace(image, units="HU") if "_0" in str(source) else image
 
-    monkeypatch.setattr(images, "prepare", read_some_as_ct)
+    monkeypatch.setattr(preprocess, "prepare", read_some_as_ct)
     assert input_statistics.fit(chest, SPEC, _embed)[1]["units"] is None
 
 
@@ -138,7 +138,7 @@ def test_the_kind_of_input_is_what_every_training_image_says(chest, stated, kind
 def test_a_side_of_the_picture_that_is_empty_counts(tmp_path):
     """A long thin picture, such as a leg, leaves most of the square black."""
     Picture.fromarray(np.full((200, 40), 120, np.uint8)).save(tmp_path / "thin.png")
-    tensor = images.preprocess(images.read(tmp_path / "thin.png"), SPEC)
+    tensor = preprocess.prepare(images.read(tmp_path / "thin.png"), SPEC).tensor
     features = input_checks.intensity_features(tensor, SPEC)
     assert features[6] == pytest.approx(0.8, abs=0.05), "share of black"
     assert features[4] == pytest.approx(120 / 255, abs=0.01), "95 % percentile"

@@ -10,7 +10,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from lungkit.data import images, phantom
+from lungkit.data import phantom, preprocess
 
 EPOCHS, BATCH = 12, 32
 
@@ -21,7 +21,7 @@ def slices(tmp_path_factory):
     folder = phantom.make_dataset(tmp_path_factory.mktemp("phantom") / "set", n_slices=1500, seed=7)
     with (folder / "labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    pixels = images.read_batch([folder / row["file"] for row in rows], images.Preprocessing(size=(192, 192)))
+    pixels = preprocess.read_batch([folder / row["file"] for row in rows], preprocess.Preprocessing(size=(192, 192)))
     labels = np.array([phantom.CLASSES.index(row["label"]) for row in rows])
     patients = np.array([row["patient_id"] for row in rows])
     names = np.random.default_rng(0).permutation(np.unique(patients))

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from lungkit.clinic import decode
-from lungkit.data import dataset, images
+from lungkit.data import dataset, images, preprocess
 from lungkit.training import pipeline
 
-SPEC = images.Preprocessing(size=(32, 32), mean=0.4, std=0.25)
+SPEC = preprocess.Preprocessing(size=(32, 32), mean=0.4, std=0.25)
 BLACK, WHITE = (0 - SPEC.mean) / SPEC.std, (1 - SPEC.mean) / SPEC.std
 STILL = {"rotation": 0, "translation": 0, "scaling": 0, "brightness": 0, "contrast": 0, "flip": False}
 
@@ -49,11 +49,11 @@ def _collected(stream) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_training_evaluation_and_prediction_see_identical_tensors(chest, split):
     files = chest.files(split)
-    one_by_one = np.stack([images.preprocess(images.read(file), SPEC) for file in files])
-    uploaded = np.stack([images.preprocess(images.read(file.read_bytes()), SPEC) for file in files])
+    one_by_one = np.stack([preprocess.prepare(images.read(file), SPEC).tensor for file in files])
+    uploaded = np.stack([preprocess.prepare(images.read(file.read_bytes()), SPEC).tensor for file in files])
     trained_on, labels = _collected(pipeline.batches(chest, split, SPEC, 7))
     np.testing.assert_array_equal(trained_on, one_by_one)
-    np.testing.assert_array_equal(images.read_batch(files, SPEC), one_by_one)
+    np.testing.assert_array_equal(preprocess.read_batch(files, SPEC), one_by_one)
     np.testing.assert_array_equal(uploaded, one_by_one)
     np.testing.assert_array_equal(labels, chest.labels(split))
     assert (trained_on.dtype, labels.dtype) == (np.float32, np.int64)
@@ -69,11 +69,11 @@ def test_large_jpegs_are_decoded_at_one_scale_in_training_evaluation_and_the_cli
     jpegs = dataset.load(tmp_path)
     files = jpegs.files("train")
     trained_on = _collected(pipeline.batches(jpegs, "train", SPEC, 4))[0]
-    np.testing.assert_array_equal(images.read_batch(files, SPEC), trained_on)
+    np.testing.assert_array_equal(preprocess.read_batch(files, SPEC), trained_on)
     np.testing.assert_array_equal(decode.decode(files, SPEC)[1], trained_on)
-    on_screen_too = np.stack([images.prepare(images.read(file.read_bytes()), SPEC).tensor for file in files])
+    on_screen_too = np.stack([preprocess.prepare(images.read(file.read_bytes()), SPEC).tensor for file in files])
     np.testing.assert_array_equal(on_screen_too, trained_on)
-    assert not np.array_equal(images.read_batch(files, dataclasses.replace(SPEC, jpeg="full")), trained_on)
+    assert not np.array_equal(preprocess.read_batch(files, dataclasses.replace(SPEC, jpeg="full")), trained_on)
 
 
 @pytest.mark.parametrize("batch_size", [7, 12, 1000])
@@ -118,7 +118,7 @@ def test_without_shuffle_every_epoch_is_in_the_manifests_order(chest):
 
 def _order(stream, chest) -> list[int]:
     """Which of the training files each tensor of one epoch came from; labels must have come along."""
-    known = {tensor.tobytes(): i for i, tensor in enumerate(images.read_batch(chest.files("train"), SPEC))}
+    known = {tensor.tobytes(): i for i, tensor in enumerate(preprocess.read_batch(chest.files("train"), SPEC))}
     assert len(known) == len(chest.files("train")), "the pictures must differ for this test"
     tensors, labels = _collected(stream)
     order = [known[tensor.tobytes()] for tensor in tensors]
@@ -148,14 +148,14 @@ def test_the_same_seed_shuffles_alike_and_another_differently(chest):
 
 @pytest.fixture
 def reads(monkeypatch) -> list[str]:
-    """Every file that images.prepare was called with, while it still works."""
-    called, prepare = [], images.prepare
+    """Every file that preprocess.prepare was called with, while it still works."""
+    called, prepare = [], preprocess.prepare
 
     def counting(file, *rest):
         called.append(str(file))
         return prepare(file, *rest)
 
-    monkeypatch.setattr(images, "prepare", counting)
+    monkeypatch.setattr(preprocess, "prepare", counting)
     return called
 
 
@@ -317,7 +317,7 @@ def test_augmentation_comes_after_the_cache(chest):
 def test_what_the_pipeline_pads_and_what_augmentation_pads_is_the_same_black(tmp_path):
     """A wide picture gets bars above and below; a shifted one gets a border: both are the grey value 0."""
     Image.fromarray(np.full((30, 60), 255, np.uint8)).save(tmp_path / "wide.png")
-    tensor = images.preprocess(images.read(tmp_path / "wide.png"), SPEC)
+    tensor = preprocess.prepare(images.read(tmp_path / "wide.png"), SPEC).tensor
     assert tensor[0, 0, 0] == pytest.approx(BLACK, abs=1e-5)
     moved = _augmented(np.repeat(tensor[None], 16, axis=0), **STILL | {"translation": 0.4})
     assert moved.min() == pytest.approx(BLACK, abs=1e-4)

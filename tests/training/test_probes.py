@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from lungkit.data import dataset, images
+from lungkit.data import dataset, preprocess
 from lungkit.errors import LungkitError
 from lungkit.training import probes, release
 
 # Pictures of 40 x 60 pixels lie unscaled in rows 10 to 50 of the tensor; above and below is black.
-SPEC = images.Preprocessing(size=(60, 60), mean=0.4, std=0.2)
+SPEC = preprocess.Preprocessing(size=(60, 60), mean=0.4, std=0.2)
 HEIGHT, WIDTH, ABOVE = 40, 60, 10
 LUNGS = [(slice(10, 30), slice(10, 24)), (slice(10, 30), slice(36, 50))]
 MARKER = (slice(0, 2), slice(2, 6))

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from lungkit import config
-from lungkit.data import dataset, images, splits
+from lungkit.data import dataset, preprocess, splits
 from lungkit.errors import LungkitError
 from lungkit.models import cnn, decision, registry, saved
 from lungkit.training import pipeline, release
 from tests.training.relabelled import relabelled
 
-SPEC = images.Preprocessing(size=(32, 32), mean=0.2, std=0.2)
+SPEC = preprocess.Preprocessing(size=(32, 32), mean=0.2, std=0.2)
 RECIPE = {"label_column": None, "limit": None, "seed": 7}
 # What the issue promises to programs that read `lungkit evaluate --json`.
 PROMISED = {
@@ -92,7 +92,7 @@ def test_a_registered_version_holds_the_model_in_three_forms_the_cards_and_what_
 def test_the_card_tells_what_the_model_needs_and_where_it_comes_from(version, chest):
     card = version.card
     assert card["classes"] == ["left", "right"]
-    assert images.Preprocessing.from_dict(card["preprocessing"]) == SPEC
+    assert preprocess.Preprocessing.from_dict(card["preprocessing"]) == SPEC
     assert card["data"]["fingerprint"] == chest.fingerprint
     assert card["data"]["recipe"] == RECIPE
     assert card["data"]["counts"]["test"] == {
@@ -124,13 +124,13 @@ def test_a_model_that_learned_from_the_phantom_says_so_on_its_card(model, chest)
 
 
 def test_the_h5_file_gives_the_logits_of_the_keras_file_on_real_tensors(version, chest):
-    tensors = images.read_batch(chest.files("test"), SPEC)
+    tensors = preprocess.read_batch(chest.files("test"), SPEC)
     h5 = keras.saving.load_model(version.folder / "model.h5", compile=False)
     np.testing.assert_allclose(h5(tensors), saved.load(version)(tensors), atol=1e-5)
 
 
 def test_probabilities_are_the_softmax_of_the_logits(model, chest):
-    tensors = images.read_batch(chest.files("val"), SPEC)
+    tensors = preprocess.read_batch(chest.files("val"), SPEC)
     logits = np.asarray(model(tensors), np.float64)
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(release.probabilities(model, tensors, batch_size=5), expected, atol=1e-6)
@@ -183,7 +183,7 @@ def test_all_scores_every_readable_image(version, chest):
 
 def test_a_score_is_the_evaluation_of_the_predictions_at_the_cards_operating_point(version, chest, model):
     scored = release.score(version, chest, "val")
-    tensors = images.read_batch(chest.files("val"), SPEC)
+    tensors = preprocess.read_batch(chest.files("val"), SPEC)
     np.testing.assert_array_equal(scored.tensors, tensors)
     calibrated = release.probabilities(model, tensors, version.card["temperature"])
     np.testing.assert_allclose(scored.probabilities, calibrated, atol=1e-6)

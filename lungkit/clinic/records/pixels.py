@@ -10,7 +10,8 @@ import zlib
 import numpy as np
 import PIL.Image
 
-from lungkit.data import images
+from lungkit.data import images, preprocess
+from lungkit.data.dicom import AIR
 from lungkit.errors import LungkitError
 
 LONGEST_SIDE = 2048
@@ -34,7 +35,7 @@ def kind_of(image: images.Image) -> str:
 def encode(image: images.Image) -> bytes:
     """The image's pixels as PNG; `decode` gives them back."""
     if image.units == "HU":
-        above_air = image.pixels + np.float32(0.5 - images.AIR)  # half a unit more: cut off, it is rounded
+        above_air = image.pixels + np.float32(0.5 - AIR)  # half a unit more: cut off, it is rounded
         return _png(_reduced(np.clip(above_air, 0, 65535, out=above_air).astype(np.uint16), LONGEST_SIDE))
     return _png(_reduced(_eight_bits(image.pixels), LONGEST_SIDE))
 
@@ -43,7 +44,7 @@ def decode(png: bytes, units: str) -> np.ndarray:
     """float32 (height, width) in the units that were encoded: HU, or intensity 0..1. Raises PixelsDamaged."""
     stored = _stored(png)
     if units == "HU":
-        return stored.astype(np.float32) + np.float32(images.AIR)
+        return stored.astype(np.float32) + np.float32(AIR)
     return stored.astype(np.float32) / np.float32(255)
 
 
@@ -64,7 +65,7 @@ def decode_heat(png: bytes, classes: int) -> np.ndarray:
 def thumbnail(png: bytes, units: str) -> bytes:
     """A PNG of at most THUMBNAIL_SIDE pixels a side that any screen shows: CT through the lung window."""
     if units == "HU":
-        return _png(_eight_bits(images.window_level(_reduced(decode(png, units), THUMBNAIL_SIDE), *LUNG)))
+        return _png(_eight_bits(preprocess.window_level(_reduced(decode(png, units), THUMBNAIL_SIDE), *LUNG)))
     return _png(_reduced(_stored(png), THUMBNAIL_SIDE))
 
 
