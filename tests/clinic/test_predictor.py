@@ -362,7 +362,7 @@ def test_reading_takes_no_training_library_and_less_than_250_mb(tiny_version, sl
     code = (
         "import sys\n"
         "from lungkit.clinic.predictor import Models\n"
-        "from lungkit.data import images, preprocess\n"
+        "from lungkit.data import images\n"
         "models = Models()\n"
         f"models.get(models.default()).read(images.read({str(slice_files[0])!r}))\n"
         "heavy = {'tensorflow', 'keras', 'sklearn', 'matplotlib', 'pandas', 'scipy'} & set(sys.modules)\n"
