@@ -48,10 +48,10 @@ def data_audit(
     The exit code is 0 once the set was looked at, whatever was found; with --strict, an error among the findings makes
     it 1.
     """
-    from lungkit.data import dataset, quality
+    from lungkit.data import dataset, figures, quality
     from lungkit.training import sentences
 
-    found = quality.audit(dataset.load(source_path(data), label_column=label_column))
+    found = quality.check(dataset.load(source_path(data), label_column=label_column))
     columns = ["severity", "finding", "count", "meaning", "examples"]
     rows = found.findings.loc[found.findings["count"] > 0, columns].itertuples(index=False)
     terminal.table(columns, rows, f"Audit of {found.name}", prose=["meaning", "examples"])
@@ -67,6 +67,6 @@ def data_audit(
         out.mkdir(parents=True, exist_ok=True)
         for name in ("findings", "duplicates", "unreadable"):
             getattr(found, name).to_csv(out / f"{name}.csv", index=False)
-        quality.figure(found).savefig(out / "audit.png", bbox_inches="tight")
+        figures.quality_panels(found).savefig(out / "audit.png", bbox_inches="tight")
     if strict and (found.findings["severity"] == "error").any():
         raise typer.Exit(1)

@@ -9,7 +9,6 @@ import imagehash
 import numpy as np
 import pandas as pd
 import PIL.Image
-from matplotlib.figure import Figure
 
 from lungkit import progress
 from lungkit.data import images, preprocess, splits
@@ -43,8 +42,8 @@ _FACTS = ["mean", "std", *(f"p{q:02d}" for q in PERCENTILES)]
 
 
 @dataclass(frozen=True, eq=False)
-class Audit:
-    """Tables of an audit.
+class QualityReport:
+    """What the checks of a data set found, as tables.
 
     findings: finding, severity (error, warning, info), count, share (of the images or patients looked at, 0..1; 0 of
         what is not among them), meaning, examples; worst first. A check that found nothing stays, as info with count 0.
@@ -84,11 +83,11 @@ class _Look:
     facts: tuple[float, ...]  # _FACTS
 
 
-def audit(dataset: Dataset) -> Audit:
+def check(dataset: Dataset) -> QualityReport:
     """Reads every image of the manifest once (threads, with a progress bar) and compares all pairs."""
     rows = dataset.manifest
     files = [dataset.root / file for file in rows["file"]]
-    looks = list(progress.parallel(_look, files, label=f"auditing {dataset.name}"))
+    looks = list(progress.parallel(_look, files, label=f"checking {dataset.name}"))
     readable = np.array([isinstance(look, _Look) for look in looks], bool)
     unreadable = pd.DataFrame(
         {"file": rows["file"][~readable], "reason": [look for look in looks if isinstance(look, str)]}
@@ -102,7 +101,7 @@ def audit(dataset: Dataset) -> Audit:
     duplicates, closest = _duplicates(rows, seen, thresholds)
     spread = _spread(pictures, dataset.classes)
     findings = _findings(dataset, pictures, duplicates, unreadable)
-    return Audit(
+    return QualityReport(
         dataset.name,
         dataset.classes,
         findings,
@@ -425,100 +424,3 @@ def _difference(pictures: pd.DataFrame, values: pd.Series, finding: str, meaning
             strong[f"{a} and {b}: {effect:.1f} standard deviations"] = effect
     pairs = len(by_class) * (len(by_class) - 1) // 2
     return _finding(finding, "warning", len(strong), pairs, meaning, sorted(strong, key=strong.get, reverse=True))
-
-
-# Figure ---------------------------------------------------------------------------------------------------------
-
-# Okabe and Ito's colours, told apart by colour-blind readers; marks differ as well.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
-_MARKS = "o^sDvPX"
-
-
-def figure(audit: Audit) -> Figure:
-    """Four panels: images by class and split, sizes, brightness by class, duplicate pairs by kind."""
-    drawn = Figure(figsize=(11, 7.5), layout="constrained")
-    balance, sizes, brightness, pairs = drawn.subplots(2, 2).flat
-    _draw_balance(balance, audit)
-    _draw_sizes(sizes, audit)
-    _draw_brightness(brightness, audit)
-    _draw_pairs(pairs, audit)
-    for axes in (balance, sizes, brightness, pairs):
-        axes.spines[["top", "right"]].set_visible(False)
-    errors = int((audit.findings["severity"] == "error").sum())
-    images_, unread = len(audit.images), len(audit.unreadable)
-    drawn.suptitle(f"{audit.name}: {images_:,} readable images, {unread} unreadable; kinds of error: {errors}")
-    return drawn
-
-
-def _draw_balance(axes, audit: Audit) -> None:
-    table = audit.balance.pivot(index="class", columns="split", values="images").fillna(0)
-    table = table.reindex(index=list(audit.classes), columns=list(audit.balance["split"].drop_duplicates()))
-    left = np.zeros(len(table))
-    for colour, split in zip(_COLOURS, table.columns, strict=False):
-        axes.barh(table.index, table[split], left=left, color=colour, label=split.replace("_", " "), edgecolor="white")
-        left += table[split].to_numpy()
-    axes.bar_label(axes.containers[-1], labels=[f" {int(total):,}" for total in left])
-    axes.invert_yaxis()
-    axes.margins(x=0.12)
-    axes.set(title="Classes", xlabel="images")
-    axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-
-
-def _draw_sizes(axes, audit: Audit) -> None:
-    axes.set(title="Sizes (a larger mark: more images)", xlabel="width, pixels", ylabel="height, pixels")
-    for place, name in enumerate(audit.classes):
-        sizes = audit.images[audit.images["label"] == name].groupby(["width", "height"]).size().reset_index(name="n")
-        axes.scatter(
-            sizes["width"], sizes["height"], s=12 + 4 * np.sqrt(sizes["n"]), alpha=0.6, linewidth=1.2,
-            marker=_MARKS[place % len(_MARKS)], facecolor="none", edgecolor=_COLOURS[place % len(_COLOURS)], label=name,
-        )  # fmt: skip
-    if audit.images[["width", "height"]].drop_duplicates().shape[0] == 1:
-        width, height = audit.images[["width", "height"]].iloc[0]
-        axes.annotate(
-            f"every image: {width} x {height}", (width, height), (0, 14), textcoords="offset points", ha="center"
-        )
-    axes.legend(frameon=False, fontsize="small")
-
-
-def _draw_brightness(axes, audit: Audit) -> None:
-    means = [audit.images.loc[audit.images["label"] == name, "mean"].to_numpy() for name in audit.classes]
-    boxes = axes.boxplot(
-        means, orientation="horizontal", whis=(5, 95), widths=0.55, patch_artist=True, medianprops={"color": "black"},
-        flierprops={"marker": ".", "markersize": 3, "markeredgecolor": "0.6"},
-    )  # fmt: skip
-    for place, box in enumerate(boxes["boxes"]):
-        box.set(facecolor=_COLOURS[place % len(_COLOURS)], alpha=0.75)
-    axes.set_yticks(range(1, len(means) + 1), audit.classes)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1)
-    axes.set(
-        title="Brightness (box: middle half; whiskers: 5 to 95 %)",
-        xlabel="mean grey value of an image (0 black, 1 white)",
-    )
-
-
-def _draw_pairs(axes, audit: Audit) -> None:
-    table = audit.duplicates
-    axes.set(title="Duplicates (a pair can be of several kinds)", xlabel="pairs of images")
-    if table.empty:
-        axes.text(0.5, 0.5, "none found", ha="center", va="center", transform=axes.transAxes)
-        axes.set(xticks=[], yticks=[])
-        return
-    kinds = {
-        "across splits": table["across_splits"],
-        "two labels": table["two_labels"],
-        "two patients": table["two_patients"],
-        "same patient, label\nand side": ~(table["across_splits"] | table["two_labels"] | table["two_patients"]),
-    }
-    height = 0.38
-    for place, kind in enumerate(("exact", "near")):
-        counts = [int((chosen & (table["kind"] == kind)).sum()) for chosen in kinds.values()]
-        bars = axes.barh(
-            np.arange(len(kinds)) + (place - 0.5) * height, counts, height, color=_COLOURS[place], label=kind
-        )
-        axes.bar_label(bars, labels=[f" {count:,}" for count in counts])
-    axes.set_yticks(np.arange(len(kinds)), kinds)
-    axes.invert_yaxis()
-    axes.margins(x=0.12)
-    axes.set_xlim(left=0)
-    axes.legend(frameon=False, fontsize="small")

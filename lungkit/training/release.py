@@ -17,7 +17,7 @@ import scipy.special
 
 from lungkit import config, files, progress
 from lungkit.data import dataset, images, preprocess, splits
-from lungkit.data.notes import alike
+from lungkit.data.notes import ColumnMissing, alike
 from lungkit.errors import LungkitError
 from lungkit.models import decision, graph, input_checks, registry, saved
 from lungkit.training import activation, calibration, evaluation, export, input_statistics
@@ -314,7 +314,7 @@ def _as_given(version: registry.Version, source: str, recipe: dict, label_column
     made = {name: recipe[name] for name in ("limit", "seed") if drawn and name in recipe}
     try:
         return dataset.as_given(source, label_column=recipe.get("label_column"), **made)
-    except dataset.ColumnMissing:
+    except ColumnMissing:
         if label_column:
             raise
         return dataset.as_given(source, **made)
@@ -323,7 +323,7 @@ def _as_given(version: registry.Version, source: str, recipe: dict, label_column
 def _as_trained(version: registry.Version, source: str, recipe: dict) -> dataset.Dataset | None:
     """The set split by the version's recipe; None where that is not what it was trained on."""
     try:
-        data = dataset.prepare(source, **recipe | {"overlap": "set_aside", "told": False})
+        data = dataset.prepare(source, **recipe | {"overlap": "set_aside", "quiet": True})
     except (dataset.DatasetError, splits.SplitError):
         return None
     return data if data.fingerprint == version.card["data"]["fingerprint"] else None

@@ -55,7 +55,7 @@ def window_name(units: str, intensity_window: tuple[float, float] | None) -> str
 
 
 def pair_titles(pairs: pd.DataFrame) -> list[str]:
-    """A line or two over each pair of pictures; pairs: rows of Audit.duplicates."""
+    """A line or two over each pair of pictures; pairs: rows of QualityReport.duplicates."""
     return [
         f"{'two patients' if row.two_patients else 'one patient'}{', two labels' if row.two_labels else ''}\n"
         f"{row.distance} of 64 bits, correlation {row.correlation:.3f}"
@@ -72,7 +72,7 @@ def found_nothing(findings: pd.DataFrame) -> str:
 def audit_says(found, manifest: pd.DataFrame, overlap: str) -> list[str]:
     """What an audit found, and what training does about it.
 
-    found: data.audit.Audit. manifest: the data set as it is trained on, with splits. overlap: "set_aside" or "refuse".
+    found: a quality.QualityReport. manifest: the data set as it is trained on, with splits. overlap: "set_aside" or "refuse".
     """
     here = found.findings[found.findings["count"] > 0]
     of = {severity: here[here["severity"] == severity] for severity in ("error", "warning")}
