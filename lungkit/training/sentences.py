@@ -72,7 +72,7 @@ def found_nothing(findings: pd.DataFrame) -> str:
 def audit_says(found, manifest: pd.DataFrame, overlap: str) -> list[str]:
     """What an audit found, and what training does about it.
 
-    found: a quality.QualityReport. manifest: the data set as it is trained on, with splits. overlap: "set_aside" or "refuse".
+    found: a QualityReport. manifest: the data set as it is trained on, with splits. overlap: "set_aside" or "refuse".
     """
     here = found.findings[found.findings["count"] > 0]
     of = {severity: here[here["severity"] == severity] for severity in ("error", "warning")}
