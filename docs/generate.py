@@ -1,0 +1,220 @@
+"""Pages that are made from the project itself: commands, API, model cards and notebooks, in docs/generated/.
+
+The modules are parsed, not imported: `make docs` needs no TensorFlow for them.
+"""
+
+import ast
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+GENERATED = ROOT / "docs" / "generated"
+# The packages that are described; the clinic's screens and its server are programs, not something to call.
+API = {
+    "lungkit": "Settings and errors",
+    "lungkit.data": "Data",
+    "lungkit.models": "Models",
+    "lungkit.training": "Training",
+    "lungkit.clinic": "Clinic",
+    "lungkit.clinic.records": "Records of the clinic",
+}
+NOT_DESCRIBED = {"lungkit.clinic.visitor"}
+NOTEBOOKS = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if path.name[0].isdigit()]
+
+
+def setup(app) -> dict:
+    """Sphinx calls this; the pages are written before it looks for them."""
+    app.connect("config-inited", lambda *_: write())
+    return {"parallel_read_safe": True}
+
+
+def write() -> None:
+    """Make all of docs/generated/ again."""
+    shutil.rmtree(GENERATED, ignore_errors=True)
+    pages = {"commands": commands(), **api(), **cards()}
+    for name, text in pages.items():
+        page = GENERATED / f"{name}.md"
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(text, encoding="utf-8")
+    (GENERATED / "notebooks").mkdir()
+    for notebook in NOTEBOOKS:
+        shutil.copy(notebook, GENERATED / "notebooks")
+
+
+# --- commands
+
+
+def commands() -> str:
+    """The command reference, from the help texts of the commands themselves."""
+    import typer
+
+    from lungkit.cli import app
+
+    top = typer.main.get_command(app)
+    intro = (
+        "# Commands\n\n"
+        "This page is made from the commands themselves; `lungkit COMMAND --help` prints the same text.\n"
+        "`make setup` puts `lungkit` in `.venv/bin`.\n\n"
+    )
+    listed = [(path, command) for path, command in _commands(top, "lungkit") if not hasattr(command, "commands")]
+    rows = "\n".join(
+        f"| [`{path}`](#{path.replace(' ', '-')}) | {_first_sentence(command.help)} |" for path, command in listed
+    )
+    return f"{intro}| command | what it does |\n|---|---|\n{rows}\n\n" + "\n".join(
+        _command(path, command) for path, command in _commands(top, "lungkit") if path != "lungkit"
+    )
+
+
+def _commands(command, path: str) -> Iterator[tuple[str, object]]:
+    """(name as it is typed, command) of a command and of all below it."""
+    yield path, command
+    for name, below in getattr(command, "commands", {}).items():
+        yield from _commands(below, f"{path} {name}")
+
+
+def _command(path: str, command) -> str:
+    """A command's section: what it does, how it is typed, and each argument and option as its help shows it."""
+    if hasattr(command, "commands"):
+        return f"## {path}\n\n{command.help}\n"
+    context = command.make_context(path, [], resilient_parsing=True)
+    records = [record for part in command.params if (record := part.get_help_record(context))]
+    usage = command.get_usage(context).removeprefix("Usage: ")
+    rows = "".join(f"| `{_plain_type(name)}` | {_cell(meaning)} |\n" for name, meaning in records)
+    table = f"| argument or option | meaning |\n|---|---|\n{rows}" if rows else ""
+    return f"{'#' * len(path.split())} {path}\n\n{command.help}\n\n```text\n{usage}\n```\n\n{table}"
+
+
+def _plain_type(name: str) -> str:
+    """`--workers <int range>` as people say it: `--workers NUMBER`."""
+    words = {"str": "TEXT", "path": "PATH", "int": "NUMBER", "int range": "NUMBER", "float": "NUMBER"}
+    return re.sub(r"<(?:list\[)?([a-z ]+)\]?>", lambda kind: words.get(kind[1], kind[1].upper()), name)
+
+
+def _cell(text: str | None) -> str:
+    return (text or "").replace("|", "\\|")
+
+
+def _first_sentence(text: str) -> str:
+    return _cell(re.split(r"(?<=[.!?])\s", " ".join(text.split()), maxsplit=1)[0])
+
+
+# --- API
+
+
+def api() -> dict[str, str]:
+    """One page for each module with public names, and the list of them."""
+    pages, lists = {}, []
+    for package, title in API.items():
+        entries = []
+        for path in _modules(package):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            public = list(_public(tree))
+            if name in NOT_DESCRIBED or not public:
+                continue
+            pages[f"api/{name}"] = _module_page(name, tree, public)
+            entries.append((name, _first_sentence(ast.get_docstring(tree) or "")))
+        rows = "\n".join(f"| [`{name}`]({name}.md) | {line} |" for name, line in entries)
+        hidden = "\n".join(name for name, _ in entries)
+        lists.append(
+            f"## {title}\n\n| module | what it is for |\n|---|---|\n{rows}\n\n```{{toctree}}\n:hidden:\n\n{hidden}\n```\n"
+        )
+    intro = (
+        "# Python API\n\nWhat a notebook or a program of yours can call. The pages are made from the docstrings.\n"
+        "A module imports only what lies below it: see [](../../design.md).\n\n"
+    )
+    return pages | {"api/index": intro + "\n".join(lists)}
+
+
+def _modules(package: str) -> list[Path]:
+    folder = ROOT.joinpath(*package.split("."))
+    below = [path for path in folder.glob("*.py") if not path.name.startswith("_")]
+    packages = [path for path in folder.glob("*/__init__.py") if f"{package}.{path.parent.name}" not in API]
+    return sorted(below + [path for path in packages if package == "lungkit.data"])
+
+
+def _public(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.ClassDef]:
+    """Functions and classes of a module, in the order of the file."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+
+
+def _module_page(name: str, tree: ast.Module, public: list) -> str:
+    title, _, rest = (ast.get_docstring(tree) or "").partition("\n\n")
+    parts = [f"# {name}", " ".join(title.split()), _prose(rest), f"```{{py:module}} {name}\n```"]
+    return "\n\n".join(part for part in [*parts, *(_described(node) for node in public)] if part) + "\n"
+
+
+def _described(node, inside: str = "") -> str:
+    """A function or a class with its public methods, as a directive of Sphinx's Python domain."""
+    if isinstance(node, ast.ClassDef):
+        methods = [
+            _described(part, node.name)
+            for part in node.body
+            if isinstance(part, ast.FunctionDef) and not part.name.startswith("_") and ast.get_docstring(part)
+        ]
+        bases = ", ".join(ast.unparse(base) for base in node.bases)
+        body = [*([f"*Bases: {bases}*"] if bases else []), _prose(ast.get_docstring(node) or ""), _fields(node), *methods]
+        return _directive("class", node.name, [part for part in body if part], fence=":" * 4)
+    decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
+    body = [_prose(ast.get_docstring(node) or "")]
+    if decorators & {"property", "cached_property", "functools.cached_property"}:
+        return _directive("property", node.name, body)
+    arguments = ast.unparse(node.args)
+    if inside:
+        arguments = re.sub(r"^(self|cls)(, )?", "", arguments)
+    returned = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return _directive("method" if inside else "function", f"{node.name}({arguments}){returned}", body)
+
+
+def _directive(kind: str, signature: str, body: list[str], fence: str = ":::") -> str:
+    return f"{fence}{{py:{kind}}} {signature}\n\n" + "\n\n".join(body) + f"\n{fence}"
+
+
+def _fields(node: ast.ClassDef) -> str:
+    """The annotated fields of a dataclass as a list."""
+    fields = [
+        f"- `{part.target.id}: {ast.unparse(part.annotation)}`"
+        for part in node.body
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name) and not part.target.id.startswith("_")
+    ]
+    return "\n".join(fields)
+
+
+def _prose(docstring: str) -> str:
+    """A docstring as Markdown: "name: meaning" lines become a list, examples a code block."""
+    blocks = []
+    for block in docstring.split("\n\n"):
+        lines = block.splitlines()
+        if not block.strip():
+            continue
+        if lines[0].startswith(">>>"):
+            blocks.append(f"```pycon\n{block}\n```")
+            continue
+        lines = [re.sub(r"^([\w*]+(?:, [\w*]+)*): ", _item, line) for line in lines]
+        blocks.append("\n".join(line if line.startswith("- ") else line for line in lines))
+    return "\n\n".join(blocks)
+
+
+def _item(match: re.Match) -> str:
+    if match[1] in ("Raises", "Returns", "Yields", "Source", "Sources", "Columns"):
+        return f"- {match[1]}: "
+    return f"- **{match[1]}**: "
+
+
+# --- model cards
+
+
+def cards() -> dict[str, str]:
+    """The card of the active version of each model that ships, and the table of all of them."""
+    from lungkit.models import overview, registry
+
+    versions = [registry.active(name) for name in registry.models()]
+    rows = overview.table()
+    lines = [rows.columns, ["---"] * len(rows.columns), *rows.itertuples(index=False)]
+    table = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    pages = {f"models/{version.model}": (version.folder / "README.md").read_text("utf-8") for version in versions}
+    return pages | {"models/table": f"---\norphan: true\n---\n\n{table}\n"}
