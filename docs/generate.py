@@ -4,6 +4,7 @@ The modules are parsed, not imported: `make docs` needs no TensorFlow for them.
 """
 
 import ast
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ def write() -> None:
     shutil.rmtree(GENERATED, ignore_errors=True)
     pages = {"commands": commands(), **api(), **cards()}
     for name, text in pages.items():
-        page = GENERATED / f"{name}.md"
+        page = GENERATED / (name if name.endswith(".inc") else f"{name}.md")
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(text, encoding="utf-8")
     (GENERATED / "notebooks").mkdir()
@@ -210,11 +211,15 @@ def _item(match: re.Match) -> str:
 
 def cards() -> dict[str, str]:
     """The card of the active version of each model that ships, and the table of all of them."""
+    # What ships is described, whatever else was trained here.
+    os.environ["LUNGKIT_ARTIFACTS"] = str(ROOT / "artifacts")
     from lungkit.models import overview, registry
+    from lungkit.training import recipes
 
-    versions = [registry.active(name) for name in registry.models()]
+    shipped = [registry.active(name) for name in sorted(recipes.RECIPES)]
     rows = overview.table()
+    rows = rows[rows["model"].str.split("@").str[0].isin(recipes.RECIPES)]
     lines = [rows.columns, ["---"] * len(rows.columns), *rows.itertuples(index=False)]
     table = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-    pages = {f"models/{version.model}": (version.folder / "README.md").read_text("utf-8") for version in versions}
-    return pages | {"models/table": f"---\norphan: true\n---\n\n{table}\n"}
+    pages = {f"models/{version.model}": (version.folder / "README.md").read_text("utf-8") for version in shipped}
+    return pages | {"models-table.inc": table + "\n"}
