@@ -12,7 +12,7 @@ SERVE ?= 1
 PROFILE ?= quick
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lab run lint lock notebooks bench screens
+.PHONY: help setup demo serve test lab run lint lock notebooks bench docs screens
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,10 @@ bench: setup ## measure: lungkit beside what one would use instead
 	$(BIN)/python -m bench.decode
 	$(BIN)/python -m bench.predict
 	$(BIN)/python -m bench.clinic
+
+docs: setup ## build the documentation into build/docs; a warning or a broken link is an error
+	$(BIN)/python -m sphinx -W --keep-going --quiet docs build/docs
+	@echo "open build/docs/index.html"
 
 screens: setup ## take the README's pictures of the clinic anew (needs Chromium)
 	$(BIN)/python -m tests.e2e.screens

@@ -1,28 +1,22 @@
 """How Sphinx builds these pages: `make docs`, without a network and without running a notebook."""
 
 import sys
-from importlib import metadata
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parents[level]) for level in (0, 1)]  # generate.py, and lungkit of this folder
+
+import lungkit  # noqa: E402
 
 project = "lungkit"
 author = "the lungkit authors"
 copyright = "the lungkit authors. Research use only: not a medical device, not for diagnosis."
-version = release = metadata.version("lungkit")
+version = release = lungkit.__version__
 
 extensions = ["myst_nb", "sphinx_copybutton", "sphinx_design", "generate"]
-exclude_patterns = ["generated/notebooks/app.ipynb"]
 nb_execution_mode = "off"  # the committed outputs are shown
-nb_mime_priority_overrides = [("html", "image/png", 0)]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-suppress_warnings = [
-    "mystnb.unknown_mime_type",  # progress bars of the notebooks: their text is shown
-    "misc.highlighting_failure",
-]
-nitpicky = True
-nitpick_ignore_regex = [("py:.*", ".*")]  # names in signatures that these pages do not describe
+smartquotes_action = "qe"  # quotes and ellipses; "--split" keeps its two dashes
 
 html_theme = "furo"
 html_title = "lungkit"

@@ -119,9 +119,8 @@ def api() -> dict[str, str]:
             entries.append((name, _first_sentence(ast.get_docstring(tree) or "")))
         rows = "\n".join(f"| [`{name}`]({name}.md) | {line} |" for name, line in entries)
         hidden = "\n".join(name for name, _ in entries)
-        lists.append(
-            f"## {title}\n\n| module | what it is for |\n|---|---|\n{rows}\n\n```{{toctree}}\n:hidden:\n\n{hidden}\n```\n"
-        )
+        table = f"| module | what it is for |\n|---|---|\n{rows}\n"
+        lists.append(f"## {title}\n\n{table}\n```{{toctree}}\n:hidden:\n\n{hidden}\n```\n")
     intro = (
         "# Python API\n\nWhat a notebook or a program of yours can call. The pages are made from the docstrings.\n"
         "A module imports only what lies below it: see [](../../design.md).\n\n"
@@ -158,7 +157,12 @@ def _described(node, inside: str = "") -> str:
             if isinstance(part, ast.FunctionDef) and not part.name.startswith("_") and ast.get_docstring(part)
         ]
         bases = ", ".join(ast.unparse(base) for base in node.bases)
-        body = [*([f"*Bases: {bases}*"] if bases else []), _prose(ast.get_docstring(node) or ""), _fields(node), *methods]
+        body = [
+            *([f"*Bases: {bases}*"] if bases else []),
+            _prose(ast.get_docstring(node) or ""),
+            _fields(node),
+            *methods,
+        ]
         return _directive("class", node.name, [part for part in body if part], fence=":" * 4)
     decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
     body = [_prose(ast.get_docstring(node) or "")]
@@ -196,7 +200,7 @@ def _prose(docstring: str) -> str:
             blocks.append(f"```pycon\n{block}\n```")
             continue
         lines = [re.sub(r"^([\w*]+(?:, [\w*]+)*): ", _item, line) for line in lines]
-        blocks.append("\n".join(line if line.startswith("- ") else line for line in lines))
+        blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
@@ -218,8 +222,14 @@ def cards() -> dict[str, str]:
 
     shipped = [registry.active(name) for name in sorted(recipes.RECIPES)]
     rows = overview.table()
-    rows = rows[rows["model"].str.split("@").str[0].isin(recipes.RECIPES)]
-    lines = [rows.columns, ["---"] * len(rows.columns), *rows.itertuples(index=False)]
-    table = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    rows = rows[rows["model"].str.split("@").str[0].isin(recipes.RECIPES)].set_index("model")
+    quality = [name for name in rows if name in ("reported on", "AUC", "accuracy", "macro F1")]
+    tables = _table(rows[quality]) + "\n" + _table(rows.drop(columns=quality))
     pages = {f"models/{version.model}": (version.folder / "README.md").read_text("utf-8") for version in shipped}
-    return pages | {"models-table.inc": table + "\n"}
+    return pages | {"models-table.inc": tables}
+
+
+def _table(rows) -> str:
+    """A data frame as Markdown."""
+    lines = [["model", *rows.columns], ["---"] * (len(rows.columns) + 1), *rows.itertuples()]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)

@@ -70,11 +70,6 @@ def test_help_lists_the_verbs_and_loads_neither_tensorflow_nor_pandas():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_the_readme_shows_every_verb():
-    readme = (ROOT / "README.md").read_text()
-    assert [verb for verb in _verbs() if verb not in readme] == []
-
-
 def test_every_verb_has_a_help_of_its_own(lungkit):
     verbs = _verbs()
     assert len(verbs) > 5

@@ -1,0 +1,126 @@
+"""The documentation: short at the front, complete in its reference, and without a link that leads nowhere."""
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from lungkit import cli
+from lungkit.training import recipes
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [
+    ROOT / "README.md",
+    *sorted(DOCS.glob("*.md")),
+    *(ROOT / folder / "README.md" for folder in ("bench", "data", "artifacts", "reports")),
+]
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory) -> Path:
+    """docs/generated/ as `make docs` writes it, in a folder of the test."""
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    generate.GENERATED = tmp_path_factory.mktemp("docs") / "generated"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUNGKIT_ARTIFACTS", str(ROOT / "artifacts"))
+        generate.write()
+    return generate.GENERATED
+
+
+def _commands(command, path: str = "lungkit"):
+    """(name as it is typed, command) of every command that does something."""
+    below = getattr(command, "commands", None)
+    if not below:
+        yield path, command
+        return
+    for name, sub in below.items():
+        yield from _commands(sub, f"{path} {name}")
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors that the headings of a Markdown page make."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+def _toctree_entries(text: str) -> list[str]:
+    blocks = re.findall(r"```\{toctree\}\n(.*?)```", text, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line and not line.startswith(":")]
+
+
+def test_the_readme_is_short_and_begins_with_a_picture_and_two_commands():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 150
+    start = "\n".join(lines[:25])
+    assert "![" in start and "make demo" in start and "make test" in start
+
+
+def test_the_command_reference_shows_every_command_and_every_option(generated):
+    reference = (generated / "commands.md").read_text(encoding="utf-8")
+    commands = dict(_commands(typer.main.get_command(cli.app)))
+    assert len(commands) > 15
+    for path, command in commands.items():
+        section = re.search(rf"^#+ {path}\n(.*?)(?=^#+ |\Z)", reference, re.MULTILINE | re.DOTALL)
+        assert section, path
+        for parameter in command.params:
+            shown = max(parameter.opts, key=len)
+            assert re.search(rf"`{re.escape(shown)}\b", section[1]), f"{path}: {shown}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_internal_links_lead_somewhere(page, generated):
+    for target in LINK.findall(CODE.sub("", page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = generated / path.removeprefix("generated/") if path.startswith("generated/") else page.parent / path
+        file = page if not path else file
+        assert file.exists(), f"{page.name} links to {target}"
+        if anchor:
+            assert anchor in _anchors(file), f"{page.name} links to {target}"
+
+
+def test_every_page_is_in_a_table_of_contents(generated):
+    pages = {path.stem for path in DOCS.glob("*.md")}
+    listed = {entry for path in DOCS.glob("*.md") for entry in _toctree_entries(path.read_text(encoding="utf-8"))}
+    assert pages - listed == {"index"}
+    made = {
+        path.relative_to(generated).with_suffix("").as_posix()
+        for path in generated.rglob("*.*")
+        if path.suffix != ".inc"
+    }
+    index = _toctree_entries((generated / "api" / "index.md").read_text(encoding="utf-8"))
+    by_name = {entry.removeprefix("generated/") for entry in listed} | {f"api/{entry}" for entry in index}
+    assert {path for path in made if path not in by_name and f"{path.rpartition('/')[0]}/*" not in by_name} == set()
+
+
+def test_every_notebook_and_every_shipped_model_has_a_page(generated):
+    notebooks = {path.name for path in (ROOT / "notebooks").glob("0*.ipynb")}
+    assert {path.name for path in (generated / "notebooks").iterdir()} == notebooks
+    assert {path.stem for path in (generated / "models").iterdir()} == set(recipes.RECIPES)
+    table = (generated / "models-table.inc").read_text(encoding="utf-8")
+    assert all(f"{name}@v" in table for name in recipes.RECIPES)
+
+
+def test_every_public_function_of_the_described_packages_is_in_the_api_reference(generated):
+    for page in (generated / "api").glob("lungkit*.md"):
+        module = ROOT.joinpath(*page.stem.split("."))
+        source = module.with_suffix(".py") if module.with_suffix(".py").exists() else module / "__init__.py"
+        public = [
+            node.name
+            for node in ast.parse(source.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+        ]
+        text = page.read_text(encoding="utf-8")
+        assert public and all(re.search(rf"\{{py:\w+\}} {name}\b", text) for name in public), page.stem
+    assert {"lungkit.data.splits", "lungkit.training.evaluation", "lungkit.clinic.predictor"} <= {
+        page.stem for page in (generated / "api").glob("*.md")
+    }
