@@ -193,10 +193,10 @@ def said():
 
 TINY_PAGE = """
 import ipywidgets as widgets
-from lungkit.clinic import visitor
 from lungkit.clinic.records import accounts
 from lungkit.clinic.records.store import Store
-who = accounts.whoami(Store(), visitor.token())
+from lungkit.clinic.web import door
+who = accounts.whoami(Store(), door.token())
 widgets.HTML(f"<p class='who'>{who.full_name}</p>")
 """
 

@@ -104,10 +104,10 @@ def test_an_unknown_name_costs_the_same_work_as_a_wrong_password(store, anna, mo
             return hasher.verify(hashed, password)
 
     monkeypatch.setattr(accounts, "_hasher", Counting())
-    accounts._nobodys_hash.cache_clear()
+    accounts._no_ones_hash.cache_clear()
     for name in ("anna", "nobody"):
         _fail(store, 1, name)
-    accounts._nobodys_hash.cache_clear()
+    accounts._no_ones_hash.cache_clear()
     assert len(looked_at) == 2
     assert looked_at[0] == looked_at[1]
 

@@ -50,7 +50,8 @@ def saved(doctor, chest_image, said):
     """A function: a saved reading's id, for a patient of its own."""
 
     def save(number="T-1", name="Test Patient", reading=None, notes="") -> str:
-        return doctor.save_case(NewPatient(number, name, 1970, "female"), chest_image(), SHA, reading or said(), notes)
+        patient = NewPatient(number, name, 1970, "female")
+        return doctor.save_case(patient, chest_image(), SHA, reading or said(), notes).reading_id
 
     return save
 
@@ -382,7 +383,8 @@ def test_the_bytes_of_an_erased_patient_are_gone_from_the_files(sqlite_store, ch
     readings = []
     for number in range(60):  # enough for tables and indexes of several pages
         new = NewPatient(f"number-{number:03}-", f"Test name-{number:03}- " + "long " * 20)
-        readings.append(doctor.save_case(new, chest_image(seed=number), SHA, said(), f"note-{number:03}- " * 30))
+        case = doctor.save_case(new, chest_image(seed=number), SHA, said(), f"note-{number:03}- " * 30)
+        readings.append(case.reading_id)
         doctor.review(readings[-1], True, "Pneumonia", f"comment-{number:03}-")
     for number in range(0, 60, 2):
         admin.erase_patient(doctor.case(readings[number]).patient.id)

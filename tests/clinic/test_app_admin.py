@@ -80,7 +80,7 @@ def read(signed_in, chest_image, said):
         known = [row for row in records.find_patients(number) if row.number == number]
         patient = known[0].id if known else NewPatient(number, name, 1950, "female")
         made = said(**reading)
-        saved = records.save_case(patient, chest_image(seed=seed), f"{seed:064x}", made)
+        saved = records.save_case(patient, chest_image(seed=seed), f"{seed:064x}", made).reading_id
         if review:
             records.review(saved, review == made.label, review, "")
         return saved

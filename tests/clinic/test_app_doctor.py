@@ -17,7 +17,6 @@ import traitlets
 from ipywidgets.widgets.widget import _instances as alive
 
 from lungkit import config
-from lungkit.clinic import visitor
 from lungkit.clinic.app import case, page, reading, shell
 from lungkit.clinic.app.upload import Upload
 from lungkit.clinic.app.viewer import Viewer
@@ -25,6 +24,7 @@ from lungkit.clinic.predictor import REVIEW, Check, Models
 from lungkit.clinic.records import accounts, maintenance
 from lungkit.clinic.records.cases import NewPatient, Records
 from lungkit.clinic.records.tables import Patient, Reading, Review, SignIn, Study
+from lungkit.clinic.web import door
 from lungkit.models import registry
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -147,7 +147,7 @@ def take() -> bytes | None:
 
 @pytest.fixture(autouse=True)
 def server_holds_what_was_sent(monkeypatch):
-    monkeypatch.setattr(visitor, "upload", take)
+    monkeypatch.setattr(door, "upload", take)
     ARRIVED.clear()
 
 
@@ -436,7 +436,7 @@ def test_a_file_sent_before_a_patient_was_chosen_is_not_read(store, shown, model
 @pytest.fixture
 def opened(shown, records, chest_image, said):
     """The page with one case open, and its reading's id."""
-    reading_id = records.save_case(NewPatient("T-1", "Test Patient"), chest_image(), SHA, said())
+    reading_id = records.save_case(NewPatient("T-1", "Test Patient"), chest_image(), SHA, said()).reading_id
     button(shown.header, "Worklist").click()
     table(shown).set_state({"selected_rows": [0]})
     button(shown.screen, "Open case").click()
@@ -606,7 +606,9 @@ def opened_case(records, chest_image, said):
 
     def make(units="intensity", **changes):
         image = chest_image(units=units, modality="CT" if units == "HU" else "DX")
-        reading_id = records.save_case(NewPatient(f"N-{next(numbers)}", "Someone"), image, SHA, said(**changes))
+        reading_id = records.save_case(
+            NewPatient(f"N-{next(numbers)}", "Someone"), image, SHA, said(**changes)
+        ).reading_id
         return records.case(reading_id)
 
     return make
@@ -727,7 +729,7 @@ def test_a_report_of_who_is_signed_out_answers_the_button_and_empties_the_page(s
 @pytest.fixture
 def worklist(shown, store, records, chest_image, said):
     """The worklist of three readings: Pneumonia, Normal in review, and a reviewed Pneumonia of last week."""
-    first = records.save_case(NewPatient("T-1", "Anna"), chest_image(seed=1), SHA, said())
+    first = records.save_case(NewPatient("T-1", "Anna"), chest_image(seed=1), SHA, said()).reading_id
     records.review(first, True, "Pneumonia")
     with store.write() as db:
         row = db.get(Reading, first)
@@ -780,7 +782,7 @@ def test_a_selected_row_opens_that_reading_also_after_filtering(worklist):
 
 
 def test_a_patients_images_stand_in_the_order_of_time_and_two_can_be_compared(shown, records, chest_image, said):
-    first = records.save_case(NewPatient("T-1", "Test Patient"), chest_image(seed=1), "11" * 32, said())
+    first = records.save_case(NewPatient("T-1", "Test Patient"), chest_image(seed=1), "11" * 32, said()).reading_id
     patient_id = records.case(first).patient.id
     records.save_case(patient_id, chest_image(seed=2), "22" * 32, said("Normal"))
     records.save_case(patient_id, chest_image(seed=3), "33" * 32, said(decision=REVIEW))

@@ -234,7 +234,7 @@ def test_a_trail_that_grew_still_has_the_head_noted_before(trail):
 
 
 def test_a_head_that_is_none_is_refused(store):
-    with pytest.raises(LungkitError, match="'12' is no head of an audit trail; accepted is NUMBER:HASH"):
+    with pytest.raises(LungkitError, match="'12' is not the head of an audit trail; accepted is NUMBER:HASH"):
         audit_trail.verify(store, "12")
 
 

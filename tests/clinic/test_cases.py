@@ -57,7 +57,7 @@ def actions_of(kind: type) -> list[str]:
 @pytest.fixture
 def calls(doctor, chest_image, said):
     """Each action of doctors with arguments it would accept."""
-    reading_id = doctor.save_case(patient(), chest_image(), SHA, said())
+    reading_id = doctor.save_case(patient(), chest_image(), SHA, said()).reading_id
     patient_id = doctor.case(reading_id).patient.id
     return {
         "find_patients": ("T-1",),
@@ -109,7 +109,7 @@ def test_every_action_refuses_a_doctor_who_became_an_admin_in_an_open_session(st
 @pytest.mark.parametrize(("units", "modality", "kind"), [("HU", "CT", "CT"), ("intensity", "DX", "X-ray")])
 def test_a_saved_case_opens_as_it_was_read(doctor, chest_image, said, units, modality, kind):
     image, reading = chest_image(units, modality), said("Normal", 0.75, decision="uncertain: review")
-    reading_id = doctor.save_case(patient(), image, SHA, reading, " seen\r\nbefore ")
+    reading_id = doctor.save_case(patient(), image, SHA, reading, " seen\r\nbefore ").reading_id
     case = doctor.case(reading_id)
     assert (case.patient.number, case.patient.name, case.patient.birth_year, case.patient.sex) == (
         "T-1",
@@ -132,7 +132,7 @@ def test_a_saved_case_opens_as_it_was_read(doctor, chest_image, said, units, mod
 
 def test_saving_adds_one_row_of_each_kind_and_one_event(store, doctor, chest_image, said):
     before = len(events(store))
-    reading_id = doctor.save_case(patient(), chest_image(), SHA, said())
+    reading_id = doctor.save_case(patient(), chest_image(), SHA, said()).reading_id
     assert [count(store, table) for table in (Patient, Study, Reading, Review)] == [1, 1, 1, 0]
     event = events(store)[-1]
     assert (len(events(store)) - before, event.action, event.object) == (1, "case.save", f"reading:{reading_id}")
@@ -141,8 +141,8 @@ def test_saving_adds_one_row_of_each_kind_and_one_event(store, doctor, chest_ima
 
 
 def test_a_second_case_goes_to_the_patient_that_is_there(store, doctor, chest_image, said):
-    first = doctor.case(doctor.save_case(patient(), chest_image(), SHA, said()))
-    second = doctor.case(doctor.save_case(first.patient.id, chest_image(seed=1), "cd" * 32, said()))
+    first = doctor.case(doctor.save_case(patient(), chest_image(), SHA, said()).reading_id)
+    second = doctor.case(doctor.save_case(first.patient.id, chest_image(seed=1), "cd" * 32, said()).reading_id)
     assert second.patient == first.patient
     assert [count(store, table) for table in (Patient, Study, Reading)] == [1, 2, 2]
 
@@ -208,7 +208,7 @@ def test_two_doctors_who_enter_the_same_number_at_once_make_one_patient(store, s
 
 
 def test_what_an_erased_patients_open_tab_does_is_refused_in_words(store, doctor, signed_in, chest_image, said):
-    case = doctor.case(doctor.save_case(patient(), chest_image(), SHA, said()))
+    case = doctor.case(doctor.save_case(patient(), chest_image(), SHA, said()).reading_id)
     Oversight(signed_in("admin")).erase_patient(case.patient.id)
     with pytest.raises(RecordMissing, match="erased"):
         doctor.save_case(case.patient.id, chest_image(), SHA, said())
@@ -233,13 +233,13 @@ def test_an_identifier_that_is_none_finds_nothing(doctor):
 
 
 def test_the_same_bytes_for_the_same_patient_are_known_by_their_latest_reading(doctor, chest_image, said):
-    first = doctor.save_case(patient(), chest_image(), SHA, said())
+    first = doctor.save_case(patient(), chest_image(), SHA, said()).reading_id
     one = doctor.case(first).patient.id
-    other = doctor.case(doctor.save_case(patient("T-2"), chest_image(), "cd" * 32, said())).patient.id
+    other = doctor.case(doctor.save_case(patient("T-2"), chest_image(), "cd" * 32, said()).reading_id).patient.id
     assert doctor.same_upload(one, SHA) == first
     assert doctor.same_upload(one, "cd" * 32) is None
     assert doctor.same_upload(other, SHA) is None
-    second = doctor.save_case(one, chest_image(), SHA, said())
+    second = doctor.save_case(one, chest_image(), SHA, said()).reading_id
     assert doctor.same_upload(one, SHA) == second
 
 
@@ -310,12 +310,12 @@ def test_two_numbers_that_look_the_same_are_the_same():
 
 def test_free_text_keeps_its_lines_and_loses_what_cannot_be_seen(doctor, chest_image, said):
     typed = "Fever\r\n\tcough\0\x1b[31m\u202e since \ud83dMonday — 39 °C\u2028end"
-    case = doctor.case(doctor.save_case(patient(), chest_image(), SHA, said(), typed))
+    case = doctor.case(doctor.save_case(patient(), chest_image(), SHA, said(), typed).reading_id)
     assert case.notes == "Fever\n\tcough[31m since Monday — 39 °C\nend"
 
 
 def test_free_text_ends_at_4000_characters(store, doctor, chest_image, said):
-    reading_id = doctor.save_case(patient(), chest_image(), SHA, said(), "é" * 4000)
+    reading_id = doctor.save_case(patient(), chest_image(), SHA, said(), "é" * 4000).reading_id
     doctor.review(reading_id, True, "Pneumonia", "x" * 4000)
     with pytest.raises(RecordRefused, match="4001 characters are too many for the notes; accepted are up to 4000"):
         doctor.save_case(patient("T-2"), chest_image(), SHA, said(), "é" * 4001)
@@ -376,7 +376,7 @@ def test_no_more_patients_are_given_than_asked_for(many):
 
 
 def test_agreeing_and_correcting_are_kept_both_and_the_latest_counts(store, doctor, signed_in, chest_image, said):
-    reading_id = doctor.save_case(patient(), chest_image(), SHA, said("Pneumonia"))
+    reading_id = doctor.save_case(patient(), chest_image(), SHA, said("Pneumonia")).reading_id
     doctor.review(reading_id, True, "Pneumonia", "clear")
     Records(signed_in("doctor", "second")).review(reading_id, False, "Normal", "<b>no</b>")
     assert [(r.reviewer, r.agrees, r.label, r.comment) for r in doctor.case(reading_id).reviews] == [
@@ -389,7 +389,7 @@ def test_agreeing_and_correcting_are_kept_both_and_the_latest_counts(store, doct
 
 
 def test_a_review_that_contradicts_itself_or_names_no_class_is_refused(store, doctor, chest_image, said):
-    reading_id = doctor.save_case(patient(), chest_image(), SHA, said("Pneumonia"))
+    reading_id = doctor.save_case(patient(), chest_image(), SHA, said("Pneumonia")).reading_id
     for agrees, label in ((True, "Normal"), (False, "Pneumonia")):
         with pytest.raises(RecordRefused, match="the model says Pneumonia"):
             doctor.review(reading_id, agrees, label)
@@ -405,9 +405,11 @@ def test_a_review_that_contradicts_itself_or_names_no_class_is_refused(store, do
 
 def test_the_worklist_shows_every_reading_newest_first(doctor, signed_in, chest_image, said):
     failed = (*said().checks, *(type(c)(c.name, False, 9.0, 1.0, "Not a chest.") for c in said().checks))
-    first = doctor.save_case(patient(), chest_image(), SHA, said("Normal", 0.9))
-    second = Records(signed_in("doctor", "second")).save_case(
-        patient("T-2", "Test Two"), chest_image("HU", "CT"), SHA, said(version="v2", checks=failed)
+    first = doctor.save_case(patient(), chest_image(), SHA, said("Normal", 0.9)).reading_id
+    second = (
+        Records(signed_in("doctor", "second"))
+        .save_case(patient("T-2", "Test Two"), chest_image("HU", "CT"), SHA, said(version="v2", checks=failed))
+        .reading_id
     )
     doctor.review(first, False, "Pneumonia")
     work = doctor.worklist()
@@ -436,7 +438,7 @@ def test_an_empty_worklist_has_the_same_columns_and_types(doctor, chest_image, s
 
 def test_the_worklist_takes_one_query_and_loads_no_pixels(store, doctor, chest_image, said):
     for number in range(3):
-        reading_id = doctor.save_case(patient(str(number)), chest_image(), SHA, said())
+        reading_id = doctor.save_case(patient(str(number)), chest_image(), SHA, said()).reading_id
         doctor.review(reading_id, True, "Pneumonia")
     asked = []
 
@@ -452,9 +454,9 @@ def test_the_worklist_takes_one_query_and_loads_no_pixels(store, doctor, chest_i
 
 
 def test_a_patients_page_shows_all_cases_oldest_first_with_thumbnails(doctor, chest_image, said):
-    first = doctor.save_case(patient(), chest_image("HU", "CT"), SHA, said(), "first visit")
+    first = doctor.save_case(patient(), chest_image("HU", "CT"), SHA, said(), "first visit").reading_id
     one = doctor.case(first).patient
-    second = doctor.save_case(one.id, chest_image(shape=(400, 300)), "cd" * 32, said("Normal"))
+    second = doctor.save_case(one.id, chest_image(shape=(400, 300)), "cd" * 32, said("Normal")).reading_id
     doctor.save_case(patient("T-2"), chest_image(), SHA, said())
     doctor.review(second, False, "Pneumonia")
     page = doctor.patient(one.id)
@@ -474,7 +476,7 @@ def test_a_patients_page_shows_all_cases_oldest_first_with_thumbnails(doctor, ch
 
 
 def test_who_opened_what_is_on_the_trail(store, doctor, signed_in, chest_image, said):
-    reading_id = doctor.save_case(patient(), chest_image(), SHA, said())
+    reading_id = doctor.save_case(patient(), chest_image(), SHA, said()).reading_id
     second = Records(signed_in("doctor", "second"))
     patient_id = second.case(reading_id).patient.id
     second.patient(patient_id)

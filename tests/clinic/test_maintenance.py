@@ -158,7 +158,7 @@ def test_a_backup_is_readable_by_its_owner_only_and_leaves_nothing_else(clinic, 
 def test_a_backup_never_overwrites_a_file(clinic, tmp_path):
     file = tmp_path / "thesis.txt"
     file.write_text("years of work")
-    with pytest.raises(StoreError, match="is there already; give the backup a new name"):
+    with pytest.raises(StoreError, match="exists already; give the backup a new name"):
         maintenance.backup(clinic, file)
     assert file.read_text() == "years of work"
 
@@ -258,12 +258,12 @@ def no_database(file: Path) -> None:
     ("spoil", "said"),
     [
         (newer, "by a newer lungkit"),
-        (foreign, "no backup of lungkit's records"),
+        (foreign, "not a backup of lungkit's records"),
         (orphaned, "damaged .*a row of .* refers to nothing"),
         (broken_page, "damaged"),
         (cut_short, "damaged"),
         (no_database, "damaged"),
-        (lambda file: file.write_bytes(b""), "no backup of lungkit's records"),
+        (lambda file: file.write_bytes(b""), "not a backup of lungkit's records"),
         (lambda file: file.unlink(), "there is no backup"),
     ],
 )
@@ -300,7 +300,7 @@ def test_an_archive_that_is_no_sound_backup_is_refused_before_anything_is_touche
 
 
 @needs_pg_dump
-@pytest.mark.parametrize(("schema", "said"), [("9999", "by a newer lungkit"), (None, "no backup of lungkit's records")])
+@pytest.mark.parametrize(("schema", "said"), [("9999", "by a newer lungkit"), (None, "not a backup of lungkit's records")])
 def test_an_archive_of_a_newer_or_another_program_is_refused(postgresql_url, tmp_path, schema, said):
     store = Store(postgresql_url)
     maintenance.upgrade(store)

@@ -93,7 +93,7 @@ def test_a_step_that_fails_leaves_the_tables_as_they_were(store, next_step):
 def test_old_tables_are_told_by_check_and_brought_up_to_date(store, next_step):
     next_step('op.create_table("more", sa.Column("id", sa.Integer))')
     assert maintenance.check(store) == [
-        "the tables are of schema 0001, this lungkit needs 0002; run `lungkit db upgrade`"
+        "the tables have schema 0001, this lungkit needs 0002; run `lungkit db upgrade`"
     ]
     maintenance.upgrade(store)
     assert schema(store) == "0002"

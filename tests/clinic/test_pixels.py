@@ -84,7 +84,7 @@ def test_each_class_gets_its_own_heat_map_back():
 
 
 def test_heat_maps_that_do_not_fit_the_classes_are_refused():
-    with pytest.raises(PixelsDamaged, match="do not fit 5 classes"):
+    with pytest.raises(PixelsDamaged, match="do not match 5 classes"):
         pixels.decode_heat(pixels.encode_heat(np.zeros((3, 4, 4), np.float32)), 5)
 
 

@@ -18,14 +18,14 @@ from tornado import httpclient
 from typer.testing import CliRunner
 
 from lungkit import cli, config
-from lungkit.clinic import visitor as visitor_module
 from lungkit.clinic.records import accounts, maintenance
-from lungkit.clinic.web import serve, sockets, supervisor
+from lungkit.clinic.records.store import Store
+from lungkit.clinic.web import door, handlers, kernels, serve, sockets, supervisor
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 from tests.clinic.browser import Answer, Browser, ask_kernel, eventually, kernels_of, message, signed_in_as, talk
 
-PARTS = serve._parts()
+PARTS = handlers.library_path()
 NOT_REACHABLE = [
     "/api", "/api/kernels", "/api/contents", "/api/contents/app.ipynb", "/api/terminals", "/api/sessions",
     "/api/kernelspecs", "/api/me", "/api/status", "/api/config/notebook", "/api/security/csp-report", "/api/shutdown",
@@ -237,20 +237,20 @@ def _sent(browser: Browser, path: str, size: int, **headers: str) -> int:
 
 
 def test_the_door_gives_a_file_once_and_only_to_the_kernel_it_is_for(tmp_path, monkeypatch):
-    door = serve.Door()
-    monkeypatch.setenv(visitor_module.DOOR, str(tmp_path / "door"))
+    kept = door.Door()
+    monkeypatch.setenv(door.DOOR, str(tmp_path / "door"))
 
     async def asked(kernel: str) -> bytes | None:
         monkeypatch.setenv("VOILA_KERNEL_ID", kernel)
-        return await asyncio.to_thread(visitor_module.upload)
+        return await asyncio.to_thread(door.upload)
 
     async def told() -> list[bytes | None]:
-        async with await asyncio.start_unix_server(door.answer, tmp_path / "door"):
-            door.leave("one", b"first")
-            door.leave("one", b"second")
-            door.leave("two", b"")
-            door.leave("three", b"left behind")
-            door.forget("three")
+        async with await asyncio.start_unix_server(kept.answer, tmp_path / "door"):
+            kept.leave("one", b"first")
+            kept.leave("one", b"second")
+            kept.leave("two", b"")
+            kept.leave("three", b"left behind")
+            kept.forget("three")
             return [await asked(kernel) for kernel in ("four", "one", "one", "two", "three")]
 
     assert asyncio.run(told()) == [None, b"second", None, b"", None]
@@ -286,14 +286,14 @@ def test_a_page_that_was_left_gives_its_kernel_back(clinic_server, anna):
 
 
 def test_many_pages_of_one_session_end_the_oldest(anna):
-    pages = [anna.open_page() for _ in range(serve.MOST_PAGES + 1)]
+    pages = [anna.open_page() for _ in range(kernels.MOST_PAGES + 1)]
     states = [json.loads(anna.get(f"/clinic/there/{kernel}").text)["state"] for kernel in pages]
-    assert states == ["gone"] + ["there"] * serve.MOST_PAGES
+    assert states == ["gone"] + ["there"] * kernels.MOST_PAGES
     anna.post("/logout")
 
 
 def test_pages_that_are_opened_all_at_once_start_only_a_few_processes(clinic_server, anna):
-    most = len(kernels_of(clinic_server)) + 2 * serve.MOST_PAGES + 1
+    most = len(kernels_of(clinic_server)) + 2 * kernels.MOST_PAGES + 1
     with ThreadPoolExecutor(12) as pool:
         opened = [pool.submit(anna.get, "/") for _ in range(12)]
         while not all(each.done() for each in opened):
@@ -359,7 +359,7 @@ def test_the_page_asks_nothing_of_other_servers_and_has_no_script_in_its_text(an
     assert not [value for value in settings.values() if isinstance(value, str) and "://" in value]
     scripts = re.findall(r"<script([^>]*)>([^<]*)", page)
     assert all("src=" in attributes or "json" in attributes for attributes, _ in scripts)
-    assert "visitor.token" not in page  # no source of the notebook
+    assert "door.token" not in page  # no source of the notebook
     assert "Research use only, not a diagnosis" in page
 
 
@@ -419,7 +419,7 @@ def test_without_people_the_server_says_how_to_make_the_first(here):
 
 
 def test_without_a_model_the_server_says_how_to_get_one(here, cheap_passwords):
-    store = serve.Store()
+    store = Store()
     maintenance.upgrade(store)
     with store.write() as db:
         accounts.add_user(db, "anna", "Anna Test", "doctor")
@@ -472,7 +472,7 @@ def test_a_demo_makes_its_first_people_once_and_shows_their_passwords_once(here)
     assert set(made) == {"admin", "doctor"}
     assert "There are accounts already" in second.output
     assert not re.search("|".join(made.values()), second.output)
-    store = serve.Store()
+    store = Store()
     for name, password in made.items():
         assert accounts.whoami(store, accounts.sign_in(store, name, password, "127.0.0.1")).role == name
     store.close()

@@ -39,11 +39,10 @@ def fill(clinic: Clinic, folder: Path) -> None:
             file = phantom.write_dicom(cut, folder / f"{number}-{cut.index}.dcm")
             image = images.read(file.read_bytes(), file.name)
             said = model.get("ct-infection").read(image)
-            known = seat.find_patients(patient.number)
-            whose = known[0].id if known else patient
-            reading = seat.save_case(whose, image, hashlib.sha256(file.read_bytes()).hexdigest(), said, "")
+            case = seat.save_case(patient, image, hashlib.sha256(file.read_bytes()).hexdigest(), said, "")
+            patient = case.patient.id
             if rng.random() < 0.7:
-                seat.review(reading, said.label == drawn, drawn, "")
+                seat.review(case.reading_id, said.label == drawn, drawn, "")
     with clinic.store.write() as db:
         for study in db.scalars(sa.select(Study)).all():
             earlier = timedelta(days=int(rng.integers(1, DAYS)), minutes=int(rng.integers(-200, 100)))

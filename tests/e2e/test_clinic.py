@@ -299,8 +299,9 @@ def save_readings(clinic, monkeypatch, name, number, patient_name, slices) -> No
     for label in ("Normal", "COVID-19"):
         image = images.read(slices[label])
         sha256 = hashlib.sha256(slices[label].read_bytes()).hexdigest()
-        saved.append(doctor.save_case(patient, image, sha256, model.read(image)))
-        patient = doctor.case(saved[0]).patient.id
+        case = doctor.save_case(patient, image, sha256, model.read(image))
+        saved.append(case.reading_id)
+        patient = case.patient.id
     doctor.review(saved[1], False, "Pneumonia", "see the follow-up")
 
 

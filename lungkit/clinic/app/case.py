@@ -7,7 +7,6 @@ from collections.abc import Callable
 import ipywidgets as widgets
 
 from lungkit import config
-from lungkit.clinic import visitor
 from lungkit.clinic.app.page import close, notice, safe
 from lungkit.clinic.app.reading import learned_from, reading
 from lungkit.clinic.app.search import PatientSearch, heading
@@ -16,6 +15,7 @@ from lungkit.clinic.predictor import REVIEW, Predictor
 from lungkit.clinic.records.accounts import Forbidden, SignedOut
 from lungkit.clinic.records.cases import NewPatient, PatientRow, Records
 from lungkit.clinic.records.tables import SEXES
+from lungkit.clinic.web import door
 from lungkit.clinic.words import percent
 from lungkit.data import images
 from lungkit.errors import LungkitError
@@ -55,7 +55,7 @@ class NewCase:
             description="Notes (kept with each image)", placeholder="Optional", rows=3
         ).add_class("field")
         self.upload = Upload(
-            act(self._received), visitor.upload, self._ready, config.upload_bytes(), title="3. Choose images"
+            act(self._received), door.upload, self._ready, config.upload_bytes(), title="3. Choose images"
         )
         self.model.observe(act(lambda _: self._describe()), "value")
 
@@ -184,9 +184,9 @@ class NewCase:
         image = images.read(content, name)
         said = self._predictor().read(image, started)
         whose = self.patient.id if known else self.patient
-        reading_id = self._records.save_case(whose, image, sha256, said, self.notes.value)
+        reading_id, patient = self._records.save_case(whose, image, sha256, said, self.notes.value)
         if not known:
-            self._choose(self._numbered(self.patient.number))
+            self._choose(patient)
         probability = percent(float(said.probabilities[list(said.classes).index(said.label)]))
         line.read(reading_id, said.decision, probability, time.perf_counter() - started)
         if not self.reading.children:

@@ -10,11 +10,12 @@ import ipywidgets as widgets
 from IPython.display import display
 
 from lungkit import config
-from lungkit.clinic import predictor, visitor
+from lungkit.clinic import predictor
 from lungkit.clinic.app.page import Page, close, safe
 from lungkit.clinic.records import accounts
 from lungkit.clinic.records.cases import Records
 from lungkit.clinic.records.store import Store
+from lungkit.clinic.web import door
 from lungkit.errors import LungkitError
 
 PRODUCT = "lungkit clinic"
@@ -47,7 +48,7 @@ def open() -> None:
         return
     _log_errors()
     models = _warm()
-    token = visitor.token()
+    token = door.token()
     display(page(Store, token, models).widget)
 
 

@@ -1,16 +1,16 @@
 """People who sign in: passwords, sessions that can be ended at any time, and who may do what.
 
-The browser holds a random token, the database only its SHA-256. Every action asks the database anew who is behind
-a token (`Access`), so that a session that was ended or a role that was changed holds from the next click on.
+The browser has a random token, the database only its SHA-256. Every action asks the database who is behind a token
+(`Access`), so a session that was ended or a role that was changed takes effect with the next click.
 
-Guessing is slowed down by user name and by address. An attempt counts as failed before its password is looked at and
-is forgiven if that was right: many attempts at once are counted like many in a row. Attempts that come too soon are
-not counted, so no wait is ever longer than 15 minutes, and failures from elsewhere do not slow down a person at an
-address where he signed in before: nobody can lock a colleague out from outside.
+Guessing passwords is slowed down by user name and by address. An attempt counts as failed before its password is
+checked, and the count is taken back if the password was right: attempts at the same time count like attempts in a row.
+Attempts that come too early are not counted, so no wait is longer than 15 minutes. Failures from other addresses do not
+slow down people at an address where they signed in before: no one can lock a colleague out from outside.
 """
 
 import functools
-import hashlib
+import math
 import re
 import secrets
 import unicodedata
@@ -23,7 +23,7 @@ import argon2
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from lungkit import config
+from lungkit import config, files
 from lungkit.clinic.records import audit_trail
 from lungkit.clinic.records.store import Store, StoreError
 from lungkit.clinic.records.tables import ROLES, SignIn, SignInFailure, User, now
@@ -31,29 +31,29 @@ from lungkit.errors import LungkitError
 
 COOKIE = "lungkit_session"
 SHORTEST, LONGEST = 12, 1024  # of a password, characters
-# What is read aloud or copied by hand: no l, 1, o, 0, i.
+# Easy to read aloud and to copy by hand: no l, 1, o, 0, i.
 READABLE = "abcdefghjkmnpqrstuvwxyz23456789"
 FREE_BY_NAME, FREE_BY_ADDRESS = 5, 20  # failures that cost nothing yet
 FIRST_WAIT = timedelta(seconds=15)  # doubles with each further failure
 LONGEST_WAIT = timedelta(minutes=15)
-TOUCH = timedelta(minutes=1)  # reading alone moves the idle expiry no more often than this
+TOUCH = timedelta(minutes=1)  # reading alone renews the idle expiry at most this often
 REFUSED = "User name or password is not right, or the account is disabled."
 
-# One of the minimums that OWASP holds equal (Password Storage Cheat Sheet): 46 MiB, one pass, one lane. The library's
-# own choice, four lanes, takes all processors of a small server for a fifth of a second, at every sign-in and guess.
+# One of the equal minimums of OWASP's Password Storage Cheat Sheet: 46 MiB, one pass, one lane. The library's default,
+# four lanes, takes all processors of a small server for a fifth of a second at every sign-in and every guess.
 _hasher = argon2.PasswordHasher(time_cost=1, memory_cost=46 * 1024, parallelism=1)
 
 
 class SignedOut(LungkitError):
-    """Nobody is signed in with this token any more; nothing was done."""
+    """No one is signed in with this token (any more); nothing was done."""
 
 
 class Forbidden(LungkitError):
-    """Who is signed in may not do that; nothing was done."""
+    """The person who is signed in is not allowed to do that; nothing was done."""
 
 
 class SignInRefused(LungkitError):
-    """Nobody was signed in; wait_seconds: how long before another attempt is looked at, 0 for at once."""
+    """The sign-in failed. wait_seconds: how long until the next attempt is checked; 0: no wait."""
 
     def __init__(self, message: str, wait_seconds: int = 0):
         super().__init__(message)
@@ -73,7 +73,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Account:
-    """A person's account as people who manage accounts see it."""
+    """A person's account, for the people who manage accounts."""
 
     id: int
     name: str
@@ -90,7 +90,7 @@ class Account:
 def sign_in(store: Store, name: str, password: str, address: str) -> str:
     """A new session's token for the right password.
 
-    Raises SignInRefused, with the same words and after the same work for an unknown name, a wrong password and a
+    Raises SignInRefused, with the same message and after the same work for an unknown name, a wrong password and a
     disabled account.
     """
     name, address = _as_tried(name), address[:64]
@@ -98,16 +98,15 @@ def sign_in(store: Store, name: str, password: str, address: str) -> str:
         wait = _wait(db, name, address)
         if wait:
             raise SignInRefused(f"Too many failed attempts. Try again in {_in_words(wait)}.", wait)
-        attempt = SignInFailure(name=name, address=address)
-        db.add(attempt)
-        found = db.scalar(sa.select(User).where(User.name == name))
-    right = _matches(found, password)  # slow on purpose: never while a transaction is open
-    renewed = _hash(password) if right and _hasher.check_needs_rehash(found.password_hash) else None
+        db.add(SignInFailure(name=name, address=address))
+        known_hash = db.scalar(sa.select(User.password_hash).where(User.name == name))
+    matches = _matches(known_hash, password)  # slow on purpose: never while a transaction is open
+    new_hash = _hash(password) if known_hash and matches and _hasher.check_needs_rehash(known_hash) else known_hash
     with store.write() as db:
         user = db.scalar(sa.select(User).where(User.name == name).with_for_update())
-        # The account may have been disabled, or its password reset, while the password was looked at.
-        if right and user and user.active and user.password_hash == found.password_hash:
-            user.password_hash = renewed or user.password_hash
+        # The account may have been disabled, or its password reset, while the password was checked.
+        if matches and user and user.active and user.password_hash == known_hash:
+            user.password_hash = new_hash or known_hash
             return _start(db, user, address)
         audit_trail.append(db, None, "session.refused", f"user:{user.id if user else 'unknown'}", address=address)
     raise SignInRefused(REFUSED)
@@ -115,7 +114,7 @@ def sign_in(store: Store, name: str, password: str, address: str) -> str:
 
 def _start(db: orm.Session, user: User, address: str) -> str:
     token = secrets.token_urlsafe(32)
-    session = SignIn(user_id=user.id, token_sha256=_sha256(token), address=address)
+    session = SignIn(user_id=user.id, token_sha256=files.sha256(token.encode()), address=address)
     db.add(session)
     db.execute(sa.delete(SignInFailure).where(SignInFailure.name == user.name, SignInFailure.address == address))
     db.flush()
@@ -124,7 +123,7 @@ def _start(db: orm.Session, user: User, address: str) -> str:
 
 
 def sign_out(store: Store, token: str) -> None:
-    """End the session; a token that is none, or whose session has ended, is no error."""
+    """End the session; an unknown token, or one whose session has ended, is not an error."""
     with store.write() as db:
         session = _session(db, token, lock=True)
         if session and session.revoked_at is None:
@@ -139,7 +138,7 @@ def whoami(store: Store, token: str) -> Actor:
 
 
 def ended(store: Store, session_ids: set[str]) -> set[str]:
-    """Those of these sessions that hold no longer."""
+    """Those of these sessions that have ended."""
     with store.read() as db:
         sessions = db.scalars(sa.select(SignIn).where(SignIn.id.in_(session_ids)).options(orm.joinedload(SignIn.user)))
         return session_ids - {session.id for session in sessions if not _why_ended(session)}
@@ -150,30 +149,29 @@ def _as_tried(name: str) -> str:
 
 
 def _wait(db: orm.Session, name: str, address: str) -> int:
-    """Seconds before another attempt for this name from this address is looked at; failures of long ago go."""
+    """Seconds until the next attempt for this name from this address is checked; old failures are deleted."""
     at = now()
     db.execute(sa.delete(SignInFailure).where(SignInFailure.at <= at - LONGEST_WAIT))
     by_name = SignInFailure.name == name
     if _signed_in_before(db, name, address):
         by_name &= SignInFailure.address == address
-    waits = (
-        _until(db, by_name, FREE_BY_NAME),
-        _until(db, SignInFailure.address == address, FREE_BY_ADDRESS),
-    )
-    return max(0, *(-int((at - until).total_seconds() // 1) for until in waits if until), 0)
+    waits = (_until(db, by_name, FREE_BY_NAME), _until(db, SignInFailure.address == address, FREE_BY_ADDRESS))
+    return max(0, *(math.ceil((until - at).total_seconds()) for until in waits if until), 0)
 
 
 def _signed_in_before(db: orm.Session, name: str, address: str) -> bool:
-    found = sa.select(SignIn.id).join(User).where(User.name == name, SignIn.address == address).limit(1)
-    return db.scalar(found) is not None
+    sessions = sa.select(SignIn.id).join(User).where(User.name == name, SignIn.address == address).limit(1)
+    return db.scalar(sessions) is not None
 
 
 def _until(db: orm.Session, whose: sa.ColumnElement[bool], free: int) -> datetime | None:
-    """When the next attempt is looked at, after the failures that `whose` selects."""
+    """When the next attempt is checked, after the failures that `whose` selects."""
+    latest: datetime
+    failures: int
     failures, latest = db.execute(sa.select(sa.func.count(), sa.func.max(SignInFailure.at)).where(whose)).one()
     if failures < free:
         return None
-    return latest + min(FIRST_WAIT * 2 ** min(failures - free, 10), LONGEST_WAIT)
+    return latest + min(FIRST_WAIT * 2.0 ** min(failures - free, 10), LONGEST_WAIT)
 
 
 def _in_words(seconds: int) -> str:
@@ -187,7 +185,7 @@ def _in_words(seconds: int) -> str:
 
 
 class Access:
-    """One person's way to the records: who is behind the token is asked inside each transaction."""
+    """One person's way to the records: each transaction looks up who is behind the token."""
 
     def __init__(self, store: Store, token: str):
         self.store = store
@@ -195,7 +193,7 @@ class Access:
 
     @contextmanager
     def reads(self, *roles: str) -> Iterator[tuple[orm.Session, Actor]]:
-        """A read transaction for who holds one of `roles` (none given: anyone signed in).
+        """A read transaction for people with one of `roles` (none given: anyone signed in).
 
         Raises SignedOut or Forbidden.
         """
@@ -205,14 +203,14 @@ class Access:
             idle = now() - session.seen_at
             yield db, actor
         if idle > TOUCH:
-            with suppress(StoreError), self.store.write() as db:  # what was read stays read, also on a full disk
+            with suppress(StoreError), self.store.write() as db:  # reading also works on a full disk
                 db.execute(sa.update(SignIn).where(SignIn.id == actor.session_id).values(seen_at=now()))
 
     @contextmanager
     def writes(self, *roles: str) -> Iterator[tuple[orm.Session, Actor]]:
-        """One write transaction for who holds one of `roles` (none given: anyone signed in), as Store.write.
+        """A write transaction, as Store.write, for people with one of `roles` (none given: anyone signed in).
 
-        The session stays locked until the commit: it cannot be ended half-way. Raises SignedOut or Forbidden.
+        The session stays locked until the commit: it cannot end during the transaction. Raises SignedOut or Forbidden.
         """
         with self._refusals_noted(), self.store.write() as db:
             session = _signed_in(db, self.token, lock=True)
@@ -222,7 +220,7 @@ class Access:
 
     @contextmanager
     def _refusals_noted(self) -> Iterator[None]:
-        """A hidden button is never pressed by accident: what was refused is on the trail."""
+        """Put refused actions on the trail: no one presses a hidden button by accident."""
         try:
             yield
         except Forbidden:
@@ -232,26 +230,22 @@ class Access:
             raise
 
 
-def _sha256(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
 def _session(db: orm.Session, token: str, lock: bool = False) -> SignIn | None:
-    found = sa.select(SignIn).where(SignIn.token_sha256 == _sha256(token))
-    return db.scalar(found.with_for_update() if lock else found)
+    with_token = sa.select(SignIn).where(SignIn.token_sha256 == files.sha256(token.encode()))
+    return db.scalar(with_token.with_for_update() if lock else with_token)
 
 
 def _signed_in(db: orm.Session, token: str, lock: bool = False) -> SignIn:
     session = _session(db, token, lock)
     if session is None:
-        raise SignedOut("You are not signed in. Sign in to go on.")
+        raise SignedOut("You are not signed in. Sign in to continue.")
     if why := _why_ended(session):
-        raise SignedOut(f"{why} Sign in again to go on.")
+        raise SignedOut(f"{why} Sign in again to continue.")
     return session
 
 
 def _why_ended(session: SignIn) -> str:
-    """Why the session holds no longer; empty while it does."""
+    """Why the session has ended; empty while it is open."""
     at = now()
     if session.revoked_at is not None or not session.user.active:
         return "You are signed out."
@@ -273,13 +267,13 @@ def _allowed(actor: Actor, roles: tuple[str, ...]) -> Actor:
     return actor
 
 
-# --- accounts; the caller holds the transaction, and has made sure that `by` may do this (None: the command line)
+# --- accounts; the caller has the transaction, and has checked that `by` may do this (None: the command line)
 
 
 def add_user(
     db: orm.Session, name: str, full_name: str, role: str, password: str | None = None, by: int | None = None
 ) -> str:
-    """Make an account; returns its password, a random one where none was given."""
+    """Make an account; returns its password, which is random if none was given."""
     name, full_name = _user_name(name), _full_name(full_name)
     _known_role(role)
     if db.scalar(sa.select(User.id).where(User.name == name)) is not None:
@@ -302,7 +296,7 @@ def list_users(db: orm.Session) -> list[Account]:
 
 
 def disable_user(db: orm.Session, name: str, by: int | None = None) -> None:
-    """Nobody can sign in with this account any more; its sessions end now."""
+    """End the person's sessions now and refuse further sign-ins; the last admin cannot be disabled."""
     user = _user(db, name)
     if user.active:
         _not_the_last_admin(db, user)
@@ -312,7 +306,7 @@ def disable_user(db: orm.Session, name: str, by: int | None = None) -> None:
 
 
 def enable_user(db: orm.Session, name: str, by: int | None = None) -> None:
-    """The account can be used again, with the password it had."""
+    """Let the person sign in again, with the same password as before."""
     user = _user(db, name)
     if not user.active:
         user.active = True
@@ -320,7 +314,7 @@ def enable_user(db: orm.Session, name: str, by: int | None = None) -> None:
 
 
 def set_role(db: orm.Session, name: str, role: str, by: int | None = None) -> None:
-    """Give the person another role, from the next action on, also in open sessions."""
+    """Give the person another role, which applies from the next action on, also in open sessions."""
     user = _user(db, name)
     _known_role(role)
     if role != user.role:
@@ -330,7 +324,7 @@ def set_role(db: orm.Session, name: str, role: str, by: int | None = None) -> No
 
 
 def reset_password(db: orm.Session, name: str, password: str | None = None, by: int | None = None) -> str:
-    """Set a new password, a random one where none is given, and return it; the person's sessions end now."""
+    """Set a new password, a random one if none is given, and return it; the person's sessions end now."""
     user = _user(db, name)
     password = _new_password(user.name, password)
     user.password_hash, user.password_changed_at = _hash(password), now()
@@ -342,7 +336,7 @@ def reset_password(db: orm.Session, name: str, password: str | None = None, by: 
 def _user(db: orm.Session, name: str) -> User:
     user = db.scalar(sa.select(User).where(User.name == _as_tried(name)).with_for_update())
     if user is None:
-        raise LungkitError(f"no user '{name}'; `lungkit user list` shows those there are")
+        raise LungkitError(f"no user '{name}'; `lungkit user list` shows all users")
     return user
 
 
@@ -370,15 +364,15 @@ def _known_role(role: str) -> None:
 def _not_the_last_admin(db: orm.Session, user: User) -> None:
     if user.role != "admin" or not user.active:
         return
-    # All admins are locked: two who disable each other at once do not both succeed.
+    # All admins are locked: two admins who disable each other at the same time cannot both succeed.
     admins = db.scalars(sa.select(User).where(User.role == "admin", User.active).with_for_update()).all()
     if len(admins) == 1:
         raise LungkitError(f"'{user.name}' is the only admin who can sign in; make another one first")
 
 
 def _end_sessions(db: orm.Session, user: User) -> None:
-    holds = (SignIn.user_id == user.id) & SignIn.revoked_at.is_(None)
-    db.execute(sa.update(SignIn).where(holds).values(revoked_at=now()))
+    is_open = (SignIn.user_id == user.id) & SignIn.revoked_at.is_(None)
+    db.execute(sa.update(SignIn).where(is_open).values(revoked_at=now()))
 
 
 # --- passwords
@@ -395,14 +389,14 @@ def _new_password(name: str, password: str | None) -> str:
     if not SHORTEST <= len(password) <= LONGEST:
         raise LungkitError(f"a password needs at least {SHORTEST} characters (at most {LONGEST})")
     if name in password.lower() and len(password) - len(name) < SHORTEST // 2:
-        raise LungkitError("the password must be more than the user name")
+        raise LungkitError("the password must not be little more than the user name")
     if len(set(password)) < 5:
         raise LungkitError("a password needs at least 5 different characters")
     return password
 
 
 def _plain(password: str) -> str:
-    """The same characters, however a keyboard composed them."""
+    """The same characters, whichever way a keyboard composed them."""
     return unicodedata.normalize("NFKC", password[: LONGEST + 1])
 
 
@@ -410,14 +404,14 @@ def _hash(password: str) -> str:
     return _hasher.hash(_plain(password))
 
 
-def _matches(user: User | None, password: str) -> bool:
-    """Whether this is the user's password; takes as long when there is no such user."""
+def _matches(password_hash: str | None, password: str) -> bool:
+    """Whether this is the password; takes as long if there is no such user."""
     try:
-        return _hasher.verify(user.password_hash if user else _nobodys_hash(), _plain(password)) and user is not None
+        return _hasher.verify(password_hash or _no_ones_hash(), _plain(password)) and password_hash is not None
     except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
         return False
 
 
 @functools.cache
-def _nobodys_hash() -> str:
+def _no_ones_hash() -> str:
     return _hasher.hash(secrets.token_urlsafe(32))

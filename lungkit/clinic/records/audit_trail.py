@@ -1,16 +1,18 @@
-"""The audit trail: who did what, on what, when; rows are only ever added, each carrying the hash of the one before.
+"""The audit trail: who did what, to what, when. Rows are only added, and each one contains the hash of the one before.
 
-What the chain shows: a row that was changed, deleted, put in between or moved, since some hash no longer fits. What it
-cannot show by itself: that its last rows are gone, or that somebody who can write to the database file built all of it
-anew, since a hash needs no secret. Both show against a head noted elsewhere (`head`, `lungkit audit verify` prints it,
-and so does each backup): a trail that grew from that head still has it.
-Triggers in the database keep the program itself, and anyone using the tables as they are, from changing a row.
+The chain shows a row that was changed, deleted, inserted or moved, because a hash no longer matches. Alone it cannot
+show that its last rows are missing, or that someone who can write to the database rebuilt all of it, because a hash
+needs no secret. Both show when the chain is compared with a head noted elsewhere (`lungkit audit verify` and each
+backup print it): a trail that grew from that head still has it.
+Triggers in the database stop the program itself, and anyone who uses the tables as they are, from changing a row.
 """
 
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import orm
@@ -21,28 +23,28 @@ from lungkit.errors import LungkitError
 
 START = "0" * 64  # what the first row names as the hash before it
 _LIMITS = {"action": 64, "object": 200}
-# As the driver gives them: with the columns' own types, a value that is no time or no JSON would stop a whole batch.
+# Read without the columns' types, with which a value that is not a time or not JSON would stop a whole batch.
 _UNREAD = [sa.type_coerce(column, sa.types.NULLTYPE).label(column.name) for column in AuditEvent.__table__.columns]
 
 
 class AuditBroken(LungkitError):
-    """A row of the trail does not fit; `number` says which."""
+    """A row of the trail does not match; `number` says which."""
 
     def __init__(self, number: int, reason: str):
         super().__init__(
-            f"the audit trail is broken at row {number}: {reason}. Keep the database as it is for whoever looks into "
-            "it, and compare it with a backup"
+            f"the audit trail is broken at row {number}: {reason}. Do not change the database until this has been "
+            "investigated, and compare it with a backup"
         )
         self.number = number
 
 
-def append(db: orm.Session, user_id: int | None, action: str, object: str, **detail) -> None:
-    """Add an event in the caller's write transaction: it is kept if and only if what it tells of is.
+def append(db: orm.Session, user_id: int | None, action: str, object: str, **detail: Any) -> None:
+    """Add an event in the caller's write transaction: it is saved exactly if the change that it reports is saved.
 
-    user_id: None for the command line, and where nobody is signed in.
+    user_id: None for the command line, and if no one is signed in.
     action: such as "reading.save", at most 64 characters. object: "kind:identifier", at most 200, never a name.
     detail: JSON-ready; nothing that names a patient.
-    db must come from `store.write()`: there writers wait for each other, so that no two rows follow the same one.
+    db: from `store.write()`, where writers wait for each other, so no two rows can follow the same one.
     """
     for name, text in (("action", action), ("object", object)):
         if not text or len(text) > _LIMITS[name]:
@@ -54,7 +56,7 @@ def append(db: orm.Session, user_id: int | None, action: str, object: str, **det
         "user_id": user_id,
         "action": action,
         "object": object,
-        # As it will be read again: keys as text, tuples as lists.
+        # As it will be read back: keys as text, tuples as lists.
         "detail": json.loads(json.dumps(detail, allow_nan=False)),
         "previous": previous,
     }
@@ -62,15 +64,15 @@ def append(db: orm.Session, user_id: int | None, action: str, object: str, **det
 
 
 def head(db: orm.Session) -> str:
-    """The end of the trail as "number:hash", to be noted where the database's keeper cannot change it."""
+    """The end of the trail as "number:hash"; note it where the keeper of the database cannot change it."""
     number, last = _last(db)
     return f"{number}:{last}"
 
 
 def verify(store: Store, since: str = "") -> int:
-    """Read the whole trail and return its number of rows; AuditBroken names the first row that does not fit.
+    """Read the whole trail and return its number of rows; AuditBroken names the first row that does not match.
 
-    since: a head noted earlier; that row must still be there as it was.
+    since: a head noted earlier; its row must be in the trail unchanged.
     """
     noted, noted_hash = _parsed(since)
     number, previous = 0, START
@@ -79,7 +81,7 @@ def verify(store: Store, since: str = "") -> int:
         while (row := _next(rows, number + 1)) is not None:
             number += 1
             if row["number"] != number:
-                raise AuditBroken(number, f"it is missing; the next there is has the number {row['number']}")
+                raise AuditBroken(number, f"it is missing; the next row has the number {row['number']}")
             if row["previous"] != previous:
                 raise AuditBroken(number, "it does not follow the row before")
             if row["hash"] != _hash(row):
@@ -99,19 +101,19 @@ def _last(db: orm.Session) -> tuple[int, str]:
     return (last.number, last.hash) if last else (0, START)
 
 
-def _hash(row: dict) -> str:
+def _hash(row: dict[str, Any]) -> str:
     """SHA-256 over the row's fields as canonical JSON; the hash of the row before is one of them."""
     fields = {name: value for name, value in row.items() if name != "hash"} | {"at": row["at"].isoformat()}
     canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
-def _next(rows, number: int) -> dict | None:
-    """The next row; one whose values are not of their column's type was not written by `append`."""
-    row = next(rows, None)
-    if row is None:
+def _next(rows: Iterator[Any], number: int) -> dict[str, Any] | None:
+    """The next row; `append` did not write one whose values do not have their column's type."""
+    found = next(rows, None)
+    if found is None:
         return None
-    row = dict(row._mapping)
+    row = dict(found._mapping)
     try:
         if isinstance(row["at"], str):  # SQLite
             row |= {"at": datetime.fromisoformat(row["at"]).replace(tzinfo=UTC), "detail": json.loads(row["detail"])}
@@ -128,6 +130,6 @@ def _parsed(head: str) -> tuple[int, str]:
     match = re.fullmatch(r"(\d{1,18}):([0-9a-f]{64})", head.strip())
     if not match:
         raise LungkitError(
-            f"'{head}' is no head of an audit trail; accepted is NUMBER:HASH as `audit verify` prints it"
+            f"'{head}' is not the head of an audit trail; accepted is NUMBER:HASH as `lungkit audit verify` prints it"
         )
     return int(match[1]), match[2]

@@ -10,6 +10,7 @@ import unicodedata
 import uuid
 from dataclasses import dataclass, field, fields
 from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -101,6 +102,13 @@ class ReviewRow:
     at: datetime
 
 
+class SavedCase(NamedTuple):
+    """What was saved: the new reading, and the patient it belongs to."""
+
+    reading_id: str
+    patient: PatientRow
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """One reading with all that belongs to it."""
@@ -179,11 +187,11 @@ class Records:
         sha256: str,
         reading: predictor.Reading,
         notes: str = "",
-    ) -> str:
-        """Save an upload with its reading, and its patient where new, all or nothing; returns the reading's id.
+    ) -> SavedCase:
+        """Save an upload with its reading, and its patient if new: all of it or nothing.
 
-        patient: the id of one that is there, or a new one. sha256: of the uploaded file, hex.
-        Raises RecordRefused for a number that is taken, RecordMissing for a patient who was erased meanwhile.
+        patient: the id of one in the records, or a new one. sha256: of the uploaded file, hex.
+        Raises RecordRefused if a new patient's number is taken, RecordMissing if the patient has been erased.
         """
         study = Study(
             kind=pixels.kind_of(image),
@@ -211,7 +219,7 @@ class Records:
                 new_patient=not isinstance(patient, str),
                 model=f"{row.model}@{row.version}",
             )
-        return row.id
+            return SavedCase(row.id, _row(known))
 
     def same_upload(self, patient_id: str, sha256: str) -> str | None:
         """The latest reading of a file with the same bytes for the same patient, or None."""

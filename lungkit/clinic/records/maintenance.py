@@ -1,8 +1,8 @@
 """Work on the database as a whole: make and upgrade its tables, back it up, restore it, check it.
 
-A backup is one file: a compacted SQLite database, or a pg_dump archive. It holds what the records hold, patients'
-names and images included, so it is readable by its owner only and must be kept like the records. It cannot be undone
-in it that a patient was erased later.
+A backup is one file: a compacted SQLite database, or a pg_dump archive. It contains all that the records do, including
+patients' names and images, so only its owner can read it, and it must be kept like the records. If a patient is erased
+later, the backup still contains the patient.
 """
 
 import os
@@ -34,7 +34,7 @@ from lungkit.errors import LungkitError
 
 TRIGGERS = {"sqlite": {"audit_no_update", "audit_no_delete", "audit_follows"},
             "postgresql": {"audit_no_change", "audit_follows"}}  # fmt: skip
-OLD = "before_restore"  # how what a restore put aside is called
+OLD = "before_restore"  # part of the name of what a restore replaced
 _one_upgrade = threading.Lock()  # Alembic keeps its state in a module
 
 
@@ -42,10 +42,10 @@ _one_upgrade = threading.Lock()  # Alembic keeps its state in a module
 
 
 def upgrade(store: Store) -> None:
-    """Make the tables, or take them through the steps they lack: all of them or none.
+    """Make the tables, or bring them up to date: all steps or none.
 
-    Of several processes that start at once one does it, the others wait for it. StoreError for a database that a
-    newer lungkit wrote, and for one with tables that are somebody else's.
+    If several processes start at once, one does it and the others wait. Raises StoreError for a database that a newer
+    lungkit wrote, and for one with tables of another program.
     """
     with _one_upgrade, store.migrate() as connection:
         schema = _schema(connection)
@@ -70,7 +70,7 @@ def _known() -> list[str]:
 
 
 def _schema(connection: sa.Connection) -> str | None:
-    """The version of the tables; None where lungkit has made none."""
+    """The version of the tables; None if lungkit has made none."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
@@ -79,7 +79,7 @@ def _require_known(schema: str | None, what: str) -> None:
     if schema is not None and schema not in known:
         raise StoreError(
             f"{what} was written by a newer lungkit (schema {schema}; this one knows up to {known[0]}); nothing was "
-            "changed. Use that lungkit, or restore a backup from before"
+            "changed. Use that lungkit, or restore an earlier backup"
         )
 
 
@@ -87,21 +87,21 @@ def _require_known(schema: str | None, what: str) -> None:
 
 
 def backup(store: Store, path: Path | str) -> Path:
-    """Copy the records, as they are at one moment, to a new file while people go on working; returns the file.
+    """Copy one state of the records to a new file while people continue to work; returns the file.
 
-    path: a new file, or a folder, in which the file is named by the time. It appears whole or not at all.
+    path: a new file, or a folder, in which the file is named by the time. It appears complete or not at all.
     """
     path = Path(path).expanduser().resolve()
     if path.is_dir():
         path /= f"lungkit-{_stamp()}{'.db' if store.path else '.pgdump'}"
     if path.exists():
-        raise StoreError(f"{path} is there already; give the backup a new name")
+        raise StoreError(f"{path} exists already; give the backup a new name")
     if not path.parent.is_dir():
         raise StoreError(f"there is no folder {path.parent} for the backup; make it first")
     _require_tables(store)
     with _draft(path) as draft:
         if store.path:
-            _copy(store, draft)
+            _copy(store.path, draft)
             with _opened(draft) as copy:
                 _require_sound(copy, "the records, and with them the backup,")
         else:
@@ -119,9 +119,9 @@ def _require_tables(store: Store) -> None:
             raise StoreError("the records have no tables yet; `lungkit db upgrade` makes them")
 
 
-def _copy(store: Store, to: Path) -> None:
-    """One moment of a live SQLite database, without its free pages; writers go on meanwhile."""
-    with _opened(store.path) as live:
+def _copy(database: Path, to: Path) -> None:
+    """Copy one state of a live SQLite database, without its free pages; writers need not wait."""
+    with _opened(database) as live:
         live.execute("VACUUM INTO ?", (str(to),))
 
 
@@ -137,7 +137,7 @@ def _draft(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _opened(path: Path, busy_seconds: float = BUSY_SECONDS) -> Iterator[sqlite3.Connection]:
-    """An SQLite file as it is, without the store's settings, and without trust in what its schema calls."""
+    """An SQLite file without the store's settings; functions that its schema calls are not trusted."""
     uri = f"file:{quote(str(path))}?mode=rw"
     with in_words(), closing(sqlite3.connect(uri, timeout=busy_seconds, uri=True, isolation_level=None)) as connection:
         connection.execute("PRAGMA trusted_schema = OFF")
@@ -145,7 +145,7 @@ def _opened(path: Path, busy_seconds: float = BUSY_SECONDS) -> Iterator[sqlite3.
 
 
 def _stamp() -> str:
-    """The time for a name; to the microsecond, so that none is given twice."""
+    """The time as part of a name; to the microsecond, so that no name comes twice."""
     return datetime.now().strftime("%Y%m%d_%H%M%S_%f")
 
 
@@ -153,27 +153,27 @@ def _stamp() -> str:
 
 
 def restore(store: Store, path: Path | str) -> str:
-    """Put a backup in the place of the records, in one step; returns where what was there before is kept.
+    """Replace the records by a backup, in one step; returns where the earlier records are kept (empty: none).
 
-    The backup is looked at first: a damaged or foreign file, or one of a newer lungkit, is refused and nothing is
-    changed. An older one is upgraded. Everybody is signed out, since sessions that were ended after the backup would
-    hold again, and the trail gets a row that tells which head it had before.
-    Stop the server first: what people save while this runs may be only in what is put aside.
+    The backup is checked first: a damaged or foreign file, or one of a newer lungkit, is refused and nothing changes.
+    An older one is upgraded. Everyone is signed out, because sessions that ended after the backup would be open again,
+    and the trail gets a row with the head that it had before.
+    Stop the server first: what people save while this runs may end up in the earlier records only.
     """
     path = Path(path).expanduser().resolve()
     if not path.is_file():
         raise StoreError(f"there is no backup {path}")
-    return _restore_sqlite(store, path) if store.path else _restore_postgresql(store, path)
+    return _restore_sqlite(store, store.path, path) if store.path else _restore_postgresql(store, path)
 
 
-def _restore_sqlite(store: Store, path: Path) -> str:
-    if store.path.exists() and path.samefile(store.path):
+def _restore_sqlite(store: Store, database: Path, path: Path) -> str:
+    if database.exists() and path.samefile(database):
         raise StoreError(f"{path} is the database itself; give a backup")
-    store.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _draft(store.path) as draft:
-        # What is looked at is what is used, also if somebody changes the file meanwhile.
+    database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _draft(database) as draft:
+        # The copy is both checked and used, in case someone changes the file in the meantime.
         shutil.copyfile(path, draft)
-        if (log := Path(f"{path}-wal")).exists():  # not one of our backups, but the files of a database itself
+        if (log := Path(f"{path}-wal")).exists():  # not a backup, but the files of a live database
             shutil.copyfile(log, f"{draft}-wal")
         with _opened(draft) as copy:
             _require_sound(copy, str(path))
@@ -183,28 +183,28 @@ def _restore_sqlite(store: Store, path: Path) -> str:
             upgrade(prepared)
             _close_trail(prepared, path, _head(store))
         store.close()
-        kept = _put_aside(store)
-        if store.path.exists():
-            _put_in(draft, store)
+        kept = _put_aside(database)
+        if database.exists():
+            _overwrite(database, draft, store.busy_seconds)
         else:
-            files.put(draft, store.path)
+            files.put(draft, database)
     return str(kept) if kept else ""
 
 
-def _put_aside(store: Store) -> Path | None:
-    """Keep the present database beside itself: as a copy, or, where it is too damaged to be read, as its files."""
-    kept = store.path.with_name(f"{store.path.stem}.{OLD}_{_stamp()}{store.path.suffix}")
-    if not store.path.exists():
-        _move_aside(store.path, kept)  # SQLite would take the log of a database that is gone for that of the new one
+def _put_aside(database: Path) -> Path | None:
+    """Keep the present database next to itself: as a copy, or as its files if it is too damaged to read."""
+    kept = database.with_name(f"{database.stem}.{OLD}_{_stamp()}{database.suffix}")
+    if not database.exists():
+        _move_aside(database, kept)  # SQLite would take the log of a missing database for that of the new one
         return None
     try:
         with _draft(kept) as draft:
-            _copy(store, draft)
+            _copy(database, draft)
             files.put(draft, kept)
     except StoreError as error:
         if not _is_damaged(error.__cause__):
             raise
-        _move_aside(store.path, kept)
+        _move_aside(database, kept)
     return kept
 
 
@@ -218,17 +218,17 @@ def _is_damaged(error: BaseException | None) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-def _put_in(draft: Path, store: Store) -> None:
-    """Write a database over the live one as one transaction of it: whoever has it open sees the one or the other."""
-    give_up = time.monotonic() + store.busy_seconds
+def _overwrite(database: Path, new: Path, busy_seconds: float) -> None:
+    """Replace the content of a live database in one transaction: other processes see the old state or the new one."""
+    give_up = time.monotonic() + busy_seconds
 
-    def in_time(*_):
+    def stop_if_late(*_: object) -> None:
+        """SQLite calls this after each try, and tries again."""
         if time.monotonic() > give_up:
             raise StoreError("the records are in use; nothing was changed. Stop the server, then restore again")
 
-    # It is `in_time` that waits: each call of it is a try.
-    with _opened(draft) as new, _opened(store.path, busy_seconds=0) as live:
-        new.backup(live, progress=in_time, sleep=0.05)
+    with _opened(new) as source, _opened(database, busy_seconds=0) as live:
+        source.backup(live, progress=stop_if_late, sleep=0.05)
         live.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
@@ -236,9 +236,9 @@ def _restore_postgresql(store: Store, path: Path) -> str:
     kept = f"{OLD}_{_stamp()}"
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "restore.sql"
-        # Made from the whole archive, so a damaged one shows here.
+        # This reads the whole archive, so a damaged one is found here.
         _run("pg_restore", None, "--no-owner", "--no-privileges", f"--file={script}", str(path),
-             refused=f"{path} is damaged, or no backup of records on PostgreSQL; nothing was changed")  # fmt: skip
+             refused=f"{path} is damaged, or not a backup of records on PostgreSQL; nothing was changed")  # fmt: skip
         _require_known(_schema_in(script, path), str(path))
         before = _head(store)
         _run("psql", store, "--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1",
@@ -254,16 +254,16 @@ def _restore_postgresql(store: Store, path: Path) -> str:
 
 
 def _schema_in(script: Path, path: Path) -> str:
-    """The schema version in an SQL script that pg_restore wrote."""
+    """The schema version in an SQL script of pg_restore."""
     with script.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if line.startswith("COPY public.alembic_version "):
                 return next(lines, "").strip()
-    raise StoreError(f"{path} is no backup of lungkit's records; nothing was changed")
+    raise StoreError(f"{path} is not a backup of lungkit's records; nothing was changed")
 
 
 def _require_sound(connection: sqlite3.Connection, what: str) -> None:
-    """Every page, index and reference fits; StoreError says what does not."""
+    """Check every page, index and reference; StoreError says what is wrong."""
     try:
         wrong = [row[0] for row in connection.execute("PRAGMA integrity_check(3)") if row[0] != "ok"]
         wrong += [f"a row of {row[0]} refers to nothing" for row in connection.execute("PRAGMA foreign_key_check")][:1]
@@ -278,12 +278,12 @@ def _require_sound(connection: sqlite3.Connection, what: str) -> None:
 def _require_ours(connection: sa.Connection, what: str) -> None:
     schema = _schema(connection)
     if schema is None or not {"users", "patients", "audit"} <= set(sa.inspect(connection).get_table_names()):
-        raise StoreError(f"{what} is no backup of lungkit's records; nothing was changed")
+        raise StoreError(f"{what} is not a backup of lungkit's records; nothing was changed")
     _require_known(schema, what)
 
 
 def _head(store: Store) -> str | None:
-    """The head of the trail that is about to be put aside; None where it cannot be read."""
+    """The head of the trail that will be replaced; None if it cannot be read."""
     if store.path and not store.path.exists():
         return None
     try:
@@ -303,24 +303,24 @@ def _close_trail(store: Store, path: Path, before: str | None) -> None:
 
 
 def check(store: Store) -> list[str]:
-    """What is wrong with the records, in words for an administrator; an empty list where all is well."""
+    """What is wrong with the records, in sentences for an administrator; an empty list if nothing is."""
     if store.path and not store.path.exists():
         return [f"there are no records at {store.path} yet; `lungkit db upgrade` makes them"]
-    found = _open_to_others(store.path) if store.path else []
+    complaints = _open_to_others(store.path) if store.path else []
     try:
         if store.path:
             with _opened(store.path) as connection:
                 _require_sound(connection, str(store.path))
         with store.read() as db:
-            found += _schema_complaints(db.connection())
+            complaints += _schema_complaints(db.connection())
         audit_trail.verify(store)
     except LungkitError as error:
-        found.append(str(error))
-    return found
+        complaints.append(str(error))
+    return complaints
 
 
 def _open_to_others(database: Path) -> list[str]:
-    """The database's files and folder that somebody else than their owner may read or write."""
+    """A complaint for the folder and each file of the database that other users can read or write."""
     places = [database.parent, database, *(Path(f"{database}{end}") for end in ("-wal", "-shm"))]
     return [
         f"{place} is open to other users of this machine; `chmod {'700' if place.is_dir() else '600'} {place}`"
@@ -335,7 +335,7 @@ def _schema_complaints(connection: sa.Connection) -> list[str]:
         return ["the records have no tables yet; `lungkit db upgrade` makes them"]
     _require_known(schema, "the database")
     if schema != newest:
-        return [f"the tables are of schema {schema}, this lungkit needs {newest}; run `lungkit db upgrade`"]
+        return [f"the tables have schema {schema}, this lungkit needs {newest}; run `lungkit db upgrade`"]
     missing = TRIGGERS[connection.dialect.name] - _triggers(connection)
     return [f"the audit trail has lost its guard {name}; its rows can be changed" for name in sorted(missing)]
 
@@ -352,7 +352,7 @@ def _triggers(connection: sa.Connection) -> set[str]:
 
 
 def _run(program: str, store: Store | None, *arguments: str, refused: str = "the backup could not be made") -> None:
-    """Run one of PostgreSQL's client programs on the store's database; the password is not among the arguments."""
+    """Run one of PostgreSQL's client programs on the store's database; the password is not in its arguments."""
     if not shutil.which(program):
         raise StoreError(f"{program} is not installed; it comes with PostgreSQL's client (Debian: postgresql-client)")
     environment = os.environ | {"LC_ALL": "C.UTF-8"}
@@ -363,5 +363,5 @@ def _run(program: str, store: Store | None, *arguments: str, refused: str = "the
         arguments = (f"--dbname={make_conninfo(**connection)}", *arguments)
     done = subprocess.run([program, *arguments], env=environment, stdin=subprocess.DEVNULL, capture_output=True)
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or [f"{program} ended with {done.returncode}"]
-        raise StoreError(f"{refused} ({said[0]})")
+        words = done.stderr.decode(errors="replace").strip().splitlines() or [f"{program} ended with {done.returncode}"]
+        raise StoreError(f"{refused} ({words[0]})")

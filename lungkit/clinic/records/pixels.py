@@ -1,7 +1,7 @@
-"""Pixels as the records keep them: encoded anew as PNG, so that nothing but the picture of an upload survives.
+"""Pixels as the records keep them: encoded as a new PNG, which contains nothing of an upload except its picture.
 
-HU are kept to the unit, in 16 bits from -1024 up. Intensities are kept in 8 bits, what a screen shows. Nothing is
-kept with more than LONGEST_SIDE pixels on its long side.
+HU are stored to the unit, in 16 bits from -1024 up. Intensities are stored in 8 bits, as a screen shows them. The long
+side of a stored picture has at most LONGEST_SIDE pixels.
 """
 
 import io
@@ -22,20 +22,20 @@ _XRAYS = ("CR", "DX", "DR", "RG")
 
 
 class PixelsDamaged(LungkitError):
-    """The records hold pixels that are not a picture any more."""
+    """Pixels in the records that are no longer a picture."""
 
 
 def kind_of(image: images.Image) -> str:
-    """ "CT", "X-ray", or "image" where the file does not say."""
+    """ "CT", "X-ray", or "image" if the file does not say."""
     if image.modality == "CT" or image.units == "HU":
         return "CT"
     return "X-ray" if image.modality in _XRAYS else "image"
 
 
 def encode(image: images.Image) -> bytes:
-    """The image's pixels as PNG; `decode` gives them back."""
+    """The image's pixels as PNG, for `decode`."""
     if image.units == "HU":
-        above_air = image.pixels + np.float32(0.5 - AIR)  # half a unit more: cut off, it is rounded
+        above_air = image.pixels + np.float32(0.5 - AIR)  # half a unit more, because the cast rounds down
         return _png(_reduced(np.clip(above_air, 0, 65535, out=above_air).astype(np.uint16), LONGEST_SIDE))
     return _png(_reduced(_eight_bits(image.pixels), LONGEST_SIDE))
 
@@ -49,7 +49,7 @@ def decode(png: bytes, units: str) -> np.ndarray:
 
 
 def encode_heat(heat: np.ndarray) -> bytes:
-    """Heat maps (classes, height, width) in 0..1 as one PNG of 8 bits, the classes below each other."""
+    """Heat maps (classes, height, width) in 0..1 as one 8-bit PNG, one class below the other."""
     small = np.stack([_reduced(_eight_bits(of_class), _HEAT_SIDE) for of_class in heat])
     return _png(small.reshape(-1, small.shape[-1]))
 
@@ -58,7 +58,7 @@ def decode_heat(png: bytes, classes: int) -> np.ndarray:
     """float32 (classes, height, width) in 0..1. Raises PixelsDamaged."""
     stored = _stored(png)
     if stored.shape[0] % classes:
-        raise PixelsDamaged(f"the heat maps in the records do not fit {classes} classes; restore a backup")
+        raise PixelsDamaged(f"the heat maps in the records do not match {classes} classes; restore a backup")
     return stored.reshape(classes, -1, stored.shape[1]).astype(np.float32) / np.float32(255)
 
 
@@ -70,11 +70,12 @@ def thumbnail(png: bytes, units: str) -> bytes:
 
 
 def _eight_bits(intensity: np.ndarray) -> np.ndarray:
-    return np.rint(np.clip(intensity, 0, 1) * np.float32(255)).astype(np.uint8)
+    levels: np.ndarray = np.rint(np.clip(intensity, 0, 1) * np.float32(255))
+    return levels.astype(np.uint8)
 
 
 def _reduced(values: np.ndarray, longest: int) -> np.ndarray:
-    """At most `longest` on the long side, each pixel the mean of those it covers; smaller ones stay as they are."""
+    """At most `longest` pixels on the long side, each the mean of those it covers; smaller pictures stay unchanged."""
     height, width = values.shape
     if max(height, width) <= longest:
         return values
@@ -86,7 +87,7 @@ def _reduced(values: np.ndarray, longest: int) -> np.ndarray:
 
 def _png(values: np.ndarray) -> bytes:
     stream = io.BytesIO()
-    # Noise, most of such a picture, does not repeat: searching it for repetitions takes thrice the time for 5 %.
+    # Most of such a picture is noise; searching it for repetitions takes three times as long and saves 5 %.
     PIL.Image.fromarray(values).save(stream, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
     return stream.getvalue()
 

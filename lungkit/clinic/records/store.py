@@ -1,10 +1,9 @@
 """The database: one way in for reading and one for writing, on SQLite or PostgreSQL.
 
-Each clinician's kernel is a process of its own that writes. On both databases writers go one after the other: on
+Each clinician's kernel is a process of its own that writes. On both databases one writer waits for the other: on
 SQLite by BEGIN IMMEDIATE (see "Transactions with SQLite" in SQLAlchemy's dialect notes), on PostgreSQL by a lock of
-the transaction. So what a writer has read is still so when it writes, and no two of them can be in each other's way
-half-way through. Readers wait for nobody and see one state from their first query on. Nothing slow, such as a model,
-runs while a transaction is open.
+the transaction. What a writer has read therefore cannot change before it writes. Readers never wait, and see one state
+from their first query on. Nothing slow, such as a model, runs while a transaction is open.
 """
 
 import sqlite3
@@ -12,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import orm
@@ -20,14 +20,14 @@ from lungkit import config
 from lungkit.errors import LungkitError
 
 BUSY_SECONDS = 10.0
-WRITERS_LOCK = 0x6C756E67  # PostgreSQL's advisory lock that writers take ("lung"); any number that all agree on
+WRITERS_LOCK = 0x6C756E67  # PostgreSQL's advisory lock that writers take ("lung"); any number will do
 
 _BUSY = "the records are busy; nothing was saved. Try again in a moment"
 _FULL = "the disk is full or failing; nothing was saved. Tell an administrator, then try again"
 _DAMAGED = "the records are damaged; tell an administrator: `lungkit db check` says more, `lungkit db restore` helps"
-_CLOSED = "the records may not be opened or written by this program; tell an administrator to look at who owns them"
-_NO_TABLES = "the records have no tables yet, or older ones than this program needs; run `lungkit db upgrade`"
-_NO_SUCH_VALUE = "a value is too long, or has characters that the records cannot hold; nothing was saved"
+_CLOSED = "this program is not allowed to open or write the records; an administrator has to check who owns the files"
+_NO_TABLES = "the records have no tables yet, or tables that are too old; run `lungkit db upgrade`"
+_NO_SUCH_VALUE = "a value is too long, or has characters that the database cannot store; nothing was saved"
 
 # Primary result codes of SQLite, and SQLSTATEs of PostgreSQL (a code or its class).
 _SQLITE = {5: _BUSY, 6: _BUSY, 8: _CLOSED, 10: _FULL, 11: _DAMAGED, 13: _FULL, 14: _CLOSED, 26: _DAMAGED}
@@ -39,24 +39,25 @@ _POSTGRESQL = {
 
 
 class StoreError(LungkitError):
-    """The records cannot be read or written just now; nothing was half-saved."""
+    """The records cannot be read or written now; nothing was partly saved."""
 
 
 class Store:
     """The records behind a database URL.
 
     url: default config.database_url(): an SQLite file that only its owner can read, below the data folder.
-    busy_seconds: how long to wait for another writer before giving up with a StoreError.
+    busy_seconds: how long to wait for another writer before a StoreError.
     """
 
     def __init__(self, url: str | None = None, busy_seconds: float = BUSY_SECONDS):
         self.url = _accepted(url or config.database_url())
-        self.path = Path(self.url.database) if self.url.get_backend_name() == "sqlite" else None
+        sqlite = self.url.get_backend_name() == "sqlite"
+        self.path = Path(self.url.database or "") if sqlite else None
         self.busy_seconds = busy_seconds
-        # Statements in a log or a traceback come without their values: those are people's names.
+        # Logs and tracebacks show statements without their values, which are people's names.
         self.engine = sa.create_engine(self.url, hide_parameters=True, **self._options())
-        if self.path:
-            sa.event.listen(self.engine, "do_connect", lambda *_: _make_private(self.path))
+        if path := self.path:
+            sa.event.listen(self.engine, "do_connect", lambda *_: _make_private(path))
             sa.event.listen(self.engine, "connect", self._sqlite_connected)
             sa.event.listen(self.engine, "begin", _sqlite_begin)
             self._reader = self.engine.execution_options(lungkit="read")
@@ -71,33 +72,33 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self.url.render_as_string(hide_password=True)!r})"
 
-    def _options(self) -> dict:
+    def _options(self) -> dict[str, Any]:
         if self.path:
             return {"connect_args": {"timeout": self.busy_seconds}}
-        # A server takes about 100 connections from all kernels together: each keeps one open.
+        # A server allows about 100 connections from all kernels together, so each keeps only one open.
         return {"pool_pre_ping": True, "pool_size": 1, "connect_args": {"connect_timeout": 10}}
 
     @contextmanager
     def read(self) -> Iterator[orm.Session]:
-        """A session that sees one state of the records and can change nothing; what it loaded stays usable after."""
+        """A session that sees one state of the records and cannot write; what it loaded can be used afterwards."""
         with in_words(), orm.Session(self._reader) as db:
             yield db
 
     @contextmanager
     def write(self) -> Iterator[orm.Session]:
-        """A session that is committed at the end as a whole; any error undoes all of it.
+        """A session that is committed as a whole at the end; any error undoes all of it.
 
-        Other writers wait from its first query on, not before: what it read there holds until it ends.
+        Other writers wait from its first query on, so what it reads stays true until it ends.
         """
         with in_words(), orm.Session(self._writer, expire_on_commit=False) as db, db.begin():
             yield db
 
     @contextmanager
     def migrate(self) -> Iterator[sa.Connection]:
-        """A connection to change the tables with, as a whole or not at all; other writers wait.
+        """A connection to change the tables with, completely or not at all; other writers wait.
 
-        On SQLite a table is changed by making it anew. Foreign keys would empty the tables that refer to it, so they
-        are checked once, at the end.
+        SQLite changes a table by making a new one. Foreign keys would empty the tables that refer to it, so they are
+        checked once, at the end.
         """
         with in_words(), self._migrator.connect() as connection, connection.begin():
             yield connection
@@ -105,10 +106,7 @@ class Store:
                 raise StoreError(f"after the change, a row of {broken[0]} would refer to nothing; nothing was changed")
 
     def scrub(self) -> None:
-        """Clear what erased rows left behind in the database's own files: call it after erasing a patient.
-
-        Backups made before still hold the patient.
-        """
+        """Clear what erased rows left in the database's own files. Backups made earlier still contain those rows."""
         with in_words():
             if self.path:
                 with closing(self.engine.raw_connection()) as connection:
@@ -118,22 +116,22 @@ class Store:
                     connection.exec_driver_sql("VACUUM")
 
     def close(self) -> None:
-        """Give up all connections; the next use opens new ones."""
+        """Close all connections; the next use opens new ones."""
         self.engine.dispose()
 
-    def _sqlite_connected(self, connection: sqlite3.Connection, _record) -> None:
-        connection.isolation_level = None  # SQLAlchemy, not the driver, says when a transaction begins
+    def _sqlite_connected(self, connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # SQLAlchemy, not the driver, begins transactions
         give_up = time.monotonic() + self.busy_seconds
         while True:
             try:
                 connection.execute("PRAGMA journal_mode = WAL")
                 break
             except sqlite3.OperationalError as error:
-                # While another process makes the same new file ready, SQLite answers at once instead of waiting.
+                # While another process prepares the same new file, SQLite fails at once instead of waiting.
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
                     raise
                 time.sleep(0.01)
-        # FULL: what was committed survives a power cut. secure_delete: what was erased is overwritten, not just let go.
+        # FULL: a commit survives a power cut. secure_delete: erased data is overwritten.
         for pragma in ("synchronous = FULL", "secure_delete = ON"):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -145,37 +143,37 @@ class Store:
 
 @contextmanager
 def in_words() -> Iterator[None]:
-    """What a database cannot do, said to a person; faults of the program itself pass as they are."""
+    """Turn the database's errors into a StoreError for people; other errors pass unchanged."""
     try:
         yield
     except (sa.exc.DBAPIError, sqlite3.Error) as error:
-        if said := _words(getattr(error, "orig", error)):
-            raise StoreError(said) from error
+        if words := _words(getattr(error, "orig", error)):
+            raise StoreError(words) from error
         raise
     except sa.exc.TimeoutError as error:  # every connection of this process is in use
         raise StoreError(_BUSY) from error
 
 
 def _words(error: BaseException) -> str | None:
-    """For a driver's exception: what happened and what to do; None where it is no matter of the database's state."""
+    """What a driver's exception means and what to do; None if the database's state is not the cause."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if code := getattr(error, "sqlite_errorcode", None):
         if reason.startswith(("no such table", "no such column")):
             return _NO_TABLES
         return _SQLITE.get(code & 0xFF)
     state = getattr(error, "sqlstate", None) or "none"
-    if said := _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2]):
-        return said
+    if words := _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2]):
+        return words
     kinds = {kind.__name__ for kind in type(error).__mro__}  # the driver's own classes, without loading the driver
     if "DataError" in kinds:
         return _NO_SUCH_VALUE
     if "OperationalError" in kinds:  # no connection, or it broke
-        return f"the records cannot be reached: {reason}. Tell an administrator; look whether the last step was kept"
+        return f"the records cannot be reached: {reason}. Tell an administrator, and check if the last step was saved"
     return None
 
 
 def _accepted(url: str) -> sa.URL:
-    # The URL itself is not repeated: it may hold a password.
+    # The messages do not repeat the URL, which may contain a password.
     accepted = "accepted are sqlite:////whole/path/clinic.db and postgresql://user:password@host/database"
     try:
         parsed = sa.make_url(url)
@@ -186,13 +184,13 @@ def _accepted(url: str) -> sa.URL:
     if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
         raise StoreError(f"the records are not kept in {parsed.drivername}; {accepted}")
     if not parsed.database or not Path(parsed.database).is_absolute():
-        # A path from where one stands would be another one for each kernel.
+        # Each kernel could take a relative path for a different file.
         raise StoreError(f"the records need a file with its whole path, not '{parsed.database or ''}'; {accepted}")
     return parsed
 
 
 def _make_private(path: Path) -> None:
-    """The folder and the file belong to their owner alone, whatever the umask; SQLite's other files follow the file."""
+    """Let only the owner read folder and file, whatever the umask; SQLite gives its other files the same mode."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.touch(mode=0o600, exist_ok=True)

@@ -1,18 +1,19 @@
 """The clinic's records as SQLAlchemy tables; the same on SQLite and PostgreSQL.
 
-Nothing that names a patient stands outside `patients`, `studies.notes` and `reviews.comment`: erasing those rows
-erases the person. Times are UTC.
+Only `patients`, `studies.notes` and `reviews.comment` can name a patient: erasing those rows erases the person.
+Times are UTC.
 """
 
 import uuid
 from datetime import UTC, datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
 def now() -> datetime:
-    """The time as every row keeps it: UTC, with its zone."""
+    """The present time in UTC, with its zone, as every row keeps it."""
     return datetime.now(UTC)
 
 
@@ -21,32 +22,33 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
-class UtcTime(sa.TypeDecorator):
-    """A time with its zone; SQLite keeps none, so it is stored as UTC and given the zone again on reading."""
+class UtcTime(sa.TypeDecorator[datetime]):
+    """A time with its zone. SQLite keeps no zones: times are stored as UTC and get the zone when they are read."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value, dialect):
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         if value is None:
             return None
         if value.tzinfo is None:
             raise ValueError(f"{value} has no time zone; give UTC")
         return value.astimezone(UTC)
 
-    def process_result_value(self, value, dialect):
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+Json = dict[str, Any]
 ROLES = ("doctor", "admin")
 SEXES = ("female", "male", "other", "unknown")
 KINDS = ("CT", "X-ray", "image")
 
 
 class Base(DeclarativeBase):
-    """Names of constraints are fixed, so that a migration can speak of them on any database."""
+    """Constraints have fixed names, because migrations refer to them on every kind of database."""
 
     metadata = sa.MetaData(
         naming_convention={
@@ -129,11 +131,11 @@ class Study(Base):
     sha256: Mapped[str] = mapped_column(sa.String(64), index=True, comment="SHA-256 of the uploaded file, not kept")
     width: Mapped[int] = mapped_column(comment="Of the uploaded image, pixels")
     height: Mapped[int] = mapped_column(comment="Of the uploaded image, pixels")
-    tags: Mapped[dict] = mapped_column(sa.JSON, comment="Header values that identify nobody")
+    tags: Mapped[dict[str, str]] = mapped_column(sa.JSON, comment="Header values that identify nobody")
     notes: Mapped[str] = mapped_column(sa.Text, default="", comment="What the clinician wrote at the upload")
     uploaded_at: Mapped[datetime] = mapped_column(UtcTime, default=now, index=True, comment="When")
     uploaded_by: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), comment="Who")
-    # Last in its row: to reach what stands behind it, SQLite would read through all of it.
+    # Last in its row: SQLite would read all of it to reach a column after it.
     pixels: Mapped[bytes] = mapped_column(sa.LargeBinary, deferred=True, comment="Pixels, encoded anew as PNG")
     patient: Mapped[Patient] = relationship(back_populates="studies")
     readings: Mapped[list["Reading"]] = relationship(
@@ -151,11 +153,11 @@ class Reading(Base):
                                           comment="What was read")  # fmt: skip
     model: Mapped[str] = mapped_column(sa.String(100), comment="Name of the model")
     version: Mapped[str] = mapped_column(sa.String(16), comment="Version of the model")
-    probabilities: Mapped[dict] = mapped_column(sa.JSON, comment="Class name to calibrated probability")
+    probabilities: Mapped[dict[str, float]] = mapped_column(sa.JSON, comment="Class name to calibrated probability")
     label: Mapped[str] = mapped_column(sa.String(100), index=True, comment="Class at the operating point")
     decision: Mapped[str] = mapped_column(sa.String(100), index=True, comment="The label, or: uncertain: review")
-    point: Mapped[dict] = mapped_column(sa.JSON, comment="Operating point and band of uncertainty that were used")
-    checks: Mapped[list] = mapped_column(sa.JSON, comment="Input checks: name, passed, value, limit, in words")
+    point: Mapped[Json] = mapped_column(sa.JSON, comment="Operating point and band of uncertainty that were used")
+    checks: Mapped[list[Json]] = mapped_column(sa.JSON, comment="Input checks: name, passed, value, limit, in words")
     milliseconds: Mapped[float] = mapped_column(sa.Double, comment="From file to answer")
     read_at: Mapped[datetime] = mapped_column(UtcTime, default=now, index=True, comment="When")
     # Last in its row, as pixels are.
@@ -191,6 +193,6 @@ class AuditEvent(Base):
     user_id: Mapped[int | None] = mapped_column(index=True, comment="Who; empty: nobody signed in, or the command line")
     action: Mapped[str] = mapped_column(sa.String(64), index=True, comment="What, such as reading.save")
     object: Mapped[str] = mapped_column(sa.String(200), index=True, comment="On what: kind:identifier, never a name")
-    detail: Mapped[dict] = mapped_column(sa.JSON, comment="What else is worth knowing; nothing that names a patient")
+    detail: Mapped[Json] = mapped_column(sa.JSON, comment="What else is worth knowing; nothing that names a patient")
     previous: Mapped[str] = mapped_column(sa.String(64), comment="Hash of the row before; zeros for the first")
     hash: Mapped[str] = mapped_column(sa.String(64), comment="SHA-256 over all the above")

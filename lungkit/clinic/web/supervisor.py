@@ -1,9 +1,9 @@
-"""`lungkit serve`: checks what a person has to mend, starts the web server, and replaces one that does not answer.
+"""`lungkit serve`: checks that the clinic can start, starts the web server, and replaces a server that does not answer.
 
-The server is a process of its own (server.main). Its listening sockets stay open here too: the port is never lost. It
-asks itself for a page every second, over the network as a browser does, and writes a line here for each answer. A
-server that hangs, whatever the reason, writes none. It is killed with its kernels, and the next one starts; people stay
-signed in, since sessions are in the records. This process imports nothing heavy and does next to nothing.
+The server is a process of its own (serve.main). Its listening sockets stay open here too, so the port is never lost.
+Every second the server asks itself for a page, over the network as a browser does, and writes a line to this process
+for each answer. A server that hangs writes none, whatever the reason. It is killed with its kernels and the next one
+starts; people stay signed in, because sessions are in the records. This process imports nothing heavy.
 """
 
 import contextlib
@@ -29,14 +29,14 @@ from tornado import netutil
 from lungkit import config
 from lungkit.clinic.records import maintenance
 from lungkit.clinic.records.store import Store
-from lungkit.clinic.records.tables import User as Person
+from lungkit.clinic.records.tables import User
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 
 PORT = 8866
-START_SECONDS = 180  # that a server may take until it is open
-END_SECONDS = 8  # that it may take to stop by itself
-RESTARTS, WITHIN = 5, 600  # as often as this in that many seconds, then a person has to look
+START_SECONDS = 180  # how long a server may take to open
+END_SECONDS = 8  # how long it may take to stop by itself
+RESTARTS, WITHIN = 5, 600  # at most so many restarts in so many seconds; after that a person has to look
 _COMMAND = [sys.executable, "-P", "-c", "from lungkit.clinic.web import serve; serve.main()"]
 
 
@@ -47,17 +47,15 @@ def serve(
     keyfile: Path | None = None,
     pool: int = 2,
     behind_proxy: bool = False,
-    notebook: Path | None = None,
     announce: Callable[[str], None] = print,
 ) -> None:
     """Serve the clinic until SIGTERM or SIGINT; then every kernel is stopped and the port is free.
 
-    pool: kernels that wait, warm, for the next visitors. behind_proxy: believe X-Forwarded-* headers; only where
-    nothing but the proxy reaches the port. notebook: what is served; default: notebooks/app.ipynb.
-    announce: called once with the address, when the clinic is open.
-    Raises LungkitError for what a person has to mend first, and when the server fails again and again.
+    pool: kernels that are started ahead for the next visitors. behind_proxy: trust X-Forwarded-* headers; only when
+    nothing but the proxy can reach the port. announce: called once with the address, when the clinic is open.
+    Raises LungkitError for what a person has to fix first, and when the server fails again and again.
     """
-    notebook = (notebook or config.notebooks_dir() / "app.ipynb").resolve()
+    notebook = (config.notebooks_dir() / "app.ipynb").resolve()
     if not notebook.is_file():
         raise LungkitError(f"no notebook {notebook} to serve")
     tls = tls_context(certfile, keyfile)
@@ -67,7 +65,7 @@ def serve(
             "127.0.0.1 behind a proxy that speaks HTTPS (--behind-proxy)"
         )
     for setting in (config.hang_seconds, config.server_bytes):
-        setting()  # what cannot be is told now
+        setting()  # raises now if its value cannot be used
     _ready()
     listening = _bind(port, host)
     port = listening[0].getsockname()[1]
@@ -96,7 +94,7 @@ def _ready() -> None:
     store = Store()
     maintenance.upgrade(store)
     with store.read() as db:
-        someone = db.query(Person.id).filter(Person.active).first()
+        someone = db.query(User.id).filter(User.active).first()
     store.close()
     if not someone:
         raise LungkitError("no one can sign in yet; make the first account with `lungkit user add NAME --role admin`")
@@ -110,12 +108,12 @@ def _has_active(model: str) -> bool:
     except registry.ModelMissing:
         return False
     except registry.ModelDamaged:
-        return True  # whoever uses it is told; what was read before can be looked at
+        return True  # its users are told; earlier readings can still be opened
     return True
 
 
 def tls_context(certfile: Path | str | None, keyfile: Path | str | None) -> ssl.SSLContext | None:
-    """What TLS is spoken with, or None for none; raises LungkitError where the files cannot be used."""
+    """The settings of TLS, or None without TLS; raises LungkitError if the files cannot be used."""
     if certfile is None and keyfile is None:
         return None
     if certfile is None:
@@ -141,7 +139,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def in_url(host: str) -> str:
-    """A host as it stands in an address."""
+    """A host as a URL writes it."""
     return f"[{host}]" if ":" in host else host
 
 
@@ -161,7 +159,7 @@ def _bind(port: int, host: str) -> list:
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
-    """A short path (sockets have room for 107 characters) that only this user can enter; gone at the end."""
+    """A folder for this user only, removed at the end; its path is short, as sockets need (107 characters)."""
     clear_folders()
     folder = Path(tempfile.mkdtemp(prefix=f"lungkit-{os.getpid()}-"))
     try:
@@ -171,7 +169,7 @@ def private_folder() -> Iterator[Path]:
 
 
 def clear_folders() -> None:
-    """Remove the folders of servers that were killed and could not do it themselves."""
+    """Remove the folders that killed servers left."""
     for left in Path(tempfile.gettempdir()).glob("lungkit-*-*"):
         number = left.name.split("-")[1]
         if number.isdigit() and left.stat().st_uid == os.getuid() and not psutil.pid_exists(int(number)):
@@ -181,7 +179,7 @@ def clear_folders() -> None:
 # --- watching over the server
 
 
-def _keep_running(settings: dict, listening: list[int], opened: Callable[[], None]) -> None:
+def _keep_running(settings: dict[str, object], listening: list[int], opened: Callable[[], None]) -> None:
     """Run servers, one after the other, until a signal says stop."""
     restarts: deque[float] = deque()
     with _signals() as stop:
@@ -190,7 +188,7 @@ def _keep_running(settings: dict, listening: list[int], opened: Callable[[], Non
             server.kill()
             if not server.opened and not restarts:
                 raise LungkitError(f"the server {why} before it was open; the lines above may say more")
-            opened = _nothing  # the address is announced once
+            opened = lambda: None  # noqa: E731  # the address is announced once
             restarts.append(time.monotonic())
             while restarts[0] < restarts[-1] - WITHIN:
                 restarts.popleft()
@@ -199,7 +197,7 @@ def _keep_running(settings: dict, listening: list[int], opened: Callable[[], Non
                     f"the server {why}; it was started again {RESTARTS} times in {WITHIN // 60} minutes and stays "
                     "stopped. The lines above may say why; `lungkit serve` starts it."
                 )
-            _say(f"The server {why}. It starts again; open pages have ended, what was saved is safe.")
+            _log(f"The server {why}. It starts again; open pages have ended, what was saved is safe.")
             if select.select([stop], [], [], 2 ** (len(restarts) - 1) - 1)[0]:
                 return
             server = _Server(settings, listening)
@@ -208,7 +206,7 @@ def _keep_running(settings: dict, listening: list[int], opened: Callable[[], Non
 
 @contextlib.contextmanager
 def _signals() -> Iterator[int]:
-    """A file that can be read from as soon as SIGTERM or SIGINT came."""
+    """A file that can be read as soon as SIGTERM or SIGINT arrives."""
     read, write = os.pipe()
     before = {}
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -222,28 +220,24 @@ def _signals() -> Iterator[int]:
         os.close(write)
 
 
-def _nothing() -> None:
-    pass
-
-
-def _say(words: str) -> None:
+def _log(words: str) -> None:
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}", file=sys.stderr, flush=True)
 
 
 class _Server:
-    """One process of the server. opened: whether it got as far as answering."""
+    """One process of the server. opened: whether it has been ready to answer."""
 
     def __init__(self, settings: dict, listening: list[int]):
         self.opened = False
         self._line, line = os.pipe()
         given = json.dumps(settings | {"listening": listening, "line": line, "watched_by": os.getpid()})
-        # A session of its own: Ctrl-C comes here alone, and what becomes of the server is decided in one place.
+        # A session of its own: only this process gets Ctrl-C and decides when the server stops.
         self._process = subprocess.Popen([*_COMMAND, given], pass_fds=[line, *listening], start_new_session=True)
         os.close(line)
 
     def watch(self, stop: int, opened: Callable[[], None]) -> str:
-        """Wait until it fails, and say what it did; empty: it is to stop. Raises LungkitError in the server's words."""
-        silent = 0.0  # s; time in which this process did not run, either, hardly counts
+        """Wait until it fails, and return what it did; empty if it has to stop. Raises the server's LungkitError."""
+        silent = 0.0  # s; at most 2 for each round, because this process may not have run either
         while True:
             start = time.monotonic()
             ready = select.select([self._line, stop], [], [], 1)[0]
@@ -251,20 +245,20 @@ class _Server:
             if stop in ready:
                 return ""
             if self._line in ready:
-                said = os.read(self._line, 2**16).decode()
-                if not said:
+                lines = os.read(self._line, 2**16).decode()
+                if not lines:
                     return self._ended()
                 silent = 0.0
-                self._hear(said, opened)
+                self._hear(lines, opened)
             patience = config.hang_seconds() if self.opened else START_SECONDS
             if silent > patience:
                 return f"has not answered for {patience:g} s"
             if self._bytes() > config.server_bytes():
                 return f"took more than {config.server_bytes() >> 20} MiB of memory"
 
-    def _hear(self, said: str, opened: Callable[[], None]) -> None:
-        """What the server wrote: "alive", "open" once, or "problem" and the words in which it ends."""
-        for word, _, rest in (line.partition(" ") for line in said.splitlines()):
+    def _hear(self, lines: str, opened: Callable[[], None]) -> None:
+        """Act on what the server wrote: "alive", "open" once, or "problem" and the message that it ends with."""
+        for word, _, rest in (line.partition(" ") for line in lines.splitlines()):
             if word == "problem":
                 self.stop()
                 raise LungkitError(json.loads(rest))
@@ -277,7 +271,7 @@ class _Server:
             status = self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             return "is lost"
-        if status == 0:  # somebody stopped it, and not this process
+        if status == 0:  # someone else stopped it
             return ""
         return f"ended with exit status {status}" if status > 0 else f"was ended by {signal.Signals(-status).name}"
 
@@ -288,16 +282,16 @@ class _Server:
             return 0
 
     def stop(self) -> None:
-        """Ask it to stop; one that hangs is killed."""
+        """Ask it to stop; kill it if it hangs."""
         self._process.terminate()
         try:
             self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
-            _say(f"The server did not stop within {END_SECONDS} s and is killed.")
+            _log(f"The server did not stop within {END_SECONDS} s and is killed.")
         self.kill()
 
     def kill(self) -> None:
-        """End what is left of it, kernels included."""
+        """End what is left of it, with its kernels."""
         family = []
         with contextlib.suppress(psutil.Error):
             family = psutil.Process(self._process.pid).children(recursive=True)

@@ -1,5 +1,5 @@
-"""How the tables came to be, step by step; Store.upgrade() takes a database through the steps it lacks.
+"""The steps that make the tables; maintenance.upgrade runs those that a database has not had yet.
 
-A new step is a file below versions/ (`revision`, `down_revision`, `upgrade()`): released steps are never changed.
-tests/clinic/test_migrations.py prints what lungkit.clinic.records.tables has and the steps do not make.
+A new step is a new file in versions/ (`revision`, `down_revision`, `upgrade()`); released steps never change.
+tests/clinic/test_migrations.py prints the differences between these steps and lungkit.clinic.records.tables.
 """

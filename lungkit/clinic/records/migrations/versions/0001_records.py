@@ -1,5 +1,7 @@
 """The records: users, sessions, patients, studies, readings, reviews, and an audit trail that only grows."""
 
+from datetime import datetime
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -135,7 +137,7 @@ def upgrade() -> None:
         op.execute(statement)
 
 
-def _time(name: str, comment: str, nullable: bool = False) -> sa.Column:
+def _time(name: str, comment: str, nullable: bool = False) -> sa.Column[datetime]:
     return sa.Column(name, sa.DateTime(timezone=True), nullable=nullable, comment=comment)
 
 
@@ -149,8 +151,8 @@ INDEXES = {
     "audit": ["at", "user_id", "action", "object"],
 }
 
-# A row of the trail is never changed or deleted, and only the one that follows the last may be added: the latter also
-# keeps INSERT OR REPLACE away, which fires no trigger of deletion on SQLite.
+# A row of the trail is never changed or deleted, and only a row that follows the last one can be added. The second rule
+# also stops INSERT OR REPLACE, which fires no delete trigger on SQLite.
 TRIGGERS = {
     "sqlite": [
         """

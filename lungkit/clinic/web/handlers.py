@@ -1,0 +1,200 @@
+"""What a browser can ask for once someone is signed in: the page, its files, uploads, and whether its kernel lives."""
+
+from collections import Counter
+from importlib import metadata
+from typing import Any
+
+from jupyter_core.utils import ensure_async
+from jupyter_server.auth.decorator import allow_unauthenticated
+from tornado import web
+from voila.request_info_handler import RequestInfoSocketHandler
+from voila.static_file_handler import MultiStaticFileHandler
+from voila.tornado.handler import TornadoVoilaHandler
+
+from lungkit import config
+from lungkit.clinic.records import accounts
+from lungkit.clinic.web.identity import PageHandler
+from lungkit.clinic.web.kernels import MOST_PAGES, OwningManager
+
+# Scripts come from this server alone; blob: is how anywidget loads its modules.
+POLICY = (
+    "default-src 'none'; script-src 'self' blob:; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "font-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",  # with no referrer at all, forms would come from the origin "null"
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+class SecurityHeaders(web.OutputTransform):
+    """The same headers on every answer, including files and errors."""
+
+    def __init__(self, request: Any):
+        pass
+
+    def transform_first_chunk(self, status_code: int, headers: Any, chunk: bytes, finishing: bool) -> tuple:
+        for name, value in HEADERS.items():
+            headers[name] = value
+        headers.pop("Server", None)
+        return status_code, headers, chunk
+
+
+class ClinicPage(PageHandler, TornadoVoilaHandler):
+    """The notebook as a page, in a kernel that from now on belongs to the visitor's session."""
+
+    @web.authenticated
+    async def get(self) -> None:
+        _ = self.xsrf_token  # reading it sets the cookie that the page's own requests need
+        session_id, opening = self.current_user.session_id, self.clinic.opening
+        if opening[session_id] >= MOST_PAGES:  # each starts a process before the oldest page ends
+            raise web.HTTPError(429)
+        opening[session_id] += 1
+        try:
+            await super().get()
+        finally:
+            opening[session_id] -= 1
+            opening += Counter()  # removes counts of 0
+        self.clinic.page_was_made()
+        RequestInfoSocketHandler._cache.clear()  # Voila keeps it for kernels that ask it; ours never do
+
+    @property
+    def kernel_manager(self) -> OwningManager:
+        return OwningManager(super().kernel_manager, self._own)
+
+    async def _own(self, kernel_id: str) -> None:
+        token, owners = self.get_cookie(accounts.COOKIE), self.clinic.owners
+        self.clinic.opened_by.add(token)
+        self.clinic.door.admit(kernel_id, token)
+        owners.keep_only(self.clinic.kernel_manager.list_kernel_ids())
+        await self.clinic.stop_kernels(owners.add(kernel_id, self.current_user.session_id))
+
+
+class Alive(web.RequestHandler):
+    """The server asks itself whether it answers; nothing of the clinic is read for it."""
+
+    def get(self) -> None:
+        self.set_status(204)
+
+
+class KernelState(PageHandler):
+    """The open page asks from time to time; that is no action, so it does not keep the session alive."""
+
+    @allow_unauthenticated
+    def get(self, kernel_id: str) -> None:
+        if not self.current_user:
+            state = "signed-out"
+        elif self.clinic.owners.of_kernel(kernel_id) != self.current_user.session_id:
+            state = "gone"
+        else:
+            state = "there" if kernel_id in self.clinic.kernel_manager else "gone"
+        self.finish({"state": state})
+
+
+class PageLeft(PageHandler):
+    """A page that is closed or left tells so: its kernel is not needed any more."""
+
+    @allow_unauthenticated
+    async def post(self, kernel_id: str) -> None:
+        self.set_status(204)
+        if not self.current_user:  # the kernel stopped when the session ended
+            return
+        if self.clinic.owners.of_kernel(kernel_id) != self.current_user.session_id:
+            raise web.HTTPError(403)
+        await self.clinic.stop_kernels([kernel_id])
+
+
+@web.stream_request_body
+class UploadHandler(PageHandler):
+    """A file that a page sends to its own kernel; it stays in memory until the kernel takes it.
+
+    A page sends one file at a time, which bounds its share of the memory. An upload that is not complete when the next
+    one starts (its connection was lost, for example) is dropped.
+    """
+
+    async def prepare(self) -> None:
+        await ensure_async(super().prepare())
+        kernel_id = self.path_kwargs["kernel_id"]
+        if not self.current_user or self.clinic.owners.of_kernel(kernel_id) != self.current_user.session_id:
+            raise web.HTTPError(403)
+        if earlier := self.clinic.uploading.get(kernel_id):
+            earlier.give_up()
+        self.clinic.uploading[kernel_id] = self
+        self._content = bytearray()
+        self.request.connection.set_max_body_size(config.upload_bytes())
+
+    def data_received(self, chunk: bytes) -> None:
+        self._content += chunk
+
+    @web.authenticated
+    async def post(self, kernel_id: str) -> None:
+        self.clinic.door.leave(kernel_id, bytes(self._content))
+        self.set_status(204)
+
+    def on_finish(self) -> None:
+        super().on_finish()
+        self._end()
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        self._end()
+
+    def give_up(self) -> None:
+        self._content = bytearray()
+        self.request.connection.close()
+
+    def _end(self) -> None:
+        kernel_id = self.path_kwargs["kernel_id"]
+        if self.clinic.uploading.get(kernel_id) is self:
+            del self.clinic.uploading[kernel_id]
+
+
+def library_path() -> str:
+    """Path of the libraries' scripts and styles: a new one for each version, so that browsers may keep them."""
+    versions = [metadata.version(name) for name in ("voila", "jupyterlab_widgets", "anywidget")]
+    return "/parts/" + "-".join(versions)
+
+
+def page_config(page_config: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """Voila's settings of the page, with the addresses of the libraries' files."""
+    parts = library_path()
+    return page_config | {"fullStaticUrl": f"{parts}/voila", "fullLabextensionsUrl": f"{parts}/extensions"}
+
+
+class LibraryFile(MultiStaticFileHandler):
+    """A script, style or font of the libraries that the page is made of: the same for everyone, forever."""
+
+    def set_extra_headers(self, path: str) -> None:
+        self.set_header("Cache-Control", "public, max-age=31536000, immutable")
+        # Only what a page asked for is noted: others could make the sign-in page fetch everything there is. The query
+        # is empty, or the hash that the file's name contains too.
+        clinic, query = self.settings["clinic"], self.request.query.removeprefix("v=")
+        if self.get_cookie(accounts.COOKIE) in clinic.opened_by and query in ("", *path.split(".")):
+            clinic.parts_in_use[self.request.uri] = None
+
+
+class PartsInUse(PageHandler):
+    """The files that pages loaded since the server started; the sign-in page fetches them while a name is typed."""
+
+    @allow_unauthenticated
+    def get(self) -> None:
+        self.finish({"parts": list(self.clinic.parts_in_use)})
+
+
+class OwnFile(web.StaticFileHandler):
+    """The clinic's own style sheet and scripts: browsers keep them, and ask each time whether they changed."""
+
+    def set_extra_headers(self, path: str) -> None:
+        self.set_header("Cache-Control", "no-cache")
+
+
+class NoSuchPage(PageHandler):
+    """Every address that is not listed."""
+
+    @allow_unauthenticated
+    def prepare(self) -> None:
+        raise web.HTTPError(404)
