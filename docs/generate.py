@@ -21,7 +21,6 @@ API = {
     "lungkit.clinic": "Clinic",
     "lungkit.clinic.records": "Records of the clinic",
 }
-NOT_DESCRIBED = {"lungkit.clinic.visitor"}
 NOTEBOOKS = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if path.name[0].isdigit()]
 
 
@@ -113,7 +112,7 @@ def api() -> dict[str, str]:
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
             tree = ast.parse(path.read_text(encoding="utf-8"))
             public = list(_public(tree))
-            if name in NOT_DESCRIBED or not public:
+            if not public:
                 continue
             pages[f"api/{name}"] = _module_page(name, tree, public)
             entries.append((name, _first_sentence(ast.get_docstring(tree) or "")))

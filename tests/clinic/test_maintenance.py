@@ -300,7 +300,7 @@ def test_an_archive_that_is_no_sound_backup_is_refused_before_anything_is_touche
 
 
 @needs_pg_dump
-@pytest.mark.parametrize(("schema", "said"), [("9999", "by a newer lungkit"), (None, "not a backup of lungkit's records")])
+@pytest.mark.parametrize(("schema", "said"), [("9999", "by a newer lungkit"), (None, "not a backup of lungkit")])
 def test_an_archive_of_a_newer_or_another_program_is_refused(postgresql_url, tmp_path, schema, said):
     store = Store(postgresql_url)
     maintenance.upgrade(store)
