@@ -65,9 +65,7 @@ def measured(version: registry.Version, source: str) -> dict[str, tuple[float, f
             for _, outputs, _ in runtime.stream((None, tensors[i : i + 8]) for i in range(0, len(tensors), 8))
         ]).astype(np.float64)  # fmt: skip
         scores /= scores.sum(axis=1, keepdims=True)
-        what = evaluation.evaluate(
-            data.labels("val"), scores, data.patients("val"), data.classes, version.card["operating_point"]
-        )
+        what = evaluation.evaluate(data.labels("val"), scores, data.patients("val"), data.classes, version.rule)
         found[name] = what.value("auc")[0], what.value("balanced_accuracy")[0]
     return found
 

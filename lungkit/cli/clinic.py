@@ -34,10 +34,10 @@ def predict(
     """Read images with a registered model. A broken file is reported and the rest are read; then the exit code is 1."""
     from lungkit import progress, terminal
     from lungkit.clinic import batch
-    from lungkit.clinic.predictor import Models, Predictor
+    from lungkit.clinic.predictor import ModelPool, Predictor
     from lungkit.models import registry
 
-    version = registry.find(model or Models().default())
+    version = registry.find(model or ModelPool().default())
     predictor = Predictor(version, heat=heatmaps is not None, many=True)
     found, nothing, notes = batch.find(files)
     for note in notes:  # one JSON object a line is for the files alone

@@ -25,7 +25,7 @@ import PIL.Image
 from lungkit import files as whole
 from lungkit import terminal
 from lungkit.clinic import decode
-from lungkit.clinic.predictor import Predictor, Reading
+from lungkit.clinic.predictor import Prediction, Predictor
 from lungkit.data import folders, preprocess
 from lungkit.errors import LungkitError
 
@@ -40,7 +40,7 @@ class Answer:
 
     file: Path
     sha256: str  # of the file's bytes; empty where it could not be opened
-    reading: Reading | None
+    reading: Prediction | None
     error: str
 
 

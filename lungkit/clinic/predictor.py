@@ -11,7 +11,8 @@ from lungkit.clinic import decode
 from lungkit.data import images, preprocess
 from lungkit.data.image import placed
 from lungkit.errors import LungkitError
-from lungkit.models import decision, graph, input_checks, registry
+from lungkit.models import graph, input_checks, registry
+from lungkit.models.rule import DecisionRule
 
 REVIEW = "uncertain: review"
 _KEPT = 2  # compiled versions that a kernel keeps; each takes some ten megabytes
@@ -36,7 +37,7 @@ class Check:
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class Prediction:
     """What a version says about one image."""
 
     model: str
@@ -45,7 +46,7 @@ class Reading:
     probabilities: np.ndarray  # float64 (classes,), calibrated, sum 1
     label: str  # the class at the operating point
     decision: str  # the label, or REVIEW: within the band of uncertainty, or an input check failed
-    point: dict  # the card's operating point, with "band" (its uncertainty), "conformal", "temperature" and "classes"
+    rule: DecisionRule  # the card's
     # float32 (classes, height, width) 0..1: over the whole image, in its aspect, not in its size. None: not asked for.
     heat: np.ndarray | None
     checks: tuple[Check, ...]
@@ -66,13 +67,13 @@ class Predictor:
             raise NoGraph(
                 f"{version} has no exported graph, so that the clinic cannot run it; train and register it again"
             )
-        self.version, self.card = version, version.card
+        self.version, self.card, self.rule = version, version.card, version.rule
         self.classes = tuple(self.card["classes"])
         self.spec = preprocess.Preprocessing.from_dict(self.card["preprocessing"])
         self.graph = graph.Graph(version.folder, heat=heat, many=many)
         self._references = input_checks.load(version.folder)
 
-    def read(self, image: images.Image, started: float | None = None) -> Reading:
+    def read(self, image: images.Image, started: float | None = None) -> Prediction:
         """What the version says about an image.
 
         started: time.perf_counter() when its file arrived, which `milliseconds` counts from; default: now.
@@ -82,27 +83,25 @@ class Predictor:
         outputs = self.graph(tensor[np.newaxis])
         return self.reading(facts, {name: values[0] for name, values in outputs.items()}, started)
 
-    def reading(self, facts: decode.Facts, outputs: dict[str, np.ndarray], started: float) -> Reading:
+    def reading(self, facts: decode.Facts, outputs: dict[str, np.ndarray], started: float) -> Prediction:
         """The reading that the graph's outputs for one image amount to; `started` as in `read`."""
         probabilities = outputs["probabilities"].astype(np.float64)
         probabilities /= probabilities.sum()
-        point, band, row = self.card["operating_point"], self.card["uncertainty"], probabilities[np.newaxis]
-        label = self.classes[int(decision.decide(row, point)[0])]
+        row = probabilities[np.newaxis]
+        label = self.classes[int(self.rule.decide(row)[0])]
         checks = self._checks(facts, outputs["embedding"])
-        certain = all(check.passed for check in checks) and not decision.uncertain(row, point, band)[0]
+        certain = all(check.passed for check in checks) and not self.rule.uncertain(row)[0]
         heat = outputs.get("heat")
         if heat is not None:
             heat = np.ascontiguousarray(heat[:, *placed(facts.shape, self.spec.size)])
-        return Reading(
+        return Prediction(
             model=self.version.model,
             version=self.version.version,
             classes=self.classes,
             probabilities=probabilities,
             label=label,
             decision=label if certain else REVIEW,
-            point=point
-            | {"band": band, "temperature": self.card["temperature"], "classes": list(self.classes)}
-            | {name: self.card[name] for name in ("conformal",) if name in self.card},
+            rule=self.rule,
             heat=heat,
             checks=checks,
             milliseconds=1000 * (time.perf_counter() - started),
@@ -148,7 +147,7 @@ class Predictor:
         )
 
 
-class Models:
+class ModelPool:
     """The models that the clinic can read with: the active versions that hold a graph.
 
     A version is compiled when it is first asked for, and another takes its place as soon as the registry's pointer
@@ -215,7 +214,7 @@ def _active_versions() -> list[registry.Version]:
         try:
             version = registry.active(name)
         except (registry.ModelMissing, registry.ModelDamaged):
-            continue  # not promoted yet, or not to be trusted: `Models.get` says which
+            continue  # not promoted yet, or not to be trusted: `ModelPool.get` says which
         if (version.folder / graph.FILE).is_file():
             found.append(version)
     return found

@@ -25,6 +25,7 @@ from lungkit.clinic.records import cases
 from lungkit.clinic.words import SPLITS, counted, percent, with_interval
 from lungkit.data import preprocess
 from lungkit.errors import LungkitError
+from lungkit.models.rule import DecisionRule
 
 RESEARCH_ONLY = "Research use only, not a diagnosis"
 MARGIN, WIDTH = 15, 180  # mm
@@ -150,7 +151,7 @@ def decision_words(case: cases.Case) -> tuple[str, str]:
     """What the model says, for people: a headline, and a sentence on why."""
     probability = case.probabilities[case.label]
     if case.decision != predictor.REVIEW:
-        return f"The model answers: {case.label}", f"Probability {percent(probability)}. {_point_words(case.point)}"
+        return f"The model answers: {case.label}", f"Probability {percent(probability)}. {_rule_words(case.rule)}"
     if failed := [check.name for check in case.checks if not check.passed]:
         why = f"The image did not pass every input check ({', '.join(failed)}), so its answer cannot be relied on."
     else:
@@ -158,16 +159,16 @@ def decision_words(case: cases.Case) -> tuple[str, str]:
     return "Uncertain: a clinician has to decide", f"{why} Nearest: {case.label}, {percent(probability)}."
 
 
-def _point_words(point: dict) -> str:
-    band = point.get("band", {})
-    if point.get("kind") == "threshold":
-        words = f"{point['positive']} is answered from {percent(point['threshold'])}"
-        if {"low", "high"} <= set(band):
-            words += f", and {percent(band['low'])} to {percent(band['high'])} is uncertain"
+def _rule_words(rule: DecisionRule) -> str:
+    band = rule.band
+    if rule.threshold is not None:
+        words = f"{rule.positive} is answered from {percent(rule.threshold)}"
+        if band and band.ends:
+            words += ", and {} to {} is uncertain".format(*map(percent, band.ends))
         return words + "."
     words = "The likeliest class is answered"
-    if "times" in band:
-        words += f", if it has 50 % and is at least {band['times']:.2g} times as likely as the next"
+    if band and band.times:
+        words += f", if it has 50 % and is at least {band.times:.2g} times as likely as the next"
     return words + "."
 
 
@@ -239,7 +240,7 @@ def _colour_scale(report: "_Report", x: float, width: float) -> None:
 
 def _probabilities(report: "_Report", case: cases.Case) -> None:
     report.heading("Probabilities")
-    point, band = case.point, case.point.get("band", {})
+    rule, ends = case.rule, case.rule.band.ends if case.rule.band else None
     names, figure = 50, 17  # mm
     bar_x, bar_width = MARGIN + names, WIDTH - names - figure
     printed = sorted(case.classes, key=case.probabilities.get, reverse=True)[:MOST_CLASSES]
@@ -247,24 +248,22 @@ def _probabilities(report: "_Report", case: cases.Case) -> None:
         y, probability, chosen = report.get_y(), case.probabilities[name], name == case.label
         report.say(name, MARGIN, names - 2, bold=chosen, most=1)
         report.fill(bar_x, y + 0.8, bar_width, 3.2, LINE)
-        if name == point.get("positive") and {"low", "high"} <= set(band):
-            report.fill(
-                bar_x + bar_width * band["low"], y, bar_width * (band["high"] - band["low"]), 4.8, (247, 205, 170)
-            )
+        if name == rule.positive and ends:
+            report.fill(bar_x + bar_width * ends[0], y, bar_width * (ends[1] - ends[0]), 4.8, (247, 205, 170))
         report.fill(bar_x, y + 0.8, bar_width * probability, 3.2, ACCENT if chosen else (120, 140, 158))
-        if name == point.get("positive") and point.get("kind") == "threshold":
-            report.fill(bar_x + bar_width * point["threshold"] - 0.25, y - 0.4, 0.5, 5.6, INK)
+        if name == rule.positive and rule.threshold is not None:
+            report.fill(bar_x + bar_width * rule.threshold - 0.25, y - 0.4, 0.5, 5.6, INK)
         report.set_y(y)
         report.say(percent(probability), bar_x + bar_width, figure, bold=chosen, align="R")
         report.set_y(y + 5.4)
     legend = (
         [f"{len(case.classes) - len(printed)} more classes, less likely"] if len(printed) < len(case.classes) else []
     )
-    if point.get("kind") == "threshold":
-        legend.append(f"Black mark on {point['positive']}: operating point {percent(point['threshold'])}")
-        if {"low", "high"} <= set(band):
-            legend.append(f"Orange: uncertain, {percent(band['low'])} to {percent(band['high'])}")
-    if "temperature" in point:
+    if rule.threshold is not None:
+        legend.append(f"Black mark on {rule.positive}: operating point {percent(rule.threshold)}")
+        if ends:
+            legend.append(f"Orange: uncertain, {percent(ends[0])} to {percent(ends[1])}")
+    if rule.temperature is not None:
         legend.append("Calibrated on validation images")
     report.say("".join(f"{part}. " for part in legend), MARGIN, WIDTH, size=8, color=QUIET, most=2)
     report.gap(3)

@@ -28,6 +28,7 @@ from pathlib import Path
 import lungkit
 from lungkit import config, files
 from lungkit.errors import LungkitError
+from lungkit.models.rule import DecisionRule
 
 CARD, README, SUMS, POINTER = "card.json", "README.md", "SHA256SUMS", "active.json"
 REQUIRED = {  # what the caller's card must hold
@@ -60,6 +61,19 @@ class Version:
 
     def __str__(self) -> str:
         return f"{self.model}@{self.version}"
+
+    @property
+    def rule(self) -> DecisionRule:
+        """How its probabilities become an answer."""
+        return rule_of(self.card)
+
+
+def rule_of(card: dict) -> DecisionRule:
+    """The decision rule of a card."""
+    parts = {"band": "uncertainty", "temperature": "temperature", "conformal": "conformal"}
+    return DecisionRule.from_dict(
+        card["operating_point"] | {name: card[key] for name, key in parts.items() if key in card}, "operating_point"
+    )
 
 
 # --- reading

@@ -100,8 +100,7 @@ def _evaluated(
     position = [alike(name) for name in version.card["classes"]]
     order = [position.index(alike(name)) for name in like.classes]
     own = evaluation.evaluate(
-        np.array(order)[like.true], scores, like.patients, version.card["classes"], version.card["operating_point"],
-        n_boot=0,
+        np.array(order)[like.true], scores, like.patients, version.card["classes"], version.rule, n_boot=0,
     )  # fmt: skip
     return replace(
         own, classes=like.classes, true=like.true, predicted=np.argsort(order)[own.predicted],

@@ -4,6 +4,7 @@ Temperature scaling: Guo et al., "On Calibration of Modern Neural Networks" (ICM
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,13 +12,25 @@ import scipy.optimize
 import scipy.special
 
 from lungkit.errors import LungkitError
-from lungkit.models import decision
-from lungkit.training.evaluation import format_interval, mean_with_interval
+from lungkit.models.rule import ConformalLevel, DecisionRule, UncertaintyBand, log_odds
+from lungkit.training.evaluation import format_interval, mean_with_interval, operating_point
 
 TEMPERATURES = (0.05, 20.0)  # searched within
-ERRORS_HELD = 0.75  # of the validation errors that the band shall hold …
-LEVEL = 0.9  # of the conformal sets: how often the true class shall be among those named
-REVIEWED = (0.02, 0.20)  # … but it holds at least and at most this share of all validation images
+ERRORS_HELD = 0.75  # of the validation errors are to lie within the band …
+REVIEWED = (0.02, 0.20)  # … which holds at least and at most this share of all validation images
+LEVEL = 0.9  # of the conformal sets: how often the true class is to be among those named
+
+
+def decision_rule(y_true: np.ndarray, logits: np.ndarray, classes: Sequence[str]) -> DecisionRule:
+    """Temperature, operating point, band of uncertainty and conformal level, all chosen on these validation images.
+
+    y_true: (n,) class indices. logits: (n, classes).
+    """
+    calibrated = DecisionRule(kind="argmax", temperature=temperature(y_true, logits))
+    probabilities = calibrated.calibrate(logits)
+    rule = replace(operating_point(y_true, probabilities, classes), temperature=calibrated.temperature)
+    band = uncertainty_band(y_true, probabilities, rule)
+    return replace(rule, band=band, conformal=conformal_level(y_true, probabilities))
 
 
 def temperature(y_true: np.ndarray, logits: np.ndarray) -> float:
@@ -42,40 +55,35 @@ def temperature(y_true: np.ndarray, logits: np.ndarray) -> float:
     return float(np.exp(found.x))
 
 
-def uncertainty(y_true: np.ndarray, probabilities: np.ndarray, operating_point: dict) -> dict:
-    """The band around the operating point within which a reading says "uncertain: review", for the model's card.
+def uncertainty_band(y_true: np.ndarray, probabilities: np.ndarray, rule: DecisionRule) -> UncertaintyBand:
+    """The band around the operating point within which a reading says "uncertain: review".
 
-    An answer lies within it where decision.margin is at most `margin`: the smallest that holds ERRORS_HELD of the
-    validation errors, and at least and at most the shares REVIEWED of all validation images. Also, for people:
-
-    - threshold: `low` and `high`, the last class's probabilities between which the band lies;
-    - likeliest class: `times`, how many times likelier than the next the first class must be at least;
-    - `errors_held` and `reviewed`: the shares of validation errors (null without any) and images that are uncertain.
+    Its margin is the smallest that holds ERRORS_HELD of the validation errors, and at least and at most the shares
+    REVIEWED of all validation images.
     """
-    y_true, margins = np.asarray(y_true), decision.margin(probabilities, operating_point)
-    wrong = decision.decide(probabilities, operating_point) != y_true
+    y_true, margins = np.asarray(y_true), rule.margin(probabilities)
+    wrong = rule.decide(probabilities) != y_true
     wanted = np.quantile(margins[wrong], ERRORS_HELD, method="higher") if wrong.any() else 0.0
     least, most = np.ceil(REVIEWED[0] * len(margins)), np.floor(REVIEWED[1] * len(margins))
     ordered = np.sort(margins)
     width = float(np.clip(wanted, ordered[int(least) - 1], ordered[max(0, int(most) - 1)]))
-    within = decision.uncertain(probabilities, operating_point, {"margin": width})
-    if operating_point["kind"] == "threshold":
-        centre = decision.log_odds(np.clip(operating_point["threshold"], 1e-6, 1 - 1e-6))
+    within = replace(rule, band=UncertaintyBand(margin=width)).uncertain(probabilities)
+    ends = {"times": float(np.exp(width))}
+    if rule.threshold is not None:
+        centre = log_odds(np.clip(rule.threshold, 1e-6, 1 - 1e-6))
         ends = {"low": float(scipy.special.expit(centre - width)), "high": float(scipy.special.expit(centre + width))}
-    else:
-        ends = {"times": float(np.exp(width))}
-    return {
-        "margin": width,
+    return UncertaintyBand(
+        margin=width,
         **ends,
-        "errors_held": float(within[wrong].mean()) if wrong.any() else None,
-        "reviewed": float(within.mean()),
-        "chosen_on": "validation",
-        "criterion": f"holds {ERRORS_HELD:.0%} of the errors, but {REVIEWED[0]:.0%} to {REVIEWED[1]:.0%} of the images",
-    }
+        errors_held=float(within[wrong].mean()) if wrong.any() else None,
+        reviewed=float(within.mean()),
+        chosen_on="validation",
+        criterion=f"holds {ERRORS_HELD:.0%} of the errors, but {REVIEWED[0]:.0%} to {REVIEWED[1]:.0%} of the images",
+    )
 
 
-def conformal(y_true: np.ndarray, probabilities: np.ndarray, level: float = LEVEL) -> dict:
-    """How likely a class must be to be among those named, for the model's card: "level", "least", "n".
+def conformal_level(y_true: np.ndarray, probabilities: np.ndarray, level: float = LEVEL) -> ConformalLevel:
+    """How likely a class must be to be among those that a prediction set names.
 
     Split-conformal sets with the least ambiguous score, 1 - probability of the true class (Sadinle, Lei and Wasserman,
     "Least ambiguous set-valued classifiers with bounded error levels", JASA 2019). They hold the true class of a new
@@ -86,21 +94,21 @@ def conformal(y_true: np.ndarray, probabilities: np.ndarray, level: float = LEVE
     scores = np.sort(1 - np.asarray(probabilities)[np.arange(n), y_true])
     rank = int(np.ceil((n + 1) * level))
     least = 1 - float(scores[rank - 1]) if rank <= n else 0.0  # too few images: every class is named
-    return {"level": level, "least": least, "chosen_on": "validation", "n": n}
+    return ConformalLevel(level=level, least=least, chosen_on="validation", n=n)
 
 
 def conformal_table(
-    y_true: np.ndarray, probabilities: np.ndarray, patients: Sequence, classes: Sequence[str], conformal: dict
+    y_true: np.ndarray, probabilities: np.ndarray, patients: Sequence, classes: Sequence[str], rule: DecisionRule
 ) -> pd.DataFrame:
     """How conformal sets do on other images, over all and by true class, for people.
 
-    y_true: (n,) class indices. probabilities: (n, classes). patients: (n,). conformal: of the card.
-    Columns: images; "true class named", the share of images whose set holds it, which over all shall be the stated
+    y_true: (n,) class indices. probabilities: (n, classes). patients: (n,).
+    Columns: images; "true class named", the share of images whose set holds it, which over all has to be the stated
     level or more; "classes named", their mean number; both with the 95 % bootstrap interval by patient. The level is
     not promised for each class.
     """
     y_true, patients = np.asarray(y_true), np.asarray(patients)
-    named = decision.prediction_set(probabilities, conformal)
+    named = rule.prediction_set(probabilities)
     held, count = named[np.arange(len(y_true)), y_true], named.sum(axis=1)
     groups = {"all": np.ones(len(y_true), bool)} | {name: y_true == i for i, name in enumerate(classes)}
     return pd.DataFrame(

@@ -36,7 +36,7 @@ import pandas as pd
 import scipy.stats
 
 from lungkit.errors import LungkitError
-from lungkit.models.decision import decide
+from lungkit.models.rule import DecisionRule
 
 OVERALL = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "ece", "brier")
 PER_CLASS = ("precision", "recall", "specificity", "f1", "auc", "average_precision")
@@ -61,7 +61,7 @@ LEVELS = (2.5, 97.5)  # percentiles of a 95 % interval
 # --- the operating point
 
 
-def operating_point(y_true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict:
+def operating_point(y_true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> DecisionRule:
     """How probabilities become a class, chosen on validation images only.
 
     y_true: (n,) class indices. probabilities: (n, classes), rows sum to 1.
@@ -70,7 +70,7 @@ def operating_point(y_true: np.ndarray, probabilities: np.ndarray, classes: Sequ
     """
     y_true, probabilities = _checked(y_true, probabilities, classes)
     if len(classes) != 2:
-        return {"kind": "argmax", "chosen_on": "validation", "criterion": "likeliest class", "n": len(y_true)}
+        return DecisionRule(kind="argmax", chosen_on="validation", criterion="likeliest class", n=len(y_true))
     for index, name in enumerate(classes):
         if not np.any(y_true == index):
             raise LungkitError(f"no validation image of class '{name}': a threshold needs images of both classes")
@@ -80,14 +80,14 @@ def operating_point(y_true: np.ndarray, probabilities: np.ndarray, classes: Sequ
     thresholds = np.concatenate([[np.nextafter(values[0], 2)], between, [0.0]])
     j = tp[0] * np.sum(y_true == 0) - fp[0] * np.sum(y_true == 1)
     best = thresholds[j == j.max()]
-    return {
-        "kind": "threshold",
-        "positive": classes[1],
-        "threshold": float(best[np.argmin(np.abs(best - 0.5))]),
-        "chosen_on": "validation",
-        "criterion": "Youden's J",
-        "n": len(y_true),
-    }
+    return DecisionRule(
+        kind="threshold",
+        positive=classes[1],
+        threshold=float(best[np.argmin(np.abs(best - 0.5))]),
+        chosen_on="validation",
+        criterion="Youden's J",
+        n=len(y_true),
+    )
 
 
 # --- the evaluation
@@ -102,7 +102,7 @@ class Evaluation:
     predicted: np.ndarray  # (n,) class indices at the operating point
     probabilities: np.ndarray  # (n, classes)
     patients: np.ndarray  # (n,) str
-    operating_point: dict
+    rule: DecisionRule
     metrics: pd.DataFrame
     n_boot: int
     seed: int
@@ -124,8 +124,8 @@ class Evaluation:
 
     def at(self, threshold: float) -> "Evaluation":
         """The same answers of two classes, decided at another threshold."""
-        point = {"kind": "threshold", "positive": self.classes[-1], "threshold": threshold}
-        return evaluate(self.true, self.probabilities, self.patients, self.classes, point, self.n_boot, self.seed)
+        rule = DecisionRule(kind="threshold", positive=self.classes[-1], threshold=threshold)
+        return evaluate(self.true, self.probabilities, self.patients, self.classes, rule, self.n_boot, self.seed)
 
     @property
     def confusion(self) -> pd.DataFrame:
@@ -250,12 +250,12 @@ class Evaluation:
             "intervals": block(of[""], "low", "high")
             | {"per_class": {c: block(of[c], "low", "high") for c in self.classes}},
             "largest_class": {"class": largest, "share": share},
-            "operating_point": self.operating_point,
+            "operating_point": self.rule.operating_point().to_dict(),
         } | self._at_half()
 
     def _at_half(self) -> dict:
         """What the decision would be worth at 0.5, where another threshold was chosen; nothing for more classes."""
-        if self.operating_point.get("kind") != "threshold":
+        if self.rule.threshold is None:
             return {}
         half = self.at(0.5)
         figures = {name: half.value(name) for name in ("accuracy", "balanced_accuracy")}
@@ -310,14 +310,14 @@ def evaluate(
     probabilities: np.ndarray,
     patients: Sequence,
     classes: Sequence[str],
-    operating_point: dict,
+    rule: DecisionRule,
     n_boot: int = 1000,
     seed: int = 7,
 ) -> Evaluation:
     """Compare probabilities with the truth.
 
     y_true: (n,) class indices. probabilities: (n, classes), rows sum to 1. patients: (n,) identifiers.
-    operating_point: from `operating_point` on validation images. n_boot: resamples of patients behind each interval.
+    rule: from `operating_point` on validation images. n_boot: resamples of patients behind each interval.
     Precision, recall, specificity, F1, accuracy and confusion are of the decision at the operating point; AUC (of the
     last class for two classes, else the mean of one-against-rest), average precision, Brier score and ECE are of the
     probabilities. ECE: Guo et al., "On Calibration of Modern Neural Networks" (2017), 15 bins of equal width.
@@ -325,7 +325,7 @@ def evaluate(
     """
     y_true, probabilities = _checked(y_true, probabilities, classes)
     patients = _checked_patients(patients, len(y_true))
-    predicted = decide(probabilities, operating_point)
+    predicted = rule.decide(probabilities)
     names = _figures(classes)
     score = _Scores(y_true, probabilities, predicted)
     value = score(np.ones((1, len(y_true))))[0]
@@ -333,9 +333,7 @@ def evaluate(
     counts = _Counts(y_true, predicted, patients, tuple(classes))
     low, high = _intervals(names, value, np.concatenate(resampled), counts)
     table = pd.DataFrame(names, columns=["metric", "class"]).assign(value=value, low=low, high=high)
-    return Evaluation(
-        tuple(classes), y_true, predicted, probabilities, patients, dict(operating_point), table, n_boot, seed
-    )
+    return Evaluation(tuple(classes), y_true, predicted, probabilities, patients, rule, table, n_boot, seed)
 
 
 def _figures(classes: Sequence[str]) -> list[tuple[str, str]]:
@@ -422,7 +420,7 @@ def points_table(figures: dict) -> pd.DataFrame:
     if two:
         of_class, intervals = figures["per_class"][last], figures["intervals"]["per_class"][last]
         chosen |= {name: (of_class[name], intervals[name]) for name in ("recall", "specificity")}
-    rows = {describe_point(figures["operating_point"]): chosen}
+    rows = {DecisionRule.from_dict(figures["operating_point"]).describe(): chosen}
     if half := figures.get("at_half"):
         rows["0.5, not chosen"] = {name: (half[name], half["intervals"][name]) for name in chosen}
     titles = {"recall": f"Sensitivity for {last}", "specificity": f"Specificity for {last}"}
@@ -458,14 +456,6 @@ def side_by_side(parts: dict[str, dict]) -> pd.DataFrame:
     constant = pd.DataFrame({part: format_interval(share, None, None) for part, share in shares.items()},
                             index=["always answering the largest class"])  # fmt: skip
     return pd.concat([table[:1], constant, table[1:]])
-
-
-def describe_point(point: dict) -> str:
-    """How probabilities become a class, for people: "0.312, chosen on validation by Youden's J"."""
-    if point["kind"] == "argmax":
-        return "the likeliest class"
-    chosen = f", chosen on {point['chosen_on']} by {point['criterion']}" if "criterion" in point else ""
-    return f"{point['threshold']:.3f}{chosen}"
 
 
 def format_interval(value: float | None, low: float | None, high: float | None) -> str:

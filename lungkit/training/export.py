@@ -14,7 +14,8 @@ from lungkit.backend import keras
 import numpy as np
 
 from lungkit.errors import LungkitError
-from lungkit.models import decision, ensemble, graph
+from lungkit.models import ensemble, graph
+from lungkit.models.rule import DecisionRule
 from lungkit.training import gradcam
 
 MAX_DIFFERENCE = 0.01  # of a probability, between Keras and the graph
@@ -96,19 +97,19 @@ def _maker(tensor) -> keras.Operation:
 
 
 def agreement(
-    model: keras.Model, exported: graph.Graph, tensors: np.ndarray, probabilities: np.ndarray, point: dict
+    model: keras.Model, exported: graph.Graph, tensors: np.ndarray, probabilities: np.ndarray, rule: DecisionRule
 ) -> dict:
     """How far the graph and Keras are apart on validation images; NotExportable where that is too far.
 
-    tensors: (n, height, width, 1). probabilities: (n, classes), calibrated, from Keras. point: the operating point.
+    tensors: (n, height, width, 1). probabilities: (n, classes), calibrated, from Keras.
     Heat maps are compared with `gradcam.gradcam` for the likeliest class, on the first images.
     """
     answered = np.concatenate(
         [exported(tensors[start : start + _BATCH])["probabilities"] for start in range(0, len(tensors), _BATCH)]
     )
     difference = float(np.abs(answered - probabilities).max())
-    alike = decision.decide(answered, point) == decision.decide(probabilities, point)
-    same = float(np.mean(alike | (decision.margin(probabilities, point) < _TIE)))
+    alike = rule.decide(answered) == rule.decide(probabilities)
+    same = float(np.mean(alike | (rule.margin(probabilities) < _TIE)))
     if not difference <= MAX_DIFFERENCE or same < 1:
         raise NotExportable(
             f"the exported graph does not say what the model '{model.name}' says: on {len(tensors)} validation images "

@@ -16,8 +16,9 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
 from lungkit import files, resume
+from lungkit.models import backbones, cnn, ensemble, registry
+from lungkit.models.rule import DecisionRule, log_odds
 from lungkit.data import dataset, preprocess
-from lungkit.models import backbones, cnn, decision, ensemble, registry
 from lungkit.progress import bar
 from lungkit.training import calibration, evaluation, fit, multiworker, pipeline, recipes, release
 from lungkit.training.recipes import Recipe
@@ -232,14 +233,15 @@ def cross_validate(recipe: Recipe, source: str | Path, folder: Path, workers: in
         seconds += float(trained.history["seconds"].sum())
         data = trained.of.data
         answers = _at_half(trained, preprocess.read_batch(data.files("test"), trained.of.spec))
-        point = {"kind": "threshold", "threshold": 0.5} if len(data.classes) == 2 else {"kind": "argmax"}
-        measured = evaluation.evaluate(data.labels("test"), answers, data.patients("test"), data.classes, point)
+        two = len(data.classes) == 2
+        rule = DecisionRule(kind="threshold", threshold=0.5) if two else DecisionRule(kind="argmax")
+        measured = evaluation.evaluate(data.labels("test"), answers, data.patients("test"), data.classes, rule)
         aucs.append(measured.value("auc")[0])
         labels.append(data.labels("test"))
         scores.append(answers)
         patients.append(data.patients("test"))
     together = evaluation.evaluate(
-        np.concatenate(labels), np.concatenate(scores), np.concatenate(patients), data.classes, point
+        np.concatenate(labels), np.concatenate(scores), np.concatenate(patients), data.classes, rule
     ).to_dict()
     for name in ("ece", "brier"):
         del together[name], together["intervals"][name]
@@ -255,9 +257,9 @@ def _at_half(trained: Trained, tensors: np.ndarray) -> np.ndarray:
     if len(data.classes) > 2:
         return scores
     held_in = scipy.special.softmax(on_validation / temperature, axis=1)
-    threshold = evaluation.operating_point(labels, held_in, data.classes)["threshold"]
+    threshold = evaluation.operating_point(labels, held_in, data.classes).threshold
     sure = np.clip(np.array([scores[:, 1], np.full(len(scores), threshold)]), 1e-9, 1 - 1e-9)
-    second = scipy.special.expit(decision.log_odds(sure[0]) - decision.log_odds(sure[1]))
+    second = scipy.special.expit(log_odds(sure[0]) - log_odds(sure[1]))
     return np.stack([1 - second, second], axis=1)
 
 
@@ -347,8 +349,8 @@ def compare(ways: dict[str, Recipe], of: Material, folder: Path, seed: int = 1) 
         model, history = member(recipe, of, folder / f"way-{number}", seed)
         raw = release.logits(model, of.validation)
         scores = scipy.special.softmax(raw / calibration.temperature(labels, raw), axis=1)
-        point = evaluation.operating_point(labels, scores, classes)
-        found[name] = Way(model, history, evaluation.evaluate(labels, scores, patients, classes, point))
+        rule = evaluation.operating_point(labels, scores, classes)
+        found[name] = Way(model, history, evaluation.evaluate(labels, scores, patients, classes, rule))
     return found
 
 

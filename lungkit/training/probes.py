@@ -25,7 +25,6 @@ import PIL.Image
 from lungkit.data import dataset, images, preprocess
 from lungkit.data.image import placed
 from lungkit.errors import LungkitError
-from lungkit.models import decision
 from lungkit.progress import bar
 from lungkit.training import evaluation, gradcam
 from lungkit.training.release import Candidate
@@ -104,12 +103,12 @@ def heat_in_lungs(candidate: Candidate, folder: Path) -> dict:
     folder's labels these images have.
     """
     rows = _frontal(folder).dropna(subset="mask")
-    point, plain = candidate.card["operating_point"], preprocess.Preprocessing(size=_spec(candidate).size)
+    plain = preprocess.Preprocessing(size=_spec(candidate).size)
     pictures = _pictures(candidate, rows["file"], "heat in the lungs")
     found = []
     for (tensor, place), mask_file in zip(pictures, rows["mask"], strict=True):
         outputs = candidate.read(tensor[None])
-        heat = outputs["heat"][0, decision.decide(outputs["probabilities"], point)[0]]
+        heat = outputs["heat"][0, candidate.rule.decide(outputs["probabilities"])[0]]
         mask = preprocess.prepare(images.read(mask_file), plain).tensor[..., 0] > 0.5
         if placed(images.probe(mask_file)[1::-1], plain.size) != place:
             raise LungkitError(f"{mask_file} is not of its image's proportions: a lung mask must be of the same size")

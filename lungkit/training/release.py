@@ -13,13 +13,13 @@ from lungkit.backend import keras
 
 import numpy as np
 import pandas as pd
-import scipy.special
 
 from lungkit import config, files, progress
 from lungkit.data import dataset, images, preprocess, splits
 from lungkit.data.notes import ColumnMissing, alike
 from lungkit.errors import LungkitError
-from lungkit.models import decision, graph, input_checks, registry, saved
+from lungkit.models import graph, input_checks, registry, saved
+from lungkit.models.rule import DecisionRule
 from lungkit.training import activation, calibration, evaluation, export, input_statistics
 
 # Names of the images (by content) that a version learned from or was chosen on, one a line, in its folder.
@@ -36,7 +36,7 @@ def probabilities(
     model: keras.Model, tensors: np.ndarray, temperature: float = 1.0, batch_size: int = 64
 ) -> np.ndarray:
     """Softmax of the logits over the temperature, float64 (N, classes), for images (N, height, width, 1)."""
-    return scipy.special.softmax(logits(model, tensors, batch_size) / temperature, axis=1)
+    return DecisionRule(kind="argmax", temperature=temperature).calibrate(logits(model, tensors, batch_size))
 
 
 def logits(model: keras.Model, tensors: np.ndarray, batch_size: int = 64) -> np.ndarray:
@@ -49,6 +49,7 @@ class Candidate:
     """A version before it is registered: what probes may ask of it."""
 
     card: dict  # as far as it is known
+    rule: DecisionRule
     read: Callable[[np.ndarray], dict[str, np.ndarray]]  # preprocessed images (n, height, width, 1) to the outputs
     flagged: Callable[[list[Path]], np.ndarray]  # files to whether the input checks flag each: bool (n,)
 
@@ -90,16 +91,15 @@ def register(
     """
     tensors, labels = preprocess.read_batch(data.files("val"), preprocessing), data.labels("val")
     raw = logits(model, tensors)
-    temperature = calibration.temperature(labels, raw)
-    scores = scipy.special.softmax(raw / temperature, axis=1)
-    point = evaluation.operating_point(labels, scores, data.classes)
-    on_validation = evaluation.evaluate(labels, scores, data.patients("val"), data.classes, point)
+    rule = calibration.decision_rule(labels, raw, data.classes)
+    scores = rule.calibrate(raw)
+    on_validation = evaluation.evaluate(labels, scores, data.patients("val"), data.classes, rule)
     counts = {split: {"images": len(data.files(split)), "patients": len(set(data.patients(split)))}
               for split in ("train", "val", "test")}  # fmt: skip
     seen = sorted({*data.part("train")["sha256"], *data.part("val")["sha256"]})
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder)
-        agreement = _exported(model, made, temperature, tensors, scores, point, compact)
+        agreement = _exported(model, made, tensors, scores, rule, compact)
         without_heat = graph.Graph(made, heat=False)
         references, limits = input_statistics.fit(data, preprocessing, lambda batch: without_heat(batch)["embedding"])
         input_checks.save(made, references)
@@ -112,10 +112,10 @@ def register(
             "preprocessing": preprocessing.to_dict(),
             "data": {"name": data.name, "fingerprint": data.fingerprint, "counts": counts, "recipe": recipe},
             "metrics": {"val": on_validation.to_dict()} | (measured or {}),
-            "temperature": temperature,
-            "operating_point": point,
-            "uncertainty": calibration.uncertainty(labels, scores, point),
-            "conformal": calibration.conformal(labels, scores),
+            "temperature": rule.temperature,
+            "operating_point": rule.operating_point().to_dict(),
+            "uncertainty": rule.band.to_dict(),
+            "conformal": rule.conformal.to_dict(),
             "checks": limits,
             "graph": agreement,
             "synthetic": data.synthetic,
@@ -126,10 +126,10 @@ def register(
             card["about"] = about
         if test_too:
             test = _read(without_heat, preprocess.read_batch(data.files("test"), preprocessing))
-            card["metrics"]["test"] = _test_figures(card, data, test) | {"times_scored": scored_before + 1}
+            card["metrics"]["test"] = _test_figures(rule, data, test) | {"times_scored": scored_before + 1}
         if probes:
             flagged = partial(_flagged, card, references, without_heat)
-            card["trust"] = probes(Candidate(card, graph.Graph(made), flagged))
+            card["trust"] = probes(Candidate(card, rule, graph.Graph(made), flagged))
         with registry.registering(name):
             standing = activation.standing(name, card, data, on_validation, _read)
             card["standing"] = standing.to_dict()
@@ -148,19 +148,19 @@ def _read(runtime: graph.Graph, tensors: np.ndarray) -> np.ndarray:
     return scores / scores.sum(axis=1, keepdims=True)
 
 
-def _test_figures(card: dict, data: dataset.Dataset, scores: np.ndarray) -> dict:
+def _test_figures(rule: DecisionRule, data: dataset.Dataset, scores: np.ndarray) -> dict:
     labels = data.labels("test")
-    figures = evaluation.evaluate(labels, scores, data.patients("test"), data.classes, card["operating_point"])
-    return figures.to_dict() | {"conformal": conformal_figures(card, labels, scores, data.patients("test"))}
+    figures = evaluation.evaluate(labels, scores, data.patients("test"), data.classes, rule)
+    return figures.to_dict() | {"conformal": conformal_figures(rule, labels, scores, data.patients("test"))}
 
 
-def conformal_figures(card: dict, labels: np.ndarray, scores: np.ndarray, patients: np.ndarray) -> dict:
-    """How often the card's conformal sets hold the true class of these images, and how many classes they name."""
-    named = decision.prediction_set(scores, card["conformal"])
+def conformal_figures(rule: DecisionRule, labels: np.ndarray, scores: np.ndarray, patients: np.ndarray) -> dict:
+    """How often the rule's conformal sets hold the true class of these images, and how many classes they name."""
+    named = rule.prediction_set(scores)
     held = named[np.arange(len(labels)), labels]
     coverage, low, high = evaluation.mean_with_interval(held, patients, share=True)
     return {
-        "level": card["conformal"]["level"],
+        "level": rule.conformal.level,
         "coverage": coverage,
         "interval": [low, high],
         "classes_named": float(named.sum(axis=1).mean()),
@@ -177,15 +177,15 @@ def _flagged(card: dict, references: dict, runtime: graph.Graph, files: list[Pat
     return (kind > limits["kind"]) | (references["intensity"].distance(intensity) > limits["intensity"])
 
 
-def _exported(model, folder: Path, temperature: float, tensors, scores, point: dict, half: bool) -> dict:
+def _exported(model, folder: Path, tensors, scores, rule: DecisionRule, half: bool) -> dict:
     """Write the graph, with half-precision weights if it then still says what Keras says; the card's "graph"."""
-    export.write(model, folder, temperature, half)
+    export.write(model, folder, rule.temperature, half)
     try:
-        agreement = export.agreement(model, graph.Graph(folder), tensors, scores, point)
+        agreement = export.agreement(model, graph.Graph(folder), tensors, scores, rule)
     except export.NotExportable:
         if not half:
             raise
-        return _exported(model, folder, temperature, tensors, scores, point, half=False)
+        return _exported(model, folder, tensors, scores, rule, half=False)
     return agreement | {"weights": "float16" if half else "float32"}
 
 
@@ -252,9 +252,9 @@ class Scored:
         all errors among them (None without any), and `accuracy` of the others with its `interval` (None where no other
         is left).
         """
-        point = self.version.card["operating_point"]
-        uncertain = decision.uncertain(self.probabilities, point, self.version.card["uncertainty"])
-        wrong = decision.decide(self.probabilities, point) != self.labels
+        rule = self.version.rule
+        uncertain = rule.uncertain(self.probabilities)
+        wrong = rule.decide(self.probabilities) != self.labels
         right = (~wrong[~uncertain]).astype(float)
         figures = evaluation.mean_with_interval(right, self.patients[~uncertain], share=True)
         accuracy, *interval = (None if np.isnan(figure) else figure for figure in figures)
@@ -358,9 +358,7 @@ def score(version: registry.Version, data: dataset.Dataset, split: str | None = 
     rows, labels = rows[kept], labels[kept]
     scores = _read(runtime, tensors)
     seconds = time.perf_counter() - started
-    measured = evaluation.evaluate(
-        labels, scores, rows["patient_id"].to_numpy(str), classes, version.card["operating_point"]
-    )
+    measured = evaluation.evaluate(labels, scores, rows["patient_id"].to_numpy(str), classes, version.rule)
     if split == "all":  # also what was refused when the set was split
         unreadable += dataset.refused(data)
     seen = int(rows["sha256"].isin(_seen(version)).sum())

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lungkit.data import quality
+from lungkit.models.rule import DecisionRule
 from lungkit.training import evaluation
 from lungkit.training.evaluation import Evaluation, format_interval, mean_with_interval
 
@@ -322,7 +323,13 @@ def _against_the_largest(measured: Evaluation) -> str:
     largest, share = measured.largest_class
     always = np.tile(np.eye(len(measured.classes))[measured.classes.index(largest)], (len(measured.true), 1))
     constant = evaluation.evaluate(
-        measured.true, always, measured.patients, measured.classes, {"kind": "argmax"}, measured.n_boot, measured.seed
+        measured.true,
+        always,
+        measured.patients,
+        measured.classes,
+        DecisionRule(kind="argmax"),
+        measured.n_boot,
+        measured.seed,
     )
     difference = evaluation.paired_difference(measured, constant, "accuracy")
     told = {

@@ -19,11 +19,12 @@ import pytest
 import sqlalchemy as sa
 
 from lungkit import config
-from lungkit.clinic.predictor import Check, Reading
+from lungkit.clinic.predictor import Check, Prediction
 from lungkit.clinic.records import accounts, maintenance
 from lungkit.clinic.records.store import Store
 from lungkit.data import images, preprocess
 from lungkit.models import registry
+from lungkit.models.rule import DecisionRule
 
 # --- records: an SQLite file, and a PostgreSQL server of the tests' own
 
@@ -168,7 +169,7 @@ def chest_image():
 def said():
     """A function: a reading as the predictor gives it."""
 
-    def make(label="Pneumonia", probability=0.8, model="lung", version="v1", decision=None, **changes) -> Reading:
+    def make(label="Pneumonia", probability=0.8, model="lung", version="v1", decision=None, **changes) -> Prediction:
         classes = ("Pneumonia", "Normal")
         heat = np.zeros((2, 6, 8), np.float32)
         heat[classes.index(label), 2, 3] = 1
@@ -179,12 +180,12 @@ def said():
             "probabilities": np.array([probability if name == label else 1 - probability for name in classes]),
             "label": label,
             "decision": decision or label,
-            "point": {"kind": "threshold", "positive": "Pneumonia", "threshold": 0.42},
+            "rule": DecisionRule(kind="threshold", positive="Pneumonia", threshold=0.42),
             "heat": heat,
             "checks": (Check("kind", True, 0.5, 1.0, "Looks like a chest X-ray."),),
             "milliseconds": 120.0,
         }
-        return Reading(**values | changes)
+        return Prediction(**values | changes)
 
     return make
 

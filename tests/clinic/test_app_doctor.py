@@ -20,12 +20,13 @@ from lungkit import config
 from lungkit.clinic.app import case, page, reading, shell
 from lungkit.clinic.app.upload import Upload
 from lungkit.clinic.app.viewer import Viewer
-from lungkit.clinic.predictor import REVIEW, Check, Models
+from lungkit.clinic.predictor import REVIEW, Check, ModelPool
 from lungkit.clinic.records import accounts, maintenance
 from lungkit.clinic.records.cases import NewPatient, Records
 from lungkit.clinic.records.tables import Patient, Reading, Review, SignIn, Study
 from lungkit.clinic.web import door
 from lungkit.models import registry
+from lungkit.models.rule import ConformalLevel, DecisionRule, UncertaintyBand
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 SHA = "ab" * 32
@@ -343,7 +344,7 @@ def test_a_number_that_is_taken_names_whose_it_is(shown, records, chest_image, s
 
 
 def test_a_real_model_reads_a_synthetic_slice_through_the_page(store, access, tiny_version, slice_files):
-    shown = shell.page(lambda: store, access.token, Models())
+    shown = shell.page(lambda: store, access.token, ModelPool())
     enter_patient(shown.screen)
     send(upload_of(shown.screen), slice_files[0].read_bytes(), "slice.dcm")
     assert counts(store) == [1, 1, 1, 0]
@@ -355,7 +356,7 @@ def test_a_real_model_reads_a_synthetic_slice_through_the_page(store, access, ti
 
 
 def test_without_a_model_the_page_says_who_can_help(store, access):
-    shown = shell.page(lambda: store, access.token, Models())
+    shown = shell.page(lambda: store, access.token, ModelPool())
     assert "No model is in use yet" in text(shown.screen)
     enter_patient(shown.screen)
     assert upload_of(shown.screen).disabled
@@ -372,13 +373,13 @@ def test_a_damaged_model_card_is_said_and_other_screens_work(shown, models):
 
 def test_a_page_opened_with_a_damaged_model_says_which_and_who_can_help(store, access, tiny_version):
     (tiny_version.folder / registry.CARD).write_text("{")
-    words = text(shell.page(lambda: store, access.token, Models()).screen)
+    words = text(shell.page(lambda: store, access.token, ModelPool()).screen)
     assert "No model can read. Tell an administrator: tiny-cnn@v1: card.json is not JSON" in words
 
 
 def test_an_image_for_a_damaged_model_is_refused_with_what_to_do(store, access, tiny_version, slice_files):
     (tiny_version.folder / "graph.bin").write_bytes(b"")
-    shown = shell.page(lambda: store, access.token, Models())
+    shown = shell.page(lambda: store, access.token, ModelPool())
     enter_patient(shown.screen)
     send(upload_of(shown.screen), slice_files[0].read_bytes(), "slice.dcm")
     words = text(shown.screen)
@@ -641,48 +642,44 @@ def test_a_call_for_review_names_each_failed_check(opened_case):
 
 
 def test_a_call_for_review_names_the_band_when_the_answer_lies_in_it(opened_case):
-    point = {
-        "kind": "threshold",
-        "positive": "Normal",
-        "threshold": 0.5,
-        "band": {"margin": 1.0, "low": 0.27, "high": 0.73},
-    }
-    within = opened_case(probability=0.6, decision=REVIEW, point=point)
+    band = UncertaintyBand(margin=1.0, low=0.27, high=0.73)
+    rule = DecisionRule(kind="threshold", positive="Normal", threshold=0.5, band=band)
+    within = opened_case(probability=0.6, decision=REVIEW, rule=rule)
     assert "within the band of uncertainty" in reading.decided(within)
-    outside = opened_case(probability=0.95, decision=REVIEW, point=point)
+    outside = opened_case(probability=0.95, decision=REVIEW, rule=rule)
     assert "within the band of uncertainty" not in reading.decided(outside)
 
 
 def test_the_operating_point_and_its_band_are_drawn_on_both_bars_of_two_classes(opened_case):
-    point = {
-        "kind": "threshold",
-        "positive": "Normal",
-        "threshold": 0.4,
-        "band": {"margin": 1.0, "low": 0.3, "high": 0.55},
-    }
-    drawn = reading.bars(opened_case(probability=0.8, point=point))
+    band = UncertaintyBand(margin=1.0, low=0.3, high=0.55)
+    rule = DecisionRule(kind="threshold", positive="Normal", threshold=0.4, band=band)
+    drawn = reading.bars(opened_case(probability=0.8, rule=rule))
     assert 'class="point" style="left:40.0%"' in drawn and 'class="band" style="left:30.0%;width:25.0%"' in drawn
     assert 'class="point" style="left:60.0%"' in drawn and 'class="band" style="left:45.0%;width:25.0%"' in drawn
     assert "Normal from 40 %" in drawn and "30 % to 55 % for Normal" in drawn
 
 
 def test_the_band_of_the_likeliest_class_begins_at_the_next_ones_probability(opened_case):
-    point = {"kind": "argmax", "band": {"margin": float(np.log(2)), "times": 2.0}}
-    drawn = reading.bars(opened_case(probability=0.7, point=point))
+    rule = DecisionRule(kind="argmax", band=UncertaintyBand(margin=float(np.log(2)), times=2.0))
+    drawn = reading.bars(opened_case(probability=0.7, rule=rule))
     assert 'class="band" style="left:30.0%;width:30.0%"' in drawn
     assert "2.0 times as likely as the next" in drawn
-    assert "width:60.0%" not in reading.bars(opened_case(probability=0.8, point={"kind": "argmax"})), "no band given"
+    assert "width:60.0%" not in reading.bars(opened_case(probability=0.8, rule=DecisionRule(kind="argmax"))), (
+        "no band given"
+    )
 
 
 def test_classes_that_are_not_ruled_out_are_named_where_there_is_more_than_one_and_no_check_failed(opened_case):
-    point = {"kind": "argmax", "conformal": {"level": 0.9, "least": 0.25}}
+    rule = DecisionRule(kind="argmax", conformal=ConformalLevel(level=0.9, least=0.25))
     assert "Not ruled out (90 % prediction set): <b>Pneumonia or Normal</b>" in reading.bars(
-        opened_case(probability=0.7, point=point)
+        opened_case(probability=0.7, rule=rule)
     )
-    assert "Not ruled out" not in reading.bars(opened_case(probability=0.8, point=point)), "one class alone"
+    assert "Not ruled out" not in reading.bars(opened_case(probability=0.8, rule=rule)), "one class alone"
     strange = (Check("kind", False, 9.0, 1.0, "something else"),)
-    assert "Not ruled out" not in reading.bars(opened_case(probability=0.7, point=point, checks=strange))
-    assert "Not ruled out" not in reading.bars(opened_case(probability=0.7, point={"kind": "argmax"})), "an older card"
+    assert "Not ruled out" not in reading.bars(opened_case(probability=0.7, rule=rule, checks=strange))
+    assert "Not ruled out" not in reading.bars(opened_case(probability=0.7, rule=DecisionRule(kind="argmax"))), (
+        "an older card"
+    )
 
 
 def test_a_model_that_left_the_registry_is_said_so(opened_case):

@@ -122,7 +122,7 @@ def test_a_saved_case_opens_as_it_was_read(doctor, chest_image, said, units, mod
     assert (case.model, case.version, case.label, case.decision) == ("lung", "v1", "Normal", "uncertain: review")
     assert case.classes == reading.classes == tuple(case.probabilities)  # not in alphabetical order
     assert case.probabilities == {"Pneumonia": 0.25, "Normal": 0.75}
-    assert (case.point, case.checks, case.milliseconds) == (reading.point, reading.checks, 120)
+    assert (case.rule, case.checks, case.milliseconds) == (reading.rule, reading.checks, 120)
     assert case.uploaded_by == "Test Doctor"
     assert timedelta(0) <= now() - case.read_at < timedelta(minutes=1)
     assert case.reviews == ()

@@ -15,9 +15,10 @@ from sklearn.datasets import load_sample_images
 
 from lungkit import config
 from lungkit.clinic import decode, predictor
-from lungkit.clinic.predictor import REVIEW, Models, NoGraph, Predictor
+from lungkit.clinic.predictor import REVIEW, ModelPool, NoGraph, Predictor
 from lungkit.data import images, preprocess
 from lungkit.models import graph, registry
+from lungkit.models.rule import DecisionRule, UncertaintyBand
 
 CAT = Path(__file__).with_name("cat.jpg")  # "Chelsea" by Stefan van der Walt, CC0, from scikit-image's sample data
 
@@ -69,9 +70,8 @@ def test_a_reading_says_which_version_said_it_and_how_long_it_took(tiny, slices)
     assert reading.classes == ("Normal", "Pneumonia", "COVID-19")
     assert 1000 < reading.milliseconds < 1000 + 1000 * (time.perf_counter() - started)
     assert tiny.read(slices[0]).milliseconds < 1000
-    assert reading.point["band"] == tiny.card["uncertainty"]
-    assert reading.point["conformal"] == tiny.card["conformal"]
-    assert reading.point["temperature"] == tiny.card["temperature"]
+    assert reading.rule == tiny.version.rule
+    assert reading.rule.band and reading.rule.conformal and reading.rule.temperature
 
 
 def test_the_label_is_the_class_at_the_operating_point(tiny, slices):
@@ -82,9 +82,8 @@ def test_the_label_is_the_class_at_the_operating_point(tiny, slices):
 
 @pytest.mark.parametrize("threshold", [0.0, 1.01])
 def test_a_threshold_decides_between_two_classes(xray_version, threshold, shared_data):
-    point = xray_version.card["operating_point"] | {"threshold": threshold}
     reads = Predictor(xray_version)
-    reads.card = reads.card | {"operating_point": point}
+    reads.rule = DecisionRule(kind="threshold", threshold=threshold)
     reading = reads.read(_xrays(shared_data)[0])
     assert reading.label == reading.classes[int(threshold == 0)]
 
@@ -101,7 +100,7 @@ def test_a_threshold_decides_between_two_classes(xray_version, threshold, shared
 def test_an_answer_within_the_band_is_for_review_and_one_outside_is_the_label(
     tiny, slices, probabilities, times, decision
 ):
-    tiny.card = tiny.card | {"uncertainty": tiny.card["uncertainty"] | {"margin": float(np.log(times))}}
+    tiny.rule = dataclasses.replace(tiny.rule, band=UncertaintyBand(margin=float(np.log(times))))
     known = next(image for image in slices if not _flagged(tiny.read(image)))
     tensor, facts = decode.prepare(known, tiny.spec)
     outputs = {name: values[0] for name, values in tiny.graph(tensor[np.newaxis]).items()}
@@ -111,7 +110,7 @@ def test_an_answer_within_the_band_is_for_review_and_one_outside_is_the_label(
 
 
 def test_an_image_that_fails_a_check_is_for_review_however_sure_the_model_is(tiny):
-    tiny.card = tiny.card | {"uncertainty": tiny.card["uncertainty"] | {"margin": -1.0}}
+    tiny.rule = dataclasses.replace(tiny.rule, band=UncertaintyBand(margin=-1.0))
     reading = tiny.read(images.read(CAT))
     assert _flagged(reading)
     assert reading.decision == REVIEW
@@ -268,15 +267,15 @@ def _registered_again(version: registry.Version, name: str, promote: bool = True
 def test_models_without_a_graph_or_an_active_version_are_not_offered(tiny_version):
     _without_graph("old-cnn")
     _registered_again(tiny_version, "draft-cnn", promote=False)
-    assert Models().names() == ["tiny-cnn"]
-    assert Models().default() == "tiny-cnn"
+    assert ModelPool().names() == ["tiny-cnn"]
+    assert ModelPool().default() == "tiny-cnn"
 
 
 def test_a_model_trained_on_patients_is_the_default_before_one_trained_on_a_phantom(tiny_version):
     _registered_again(tiny_version, "zz-patients", synthetic=False)
     _registered_again(tiny_version, "aa-phantom")
-    assert Models().names() == ["aa-phantom", "tiny-cnn", "zz-patients"]
-    assert Models().default() == "zz-patients"
+    assert ModelPool().names() == ["aa-phantom", "tiny-cnn", "zz-patients"]
+    assert ModelPool().default() == "zz-patients"
 
 
 def test_models_are_offered_by_what_they_answer_those_of_one_modality_together_a_phantoms_last(tiny_version):
@@ -284,35 +283,35 @@ def test_models_are_offered_by_what_they_answer_those_of_one_modality_together_a
     _registered_again(tiny_version, "chest-xray-pneumonia", synthetic=False, modality="X-ray", **asked)
     _registered_again(tiny_version, "a-brain", synthetic=False, modality="MRI")
     _registered_again(tiny_version, "z-xray", synthetic=False, modality="X-ray")
-    choices = Models().choices()
+    choices = ModelPool().choices()
     assert [name for _, name in choices] == ["chest-xray-pneumonia", "z-xray", "a-brain", "tiny-cnn"]
     assert choices[0][0] == "Chest X-ray: normal or pneumonia? (chest-xray-pneumonia)"
     assert choices[2][0].startswith("Brain MRI: ")
     assert choices[3][0].endswith("(tiny-cnn, synthetic)")
-    assert Models().default() == "chest-xray-pneumonia"
+    assert ModelPool().default() == "chest-xray-pneumonia"
 
 
 def test_no_model_at_all_is_said_with_what_to_do():
-    assert Models().names() == []
+    assert ModelPool().names() == []
     with pytest.raises(NoGraph, match=r"no model is ready.*lungkit run"):
-        Models().default()
+        ModelPool().default()
 
 
 def test_models_without_graphs_are_named_where_nothing_else_is_there():
     _without_graph("old-cnn")
     with pytest.raises(NoGraph, match="without a graph: old-cnn"):
-        Models().default()
+        ModelPool().default()
 
 
 def test_a_damaged_card_is_named_where_nothing_else_is_there(tiny_version):
     (tiny_version.folder / "card.json").write_text("{")
-    assert Models().names() == []
+    assert ModelPool().names() == []
     with pytest.raises(registry.ModelDamaged, match=r"tiny-cnn@v1: card\.json is not JSON"):
-        Models().default()
+        ModelPool().default()
 
 
 def test_a_promoted_version_reads_at_the_next_call_and_a_rolled_back_one_again(tiny_version):
-    models = Models()
+    models = ModelPool()
     assert models.get("tiny-cnn").version.version == "v1"
     _registered_again(tiny_version, "tiny-cnn")
     assert models.get("tiny-cnn").version.version == "v2"
@@ -321,12 +320,12 @@ def test_a_promoted_version_reads_at_the_next_call_and_a_rolled_back_one_again(t
 
 
 def test_a_version_is_compiled_once_while_it_stays_active(tiny_version):
-    models = Models()
+    models = ModelPool()
     assert models.get("tiny-cnn") is models.get("tiny-cnn")
 
 
 def test_a_version_damaged_before_it_is_first_used_is_refused_and_read_once_mended(tiny_version):
-    models, file = Models(), tiny_version.folder / graph.FILE
+    models, file = ModelPool(), tiny_version.folder / graph.FILE
     whole = file.read_bytes()
     file.write_bytes(whole[:100])
     with pytest.raises(registry.ModelDamaged, match=r"graph\.xml was changed"):
@@ -337,7 +336,7 @@ def test_a_version_damaged_before_it_is_first_used_is_refused_and_read_once_mend
 
 def test_a_version_in_use_reads_on_as_it_was_when_its_files_are_damaged(tiny_version, slices):
     expected = Predictor(tiny_version).read(slices[0]).probabilities
-    in_use, weights = Models().get("tiny-cnn"), tiny_version.folder / "graph.bin"
+    in_use, weights = ModelPool().get("tiny-cnn"), tiny_version.folder / "graph.bin"
     with weights.open("r+b") as file:  # in place, as a failing disk does
         file.write(bytes(weights.stat().st_size))
     np.testing.assert_array_equal(in_use.read(slices[0]).probabilities, expected)
@@ -348,7 +347,7 @@ def test_a_version_in_use_reads_on_as_it_was_when_its_files_are_damaged(tiny_ver
 def test_a_kernel_keeps_a_few_models_only(tiny_version):
     for name in ("b-cnn", "c-cnn"):
         _registered_again(tiny_version, name)
-    models = Models()
+    models = ModelPool()
     first = models.get("tiny-cnn")
     models.get("b-cnn")
     models.get("c-cnn")
@@ -361,9 +360,9 @@ def test_a_kernel_keeps_a_few_models_only(tiny_version):
 def test_reading_takes_no_training_library_and_less_than_250_mb(tiny_version, slice_files):
     code = (
         "import sys\n"
-        "from lungkit.clinic.predictor import Models\n"
+        "from lungkit.clinic.predictor import ModelPool\n"
         "from lungkit.data import images\n"
-        "models = Models()\n"
+        "models = ModelPool()\n"
         f"models.get(models.default()).read(images.read({str(slice_files[0])!r}))\n"
         "heavy = {'tensorflow', 'keras', 'sklearn', 'matplotlib', 'pandas', 'scipy'} & set(sys.modules)\n"
         "import psutil\n"

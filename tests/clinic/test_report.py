@@ -17,16 +17,14 @@ from hypothesis import strategies as st
 
 from lungkit.clinic import predictor, report
 from lungkit.clinic.records import cases
+from lungkit.models.rule import DecisionRule, UncertaintyBand
 
 AT = datetime(2026, 3, 9, 14, 5, tzinfo=UTC)
 PRINTED = datetime(2026, 3, 10, 8, 30, tzinfo=UTC)
-POINT = {
-    "kind": "threshold",
-    "positive": "Infected",
-    "threshold": 0.42,
-    "band": {"margin": 0.4, "low": 0.33, "high": 0.52},
-    "temperature": 1.3,
-}
+RULE = DecisionRule(
+    kind="threshold", positive="Infected", threshold=0.42, temperature=1.3,
+    band=UncertaintyBand(margin=0.4, low=0.33, high=0.52),
+)  # fmt: skip
 CHECKS = (
     predictor.Check("kind", True, 1.2, 3.0, "Looks like the chest CT images the model learned from."),
     predictor.Check("size", True, 512, 64, "512 × 512 pixels are enough."),
@@ -79,7 +77,7 @@ def case(**changes) -> cases.Case:
         probabilities={"Clear": 0.128, "Infected": 0.872},
         label="Infected",
         decision="Infected",
-        point=POINT,
+        rule=RULE,
         checks=CHECKS,
         milliseconds=183.0,
         read_at=AT + timedelta(seconds=1),
@@ -193,10 +191,10 @@ def test_a_probability_that_is_not_certain_is_not_printed_as_certain():
 
 def test_three_classes_have_no_operating_point_to_mark():
     heat = np.zeros((3, 8, 8), np.float32)
-    point = {"kind": "argmax", "band": {"margin": 0.5, "times": 1.6}}
+    rule = DecisionRule(kind="argmax", band=UncertaintyBand(margin=0.5, times=1.6))
     names = ("A", "B", "C")
     probabilities = {"A": 0.7, "B": 0.2, "C": 0.1}
-    three = case(classes=names, probabilities=probabilities, label="A", decision="A", point=point, heat=heat)
+    three = case(classes=names, probabilities=probabilities, label="A", decision="A", rule=rule, heat=heat)
     printed = text(made(three))
     assert "The likeliest class is answered, if it has 50 % and is at least 1.6 times as likely as the next" in printed
     assert "Black mark" not in printed
@@ -292,7 +290,7 @@ def test_a_report_of_the_longest_texts_has_two_pages_and_says_what_it_left_out()
         probabilities=dict.fromkeys(names, 1 / 12),
         label=names[0],
         decision=predictor.REVIEW,
-        point={"kind": "argmax", "band": {"times": 1.5}, "temperature": 1.0},
+        rule=DecisionRule(kind="argmax", band=UncertaintyBand(margin=0.4, times=1.5), temperature=1.0),
         checks=(check,) * 5,
         reviews=tuple(cases.ReviewRow("R" * 200, False, names[1], long, AT) for _ in range(9)),
         heat=np.zeros((12, 8, 8), np.float32),

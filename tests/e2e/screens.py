@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from PIL import Image
 from playwright import sync_api
 
-from lungkit.clinic.predictor import Models
+from lungkit.clinic.predictor import ModelPool
 from lungkit.clinic.records.accounts import Access
 from lungkit.clinic.records.cases import NewPatient, Records
 from lungkit.clinic.records.tables import SignIn, Study
@@ -27,7 +27,7 @@ DAYS = 28  # that the demo's records are spread over
 def fill(clinic: Clinic, folder: Path) -> None:
     """Records of some weeks: phantoms read by two doctors, most readings reviewed with what was drawn."""
     rng = np.random.default_rng(5)
-    model = Models()
+    model = ModelPool()
     seats = [Records(Access(clinic.store, clinic.token(name))) for name in ("ada", "ben")]
     for number in bar(range(PATIENTS), label="demo patients", unit="patient"):
         drawn = phantom.CLASSES[number % len(phantom.CLASSES)]

@@ -294,7 +294,7 @@ def save_readings(clinic, monkeypatch, name, number, patient_name, slices) -> No
     """A reading of Normal, then one of COVID-19 that was corrected to Pneumonia, as a kernel saves them."""
     monkeypatch.setenv("LUNGKIT_ARTIFACTS", str(clinic.artifacts))
     doctor = Records(accounts.Access(clinic.store, clinic.token(name)))
-    model = predictor.Models().get("ct-infection")
+    model = predictor.ModelPool().get("ct-infection")
     patient, saved = NewPatient(number, patient_name, 1950, "male"), []
     for label in ("Normal", "COVID-19"):
         image = images.read(slices[label])

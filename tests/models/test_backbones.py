@@ -13,6 +13,7 @@ import pytest
 from lungkit.data.preprocess import Preprocessing
 from lungkit.errors import LungkitError
 from lungkit.models import backbones, cnn, efficientnet_lite, graph, saved
+from lungkit.models.rule import DecisionRule
 from lungkit.training import export, gradcam, release
 
 SPEC = Preprocessing(size=(64, 64), mean=0.4, std=0.2)
@@ -191,7 +192,7 @@ def test_an_equalising_backbone_is_exported_and_reads_both_brightnesses_alike(te
     assert moved < 0.5 * np.abs(release.probabilities(plain, darker) - release.probabilities(plain, tensors)).max()
     saved.save(model, tmp_path)
     export.write(model, tmp_path)
-    found = export.agreement(model, graph.Graph(tmp_path), tensors, scores, {"kind": "argmax"})
+    found = export.agreement(model, graph.Graph(tmp_path), tensors, scores, DecisionRule(kind="argmax"))
     assert found["largest_probability_difference"] < 1e-3
 
 
@@ -221,7 +222,7 @@ def test_every_backbone_goes_the_whole_way_to_the_clinic(name, tensors, tmp_path
 
     assert gradcam.gradcam(again, tensors[:1]).max() == 1
     export.write(again, tmp_path)
-    found = export.agreement(again, graph.Graph(tmp_path), tensors, scores, {"kind": "argmax"})
+    found = export.agreement(again, graph.Graph(tmp_path), tensors, scores, DecisionRule(kind="argmax"))
     assert found["largest_probability_difference"] < 1e-4
     assert found["largest_heat_difference"] < 1e-2
 

@@ -63,7 +63,7 @@ def test_a_shipped_model_says_whose_what_for_and_how_well(name):
 
 
 def test_the_clinic_begins_with_the_chest_x_ray_and_offers_every_model_with_its_question():
-    models = predictor.Models()
+    models = predictor.ModelPool()
     offered = {name: question for question, name in models.choices()}
     assert models.default() == next(iter(offered)) == "chest-xray-pneumonia"
     assert list(offered)[-1] == "ct-infection"

@@ -1,14 +1,16 @@
 """Probabilities mean what they say after calibration, and the band of uncertainty holds what its card says."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.special
 
 from lungkit.errors import LungkitError
-from lungkit.models import decision
+from lungkit.models.rule import ConformalLevel, DecisionRule
 from lungkit.training import calibration
 
-ARGMAX = {"kind": "argmax"}
+ARGMAX = DecisionRule(kind="argmax")
 
 
 def _patients(n=4000, classes=3, seed=0) -> tuple[np.ndarray, np.ndarray]:
@@ -61,85 +63,80 @@ def test_labels_that_do_not_fit_the_logits_are_refused():
 # --- the band of uncertainty
 
 
-def _threshold(value: float) -> dict:
-    return {"kind": "threshold", "positive": "ill", "threshold": value}
+def _threshold(value: float) -> DecisionRule:
+    return DecisionRule(kind="threshold", positive="ill", threshold=value)
 
 
 @pytest.mark.parametrize(("classes", "point"), [(2, _threshold(0.3)), (2, ARGMAX), (3, ARGMAX)])
 def test_the_band_is_the_smallest_that_holds_its_share_of_the_errors_or_the_most_that_may_be_reviewed(classes, point):
     labels, logits = _patients(classes=classes)
     scores = scipy.special.softmax(logits, axis=1)
-    band = calibration.uncertainty(labels, scores, point)
-    within = decision.uncertain(scores, point, band)
-    wrong = decision.decide(scores, point) != labels
-    assert band["reviewed"] == pytest.approx(within.mean())
-    assert band["errors_held"] == pytest.approx(within[wrong].mean())
-    assert np.mean(decision.margin(scores, point) <= band["margin"]) <= 0.2
+    band = calibration.uncertainty_band(labels, scores, point)
+    within = replace(point, band=band).uncertain(scores)
+    wrong = point.decide(scores) != labels
+    assert band.reviewed == pytest.approx(within.mean())
+    assert band.errors_held == pytest.approx(within[wrong].mean())
+    assert np.mean(point.margin(scores) <= band.margin) <= 0.2
     assert within[wrong].mean() > 1.5 * within.mean(), "errors gather around the operating point"
-    full = band["errors_held"] >= 0.75
-    assert full or band["reviewed"] > 0.19
+    full = band.errors_held >= 0.75
+    assert full or band.reviewed > 0.19
     if full:  # a little less would hold less
-        less = band | {"margin": band["margin"] * 0.97}
-        assert decision.uncertain(scores, point, less)[wrong].mean() < 0.75
-
-
-def test_an_answer_less_likely_than_not_is_uncertain_however_far_ahead_of_the_next():
-    rows = np.array([[0.46, 0.28, 0.26], [0.52, 0.47, 0.01]])
-    assert decision.uncertain(rows, ARGMAX, {"margin": 0.01}).tolist() == [True, False]
+        less = replace(point, band=replace(band, margin=band.margin * 0.97))
+        assert less.uncertain(scores)[wrong].mean() < 0.75
 
 
 def test_few_errors_near_the_operating_point_make_a_narrow_band():
     scores = np.linspace(0.001, 0.999, 1000)
     labels = (scores > 0.5).astype(int)
     labels[495:505] = 1 - labels[495:505]
-    band = calibration.uncertainty(labels, np.column_stack([1 - scores, scores]), _threshold(0.5))
-    assert band["errors_held"] >= 0.75
-    assert band["reviewed"] == pytest.approx(0.02, abs=0.002), "never below the share that is looked at anyhow"
-    assert band["low"] == pytest.approx(0.49, abs=0.002)
-    assert band["high"] == pytest.approx(0.51, abs=0.002)
+    band = calibration.uncertainty_band(labels, np.column_stack([1 - scores, scores]), _threshold(0.5))
+    assert band.errors_held >= 0.75
+    assert band.reviewed == pytest.approx(0.02, abs=0.002), "never below the share that is looked at anyhow"
+    assert band.low == pytest.approx(0.49, abs=0.002)
+    assert band.high == pytest.approx(0.51, abs=0.002)
 
 
 def test_without_an_error_the_closest_answers_are_still_reviewed():
     scores = np.linspace(0.01, 0.99, 200)
     labels = (scores > 0.5).astype(int)
-    band = calibration.uncertainty(labels, np.column_stack([1 - scores, scores]), _threshold(0.5))
-    assert band["errors_held"] is None
-    assert band["reviewed"] == pytest.approx(0.02)
+    band = calibration.uncertainty_band(labels, np.column_stack([1 - scores, scores]), _threshold(0.5))
+    assert band.errors_held is None
+    assert band.reviewed == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize("threshold", [0.02, 0.5, 0.93])
 def test_the_ends_of_a_thresholds_band_are_where_uncertainty_ends(threshold):
     labels, logits = _patients(classes=2)
     point = _threshold(threshold)
-    band = calibration.uncertainty(labels, scipy.special.softmax(logits, axis=1), point)
-    assert 0 < band["low"] < threshold < band["high"] < 1
-    for inside, outside in ((band["low"] * 1.001, band["low"] * 0.999), (band["high"] * 0.999, band["high"] * 1.001)):
+    band = calibration.uncertainty_band(labels, scipy.special.softmax(logits, axis=1), point)
+    assert 0 < band.low < threshold < band.high < 1
+    for inside, outside in ((band.low * 1.001, band.low * 0.999), (band.high * 0.999, band.high * 1.001)):
         rows = np.array([[1 - p, p] for p in (inside, min(outside, 1.0))])
-        assert decision.uncertain(rows, point, band).tolist() == [True, False]
+        assert replace(point, band=band).uncertain(rows).tolist() == [True, False]
 
 
 def test_times_is_how_many_times_likelier_the_first_class_must_be():
     labels, logits = _patients()
-    band = calibration.uncertainty(labels, scipy.special.softmax(logits, axis=1), ARGMAX)
-    times = band["times"]
+    band = calibration.uncertainty_band(labels, scipy.special.softmax(logits, axis=1), ARGMAX)
+    times = band.times
     assert times > 1
     rows = np.array([[factor, 1.0, 0.1] for factor in (times * 0.99, times * 1.01)])
     rows /= rows.sum(axis=1, keepdims=True)
-    assert decision.uncertain(rows, ARGMAX, band).tolist() == [True, False]
+    assert replace(ARGMAX, band=band).uncertain(rows).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("threshold", [0.0, np.nextafter(1, 2)])
 def test_an_operating_point_that_calls_everything_one_class_has_a_finite_band(threshold):
     scores = np.linspace(0.1, 0.9, 50)
-    band = calibration.uncertainty(np.zeros(50, int), np.column_stack([1 - scores, scores]), _threshold(threshold))
-    assert np.isfinite([band["margin"], band["low"], band["high"]]).all()
+    band = calibration.uncertainty_band(np.zeros(50, int), np.column_stack([1 - scores, scores]), _threshold(threshold))
+    assert np.isfinite([band.margin, band.low, band.high]).all()
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_very_few_validation_images_still_give_a_band(n):
     scores = np.linspace(0.3, 0.9, n)
-    band = calibration.uncertainty(np.ones(n, int), np.column_stack([1 - scores, scores]), _threshold(0.5))
-    assert band["margin"] >= 0
+    band = calibration.uncertainty_band(np.ones(n, int), np.column_stack([1 - scores, scores]), _threshold(0.5))
+    assert band.margin >= 0
 
 
 # --- conformal sets
@@ -149,32 +146,29 @@ def test_very_few_validation_images_still_give_a_band(n):
 def test_the_true_class_of_new_images_is_among_those_named_as_often_as_stated(level):
     labels, logits = _patients(n=6000)
     scores = scipy.special.softmax(logits / 2.5, axis=1)  # even where the probabilities are wrong
-    stated = calibration.conformal(labels[:3000], scores[:3000], level)
-    named = decision.prediction_set(scores[3000:], stated)
+    stated = calibration.conformal_level(labels[:3000], scores[:3000], level)
+    named = replace(ARGMAX, conformal=stated).prediction_set(scores[3000:])
     coverage = named[np.arange(3000), labels[3000:]].mean()
     assert level - 0.03 < coverage < level + 0.03
-    assert stated["level"] == level
-    assert stated["n"] == 3000
+    assert stated.level == level
+    assert stated.n == 3000
 
 
 def test_a_surer_model_names_fewer_classes():
     labels, logits = _patients()
     sure = scipy.special.softmax(logits, axis=1)
     vague = scipy.special.softmax(np.random.default_rng(1).normal(size=logits.shape), axis=1)
-    counts = [decision.prediction_set(s, calibration.conformal(labels, s)).sum(axis=1).mean() for s in (sure, vague)]
-    assert counts[0] < counts[1] - 0.3
-
-
-def test_the_likeliest_class_is_always_named():
-    named = decision.prediction_set(np.array([[0.4, 0.35, 0.25], [0.9, 0.06, 0.04]]), {"least": 0.99})
-    assert named.tolist() == [[True, False, False], [True, False, False]]
+    rules = [replace(ARGMAX, conformal=calibration.conformal_level(labels, scores)) for scores in (sure, vague)]
+    counts = [rule.prediction_set(scores).sum() for rule, scores in zip(rules, (sure, vague), strict=True)]
+    assert counts[0] < counts[1] - 0.3 * len(labels)
 
 
 def test_of_too_few_validation_images_every_class_is_named():
     labels, logits = _patients(n=8)
     scores = scipy.special.softmax(logits, axis=1)
-    assert calibration.conformal(labels, scores)["least"] == 0.0
-    assert decision.prediction_set(scores, calibration.conformal(labels, scores)).all()
+    level = calibration.conformal_level(labels, scores)
+    assert level.least == 0.0
+    assert replace(ARGMAX, conformal=level).prediction_set(scores).all()
 
 
 # --- conformal sets on other images
@@ -183,7 +177,11 @@ def test_of_too_few_validation_images_every_class_is_named():
 def test_the_table_of_conformal_sets_has_a_row_for_all_and_for_each_class():
     chances = np.array([[0.9, 0.1, 0.0], [0.3, 0.6, 0.1], [0.4, 0.5, 0.1], [0.1, 0.6, 0.3]])
     table = calibration.conformal_table(
-        np.array([0, 1, 0, 2]), chances, ["a", "a", "b", "b"], ["x", "y", "z"], {"level": 0.75, "least": 0.35}
+        np.array([0, 1, 0, 2]),
+        chances,
+        ["a", "a", "b", "b"],
+        ["x", "y", "z"],
+        replace(ARGMAX, conformal=ConformalLevel(level=0.75, least=0.35)),
     )
     assert table["images"].tolist() == [4, 2, 1, 1]
     assert list(table.index) == ["all", "x", "y", "z"]

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,8 @@ from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 
 from lungkit.errors import LungkitError
+from lungkit.models.rule import DecisionRule
 from lungkit.training.evaluation import (
-    decide,
     evaluate,
     format_interval,
     mean_with_interval,
@@ -22,7 +23,7 @@ from lungkit.training.evaluation import (
 )
 
 CLASSES = ("Normal", "Pneumonia", "COVID-19")
-ARGMAX = {"kind": "argmax"}
+ARGMAX = DecisionRule(kind="argmax")
 
 
 def predictions(n=400, size=3, seed=1, skill=1.5, decimals=None):
@@ -80,7 +81,7 @@ def test_three_class_figures_agree_with_scikit_learn(decimals):
 
 def test_two_class_figures_agree_with_scikit_learn_at_the_operating_point():
     y, p = predictions(size=2, decimals=1)
-    point = {"kind": "threshold", "positive": "Pneumonia", "threshold": 0.3}
+    point = DecisionRule(kind="threshold", positive="Pneumonia", threshold=0.3)
     predicted = p[:, 1] >= 0.3
     got = evaluated(y, p, point=point).to_dict()
     assert got["auc"] == pytest.approx(sk.roc_auc_score(y, p[:, 1]))
@@ -90,7 +91,7 @@ def test_two_class_figures_agree_with_scikit_learn_at_the_operating_point():
     assert got["per_class"]["Pneumonia"]["recall"] == pytest.approx(sk.recall_score(y, predicted))
     assert got["per_class"]["Normal"]["precision"] == pytest.approx(sk.precision_score(y, predicted, pos_label=0))
     assert got["confusion"] == sk.confusion_matrix(y, predicted).tolist()
-    assert got["operating_point"] == point
+    assert got["operating_point"] == point.to_dict()
 
 
 def test_curves_agree_with_scikit_learn():
@@ -130,7 +131,7 @@ def test_reliability_agrees_with_scikit_learn_and_adds_up_to_the_ece():
 
 def test_ece_looks_at_the_likeliest_class_whatever_the_operating_point():
     y, p = predictions(size=2)
-    high = evaluated(y, p, point={"kind": "threshold", "threshold": 0.9})
+    high = evaluated(y, p, point=DecisionRule(kind="threshold", threshold=0.9))
     assert high.value("ece") == evaluated(y, p).value("ece")
 
 
@@ -395,13 +396,13 @@ def test_the_accuracy_stands_next_to_that_of_the_largest_class():
 
 def test_a_chosen_threshold_is_shown_with_its_figures_and_those_at_a_half():
     y, p = predictions(size=2)
-    point = {"kind": "threshold", "threshold": 0.2, "chosen_on": "validation", "criterion": "Youden's J"}
+    point = DecisionRule(kind="threshold", threshold=0.2, chosen_on="validation", criterion="Youden's J")
     got = evaluated(y, p, point=point)
     table = got.operating_points()
     assert list(table.index) == ["0.200, chosen on validation by Youden's J", "0.5, not chosen", "always 'Normal'"]
     share = np.mean(y == 0)
     assert table.iloc[2].tolist() == [f"{share:.3f}", "0.500", "0.000", "1.000"]
-    half = evaluated(y, p, point=point | {"threshold": 0.5})
+    half = evaluated(y, p, point=replace(point, threshold=0.5))
     assert table.loc["0.5, not chosen", "Sensitivity for Pneumonia"] == format_interval(
         *half.value("recall", "Pneumonia")
     )
@@ -473,17 +474,17 @@ def test_the_threshold_has_the_highest_youden_j_of_all():
     y, p = predictions(size=2, decimals=1)
     point = operating_point(y, p, CLASSES[:2])
     fpr, tpr, _ = sk.roc_curve(y, p[:, 1], drop_intermediate=False)
-    assert sk.balanced_accuracy_score(y, decide(p, point)) == pytest.approx((1 + np.max(tpr - fpr)) / 2)
-    assert point["positive"] == "Pneumonia"
-    assert point["chosen_on"] == "validation"
-    assert point["n"] == len(y)
-    json.dumps(point, allow_nan=False)
+    assert sk.balanced_accuracy_score(y, point.decide(p)) == pytest.approx((1 + np.max(tpr - fpr)) / 2)
+    assert point.positive == "Pneumonia"
+    assert point.chosen_on == "validation"
+    assert point.n == len(y)
+    json.dumps(point.to_dict(), allow_nan=False)
 
 
 def test_the_threshold_lies_in_the_middle_between_two_neighbours():
     p = np.array([0.1, 0.2, 0.9, 0.95])
     point = operating_point(np.array([0, 0, 1, 1]), np.column_stack([1 - p, p]), CLASSES[:2])
-    assert point["threshold"] == pytest.approx(0.55)
+    assert point.threshold == pytest.approx(0.55)
 
 
 @pytest.mark.parametrize(
@@ -492,25 +493,19 @@ def test_the_threshold_lies_in_the_middle_between_two_neighbours():
 )
 def test_among_equal_thresholds_the_one_nearest_a_half_is_taken(p, threshold):
     point = operating_point(np.array([0, 1, 0, 1]), np.column_stack([1 - np.array(p), p]), CLASSES[:2])
-    assert point["threshold"] == pytest.approx(threshold)
+    assert point.threshold == pytest.approx(threshold)
 
 
 def test_more_than_two_classes_take_the_likeliest():
     y, p = predictions()
     point = operating_point(y, p, CLASSES)
-    assert point["kind"] == "argmax"
-    np.testing.assert_array_equal(decide(p, point), p.argmax(axis=1))
+    assert point.kind == "argmax"
+    np.testing.assert_array_equal(point.decide(p), p.argmax(axis=1))
 
 
 def test_a_threshold_needs_validation_images_of_both_classes():
     with pytest.raises(LungkitError, match="no validation image of class 'Pneumonia'"):
         operating_point(np.zeros(3, int), np.full((3, 2), 0.5), CLASSES[:2])
-
-
-@pytest.mark.parametrize("point", [{"kind": "threshold", "threshold": 0.5}, {"kind": "magic"}, {}])
-def test_an_operating_point_that_does_not_fit_is_refused(point):
-    with pytest.raises(LungkitError, match="does not fit probabilities of 3 classes"):
-        decide(np.full((2, 3), 1 / 3), point)
 
 
 # --- input
@@ -539,7 +534,7 @@ def test_input_that_does_not_fit_is_refused_with_what_would(change, message):
         "probabilities": [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]],
         "patients": ["a", "b", "b"],
         "classes": ["Normal", "Pneumonia"],
-        "operating_point": ARGMAX,
+        "rule": ARGMAX,
     }
     with pytest.raises(LungkitError, match=message):
         evaluate(**(sound | change))

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from lungkit.models import cnn, graph
+from lungkit.models.rule import DecisionRule
 from lungkit.training import export, gradcam, release
 
 layers = keras.layers
-ARGMAX = {"kind": "argmax"}
+ARGMAX = DecisionRule(kind="argmax")
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from lungkit.errors import LungkitError
+from lungkit.models.rule import DecisionRule
 from lungkit.training import plots
 from lungkit.training.evaluation import evaluate, operating_point
 
@@ -110,7 +111,9 @@ def test_precision_recall_draws_the_curve_and_the_level_of_chance():
 
 @pytest.mark.parametrize("figure", [plots.roc, plots.precision_recall])
 def test_curves_of_a_single_class_are_refused_with_the_reason(figure):
-    one = evaluate(np.zeros(6, int), np.full((6, 2), 0.5), range(6), CLASSES[:2], {"kind": "argmax"}, n_boot=10)
+    one = evaluate(
+        np.zeros(6, int), np.full((6, 2), 0.5), range(6), CLASSES[:2], DecisionRule(kind="argmax"), n_boot=10
+    )
     with pytest.raises(LungkitError, match="all images are of one class"):
         figure(one)
 
@@ -118,7 +121,7 @@ def test_curves_of_a_single_class_are_refused_with_the_reason(figure):
 def test_a_class_without_images_has_no_panel():
     y = np.array([0, 0, 1, 1, 0, 1])
     p = np.tile([0.5, 0.3, 0.2], (6, 1))
-    result = evaluate(y, p, range(6), CLASSES, {"kind": "argmax"}, n_boot=10)
+    result = evaluate(y, p, range(6), CLASSES, DecisionRule(kind="argmax"), n_boot=10)
     assert len(plots.roc(result).axes) == 2
     for figure in (plots.confusion, plots.reliability, plots.per_class_scores):
         draw(figure(result))
@@ -233,7 +236,7 @@ def test_repeated_settings_show_every_start_the_mean_and_what_the_search_said():
 
 def test_where_each_class_does_alike_none_is_called_worst():
     y = np.repeat([0, 1, 2], 20)
-    result = evaluate(y, np.eye(3)[y], np.arange(60), CLASSES, {"kind": "argmax"}, n_boot=50)
+    result = evaluate(y, np.eye(3)[y], np.arange(60), CLASSES, DecisionRule(kind="argmax"), n_boot=50)
     assert title(draw(plots.per_class_scores(result))) == "100 % of the images of each class are found"
     assert "the same for each class: 1.000 (0.832" in title(draw(plots.precision_recall(result)))
 

@@ -1,6 +1,7 @@
 """What a chest X-ray model's card says on trust, on pictures whose cues are known and models that read one of them."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from lungkit.data import dataset, preprocess
 from lungkit.errors import LungkitError
+from lungkit.models.rule import DecisionRule
 from lungkit.training import probes, release
 
 # Pictures of 40 x 60 pixels lie unscaled in rows 10 to 50 of the tensor; above and below is black.
@@ -103,8 +105,10 @@ def _candidate(places=LUNGS, heat=None, flagged=(), classes=("NORMAL", "PNEUMONI
         maps = np.where(np.eye(len(classes))[found.argmax(axis=1)][..., None, None] > 0, heat, np.full_like(heat, 0.5))
         return {"probabilities": found, "heat": maps.astype(np.float32), "embedding": np.zeros((len(tensors), 3))}
 
-    card = {"classes": list(classes), "preprocessing": SPEC.to_dict(), "operating_point": {"kind": "argmax"}}
-    return release.Candidate(card, read, lambda files: np.array([file.name in flagged for file in files]))
+    card = {"classes": list(classes), "preprocessing": SPEC.to_dict()}
+    return release.Candidate(
+        card, DecisionRule(kind="argmax"), read, lambda files: np.array([file.name in flagged for file in files])
+    )
 
 
 def _placed(picture: np.ndarray) -> np.ndarray:
@@ -183,7 +187,7 @@ def test_validation_images_are_counted_and_no_test_image_is_opened(own, outside)
 def test_what_is_hidden_takes_the_mean_brightness_of_what_is_left_of_the_picture(own, outside):
     seen = []
     candidate = _candidate()
-    watching = release.Candidate(candidate.card, lambda t: seen.append(t) or candidate.read(t), candidate.flagged)
+    watching = replace(candidate, read=lambda t: seen.append(t) or candidate.read(t))
     probes.shortcuts(watching, own, outside)
     as_is, no_lungs, lungs, no_border = (seen[0][i, ABOVE : ABOVE + HEIGHT, :, 0] for i in range(4))
     lung = _mask() > 0
@@ -383,7 +387,7 @@ def test_on_covid_chestxray_the_figures_are_of_its_frontal_x_rays(shared_data, o
         found = np.column_stack([1 - mean, mean]).astype(np.float32)
         return {"probabilities": found, "heat": np.ones((len(tensors), 2, *SPEC.size), np.float32)}
 
-    candidate = release.Candidate(_candidate().card, read, lambda files: np.zeros(len(files), bool))
+    candidate = replace(_candidate(), read=read)
     found = probes.out_of_source(candidate, folder)
     assert {label: of["images"] for label, of in found["labels"].items()} == {
         "covid19": 335, "normal": 14, "other_pneumonia_or_disease": 43,

@@ -15,7 +15,8 @@ from PIL import Image
 from lungkit import config
 from lungkit.data import dataset, preprocess, splits
 from lungkit.errors import LungkitError
-from lungkit.models import cnn, decision, registry, saved
+from lungkit.models import cnn, registry, saved
+from lungkit.models.rule import DecisionRule
 from lungkit.training import pipeline, release
 from tests.training.relabelled import relabelled
 
@@ -187,7 +188,7 @@ def test_a_score_is_the_evaluation_of_the_predictions_at_the_cards_operating_poi
     np.testing.assert_array_equal(scored.tensors, tensors)
     calibrated = release.probabilities(model, tensors, version.card["temperature"])
     np.testing.assert_allclose(scored.probabilities, calibrated, atol=1e-6)
-    expected = decision.decide(scored.probabilities, version.card["operating_point"])
+    expected = version.rule.decide(scored.probabilities)
     np.testing.assert_array_equal(scored.evaluation.predicted, expected)
     assert scored.to_dict()["accuracy"] == version.card["metrics"]["val"]["accuracy"]
 
@@ -201,7 +202,7 @@ def test_a_score_says_what_is_left_to_a_person_and_what_the_rest_is_worth(versio
         rows=pd.DataFrame({"patient_id": ["a", "b", "c", "d"]}),
     )
     version.card["operating_point"] = {"kind": "threshold", "threshold": 0.5}
-    version.card["uncertainty"] = {"margin": decision.margin(np.array([[0.45, 0.55]]), {"kind": "argmax"})[0] + 1e-6}
+    version.card["uncertainty"] = {"margin": DecisionRule(kind="argmax").margin(np.array([[0.45, 0.55]]))[0] + 1e-6}
     assert half.review == {"share": 0.5, "errors_held": 1.0, "accuracy": 1.0, "interval": [0.025**0.5, 1.0]}
     version.card["uncertainty"] = {"margin": 100.0}
     assert half.review == {"share": 1.0, "errors_held": 1.0, "accuracy": None, "interval": [None, None]}

@@ -8,13 +8,14 @@ import pytest
 
 from lungkit.data import quality
 from lungkit.models import registry
+from lungkit.models.rule import DecisionRule
 from lungkit.training import activation, evaluation, sentences
 
 TWO = ("Normal", "COVID-19")
 
 
 def evaluated(y, p, classes=TWO, patients=None, threshold=0.5):
-    point = {"kind": "threshold", "threshold": threshold, "chosen_on": "validation", "criterion": "Youden's J"}
+    point = DecisionRule(kind="threshold", threshold=threshold, chosen_on="validation", criterion="Youden's J")
     y, p = np.asarray(y), np.asarray(p, float)
     patients = np.arange(len(y)) if patients is None else patients
     return evaluation.evaluate(y, np.column_stack([1 - p, p]), patients, classes, point, n_boot=300)

@@ -14,7 +14,8 @@ from lungkit.clinic.predictor import REVIEW
 from lungkit.clinic.records.cases import Case, Records
 from lungkit.clinic.words import percent
 from lungkit.errors import LungkitError
-from lungkit.models import decision, registry
+from lungkit.models import registry
+from lungkit.models.rule import DecisionRule, UncertaintyBand
 
 
 def view(records: Records, models, act: Callable, go: Callable, reading_id: str, back: str = "worklist"):
@@ -74,9 +75,7 @@ def decided(case: Case) -> str:
 
 def _reasons(case: Case) -> list[str]:
     failed = [_sentence(check.words) for check in case.checks if not check.passed]
-    band = case.point.get("band")
-    probabilities = np.array([[case.probabilities[name] for name in case.classes]])
-    if band and decision.uncertain(probabilities, case.point, band)[0]:
+    if case.rule.uncertain(_probabilities(case))[0]:
         failed.append("The probabilities lie within the band of uncertainty: the model often errs there.")
     return failed or ["The model's own rules call for a review."]
 
@@ -101,16 +100,20 @@ def _not_ruled_out(case: Case) -> str:
     Its promise holds for images like those of validation: not where a check failed. A set of one class says less than
     the band of uncertainty does, and would sound like more.
     """
-    conformal = case.point.get("conformal")
+    conformal = case.rule.conformal
     if not conformal or not all(check.passed for check in case.checks):
         return ""
-    probabilities = np.array([[case.probabilities[name] for name in case.classes]])
-    kept = decision.prediction_set(probabilities, conformal)[0]
+    kept = case.rule.prediction_set(_probabilities(case))[0]
     if kept.sum() < 2:
         return ""
     names = " or ".join(safe(name) for name, keep in zip(case.classes, kept, strict=True) if keep)
-    level = percent(conformal["level"])
+    level = percent(conformal.level)
     return f'<p class="bars-key">Not ruled out ({level} prediction set): <b>{names}</b>.</p>'
+
+
+def _probabilities(case: Case) -> np.ndarray:
+    """(1, classes), as a decision rule takes them."""
+    return np.array([[case.probabilities[name] for name in case.classes]])
 
 
 def _marks(case: Case) -> dict[str, tuple[float, float, float]]:
@@ -119,11 +122,11 @@ def _marks(case: Case) -> dict[str, tuple[float, float, float]]:
     Two classes: the threshold on the last, and its mirror on the first. More: on the likeliest class, the probability
     of the next, and how much it must be exceeded.
     """
-    match case.point:
-        case {"kind": "threshold", "threshold": point, "band": {"low": low, "high": high}}:
+    match case.rule:
+        case DecisionRule(threshold=float(point), band=UncertaintyBand(low=float(low), high=float(high))):
             first, last = case.classes
             return {first: (1 - point, 1 - high, 1 - low), last: (point, low, high)}
-        case {"band": {"times": times}}:
+        case DecisionRule(band=UncertaintyBand(times=float(times))):
             ranked = sorted(case.classes, key=case.probabilities.get, reverse=True)
             second = case.probabilities[ranked[1]]
             return {ranked[0]: (second, second, min(1.0, max(0.5, second * times)))}
@@ -149,14 +152,14 @@ def _bar(name: str, case: Case, marks: tuple[float, float, float] | None) -> str
 def _key(case: Case) -> str:
     point = '<span class="key-point" aria-hidden="true"></span>'
     band = '<span class="key-band" aria-hidden="true"></span>'
-    match case.point:
-        case {"kind": "threshold", "threshold": at, "band": {"low": low, "high": high}}:
+    match case.rule:
+        case DecisionRule(threshold=float(at), band=UncertaintyBand(low=float(low), high=float(high))):
             last = safe(case.classes[-1])
             return (
                 f"{point} Operating point: {last} from {percent(at)}. "
                 f"{band} Band of uncertainty: {percent(low)} to {percent(high)} for {last}."
             )
-        case {"band": {"times": times}}:
+        case DecisionRule(band=UncertaintyBand(times=float(times))):
             return (
                 f"{point} Operating point: the next likely class. {band} Band of uncertainty: less than "
                 f"{times:.1f} times as likely as the next, or under 50 %."

@@ -76,10 +76,10 @@ def _log_errors() -> None:
     )
 
 
-def _warm() -> "predictor.Models":
+def _warm() -> "predictor.ModelPool":
     """All that takes time and belongs to nobody: imports, the first screen's code, the default model."""
     importlib.import_module("lungkit.clinic.app.case")
-    models = predictor.Models()
+    models = predictor.ModelPool()
     if models.names():
         with suppress(LungkitError):  # said in words where somebody uses it
             models.get(models.default())

@@ -23,6 +23,7 @@ from lungkit.clinic.records.accounts import Access
 from lungkit.clinic.records.tables import SEXES, Patient, Reading, Review, Study, User, new_id, now
 from lungkit.data import images
 from lungkit.errors import LungkitError
+from lungkit.models.rule import DecisionRule
 
 LONGEST_NUMBER, LONGEST_NAME, LONGEST_TEXT = 64, 200, 4000  # characters
 FIRST_BIRTH_YEAR = 1900
@@ -131,7 +132,7 @@ class Case:
     probabilities: dict[str, float]
     label: str
     decision: str
-    point: dict
+    rule: DecisionRule
     checks: tuple[predictor.Check, ...]
     milliseconds: float
     read_at: datetime
@@ -185,7 +186,7 @@ class Records:
         patient: str | NewPatient,
         image: images.Image,
         sha256: str,
-        reading: predictor.Reading,
+        reading: predictor.Prediction,
         notes: str = "",
     ) -> SavedCase:
         """Save an upload with its reading, and its patient if new: all of it or nothing.
@@ -269,7 +270,7 @@ class Records:
             probabilities=reading.probabilities,
             label=reading.label,
             decision=reading.decision,
-            point=reading.point,
+            rule=DecisionRule.from_dict(reading.point),
             checks=tuple(predictor.Check(**check) for check in reading.checks),
             milliseconds=reading.milliseconds,
             read_at=reading.read_at,
@@ -386,7 +387,7 @@ def _case_row(row: sa.Row) -> CaseRow:
     return CaseRow(**same, probability=row.probabilities[row.label], thumbnail=pixels.thumbnail(row.pixels, row.units))
 
 
-def _said(reading: predictor.Reading) -> dict:
+def _said(reading: predictor.Prediction) -> dict:
     """The columns of a reading, JSON-ready; the order of the classes is that of the heat maps."""
     return {
         "model": reading.model,
@@ -394,7 +395,7 @@ def _said(reading: predictor.Reading) -> dict:
         "probabilities": {name: float(p) for name, p in zip(reading.classes, reading.probabilities, strict=True)},
         "label": reading.label,
         "decision": reading.decision,
-        "point": reading.point,
+        "point": reading.rule.to_dict(),
         "checks": [
             {
                 "name": c.name,
