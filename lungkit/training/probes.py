@@ -25,6 +25,7 @@ import PIL.Image
 from lungkit.data import dataset, images, preprocess
 from lungkit.data.image import placed
 from lungkit.errors import LungkitError
+from lungkit.models.rule import DecisionRule
 from lungkit.progress import bar
 from lungkit.training import evaluation, gradcam
 from lungkit.training.release import Candidate
@@ -266,7 +267,7 @@ def _auc(normal: np.ndarray, scores: np.ndarray, patients: np.ndarray) -> dict:
     if normal.all() or not normal.any():
         return _figure(np.nan, np.nan, np.nan)
     both = np.column_stack([1 - scores, scores])
-    measured = evaluation.evaluate((~normal).astype(int), both, patients, (NORMAL, "rest"), {"kind": "argmax"})
+    measured = evaluation.evaluate((~normal).astype(int), both, patients, (NORMAL, "rest"), DecisionRule(kind="argmax"))
     return _figure(*measured.value("auc"))
 
 
