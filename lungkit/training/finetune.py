@@ -16,9 +16,9 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
 from lungkit import files, resume
+from lungkit.data import dataset, preprocess
 from lungkit.models import backbones, cnn, ensemble, registry
 from lungkit.models.rule import DecisionRule, log_odds
-from lungkit.data import dataset, preprocess
 from lungkit.progress import bar
 from lungkit.training import calibration, evaluation, fit, multiworker, pipeline, recipes, release
 from lungkit.training.recipes import Recipe
