@@ -1,6 +1,7 @@
 """Every path and setting of the project, from LUNGKIT_* variables; no other module spells a path.
 
-Variables: LUNGKIT_HOME (the project's folder; default: where this package's folder lies),
+Variables: LUNGKIT_HOME (the project's folder; default: the checkout that holds this package, or
+~/lungkit where the package was installed),
 LUNGKIT_DATA, LUNGKIT_ARTIFACTS, LUNGKIT_REPORTS (defaults: data, artifacts and reports below it),
 LUNGKIT_DATABASE (URL of the clinic's records; default: an SQLite file below LUNGKIT_DATA),
 LUNGKIT_IDLE_MINUTES, LUNGKIT_SESSION_HOURS (how long a person stays signed in without an action, and at most),
@@ -18,9 +19,14 @@ from lungkit.errors import LungkitError
 REGISTERED = "registered.json"  # in a run's folder: the version that the run registered
 
 
+_PACKAGE = Path(__file__).parent
+
+
 def home() -> Path:
     """The project's folder."""
-    return Path(os.environ.get("LUNGKIT_HOME") or Path(__file__).parent.parent).resolve()
+    is_checkout = (_PACKAGE.parent / "pyproject.toml").is_file()
+    default = _PACKAGE.parent if is_checkout else Path.home() / "lungkit"
+    return Path(os.environ.get("LUNGKIT_HOME") or default).resolve()
 
 
 def _folder(variable: str, name: str) -> Path:
@@ -55,8 +61,9 @@ def work_dir() -> Path:
 
 
 def notebooks_dir() -> Path:
-    """The numbered notebooks."""
-    return home() / "notebooks"
+    """The notebooks: those of the project's folder, otherwise those that were installed with the package."""
+    own, installed = home() / "notebooks", _PACKAGE / "installed_notebooks"
+    return installed if installed.is_dir() and not own.is_dir() else own
 
 
 def clinic_dir() -> Path:

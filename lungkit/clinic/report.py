@@ -5,7 +5,6 @@ DejaVu Sans, which knows Latin, Greek, Cyrillic and more; a character that it la
 """
 
 import functools
-import importlib.util
 import io
 import unicodedata
 from collections.abc import Sequence
@@ -24,7 +23,6 @@ from lungkit.clinic import predictor
 from lungkit.clinic.records import cases
 from lungkit.clinic.words import SPLITS, counted, percent, with_interval
 from lungkit.data import preprocess
-from lungkit.errors import LungkitError
 from lungkit.models.rule import DecisionRule
 
 RESEARCH_ONLY = "Research use only, not a diagnosis"
@@ -463,14 +461,8 @@ def _time(time: datetime) -> str:
 
 
 def _font(bold: bool) -> Path:
-    """DejaVu Sans as Matplotlib brings it; finding it does not import Matplotlib."""
-    spec = importlib.util.find_spec("matplotlib")
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    for folder in spec.submodule_search_locations if spec else ():
-        path = Path(folder) / "mpl-data" / "fonts" / "ttf" / name
-        if path.is_file():
-            return path
-    raise LungkitError(f"the font {name} was not found; it comes with Matplotlib: install that again")
+    """The file of DejaVu Sans, which comes with lungkit."""
+    return Path(__file__).parent / "fonts" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
 
 
 @functools.cache

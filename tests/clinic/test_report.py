@@ -1,6 +1,5 @@
 """The report: everything of the case is on it as text, whatever people typed, on two pages at most."""
 
-import importlib.util
 import io
 import re
 import subprocess
@@ -11,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pypdf
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -329,9 +327,3 @@ def test_reports_import_neither_matplotlib_nor_a_training_library():
         check=True, capture_output=True, text=True,
     ).stdout.split()  # fmt: skip
     assert not {"matplotlib", "tensorflow", "keras", "sklearn"} & set(loaded)
-
-
-def test_without_the_font_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(report.LungkitError, match="comes with Matplotlib"):
-        report._font(bold=False)

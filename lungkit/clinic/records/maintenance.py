@@ -24,7 +24,6 @@ import alembic.config
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from psycopg.conninfo import make_conninfo
 
 from lungkit import files
 from lungkit.clinic.records import audit_trail
@@ -357,6 +356,8 @@ def _run(program: str, store: Store | None, *arguments: str, refused: str = "the
         raise StoreError(f"{program} is not installed; it comes with PostgreSQL's client (Debian: postgresql-client)")
     environment = os.environ | {"LC_ALL": "C.UTF-8"}
     if store:
+        from psycopg.conninfo import make_conninfo  # of the extra `postgresql`
+
         connection = dict(store.url.translate_connect_args(username="user", database="dbname")) | dict(store.url.query)
         if password := connection.pop("password", ""):
             environment["PGPASSWORD"] = password
