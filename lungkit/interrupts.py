@@ -16,7 +16,7 @@ KEPT = {
     "train": "the same command continues where it stopped",
     "evaluate": "no result was kept",
     "predict": "the files that no line names were not read",
-    "data fetch": "the same command continues where it stopped",
+    "data fetch": "nothing was kept",
     "data phantom": "nothing was kept",
     "data audit": "no result was kept",
     "serve": "",

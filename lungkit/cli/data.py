@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 @data_app.command("fetch")
 def data_fetch(name: Annotated[str, typer.Argument(help="pneumoniamnist")]) -> None:
-    """Download a public data set; resumes, and verifies its checksum."""
+    """Download a public data set and verify its checksum."""
     from lungkit.data import fetch
 
     terminal.say(str(fetch.fetch(name)))

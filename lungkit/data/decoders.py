@@ -1,16 +1,16 @@
 """From the bytes of a DICOM file's pixels to the values stored in them; each coded stream is checked first.
 
-One decoder for each kind of stream, whatever else is installed: libjpeg-turbo for every JPEG and CharLS for JPEG-LS
-(both through imagecodecs), OpenJPEG for JPEG 2000 (pylibjpeg-openjpeg), pydicom's own for RLE.
+One decoder for each kind of stream, whatever else is installed: libjpeg-turbo for every JPEG, CharLS for JPEG-LS and
+OpenJPEG for JPEG 2000 (all through imagecodecs, which lets other threads run meanwhile), pydicom's own for RLE.
 """
 
 import struct
 from dataclasses import dataclass
 
 import numpy as np
-from imagecodecs import JpeglsError, jpeg8_decode, jpegls_decode
+from imagecodecs import JpeglsError, jpeg2k_decode, jpeg8_decode, jpegls_decode
 from pydicom import Dataset, uid
-from pydicom.encaps import encapsulate, get_frame
+from pydicom.encaps import get_frame
 from pydicom.pixels import convert_color_space, pixel_array
 
 from lungkit.data.image import Broken
@@ -114,8 +114,10 @@ def _jpeg_2000(frame: bytes, whole: Dataset) -> np.ndarray:
     _check_size(_jpeg_2000_size(stream), whole)
     precision = stream[42] % 128 + 1
     _check_precision(precision, whole)
-    whole.PixelData = encapsulate([stream], has_bot=False)
-    return _of_bits(pixel_array(whole, decoding_plugin="pylibjpeg"), precision, whole)
+    pixels = jpeg2k_decode(stream)
+    if whole.PhotometricInterpretation.startswith("YBR_FULL"):
+        pixels = convert_color_space(pixels, "YBR_FULL", "RGB")
+    return _of_bits(pixels, precision, whole)
 
 
 def _codestream(frame: bytes) -> bytes:

@@ -12,7 +12,6 @@ import csv
 import json
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,19 +119,6 @@ def write_dicom(slice: Slice, path: str | Path, compressed: bool = True) -> Path
     path = Path(path)
     ds.save_as(path, enforce_file_format=True)
     return path
-
-
-def write_series(slices: Sequence[Slice], folder: str | Path, compressed: bool = True) -> list[Path]:
-    """Write one patient's slices as a DICOM series: folder/001.dcm and on; see `write_dicom`.
-
-    Raises LungkitError when there are no slices, or slices of more than one patient.
-    """
-    patients = sorted({f"{s.patient_id} (seed {s.seed})" for s in slices})
-    if len(patients) != 1:
-        raise LungkitError(f"a series holds one patient's slices, not those of {', '.join(patients) or 'nobody'}")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return [write_dicom(s, folder / f"{s.index + 1:03d}.dcm", compressed) for s in slices]
 
 
 def make_dataset(

@@ -31,10 +31,16 @@ TABLE = -350
 
 def ellipse(x, y, cx, cy, rx, ry, tilt=0.0):
     """Signed distance in mm, exact to first order, to an ellipse turned by `tilt` (radians, clockwise on the image)."""
-    c, s = math.cos(tilt), math.sin(tilt)
-    u, v = (c * (x - cx) + s * (y - cy)) / rx, (c * (y - cy) - s * (x - cx)) / ry
+    u, v = x - cx, y - cy
+    if tilt:
+        c, s = math.cos(tilt), math.sin(tilt)
+        u, v = c * u + s * v, c * v - s * u
+    precision = np.result_type(u, v)
+    u, v = u.astype(precision, copy=False) / rx, v.astype(precision, copy=False) / ry
     radius = np.maximum(np.sqrt(u * u + v * v), 1e-4)
-    slope = np.maximum(np.sqrt((u / rx) ** 2 + (v / ry) ** 2), 1e-6)
+    u /= rx
+    v /= ry
+    slope = np.maximum(np.sqrt(u * u + v * v), 1e-6)
     return radius * (radius - 1) / slope
 
 
