@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from lungkit.clinic.records import accounts, administration, audit_trail
 from lungkit.clinic.records.accounts import Forbidden, SignedOut
-from lungkit.clinic.records.administration import Oversight
+from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.cases import NewPatient, RecordMissing, Records
 from lungkit.clinic.records.tables import AuditEvent, Base, Patient, Reading, Review, SignIn, Study, User, now
 from lungkit.errors import LungkitError
@@ -36,8 +36,8 @@ CARD = {
 
 
 @pytest.fixture
-def admin(signed_in) -> Oversight:
-    return Oversight(signed_in("admin"))
+def admin(signed_in) -> Administration:
+    return Administration(signed_in("admin"))
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def everything(store) -> dict[str, list]:
 # --- who may
 
 
-ACTIONS = [name for name, _ in inspect.getmembers(Oversight, inspect.isfunction) if not name.startswith("_")]
+ACTIONS = [name for name, _ in inspect.getmembers(Administration, inspect.isfunction) if not name.startswith("_")]
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_every_action_refuses_a_doctor_and_changes_nothing(store, calls, doctor)
     before = everything(store)
     for name in ACTIONS:
         with pytest.raises(Forbidden, match="role admin"):
-            getattr(Oversight(doctor.access), name)(*calls[name])
+            getattr(Administration(doctor.access), name)(*calls[name])
     assert everything(store) == before
     assert registry.active("lung").version == "v2"
     assert len(events(store, "access.refused")) == len(calls)
@@ -142,7 +142,7 @@ def test_every_action_refuses_a_session_that_was_ended_at_the_next_click(store, 
 
 
 def test_every_action_refuses_an_admin_who_became_a_doctor_in_an_open_session(store, calls, admin, signed_in):
-    Oversight(signed_in("admin", "second")).set_role(user_id(store, "admin"), "doctor")
+    Administration(signed_in("admin", "second")).set_role(user_id(store, "admin"), "doctor")
     for name in ACTIONS:
         with pytest.raises(Forbidden):
             getattr(admin, name)(*calls[name])
@@ -206,7 +206,7 @@ def test_an_admin_cannot_disable_himself_nor_take_his_own_role(store, admin, sig
 
 
 def test_two_admins_who_remove_each_other_at_once_leave_one(store, admin, signed_in):
-    admins = {"admin": admin, "second": Oversight(signed_in("admin", "second"))}
+    admins = {"admin": admin, "second": Administration(signed_in("admin", "second"))}
     targets = {"admin": user_id(store, "second"), "second": user_id(store, "admin")}
     start = threading.Barrier(2)
 
@@ -379,7 +379,7 @@ def test_the_bytes_of_an_erased_patient_are_gone_from_the_files(sqlite_store, ch
         with store.write() as db:
             password = accounts.add_user(db, role, f"Test {role}", role)
         access[role] = accounts.Access(store, accounts.sign_in(store, role, password, "192.0.2.1"))
-    doctor, admin = Records(access["doctor"]), Oversight(access["admin"])
+    doctor, admin = Records(access["doctor"]), Administration(access["admin"])
     readings = []
     for number in range(60):  # enough for tables and indexes of several pages
         new = NewPatient(f"number-{number:03}-", f"Test name-{number:03}- " + "long " * 20)

@@ -65,7 +65,7 @@ def opened(boss, page):
     """A function: a screen of the administrator's, as an object whose widgets can be driven."""
 
     def open_screen(kind):
-        return kind(administration.Oversight(boss), page.act)
+        return kind(administration.Administration(boss), page.act)
 
     return open_screen
 
@@ -629,7 +629,7 @@ def _below(widget) -> list[widgets.Widget]:
 
 @pytest.mark.parametrize("name", SCREENS)
 def test_a_doctor_cannot_even_open_a_screen(name, signed_in, page):
-    actions = administration.Oversight(signed_in("doctor"))
+    actions = administration.Administration(signed_in("doctor"))
     module = importlib.import_module(f"lungkit.clinic.app.{name}")
     with pytest.raises(accounts.Forbidden):
         module.view(actions, page.act)
@@ -646,7 +646,7 @@ def test_an_admin_who_became_a_doctor_changes_nothing_with_an_open_screen(
     signed_in("doctor", "anna")
     read("P-1", review="Normal")
     module = importlib.import_module(f"lungkit.clinic.app.{name}")
-    view = module.view(administration.Oversight(boss), page.act)
+    view = module.view(administration.Administration(boss), page.act)
     before = _kept(store)
     with store.write() as db:
         accounts.set_role(db, "boss", "doctor")

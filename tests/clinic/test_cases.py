@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from lungkit.clinic.records import accounts, audit_trail, cases
 from lungkit.clinic.records.accounts import Forbidden, SignedOut
-from lungkit.clinic.records.administration import Oversight
+from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.cases import NewPatient, RecordMissing, RecordRefused, Records
 from lungkit.clinic.records.tables import AuditEvent, Base, Patient, Reading, Review, Study, now
 
@@ -209,7 +209,7 @@ def test_two_doctors_who_enter_the_same_number_at_once_make_one_patient(store, s
 
 def test_what_an_erased_patients_open_tab_does_is_refused_in_words(store, doctor, signed_in, chest_image, said):
     case = doctor.case(doctor.save_case(patient(), chest_image(), SHA, said()).reading_id)
-    Oversight(signed_in("admin")).erase_patient(case.patient.id)
+    Administration(signed_in("admin")).erase_patient(case.patient.id)
     with pytest.raises(RecordMissing, match="erased"):
         doctor.save_case(case.patient.id, chest_image(), SHA, said())
     with pytest.raises(RecordMissing, match="erased"):

@@ -1,16 +1,18 @@
 """What an administrator does: people, patients, usage, models, the audit trail, the machine's health.
 
-As in `records`, every action asks for the role inside its own transaction, and every change is on the audit trail.
-An administrator reads no image and reviews none.
+As in `cases`, every action checks the role inside its own transaction, and every change is on the audit trail.
+An administrator cannot read or review images.
 """
 
 import csv
 import io
-import math
+import operator
 import shutil
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, cast
 
 import pandas as pd
 import psutil
@@ -22,11 +24,11 @@ from lungkit.clinic.records import accounts, audit_trail, cases
 from lungkit.clinic.records.accounts import Access
 from lungkit.clinic.records.cases import PatientPage, PatientRow
 from lungkit.clinic.records.store import Store, StoreError
-from lungkit.clinic.records.tables import AuditEvent, Patient, Reading, Review, SignIn, Study, User, now
+from lungkit.clinic.records.tables import AuditEvent, Base, Patient, Reading, Review, SignIn, Study, User, now
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 
-# What a spreadsheet takes for the start of a formula; the wide forms are those of Asian keyboards.
+# A spreadsheet takes these for the start of a formula; the wide ones come from Asian keyboards.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
@@ -40,26 +42,30 @@ class ModelRow:
     created: str  # ISO time
     classes: tuple[str, ...]
     synthetic: bool
-    metrics: dict  # of the card: a split's name to what was measured on it
-    problem: str  # why the version cannot be used, in words; empty where nothing is known to be wrong
+    metrics: dict[str, Any]  # of the card: a split's name to what was measured on it
+    problem: str  # why the version cannot be used; empty if nothing is known to be wrong
 
 
 @dataclass(frozen=True, eq=False)
-class Usage:
-    """What was done since a day; only the latest review of a reading counts."""
+class UsageFigures:
+    """What was done since a day; only the latest review of a reading counts.
+
+    per_day: by day, without gaps: sign_ins, uploads, readings, reviews. times: by day: readings, and the median, p95
+    and slowest of their times in ms. decisions: model, decision, n. reviews: model, label (the reviewer's), n, agreed.
+    agreement: model, n, agreed, rate, low, high (95 %, Wilson), with a last row "all" if there are several models.
+    confusion: for each model counts, in rows the model's label, in columns the reviewer's.
+    """
 
     since: date
-    per_day: pd.DataFrame  # index day (every one there is); sign_ins, uploads, readings, reviews
-    times: pd.DataFrame  # index day; readings, and the median, p95 and slowest of them in ms
-    decisions: pd.DataFrame  # model, decision, n
-    reviews: pd.DataFrame  # model, label (the reviewer's), n, agreed
-    agreement: (
-        pd.DataFrame
-    )  # model, n, agreed, rate, low, high (95 %, Wilson); a last row "all" for more than one model
-    confusion: dict[str, pd.DataFrame]  # of each model: rows the model's label, columns the reviewer's; counts
+    per_day: pd.DataFrame
+    times: pd.DataFrame
+    decisions: pd.DataFrame
+    reviews: pd.DataFrame
+    agreement: pd.DataFrame
+    confusion: dict[str, pd.DataFrame]
 
 
-class Oversight:
+class Administration:
     """The actions of an administrator; each raises SignedOut or Forbidden before anything is read or written."""
 
     def __init__(self, access: Access):
@@ -70,56 +76,60 @@ class Oversight:
     def people(self) -> pd.DataFrame:
         """Every account: user_id, name, full_name, role, active, created_at, last_seen, sessions (open now)."""
         with self.access.reads("admin") as (db, _):
-            users = accounts.list_users(db)
-            last = dict(
-                db.execute(sa.select(SignIn.user_id, sa.func.max(SignIn.seen_at)).group_by(SignIn.user_id)).all()
+            open_now = sa.func.count().filter(_is_open())
+            rows = db.execute(
+                sa.select(
+                    User.id.label("user_id"),
+                    User.name,
+                    User.full_name,
+                    User.role,
+                    User.active,
+                    User.created_at,
+                    sa.func.max(SignIn.seen_at).label("last_seen"),
+                    open_now.label("sessions"),
+                )
+                .outerjoin(SignIn, SignIn.user_id == User.id)
+                .group_by(User.id)
+                .order_by(User.name)
             )
-            open_now = dict(
-                db.execute(sa.select(SignIn.user_id, sa.func.count()).where(_open()).group_by(SignIn.user_id)).all()
-            )
-        rows = [
-            (u.id, u.name, u.full_name, u.role, u.active, u.created_at, last.get(u.id), open_now.get(u.id, 0))
-            for u in users
-        ]
-        columns = ["user_id", "name", "full_name", "role", "active", "created_at", "last_seen", "sessions"]
-        return pd.DataFrame(rows, columns=columns)
+            return pd.DataFrame(rows.all(), columns=list(rows.keys()))
 
     def add_user(self, name: str, full_name: str, role: str) -> str:
-        """Make an account; returns its password, which is shown this once."""
+        """Make an account; returns its password, which is shown only once."""
         with self.access.writes("admin") as (db, actor):
             return accounts.add_user(db, name, full_name, role, by=actor.user_id)
 
     def disable(self, user_id: int) -> None:
-        """End the person's sessions and refuse further sign-ins. Nobody disables himself, nor the last admin."""
+        """End the person's sessions and refuse further sign-ins; not for oneself, nor for the last admin."""
         with self.access.writes("admin") as (db, actor):
             _not_oneself(actor, user_id, "disable your own account")
             accounts.disable_user(db, _user_name(db, user_id), by=actor.user_id)
 
     def enable(self, user_id: int) -> None:
-        """Let the person sign in again, with the password from before."""
+        """Let the person sign in again, with the same password as before."""
         with self.access.writes("admin") as (db, actor):
             accounts.enable_user(db, _user_name(db, user_id), by=actor.user_id)
 
     def set_role(self, user_id: int, role: str) -> None:
-        """Give the person another role from the next action on. Nobody changes his own, nor the last admin's."""
+        """Give the person another role from the next action on; not oneself, nor the last admin."""
         with self.access.writes("admin") as (db, actor):
             _not_oneself(actor, user_id, "change your own role")
             accounts.set_role(db, _user_name(db, user_id), role, by=actor.user_id)
 
     def reset_password(self, user_id: int) -> str:
-        """Set a new random password and return it, which is shown this once; the person's sessions end."""
+        """Set a new random password and return it; it is shown only once. The person's sessions end."""
         with self.access.writes("admin") as (db, actor):
             return accounts.reset_password(db, _user_name(db, user_id), by=actor.user_id)
 
     # --- patients
 
     def patients(self, text: str = "", limit: int = 50) -> list[PatientRow]:
-        """Patients whose number or name holds every word of `text`; all, for an empty one."""
+        """Patients whose number or name contains every word of `text`; all patients if it is empty."""
         with self.access.reads("admin") as (db, _):
             return cases.search(db, text, limit)
 
     def history(self, patient_id: str) -> PatientPage:
-        """A patient with all readings, oldest first; that it was opened is audited. Raises RecordMissing."""
+        """A patient with all readings, oldest first; the audit trail notes the opening. Raises RecordMissing."""
         with self.access.writes("admin") as (db, actor):
             opened = cases.open_page(db, patient_id, actor.user_id)
         return cases.page(*opened)
@@ -127,12 +137,12 @@ class Oversight:
     def export_csv(self) -> bytes:
         """All readings with patient, study and latest review, one a line, oldest first; UTF-8 with a mark for Excel.
 
-        No cell starts as a formula does: such ones begin with an apostrophe.
+        A cell that a spreadsheet would take for a formula starts with an apostrophe.
         """
         number_of_reviews = (
             sa.select(sa.func.count()).where(Review.reading_id == Reading.id).scalar_subquery().label("reviews")
         )
-        found = cases.with_review(
+        readings = cases.with_review(
             Patient.number,
             Patient.name,
             Patient.birth_year,
@@ -149,36 +159,33 @@ class Oversight:
             of_review=("comment", "at"),
         )
         with self.access.writes("admin") as (db, actor):
-            rows = db.execute(found.order_by(Reading.read_at, Reading.id)).all()
+            rows = db.execute(readings.order_by(Reading.read_at, Reading.id)).all()
             audit_trail.append(db, actor.user_id, "records.export", "records:all", readings=len(rows))
-        return _csv([_exported(row) for row in rows])
+        return _csv([_csv_row(row) for row in rows])
 
     def erase_patient(self, patient_id: str) -> None:
-        """Remove a patient with all studies, readings and reviews; one audit event tells that, naming nobody.
+        """Remove a patient with all studies, readings and reviews; one audit event says so without a name.
 
-        The bytes are cleared from the database's files at once, unless somebody is just reading them: then with the
-        next erasure, backup or restart. Backups made before still hold the patient. Raises RecordMissing.
+        The bytes are cleared from the database's files at once, or with the next erasure, backup or restart if someone
+        is reading them now. Backups made earlier still contain the patient. Raises RecordMissing.
         """
         with self.access.writes("admin") as (db, actor):
             patient = cases.find_patient(db, patient_id)
             studies = sa.select(Study.id).where(Study.patient_id == patient.id)
             readings = sa.select(Reading.id).where(Reading.study_id.in_(studies))
-            gone = {
-                table.__tablename__: db.execute(sa.delete(table).where(whose)).rowcount
-                for table, whose in (
-                    (Review, Review.reading_id.in_(readings)),
-                    (Reading, Reading.study_id.in_(studies)),
-                    (Study, Study.patient_id == patient.id),
-                )
+            erased = {
+                "reviews": _erase(db, Review, Review.reading_id.in_(readings)),
+                "readings": _erase(db, Reading, Reading.study_id.in_(studies)),
+                "studies": _erase(db, Study, Study.patient_id == patient.id),
             }
-            db.execute(sa.delete(Patient).where(Patient.id == patient.id))
-            audit_trail.append(db, actor.user_id, "patient.erase", f"patient:{patient.id}", **gone)
-        with suppress(StoreError):  # the patient is erased already, whether the files can be cleared now or not
+            _erase(db, Patient, Patient.id == patient.id)
+            audit_trail.append(db, actor.user_id, "patient.erase", f"patient:{patient.id}", **erased)
+        with suppress(StoreError):  # the patient is erased, even if the files cannot be cleared now
             self.access.store.scrub()
 
     # --- usage
 
-    def usage(self, days: int = 90) -> Usage:
+    def usage(self, days: int = 90) -> UsageFigures:
         """What was done in the last `days` days, today included; days are those of UTC."""
         if not 1 <= days <= 3660:
             raise LungkitError(f"{days} days: accepted are 1 to 3660")
@@ -187,28 +194,15 @@ class Oversight:
         with self.access.reads("admin") as (db, _):
             sign_ins = db.scalars(sa.select(SignIn.created_at).where(SignIn.created_at >= start)).all()
             uploads = db.scalars(sa.select(Study.uploaded_at).where(Study.uploaded_at >= start)).all()
-            read = db.execute(
-                sa.select(Reading.read_at, Reading.milliseconds, Reading.model, Reading.decision).where(
-                    Reading.read_at >= start
-                )
-            ).all()
+            of_reading = (Reading.read_at, Reading.milliseconds, Reading.model, Reading.decision)
+            read = db.execute(sa.select(*of_reading).where(Reading.read_at >= start)).all()
             latest = cases.latest_review()
-            given = db.execute(
-                sa.select(
-                    latest.c.at.label("at"),
-                    Reading.model,
-                    Reading.label.label("said"),
-                    latest.c.label.label("label"),
-                    latest.c.agrees.label("agrees"),
-                )
-                .join(latest, latest.c.reading_id == Reading.id)
-                .where(latest.c.at >= start)
-            ).all()
-        readings = pd.DataFrame(read, columns=["day", "ms", "model", "decision"])
-        readings["day"] = _days(readings["day"])
-        reviews = pd.DataFrame(given, columns=["day", "model", "said", "label", "agreed"])
-        reviews["day"] = _days(reviews["day"])
-        return Usage(
+            of_review = (latest.c.at, Reading.model, Reading.label, latest.c.label, latest.c.agrees)
+            joined = sa.select(*of_review).join(latest, latest.c.reading_id == Reading.id)
+            reviewed = db.execute(joined.where(latest.c.at >= start)).all()
+        readings = _by_day(read, ["ms", "model", "decision"])
+        reviews = _by_day(reviewed, ["model", "model_label", "label", "agreed"])
+        return UsageFigures(
             since=since,
             per_day=_per_day(
                 since,
@@ -217,37 +211,42 @@ class Oversight:
                 readings=readings["day"],
                 reviews=reviews["day"],
             ),
-            times=readings.groupby("day")["ms"].agg(
-                readings="size", median="median", p95=lambda ms: ms.quantile(0.95), slowest="max"
+            times=readings.groupby("day").agg(
+                readings=("ms", "size"),
+                median=("ms", "median"),
+                p95=("ms", lambda ms: ms.quantile(0.95)),
+                slowest=("ms", "max"),
             ),
-            decisions=readings.groupby(["model", "decision"]).size().rename("n").reset_index(),
-            reviews=reviews.groupby(["model", "label"])["agreed"].agg(n="size", agreed="sum").reset_index(),
+            decisions=readings.groupby(["model", "decision"]).agg(n=("ms", "size")).reset_index(),
+            reviews=reviews.groupby(["model", "label"])
+            .agg(n=("agreed", "size"), agreed=("agreed", "sum"))
+            .reset_index(),
             agreement=_agreement(reviews),
-            confusion={model: _confusion(of_model) for model, of_model in reviews.groupby("model")},
+            confusion={str(model): _confusion(of_model) for model, of_model in reviews.groupby("model")},
         )
 
     # --- models
 
     def models(self) -> list[ModelRow]:
         """Every version in the registry, by model, newest first."""
-        self._sees()
+        self._check_role()
         return [_model_row(name, version) for name in registry.models() for version in registry.versions(name)[::-1]]
 
-    def card(self, model: str, version: str) -> dict:
-        """What a version is, for programs: its card as the registry keeps it. Raises the registry's errors."""
-        self._sees()
+    def card(self, model: str, version: str) -> dict[str, Any]:
+        """A version's card as the registry keeps it, for programs. Raises the registry's errors."""
+        self._check_role()
         return registry.find(f"{model}@{version}").card
 
     def promote(self, model: str, version: str) -> ModelRow:
-        """Make a version the one that is used from the next reading on. Raises the registry's errors."""
+        """Use a version from the next reading on. Raises the registry's errors."""
         with self.access.writes("admin") as (db, actor):
-            # In the transaction, though hashes are checked: no one else's promotion comes between it and its event.
+            # Inside the transaction, although it checks hashes: no other promotion can come between it and its event.
             promoted = registry.promote(model, version)
             audit_trail.append(db, actor.user_id, "model.promote", f"model:{promoted}")
         return _model_row(promoted.model, promoted.version)
 
     def roll_back(self, model: str) -> ModelRow:
-        """Use the version again that was active before the present one. Raises the registry's errors."""
+        """Use the version that was active before the present one. Raises the registry's errors."""
         with self.access.writes("admin") as (db, actor):
             previous = registry.rollback(model)
             audit_trail.append(db, actor.user_id, "model.roll_back", f"model:{previous}")
@@ -267,51 +266,48 @@ class Oversight:
     ) -> pd.DataFrame:
         """The newest events of the audit trail: number, at, user (name, or None), action, object, detail.
 
-        action, user_id, object: only such events. before: only those with a smaller number, to page backwards.
-        since, until: only those from this time on, and before that one.
+        action, user_id, object: only such events. before: only events with a smaller number, to page backwards.
+        since, until: only events from this time on, and before that time.
         """
-        conditions = {
-            AuditEvent.action: action,
-            AuditEvent.user_id: user_id,
-            AuditEvent.object: object,
-        }
-        wanted = [column == value for column, value in conditions.items() if value is not None]
-        if before is not None:
-            wanted.append(AuditEvent.number < before)
-        if since is not None:
-            wanted.append(AuditEvent.at >= since)
-        if until is not None:
-            wanted.append(AuditEvent.at < until)
-        columns = [
-            AuditEvent.number,
-            AuditEvent.at,
-            User.name.label("user"),
-            AuditEvent.action,
-            AuditEvent.object,
-            AuditEvent.detail,
-        ]
-        found = sa.select(*columns).outerjoin(User, User.id == AuditEvent.user_id).where(*wanted)
+        event = AuditEvent
+        filters: tuple[tuple[Callable[..., Any], Any, Any], ...] = (
+            (operator.eq, event.action, action),
+            (operator.eq, event.user_id, user_id),
+            (operator.eq, event.object, object),
+            (operator.lt, event.number, before),
+            (operator.ge, event.at, since),
+            (operator.lt, event.at, until),
+        )
+        events = (
+            sa.select(event.number, event.at, User.name.label("user"), event.action, event.object, event.detail)
+            .outerjoin(User, User.id == event.user_id)
+            .where(*(compare(column, value) for compare, column, value in filters if value is not None))
+            .order_by(event.number.desc())
+            .limit(limit)
+        )
         with self.access.reads("admin") as (db, _):
-            rows = db.execute(found.order_by(AuditEvent.number.desc()).limit(limit)).all()
-        return pd.DataFrame(rows, columns=[column.key for column in columns], dtype="object")
+            rows = db.execute(events)
+            return pd.DataFrame(rows.all(), columns=list(rows.keys()), dtype="object")
 
     def verify_trail(self) -> int:
-        """Check that each event follows the one before; how many there are. Raises AuditBroken."""
-        self._sees()
+        """Check that each event follows the one before; returns their number. Raises AuditBroken."""
+        self._check_role()
         return audit_trail.verify(self.access.store)
 
     def actions(self) -> list[str]:
-        """The kinds of events there are on the trail."""
+        """The kinds of events on the trail."""
         with self.access.reads("admin") as (db, _):
             return list(db.scalars(sa.select(AuditEvent.action).distinct().order_by(AuditEvent.action)))
 
-    def health(self) -> dict:
-        """How the machine is: database, database_bytes, disk_free_bytes, sessions, kernels, kernels_bytes, models,
-        damaged, audit_events. kernels: the running ones of the server this was called under, 0 where there is none.
-        models, damaged: the versions in use that can read, and in words what is wrong with the others.
+    def health(self) -> dict[str, Any]:
+        """The machine's state: database, database_bytes, disk_free_bytes, sessions, kernels, kernels_bytes, models,
+        damaged, audit_events. kernels: those of the server that this process belongs to, 0 if there is none.
+        models, damaged: the versions in use that can read, and what is wrong with the others.
         """
         with self.access.reads("admin") as (db, _):
-            sessions = db.scalar(sa.select(sa.func.count()).select_from(SignIn).join(User).where(_open(), User.active))
+            sessions = db.scalar(
+                sa.select(sa.func.count()).select_from(SignIn).join(User).where(_is_open(), User.active)
+            )
             events = db.scalar(sa.select(sa.func.max(AuditEvent.number))) or 0
             size = _database_bytes(self.access.store, db)
         kernels = _kernels()
@@ -328,17 +324,25 @@ class Oversight:
             "audit_events": events,
         }
 
-    def _sees(self) -> None:
-        """What is read lies outside the database; who may read it is asked there."""
+    def _check_role(self) -> None:
+        """For what is read outside the database."""
         with self.access.reads("admin"):
             pass
+
+
+Oversight = Administration  # its name until the screens say the new one
+
+
+def _erase(db: orm.Session, table: type[Base], which: sa.ColumnElement[bool]) -> int:
+    """Delete rows; returns their number."""
+    return cast("sa.CursorResult[Any]", db.execute(sa.delete(table).where(which))).rowcount
 
 
 # --- people
 
 
-def _open() -> sa.ColumnElement[bool]:
-    """Sessions somebody can act in now, as accounts.Access sees it."""
+def _is_open() -> sa.ColumnElement[bool]:
+    """Whether someone can act in a session now, by the rules of accounts.Access."""
     return (
         SignIn.revoked_at.is_(None)
         & (SignIn.created_at > now() - timedelta(hours=config.session_hours()))
@@ -361,7 +365,7 @@ def _not_oneself(actor: accounts.Actor, user_id: int, what: str) -> None:
 # --- export
 
 
-def _exported(row: sa.Row) -> dict:
+def _csv_row(row: sa.Row[Any]) -> dict[str, object]:
     return {
         "reading_id": row.reading_id,
         "patient_number": row.number,
@@ -394,9 +398,9 @@ def _exported(row: sa.Row) -> dict:
     }
 
 
-def _csv(rows: list[dict]) -> bytes:
+def _csv(rows: list[dict[str, object]]) -> bytes:
     stream = io.StringIO()
-    # All cells are quoted: otherwise "a;=b" is two of them where a semicolon separates, the second a formula.
+    # Every cell is quoted: where a semicolon separates cells, "a;=b" would be two cells, the second one a formula.
     writer = csv.writer(stream, quoting=csv.QUOTE_ALL)
     if rows:
         writer.writerow(rows[0])
@@ -404,7 +408,7 @@ def _csv(rows: list[dict]) -> bytes:
     return stream.getvalue().encode("utf-8-sig")
 
 
-def _cell(value) -> str:
+def _cell(value: object) -> str:
     match value:
         case None:
             return ""
@@ -421,12 +425,18 @@ def _cell(value) -> str:
 # --- figures of usage
 
 
-def _days(times) -> pd.Series:
-    """Times in UTC as their days."""
+def _by_day(rows: Sequence[Any], columns: list[str]) -> pd.DataFrame:
+    """Rows whose first value is a time, which becomes its day."""
+    table = pd.DataFrame(list(map(tuple, rows)), columns=["day", *columns])
+    return table.assign(day=_days(table["day"]))
+
+
+def _days(times: Iterable[datetime]) -> "pd.Series[pd.Timestamp]":
+    """The days of times, in UTC."""
     return pd.to_datetime(pd.Series(times, dtype=object), utc=True).dt.tz_localize(None).dt.normalize()
 
 
-def _per_day(since: date, **days: pd.Series) -> pd.DataFrame:
+def _per_day(since: date, **days: "pd.Series[pd.Timestamp]") -> pd.DataFrame:
     every = pd.date_range(since, max(now().date(), since), name="day")
     counts = {name: of.value_counts().reindex(every, fill_value=0) for name, of in days.items()}
     return pd.DataFrame(counts, index=every).astype(int)
@@ -444,16 +454,15 @@ def _agreement(reviews: pd.DataFrame) -> pd.DataFrame:
 
 def _wilson(hits: int, n: int) -> tuple[float, float, float]:
     """Rate of `hits` in n > 0, with the ends of its 95 % interval after Wilson (1927)."""
-    z = 1.959964
-    rate = hits / n
-    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    return rate, max(0.0, centre - half), min(1.0, centre + half)
+    from scipy import stats  # takes half a second, which only the screen Usage needs
+
+    interval = stats.binomtest(hits, n).proportion_ci(0.95, "wilson")
+    return hits / n, float(interval.low), float(interval.high)
 
 
 def _confusion(reviews: pd.DataFrame) -> pd.DataFrame:
     """Counts; rows and columns are the same classes, in the same order."""
-    counts = pd.crosstab(reviews["said"], reviews["label"])
+    counts = pd.crosstab(reviews["model_label"], reviews["label"])
     classes = sorted({*counts.index, *counts.columns})
     return counts.reindex(index=classes, columns=classes, fill_value=0)
 
@@ -462,9 +471,9 @@ def _confusion(reviews: pd.DataFrame) -> pd.DataFrame:
 
 
 def _model_row(model: str, version: str) -> ModelRow:
-    """A version as it is listed; one that is damaged is listed too, with what is wrong.
+    """A version for the list; a damaged one is listed with what is wrong.
 
-    Every byte is looked at of the one in use only: the others are before they are used.
+    Only the files of the version in use are read completely; those of others are before they are used.
     """
     card, problem, active = {}, "", registry.active_name(model) == version
     try:
@@ -491,25 +500,25 @@ def _model_row(model: str, version: str) -> ModelRow:
 
 def _database_bytes(store: Store, db: orm.Session) -> int:
     if store.path is None:
-        return db.scalar(sa.select(sa.func.pg_database_size(sa.func.current_database())))
+        return int(db.scalar(sa.text("SELECT pg_database_size(current_database())")) or 0)
     files = (store.path.with_name(store.path.name + suffix) for suffix in ("", "-wal", "-shm"))
     return sum(file.stat().st_size for file in files if file.exists())
 
 
 def _disk_free(store: Store) -> int:
-    """Of the disk with the database; of the one with the data folder, where the database is elsewhere."""
+    """Bytes free on the disk with the database, or with the data folder if the database is on a server."""
     folder = store.path.parent if store.path else config.home()
     return shutil.disk_usage(folder).free
 
 
 def _kernels() -> list[int]:
-    """Bytes in memory of each kernel beside this one, itself included; empty where this process is none."""
+    """Bytes in memory of each kernel of this kernel's server; empty if this process is not a kernel."""
     own = psutil.Process()
     if not _is_kernel(own) or (server := own.parent()) is None:
         return []
     sizes = []
     for process in server.children():
-        with suppress(psutil.Error):  # it ended meanwhile
+        with suppress(psutil.Error):  # it has just ended
             if _is_kernel(process):
                 sizes.append(process.memory_info().rss)
     return sizes
