@@ -25,9 +25,10 @@ import PIL.Image
 from lungkit import files as whole
 from lungkit import terminal
 from lungkit.clinic import decode
-from lungkit.clinic.predictor import Prediction, Predictor
+from lungkit.clinic.predictor import Predictor
 from lungkit.data import folders, preprocess
 from lungkit.errors import LungkitError
+from lungkit.models.prediction import Prediction
 
 BATCH = 8  # images at a time: the feature maps of more of them leave the processor's cache
 _AHEAD = 4  # batches that wait, decoded, for the graph

@@ -2,7 +2,6 @@
 
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
@@ -12,7 +11,7 @@ from lungkit.data import images, preprocess
 from lungkit.data.image import placed
 from lungkit.errors import LungkitError
 from lungkit.models import graph, input_checks, registry
-from lungkit.models.rule import DecisionRule
+from lungkit.models.prediction import Check, Prediction
 
 REVIEW = "uncertain: review"
 _KEPT = 2  # compiled versions that a kernel keeps; each takes some ten megabytes
@@ -23,35 +22,6 @@ _ORDER = ("X-ray", "CT", "MRI")  # of modalities, in a list
 
 class NoGraph(LungkitError):
     """A version, or every model there is, that the clinic cannot run."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One question asked of an input before its reading may be trusted."""
-
-    name: str  # "kind", "intensity", "size"
-    passed: bool
-    value: float
-    limit: float
-    words: str  # for the clinician: what was found, and what it means
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What a version says about one image."""
-
-    model: str
-    version: str
-    classes: tuple[str, ...]
-    probabilities: np.ndarray  # float64 (classes,), calibrated, sum 1
-    label: str  # the class at the operating point
-    decision: str  # the label, or REVIEW: within the band of uncertainty, or an input check failed
-    rule: DecisionRule  # the card's
-    # float32 (classes, height, width) 0..1: over the whole image, in its aspect, not in its size. None: not asked for.
-    heat: np.ndarray | None
-    checks: tuple[Check, ...]
-    milliseconds: float  # from file to answer
-    note: str = ""  # what the reader did that is out of the ordinary
 
 
 class Predictor:

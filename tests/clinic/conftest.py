@@ -19,11 +19,11 @@ import pytest
 import sqlalchemy as sa
 
 from lungkit import config
-from lungkit.clinic.predictor import Check, Prediction
 from lungkit.clinic.records import accounts, maintenance
 from lungkit.clinic.records.store import Store
 from lungkit.data import images, preprocess
 from lungkit.models import registry
+from lungkit.models.prediction import Check, Prediction
 from lungkit.models.rule import DecisionRule
 
 # --- records: an SQLite file, and a PostgreSQL server of the tests' own

@@ -1,68 +1,53 @@
 """What a doctor does with the records: find and enter patients, save, open and review readings.
 
-Every action asks for the role inside its own transaction (`accounts.Access`), and whatever belongs together is saved
-by one of them: a patient without a study, or a study without its reading, cannot come about. Who opened which case or
-patient is on the audit trail, by random identifiers only.
+Every action checks the role inside its own transaction (`accounts.Access`). What belongs together is saved in one
+transaction, so there is never a patient without a study, or a study without its reading. The audit trail notes who
+opened which case or patient, by random identifiers only.
 """
 
 import re
 import unicodedata
 import uuid
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from lungkit.clinic import predictor
 from lungkit.clinic.records import audit_trail, pixels
 from lungkit.clinic.records.accounts import Access
 from lungkit.clinic.records.tables import SEXES, Patient, Reading, Review, Study, User, new_id, now
 from lungkit.data import images
 from lungkit.errors import LungkitError
+from lungkit.models.prediction import Check, Prediction
 from lungkit.models.rule import DecisionRule
 
 LONGEST_NUMBER, LONGEST_NAME, LONGEST_TEXT = 64, 200, 4000  # characters
 FIRST_BIRTH_YEAR = 1900
-# Invisible characters that names need: they join letters in Persian and in Indian scripts.
+# Invisible characters that names need: they join letters in Persian and Indian scripts.
 _JOINERS = "\u200c\u200d"
 
-
-WORKLIST = {  # columns and their types; object: text, or None
-    "reading_id": object,
-    "patient_id": object,
-    "number": object,
-    "name": object,
-    "kind": object,
-    "model": object,
-    "version": object,
-    "label": object,
-    "decision": object,
-    "probability": float,
-    "flagged": bool,
-    "read_at": "datetime64[us, UTC]",
-    "read_by": object,
-    "reviewed": bool,
-    "reviewer": object,
-    "reviewer_label": object,
-    "agrees": object,
-}
+WORKLIST = (
+    "reading_id", "patient_id", "number", "name", "kind", "model", "version", "label", "decision", "probability",
+    "flagged", "read_at", "read_by", "reviewed", "reviewer", "reviewer_label", "agrees",
+)  # fmt: skip
 
 
 class RecordRefused(LungkitError):
-    """What was entered cannot be kept as it is; nothing was saved."""
+    """What was entered cannot be saved; nothing was saved."""
 
 
 class RecordMissing(LungkitError):
-    """The records do not hold that patient or case, or not any more."""
+    """That patient or case is not in the records (any more)."""
 
 
 @dataclass(frozen=True)
 class PatientRow:
-    """A patient, as searches and headings show one."""
+    """A patient, as search results and headings show one."""
 
     id: str
     number: str
@@ -73,20 +58,20 @@ class PatientRow:
 
 @dataclass(frozen=True)
 class NewPatient:
-    """A patient to enter; made only from values that can be kept, else RecordRefused says what would be."""
+    """A patient to enter. Raises RecordRefused, which says what is accepted, for values that cannot be saved."""
 
     number: str
     name: str
     birth_year: int | None = None
     sex: str = "unknown"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "number", _line("patient number", self.number, LONGEST_NUMBER))
         object.__setattr__(self, "name", _line("name", self.name, LONGEST_NAME, _JOINERS))
         year, this_year = self.birth_year, now().year
         if year is not None and (type(year) is not int or not FIRST_BIRTH_YEAR <= year <= this_year):
             raise RecordRefused(
-                f"birth year {year!r}: accepted are {FIRST_BIRTH_YEAR} to {this_year}, or leave it empty if not known"
+                f"birth year {year!r}: accepted are {FIRST_BIRTH_YEAR} to {this_year}, or nothing if it is not known"
             )
         if self.sex not in SEXES:
             raise RecordRefused(f"sex {self.sex!r}: accepted are {', '.join(SEXES)}")
@@ -119,7 +104,7 @@ class Case:
     patient: PatientRow
     kind: str  # one of tables.KINDS
     units: str  # of the pixels: "HU" or "intensity"
-    width: int  # of the upload; pixels has fewer where that was very large
+    width: int  # of the upload; `pixels` has fewer if it was very large
     height: int
     sha256: str  # of the uploaded file
     tags: dict[str, str]
@@ -133,7 +118,7 @@ class Case:
     label: str
     decision: str
     rule: DecisionRule
-    checks: tuple[predictor.Check, ...]
+    checks: tuple[Check, ...]
     milliseconds: float
     read_at: datetime
     reviews: tuple[ReviewRow, ...]  # oldest first; the latest counts
@@ -177,7 +162,7 @@ class Records:
         self.access = access
 
     def find_patients(self, text: str, limit: int = 20) -> list[PatientRow]:
-        """Patients whose number or name holds every word of `text`; all, for an empty one. A number as typed first."""
+        """Patients whose number or name contains every word of `text`; all if it is empty. The exact number first."""
         with self.access.reads("doctor") as (db, _):
             return search(db, text, limit)
 
@@ -186,7 +171,7 @@ class Records:
         patient: str | NewPatient,
         image: images.Image,
         sha256: str,
-        reading: predictor.Prediction,
+        reading: Prediction,
         notes: str = "",
     ) -> SavedCase:
         """Save an upload with its reading, and its patient if new: all of it or nothing.
@@ -197,17 +182,20 @@ class Records:
         study = Study(
             kind=pixels.kind_of(image),
             units=image.units,
-            sha256=_sha256(sha256),
+            sha256=_require_sha256(sha256),
             width=image.pixels.shape[1],
             height=image.pixels.shape[0],
             pixels=pixels.encode(image),
             tags=dict(image.tags),
             notes=_text("notes", notes),
         )
-        row = Reading(id=new_id(), study=study, heat=pixels.encode_heat(reading.heat), **_said(reading))
+        row = Reading(id=new_id(), study=study, **_reading_columns(reading))
         with self.access.writes("doctor") as (db, actor):
-            known = find_patient(db, patient) if isinstance(patient, str) else _enter(db, patient, actor.user_id)
-            study.patient_id, study.uploaded_by = known.id, actor.user_id
+            if isinstance(patient, str):
+                owner = find_patient(db, patient)
+            else:
+                owner = _enter_patient(db, patient, actor.user_id)
+            study.patient_id, study.uploaded_by = owner.id, actor.user_id
             db.add(study)
             db.flush()
             audit_trail.append(
@@ -216,88 +204,77 @@ class Records:
                 "case.save",
                 f"reading:{row.id}",
                 study=study.id,
-                patient=known.id,
+                patient=owner.id,
                 new_patient=not isinstance(patient, str),
                 model=f"{row.model}@{row.version}",
             )
-            return SavedCase(row.id, _row(known))
+            return SavedCase(row.id, _patient_row(owner))
 
     def same_upload(self, patient_id: str, sha256: str) -> str | None:
         """The latest reading of a file with the same bytes for the same patient, or None."""
         with self.access.reads("doctor") as (db, _):
-            same = (Study.patient_id == _identifier(patient_id)) & (Study.sha256 == _sha256(sha256))
-            found = sa.select(Reading.id).join(Study).where(same).order_by(Reading.read_at.desc()).limit(1)
-            return db.scalar(found)
+            same = (Study.patient_id == _identifier(patient_id)) & (Study.sha256 == _require_sha256(sha256))
+            return db.scalar(sa.select(Reading.id).join(Study).where(same).order_by(Reading.read_at.desc()).limit(1))
 
     def worklist(self) -> pd.DataFrame:
-        """All readings, newest first, one row each; columns and types: WORKLIST.
+        """All readings, newest first, one row each; columns: WORKLIST.
 
-        probability: of the label. flagged: an input check failed. read_by: who uploaded it. Times are UTC.
+        probability: of the label. flagged: an input check failed. read_by: who uploaded it. Times are UTC. The columns
+        of the review are None where there is none.
         """
         with self.access.reads("doctor") as (db, _):
             found = with_review(Patient.number, Patient.name, Reading.checks)
             rows = db.execute(found.order_by(Reading.read_at.desc(), Reading.id)).all()
         readings = pd.DataFrame(list(map(tuple, rows)), columns=found.selected_columns.keys(), dtype=object)
-        readings["probability"] = [row.probabilities[row.label] for row in rows]
-        readings["flagged"] = [not all(check["passed"] for check in row.checks) for row in rows]
-        return readings[list(WORKLIST)].astype(WORKLIST)
+        readings["probability"] = np.array([row.probabilities[row.label] for row in rows], float)
+        readings["flagged"] = np.array([not all(check["passed"] for check in row.checks) for row in rows], bool)
+        readings["reviewed"] = readings["reviewed"].astype(bool)
+        readings["read_at"] = readings["read_at"].astype("datetime64[us, UTC]")
+        return readings[list(WORKLIST)]
 
     def case(self, reading_id: str) -> Case:
-        """Everything about one reading; that it was opened is audited. Raises RecordMissing."""
+        """Everything about one reading; the audit trail notes the opening. Raises RecordMissing."""
         with self.access.writes("doctor") as (db, actor):
-            reading = _reading(db, reading_id, orm.undefer(Reading.heat))
-            study = db.get(Study, reading.study_id, options=[orm.undefer(Study.pixels)])
-            patient, uploader, reviews = _row(study.patient), study.uploader.full_name, _reviews(reading)
+            whole = (orm.undefer(Reading.heat), orm.joinedload(Reading.study).undefer(Study.pixels))
+            reading = _find_reading(db, reading_id, *whole)
+            study, reviews = reading.study, _reviews(reading)
+            patient, uploader = _patient_row(study.patient), study.uploader.full_name
             audit_trail.append(db, actor.user_id, "case.open", f"reading:{reading.id}", patient=patient.id)
-        # Decoded after the transaction: it takes longer than everything in it.
+        # Decoded after the transaction, because it takes longer than everything in it.
         classes = tuple(reading.probabilities)
-        return Case(
-            reading_id=reading.id,
-            study_id=study.id,
-            patient=patient,
-            kind=study.kind,
-            units=study.units,
-            width=study.width,
-            height=study.height,
-            sha256=study.sha256,
-            tags=study.tags,
-            notes=study.notes,
-            uploaded_at=study.uploaded_at,
-            uploaded_by=uploader,
-            model=reading.model,
-            version=reading.version,
-            classes=classes,
-            probabilities=reading.probabilities,
-            label=reading.label,
-            decision=reading.decision,
-            rule=DecisionRule.from_dict(reading.point),
-            checks=tuple(predictor.Check(**check) for check in reading.checks),
-            milliseconds=reading.milliseconds,
-            read_at=reading.read_at,
-            reviews=reviews,
-            pixels=pixels.decode(study.pixels, study.units),
-            heat=pixels.decode_heat(reading.heat, len(classes)),
-        )
+        made = {
+            "reading_id": reading.id,
+            "study_id": study.id,
+            "patient": patient,
+            "uploaded_by": uploader,
+            "classes": classes,
+            "rule": DecisionRule.from_dict(reading.point),
+            "checks": tuple(Check(**check) for check in reading.checks),
+            "reviews": reviews,
+            "pixels": pixels.decode(study.pixels, study.units),
+            "heat": pixels.decode_heat(reading.heat, len(classes)),
+        }
+        return Case(**_shared(study, Case) | _shared(reading, Case) | made)
 
     def patient(self, patient_id: str) -> PatientPage:
-        """A patient with all readings, oldest first; that the page was opened is audited. Raises RecordMissing."""
+        """A patient with all readings, oldest first; the audit trail notes the opening. Raises RecordMissing."""
         with self.access.writes("doctor") as (db, actor):
             opened = open_page(db, patient_id, actor.user_id)
         return page(*opened)
 
     def review(self, reading_id: str, agrees: bool, label: str, comment: str = "") -> None:
-        """Say whether the model's label holds, or which class it is; earlier reviews stay, the latest counts.
+        """Save whether the model's label is right, or which class is; earlier reviews stay, the latest counts.
 
-        Raises RecordRefused for a label that is none of the reading's classes, or that contradicts `agrees`.
+        Raises RecordRefused for a label that is not one of the reading's classes, or that contradicts `agrees`.
         """
         comment = _text("comment", comment)
         with self.access.writes("doctor") as (db, actor):
-            reading = _reading(db, reading_id)
+            reading = _find_reading(db, reading_id)
             if label not in tuple(reading.probabilities):
                 raise RecordRefused(f"{label!r} is none of this reading's classes: {', '.join(reading.probabilities)}")
             if agrees != (label == reading.label):
                 raise RecordRefused(
-                    f"the model says {reading.label}: choose that class to agree, another one to correct it"
+                    f"the model says {reading.label}: choose that class to agree, or another one to correct it"
                 )
             db.add(
                 Review(reading_id=reading.id, reviewer_id=actor.user_id, agrees=agrees, label=label, comment=comment)
@@ -305,29 +282,28 @@ class Records:
             audit_trail.append(db, actor.user_id, "case.review", f"reading:{reading.id}", agrees=agrees, label=label)
 
 
-# --- shared with the administrator's side; the caller holds the transaction and has checked the role
+# --- shared with Administration; the caller has the transaction and has checked the role
 
 
 def search(db: orm.Session, text: str, limit: int) -> list[PatientRow]:
-    """Patients whose number or name holds every word of `text`, whatever its case; the exact number comes first."""
+    """Patients whose number or name contains every word of `text` in any case; the exact number comes first."""
     text = _one_line(text, _JOINERS)[:LONGEST_NAME]
-    words = [_holds(word) for word in text.split()]
-    found = sa.select(Patient.id, Patient.number, Patient.name, Patient.birth_year, Patient.sex).where(*words)
-    found = found.order_by((Patient.number == text).desc(), Patient.name, Patient.number).limit(limit)
-    return [PatientRow(*row) for row in db.execute(found)]
+    patients = sa.select(Patient).where(*(_contains(word) for word in text.split()))
+    exact_first = patients.order_by((Patient.number == text).desc(), Patient.name, Patient.number)
+    return [_patient_row(patient) for patient in db.scalars(exact_first.limit(limit))]
 
 
 def latest_review() -> sa.Subquery:
-    """The review that counts of each reading that has one."""
+    """The latest review of each reading that has one."""
     turn = sa.func.row_number().over(partition_by=Review.reading_id, order_by=(Review.at.desc(), Review.id))
     ranked = sa.select(Review, turn.label("turn")).subquery()
     return sa.select(ranked).where(ranked.c.turn == 1).subquery()
 
 
-def with_review(*more, of_review: tuple[str, ...] = ()) -> sa.Select:
-    """All readings, whose they are, and what the latest review says.
+def with_review(*more: Any, of_review: tuple[str, ...] = ()) -> "sa.Select[*tuple[Any, ...]]":
+    """All readings with their patient's id, their study and their latest review.
 
-    more: further columns of patient, study or reading. of_review: further ones of the review, named review_….
+    more: other columns of patient, study or reading. of_review: other columns of the review, named review_….
     """
     latest, reviewer, uploader = latest_review(), orm.aliased(User), orm.aliased(User)
     return (
@@ -357,38 +333,46 @@ def with_review(*more, of_review: tuple[str, ...] = ()) -> sa.Select:
     )
 
 
-def open_page(db: orm.Session, patient_id: str, user_id: int) -> tuple[PatientRow, list[sa.Row]]:
-    """What `page` needs, read in the caller's write transaction; audited as opened by `user_id`."""
-    patient = _row(find_patient(db, patient_id))
-    found = with_review(Study.notes, Study.units, Study.pixels).where(Study.patient_id == patient.id)
-    rows = db.execute(found.order_by(Reading.read_at, Reading.id)).all()
+def open_page(db: orm.Session, patient_id: str, user_id: int) -> tuple[PatientRow, Sequence[sa.Row[Any]]]:
+    """What `page` needs; on the audit trail as opened by `user_id`."""
+    patient = _patient_row(find_patient(db, patient_id))
+    readings = with_review(Study.notes, Study.units, Study.pixels).where(Study.patient_id == patient.id)
+    rows = db.execute(readings.order_by(Reading.read_at, Reading.id)).all()
     audit_trail.append(db, user_id, "patient.open", f"patient:{patient.id}")
     return patient, rows
 
 
-def page(patient: PatientRow, rows: list[sa.Row]) -> PatientPage:
-    """The patient's page, its thumbnails made from the kept pixels; outside any transaction, as that takes time."""
+def page(patient: PatientRow, rows: Sequence[sa.Row[Any]]) -> PatientPage:
+    """The patient's page; call it outside any transaction, because making thumbnails takes time."""
     return PatientPage(patient, tuple(map(_case_row, rows)))
 
 
 # --- rows
 
 
-def _row(patient: Patient) -> PatientRow:
-    return PatientRow(patient.id, patient.number, patient.name, patient.birth_year, patient.sex)
+def _shared(row: Any, kind: type) -> dict[str, Any]:
+    """The values of a row that a dataclass has under the same names."""
+    columns = row._fields if isinstance(row, sa.Row) else sa.inspect(row).mapper.columns.keys()
+    return {field.name: getattr(row, field.name) for field in fields(kind) if field.name in columns}
+
+
+def _patient_row(patient: Patient) -> PatientRow:
+    return PatientRow(**_shared(patient, PatientRow))
 
 
 def _reviews(reading: Reading) -> tuple[ReviewRow, ...]:
     return tuple(ReviewRow(r.reviewer.full_name, r.agrees, r.label, r.comment, r.at) for r in reading.reviews)
 
 
-def _case_row(row: sa.Row) -> CaseRow:
-    same = {field.name: getattr(row, field.name) for field in fields(CaseRow) if hasattr(row, field.name)}
-    return CaseRow(**same, probability=row.probabilities[row.label], thumbnail=pixels.thumbnail(row.pixels, row.units))
+def _case_row(row: sa.Row[Any]) -> CaseRow:
+    thumbnail = pixels.thumbnail(row.pixels, row.units)
+    return CaseRow(**_shared(row, CaseRow), probability=row.probabilities[row.label], thumbnail=thumbnail)
 
 
-def _said(reading: predictor.Prediction) -> dict:
+def _reading_columns(reading: Prediction) -> dict[str, Any]:
     """The columns of a reading, JSON-ready; the order of the classes is that of the heat maps."""
+    if reading.heat is None:
+        raise ValueError("a reading is saved with its heat maps; read the image with heat=True")
     return {
         "model": reading.model,
         "version": reading.version,
@@ -397,16 +381,11 @@ def _said(reading: predictor.Prediction) -> dict:
         "decision": reading.decision,
         "point": reading.rule.to_dict(),
         "checks": [
-            {
-                "name": c.name,
-                "passed": bool(c.passed),
-                "value": float(c.value),
-                "limit": float(c.limit),
-                "words": c.words,
-            }
+            asdict(c) | {"passed": bool(c.passed), "value": float(c.value), "limit": float(c.limit)}
             for c in reading.checks
         ],
         "milliseconds": float(reading.milliseconds),
+        "heat": pixels.encode_heat(reading.heat),
     }
 
 
@@ -416,39 +395,37 @@ def _said(reading: predictor.Prediction) -> dict:
 def find_patient(db: orm.Session, patient_id: str) -> Patient:
     found = db.get(Patient, _identifier(patient_id))
     if found is None:
-        raise RecordMissing("that patient is not in the records (any more): erased, or never saved. Search again")
+        raise RecordMissing("that patient is not in the records: erased, or never saved. Search again")
     return found
 
 
-def _reading(db: orm.Session, reading_id: str, *options) -> Reading:
+def _find_reading(db: orm.Session, reading_id: str, *options: Any) -> Reading:
     found = db.get(Reading, _identifier(reading_id), options=options)
     if found is None:
         raise RecordMissing(
-            "that case is not in the records (any more): its patient was erased, or it was never saved. "
-            "Go back to the worklist"
+            "that case is not in the records: its patient was erased, or it was never saved. Go back to the worklist"
         )
     return found
 
 
 def _identifier(text: str) -> str:
-    """`text` where it can be an identifier, else one that nothing has."""
+    """`text` if it can be an identifier, else one that nothing has."""
     try:
         return str(uuid.UUID(text))
     except (ValueError, AttributeError, TypeError):
         return ""
 
 
-def _holds(word: str) -> sa.ColumnElement[bool]:
-    """Number or name holds the word. Databases fold the case of a to z at most, hence the usual spellings of others."""
+def _contains(word: str) -> sa.ColumnElement[bool]:
+    """Whether number or name contains the word; databases ignore case only for a to z, hence the usual spellings."""
     spellings = {word, word.lower(), word.upper(), word.title()}
     return sa.or_(*(c.icontains(s, autoescape=True) for s in spellings for c in (Patient.number, Patient.name)))
 
 
-def _enter(db: orm.Session, new: NewPatient, user_id: int) -> Patient:
+def _enter_patient(db: orm.Session, new: NewPatient, user_id: int) -> Patient:
     if db.scalar(sa.select(Patient.id).where(Patient.number == new.number)) is not None:
         raise RecordRefused(
-            f"the patient number {new.number!r} is taken already; search for it to add to that patient, "
-            "or check the number"
+            f"the patient number {new.number!r} is taken already; search for that patient, or check the number"
         )
     patient = Patient(number=new.number, name=new.name, birth_year=new.birth_year, sex=new.sex, created_by=user_id)
     db.add(patient)
@@ -460,7 +437,7 @@ def _enter(db: orm.Session, new: NewPatient, user_id: int) -> Patient:
 
 
 def _visible(text: str, keep: str) -> str:
-    """Characters composed in one way, without those that cannot be seen: they would make two numbers look the same."""
+    """Text in one composition and without invisible characters, which would make two numbers look the same."""
     text = unicodedata.normalize("NFC", text)
     return "".join(c for c in text if c in keep or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
 
@@ -486,7 +463,7 @@ def _within(what: str, text: str, longest: int) -> str:
     return text
 
 
-def _sha256(digest: str) -> str:
+def _require_sha256(digest: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise RecordRefused(f"{digest[:80]!r} is not the SHA-256 of a file; accepted are 64 hexadecimal digits")
     return digest
