@@ -75,7 +75,40 @@ def test_the_command_reference_shows_every_command_and_every_option(generated):
             assert re.search(rf"`{re.escape(shown)}\b", section[1]), f"{path}: {shown}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def _typed_commands(text: str) -> list[str]:
+    """Every `lungkit …` that a page tells its reader to type."""
+    blocks = "\n".join(re.findall(r"```(?:console)?\n(.*?)```", text, re.DOTALL))
+    spans = re.findall(r"`(lungkit [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    return [*re.findall(r"^\$? ?(lungkit [a-z].*)$", blocks, re.MULTILINE), *spans]
+
+
+EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@EACH_PAGE
+def test_what_a_page_tells_its_reader_to_type_is_a_command_with_these_options(page):
+    commands = dict(_commands(typer.main.get_command(cli.app)))
+    for typed in _typed_commands(page.read_text(encoding="utf-8")):
+        words = typed.split()
+        path = next((" ".join(words[:n]) for n in (3, 2) if " ".join(words[:n]) in commands), None)
+        if typed in ("lungkit --help", "lungkit COMMAND --help"):
+            continue
+        assert path, f"{page.name}: {typed}"
+        options = {option for parameter in commands[path].params for option in parameter.opts} | {"--help"}
+        assert {word.partition("=")[0] for word in words if word.startswith("-")} <= options, f"{page.name}: {typed}"
+
+
+@EACH_PAGE
+def test_modules_and_functions_that_a_page_names_exist(page):
+    for name in re.findall(r"`(lungkit(?:\.\w+)+)`", page.read_text(encoding="utf-8")):
+        path, owner = ROOT.joinpath(*name.split(".")), ROOT.joinpath(*name.split(".")[:-1])
+        if path.is_dir() or path.with_suffix(".py").exists():
+            continue
+        source = owner.with_suffix(".py") if owner.with_suffix(".py").exists() else owner / "__init__.py"
+        assert re.search(rf"^(def|class) {path.name}\b|^{path.name}\b", source.read_text(), re.MULTILINE), name
+
+
+@EACH_PAGE
 def test_internal_links_lead_somewhere(page, generated):
     for target in LINK.findall(CODE.sub("", page.read_text(encoding="utf-8"))):
         if re.match(r"[a-z]+:", target):
