@@ -14,7 +14,7 @@ version = release = lungkit.__version__
 
 extensions = ["myst_nb", "sphinx_copybutton", "sphinx_design", "generate"]
 nb_execution_mode = "off"  # the committed outputs are shown
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 smartquotes_action = "qe"  # quotes and ellipses; "--split" keeps its two dashes
 

@@ -77,9 +77,10 @@ def test_the_command_reference_shows_every_command_and_every_option(generated):
 
 def _typed_commands(text: str) -> list[str]:
     """Every `lungkit …` that a page tells its reader to type."""
-    blocks = "\n".join(re.findall(r"```(?:console)?\n(.*?)```", text, re.DOTALL))
-    spans = re.findall(r"`(lungkit [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-    return [*re.findall(r"^\$? ?(lungkit [a-z].*)$", blocks, re.MULTILINE), *spans]
+    blocks = re.findall(r"^```(\S*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    typed = "\n".join(block for language, block in blocks if language in ("", "console"))
+    spans = re.findall(r"`(lungkit [^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+    return [*re.findall(r"^\$? ?(lungkit [a-z].*)$", typed, re.MULTILINE), *spans]
 
 
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
