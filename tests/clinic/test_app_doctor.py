@@ -17,8 +17,9 @@ import traitlets
 from ipywidgets.widgets.widget import _instances as alive
 
 from lungkit import config
-from lungkit.clinic.app import case, page, reading, shell
-from lungkit.clinic.app.upload import Upload
+from lungkit.clinic.app import page, reading, shell
+from lungkit.clinic.app.new_case import NewCaseScreen
+from lungkit.clinic.app.upload import UploadField
 from lungkit.clinic.app.viewer import Viewer
 from lungkit.clinic.predictor import REVIEW, Check, ModelPool
 from lungkit.clinic.records import accounts, maintenance
@@ -89,7 +90,7 @@ def records(access) -> Records:
 @pytest.fixture
 def shown(store, access, models):
     """The page of a doctor who has just signed in."""
-    return shell.page(lambda: store, access.token, models)
+    return shell.page_of(lambda: store, access.token, models)
 
 
 @pytest.fixture
@@ -134,8 +135,8 @@ def field(widget: widgets.Widget, words: str) -> widgets.Widget:
     return found
 
 
-def upload_of(widget: widgets.Widget) -> Upload:
-    [found] = [w for w in everything(widget) if isinstance(w, Upload)]
+def upload_of(widget: widgets.Widget) -> UploadField:
+    [found] = [w for w in everything(widget) if isinstance(w, UploadField)]
     return found
 
 
@@ -152,7 +153,7 @@ def server_holds_what_was_sent(monkeypatch):
     ARRIVED.clear()
 
 
-def send(upload: Upload, content: bytes | None, name="chest.png", number=1, of=1) -> None:
+def send(upload: UploadField, content: bytes | None, name="chest.png", number=1, of=1) -> None:
     """What upload.js does with one file; None: it did not reach the server."""
     ARRIVED[:] = [] if content is None else [content]
     upload._handle_custom_msg({"name": name, "number": number, "of": of}, [])
@@ -202,7 +203,7 @@ def test_a_doctor_sees_the_doctors_screens_and_that_this_is_research(shown):
 
 
 def test_an_admin_sees_none_of_the_doctors_screens(store, signed_in, models):
-    shown = shell.page(lambda: store, signed_in("admin").token, models)
+    shown = shell.page_of(lambda: store, signed_in("admin").token, models)
     captions = [b.description for b in everything(shown.header) if isinstance(b, widgets.Button)]
     assert captions == ["Sign out", "People", "Patients", "Usage", "Models", "Audit trail", "Health"]
 
@@ -210,7 +211,7 @@ def test_an_admin_sees_none_of_the_doctors_screens(store, signed_in, models):
 @pytest.mark.parametrize("token", ["", "not-a-token"])
 def test_who_is_not_signed_in_sees_the_way_to_sign_in_and_nothing_else(store, models, token):
     maintenance.upgrade(store)
-    shown = shell.page(lambda: store, token, models)
+    shown = shell.page_of(lambda: store, token, models)
     assert "You are signed out" in text(shown.widget) and 'href="/login"' in text(shown.widget)
     assert not [w for w in everything(shown.widget) if isinstance(w, widgets.Button)]
 
@@ -219,7 +220,7 @@ def test_records_that_cannot_be_opened_are_said_in_words(models):
     def broken():
         raise accounts.StoreError("the disk is full; nothing was saved. Tell an administrator, then try again")
 
-    assert "The disk is full" in text(shell.page(broken, "token", models).widget)
+    assert "The disk is full" in text(shell.page_of(broken, "token", models).widget)
 
 
 def test_outside_the_server_the_notebook_says_how_to_serve_it(capsys, monkeypatch):
@@ -290,7 +291,7 @@ def test_the_same_bytes_for_the_same_patient_are_not_saved_twice(store, shown):
     send(upload_of(shown.screen), png(), "first.png")
     send(upload_of(shown.screen), png(), "again.png")
     assert counts(store) == [1, 1, 1, 0]
-    assert "was read for this patient before" in text(shown.screen)
+    assert "was already read for this patient" in text(shown.screen)
     button(shown.screen, "Open the earlier reading").click()
     assert text(shown.screen).count("<h2>Pneumonia</h2>") == 1
 
@@ -339,12 +340,12 @@ def test_a_birth_year_that_is_none_is_refused_in_words(shown, year):
 def test_a_number_that_is_taken_names_whose_it_is(shown, records, chest_image, said):
     records.save_case(NewPatient("T-7", "Anton Example"), chest_image(), SHA, said())
     enter_patient(shown.screen, number="T-7")
-    assert "The number T-7 belongs to Anton Example already" in text(shown.widget)
+    assert "The number T-7 already belongs to Anton Example" in text(shown.widget)
     assert upload_of(shown.screen).disabled
 
 
 def test_a_real_model_reads_a_synthetic_slice_through_the_page(store, access, tiny_version, slice_files):
-    shown = shell.page(lambda: store, access.token, ModelPool())
+    shown = shell.page_of(lambda: store, access.token, ModelPool())
     enter_patient(shown.screen)
     send(upload_of(shown.screen), slice_files[0].read_bytes(), "slice.dcm")
     assert counts(store) == [1, 1, 1, 0]
@@ -356,7 +357,7 @@ def test_a_real_model_reads_a_synthetic_slice_through_the_page(store, access, ti
 
 
 def test_without_a_model_the_page_says_who_can_help(store, access):
-    shown = shell.page(lambda: store, access.token, ModelPool())
+    shown = shell.page_of(lambda: store, access.token, ModelPool())
     assert "No model is in use yet" in text(shown.screen)
     enter_patient(shown.screen)
     assert upload_of(shown.screen).disabled
@@ -373,13 +374,13 @@ def test_a_damaged_model_card_is_said_and_other_screens_work(shown, models):
 
 def test_a_page_opened_with_a_damaged_model_says_which_and_who_can_help(store, access, tiny_version):
     (tiny_version.folder / registry.CARD).write_text("{")
-    words = text(shell.page(lambda: store, access.token, ModelPool()).screen)
-    assert "No model can read. Tell an administrator: tiny-cnn@v1: card.json is not JSON" in words
+    words = text(shell.page_of(lambda: store, access.token, ModelPool()).screen)
+    assert "No model can be used. Tell an administrator: tiny-cnn@v1: card.json is not JSON" in words
 
 
 def test_an_image_for_a_damaged_model_is_refused_with_what_to_do(store, access, tiny_version, slice_files):
     (tiny_version.folder / "graph.bin").write_bytes(b"")
-    shown = shell.page(lambda: store, access.token, ModelPool())
+    shown = shell.page_of(lambda: store, access.token, ModelPool())
     enter_patient(shown.screen)
     send(upload_of(shown.screen), slice_files[0].read_bytes(), "slice.dcm")
     words = text(shown.screen)
@@ -389,12 +390,12 @@ def test_an_image_for_a_damaged_model_is_refused_with_what_to_do(store, access, 
 
 def test_the_next_patient_starts_with_an_empty_form(shown):
     enter_patient(shown.screen)
-    field(shown.screen, "Notes (kept with each image)").value = "cough"
+    field(shown.screen, "Notes (saved with each image)").value = "cough"
     send(upload_of(shown.screen), png())
     button(shown.screen, "Next patient").click()
     words = text(shown.screen)
     assert "T-1" not in words and "Pneumonia</h2>" not in words and "chest.png" not in words
-    assert field(shown.screen, "Notes (kept with each image)").value == ""
+    assert field(shown.screen, "Notes (saved with each image)").value == ""
     assert upload_of(shown.screen).disabled
 
 
@@ -403,7 +404,7 @@ def test_the_next_patient_starts_with_an_empty_form(shown):
 
 def received():
     files = []
-    upload = Upload(lambda *file: files.append(file), take, lambda: True, limit=100)
+    upload = UploadField(lambda *file: files.append(file), take, lambda: True, limit=100)
     return upload, files
 
 
@@ -423,7 +424,7 @@ def test_messages_that_no_page_sends_take_nothing_and_the_next_file_is_taken(mes
 def test_a_file_that_did_not_arrive_is_said_so(store, shown, models):
     enter_patient(shown.screen)
     send(upload_of(shown.screen), None)
-    assert "Did not arrive; choose it again" in text(shown.screen)
+    assert "Did not arrive. Choose it again" in text(shown.screen)
     assert models.seen == [] and counts(store) == [0, 0, 0, 0]
 
 
@@ -543,17 +544,15 @@ def test_a_doctor_who_became_an_admin_cannot_review_any_more(store, opened):
 
 def test_an_admins_session_can_use_none_of_the_doctors_screens(store, signed_in, models, frame):
     records = Records(signed_in("admin"))
-    screen = case.NewCase(records, models, frame.act, lambda *_, **__: None)
+    screen = NewCaseScreen(records, frame, models)
     enter_patient(screen.widget)
     assert "needs the role doctor" in text(frame.widget)
-    screen._choose(NewPatient("T-1", "Test Patient"))
+    screen._select(NewPatient("T-1", "Test Patient"))
     send(screen.upload, png())
     assert "needs the role doctor" in text(frame.widget)
-    for module in ("worklist", "patient", "reading"):
+    for name, what in (("worklist", {}), ("patient", {"patient_id": SHA}), ("reading", {"reading_id": SHA})):
         frame.say("")
-        view = __import__(f"lungkit.clinic.app.{module}", fromlist=["view"]).view
-        more = {"patient_id": SHA} if module == "patient" else {"reading_id": SHA} if module == "reading" else {}
-        assert frame.act(view)(records, models, frame.act, None, **more) is None
+        frame.act(shell.screen_class("doctor", name)(records, frame, models).refresh)(**what)
         assert "needs the role doctor" in text(frame.widget)
     assert counts(store) == [0, 0, 0, 0]
 
@@ -573,7 +572,7 @@ def test_a_reading_that_was_erased_meanwhile_is_said_in_words(store, opened):
 def test_names_files_notes_and_comments_are_text_on_every_screen(shown, models, said):
     models.said = lambda **changes: said(**changes, checks=(Check("kind", False, 2, 1, HOSTILE),))
     enter_patient(shown.screen, number=f"1{HOSTILE}", name=HOSTILE)
-    field(shown.screen, "Notes (kept with each image)").value = HOSTILE
+    field(shown.screen, "Notes (saved with each image)").value = HOSTILE
     send(upload_of(shown.screen), png(), f"{HOSTILE}.png")
     send(upload_of(shown.screen), b"no image", f"{HOSTILE}.png")
     field(shown.screen, "Comment (kept with your review)").value = HOSTILE
@@ -741,11 +740,11 @@ def worklist(shown, store, records, chest_image, said):
     ("filters", "left"),
     [
         ({}, ["T-3", "T-2", "T-1"]),
-        ({"Class": "Pneumonia"}, ["T-2", "T-1"]),
+        ({"Finding": "Pneumonia"}, ["T-2", "T-1"]),
         ({"Decision": REVIEW}, ["T-3"]),
         ({"Review": "Not reviewed"}, ["T-3", "T-2"]),
         ({"Review": "Reviewed"}, ["T-1"]),
-        ({"Class": "Normal", "Review": "Reviewed"}, []),
+        ({"Finding": "Normal", "Review": "Reviewed"}, []),
     ],
 )
 def test_the_worklist_is_filtered_by_class_decision_and_review(worklist, filters, left):
@@ -769,13 +768,13 @@ def test_the_worklist_is_filtered_by_days_both_included(worklist, records):
 def test_a_selected_row_opens_that_reading_also_after_filtering(worklist):
     table(worklist).set_state({"selected_rows": [0]})
     assert "Selected: T-3" in text(worklist.screen)
-    field(worklist.screen, "Class").value = "Pneumonia"
+    field(worklist.screen, "Finding").value = "Pneumonia"
     assert button(worklist.screen, "Open case").disabled, "another list, nothing selected"
     table(worklist).set_state({"selected_rows": [1]})
     button(worklist.screen, "Open case").click()
     assert "T-1" in text(worklist.screen) and "T-3" not in text(worklist.screen)
     button(worklist.screen, "← Back to worklist").click()
-    assert field(worklist.screen, "Class").value == "Pneumonia", "filters stay"
+    assert field(worklist.screen, "Finding").value == "Pneumonia", "filters stay"
 
 
 def test_a_patients_images_stand_in_the_order_of_time_and_two_can_be_compared(shown, records, chest_image, said):
@@ -789,13 +788,13 @@ def test_a_patients_images_stand_in_the_order_of_time_and_two_can_be_compared(sh
     words = text(shown.screen)
     assert "3 images, oldest first" in words
     assert (
-        words.index(">Pneumonia</b>") < words.index(">Normal</b>") < words.index("review needed (nearest: Pneumonia)")
+        words.index(">Pneumonia</b>") < words.index(">Normal</b>") < words.index("? Review (nearest: Pneumonia)")
     )
-    button(shown.screen, "Compare the two chosen").click()
-    assert "Mark two images to compare; 0 marked" in text(shown.widget)
+    button(shown.screen, "Compare two images").click()
+    assert "Mark two images to compare. 0 are marked" in text(shown.widget)
     for box in [w for w in on_screen(shown.screen) if isinstance(w, widgets.Checkbox)][:2]:
         box.value = True
-    button(shown.screen, "Compare the two chosen").click()
+    button(shown.screen, "Compare two images").click()
     assert len([w for w in everything(shown.screen) if isinstance(w, Viewer)]) == 2
     next(b for b in on_screen(shown.screen) if getattr(b, "description", "") == "Open").click()
     assert "← Back to patient" in text(shown.screen) and "11" * 4 not in text(shown.screen)

@@ -155,7 +155,7 @@ def test_a_slice_is_read_looked_at_reviewed_and_printed(visit, clinic, slices):
     # The same file again is not saved twice.
     page.get_by_role("button", name="More images of this patient").click()
     ada.upload(slices["Pneumonia"])
-    assert "was read for this patient before" in ada.line(slices["Pneumonia"])
+    assert "was already read for this patient" in ada.line(slices["Pneumonia"])
     assert len(readings(clinic, "P-100")) == 1
     page.get_by_role("button", name="Open the earlier reading").click()
     expect(page.get_by_role("button", name="Shown below")).to_have_count(2)
@@ -313,7 +313,7 @@ def test_the_worklist_finds_filters_and_opens_what_a_colleague_read(visit, clini
     of_patient = table.locator("tbody tr", has_text="P-300")
     expect(of_patient).to_have_count(2)
     assert not ada.usable()
-    page.get_by_label("Class", exact=True).select_option("COVID-19")
+    page.get_by_label("Finding", exact=True).select_option("COVID-19")
     expect(of_patient).to_have_count(1)
     page.get_by_label("Review", exact=True).select_option("Not reviewed")
     expect(of_patient).to_have_count(0)
@@ -325,7 +325,7 @@ def test_the_worklist_finds_filters_and_opens_what_a_colleague_read(visit, clini
     page.get_by_role("button", name="Clear filters").click()
     expect(of_patient).to_have_count(2)
 
-    of_patient.filter(has_text="corrected to Pneumonia").click()
+    of_patient.filter(has_text="Corrected to Pneumonia").click()
     page.get_by_role("button", name="Open case").click()
     page.locator(".reading").wait_for()
     ada.sees("Demo Patient Three Hundred", "by Second Doctor", "corrected to Pneumonia", "see the follow-up")
@@ -347,7 +347,7 @@ def test_the_page_of_a_patient_shows_all_images_in_order_and_compares_two(visit,
     assert not ada.usable()
     for study in studies.all():
         study.get_by_label("Compare").check()
-    page.get_by_role("button", name="Compare the two chosen").click()
+    page.get_by_role("button", name="Compare two images").click()
     expect(page.locator(".compared canvas.viewer-canvas")).to_have_count(2)
     assert not ada.usable()
     studies.nth(0).get_by_role("button", name="Open").click()
@@ -428,7 +428,7 @@ def test_a_version_that_is_promoted_reads_the_next_image_without_a_restart(visit
     ada.upload(slices["Pneumonia"])
 
     eve.page.locator("tbody tr", has_text=second).click()
-    eve.page.get_by_role("button", name="Roll ct-infection back …").click()
+    eve.page.get_by_role("button", name="Roll back ct-infection …").click()
     eve.page.get_by_role("button", name="Roll back", exact=True).click()
     eve.page.get_by_text("ct-infection@v1 is in use now").wait_for()
     ada.upload(slices["COVID-19"])

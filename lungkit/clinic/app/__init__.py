@@ -1,1 +1,1 @@
-"""The screens of the clinic: plain widgets over records, models and oversight; rights are checked below, not here."""
+"""The screens of the clinic: plain widgets over the records and models; rights are checked in the records."""

@@ -1,4 +1,4 @@
-"""Small charts as inline SVG: they need no library in the kernel, and say in words what they show.
+"""Small charts as inline SVG: they need no library in the kernel, and each has a text for screen readers.
 
 Each function returns HTML; texts are escaped. Colours are the stylesheet's, by class.
 """
@@ -11,88 +11,87 @@ from lungkit.clinic.words import percent
 
 WIDTH, LEFT, RIGHT = 380, 60, 8  # of a chart with an axis on its left, in its own units
 TOP, HEIGHT, BOTTOM = 12, 110, 24
-ROW = 44  # of a chart with a row for each name: the name and its figures, and what is drawn below them
+ROW = 44  # of a chart with a row for each name: the name and its figures, and the marks below them
 LONGEST = 26  # characters of a name in a chart
 
 
-def bars(title: str, days: Sequence[date], counts: Sequence[int]) -> str:
+def bar_chart(title: str, days: Sequence[date], counts: Sequence[int]) -> str:
     """One bar for each day (or week, named by its first day)."""
     top = _round_up(max(counts, default=0))
     step = (WIDTH - LEFT - RIGHT) / max(1, len(counts))
-    drawn = "".join(
+    marks = "".join(
         f'<rect class="bar" x="{LEFT + i * step + step * 0.1:.1f}" y="{_y(n, top):.1f}" width="{step * 0.8:.2f}" '
         f'height="{TOP + HEIGHT - _y(n, top):.1f}"><title>{_day(day)}: {n}</title></rect>'
         for i, (day, n) in enumerate(zip(days, counts, strict=True))
         if n
     )
-    words = f"{title}: {sum(counts)} in all, at most {max(counts, default=0)} at a time"
-    return _figure(f"{safe(title)} <b>{sum(counts):,}</b>", words, _axes(days, top, f"{top:,}") + drawn)
+    words = f"{title}: {sum(counts)} in total, at most {max(counts, default=0)} at a time"
+    return _chart(f"{safe(title)} <b>{sum(counts):,}</b>", words, _axes(days, top, f"{top:,}") + marks)
 
 
-def ranges(title: str, days: Sequence[date], middles: Sequence[float], highs: Sequence[float], unit: str) -> str:
+def range_chart(title: str, days: Sequence[date], medians: Sequence[float], highs: Sequence[float], unit: str) -> str:
     """For each day a dot at its median, and a line up to its 95th percentile."""
     top = _round_up(max(highs, default=0))
     span = (days[-1] - days[0]).days if days else 0
-    drawn = ""
-    for day, middle, high in zip(days, middles, highs, strict=True):
+    marks = ""
+    for day, median, high in zip(days, medians, highs, strict=True):
         x = LEFT + 6 + (WIDTH - LEFT - RIGHT - 12) * ((day - days[0]).days / span if span else 0.5)
-        drawn += (
-            f"<g><title>{_day(day)}: median {middle:.0f} {unit}, 95 % within {high:.0f} {unit}</title>"
-            f'<line class="range" x1="{x:.1f}" x2="{x:.1f}" y1="{_y(middle, top):.1f}" y2="{_y(high, top):.1f}"/>'
-            f'<circle class="dot" cx="{x:.1f}" cy="{_y(middle, top):.1f}" r="3.5"/></g>'
+        marks += (
+            f"<g><title>{_day(day)}: median {median:.0f} {unit}, 95 % within {high:.0f} {unit}</title>"
+            f'<line class="range" x1="{x:.1f}" x2="{x:.1f}" y1="{_y(median, top):.1f}" y2="{_y(high, top):.1f}"/>'
+            f'<circle class="dot" cx="{x:.1f}" cy="{_y(median, top):.1f}" r="3.5"/></g>'
         )
     words = f"{title}: each day's median and 95th percentile; the highest is {max(highs, default=0):.0f} {unit}"
-    return _figure(
-        f"{safe(title)} <span>dot: median, line: up to 95 %</span>", words, _axes(days, top, f"{top:,} {unit}") + drawn
-    )
+    caption = f"{safe(title)} <span>dot: median, line: up to 95 %</span>"
+    return _chart(caption, words, _axes(days, top, f"{top:,} {unit}") + marks)
 
 
-def shares(title: str, rows: Sequence[tuple[str, int, int]], first: str = "", second: str = "") -> str:
+def share_chart(title: str, rows: Sequence[tuple[str, int, int]], first: str = "", second: str = "") -> str:
     """A bar for each (name, n, m): n of `first`, then m of `second`, with the numbers in words above it."""
     most = max((n + m for _, n, m in rows), default=0) or 1
-    drawn, said = "", []
+    marks, words = "", []
     for i, (name, n, m) in enumerate(rows):
         figures = f"{n:,} {first}, {m:,} {second}" if second else f"{n:,}"
-        said.append(f"{name} {figures}")
+        words.append(f"{name} {figures}")
         wide, wider, y = WIDTH * n / most, WIDTH * m / most, i * ROW + 21
-        drawn += (
-            f"{_row(name, figures, i)}"
+        marks += (
+            f"{_row_heading(name, figures, i)}"
             f'<rect class="bar" x="0" y="{y}" width="{wide:.1f}" height="12"/>'
             f'<rect class="bar-other" x="{wide:.1f}" y="{y}" width="{wider:.1f}" height="12"/>'
         )
-    return _figure(safe(title), f"{title}: {'; '.join(said)}", drawn, ROW * len(rows))
+    return _chart(safe(title), f"{title}: {'; '.join(words)}", marks, ROW * len(rows))
 
 
-def intervals(title: str, rows: Sequence[tuple[str, float, float, float, int]]) -> str:
+def interval_chart(title: str, rows: Sequence[tuple[str, float, float, float, int]]) -> str:
     """For each (name, rate, low, high, n) a dot at the rate and its 95 % interval, on an axis from 0 to 100 %."""
     edge, bottom = 8, ROW * len(rows)
     room = WIDTH - 2 * edge
-    drawn = "".join(
+    marks = "".join(
         f'<line class="grid" x1="{x}" x2="{x}" y1="20" y2="{bottom}"/>'
-        f'<text class="tick" x="{x}" y="{bottom + 15}" text-anchor="{anchor}">{words}</text>'
-        for x, anchor, words in (
+        f'<text class="tick" x="{x}" y="{bottom + 15}" text-anchor="{anchor}">{tick}</text>'
+        for x, anchor, tick in (
             (edge, "start", "0 %"),
             (WIDTH / 2, "middle", "50 %"),
             (WIDTH - edge, "end", "100 %"),
         )
     )
-    said = []
+    words = []
     for i, (name, rate, low, high, n) in enumerate(rows):
         figures, y = f"{percent(rate)} of {n:,} (95 %: {percent(low)} to {percent(high)})", i * ROW + 29
-        said.append(f"{name} {figures}")
-        drawn += (
-            f"{_row(name, figures, i)}"
+        words.append(f"{name} {figures}")
+        marks += (
+            f"{_row_heading(name, figures, i)}"
             f'<line class="range" x1="{edge + room * low:.1f}" x2="{edge + room * high:.1f}" y1="{y}" y2="{y}"/>'
             f'<circle class="dot" cx="{edge + room * rate:.1f}" cy="{y}" r="5"/>'
         )
-    return _figure(safe(title), f"{title}: {'; '.join(said)}", drawn, bottom + 20)
+    return _chart(safe(title), f"{title}: {'; '.join(words)}", marks, bottom + 20)
 
 
-def _figure(caption: str, words: str, drawn: str, height: float = TOP + HEIGHT + BOTTOM) -> str:
-    """caption: HTML; words: what the chart shows, for people who cannot see it."""
+def _chart(caption: str, words: str, marks: str, height: float = TOP + HEIGHT + BOTTOM) -> str:
+    """caption: HTML; words: what the chart shows, for screen readers."""
     return (
         f'<figure class="chart"><figcaption>{caption}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{safe(words)}">{drawn}</svg></figure>'
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{safe(words)}">{marks}</svg></figure>'
     )
 
 
@@ -112,7 +111,7 @@ def _axes(days: Sequence[date], top: int, top_words: str) -> str:
     return lines + labels
 
 
-def _row(name: str, figures: str, place: int) -> str:
+def _row_heading(name: str, figures: str, place: int) -> str:
     """The first line of a row: its name on the left, its figures on the right."""
     short, y = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…", place * ROW + 14
     return (

@@ -1,4 +1,4 @@
-"""A button that makes a file in the kernel and has the browser save it, in one click."""
+"""A button that makes a file in the kernel and lets the browser save it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,11 +7,11 @@ import anywidget
 import traitlets
 
 
-class Download(anywidget.AnyWidget):
+class DownloadButton(anywidget.AnyWidget):
     """The button.
 
-    make: called at each click; returns (file name, bytes), or None where there is nothing to save, as a callback
-    in the page's `act` does after a failure.
+    make: called at each click; returns (file name, bytes), or None if there is nothing to save, as after a failure
+    under the page's guard.
     type: media type of the bytes, such as "application/pdf".
     """
 

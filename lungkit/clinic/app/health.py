@@ -1,82 +1,76 @@
-"""Health: how the machine and the records are, with a word on what is low."""
+"""Health: the state of the machine and of the records, with a warning for what runs low."""
 
-from collections.abc import Callable
 from datetime import datetime
 
 import ipywidgets as widgets
 
+from lungkit.clinic.app.describe import count
 from lungkit.clinic.app.page import safe
-from lungkit.clinic.records.administration import Oversight
+from lungkit.clinic.app.screen import Screen
 
-LOW_DISK, SHORT_DISK = 5 * 10**9, 10**9  # bytes free: soon to be looked after, and now
-LARGE_KERNEL = 400 * 10**6  # bytes: a clinician's page takes 250 MB at most
-
-
-def view(oversight: Oversight, act: Callable) -> widgets.Widget:
-    """The screen."""
-    health = Health(oversight, act)
-    health.widget.refresh = health.refresh
-    return health.widget
+LOW_DISK, SHORT_DISK = 5 * 10**9, 10**9  # bytes free: a warning, and an urgent one
+LARGE_KERNEL = 400 * 10**6  # bytes; a clinician's page needs at most 250 MB
 
 
-class Health:
-    """One line for each thing to look after."""
+class HealthScreen(Screen):
+    """One line for each thing to watch."""
 
-    def __init__(self, oversight: Oversight, act: Callable):
-        self._oversight = oversight
+    def __init__(self, *given):
+        super().__init__(*given)
         self.lines = widgets.HTML()
-        self.again = widgets.Button(description="Look again")
-        self.again.on_click(act(lambda _: self.refresh()))
-        self.widget = widgets.VBox(
-            [widgets.HTML("<h1>Health</h1>"), self.lines, widgets.HBox([self.again]).add_class("actions")]
-        )
-        self.refresh()
+        self.again = self.button("Check again", self.refresh)
+        self.lay_out("Health", self.lines, widgets.HBox([self.again]).add_class("actions"))
 
     def refresh(self) -> None:
-        """Look anew."""
-        found = "".join(_line(*line) for line in assess(self._oversight.health()))
+        """Check again."""
+        lines = "".join(_health_line(*line) for line in assess(self.records.health()))
         self.lines.value = (
-            f'<dl class="health">{found}</dl><p class="about" role="status">As of {datetime.now():%H:%M:%S}.</p>'
+            f'<dl class="health">{lines}</dl><p class="about" role="status">Checked at {datetime.now():%H:%M:%S}.</p>'
         )
 
 
-def assess(health: dict) -> list[tuple[str, str, str]]:
-    """What `Oversight.health` found, for people: (thing, state "good" or "low", words)."""
-    free, kernels, models = health["disk_free_bytes"], health["kernels"], health["models"]
+def assess(health: dict) -> list[tuple[str, bool, str]]:
+    """The figures of `Administration.health` as lines: (what, whether it is good, words)."""
+    kernels, models = health["kernels"], health["models"]
     kind = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}.get(health["database"], health["database"])
-    lines = [("Database", "good", f"{kind}, {size(health['database_bytes'])}")]
-    if free < SHORT_DISK:
-        lines.append(("Disk", "low", f"{size(free)} free: nothing can be saved soon. Make room now."))
-    elif free < LOW_DISK:
-        lines.append(("Disk", "low", f"{size(free)} free: make room, or move the records to a larger disk."))
-    else:
-        lines.append(("Disk", "good", f"{size(free)} free"))
-    lines.append(("People signed in", "good", str(health["sessions"])))
+    lines = [
+        ("Database", True, f"{kind}, {size(health['database_bytes'])}"),
+        _disk(health["disk_free_bytes"]),
+        ("People signed in", True, str(health["sessions"])),
+    ]
     if not kernels:
-        lines.append(("Open pages", "good", "none counted; this page does not run under `lungkit serve`"))
+        lines.append(("Open pages", True, "none counted; this page does not run under `lungkit serve`"))
     else:
         mean = health["kernels_bytes"] / kernels
-        words = f"{kernels} kernels with {size(health['kernels_bytes'])} of memory, {size(mean)} each"
+        words = f"{kernels} processes with {size(health['kernels_bytes'])} of memory, {size(mean)} each"
         large = mean > LARGE_KERNEL
-        lines.append(("Open pages", "low" if large else "good", words + (": more than expected" if large else "")))
-    lines += [("Damaged model", "low", f"{problem}.") for problem in health["damaged"]]
+        lines.append(("Open pages", not large, words + (": more than expected" if large else "")))
+    lines += [("Damaged model", False, f"{problem}.") for problem in health["damaged"]]
     if models:
-        lines.append(("Models in use", "good", ", ".join(models)))
+        lines.append(("Models in use", True, ", ".join(models)))
     elif not health["damaged"]:
-        lines.append(("Models in use", "low", "none: images cannot be read. Choose a version under Models."))
-    lines.append(("Audit trail", "good", f"{health['audit_events']:,} events; verify them under Audit trail"))
+        lines.append(("Models in use", False, "none: images cannot be read. Select a version under Models."))
+    lines.append(("Audit trail", True, f"{count(health['audit_events'], 'event')}. Verify them under Audit trail."))
     return lines
 
 
-def size(count: float) -> str:
+def _disk(free: int) -> tuple[str, bool, str]:
+    if free < SHORT_DISK:
+        return "Disk", False, f"{size(free)} free. Soon nothing can be saved. Free up space now."
+    if free < LOW_DISK:
+        return "Disk", False, f"{size(free)} free. Free up space, or move the records to a larger disk."
+    return "Disk", True, f"{size(free)} free"
+
+
+def size(number: float) -> str:
     """Bytes for people: 1.3 GB."""
     for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "bytes" or number >= 100 else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
 
 
-def _line(thing: str, state: str, words: str) -> str:
-    mark = {"good": "✓ fine", "low": "! look after this"}[state]
-    return f'<dt>{safe(thing)}</dt><dd><span class="state {state}">{mark}</span><span>{safe(words)}</span></dd>'
+def _health_line(what: str, good: bool, words: str) -> str:
+    state = '<span class="state good">✓ Good</span>' if good else '<span class="state low">! Needs attention</span>'
+    return f"<dt>{safe(what)}</dt><dd>{state}<span>{safe(words)}</span></dd>"

@@ -1,16 +1,15 @@
 """Models: which versions there are, how good they were, which one reads; promote another, or go back."""
 
-from collections.abc import Callable
 from datetime import datetime
 
 import ipywidgets as widgets
 import pandas as pd
 
-from lungkit.clinic.app.admin import Confirm, Table
-from lungkit.clinic.app.page import notice, safe, when
-from lungkit.clinic.records.administration import ModelRow, Oversight
+from lungkit.clinic.app.describe import count
+from lungkit.clinic.app.page import notice, safe, show_if, when
+from lungkit.clinic.app.screen import Confirm, Screen, Table
+from lungkit.clinic.records.administration import ModelRow
 from lungkit.clinic.words import SPLITS, counted, with_interval
-from lungkit.errors import LungkitError
 from lungkit.models.registry import plain
 
 METRICS = {
@@ -31,102 +30,69 @@ CLASS_METRICS = {
 _SHOWN_APART = ("model", "version", "classes", "metrics", "files", "synthetic", "created", "lungkit")
 
 
-def view(oversight: Oversight, act: Callable) -> widgets.Widget:
-    """The screen."""
-    models = Models(oversight, act)
-    models.widget.refresh = models.refresh
-    return models.widget
+class ModelsScreen(Screen):
+    """All versions, and the card of the one that is selected."""
 
-
-class Models:
-    """All versions, and the card of the one that is chosen."""
-
-    def __init__(self, oversight: Oversight, act: Callable):
-        self._oversight = oversight
-        self._rows: dict[tuple[str, str], ModelRow] = {}
-        self.in_use, self.said, self.status = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self.table = Table(act, self._chosen, "No model is registered yet: run the notebooks, or `make demo`.")
-        self.show = widgets.Button(description="Show card")
-        self.promote = widgets.Button(description="Use this version …").add_class("primary")
-        self.back = widgets.Button()
-        self.confirm = Confirm(act)
-        self.card = widgets.HTML().add_class("card").add_class("model-card")
-        for button, action in ((self.show, self._show), (self.promote, self._promote), (self.back, self._back)):
-            button.on_click(act(lambda _, action=action: action()))
-        self.actions = widgets.HBox([self.show, self.promote, self.back]).add_class("actions")
-        self.widget = widgets.VBox(
-            [
-                widgets.HTML("<h1>Models</h1>"),
-                self.said,
-                self.in_use,
-                self.table.widget,
-                self.status,
-                self.actions,
-                self.confirm.widget,
-                self.card,
-            ]
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.in_use = widgets.HTML()
+        self.show = self.button("Show card", self._show)
+        self.promote = self.button("Use this version …", self._promote, "primary")
+        self.back = self.button("Roll back …", self._roll_back)
+        self.confirm = Confirm(self.page)
+        self.table = Table(
+            self.page,
+            *(self.show, self.promote, self.back),
+            name=lambda row: f"{row.model}@{row.version}",
+            on_select=self._selected,
+            empty="No model is registered yet. Train one with the notebooks, or run `make demo`.",
         )
-        self.refresh()
+        self.card = widgets.HTML().add_class("card").add_class("model-card")
+        self.lay_out("Models", self.in_use, self.confirm.widget, self.table.widget, self.card)
 
     def refresh(self) -> None:
-        """All versions anew."""
-        self.said.value = ""
-        self._load()
-
-    def _load(self) -> None:
-        rows = self._oversight.models()
-        self._rows = {(row.model, row.version): row for row in rows}
+        """Load all versions."""
+        rows = self.records.models()
         used = [f"{row.model}@{row.version}" for row in rows if row.active]
         self.in_use.value = (
-            f"<p>In use now: <b>{safe(', '.join(used))}</b>. Uploads are read by these.</p>"
+            f"<p>In use now: <b>{safe(', '.join(used))}</b>. These read new images.</p>"
             if used
-            else notice("No version is in use: clinicians cannot have images read. Select one and use it.", "problem")
+            else notice("No version is in use, so images cannot be read. Select a version and use it.", "problem")
         )
-        self.table.show(pd.DataFrame([_readable(row) for row in rows]), keys=list(self._rows))
-        self._chosen()
+        self.table.show(pd.DataFrame([_readable(row) for row in rows]), rows, count(len(rows), "version"))
 
-    def _chosen(self) -> None:
+    def _selected(self) -> None:
         self.confirm.close()
-        self.card.value, self.card.layout.display = "", "none"
-        row = self._rows.get(self.table.key)
-        self.actions.layout.display = "none" if row is None else ""
-        if row is None:
-            self.status.value = '<p class="about" role="status">Select a row to see its card or to use it.</p>'
-            return
-        self.status.value = f'<p role="status">Selected: <b>{safe(row.model)}@{safe(row.version)}</b></p>'
-        self.promote.disabled = row.active
-        self.back.description = f"Roll {row.model} back …"
-
-    def _row(self) -> ModelRow:
-        row = self._rows.get(self.table.key)
-        if row is None:
-            raise LungkitError("Select one row of the table first.")
-        return row
+        self.card.value = ""
+        show_if(False, self.card)
+        row = self.table.item
+        self.promote.disabled = row is None or row.active
+        self.back.description = "Roll back …" if row is None else f"Roll back {row.model} …"
 
     def _show(self) -> None:
-        row = self._row()
-        self.card.value = _card(self._oversight.card(row.model, row.version))
-        self.card.layout.display = ""
+        row = self.table.selected()
+        self.card.value = _card(self.records.card(row.model, row.version))
+        show_if(True, self.card)
 
     def _promote(self) -> None:
-        row = self._row()
+        row = self.table.selected()
         self.confirm.ask(
-            f"Use {row.model}@{row.version} from the next reading on? Readings that were made stay as they are.",
+            f"Use {row.model}@{row.version} for new readings? Earlier readings stay as they are.",
             "Use this version",
-            lambda: self._done(self._oversight.promote(row.model, row.version)),
+            lambda: self._done(self.records.promote(row.model, row.version)),
         )
 
-    def _back(self) -> None:
-        model = self._row().model
+    def _roll_back(self) -> None:
+        model = self.table.selected().model
         self.confirm.ask(
-            f"Go back to the version of {model} that was in use before the present one?",
+            f"Go back to the version of {model} that was in use before?",
             "Roll back",
-            lambda: self._done(self._oversight.roll_back(model)),
+            lambda: self._done(self.records.roll_back(model)),
         )
 
     def _done(self, row: ModelRow) -> None:
-        self._load()
-        self.said.value = notice(f"{row.model}@{row.version} is in use now, without a restart.", "done")
+        self.refresh()
+        self.page.say(f"{row.model}@{row.version} is in use now. No restart is needed.", "done")
 
 
 def _readable(row: ModelRow) -> dict:

@@ -1,29 +1,29 @@
-"""What all screens share: the frame that callbacks run in, small pieces of safe HTML, and tidying up of widgets."""
+"""One person's page: the guard that callbacks run in, messages, and small pieces of safe HTML."""
 
 import functools
 import html
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 import ipywidgets as widgets
+import pandas as pd
 
 from lungkit.clinic.records.accounts import SignedOut
-from lungkit.clinic.words import percent as percent
 from lungkit.errors import LungkitError
 
 log = logging.getLogger(__name__)
 
 
 class Page:
-    """One person's page: a header that stays in sight with a line for messages, and the screen that is shown.
+    """A header that stays in sight with a line for messages, and the screen that is shown.
 
-    widget: what the browser shows.
+    widget: what the browser shows. go: shows another screen by its name; set by the shell.
     """
 
-    def __init__(self, login_url: str = "/login"):
-        self.login_url = login_url
+    def __init__(self):
+        self.go: Callable[..., None] = lambda name, **what: None
         self.header = widgets.VBox()
         self.message = widgets.HTML().add_class("clinic-message")
         self.screen = widgets.VBox().add_class("clinic-screen")
@@ -31,11 +31,11 @@ class Page:
         self.widget = widgets.VBox([head, self.screen]).add_class("clinic")
 
     def act(self, action: Callable) -> Callable:
-        """The callback that runs `action` and tells the person in words if it failed.
+        """The callback that runs `action` and shows a message if it fails.
 
-        Signed out: the page is replaced by a way back to signing in. Every other LungkitError is shown as it reads.
-        Anything else is logged and shown without its details, which may name a patient. The callback takes what
-        `action` takes and returns what it returns, or None where it failed.
+        Signed out: the page is replaced by a link to sign in again. Any other LungkitError is shown as it reads.
+        Everything else is logged and shown without its details, which may name a patient. The callback takes what
+        `action` takes and returns what it returns, or None if it failed.
         """
 
         @functools.wraps(action)
@@ -49,11 +49,11 @@ class Page:
                 words = str(problem)
                 self.say(words[:1].upper() + words[1:], "problem")
             except Exception as error:
-                # Not the error's own words: they may hold what was typed about a patient.
+                # The error's own text is not logged: it may contain what was typed about a patient.
                 log.error(
                     "%s in a callback\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
                 )
-                self.say("Something went wrong; nothing was saved. Try again, or tell an administrator.", "problem")
+                self.say("Something went wrong and nothing was saved. Try again, or tell an administrator.")
 
         return run
 
@@ -62,20 +62,18 @@ class Page:
         self.message.value = notice(words, kind) if words else ""
 
     def show(self, *children: widgets.Widget) -> None:
-        """Show these in place of the present screen."""
+        """Show these instead of the present screen."""
         self.screen.children = children
 
     def signed_out(self, reason: str) -> None:
-        """Replace everything, what a patient's screen showed included, by a way to sign in again."""
+        """Replace everything, including patient data on the screen, by a link to sign in again."""
         for part in (self.header, self.screen):
-            for child in part.children:
-                close(child)
-            part.children = ()
+            replace(part)
         self.message.value = ""
         self.show(
             widgets.HTML(
                 f'<div class="signed-out" role="alert"><h1>You are signed out</h1><p>{safe(reason)}</p>'
-                f'<p><a class="button" href="{safe(self.login_url)}">Sign in</a></p></div>'
+                '<p><a class="button" href="/login">Sign in</a></p></div>'
             )
         )
 
@@ -86,7 +84,7 @@ def safe(value: object) -> str:
 
 
 def notice(words: str, kind: str = "problem") -> str:
-    """A message as HTML that is read out by screen readers; kind: "problem", "done" or "note"."""
+    """A message as HTML that screen readers announce; kind: "problem", "done" or "note"."""
     mark = {"problem": "!", "done": "✓", "note": "i"}[kind]
     role = "alert" if kind == "problem" else "status"
     return (
@@ -96,13 +94,33 @@ def notice(words: str, kind: str = "problem") -> str:
 
 
 def when(time: datetime) -> str:
-    """A time as people of this place write it: 21 Nov 2026, 14:05."""
+    """A time in this place's own zone: 21 Nov 2026, 14:05."""
     local = time.astimezone()
     return f"{local.day} {local:%b %Y, %H:%M}"
 
 
+def sortable_times(times: Iterable[datetime | None]) -> list[str]:
+    """Times in this place's own zone as text that sorts; empty where there is none."""
+    # pandas' astimezone needs a zone. datetime's knows the local one, with summer time on the days that have it.
+    local = (None if pd.isna(time) else pd.Timestamp(time).to_pydatetime().astimezone() for time in times)
+    return [f"{time:%Y-%m-%d %H:%M}" if time else "" for time in local]
+
+
+def show_if(condition: object, *parts: widgets.Widget) -> None:
+    """Show these widgets, or hide them."""
+    for part in parts:
+        part.layout.display = "" if condition else "none"
+
+
+def replace(box: widgets.Box, *children: widgets.Widget) -> None:
+    """Put these into a box; close what was there."""
+    for child in box.children:
+        close(child)
+    box.children = children
+
+
 def close(widget: widgets.Widget) -> None:
-    """Close a widget and all below it: the page holds them, and their images, until then."""
+    """Close a widget and all below it; until then the page keeps them and their images in memory."""
     for child in getattr(widget, "children", ()):
         close(child)
     for part in (getattr(widget, "layout", None), getattr(widget, "style", None)):

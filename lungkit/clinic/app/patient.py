@@ -1,105 +1,63 @@
-"""Patient: all images of one patient in the order of time, side by side; compare two, open one."""
-
-import base64
-from collections.abc import Callable
+"""Patient: all images of one patient, oldest first; compare two, open one."""
 
 import ipywidgets as widgets
 
-from lungkit.clinic.app.page import close, safe, when
+from lungkit.clinic.app.describe import count, patient_heading, study_figure
+from lungkit.clinic.app.page import replace, show_if, when
+from lungkit.clinic.app.patient_finder import PatientFinder
 from lungkit.clinic.app.reading import side_by_side
-from lungkit.clinic.app.search import PatientSearch, heading
-from lungkit.clinic.predictor import REVIEW
-from lungkit.clinic.records.cases import CaseRow, Records
-from lungkit.clinic.words import percent
+from lungkit.clinic.app.screen import Screen
+from lungkit.clinic.records.cases import CaseRow
 from lungkit.errors import LungkitError
 
 
-def view(records: Records, models, act: Callable, go: Callable, patient_id: str | None = None) -> widgets.Widget:
-    """The screen, of a patient at once where one is named."""
-    screen = PatientScreen(records, act, go)
-    if patient_id:
-        screen.load(patient_id)
-    screen.widget.refresh = lambda patient_id=None: screen.load(patient_id or screen.patient_id)
-    return screen.widget
+class PatientScreen(Screen):
+    """A search, then the images of the patient that was selected."""
 
-
-class PatientScreen:
-    """A search, then the patient's images from the oldest to the newest."""
-
-    def __init__(self, records: Records, act: Callable, go: Callable):
-        self._records, self._act, self._go = records, act, go
+    def __init__(self, *given):
+        super().__init__(*given)
         self.patient_id: str | None = None
-        self.search = PatientSearch(records, act, lambda row: self.load(row.id))
+        self.finder = PatientFinder(self.records, self.page.act, lambda patient: self.refresh(patient.id))
         self.head = widgets.HTML()
         self.studies = widgets.Box().add_class("studies")
-        self.compare = widgets.Button(description="Compare the two chosen")
-        self.compare.on_click(act(lambda _: self._compare()))
+        self.compare = self.button("Compare two images", self._compare)
         self.comparison = widgets.VBox()
         self.choices: list[tuple[CaseRow, widgets.Checkbox]] = []
-        self.widget = widgets.VBox(
-            [
-                widgets.HTML("<h1>Patient</h1>"),
-                self.search.widget,
-                self.head,
-                self.studies,
-                self.compare,
-                self.comparison,
-            ]
-        )
-        self._empty()
+        self.lay_out("Patient", self.finder.widget, self.head, self.studies, self.compare, self.comparison)
+        self._clear()
 
-    def load(self, patient_id: str | None) -> None:
-        """Show a patient's images; nothing but the search where no patient is named."""
+    def refresh(self, patient_id: str | None = None) -> None:
+        """Show this patient's images, or those of the patient shown before; only the search if there is neither."""
+        patient_id = patient_id or self.patient_id
         if patient_id is None:
-            self._empty()
             return
-        page = self._records.patient(patient_id)
-        self._empty()
+        page = self.records.patient(patient_id)
+        self._clear()
         self.patient_id = page.patient.id
-        self.search.clear()
-        count = f"{len(page.cases)} image{'s' * (len(page.cases) != 1)}, oldest first"
-        self.head.value = f'{heading(page.patient)}<p class="about">{count}</p>'
+        self.finder.clear()
+        how_many = f"{count(len(page.cases), 'image')}, oldest first"
+        self.head.value = f'{patient_heading(page.patient)}<p class="about">{how_many}</p>'
         self.studies.children = [self._study(row) for row in page.cases]
-        self.compare.layout.display = "" if len(page.cases) > 1 else "none"
+        show_if(len(page.cases) > 1, self.compare)
 
-    def _empty(self) -> None:
-        for part in (self.studies, self.comparison):
-            for child in part.children:
-                close(child)
-            part.children = ()
+    def _clear(self) -> None:
+        replace(self.studies)
+        replace(self.comparison)
         self.patient_id, self.choices, self.head.value = None, [], ""
-        self.compare.layout.display = "none"
+        show_if(False, self.compare)
 
     def _study(self, row: CaseRow) -> widgets.Widget:
-        chosen = widgets.Checkbox(description="Compare", indent=False)
-        open_it = widgets.Button(description="Open", tooltip=f"Open the reading of {when(row.read_at)}")
-        open_it.on_click(self._act(lambda _: self._go("case", reading_id=row.reading_id, back="patient")))
-        self.choices.append((row, chosen))
-        return widgets.VBox([widgets.HTML(_card(row)), widgets.HBox([open_it, chosen])]).add_class("study")
+        choice = widgets.Checkbox(description="Compare", indent=False)
+        open_it = self.button(
+            "Open",
+            lambda: self.page.go("reading", reading_id=row.reading_id, back="patient"),
+            tooltip=f"Open the reading of {when(row.read_at)}",
+        )
+        self.choices.append((row, choice))
+        return widgets.VBox([widgets.HTML(study_figure(row)), widgets.HBox([open_it, choice])]).add_class("study")
 
     def _compare(self) -> None:
-        wanted = [row.reading_id for row, chosen in self.choices if chosen.value]
+        wanted = [row.reading_id for row, choice in self.choices if choice.value]
         if len(wanted) != 2:
-            raise LungkitError(f"Mark two images to compare; {len(wanted)} marked now.")
-        cases = [self._records.case(reading_id) for reading_id in wanted]
-        for child in self.comparison.children:
-            close(child)
-        self.comparison.children = [side_by_side(cases)]
-
-
-def _card(row: CaseRow) -> str:
-    """Thumbnail, date, decision, probability and review of one image."""
-    picture = base64.b64encode(row.thumbnail).decode()
-    review = row.decision == REVIEW
-    decided = f"? review needed (nearest: {row.label})" if review else row.decision
-    reviewed = "Not reviewed"
-    if row.reviewed:
-        said = "Agreed" if row.agrees else f"Corrected to {row.reviewer_label}"
-        reviewed = f"{said} ({row.reviewer})"
-    return (
-        f'<figure><img src="data:image/png;base64,{picture}" alt="{safe(row.kind)} image of {safe(when(row.read_at))}">'
-        f"<figcaption><time>{safe(when(row.read_at))}</time>"
-        f'<b class="{"undecided" if review else "class"}">{safe(decided)}</b>'
-        f"<span>{percent(row.probability)} · {safe(row.model)}@{safe(row.version)}</span>"
-        f"<span>{safe(reviewed)}</span></figcaption></figure>"
-    )
+            raise LungkitError(f"Mark two images to compare. {len(wanted)} are marked now.")
+        replace(self.comparison, side_by_side([self.records.case(reading_id) for reading_id in wanted]))

@@ -1,178 +1,126 @@
-"""Patients: find them, see which images were read when and by whom, export all readings, erase a person."""
+"""Patients: find one, see all images and readings, erase a patient, export all readings."""
 
-import base64
-from collections.abc import Callable
 from datetime import date
 
 import ipywidgets as widgets
 import pandas as pd
 
-from lungkit.clinic.app.admin import Confirm, Table, local
-from lungkit.clinic.app.download import Download
-from lungkit.clinic.app.page import notice, percent, safe, when
-from lungkit.clinic.app.search import heading
-from lungkit.clinic.records.administration import Oversight
-from lungkit.clinic.records.cases import CaseRow, PatientPage, PatientRow
-from lungkit.errors import LungkitError
+from lungkit.clinic.app.describe import count, decision_words, patient_heading, review_words, study_figure
+from lungkit.clinic.app.download import DownloadButton
+from lungkit.clinic.app.page import show_if, sortable_times
+from lungkit.clinic.app.screen import Confirm, Screen, Table
+from lungkit.clinic.records.cases import CaseRow
+from lungkit.clinic.words import percent
 
 SHOWN = 200  # patients in the table; the search reaches the others
 PICTURES = 60  # of one patient's images, the newest
 
 
-def view(oversight: Oversight, act: Callable) -> widgets.Widget:
-    """The screen."""
-    patients = Patients(oversight, act)
-    patients.widget.refresh = patients.refresh
-    return patients.widget
+class PatientsScreen(Screen):
+    """A search, the patients found, and the images and readings of the one that is selected."""
 
-
-class Patients:
-    """A search, the patients found, and the images and readings of the one that is chosen."""
-
-    def __init__(self, oversight: Oversight, act: Callable):
-        self._oversight = oversight
-        self._found: dict[str, PatientRow] = {}
+    def __init__(self, *given):
+        super().__init__(*given)
         self.text = widgets.Text(
-            description="Number or name", placeholder="All patients", continuous_update=False
+            description="Patient number or name", placeholder="All patients", continuous_update=False
         ).add_class("field")
-        self.find = widgets.Button(description="Find")
-        self.export = Download("Export all readings (CSV)", act(self._export), "text/csv")
-        self.table = Table(act, self._chosen, "No patient found.")
-        self.status = widgets.HTML()
-        self.open = widgets.Button(description="Show images and readings").add_class("primary")
-        self.erase = widgets.Button(description="Erase this patient …", button_style="danger")
-        self.confirm = Confirm(act)
-        self.said = widgets.HTML()
-        self.head, self.pictures = widgets.HTML(), widgets.HTML()
-        self.readings = Table(act, empty="No image of this patient was read.")
-        self.history = widgets.VBox([self.head, self.readings.widget, self.pictures]).add_class("card")
-
-        self.text.observe(act(lambda _: self._find()), "value")
-        for button, action in ((self.find, self._find), (self.open, self._open), (self.erase, self._ask_erase)):
-            button.on_click(act(lambda _, action=action: action()))
-        self.actions = widgets.HBox([self.open, self.erase]).add_class("actions")
-        self.widget = widgets.VBox(
-            [
-                widgets.HTML("<h1>Patients and images</h1>"),
-                self.said,
-                widgets.HBox([self.text, self.find, self.export]).add_class("filters"),
-                self.table.widget,
-                self.status,
-                self.actions,
-                self.confirm.widget,
-                self.history,
-            ]
+        self.find = self.button("Search", self._find)
+        self.on_change(self._find, self.text)
+        self.export = DownloadButton("Export all readings (CSV)", self.page.act(self._export), "text/csv")
+        self.open = self.button("Show images and readings", self._open, "primary")
+        self.erase = self.button("Erase patient …", self._ask_erase, button_style="danger")
+        self.confirm = Confirm(self.page)
+        self.table = Table(
+            self.page,
+            *(self.open, self.erase),
+            name=lambda patient: f"{patient.number} · {patient.name}",
+            on_select=self.confirm.close,
+            empty="No patient found.",
+            search=False,
         )
-        self.refresh()
+        self.head, self.pictures = widgets.HTML(), widgets.HTML()
+        self.readings = Table(self.page, empty="This patient has no readings.", search=False)
+        self.history = widgets.VBox([self.head, self.readings.widget, self.pictures]).add_class("card")
+        self.lay_out(
+            "Patients and images",
+            widgets.HBox([self.text, self.find, self.export]).add_class("filters"),
+            self.confirm.widget,
+            self.table.widget,
+            self.history,
+        )
 
     def refresh(self) -> None:
-        """Search anew; no patient's images are shown any more."""
-        self.said.value = ""
+        """Search again; no patient's images are shown any more."""
         self._find()
 
     def _find(self) -> None:
         self._close_history()
-        found = self._oversight.patients(self.text.value, SHOWN + 1)
-        self._more, self._found = len(found) > SHOWN, {row.id: row for row in found[:SHOWN]}
-        rows = list(self._found.values())
+        found = self.records.patients(self.text.value, SHOWN + 1)
+        patients = found[:SHOWN]
         self.table.show(
             pd.DataFrame(
                 {
-                    "Number": [row.number for row in rows],
-                    "Name": [row.name for row in rows],
-                    "Birth year": [str(row.birth_year or "") for row in rows],
-                    "Sex": [row.sex for row in rows],
+                    "Number": [patient.number for patient in patients],
+                    "Name": [patient.name for patient in patients],
+                    "Birth year": [str(patient.birth_year or "") for patient in patients],
+                    "Sex": [patient.sex for patient in patients],
                 }
             ),
-            keys=list(self._found),
+            patients,
+            f"The first {SHOWN} patients. Type to find others" if len(found) > SHOWN else count(len(found), "patient"),
         )
-        self._chosen()
-
-    def _chosen(self) -> None:
-        self.confirm.close()
-        patient = self._patient()
-        self.actions.layout.display = "none" if patient is None else ""
-        count = f"The first {SHOWN}; type to find others" if self._more else f"{len(self._found)} found"
-        words = "Select a row." if patient is None else f"Selected: {patient.number} · {patient.name}."
-        self.status.value = f'<p class="about" role="status">{safe(count)}. {safe(words)}</p>'
-
-    def _patient(self) -> PatientRow | None:
-        return self._found.get(self.table.key)
-
-    def _chosen_patient(self) -> PatientRow:
-        patient = self._patient()
-        if patient is None:
-            raise LungkitError("Select one row of the table first.")
-        return patient
 
     # --- one patient
 
     def _open(self) -> None:
         self._close_history()
-        page = self._oversight.history(self._chosen_patient().id)
-        count = f"{len(page.cases)} reading{'s' * (len(page.cases) != 1)}, newest first. That you opened this is noted."
-        self.head.value = f'{heading(page.patient)}<p class="about">{count}</p>'
-        self.readings.show(_readable(page))
-        self.pictures.value = _pictures(page.cases[::-1][:PICTURES])
-        self.history.layout.display = ""
+        page = self.records.history(self.table.selected().id)
+        newest = page.cases[::-1]
+        self.head.value = (
+            f'{patient_heading(page.patient)}<p class="about">{count(len(newest), "reading")}, newest first. '
+            "The audit trail records that you opened this patient.</p>"
+        )
+        self.readings.show(_reading_rows(newest))
+        self.pictures.value = f'<div class="studies">{"".join(map(study_figure, newest[:PICTURES]))}</div>'
+        show_if(True, self.history)
 
     def _close_history(self) -> None:
         self.head.value = self.pictures.value = ""
         self.readings.show(pd.DataFrame())
-        self.history.layout.display = "none"
+        show_if(False, self.history)
 
     def _ask_erase(self) -> None:
-        patient = self._chosen_patient()
+        patient = self.table.selected()
 
         def erase():
-            self._oversight.erase_patient(patient.id)
+            self.records.erase_patient(patient.id)
             self._find()
-            self.said.value = notice(
-                "The patient was erased with all images, readings and reviews. The audit trail notes that this was "
-                "done, without a name. Backups made before still hold the patient.",
+            self.page.say(
+                "The patient was erased with all images, readings and reviews. The audit trail records this without "
+                "a name. Earlier backups still contain the patient.",
                 "done",
             )
 
-        self.said.value = ""
         self.confirm.ask(
             f"Erase {patient.number} · {patient.name} with all images, readings and reviews?",
-            "Erase for good",
+            "Erase permanently",
             erase,
             expected=patient.number,
         )
 
     def _export(self) -> tuple[str, bytes]:
-        return f"readings-{date.today():%Y-%m-%d}.csv", self._oversight.export_csv()
+        return f"readings-{date.today():%Y-%m-%d}.csv", self.records.export_csv()
 
 
-def _readable(page: PatientPage) -> pd.DataFrame:
-    rows = page.cases[::-1]
+def _reading_rows(rows: tuple[CaseRow, ...]) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "Read": local(row.read_at for row in rows),
-            "Kind": [row.kind for row in rows],
-            "Decision": [row.decision for row in rows],
-            "Class": [f"{row.label}, {percent(row.probability)}" for row in rows],
+            "Read": sortable_times(row.read_at for row in rows),
+            "Modality": [row.kind for row in rows],
+            "Decision": [decision_words(row) for row in rows],
+            "Probability": [f"{row.label}, {percent(row.probability)}" for row in rows],
             "Model": [f"{row.model}@{row.version}" for row in rows],
-            "Read by": [row.read_by for row in rows],
-            "Review": [_review(row) for row in rows],
+            "Uploaded by": [row.read_by for row in rows],
+            "Review": [review_words(row) for row in rows],
         }
-    )
-
-
-def _review(row: CaseRow) -> str:
-    if not row.reviewed:
-        return "not reviewed"
-    return f"{'agreed' if row.agrees else f'corrected to {row.reviewer_label}'}, {row.reviewer}"
-
-
-def _pictures(rows: tuple[CaseRow, ...]) -> str:
-    return f'<div class="history">{"".join(map(_picture, rows))}</div>'
-
-
-def _picture(row: CaseRow) -> str:
-    pixels = base64.b64encode(row.thumbnail).decode()
-    return (
-        f'<figure><img src="data:image/png;base64,{pixels}" alt="{safe(row.kind)} of {safe(when(row.read_at))}">'
-        f"<figcaption><b>{safe(row.decision)}</b> {safe(when(row.read_at))}</figcaption></figure>"
     )

@@ -6,9 +6,10 @@ from collections.abc import Callable
 import ipywidgets as widgets
 import numpy as np
 
-from lungkit.clinic.app.download import Download
-from lungkit.clinic.app.page import safe, when
-from lungkit.clinic.app.search import heading
+from lungkit.clinic.app.describe import patient_heading
+from lungkit.clinic.app.download import DownloadButton
+from lungkit.clinic.app.page import replace, safe, when
+from lungkit.clinic.app.screen import Screen
 from lungkit.clinic.app.viewer import Viewer
 from lungkit.clinic.predictor import REVIEW
 from lungkit.clinic.records.cases import Case, Records
@@ -18,22 +19,23 @@ from lungkit.models import registry
 from lungkit.models.rule import DecisionRule, UncertaintyBand
 
 
-def view(records: Records, models, act: Callable, go: Callable, reading_id: str, back: str = "worklist"):
-    """The screen of one stored reading, with a way back to the screen it was opened from."""
-    case = records.case(reading_id)
-    names = {"worklist": "worklist", "patient": "patient", "new": "new case"}
-    patient_id = case.patient.id  # what the buttons keep of the case, whose pixels are large
-    arrow = widgets.Button(description=f"← Back to {names[back]}").add_class("link")
-    arrow.on_click(act(lambda _: go(back)))
-    patient = widgets.Button(description="All images of this patient").add_class("link")
-    patient.on_click(act(lambda _: go("patient", patient_id=patient_id)))
-    way = widgets.HBox([arrow, patient]).add_class("screen-way")
-    return widgets.VBox([way, reading(case, records, act)])
+class ReadingScreen(Screen):
+    """One stored reading, with a way back to the screen it was opened from."""
+
+    def refresh(self, reading_id: str, back: str = "worklist") -> None:
+        """Show this reading instead of the one before."""
+        case = self.records.case(reading_id)
+        patient_id = case.patient.id  # the buttons keep this alone, not the case, whose pixels are large
+        way = [
+            self.button(f"← Back to {back}", lambda: self.page.go(back), "link"),
+            self.button("All images of this patient", lambda: self.page.go("patient", patient_id=patient_id), "link"),
+        ]
+        replace(self.widget, widgets.HBox(way).add_class("screen-way"), reading(case, self.records, self.page.act))
 
 
 def reading(case: Case, records: Records, act: Callable) -> widgets.Widget:
     """Everything about one reading, and what can be done with it."""
-    head = widgets.HTML(heading(case.patient) + _image_line(case) + _notes(case))
+    head = widgets.HTML(patient_heading(case.patient) + _image_line(case) + _notes(case))
     beside = [
         widgets.HTML(bars(case) + checked(case)),
         Reviewing(case, records, act).widget,
@@ -283,7 +285,7 @@ def _said(review) -> str:
     return f"<li><b>{safe(review.reviewer)}</b> {safe(found)} <time>{safe(when(review.at))}</time>{comment}</li>"
 
 
-def _report(reading_id: str, records: Records, act: Callable) -> Download:
+def _report(reading_id: str, records: Records, act: Callable) -> DownloadButton:
     @act
     def made() -> tuple[str, bytes]:
         from lungkit.clinic import report  # takes a while to import, and few readings need it
@@ -293,7 +295,7 @@ def _report(reading_id: str, records: Records, act: Callable) -> Download:
         gc.collect()  # fonts and pages refer to each other: 20 MB a report, until Python happens to look
         return f"reading-{now.read_at:%Y-%m-%d}-{now.reading_id[:8]}.pdf", content
 
-    return Download("Download report (PDF)", made, "application/pdf")
+    return DownloadButton("Download report (PDF)", made, "application/pdf")
 
 
 def side_by_side(cases: list[Case]) -> widgets.Widget:

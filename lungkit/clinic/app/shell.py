@@ -1,4 +1,4 @@
-"""The page as a whole: waits for who opens it, then shows the screens of that person's role, each built when wanted."""
+"""The page as a whole: waits for the person who opens it, then shows the screens of that person's role."""
 
 import importlib
 import logging
@@ -11,7 +11,8 @@ from IPython.display import display
 
 from lungkit import config
 from lungkit.clinic import predictor
-from lungkit.clinic.app.page import Page, close, safe
+from lungkit.clinic.app.page import Page, safe
+from lungkit.clinic.app.screen import Screen
 from lungkit.clinic.records import accounts
 from lungkit.clinic.records.cases import Records
 from lungkit.clinic.records.store import Store
@@ -20,36 +21,36 @@ from lungkit.errors import LungkitError
 
 PRODUCT = "lungkit clinic"
 WARNING = "Research use only, not a diagnosis"
-NOT_SERVED = "This page is for the clinic's server: run `lungkit serve` (or `make serve`) and open its address."
+NOT_SERVED = "This page is part of the clinic. Run `lungkit serve` (or `make serve`) and open the address it prints."
 
-# What is in the navigation of each role: screen, its name for people, and its module in this package.
+# The screens of each role: the name in the navigation (empty: opened from other screens), and where the screen is.
 SCREENS = {
     "doctor": {
-        "new": ("New case", "case"),
-        "worklist": ("Worklist", "worklist"),
-        "patient": ("Patient", "patient"),
+        "new": ("New case", "new_case.NewCaseScreen"),
+        "worklist": ("Worklist", "worklist.WorklistScreen"),
+        "patient": ("Patient", "patient.PatientScreen"),
+        "reading": ("", "reading.ReadingScreen"),
     },
     "admin": {
-        "people": ("People", "people"),
-        "patients": ("Patients", "patients"),
-        "usage": ("Usage", "usage"),
-        "models": ("Models", "models"),
-        "trail": ("Audit trail", "trail"),
-        "health": ("Health", "health"),
+        "people": ("People", "people.PeopleScreen"),
+        "patients": ("Patients", "patients.PatientsScreen"),
+        "usage": ("Usage", "usage.UsageScreen"),
+        "models": ("Models", "models.ModelsScreen"),
+        "trail": ("Audit trail", "trail.AuditTrailScreen"),
+        "health": ("Health", "health.HealthScreen"),
     },
 }
-UNLISTED = {"case": "reading"}  # a doctor's screens that others lead to
 
 
 def open() -> None:
-    """Show the clinic to the person who opens the page, or say how to serve it where nobody can."""
+    """Show the clinic to the person who opens the page, or say how to serve it if there is no server."""
     if not served():
         print(NOT_SERVED)
         return
     _log_errors()
-    models = _warm()
+    models = _warm_up()
     token = door.token()
-    display(page(Store, token, models).widget)
+    display(page_of(Store, token, models).widget)
 
 
 def served() -> bool:
@@ -57,18 +58,18 @@ def served() -> bool:
     return "VOILA_KERNEL_ID" in os.environ or "VOILA_REQUEST_URL" in os.environ
 
 
-def page(store: Callable[[], Store], token: str, models) -> Page:
-    """The page of whoever the token stands for; one that says how to sign in, for nobody.
+def page_of(store: Callable[[], Store], token: str, models) -> Page:
+    """The page of the person whose token this is; for no one, a page with a link to sign in.
 
-    store: opens the records; what it cannot do is said in the page.
+    store: opens the records; if it fails, the page shows why.
     """
-    shown = Page()
-    shown.act(lambda: _Shell(shown, store(), token, models))()
-    return shown
+    page = Page()
+    page.act(lambda: _Shell(page, store(), token, models))()
+    return page
 
 
 def _log_errors() -> None:
-    """Errors of this page go to a file beside the records: what a kernel prints, nobody sees."""
+    """Log errors of this page to a file next to the records; no one sees what a kernel prints."""
     folder = config.clinic_dir()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     logging.basicConfig(
@@ -76,43 +77,50 @@ def _log_errors() -> None:
     )
 
 
-def _warm() -> "predictor.ModelPool":
-    """All that takes time and belongs to nobody: imports, the first screen's code, the default model."""
-    importlib.import_module("lungkit.clinic.app.case")
+def _warm_up() -> "predictor.ModelPool":
+    """Do everything slow that needs no user: imports, the first screen's code, the default model."""
+    screen_class("doctor", "new")
     models = predictor.ModelPool()
     if models.names():
-        with suppress(LungkitError):  # said in words where somebody uses it
+        with suppress(LungkitError):  # the screen that uses the model shows the error
             models.get(models.default())
     return models
+
+
+def screen_class(role: str, name: str) -> type[Screen]:
+    """The class of a screen; its module is imported when it is first needed."""
+    module, _, kind = SCREENS[role][name][1].partition(".")
+    return getattr(importlib.import_module(f"lungkit.clinic.app.{module}"), kind)
 
 
 class _Shell:
     """Header, navigation, and the screens that were visited."""
 
-    def __init__(self, shown: Page, store: Store, token: str, models):
+    def __init__(self, page: Page, store: Store, token: str, models):
         access = accounts.Access(store, token)
-        self._page, self._models = shown, models
+        self._page = page
         self.actor = accounts.whoami(store, token)
         if self.actor.role == "admin":
-            from lungkit.clinic.records.administration import Oversight
+            from lungkit.clinic.records.administration import Administration
 
-            self._given = (Oversight(access), shown.act)
+            self._given = (Administration(access), page)
         else:
-            self._given = (Records(access), models, shown.act, self.go)
-        self._built: dict[str, widgets.Widget] = {}
+            self._given = (Records(access), page, models)
+        self._screens: dict[str, Screen] = {}
         self._entries = {}
         for name, (title, _) in SCREENS[self.actor.role].items():
-            entry = widgets.Button(description=title).add_class("nav-entry")
-            entry.on_click(shown.act(lambda _, name=name: self.go(name)))
-            self._entries[name] = entry
+            if title:
+                entry = widgets.Button(description=title).add_class("nav-entry")
+                entry.on_click(page.act(lambda _, name=name: self.go(name)))
+                self._entries[name] = entry
         role = "doctor" if self.actor.role == "doctor" else "administrator"
-        out = widgets.Button(description="Sign out").add_class("sign-out")
-        shown.header.children = [
+        page.go = self.go
+        page.header.children = [
             widgets.HBox(
                 [
                     widgets.HTML(f'<span class="product">{PRODUCT}</span><span class="warning">{WARNING}</span>'),
                     widgets.HTML(f'<span class="who">{safe(self.actor.full_name)}, {role}</span>'),
-                    out,
+                    widgets.Button(description="Sign out").add_class("sign-out"),
                 ]
             ).add_class("clinic-top"),
             widgets.HBox(list(self._entries.values())).add_class("clinic-nav"),
@@ -120,17 +128,12 @@ class _Shell:
         self.go(next(iter(self._entries)))
 
     def go(self, name: str, **what) -> None:
-        """Show a screen, built at the first visit and brought up to date at each later one."""
-        old = self._built.get(name)
-        if old is not None and hasattr(old, "refresh"):
-            old.refresh(**what)
-        else:
-            module = SCREENS[self.actor.role].get(name, (None, UNLISTED.get(name)))[1]
-            made = importlib.import_module(f"lungkit.clinic.app.{module}").view(*self._given, **what)
-            if old is not None:
-                close(old)
-            self._built[name] = made
-        self._page.show(self._built[name])
+        """Show a screen: made at the first visit, brought up to date at every visit."""
+        if name not in self._screens:
+            self._screens[name] = screen_class(self.actor.role, name)(*self._given)
+        screen = self._screens[name]
+        screen.refresh(**what)
+        self._page.show(screen.widget)
         here = name if name in self._entries else what.get("back")
         for entry, button in self._entries.items():
             (button.add_class if entry == here else button.remove_class)("current")

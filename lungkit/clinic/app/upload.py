@@ -1,8 +1,8 @@
-"""Choosing files: what is too large is refused in the browser with a reason, the rest comes one file after the other.
+"""Choosing image files: the browser refuses files that are too large, and sends the others one after another.
 
-A file goes to the web server as it is (server.Upload), which keeps it in memory until this page's kernel takes it.
-ipywidgets' FileUpload sends everything that was chosen in one message through the page's socket: past the server's
-limit the connection drops without a word, and below it all files lie in the kernel's memory at once.
+A file goes to the web server, which keeps it in memory until this page's kernel takes it. ipywidgets' FileUpload is
+not used: it sends all files in one message through the page's socket. Above the server's limit the connection breaks
+without a message, and below it all files are in the kernel's memory at once.
 """
 
 from collections.abc import Callable
@@ -12,13 +12,13 @@ import anywidget
 import traitlets
 
 
-class Upload(anywidget.AnyWidget):
+class UploadField(anywidget.AnyWidget):
     """A field for image files.
 
-    receive: called for each file with (name, bytes, number, of how many); bytes are None where none arrived.
-    take: the file that the page sent, or None; called once for each.
-    ready: whether a file may come now; asked here, because `disabled` is only a hint to the browser.
-    limit: most bytes of one file; the server holds it, too.
+    receive: called for each file with (name, bytes, number, of how many); bytes are None if none arrived.
+    take: returns the file that the page sent, or None; called once for each file.
+    ready: whether a file is accepted now; checked here, because `disabled` is only a hint to the browser.
+    limit: the most bytes of one file; the server checks it, too.
     """
 
     _esm = Path(__file__).with_name("upload.js")
@@ -43,7 +43,7 @@ class Upload(anywidget.AnyWidget):
         self.on_msg(self._heard)
 
     def _heard(self, _widget, message, _buffers) -> None:
-        """The page sent a file, or could not; the answer "done" comes also when something is wrong with it."""
+        """The page sent a file, or could not. It gets the answer "done" even if the file cannot be used."""
         try:
             match message:
                 case {"name": str(name), "number": int(number), "of": int(of)}:

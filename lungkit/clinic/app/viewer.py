@@ -1,4 +1,4 @@
-"""One image with a heat map over it; zoom, window and overlay answer in the browser, without the kernel."""
+"""One image with a heat map over it; zoom, window and overlay work in the browser, without the kernel."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ class Viewer(anywidget.AnyWidget):
 
     pixels: float32 (height, width), HU or intensity 0..1, sent to the browser once as int16 or uint8.
     heat: float32 (classes, rows, columns), 0..1, over the whole image in its aspect.
-    chosen: the class whose heat map is shown first. label: what the image is, for people who cannot see it.
-    Nothing comes back from the browser.
+    chosen: the class whose heat map is shown first. label: what the image is, for screen readers.
+    The browser sends nothing back.
     """
 
     _esm = Path(__file__).with_name("viewer.js")
@@ -51,7 +51,7 @@ class Viewer(anywidget.AnyWidget):
         self.add_class("clinic-viewer")
 
     def close(self) -> None:
-        """Close it and let go of the image at once, not when Python next looks for what nobody needs."""
+        """Close it and free the image at once, not at the next garbage collection."""
         super().close()
         self.pixels = self.heat = b""
 

@@ -1,0 +1,54 @@
+"""Patients and readings in words and as HTML, the same on every screen."""
+
+import base64
+
+from lungkit.clinic.app.page import safe, when
+from lungkit.clinic.predictor import REVIEW
+from lungkit.clinic.words import percent
+
+
+def born(patient) -> str:
+    """Birth year and sex of a patient, as far as they are known: "born 1961, female"."""
+    year = f"born {patient.birth_year}" if patient.birth_year else "birth year not known"
+    return year if patient.sex == "unknown" else f"{year}, {patient.sex}"
+
+
+def patient_heading(patient) -> str:
+    """Who the patient is, as HTML that stays together on one line where it fits."""
+    return (
+        f'<div class="patient"><span class="patient-number">{safe(patient.number)}</span> '
+        f'<span class="patient-name">{safe(patient.name)}</span> '
+        f'<span class="patient-born">{safe(born(patient))}</span></div>'
+    )
+
+
+def decision_words(row, image_check_failed: bool = False) -> str:
+    """What the model decided about a reading of a list: a class, or a call for review with the nearest class."""
+    if row.decision != REVIEW:
+        return row.decision
+    return f"? Review (nearest: {row.label}{'; image check failed' if image_check_failed else ''})"
+
+
+def review_words(row) -> str:
+    """What the latest review of a reading says, and whose it is."""
+    if not row.reviewed:
+        return "Not reviewed"
+    return f"{'Agreed' if row.agrees else f'Corrected to {row.reviewer_label}'} ({row.reviewer})"
+
+
+def study_figure(row) -> str:
+    """Thumbnail, time, decision, probability and review of one image of a patient, as HTML."""
+    picture = base64.b64encode(row.thumbnail).decode()
+    time = safe(when(row.read_at))
+    return (
+        f'<figure><img src="data:image/png;base64,{picture}" alt="{safe(row.kind)} image of {time}">'
+        f'<figcaption><time>{time}</time><b class="{"undecided" if row.decision == REVIEW else "class"}">'
+        f"{safe(decision_words(row))}</b><span>{percent(row.probability)} · "
+        f"{safe(row.model)}@{safe(row.version)}</span>"
+        f"<span>{safe(review_words(row))}</span></figcaption></figure>"
+    )
+
+
+def count(number: int, thing: str) -> str:
+    """A number of things: "1 image", "1,204 images"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
