@@ -787,9 +787,7 @@ def test_a_patients_images_stand_in_the_order_of_time_and_two_can_be_compared(sh
     button(shown.screen, "T-1").click()
     words = text(shown.screen)
     assert "3 images, oldest first" in words
-    assert (
-        words.index(">Pneumonia</b>") < words.index(">Normal</b>") < words.index("? Review (nearest: Pneumonia)")
-    )
+    assert words.index(">Pneumonia</b>") < words.index(">Normal</b>") < words.index("? Review (nearest: Pneumonia)")
     button(shown.screen, "Compare two images").click()
     assert "Mark two images to compare. 0 are marked" in text(shown.widget)
     for box in [w for w in on_screen(shown.screen) if isinstance(w, widgets.Checkbox)][:2]:

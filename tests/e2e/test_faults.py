@@ -88,7 +88,7 @@ def assert_read(visitor, scan: Path) -> None:
 def choose(visitor, number: str) -> None:
     """Find a patient on the page New case."""
     visitor.page.get_by_label("Patient number or name").fill(number)
-    visitor.sees("1 found; choose one:")  # until then a click may be for a list that is no more
+    visitor.sees("1 found. Select one:")  # until then a click may be for a list that is no more
     visitor.page.get_by_role("button", name=number).click()
 
 
@@ -365,7 +365,7 @@ def test_on_a_full_disk_nothing_is_lost_and_with_room_again_it_goes_on(visit, sm
     type_in(late, "ben")
     expect(late.page.get_by_role("alert")).to_contain_text(FULL)
     eve.go("Health")
-    eve.sees("0 bytes free: nothing can be saved soon. Make room now.")
+    eve.sees("0 bytes free. Soon nothing can be saved. Free up space now.")
     assert saved(clinic) == before
     assert_whole(clinic)
 
@@ -417,7 +417,7 @@ def test_a_damaged_model_reads_nothing_says_so_and_reads_again_once_mended(visit
     graph.write_bytes(content)
     ada.upload(scan)
     assert_read(ada, scan)
-    eve.page.get_by_role("button", name="Look again").click()
+    eve.page.get_by_role("button", name="Check again").click()
     expect(eve.page.locator(".health")).not_to_contain_text("graph.bin")
     assert len(saved(clinic)) == len(before) + 1
     assert_whole(clinic)

@@ -6,7 +6,7 @@ import pandas as pd
 from lungkit.clinic.app import charts
 from lungkit.clinic.app.page import safe
 from lungkit.clinic.app.screen import Screen
-from lungkit.clinic.records.administration import Usage
+from lungkit.clinic.records.administration import UsageFigures
 from lungkit.clinic.words import percent
 
 PERIODS = {"last 7 days": 7, "last 30 days": 30, "last 90 days": 90, "last year": 365}
@@ -31,7 +31,7 @@ class UsageScreen(Screen):
         self.numbers.value = "".join(_numbers(usage))
 
 
-def _charts(usage: Usage) -> list[str]:
+def _charts(usage: UsageFigures) -> list[str]:
     counts = usage.per_day
     by_week = len(counts) > BY_WEEK
     if by_week:
@@ -64,7 +64,7 @@ def _charts(usage: Usage) -> list[str]:
     return made
 
 
-def _numbers(usage: Usage) -> list[str]:
+def _numbers(usage: UsageFigures) -> list[str]:
     per_day = usage.per_day.rename(columns=PER_DAY)
     per_day.insert(0, "Day", per_day.index.strftime("%Y-%m-%d"))
     times = usage.times.round().astype(int)
