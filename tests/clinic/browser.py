@@ -67,9 +67,13 @@ class Browser:
 
     def open_page(self) -> str:
         """Load the page; returns the number of its kernel."""
-        page = self.get("/")
-        assert page.status == 200, page.text
-        return json.loads(re.search(r'id="jupyter-config-data"[^>]*>(.*?)</script>', page.text, re.S)[1])["kernelId"]
+        return kernel_in(self.get("/"))
+
+
+def kernel_in(page: Answer) -> str:
+    """The number of a page's kernel."""
+    assert page.status == 200, page.text
+    return json.loads(re.search(r'id="jupyter-config-data"[^>]*>(.*?)</script>', page.text, re.S)[1])["kernelId"]
 
 
 def signed_in_as(clinic, name: str) -> Browser:

@@ -39,38 +39,76 @@ def database_url(request) -> str:
 def store(database_url):
     """Records with all tables and no rows."""
     store = Store(database_url)
-    maintenance.upgrade(store)
     yield store
     store.close()
-
-
-@pytest.fixture
-def sqlite_url(tmp_path) -> str:
-    return f"sqlite:///{tmp_path / 'clinic' / 'clinic.db'}"
 
 
 @pytest.fixture
 def sqlite_store(sqlite_url):
     """Records on SQLite, for what only files have, and where the kind of database does not matter."""
     store = Store(sqlite_url)
-    maintenance.upgrade(store)
     yield store
     store.close()
+
+
+def _needs_tables(request) -> bool:
+    """Whether a test uses `store` or `sqlite_store`: its database is a copy of one with tables, which saves time."""
+    return not {"store", "sqlite_store"}.isdisjoint(request.fixturenames)
+
+
+@pytest.fixture(scope="session")
+def sqlite_tables(tmp_path_factory) -> Path:
+    """An SQLite database with all tables and no rows, to copy."""
+    path = tmp_path_factory.mktemp("tables") / "clinic.db"
+    _make_tables(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgresql_tables(postgresql_server) -> str:
+    """The name of a PostgreSQL database with all tables and no rows, to copy."""
+    with _administered(postgresql_server) as connection:
+        connection.exec_driver_sql("CREATE DATABASE with_tables")
+    _make_tables(_url_of(postgresql_server, "with_tables"))
+    return "with_tables"
+
+
+def _make_tables(url: str) -> None:
+    store = Store(url)
+    maintenance.upgrade(store)
+    store.close()
+
+
+@pytest.fixture
+def sqlite_url(tmp_path, request) -> str:
+    path = tmp_path / "clinic" / "clinic.db"
+    if _needs_tables(request):
+        path.parent.mkdir(mode=0o700)
+        shutil.copy(request.getfixturevalue("sqlite_tables"), path)
+    return f"sqlite:///{path}"
 
 
 _database_number = count(1)
 
 
 @pytest.fixture
-def postgresql_url(postgresql_server):
-    """URL of an empty database on the tests' own server, dropped at the end."""
+def postgresql_url(postgresql_server, request):
+    """URL of a database on the tests' own server, dropped at the end."""
     name = f"clinic_{next(_database_number)}"
-    server = sa.create_engine(postgresql_server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with server.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    yield sa.make_url(postgresql_server).set(database=name).render_as_string(hide_password=False)
-    with server.connect() as connection:
+    template = request.getfixturevalue("postgresql_tables") if _needs_tables(request) else "template1"
+    with _administered(postgresql_server) as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield _url_of(postgresql_server, name)
+    with _administered(postgresql_server) as connection:
         connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _administered(server: str) -> sa.Connection:
+    return sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool).connect()
+
+
+def _url_of(server: str, database: str) -> str:
+    return sa.make_url(server).set(database=database).render_as_string(hide_password=False)
 
 
 @pytest.fixture(scope="session")

@@ -185,14 +185,14 @@ COPY = (
         (["UPDATE audit SET detail = '{}' WHERE number = 2"], 2, "was changed"),
         (["UPDATE audit SET hash = previous WHERE number = 2"], 2, "was changed"),
         (["UPDATE audit SET previous = hash WHERE number = 2"], 2, "does not follow"),
-        (["DELETE FROM audit WHERE number = 1"], 1, "missing; the next there is has the number 2"),
-        (["DELETE FROM audit WHERE number = 2"], 2, "missing; the next there is has the number 3"),
+        (["DELETE FROM audit WHERE number = 1"], 1, "missing; the next row has the number 2"),
+        (["DELETE FROM audit WHERE number = 2"], 2, "missing; the next row has the number 3"),
         (["DELETE FROM audit WHERE number = 2", "UPDATE audit SET number = number - 1 WHERE number = 3"], 2,
          "does not follow"),
         (["UPDATE audit SET number = 9 WHERE number = 2", "UPDATE audit SET number = 2 WHERE number = 3",
           "UPDATE audit SET number = 3 WHERE number = 9"], 2, "does not follow"),
         ([COPY.format(number=5)], 5, "does not follow"),
-        ([COPY.format(number=0)], 1, "missing; the next there is has the number 0"),
+        ([COPY.format(number=0)], 1, "missing; the next row has the number 0"),
     ],
 )  # fmt: skip
 def test_the_first_row_that_somebody_meddled_with_is_named(trail, statements, number, said):

@@ -1,4 +1,4 @@
-"""The clinic's server as a browser, and somebody who means ill, meets it: a real process on a loopback port."""
+"""The clinic's server as browsers and attackers see it: a real process on a loopback port."""
 
 import asyncio
 import http.client
@@ -11,8 +11,10 @@ import time
 import urllib.parse
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from tornado import httpclient
 from typer.testing import CliRunner
@@ -23,7 +25,17 @@ from lungkit.clinic.records.store import Store
 from lungkit.clinic.web import door, handlers, kernels, serve, sockets, supervisor
 from lungkit.errors import LungkitError
 from lungkit.models import registry
-from tests.clinic.browser import Answer, Browser, ask_kernel, eventually, kernels_of, message, signed_in_as, talk
+from tests.clinic.browser import (
+    Answer,
+    Browser,
+    ask_kernel,
+    eventually,
+    kernel_in,
+    kernels_of,
+    message,
+    signed_in_as,
+    talk,
+)
 
 PARTS = handlers.library_path()
 NOT_REACHABLE = [
@@ -51,11 +63,36 @@ def bert(clinic_server) -> Browser:
     return signed_in_as(clinic_server, "bert")
 
 
+@dataclass
+class OpenPage:
+    """A page that is open in a session of its own: for tests that leave it as it is."""
+
+    browser: Browser
+    answer: Answer
+    kernel: str
+
+
+def _open(clinic, name: str) -> OpenPage:
+    browser = signed_in_as(clinic, name)
+    answer = browser.get("/")
+    return OpenPage(browser, answer, kernel_in(answer))
+
+
+@pytest.fixture(scope="module")
+def annas_page(clinic_server) -> OpenPage:
+    return _open(clinic_server, "anna")
+
+
+@pytest.fixture(scope="module")
+def berts_page(clinic_server) -> OpenPage:
+    return _open(clinic_server, "bert")
+
+
 # --- signing in and out
 
 
-def test_nobody_sees_the_page_without_signing_in(visitor, clinic_server):
-    assert eventually(lambda: len(kernels_of(clinic_server)) == 1)  # the one that waits
+def test_without_signing_in_the_page_is_not_shown(visitor, clinic_server):
+    assert eventually(lambda: len(kernels_of(clinic_server)) == 1)  # the pool's
     answer = visitor.get("/")
     assert answer.status == 302
     assert answer.to.startswith("/login")
@@ -74,10 +111,9 @@ def test_the_sign_in_page_is_labelled_and_complete_in_itself(visitor):
     assert not re.search(r"""(src|href|action)=["'](https?:)?//""", page)
 
 
-def test_the_right_password_opens_the_page_of_that_person(anna, bert):
-    for browser, name in ((anna, "Anna Test"), (bert, "Bert Test")):
-        kernel = browser.open_page()
-        assert name in _shown(browser, kernel)
+def test_the_right_password_opens_the_page_of_that_person(annas_page, berts_page):
+    for page, name in ((annas_page, "Anna Test"), (berts_page, "Bert Test")):
+        assert name in _shown(page.browser, page.kernel)
 
 
 def _shown(browser: Browser, kernel: str) -> str:
@@ -102,7 +138,7 @@ def test_a_refused_sign_in_says_so_in_the_page_and_gives_no_session(visitor, nam
     assert visitor.get("/").status == 302
 
 
-def test_who_guesses_is_slowed_down_in_words(visitor):
+def test_guessing_is_slowed_down_and_the_page_says_so(visitor):
     answers = [visitor.sign_in("guessed", f"wrong password {number}") for number in range(6)]
     assert [answer.status for answer in answers] == [401] * 5 + [429]
     assert re.search(r"Too many failed attempts. Try again in \d+ seconds", answers[-1].text)
@@ -137,7 +173,7 @@ def test_a_form_from_another_site_is_refused(anna):
     assert anna.get("/login").to == "/"
 
 
-def test_signing_out_ends_the_session_also_for_who_kept_the_cookie(clinic_server, anna):
+def test_signing_out_ends_the_session_even_for_someone_who_kept_the_cookie(clinic_server, anna):
     kernel = anna.open_page()
     kept = Browser(clinic_server.url)
     kept.cookies = dict(anna.cookies)
@@ -171,24 +207,23 @@ def test_nothing_but_the_page_and_its_parts_is_there(request, who):
         assert "import" not in answer.text  # no source, of the notebook or of anything
 
 
-def test_no_kernel_can_be_started_or_restarted(anna):
-    kernel = anna.open_page()
+def test_no_kernel_can_be_started_or_restarted(annas_page):
+    anna, kernel = annas_page.browser, annas_page.kernel
     for path in ("/api/kernels", f"/api/kernels/{kernel}/restart", f"/api/kernels/{kernel}/interrupt", "/"):
         for method in ("POST", "PUT", "DELETE", "PATCH"):
             answer = anna.ask(method, path, "{}", **{"X-XSRFToken": anna.cookies["_xsrf"].value})
             assert answer.status in (403, 404, 405), (method, path)
 
 
-def test_a_kernel_answers_to_the_session_it_was_started_for(anna):
-    kernel = anna.open_page()
+def test_a_kernel_answers_to_the_session_it_was_started_for(annas_page):
+    anna, kernel = annas_page.browser, annas_page.kernel
     assert anna.get(f"/api/kernels/{kernel}", **{"X-XSRFToken": anna.cookies["_xsrf"].value}).status == 200
     assert ask_kernel(anna, kernel) == "ok"
     assert json.loads(anna.get(f"/clinic/there/{kernel}").text) == {"state": "there"}
 
 
-def test_a_kernel_answers_to_nobody_else(clinic_server, anna, bert, visitor):
-    kernel = anna.open_page()
-    bert.open_page()
+def test_a_kernel_answers_to_no_one_else(clinic_server, annas_page, berts_page, visitor):
+    anna, kernel, bert = annas_page.browser, annas_page.kernel, berts_page.browser
     same_person = signed_in_as(clinic_server, "anna")  # another session of hers is another computer
     same_person.open_page()
     for browser in (bert, same_person, visitor):
@@ -205,8 +240,8 @@ def test_a_kernel_answers_to_nobody_else(clinic_server, anna, bert, visitor):
     assert ask_kernel(anna, kernel) == "ok"
 
 
-def test_a_page_sends_files_to_its_own_kernel_with_its_token_and_up_to_the_limit(anna):
-    kernel = anna.open_page()
+def test_a_page_sends_files_to_its_own_kernel_with_its_token_and_up_to_the_limit(annas_page):
+    anna, kernel = annas_page.browser, annas_page.kernel
     token = {"X-XSRFToken": anna.cookies["_xsrf"].value}
     path, most = f"/clinic/upload/{kernel}", config.upload_bytes()
     assert _sent(anna, path, most, **token) == 204
@@ -215,8 +250,8 @@ def test_a_page_sends_files_to_its_own_kernel_with_its_token_and_up_to_the_limit
     assert _sent(anna, "/login", 2**21, **token) == 400
 
 
-def test_a_file_that_is_not_complete_makes_way_for_the_next_one(anna):
-    kernel = anna.open_page()
+def test_the_next_file_replaces_one_that_is_not_complete(annas_page):
+    anna, kernel = annas_page.browser, annas_page.kernel
     token = anna.cookies["_xsrf"].value
     begun = f"POST /clinic/upload/{kernel} HTTP/1.1\r\nHost: {anna.address.netloc}\r\nCookie: {anna.cookie()}\r\n"
     begun += f"X-XSRFToken: {token}\r\nContent-Length: 1000000\r\n\r\nthe beginning"
@@ -256,26 +291,24 @@ def test_the_door_gives_a_file_once_and_only_to_the_kernel_it_is_for(tmp_path, m
     assert asyncio.run(told()) == [None, b"second", None, b"", None]
 
 
-def test_whether_a_strangers_kernel_exists_cannot_be_told(bert):
-    bert.open_page()
+def test_no_one_can_tell_whether_another_persons_kernel_exists(berts_page):
+    bert = berts_page.browser
     token = {"X-XSRFToken": bert.cookies["_xsrf"].value}
     assert bert.get("/api/kernels/00000000-0000-4000-8000-000000000000", **token).status == 403
 
 
-def test_a_socket_opened_by_another_site_is_refused(anna):
-    kernel = anna.open_page()
+def test_a_socket_opened_by_another_site_is_refused(annas_page):
     with pytest.raises(httpclient.HTTPClientError) as refused:
-        ask_kernel(anna, kernel, Origin="https://elsewhere.example")
+        ask_kernel(annas_page.browser, annas_page.kernel, Origin="https://elsewhere.example")
     assert refused.value.code == 403
 
 
-def test_a_page_cannot_run_code_in_its_kernel(clinic_server, anna):
-    kernel = anna.open_page()
+def test_a_page_cannot_run_code_in_its_kernel(clinic_server, annas_page):
     mark = clinic_server.home / "executed"
 
     code = message("execute_request", code=f"open({str(mark)!r}, 'w')", silent=False)
     asked = message("kernel_info_request")
-    talk(anna, kernel, code, asked, until=lambda said: said["msg_type"] == "kernel_info_reply")
+    talk(annas_page.browser, annas_page.kernel, code, asked, until=lambda said: said["msg_type"] == "kernel_info_reply")
     assert not mark.exists()
 
 
@@ -313,10 +346,8 @@ def test_every_answer_carries_the_security_headers(visitor, path):
     _has_security_headers(visitor.get(path))
 
 
-def test_the_page_carries_the_security_headers(anna):
-    page = anna.get("/")
-    assert page.status == 200
-    _has_security_headers(page)
+def test_the_page_carries_the_security_headers(annas_page):
+    _has_security_headers(annas_page.answer)
 
 
 def _has_security_headers(answer: Answer) -> None:
@@ -331,29 +362,29 @@ def _has_security_headers(answer: Answer) -> None:
     assert "Server" not in headers
 
 
-def test_pages_are_not_kept_by_browsers(visitor, anna):
-    for answer in (visitor.get("/"), visitor.get("/login"), anna.get("/"), anna.get("/nothing")):
+def test_browsers_do_not_keep_pages(visitor, annas_page):
+    for answer in (visitor.get("/"), visitor.get("/login"), annas_page.answer, annas_page.browser.get("/nothing")):
         assert "no-store" in answer.headers["Cache-Control"]
 
 
-def test_the_libraries_parts_are_kept_by_browsers_and_known_to_the_sign_in_page(visitor, anna):
+def test_browsers_keep_the_libraries_files_and_the_sign_in_page_knows_those_in_use(visitor, annas_page):
+    anna = annas_page.browser
     part, unused = f"{PARTS}/voila/voila.js", f"{PARTS}/voila/voila-style.js"
-    anna.open_page()
     answer = anna.get(part)
     assert answer.status == 200
     assert "immutable" in answer.headers["Cache-Control"]
     assert anna.get(f"{part}?v=voila").status == 200
-    for made_up in (f"{part}?v=oil", f"{part}?v=of-somebody's-making"):
+    for made_up in (f"{part}?v=oil", f"{part}?v=of-no-file"):
         assert anna.get(made_up).status == 200
-    assert visitor.get(f"{unused}?v=voila-style").status == 200  # of nobody's page
+    assert visitor.get(f"{unused}?v=voila-style").status == 200  # of no page
     assert visitor.get(f"{PARTS}/voila/no-such.js").status in (403, 404)
     known = json.loads(visitor.get("/clinic/parts").text)["parts"]
     assert {part, f"{part}?v=voila"} <= set(known)
-    assert not [part for part in known if re.search("no-such|making|v=oil|v=voila-style", part)]
+    assert not [part for part in known if re.search("no-such|no-file|v=oil|v=voila-style", part)]
 
 
-def test_the_page_asks_nothing_of_other_servers_and_has_no_script_in_its_text(anna):
-    page = anna.get("/").text
+def test_the_page_needs_no_other_server_and_has_no_inline_script(annas_page):
+    page = annas_page.answer.text
     assert not re.search(r"""(src|href)=["'](https?:)?//""", page)
     settings = json.loads(re.search(r'id="jupyter-config-data"[^>]*>(.*?)</script>', page, re.S)[1])
     assert not [value for value in settings.values() if isinstance(value, str) and "://" in value]
@@ -363,7 +394,7 @@ def test_the_page_asks_nothing_of_other_servers_and_has_no_script_in_its_text(an
     assert "Research use only, not a diagnosis" in page
 
 
-def test_styles_and_script_of_the_page_ask_nothing_of_other_servers():
+def test_styles_and_scripts_of_the_page_need_no_other_server():
     for name in ("clinic.css", "clinic.js", "sign_in.js"):
         text = (serve.PAGES / name).read_text()
         assert not re.search(r"(https?:)?//[a-z0-9.-]+\.[a-z]{2,}", text)
@@ -372,21 +403,21 @@ def test_styles_and_script_of_the_page_ask_nothing_of_other_servers():
 # --- starting and stopping
 
 
-def test_records_and_secrets_lie_where_only_their_owner_can_read_them(clinic_server):
+def test_only_the_owner_can_read_records_and_secrets(clinic_server):
     folder = clinic_server.home / "data" / "clinic"
     for file in folder.rglob("*"):
         assert file.stat().st_mode & 0o077 == 0, file
 
 
-def test_kernels_talk_through_files_of_the_owner_not_through_ports(clinic_server, anna):
-    kernel = anna.open_page()
+def test_kernels_use_files_of_the_owner_and_no_ports(clinic_server, annas_page):
+    kernel = annas_page.kernel
     (process,) = [process for process in kernels_of(clinic_server) if kernel in process.cmdline()[-1]]
     connection = Path(process.cmdline()[-1])
     assert json.loads(connection.read_text())["transport"] == "ipc"
     assert connection.parents[1].stat().st_mode & 0o077 == 0
 
 
-def test_a_taken_port_is_said_so_and_no_other_is_used(clinic_server, monkeypatch):
+def test_a_port_in_use_is_reported_and_no_other_is_used(clinic_server, monkeypatch):
     for name, folder in (("HOME", ""), ("DATA", "data"), ("ARTIFACTS", "artifacts")):
         monkeypatch.setenv(f"LUNGKIT_{name}", str(clinic_server.home / folder))
     port = urllib.parse.urlsplit(clinic_server.url).port
@@ -448,7 +479,7 @@ def test_passwords_never_cross_a_network_in_clear_text(here, host):
         _serve_here(host=host)
 
 
-def test_a_certificate_that_cannot_be_used_is_said_so(here, tmp_path):
+def test_a_certificate_that_cannot_be_used_is_reported(here, tmp_path):
     with pytest.raises(LungkitError, match="--keyfile needs --certfile"):
         _serve_here(keyfile=tmp_path / "key.pem")
     with pytest.raises(LungkitError, match=r"no TLS with certificate .*missing.pem.*No such file"):
@@ -478,13 +509,15 @@ def test_a_demo_makes_its_first_people_once_and_shows_their_passwords_once(here)
     store.close()
 
 
-def test_a_stopped_server_leaves_no_kernel_no_file_and_no_port_behind(start_clinic, own_home):
-    clinic = start_clinic(own_home)
-    signed_in_as(clinic, "anna").open_page()
-    assert eventually(lambda: len(kernels_of(clinic)) == 2)
+def _folder_of(kernel: psutil.Process) -> Path:
+    """The private folder of the server that a kernel belongs to."""
+    return Path(kernel.cmdline()[-1]).parents[1]
+
+
+def _assert_stops_cleanly(clinic, how: int = signal.SIGTERM) -> None:
     kernels = kernels_of(clinic)
-    folder = Path(kernels[0].cmdline()[-1]).parents[1]
-    assert clinic.stop(signal.SIGTERM) == 0
+    folder = _folder_of(kernels[0])
+    assert clinic.stop(how) == 0
     assert not any(kernel.is_running() for kernel in kernels)
     assert not folder.exists()
     assert "Traceback" not in clinic.log.read_text()
@@ -492,41 +525,37 @@ def test_a_stopped_server_leaves_no_kernel_no_file_and_no_port_behind(start_clin
         pass
 
 
-@pytest.mark.parametrize("seconds", [0.1, 0.3])
-def test_a_server_stopped_while_it_starts_a_kernel_stops_cleanly(start_clinic, own_home, seconds):
-    clinic = start_clinic(own_home)
-    signed_in_as(clinic, "anna").open_page()  # the pool fills up again
-    time.sleep(seconds)
-    kernels = kernels_of(clinic)
-    assert clinic.stop(signal.SIGTERM) == 0
-    assert not any(kernel.is_running() for kernel in kernels)
-    assert "Traceback" not in clinic.log.read_text()
-
-
-def test_after_a_killed_server_its_kernels_end_and_sessions_go_on_with_the_next(start_clinic, own_home):
-    clinic = start_clinic(own_home)
-    browser = signed_in_as(clinic, "anna")
+def test_kernels_end_with_a_killed_server_the_next_one_knows_the_sessions_and_a_stopped_one_leaves_nothing(
+    start_clinic, own_home
+):
+    killed = start_clinic(own_home)
+    browser = signed_in_as(killed, "anna")
     browser.open_page()
-    kernels = kernels_of(clinic)
-    folder = Path(kernels[0].cmdline()[-1]).parents[1]
-    clinic.stop(signal.SIGKILL)
+    kernels = kernels_of(killed)
+    folder = _folder_of(kernels[0])
+    killed.stop(signal.SIGKILL)
     assert eventually(lambda: not any(kernel.is_running() for kernel in kernels), 15)
-    browser.address = urllib.parse.urlsplit(start_clinic(own_home).url)
+    clinic = start_clinic(own_home)
+    browser.address = urllib.parse.urlsplit(clinic.url)
     assert not folder.exists()
     assert "Anna Test" in _shown(browser, browser.open_page())
+    assert eventually(lambda: len(kernels_of(clinic)) == 2)
+    _assert_stops_cleanly(clinic)
 
 
-def test_an_idle_kernel_is_stopped_with_the_session_also_while_its_page_is_open(start_clinic, own_home):
+def test_an_idle_kernel_stops_with_its_session_even_while_its_page_is_open(start_clinic, own_home):
     clinic = start_clinic(own_home, LUNGKIT_IDLE_MINUTES="0.1")
     browser = signed_in_as(clinic, "anna")
     kernel = browser.open_page()
     assert eventually(lambda: json.loads(browser.get(f"/clinic/there/{kernel}").text)["state"] == "signed-out", 15)
     page = [process for process in kernels_of(clinic) if kernel in process.cmdline()[-1]]
     assert eventually(lambda: not any(process.is_running() for process in page), 20)
-    assert clinic.stop(signal.SIGINT) == 0  # Ctrl-C is a way to stop it, too
+    signed_in_as(clinic, "bert").open_page()
+    time.sleep(0.3)  # the pool starts its next kernel
+    _assert_stops_cleanly(clinic, signal.SIGINT)  # Ctrl-C
 
 
-def test_a_kernel_that_is_killed_is_noticed_and_the_page_told(clinic_server, anna):
+def test_the_page_is_told_that_its_kernel_was_killed(clinic_server, anna):
     kernel = anna.open_page()
     (process,) = [process for process in kernels_of(clinic_server) if kernel in process.cmdline()[-1]]
     process.kill()
@@ -534,7 +563,7 @@ def test_a_kernel_that_is_killed_is_noticed_and_the_page_told(clinic_server, ann
     assert anna.open_page() != kernel
 
 
-def test_behind_tls_the_cookies_are_secure(start_clinic, own_home, tmp_path):
+def test_behind_tls_the_cookies_are_secure_and_a_stop_while_a_kernel_starts_is_clean(start_clinic, own_home, tmp_path):
     certificate, key = tmp_path / "clinic.pem", tmp_path / "clinic.key"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days",
@@ -545,7 +574,9 @@ def test_behind_tls_the_cookies_are_secure(start_clinic, own_home, tmp_path):
     browser = signed_in_as(clinic, "anna")
     assert browser.cookies[accounts.COOKIE]["secure"]
     assert browser.cookies["_xsrf"]["secure"]
-    assert browser.open_page()  # its kernel learned who is there, too
+    assert browser.open_page()  # its kernel also learned who is there
+    time.sleep(0.1)  # the pool starts its next kernel
+    _assert_stops_cleanly(clinic)
 
 
 def test_addresses_that_a_client_claims_count_only_behind_a_proxy(start_clinic, own_home, clinic_server):

@@ -1,4 +1,4 @@
-"""The socket between a page and its kernel, as somebody uses it who wants to stop the clinic for all others."""
+"""The socket between a page and its kernel, used by someone who wants to stop the clinic for everyone else."""
 
 import asyncio
 import base64
@@ -78,6 +78,13 @@ def clinic(start_clinic, tmp_path_factory):
 @pytest.fixture
 def anna(clinic) -> Browser:
     return signed_in_as(clinic, "anna")
+
+
+@pytest.fixture(scope="module")
+def page(clinic) -> tuple[Browser, str]:
+    """A page of anna's, and its kernel, for tests that leave both as they are."""
+    browser = signed_in_as(clinic, "anna")
+    return browser, browser.open_page()
 
 
 class Watch:
@@ -269,7 +276,7 @@ def test_any_frame_is_read_or_refused_with_a_reason_and_takes_no_memory():
         (3, b'{"comm_id": "1", "data": []}', "a comm_msg whose data is no object"),
     ],
 )
-def test_a_part_that_is_not_what_it_has_to_be_is_named(part, value, why):
+def test_a_part_of_the_wrong_kind_is_named(part, value, why):
     parts = sockets.read(frame(message("comm_msg", comm_id="1", data={}))).parts
     parts[part] = value
     with pytest.raises(sockets.BadMessage, match=f"^{why}"):
@@ -280,20 +287,18 @@ def test_a_part_that_is_not_what_it_has_to_be_is_named(part, value, why):
 
 
 @pytest.mark.parametrize("offered", ["", "jupyter", PROTOCOL.upper(), f"{PROTOCOL}x", f"x{PROTOCOL}", f'"{PROTOCOL}"'])
-def test_a_socket_that_does_not_offer_the_protocol_is_refused(clinic, anna, offered):
-    kernel = anna.open_page()
+def test_a_socket_that_does_not_offer_the_protocol_is_refused(clinic, page, offered):
     with pytest.raises(httpclient.HTTPClientError) as refused:
-        asyncio.run(connect(anna, kernel, protocol=offered))
+        asyncio.run(connect(*page, protocol=offered))
     assert refused.value.code == 400
     assert f"it does not offer the protocol {PROTOCOL}" in refused.value.response.body.decode()
     assert f"it does not offer the protocol {PROTOCOL}" in clinic.log.read_text()
 
 
-def test_a_socket_that_offers_several_protocols_speaks_the_one_that_is_checked(anna):
-    kernel = anna.open_page()
+def test_a_socket_that_offers_several_protocols_speaks_the_one_that_is_checked(page):
 
     async def chosen(offered: str) -> str:
-        connection = await connect(anna, kernel, protocol=offered)
+        connection = await connect(*page, protocol=offered)
         selected = connection.selected_subprotocol
         connection.close()
         return selected
@@ -306,42 +311,39 @@ def test_a_socket_that_offers_several_protocols_speaks_the_one_that_is_checked(a
     "session",
     [f"?session_id={name}" for name in ("%C3%A9", "x" * 65, "a%0Ab", "%ff", "1&session_id=é", "a%20b")],
 )
-def test_a_session_that_is_no_plain_name_is_refused(anna, session):
-    kernel = anna.open_page()
+def test_a_session_that_is_not_a_plain_name_is_refused(page, session):
     with pytest.raises(httpclient.HTTPClientError) as refused:
-        asyncio.run(connect(anna, kernel, session))
+        asyncio.run(connect(*page, session))
     assert refused.value.code == 400
 
 
-def test_a_request_that_is_no_websocket_is_refused_and_leaves_nothing(anna):
-    kernel = anna.open_page()
+def test_a_request_that_is_not_a_websocket_is_refused_and_leaves_nothing(page):
+    anna, kernel = page
     for _ in range(sockets.MOST_SOCKETS + 1):
         assert anna.get(f"/api/kernels/{kernel}/channels?session_id=1").status == 400
     assert ask_kernel(anna, kernel) == "ok"
 
 
-def test_sockets_to_one_kernel_are_few_and_room_comes_back(anna):
-    kernel = anna.open_page()
+def test_sockets_to_one_kernel_are_few_and_closed_ones_make_room(page):
 
     async def many() -> None:
-        opened = [await connect(anna, kernel, f"?session_id={n}") for n in range(sockets.MOST_SOCKETS)]
+        opened = [await connect(*page, f"?session_id={n}") for n in range(sockets.MOST_SOCKETS)]
         with pytest.raises(httpclient.HTTPClientError) as refused:
-            await connect(anna, kernel, "?session_id=one-more")
+            await connect(*page, "?session_id=one-more")
         assert refused.value.code == 429
         for each in opened:
             each.close()
 
     asyncio.run(many())
-    assert ask_kernel(anna, kernel) == "ok"
+    assert ask_kernel(*page) == "ok"
 
 
-def test_the_old_way_of_speaking_next_to_the_page_stops_nobody(clinic, anna):
-    """What once stopped the server: a second socket in the old protocol, then a message with a buffer."""
-    kernel = anna.open_page()
+def test_the_old_protocol_next_to_the_page_stops_no_one(clinic, page):
+    """A second socket in the old protocol, then a message with a buffer, once stopped the server."""
     with Watch(clinic) as watch:
         with pytest.raises(httpclient.HTTPClientError):
-            asyncio.run(connect(anna, kernel, "?session_id=2", protocol=""))
-        assert _state(anna, kernel)["buffers"]
+            asyncio.run(connect(*page, "?session_id=2", protocol=""))
+        assert _state(*page)["buffers"]
         time.sleep(1)
     assert_unharmed(clinic, watch)
 
@@ -365,22 +367,21 @@ def _state(browser: Browser, kernel: str) -> dict:
     [("execute_request", "shell"), ("execute_request", "control"), ("shutdown_request", "shell"),
      ("shutdown_request", "control"), ("comm_open", "control"), ("input_reply", "stdin"), ("comm_msg", "iopub")],
 )  # fmt: skip
-def test_what_is_not_for_pages_reaches_no_kernel_on_any_channel(clinic, anna, tmp_path, kind, channel):
-    kernel, mark = anna.open_page(), tmp_path / "executed"
+def test_what_is_not_for_pages_reaches_no_kernel_on_any_channel(clinic, page, tmp_path, kind, channel):
+    mark = tmp_path / "executed"
     sent = message(kind, channel, code=f"open({str(mark)!r}, 'w')", restart=False, silent=False, comm_id="c", data={})
     sent["content"]["target_name"] = "flood"
     asked = message("kernel_info_request")
-    talk(anna, kernel, sent, asked, until=lambda said: said["msg_type"] == "kernel_info_reply")
-    assert ask_kernel(anna, kernel) == "ok"
+    talk(*page, sent, asked, until=lambda said: said["msg_type"] == "kernel_info_reply")
+    assert ask_kernel(*page) == "ok"
     assert not mark.exists()
     assert f"{kind} on {channel} is not for pages" in clinic.log.read_text()
 
 
-def test_a_broken_frame_closes_its_own_socket_with_a_reason(clinic, anna):
-    kernel = anna.open_page()
+def test_a_broken_frame_closes_its_own_socket_with_a_reason(clinic, page):
 
     async def closing(sent: bytes | str) -> tuple[int, str]:
-        connection = await connect(anna, kernel)
+        connection = await connect(*page)
         await connection.write_message(sent, binary=isinstance(sent, bytes))
         while await asyncio.wait_for(connection.read_message(), 30) is not None:
             pass
@@ -390,14 +391,14 @@ def test_a_broken_frame_closes_its_own_socket_with_a_reason(clinic, anna):
     code, reason = asyncio.run(closing((10**18).to_bytes(8, "little") * 20))
     assert (code, reason) == (1008, f"{10**18} offsets in 160 bytes; there are 6 to 70")
     assert asyncio.run(closing(bytes(sockets.MESSAGE_BYTES + 1)))[0] in (1009, None)
-    assert ask_kernel(anna, kernel) == "ok"
+    assert ask_kernel(*page) == "ok"
     assert f"closed: {reason}" in clinic.log.read_text()
 
 
 # --- thousands of frames, in both directions, while others sign in
 
 
-def test_thousands_of_frames_from_a_page_keep_nobody_waiting(clinic, anna):
+def test_thousands_of_frames_from_a_page_keep_no_one_waiting(clinic, anna):
     kernels = [anna.open_page() for _ in range(2)]
     counts = Counter()
 
@@ -448,7 +449,7 @@ def raw(rng: random.Random) -> bytes:
     return bytes([first]) + length + rng.randbytes(rng.choice([0, 1, 4, 130, 3000])) * rng.choice([1, 1, 50])
 
 
-def test_what_is_no_websocket_frame_keeps_nobody_waiting(clinic, anna):
+def test_data_that_is_not_a_websocket_frame_keeps_no_one_waiting(clinic, anna):
     rng, kernel, sent, answers = random.Random(7), anna.open_page(), 0, Counter()
     asked = (
         f"GET /api/kernels/{kernel}/channels?session_id=raw HTTP/1.1\r\nHost: {anna.address.netloc}\r\n"
@@ -480,7 +481,7 @@ def test_what_is_no_websocket_frame_keeps_nobody_waiting(clinic, anna):
     assert_unharmed(clinic, watch)
 
 
-def test_thousands_of_broken_messages_of_a_kernel_keep_nobody_waiting(clinic, anna):
+def test_thousands_of_broken_messages_of_a_kernel_keep_no_one_waiting(clinic, anna):
     rng, kernel = random.Random(3), anna.open_page()
     header = json.dumps(message("display_data")["header"]).encode()
     ill = {"msg_id": "1", "version": "5.3"}
@@ -520,7 +521,7 @@ def test_thousands_of_broken_messages_of_a_kernel_keep_nobody_waiting(clinic, an
     assert ask_kernel(anna, kernel) == "ok"
 
 
-def test_a_browser_that_does_not_read_takes_a_bounded_room(clinic, anna):
+def test_a_browser_that_does_not_read_takes_limited_memory(clinic, anna):
     kernel = anna.open_page()
     flood = message("comm_open", comm_id="c", target_name="flood", data={"times": 80, "bytes": 8 * MB})
 
@@ -555,7 +556,7 @@ def test_a_kernel_that_floods_a_page_which_is_away_ends_and_the_page_is_told(cli
     assert_unharmed(clinic, watch, grown=500)
 
 
-def test_messages_that_a_page_missed_for_a_moment_come_when_it_is_back(clinic, anna):
+def test_a_page_that_was_away_for_a_moment_gets_the_messages_it_missed(clinic, anna):
     kernel = anna.open_page()
 
     async def back() -> dict:
