@@ -330,9 +330,6 @@ class Administration:
             pass
 
 
-Oversight = Administration  # its name until the screens say the new one
-
-
 def _erase(db: orm.Session, table: type[Base], which: sa.ColumnElement[bool]) -> int:
     """Delete rows; returns their number."""
     return cast("sa.CursorResult[Any]", db.execute(sa.delete(table).where(which))).rowcount
