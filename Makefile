@@ -1,5 +1,7 @@
 # The front door. `make` alone lists the targets.
-PYTHON ?= python3.11
+# The first of these that is CPython 3.11, 3.12 or 3.13; `make setup PYTHON=/path/to/python` names another one.
+PYTHON ?= python3.11 python3.12 python3.13 python3 python
+FITS := import sys, venv, ensurepip; sys.exit(sys.implementation.name != "cpython" or not (3, 11) <= sys.version_info < (3, 14))
 BIN := .venv/bin
 # A machine with an NVIDIA driver gets the CUDA libraries too (several GB); `make setup GPU=` leaves them out.
 GPU ?= $(if $(shell command -v nvidia-smi 2>/dev/null),1)
@@ -11,6 +13,16 @@ DATA ?= phantom
 SERVE ?= 1
 PROFILE ?= quick
 
+define NO_PYTHON
+None of these is CPython 3.11, 3.12 or 3.13 with its module venv: $(PYTHON). Install one:
+  Debian, Ubuntu  apt install python3-venv (or python3.11-venv, where python3 is older or newer)
+  macOS           brew install python@3.12
+  conda           conda create -n py312 python=3.12, then conda activate py312
+  anything        pyenv install 3.12, then make setup PYTHON="$$(pyenv prefix 3.12)/bin/python"
+Without make, or on Windows: docs/installation.md.
+endef
+export NO_PYTHON
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test lab run lint lock notebooks bench docs screens
 
@@ -20,7 +32,10 @@ help: ## list the targets
 setup: $(STAMP) ## make .venv and install everything the lock file names; does nothing when nothing changed
 
 $(STAMP): $(LOCK) pyproject.toml lungkit/__init__.py
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/python || for python in $(PYTHON) ""; do \
+		if [ -z "$$python" ]; then echo "$$NO_PYTHON" >&2; exit 1; fi; \
+		if $$python -c '$(FITS)' >/dev/null 2>&1; then exec $$python -m venv .venv; fi; \
+	done
 	@# uv, the installer, is in the lock file itself: pip takes it from there, hash and all.
 	@awk '/^uv==/ { on = 1 } on { print } on && !/\\$$/ { exit }' $(LOCK) > .venv/uv.txt
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --require-hashes --no-deps -r .venv/uv.txt

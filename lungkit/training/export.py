@@ -6,6 +6,7 @@ ReLU(sum over k of w_k A_k) up to a factor which dividing by the maximum takes a
 2017, section 3.1). It is part of the graph, resized as `gradcam.gradcam` does.
 """
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,8 +44,19 @@ def write(model: keras.Model, folder: Path, temperature: float = 1.0, half: bool
     explained = _with_heat(model, temperature)
     signature = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="image")
     call = tf.function(explained, input_signature=[signature])
-    converted = graph.openvino.convert_model(call.get_concrete_function())
+    converted = _converted(call.get_concrete_function())
     graph.openvino.save_model(converted, folder / graph.FILE, compress_to_fp16=half)
+
+
+def _converted(function):
+    """The function as an OpenVINO model."""
+    if sys.version_info >= (3, 13):
+        # There OpenVINO 2026.4 cannot ask for TensorFlow's version: its exec("del tensorflow") finds no such name.
+        import tensorflow as tf
+        from openvino.frontend.tensorflow import utils
+
+        utils.get_environment_setup = lambda _framework: {"tensorflow": tf.__version__}
+    return graph.openvino.convert_model(function)
 
 
 def _with_heat(model: keras.Model, temperature: float) -> Callable:
