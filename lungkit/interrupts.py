@@ -4,8 +4,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
 
 EXIT_CODE = 130  # as a shell reports a process that Ctrl-C ended
 
@@ -43,7 +45,12 @@ def ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _excepthook(kind, error, trace, before=sys.excepthook) -> None:
+def _excepthook(
+    kind: type[BaseException],
+    error: BaseException,
+    trace: TracebackType | None,
+    before: Callable[..., Any] = sys.excepthook,
+) -> None:
     if issubclass(kind, KeyboardInterrupt):
         os._exit(EXIT_CODE)
     before(kind, error, trace)

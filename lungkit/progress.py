@@ -10,7 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from tqdm import tqdm
 
@@ -23,17 +23,17 @@ def _in_notebook() -> bool:
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
-class _NotebookBar(tqdm):  # type: ignore[type-arg]  # generic for type checkers only
+class _NotebookBar(tqdm):  # type: ignore[type-arg]
     def __init__(self, *args: Any, **kwargs: Any):
-        from IPython.display import Pretty, display
+        from IPython import display
 
-        self._wrap = Pretty
-        self._handle = display(Pretty(""), display_id=True)
+        untyped: Any = display
+        self._wrap = untyped.Pretty
+        self._handle = untyped.display(self._wrap(""), display_id=True)
         super().__init__(*args, **(kwargs | {"ncols": 88, "ascii": " ━", "gui": False, "mininterval": 0.5}))
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         self._handle.update(self._wrap(str(self) if msg is None else msg))
-        return True
 
     def clear(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -42,7 +42,7 @@ class _NotebookBar(tqdm):  # type: ignore[type-arg]  # generic for type checkers
         if not self.disable:
             self.disable = True
             self.display()
-            self._decr_instances(self)
+            cast(Any, self)._decr_instances(self)
 
 
 def bar(iterable: Iterable[Any] | None = None, *, total: int | None = None, label: str = "", unit: str = "it") -> Any:

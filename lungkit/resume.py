@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from lungkit import config, files
 from lungkit.errors import LungkitError
@@ -13,7 +14,7 @@ class SettingsDiffer(LungkitError):
     """The folder holds unfinished or finished work that was made with other settings."""
 
 
-def work_folder(name: str, settings: dict, keep: bool = True) -> Path:
+def work_folder(name: str, settings: dict[str, Any], keep: bool = True) -> Path:
     """The folder for work called `name` with these settings: the same again for the same settings.
 
     With `keep` false what an earlier call left there is deleted.
@@ -25,7 +26,7 @@ def work_folder(name: str, settings: dict, keep: bool = True) -> Path:
     return folder
 
 
-def same_settings(folder: Path, settings: dict, what: str) -> None:
+def same_settings(folder: Path, settings: dict[str, Any], what: str) -> None:
     """Record `settings` in `folder` (made if absent), or compare with what an earlier call recorded.
 
     Raises SettingsDiffer naming the settings that changed; `what` says what the folder holds ("search").

@@ -51,7 +51,7 @@ def say(text: str) -> None:
     console().print(text, soft_wrap=True)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence], title: str = "", prose: Sequence[str] = ()) -> None:
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "", prose: Sequence[str] = ()) -> None:
     """Show rows under their columns; on a screen too narrow for that, a block for each row, a line for each cell
     that holds something.
 
@@ -100,7 +100,7 @@ def refusal(refused: OSError) -> str:
 
     A full disk often does not say which file it was: then the folders on full disks that lungkit writes to are named.
     """
-    reason = REASONS.get(refused.errno) or refused.strerror or str(refused) or type(refused).__name__
+    reason = REASONS.get(refused.errno or 0) or refused.strerror or str(refused) or type(refused).__name__
     names = [os.fsdecode(name) for name in (refused.filename, refused.filename2) if isinstance(name, str | bytes)]
     if not names and refused.errno == errno.ENOSPC:
         names = _full_folders()

@@ -32,7 +32,7 @@ _MASKS = re.compile(
 class ClassFolders:
     """What was found: `rows` of file (POSIX, below the root), label, patient_id ("" where unknown) and split."""
 
-    rows: list[dict]
+    rows: list[dict[str, str]]
     notes: list[Note]
 
 
@@ -94,7 +94,7 @@ def read(root: Path, found: folders.Survey) -> ClassFolders:
     label_trees = [(tree.within(name), name, "") for name in tree.folders if name not in passed]
     if parts:
         label_trees = [
-            (tree.within(part).within(name), f"{part}/{name}", splits.part_named(part))
+            (tree.within(part).within(name), f"{part}/{name}", splits.part_named(part) or "")
             for part in parts
             for name in tree.within(part).folders
         ]
@@ -173,7 +173,7 @@ def _parts(tree: _Tree) -> tuple[list[str], list[str]]:
     return [], [*passed, *copies]
 
 
-def _is_copy(tree: _Tree, name: str, spellings: Counter) -> bool:
+def _is_copy(tree: _Tree, name: str, spellings: Counter[str]) -> bool:
     """Whether a folder holds this set once more, or another one: its folders are named as its neighbours or parts."""
     below = tree.within(name)
     inside = set(map(alike, below.filled))
@@ -195,7 +195,7 @@ def _refuse_sets(tree: _Tree, names: list[str]) -> None:
         )
 
 
-def _rows(tree: _Tree, place: str, split: str) -> tuple[list[dict], list[str]]:
+def _rows(tree: _Tree, place: str, split: str) -> tuple[list[dict[str, str]], list[str]]:
     """The rows of a class folder, and what of it was left out as masks."""
     label = PurePosixPath(place).name
     rows, masks = [], []
@@ -209,7 +209,7 @@ def _rows(tree: _Tree, place: str, split: str) -> tuple[list[dict], list[str]]:
     return rows, masks
 
 
-def _notes(rows: list[dict], empty: list[str], outside: list[str], masks: list[str]) -> list[Note]:
+def _notes(rows: list[dict[str, str]], empty: list[str], outside: list[str], masks: list[str]) -> list[Note]:
     """What is to be said of the class folders: those without an image, and the images that were not taken."""
     there = {alike(row["label"]) for row in rows}
     lost = [place for place in empty if alike(PurePosixPath(place).name) not in there]

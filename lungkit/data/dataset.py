@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -99,7 +100,7 @@ class Dataset:
             }
         )
 
-    def save(self, folder: str | Path, recipe: dict | None = None) -> None:
+    def save(self, folder: str | Path, recipe: dict[str, Any] | None = None) -> None:
         """Writes manifest.csv, then dataset.json, which holds its hash: a kill in between is noticed by `open`.
 
         recipe: what the manifest was made from (see prepare), kept in dataset.json.
@@ -127,7 +128,7 @@ class Dataset:
         return cls._opened(Path(folder))[0]
 
     @classmethod
-    def _opened(cls, folder: Path) -> tuple["Dataset", dict]:
+    def _opened(cls, folder: Path) -> tuple["Dataset", dict[str, Any]]:
         try:
             record = json.loads((folder / "dataset.json").read_text("utf-8"))
             table = (folder / "manifest.csv").read_bytes()
@@ -249,7 +250,7 @@ def _not_used(dataset: Dataset) -> list[Note]:
     ]
 
 
-def refused(dataset: Dataset) -> list[dict]:
+def refused(dataset: Dataset) -> list[dict[str, str]]:
     """File and reason of each image that could not be read when the set was prepared."""
     rows = dataset.part(splits.REFUSED)
     return [
@@ -258,7 +259,7 @@ def refused(dataset: Dataset) -> list[dict]:
     ]
 
 
-def _saved(folder: Path, recipe: dict, listing: sources.Listing) -> Dataset | None:
+def _saved(folder: Path, recipe: dict[str, Any], listing: sources.Listing) -> Dataset | None:
     """The saved data set if it was made by this recipe; with the root and notes of now, should they have changed."""
     try:
         dataset, made_by = Dataset._opened(folder)

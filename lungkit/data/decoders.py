@@ -11,7 +11,8 @@ import numpy as np
 from imagecodecs import JpeglsError, jpeg2k_decode, jpeg8_decode, jpegls_decode
 from pydicom import Dataset, uid
 from pydicom.encaps import get_frame
-from pydicom.pixels import convert_color_space, pixel_array
+from pydicom.pixels.processing import convert_color_space
+from pydicom.pixels.utils import pixel_array
 
 from lungkit.data.image import Broken
 
@@ -47,16 +48,17 @@ def stored_values(whole: Dataset) -> np.ndarray:
     if syntax in JPEG_2000:
         return _jpeg_2000(frame, whole)
     if syntax == uid.RLELossless:
-        _check_fits(_rle_fits(frame, whole.Rows * whole.Columns), whole)
+        if not _rle_fits(frame, whole.Rows * whole.Columns):
+            raise _does_not_fit(whole, "its runs are longer")
         return _of_words(whole, decoding_plugin="pydicom")
     return _jpeg(frame, whole)
 
 
-def _of_words(whole: Dataset, **decoder: str) -> np.ndarray:
+def _of_words(whole: Dataset, decoding_plugin: str = "") -> np.ndarray:
     """Without a coded stream that has a depth of its own. What lies above and below, as overlays once did, is cut."""
     below = whole.HighBit + 1 - whole.BitsStored
     whole.BitsStored = whole.HighBit + 1  # pydicom cuts what lies above
-    found = pixel_array(whole, **decoder)
+    found = pixel_array(whole, decoding_plugin=decoding_plugin)
     return found >> below if below else found
 
 
@@ -69,17 +71,20 @@ def _check_length(whole: Dataset) -> None:
         raise Broken(rule, "Copy or download it again.")
 
 
-def _check_size(found: tuple[int, int, int] | None, whole: Dataset) -> None:
-    said = "states none" if found is None else f"states {found[0]} x {found[1]} with {found[2]} component(s)"
-    _check_fits(found == (whole.Columns, whole.Rows, whole.SamplesPerPixel), whole, f"it {said}")
+def _stated_size(whole: Dataset) -> tuple[int, int, int]:
+    return whole.Columns, whole.Rows, whole.SamplesPerPixel
 
 
-def _check_fits(fits: bool, whole: Dataset, found: str = "its runs are longer") -> None:
+def _other_size(size: tuple[int, int, int] | None, whole: Dataset) -> Broken:
+    coded = "states none" if size is None else f"states {size[0]} x {size[1]} with {size[2]} component(s)"
+    return _does_not_fit(whole, f"it {coded}")
+
+
+def _does_not_fit(whole: Dataset, coded: str) -> Broken:
     """The decoders believe the coded stream, not the header: it must not unpack to more than the header says."""
-    if not fits:
-        said = f"Columns {whole.Columns}, Rows {whole.Rows}, SamplesPerPixel {whole.SamplesPerPixel}"
-        rule = "damaged: the compressed picture is not of the size that the header gives"
-        raise Broken(f"{rule}: {found}, not {said}", "Export the image again.")
+    stated = f"Columns {whole.Columns}, Rows {whole.Rows}, SamplesPerPixel {whole.SamplesPerPixel}"
+    rule = "damaged: the compressed picture is not of the size that the header gives"
+    return Broken(f"{rule}: {coded}, not {stated}", "Export the image again.")
 
 
 def _check_precision(precision: int, whole: Dataset) -> None:
@@ -103,7 +108,7 @@ def _of_bits(pixels: np.ndarray, precision: int, whole: Dataset) -> np.ndarray:
     signed = whole.PixelRepresentation == 1
     if signed:
         values -= (values >> (bits - 1)) << bits
-    return values.astype(f"{'i' if signed else 'u'}{whole.BitsAllocated // 8}")
+    return np.asarray(values, f"{'i' if signed else 'u'}{whole.BitsAllocated // 8}")
 
 
 # --- JPEG 2000 ---------------------------------------------------------------------------------------------------
@@ -111,7 +116,8 @@ def _of_bits(pixels: np.ndarray, precision: int, whole: Dataset) -> np.ndarray:
 
 def _jpeg_2000(frame: bytes, whole: Dataset) -> np.ndarray:
     stream = _codestream(frame)
-    _check_size(_jpeg_2000_size(stream), whole)
+    if (size := _jpeg_2000_size(stream)) != _stated_size(whole):
+        raise _other_size(size, whole)
     precision = stream[42] % 128 + 1
     _check_precision(precision, whole)
     pixels = jpeg2k_decode(stream)
@@ -167,7 +173,8 @@ class _JpegHeader:
 
 def _jpeg(frame: bytes, whole: Dataset) -> np.ndarray:
     header = _jpeg_header(frame)
-    _check_size(header and header.size, whole)
+    if header is None or header.size != _stated_size(whole):
+        raise _other_size(header.size if header else None, whole)
     _check_precision(header.precision, whole)
     if _END not in frame[header.precision_at :]:
         raise Broken("truncated: the compressed picture ends before its closing mark", "Copy or download it again.")
@@ -304,7 +311,7 @@ def _in_range(plane: np.ndarray, scan: _Scan, header: _JpegHeader) -> np.ndarray
         for top in range(0, len(values), rows):
             band = slice(top, top + rows)
             values[band] = _summed(_differences(values[band], scan.predictor), scan.predictor, bits)
-    return values << scan.shift
+    return np.asarray(values << scan.shift)
 
 
 def _differences(values: np.ndarray, predictor: int) -> np.ndarray:
@@ -334,8 +341,8 @@ def _summed(differences: np.ndarray, predictor: int, bits: int) -> np.ndarray:
 def _predicted(left: np.ndarray, above: np.ndarray, corner: np.ndarray, predictor: int) -> np.ndarray:
     """The predictors that halve, numbered as in ISO 10918-1, table H.1."""
     if predictor == 5:
-        return left + ((above - corner) >> 1)
-    return above + ((left - corner) >> 1) if predictor == 6 else (left + above) >> 1
+        return np.asarray(left + ((above - corner) >> 1))
+    return np.asarray(above + ((left - corner) >> 1) if predictor == 6 else (left + above) >> 1)
 
 
 # --- RLE ---------------------------------------------------------------------------------------------------------

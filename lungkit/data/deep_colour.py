@@ -6,34 +6,38 @@ from collections.abc import Callable
 
 import numpy as np
 import PIL.Image
+from PIL.ImageFile import ImageFile
 
 from lungkit.data.image import Broken, stretched
+from lungkit.data.tiff import Tiff
+
+Load = Callable[[ImageFile], PIL.Image.Image]  # decodes an opened picture and turns it upright
 
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _LUMINANCE = np.float32(0.299), np.float32(0.587), np.float32(0.114)  # ITU-R 601, as for 8 bits
 
 
-def is_deep(picture: PIL.Image.Image) -> bool:
+def is_deep(picture: ImageFile) -> bool:
     """Whether an opened picture, not loaded yet, is one of them."""
     if not picture.tile or picture.mode.startswith("I"):
         return False
     return _is_grey_and_alpha(picture) or re.search(";16[BLN]$", _raw(picture)) is not None
 
 
-def grey(picture: PIL.Image.Image, again: PIL.Image.Image, load: Callable) -> np.ndarray:
+def grey(picture: ImageFile, again: ImageFile, load: Load) -> np.ndarray:
     """float32 0..1 (height, width): the luminance, stretched as grey of 16 bits is; transparent parts are black.
 
     picture, again: the same file, opened twice. load: gives the upright picture of an opened one.
     """
-    key, is_tiff = picture.info.get("transparency"), picture.format == "TIFF"
-    if is_tiff and picture.tile[0].codec_name == "libtiff" and picture.tag_v2.get(284) == 2:
+    key = picture.info.get("transparency")
+    if isinstance(picture, Tiff) and picture.tile[0].codec_name == "libtiff" and picture.tag_v2.get(284) == 2:
         raise Broken(
             "not supported: TIFF with 16-bit colours in separate planes, compressed",
             "Save it with the colours of a pixel together, or without compression.",
         )
     samples = _pairs(picture, load) if _is_grey_and_alpha(picture) else _both_bytes(picture, again, load)
     alpha = (samples != key).any(axis=-1) if key is not None else _alpha(samples, picture)
-    return on_black(_light(samples, picture.mode), alpha, is_tiff and picture.multiplied)
+    return on_black(_light(samples, picture.mode), alpha, isinstance(picture, Tiff) and picture.multiplied)
 
 
 def on_black(values: np.ndarray, alpha: np.ndarray | None, multiplied: bool = False) -> np.ndarray:
@@ -44,35 +48,35 @@ def on_black(values: np.ndarray, alpha: np.ndarray | None, multiplied: bool = Fa
     return shown if multiplied else shown * alpha.astype(np.float32)
 
 
-def _raw(picture: PIL.Image.Image) -> str:
+def _raw(picture: ImageFile) -> str:
     """Pillow's raw mode of the first tile."""
     args = picture.tile[0].args
     return args[0] if isinstance(args, tuple) else str(args)
 
 
-def _is_grey_and_alpha(picture: PIL.Image.Image) -> bool:
+def _is_grey_and_alpha(picture: ImageFile) -> bool:
     return _raw(picture) == "LA;16B" or getattr(picture, "grey_and_alpha", False)
 
 
-def _show(picture: PIL.Image.Image, change: Callable[[str], str]) -> None:
+def _show(picture: ImageFile, change: Callable[[str], str]) -> None:
     """Have the decoder unpack each tile by another raw mode."""
     picture.tile = [
         tile._replace(
-            args=(change(tile.args[0]), *tile.args[1:]) if isinstance(tile.args, tuple) else change(tile.args)
+            args=(change(tile.args[0]), *tile.args[1:]) if isinstance(tile.args, tuple) else change(str(tile.args))
         )
         for tile in picture.tile
     ]
 
 
-def _pairs(picture: PIL.Image.Image, load: Callable) -> np.ndarray:
+def _pairs(picture: ImageFile, load: Load) -> np.ndarray:
     """Grey and alpha, uint16 (height, width, 2): unpacked as four bytes."""
     native = picture.tile[0].codec_name == "libtiff"
-    big = sys.byteorder == "big" if native else picture.format == "PNG" or picture.tag_v2.prefix == b"MM"
+    big = sys.byteorder == "big" if native else not isinstance(picture, Tiff) or picture.tag_v2.prefix == b"MM"
     _show(picture, lambda raw: "RGBA")
     return np.ascontiguousarray(load(picture)).view(">u2" if big else "<u2")
 
 
-def _both_bytes(picture: PIL.Image.Image, again: PIL.Image.Image, load: Callable) -> np.ndarray:
+def _both_bytes(picture: ImageFile, again: ImageFile, load: Load) -> np.ndarray:
     """uint16 (height, width, bands): the upper bytes from one decoding, the lower ones from another."""
     _show(picture, lambda raw: raw.replace("RGBa", "RGBA"))
     _show(again, lambda raw: raw[:-1].replace("RGBa", "RGBA") + _OTHER_BYTE[raw[-1]])
@@ -82,9 +86,9 @@ def _both_bytes(picture: PIL.Image.Image, again: PIL.Image.Image, load: Callable
     return samples
 
 
-def _alpha(samples: np.ndarray, picture: PIL.Image.Image) -> np.ndarray | None:
+def _alpha(samples: np.ndarray, picture: ImageFile) -> np.ndarray | None:
     """0..1 where there is one."""
-    has = picture.transparent if picture.format == "TIFF" else samples.shape[-1] in (2, 4)
+    has = picture.transparent if isinstance(picture, Tiff) else samples.shape[-1] in (2, 4)
     return samples[..., -1].astype(np.float32) / np.float32(65535) if has else None
 
 
@@ -93,7 +97,7 @@ def _light(samples: np.ndarray, mode: str) -> np.ndarray:
         return samples[..., 0]
     if mode == "CMYK":
         paper = 65535 - samples
-        return _luminance(paper) * paper[..., 3] / np.float32(65535)
+        return np.asarray(_luminance(paper) * paper[..., 3] / np.float32(65535))
     return _luminance(samples)
 
 

@@ -1,10 +1,11 @@
 """DICOM: from the checked header and the stored values to a picture; the rules head lungkit.data.images."""
 
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import PIL.Image
 from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import Tag
 
@@ -40,7 +41,8 @@ def probe(stream: BinaryIO) -> tuple[int, int, str]:
 def read(stream: BinaryIO, file: str) -> Image:
     """The image in a DICOM stream; `file` is its name."""
     header = _checked(stream)
-    stored, notes = stored_values(_whole(header, stream)), []
+    stored, notes = stored_values(_whole(header, stream)), list[str]()
+    units: Literal["HU", "intensity"]
     if header.is_ct:
         pixels, units = _hounsfield(stored, header, notes), "HU"
     else:
@@ -72,7 +74,7 @@ def _whole(header: Header, stream: BinaryIO) -> Dataset:
         stream, header.syntax.is_implicit_VR, header.order == "<", stop_when=lambda tag, *_: tag != pixels
     )
     whole = Dataset()
-    whole.file_meta = Dataset()
+    whole.file_meta = FileMetaDataset()
     whole.file_meta.TransferSyntaxUID = header.syntax
     whole.Rows, whole.Columns, whole.SamplesPerPixel = header.rows, header.columns, header.samples
     whole.BitsAllocated, whole.BitsStored, whole.HighBit = header.bits_allocated, header.bits_stored, header.high_bit
@@ -117,7 +119,7 @@ def _hounsfield(stored: np.ndarray, header: Header, notes: list[str]) -> np.ndar
     hu[_padding(stored, header)] = AIR
     if header.word("RescaleType") == "HU_MOD":
         notes.append("RescaleType HU_MOD taken as Hounsfield units")
-    return np.maximum(hu, np.float32(AIR))
+    return np.asarray(np.maximum(hu, np.float32(AIR)))
 
 
 def _intensity(stored: np.ndarray, header: Header, notes: list[str]) -> np.ndarray:
@@ -226,7 +228,7 @@ def _spacing(header: Header) -> tuple[float, float]:
 
 def _pair(header: Header, keyword: str) -> tuple[float, float] | None:
     pair = header.numbers(keyword)
-    return tuple(pair) if len(pair) == 2 and can_be_spacings(*pair) else None
+    return (pair[0], pair[1]) if len(pair) == 2 and can_be_spacings(*pair) else None
 
 
 def _squared(pixels: np.ndarray, header: Header, notes: list[str]) -> np.ndarray:

@@ -9,7 +9,7 @@ import math
 import re
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from pydicom import uid
 from pydicom.datadict import dictionary_VR
@@ -60,11 +60,12 @@ SHOWN = {
 }
 PALETTES = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
 # Only these are read from a header: a patient's name or number is never held.
-_SEQUENCES = {Tag(keyword): keyword for keyword in ("ModalityLUTSequence", "VOILUTSequence")}
-_TABLES = {
-    Tag(keyword): keyword for palette in PALETTES for keyword in (f"{palette}Data", f"Segmented{palette}Data")
-} | {Tag("LUTData"): "LUTData"}
-_VALUES = {
+_SEQUENCES: dict[int, str] = {Tag(keyword): keyword for keyword in ("ModalityLUTSequence", "VOILUTSequence")}
+_TABLES: dict[int, str] = {
+    Tag(keyword): keyword
+    for keyword in [*(f"{start}{palette}Data" for palette in PALETTES for start in ("", "Segmented")), "LUTData"]
+}
+_VALUES: dict[int, str] = {
     Tag(keyword): keyword
     for keyword in [
         *SHOWN.values(),
@@ -93,8 +94,8 @@ _VALUES = {
         "WindowWidth",
     ]
 }
-_IN_ITEMS = {Tag("LUTDescriptor"): "LUTDescriptor", Tag("LUTData"): "LUTData"}
-_META = {Tag(keyword): keyword for keyword in ("TransferSyntaxUID", "MediaStorageSOPClassUID")}
+_IN_ITEMS: dict[int, str] = {Tag("LUTDescriptor"): "LUTDescriptor", Tag("LUTData"): "LUTData"}
+_META: dict[int, str] = {Tag(keyword): keyword for keyword in ("TransferSyntaxUID", "MediaStorageSOPClassUID")}
 
 # Bounds on what a hostile file can cost.
 _ELEMENTS = 200_000  # passed over; a scanner writes a few hundred, some with thousands in sequences
@@ -102,7 +103,7 @@ _VALUE_BYTES = 1024  # of a value other than a table
 _KEPT_BYTES = 4 * 2**20  # of all that is kept; a full table of 16 bits has 128 KiB
 
 _PIXEL_DATA = Tag("PixelData")
-_OTHER_PIXELS = {Tag(keyword): keyword for keyword in ("FloatPixelData", "DoubleFloatPixelData")}
+_OTHER_PIXELS: dict[int, str] = {Tag(keyword): keyword for keyword in ("FloatPixelData", "DoubleFloatPixelData")}
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _OPEN = 0xFFFFFFFF  # the length of what only a closing mark ends
 _LONG = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}  # their length has 4 bytes
@@ -140,7 +141,7 @@ class Header:
         self.raw: dict[str, Raw] = {}
         self.items: dict[str, list[dict[str, Raw]]] = {}  # of the sequences of lookup tables
 
-    def values(self, keyword: str) -> list:
+    def values(self, keyword: str) -> list[Any]:
         """An attribute's values, numbers or text without blanks around it; none where it is absent or empty."""
         kind, content = self.raw.get(keyword, Raw("", b""))
         if kind in ("", "UN"):
@@ -197,7 +198,7 @@ class Header:
     @property
     def highest(self) -> int:
         """The largest value that can be stored."""
-        return self.lowest + 2**self.bits_stored - 1
+        return self.lowest + (1 << self.bits_stored) - 1
 
 
 def printable(words: str) -> str:
@@ -279,11 +280,11 @@ class _Walk:
         if self._seen > _ELEMENTS:
             raise Broken(f"header too long: more than {_ELEMENTS} elements", "Export it without private elements.")
         group, number = self._tag.unpack_from(head)
-        tag, kind = group << 16 | number, head[4:6]
+        tag = group << 16 | number
         # Items have no kind, and some writers leave it out in the middle of a file that has it.
-        if not self._explicit or group == 0xFFFE or not _is_kind(kind):
+        if not self._explicit or group == 0xFFFE or not _is_kind(head[4:6]):
             return _Element(tag, "", self._long.unpack_from(head, 4)[0], position, position + 8)
-        kind = kind.decode()
+        kind = head[4:6].decode()
         if kind not in _LONG:
             return _Element(tag, kind, self._short.unpack_from(head, 6)[0], position, position + 8)
         if len(head) < 12:
@@ -329,7 +330,7 @@ def checked_header(stream: BinaryIO) -> Header:
     pixels = _read(header, walk, start)
     header.kind = uid.UID(header.text("SOPClassUID") or kind)
     _check_kind(header)
-    _check_pixels(pixels)
+    at = _checked_pixels(pixels)
     _check_object(header)
     header.modality = header.word("Modality") or _XRAY_AND_CT[header.kind]
     _check_frame(header)
@@ -338,7 +339,7 @@ def checked_header(stream: BinaryIO) -> Header:
         _check_hounsfield(header)
     rescale(header)
     more_is_brighter(header)
-    stream.seek(pixels.at)
+    stream.seek(at)
     return header
 
 
@@ -395,9 +396,10 @@ def _check_kind(header: Header) -> None:
         raise Broken(f"unsupported modality: {modality}", "Chest CT and X-ray (CT, CR, DX) are read.")
 
 
-def _check_pixels(element: _Element | None) -> None:
+def _checked_pixels(element: _Element | None) -> int:
+    """The place of PixelData."""
     if element and element.tag == _PIXEL_DATA:
-        return
+        return element.at
     if element and element.tag in _OTHER_PIXELS:
         raise Broken(f"pixel format not accepted: {_OTHER_PIXELS[element.tag]}", "Whole numbers are read.")
     raise Broken("no pixel data", "The file was cut, or holds a report or measurements; send the image itself.")
@@ -466,13 +468,11 @@ def _check_hounsfield(header: Header) -> None:
 def rescale(header: Header) -> tuple[float, float]:
     """(slope, intercept), 1 and 0 where an X-ray does not give them; a CT has to give both. Raises Broken."""
     slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
-    if header.is_ct:
-        known = slope is not None and intercept is not None
-        rule, remedy = "CT not in Hounsfield units", "Export the original slice of the scanner."
-    else:
-        known, slope, intercept = True, 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
+    rule, remedy = "CT not in Hounsfield units", "Export the original slice of the scanner."
+    if not header.is_ct:
+        slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
         rule, remedy = "rescale not usable", _EXPORT
-    if not known or not slope or not math.isfinite(slope) or not math.isfinite(intercept):
+    if not slope or intercept is None or not math.isfinite(slope) or not math.isfinite(intercept):
         raise Broken(f"{rule}: {header.named('RescaleSlope', 'RescaleIntercept')}", remedy)
     return slope, intercept
 

@@ -31,9 +31,11 @@ def _draw_balance(axes: Axes, report: QualityReport) -> None:
     table = table.reindex(index=list(report.classes), columns=list(report.balance["split"].drop_duplicates()))
     left = np.zeros(len(table))
     for colour, split in zip(SERIES, table.columns, strict=False):
-        axes.barh(table.index, table[split], left=left, color=colour, label=split.replace("_", " "), edgecolor="white")
+        bars = axes.barh(
+            table.index, table[split], left=left, color=colour, label=split.replace("_", " "), edgecolor="white"
+        )
         left += table[split].to_numpy()
-    axes.bar_label(axes.containers[-1], labels=[f" {int(total):,}" for total in left])
+    axes.bar_label(bars, labels=[f" {int(total):,}" for total in left])
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set(title="Classes", xlabel="images")

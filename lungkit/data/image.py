@@ -14,6 +14,9 @@ _SQUARE_ENOUGH = 1.01  # ratio of a pixel's sides that is left alone: rounding i
 _BELIEVED = 10.0  # ratio from which a header is taken to be wrong; thick reformatted CT reaches 7
 
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
 class ImageRefused(LungkitError):
     """A file that is not taken: which `file`, what `rule` it broke, and the `remedy`. Reads "FILE: RULE. REMEDY".
 
@@ -72,12 +75,13 @@ def placed(shape: tuple[int, int], size: tuple[int, int]) -> tuple[slice, slice]
     It is the largest picture of the same aspect (at least 1 pixel a side), in the middle.
     """
     scale = min(whole / part for whole, part in zip(size, shape, strict=True))
-    taken = []
-    for part, whole in zip(shape, size, strict=True):
+
+    def in_the_middle(part: int, whole: int) -> slice:
         side = min(max(1, round(part * scale)), whole)
         start = (whole - side) // 2
-        taken.append(slice(start, start + side))
-    return tuple(taken)
+        return slice(start, start + side)
+
+    return in_the_middle(shape[0], size[0]), in_the_middle(shape[1], size[1])
 
 
 def square_shape(shape: tuple[int, int], row_spacing: float, column_spacing: float) -> tuple[int, int]:
@@ -110,7 +114,7 @@ def square(pixels: np.ndarray, row_spacing: float, column_spacing: float) -> np.
     return resized(pixels, shape)
 
 
-def resized(pixels: np.ndarray, shape: tuple[int, int], box: tuple[float, ...] | None = None) -> np.ndarray:
+def resized(pixels: np.ndarray, shape: tuple[int, int], box: Box | None = None) -> np.ndarray:
     """float32 of `shape` (height, width), by the triangle filter, widened when reducing: no aliasing, no ringing.
 
     box: what is taken of the pixels, which may be parts of them: left, top, right, bottom; default: all.
@@ -148,5 +152,6 @@ def between(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """float32 0..1, linear from `low` to `high` and clipped."""
     if not low < high:
         return np.zeros(values.shape, np.float32)
-    exact = np.float32 if values.dtype.itemsize <= 2 else np.float64
-    return np.clip((values.astype(exact) - exact(low)) / exact(high - low), 0, 1).astype(np.float32)
+    exact = np.dtype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
+    share = (values.astype(exact) - exact.type(low)) / exact.type(high - low)
+    return np.asarray(np.clip(share, 0, 1), np.float32)

@@ -107,14 +107,14 @@ def probe(source: Source) -> tuple[int, int, str]:
 
 
 @contextmanager
-def opened(source, name: str | None) -> Iterator[tuple[BinaryIO, str, str]]:
+def opened(source: Source, name: str | None) -> Iterator[tuple[BinaryIO, str, str]]:
     """The stream at its start, its kind and its name."""
     with _refusing(source, name) as file, _quiet, np.errstate(all="ignore"), _stream(source) as stream:
         yield stream, _format(stream), file
 
 
 @contextmanager
-def _refusing(source, name: str | None) -> Iterator[str]:
+def _refusing(source: Source, name: str | None) -> Iterator[str]:
     """Names the file, and turns every error of the block into ImageRefused: decoders raise all kinds on bad bytes."""
     if not name:
         name = str(source) if isinstance(source, str | Path) else str(getattr(source, "name", "uploaded file"))
@@ -135,10 +135,10 @@ class _Quiet:
     Counted, because warning filters belong to the process: catch_warnings in one thread would undo another's.
     """
 
-    def __init__(self):
-        self._lock, self._readers, self._filters = threading.Lock(), 0, None
+    def __init__(self) -> None:
+        self._lock, self._readers = threading.Lock(), 0
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         with self._lock:
             if not self._readers:
                 self._filters = warnings.catch_warnings()
@@ -146,18 +146,18 @@ class _Quiet:
                 warnings.filterwarnings("ignore", module=r"(PIL|pydicom|openjpeg|pylibjpeg)\b")
             self._readers += 1
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         with self._lock:
             self._readers -= 1
             if not self._readers:
-                self._filters.__exit__(*error)
+                self._filters.__exit__(None, None, None)
 
 
 _quiet = _Quiet()
 
 
 @contextmanager
-def _stream(source) -> Iterator[BinaryIO]:
+def _stream(source: Source | bytearray | memoryview) -> Iterator[BinaryIO]:
     """A seekable stream at its start, of a size between 1 and MAX_BYTES."""
     if isinstance(source, str | Path):
         path = Path(source)

@@ -8,6 +8,7 @@ import csv
 import io
 import re
 import stat
+from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from unicodedata import category, normalize
 
@@ -59,9 +60,8 @@ def _decoded(path: Path) -> str:
     content = path.read_bytes()
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)), None)
     if not encoding:  # UTF-16 without its mark has a zero in every other byte of plain letters
-        encoding = {(0, 1): "utf-16-be", (1, 0): "utf-16-le"}.get(
-            tuple(int(byte != 0) for byte in content[:2]), "utf-8"
-        )
+        zeros = tuple(byte == 0 for byte in content[:2])
+        encoding = "utf-16-be" if zeros == (True, False) else "utf-16-le" if zeros == (False, True) else "utf-8"
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -181,7 +181,7 @@ class Files:
     """Finds the files that a table names in its folder, also where a name is written as another system writes it."""
 
     def __init__(self, root: Path):
-        self._root, self._spellings = root, None
+        self._root = root
 
     def find(self, name: str) -> str | None:
         """The POSIX path below the folder, whatever the slashes and the Unicode form; None where there is no file."""
@@ -199,14 +199,13 @@ class Files:
         near = [path for path in there if PurePosixPath(path).name.casefold() == wanted]
         return near[0] if near else ""
 
-    @property
+    @cached_property
     def _by_spelling(self) -> dict[str, list[str]]:
-        if self._spellings is None:
-            self._spellings = {}
-            for path in self._root.rglob("*"):
-                name = path.relative_to(self._root).as_posix()
-                self._spellings.setdefault(normalize("NFC", name), []).append(name)
-        return self._spellings
+        spellings: dict[str, list[str]] = {}
+        for path in self._root.rglob("*"):
+            name = path.relative_to(self._root).as_posix()
+            spellings.setdefault(normalize("NFC", name), []).append(name)
+        return spellings
 
 
 def escapes(name: str) -> bool:

@@ -114,7 +114,8 @@ def _depth(entries: np.ndarray, bits: int) -> int:
 
 def _expanded(words: np.ndarray, count: int, wide: bool) -> np.ndarray:
     """The entries of a segmented table (C.7.9.2), no more than `count`. Raises Unusable."""
-    data, entries, starts = words.tolist(), [], set()
+    data, entries = words.tolist(), list[int]()
+    starts: set[int] = set()
     todo = [(0, len(data))]  # where segments follow and how many of them; the last one is next
     for _ in range(_SEGMENTS):
         if not todo or len(entries) >= count:

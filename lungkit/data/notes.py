@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from lungkit.data.folders import few, shown
 from lungkit.errors import LungkitError
@@ -36,12 +37,12 @@ class Note:
         names = f" ({few([*self.examples, *[''] * (self.count - len(self.examples))])})" if self.examples else ""
         return f"{self.finding}: {self.count:,}{names}. {self.meaning}"
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """JSON-ready; Note(**it) is the note again."""
         return asdict(self) | {"examples": list(self.examples)}
 
     @classmethod
-    def from_dict(cls, record: dict) -> "Note":
+    def from_dict(cls, record: dict[str, Any]) -> "Note":
         """The note that `to_dict` told of."""
         return cls(**record | {"examples": tuple(record["examples"])})
 

@@ -1,26 +1,43 @@
 """PNG, JPEG and TIFF: the rules for their values head lungkit.data.images."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL.Image
 from PIL import ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin
 
 from lungkit.data import deep_colour, tiff
-from lungkit.data.image import Broken, Image, check_size, luminance, placed, resized, square, square_shape, squared_note
+from lungkit.data.image import (
+    Box,
+    Broken,
+    Image,
+    check_size,
+    luminance,
+    placed,
+    resized,
+    square,
+    square_shape,
+    squared_note,
+)
 
 # Each by its own: PIL.Image.open would take a JPEG with a preview behind it (MPO) for several pictures.
-_READERS = {"PNG": PngImagePlugin.PngImageFile, "JPEG": JpegImagePlugin.JpegImageFile, "TIFF": tiff.opened}
+_Opener = Callable[[BinaryIO], ImageFile.ImageFile]
+_READERS: dict[str, _Opener] = {
+    "PNG": PngImagePlugin.PngImageFile,
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "TIFF": tiff.opened,
+}
 _END_MARKS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 _HIERARCHICAL = dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical JPEG")
 _ARITHMETIC = dict.fromkeys((0xC9, 0xCA, 0xCB), "JPEG with arithmetic coding")
 _UNUSUAL = {0xC3: "lossless JPEG", 0xF7: "JPEG-LS"} | _HIERARCHICAL | _ARITHMETIC  # by the marker of their frame
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # the other three start tables
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
-_UPRIGHT = {
+_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda stored: stored,
     2: np.fliplr,
     3: lambda stored: np.rot90(stored, 2),
@@ -36,7 +53,7 @@ _REDUCED_AT_LEAST = 2
 _MOST_SCANS = 100  # of a JPEG; a progressive one has about ten, and ten thousand would take minutes
 
 
-def opened(stream: BinaryIO, kind: str) -> PIL.Image.Image:
+def opened(stream: BinaryIO, kind: str) -> ImageFile.ImageFile:
     """The picture with its header read and checked; no pixel is decoded. kind: "PNG", "JPEG" or "TIFF"."""
     try:
         picture = _READERS[kind](stream)
@@ -45,7 +62,7 @@ def opened(stream: BinaryIO, kind: str) -> PIL.Image.Image:
     except Exception as error:
         raise _unreadable(stream, kind, error, "header") from error
     check_size(*picture.size)
-    if kind == "TIFF":
+    if isinstance(picture, tiff.Tiff):
         tiff.check_tile(picture)
     if kind == "PNG" and getattr(picture, "is_animated", False):
         raise Broken("more than one picture in the file", "Save the one to be read as a file of its own.")
@@ -76,30 +93,30 @@ def _unusual_jpeg(content: bytes, error: Exception) -> str:
     return ""
 
 
-def _orientation(picture: PIL.Image.Image) -> int:
+def _orientation(picture: ImageFile.ImageFile) -> int:
     # PNG's own getexif decodes the picture to look behind it; the base class reads what the header held.
     stated = PIL.Image.Image.getexif(picture).get(0x0112, 1)
     return stated if stated in _UPRIGHT else 1
 
 
-def upright_size(picture: PIL.Image.Image) -> tuple[int, int]:
+def upright_size(picture: ImageFile.ImageFile) -> tuple[int, int]:
     """(width, height) after the EXIF orientation, of square pixels."""
     return square_shape(_upright_shape(picture), *_spacing(picture))[::-1]
 
 
-def _upright_shape(picture: PIL.Image.Image) -> tuple[int, int]:
+def _upright_shape(picture: ImageFile.ImageFile) -> tuple[int, int]:
     """(height, width) after the EXIF orientation; a TIFF's size is upright already."""
     turned = _orientation(picture) in _TURNED and picture.format != "TIFF"
     return picture.size if turned else picture.size[::-1]
 
 
-def _spacing(picture: PIL.Image.Image) -> tuple[float, float]:
+def _spacing(picture: ImageFile.ImageFile) -> tuple[float, float]:
     """Distances between rows and between columns of the upright picture, in any unit; 0 where the file gives none."""
-    rows, columns = tiff.spacing(picture) if picture.format == "TIFF" else _stated_spacing(picture)
+    rows, columns = tiff.spacing(picture) if isinstance(picture, tiff.Tiff) else _stated_spacing(picture)
     return (columns, rows) if _orientation(picture) in _TURNED else (rows, columns)
 
 
-def _stated_spacing(picture: PIL.Image.Image) -> tuple[float, float]:
+def _stated_spacing(picture: ImageFile.ImageFile) -> tuple[float, float]:
     stated = picture.info.get("jfif_density") or picture.info.get("aspect")
     if not stated and picture.format == "PNG":
         stated = picture.info.get("dpi")
@@ -121,7 +138,7 @@ def read(stream: BinaryIO, kind: str, file: str) -> Image:
     return Image(pixels, "intensity", "", file, tags)
 
 
-def _grey(picture: PIL.Image.Image, stream: BinaryIO, kind: str) -> np.ndarray:
+def _grey(picture: ImageFile.ImageFile, stream: BinaryIO, kind: str) -> np.ndarray:
     """float32 0..1 (height, width), upright."""
     load = partial(_loaded, stream=stream, kind=kind)
     if deep_colour.is_deep(picture):
@@ -129,16 +146,16 @@ def _grey(picture: PIL.Image.Image, stream: BinaryIO, kind: str) -> np.ndarray:
         return deep_colour.grey(picture, opened(stream, kind), load)
     key, mode = _transparent(picture), picture.mode
     loaded = load(picture)
-    samples = picture.values(loaded) if kind == "TIFF" else np.asarray(loaded)
+    samples = picture.values(loaded) if isinstance(picture, tiff.Tiff) else np.asarray(loaded)
     if mode.startswith(("I", "F")):
         grey = deep_colour.on_black(samples, None if key is None else samples != key)
-        return 1 - grey if kind == "TIFF" and picture.min_is_white else grey
+        return 1 - grey if isinstance(picture, tiff.Tiff) and picture.min_is_white else grey
     if kind == "TIFF" and mode == "L":
         return samples.astype(np.float32) / 255
     return luminance(loaded).astype(np.float32) / 255
 
 
-def _transparent(picture: PIL.Image.Image):
+def _transparent(picture: ImageFile.ImageFile) -> Any:
     """What a PNG's tRNS chunk says, of 2 and 4 bits in the 8 that Pillow makes of them."""
     key = picture.info.get("transparency")
     if isinstance(key, int) and picture.tile and picture.tile[0].args in ("L;2", "L;4"):
@@ -146,7 +163,7 @@ def _transparent(picture: PIL.Image.Image):
     return key
 
 
-def _loaded(picture: PIL.Image.Image, stream: BinaryIO, kind: str) -> PIL.Image.Image:
+def _loaded(picture: ImageFile.ImageFile, stream: BinaryIO, kind: str) -> PIL.Image.Image:
     """Decoded and upright."""
     _orientation(picture)  # fixed before the decoder can find another one behind the pixels
     _decode(picture, stream, kind)
@@ -162,7 +179,7 @@ def _check_scans(stream: BinaryIO) -> None:
         raise Broken(f"damaged: more than {_MOST_SCANS} scans", "Export the image again, or convert it to PNG.")
 
 
-def _decode(picture: PIL.Image.Image, stream: BinaryIO, kind: str) -> None:
+def _decode(picture: ImageFile.ImageFile, stream: BinaryIO, kind: str) -> None:
     if kind == "JPEG":
         _check_scans(stream)
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library in this process may have turned it on
@@ -177,7 +194,7 @@ class Reduced:
     """A JPEG decoded at a smaller scale."""
 
     pixels: np.ndarray  # float32 0..1, as stored: not turned upright, pixels not square
-    box: tuple[float, float, float, float]  # what the picture takes up of them: left, top, right, bottom
+    box: Box  # what the picture takes up of them: left, top, right, bottom
     shape: tuple[int, int]  # (height, width) of the whole picture: upright, of square pixels
     orientation: int  # EXIF's
     note: str  # as in the tags of an Image
@@ -198,8 +215,8 @@ def reduced(stream: BinaryIO, size: tuple[int, int]) -> Reduced | None:
     shape, orientation = upright_size(picture)[::-1], _orientation(picture)
     height, width = (_REDUCED_AT_LEAST * (place.stop - place.start) for place in placed(shape, size))
     whole, note = picture.size, squared_note(_upright_shape(picture), shape)
-    _, box = picture.draft(None, (height, width) if orientation in _TURNED else (width, height))
-    if picture.size == whole:
+    drafted = picture.draft("", (height, width) if orientation in _TURNED else (width, height))
+    if picture.size == whole or not drafted:
         return None
     _decode(picture, stream, "JPEG")
-    return Reduced(luminance(picture).astype(np.float32) / 255, box, shape, orientation, note)
+    return Reduced(luminance(picture).astype(np.float32) / 255, drafted[1], shape, orientation, note)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from lungkit.data import images, pictures
 from lungkit.data.image import Image, placed, resized
 from lungkit.errors import LungkitError
 
+_Fit = Callable[[np.ndarray, tuple[int, int]], np.ndarray]  # scales pixels to (height, width)
 _BEFORE = {"intensity_window": None, "jpeg": "full"}  # what was done before a card had these fields
 
 
@@ -28,7 +29,7 @@ class Preprocessing:
     intensity_window: tuple[float, float] | None = None
     jpeg: Literal["full", "scaled"] = "scaled"  # decoded at full size, or at the smaller scale that the size allows
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (_are_numbers(self.size, 2) and all(side == int(side) and 1 <= side <= 4096 for side in self.size)):
             raise LungkitError(f"size {self.size!r}: height and width must be whole numbers from 1 to 4096")
         if not (_are_numbers(self.window, 2) and self.window[1] > 0):
@@ -46,14 +47,14 @@ class Preprocessing:
         if greys is not None:
             object.__setattr__(self, "intensity_window", tuple(float(value) for value in greys))
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """JSON-ready; without an intensity_window that is not set, as in cards from before there was one."""
         values = asdict(self) | {"size": list(self.size), "window": list(self.window)}
         greys = values.pop("intensity_window")
         return values | ({} if greys is None else {"intensity_window": list(greys)})
 
     @classmethod
-    def from_dict(cls, values: dict) -> "Preprocessing":
+    def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
         """The reverse of to_dict; an unknown or a missing key is refused by name.
 
         A card written before a field was added means what was done then.
@@ -67,7 +68,7 @@ class Preprocessing:
         return cls(**values)
 
 
-def _are_numbers(values, count: int) -> bool:
+def _are_numbers(values: object, count: int) -> bool:
     if not isinstance(values, tuple | list) or len(values) != count:
         return False
     return all(
@@ -77,7 +78,8 @@ def _are_numbers(values, count: int) -> bool:
 
 def window_level(hu: np.ndarray, level: float, width: float) -> np.ndarray:
     """HU to float32 0..1: level - width/2 and below is 0, level is 0.5, level + width/2 and above is 1."""
-    return np.clip((np.asarray(hu, np.float32) - np.float32(level - width / 2)) / np.float32(width), 0, 1)
+    share = (np.asarray(hu, np.float32) - np.float32(level - width / 2)) / np.float32(width)
+    return np.asarray(np.clip(share, 0, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +138,12 @@ def _shown(pixels: np.ndarray, units: str, spec: Preprocessing) -> np.ndarray:
     return window_level(pixels * np.float32(255), (low + high) / 2, high - low)
 
 
-def _tensor(pixels: np.ndarray, shape: tuple[int, int], spec: Preprocessing, fit: Callable) -> np.ndarray:
+def _tensor(
+    pixels: np.ndarray,
+    shape: tuple[int, int],
+    spec: Preprocessing,
+    fit: Callable[[np.ndarray, tuple[int, int]], np.ndarray],
+) -> np.ndarray:
     """The tensor of a picture of `shape`; fit(pixels, (height, width)) scales it."""
     canvas = np.zeros(spec.size, np.float32)
     rows, columns = placed(shape, spec.size)

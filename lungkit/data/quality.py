@@ -1,9 +1,11 @@
 """What to know of a data set before training on it: unreadable files, duplicates, leaks, imbalance, shortcuts."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import imagehash
 import numpy as np
@@ -36,6 +38,9 @@ IMBALANCE = 3.0  # largest class by smallest, images
 FEW_PATIENTS = 10  # of a class
 SMALL_PART = 50  # images of validation or test
 STRONG_DIFFERENCE = 0.8  # Cohen's d between classes: conventionally "large"
+
+Row = dict[str, Any]  # of the findings
+Pair = tuple[int, int]  # of row numbers, the smaller first
 
 PERCENTILES = (5, 50, 95)
 _FACTS = ["mean", "std", *(f"p{q:02d}" for q in PERCENTILES)]
@@ -115,7 +120,7 @@ def check(dataset: Dataset) -> QualityReport:
     )
 
 
-def _look(path) -> _Look | str:
+def _look(path: Path) -> _Look | str:
     """The facts of an image, or why it cannot be read."""
     try:
         image = images.read(path)
@@ -207,7 +212,7 @@ def _duplicates(rows: pd.DataFrame, looks: list[_Look], thresholds: pd.DataFrame
     )
 
 
-def _closest(grids: np.ndarray, patients: np.ndarray, taken: set[tuple[int, int]]) -> list[tuple[int, int]]:
+def _closest(grids: np.ndarray, patients: np.ndarray, taken: set[Pair]) -> list[Pair]:
     """CLOSEST pairs of different patients with the highest correlation that are not taken; of LOOKED_AT images."""
     looked_at = np.arange(len(grids))
     if len(grids) > LOOKED_AT:
@@ -220,7 +225,9 @@ def _closest(grids: np.ndarray, patients: np.ndarray, taken: set[tuple[int, int]
     return [pair for pair in pairs if pair not in taken][:CLOSEST]
 
 
-def _pairs_table(rows: pd.DataFrame, bits, grids, pairs: list[tuple[int, int]], exact: set) -> pd.DataFrame:
+def _pairs_table(
+    rows: pd.DataFrame, bits: np.ndarray, grids: np.ndarray, pairs: list[Pair], exact: set[Pair]
+) -> pd.DataFrame:
     a, b = np.array(pairs, int).reshape(-1, 2).T
     table = pd.DataFrame(
         {f"{column.removesuffix('_id')}_{side}": rows[column].to_numpy()[index]
@@ -243,17 +250,17 @@ def _pairs_table(rows: pd.DataFrame, bits, grids, pairs: list[tuple[int, int]], 
     )
 
 
-def _equal_pairs(content: pd.Series) -> set[tuple[int, int]]:
+def _equal_pairs(content: pd.Series) -> set[Pair]:
     """All pairs of row numbers with equal content."""
     repeated = content.reset_index(drop=True)
     repeated = repeated[repeated.duplicated(keep=False)]
     return {pair for index in repeated.groupby(repeated).groups.values() for pair in combinations(sorted(index), 2)}
 
 
-def _near_pairs(bits: np.ndarray, grids: np.ndarray) -> set[tuple[int, int]]:
+def _near_pairs(bits: np.ndarray, grids: np.ndarray) -> set[Pair]:
     """All pairs (a, b), a < b, within MOST_BITS whose grids correlate with LEAST_CORRELATION or more."""
     signs = bits.astype(np.float32) * 2 - 1  # so that a product of matrices counts equal bits
-    found = set()
+    found: set[Pair] = set()
     for start in range(0, len(signs), ROWS_AT_ONCE):
         agreement = signs[start : start + ROWS_AT_ONCE] @ signs[start:].T  # 64 - 2 x differing bits
         a, b = np.nonzero(agreement >= 64 - 2 * MOST_BITS)
@@ -268,14 +275,16 @@ def _near_pairs(bits: np.ndarray, grids: np.ndarray) -> set[tuple[int, int]]:
 
 def _balance(dataset: Dataset) -> pd.DataFrame:
     rows = dataset.manifest.assign(split=dataset.manifest["split"].replace("", "not split"))
-    table = rows.groupby(["label", "split"], sort=False)["patient_id"].agg(images="size", patients="nunique")
-    table = table.reset_index().rename(columns={"label": "class"})
+    counts = rows.groupby(["label", "split"], sort=False).agg(
+        images=("file", "size"), patients=("patient_id", "nunique")
+    )
+    table = counts.reset_index().rename(columns={"label": "class"})
     order = {name: place for place, name in enumerate((*dataset.classes, *splits.PARTS))}
     return table.sort_values(["class", "split"], key=lambda names: names.map(order).fillna(99), ignore_index=True)
 
 
 def _spread(pictures: pd.DataFrame, classes: Iterable[str]) -> pd.DataFrame:
-    table = {}
+    table: dict[str, dict[str, float]] = {}
     for name in classes:
         rows = pictures[pictures["label"] == name]
         per_patient = rows.groupby("patient_id").size()
@@ -331,7 +340,7 @@ def _findings(
                     "A model can tell the classes by contrast, without the disease."),
         _difference(pictures, pictures["width"] / pictures["height"], "shape differs between classes",
                     "A model can tell the classes by width to height, without the disease."),
-        _difference(pictures, np.log(pictures["width"] * pictures["height"]), "size differs between classes",
+        _difference(pictures, (pictures["width"] * pictures["height"]).map(np.log), "size differs between classes",
                     "A model can tell the classes by resolution, without the disease."),
     ]  # fmt: skip
     table = pd.DataFrame([finding for finding in found if finding])
@@ -339,7 +348,7 @@ def _findings(
     return table.assign(rank=rank).sort_values(["rank"], kind="stable", ignore_index=True).drop(columns="rank")
 
 
-def _finding(finding: str, severity: str, count: int, of: int, meaning: str, examples: Iterable[str] = ()) -> dict:
+def _finding(finding: str, severity: str, count: int, of: int, meaning: str, examples: Iterable[str] = ()) -> Row:
     return {
         "finding": finding,
         "severity": severity if count else "info",
@@ -350,17 +359,17 @@ def _finding(finding: str, severity: str, count: int, of: int, meaning: str, exa
     }
 
 
-def _file_finding(finding: str, severity: str, files: pd.Series, of: int, meaning: str) -> dict:
+def _file_finding(finding: str, severity: str, files: pd.Series, of: int, meaning: str) -> Row:
     return _finding(finding, severity, len(files), of, meaning, files)
 
 
-def _pair_finding(finding: str, severity: str, pairs: pd.DataFrame, of: int, meaning: str) -> dict:
+def _pair_finding(finding: str, severity: str, pairs: pd.DataFrame, of: int, meaning: str) -> Row:
     """Counts pairs; the share is of the images that are in one."""
     row = _finding(finding, severity, len(pairs), of, meaning, pairs["file_a"] + " = " + pairs["file_b"])
     return row | {"share": round(len(set(pairs["file_a"]) | set(pairs["file_b"])) / of, 4) if of else 0.0}
 
 
-def _patient_finding(rows: pd.DataFrame) -> dict:
+def _patient_finding(rows: pd.DataFrame) -> Row:
     dealt = rows[rows["split"].isin(splits.PARTS)]
     sides = dealt.groupby("patient_id")["split"].nunique()
     leaking = sides[sides > 1].index
@@ -368,15 +377,15 @@ def _patient_finding(rows: pd.DataFrame) -> dict:
     return _finding("patients on two sides of the split", "error", len(leaking), len(sides), meaning, leaking)
 
 
-def _imbalance(rows: pd.DataFrame, classes: Iterable[str]) -> dict:
+def _imbalance(rows: pd.DataFrame, classes: Iterable[str]) -> Row:
     sizes = rows["label"].value_counts().reindex(list(classes), fill_value=0)
     ratio = sizes.max() / max(sizes.min(), 1)
     count = int(sizes.min()) if ratio > IMBALANCE else 0
     meaning = f"{ratio:.1f} images of {sizes.idxmax()} for each of {sizes.idxmin()}: accuracy alone will mislead."
-    return _finding("class imbalance", "warning", count, len(rows), meaning, [sizes.idxmin()])
+    return _finding("class imbalance", "warning", count, len(rows), meaning, [str(sizes.idxmin())])
 
 
-def _few_patients(rows: pd.DataFrame, label: str) -> dict | None:
+def _few_patients(rows: pd.DataFrame, label: str) -> Row | None:
     patients = rows.loc[rows["label"] == label, "patient_id"].nunique()
     if patients >= FEW_PATIENTS:
         return None
@@ -384,7 +393,7 @@ def _few_patients(rows: pd.DataFrame, label: str) -> dict | None:
     return _finding(f"few patients of {label}", "warning", patients, rows["patient_id"].nunique(), meaning)
 
 
-def _small_part(rows: pd.DataFrame, part: str, name: str) -> dict | None:
+def _small_part(rows: pd.DataFrame, part: str, name: str) -> Row | None:
     images_ = int((rows["split"] == part).sum())
     if not 0 < images_ < SMALL_PART:
         return None
@@ -393,7 +402,7 @@ def _small_part(rows: pd.DataFrame, part: str, name: str) -> dict | None:
     return _finding(f"small {name} part", "warning", images_, len(rows), meaning)
 
 
-def _unreadable_classes(pictures: pd.DataFrame, classes: Iterable[str]) -> dict | None:
+def _unreadable_classes(pictures: pd.DataFrame, classes: Sequence[str]) -> Row | None:
     lost = sorted(set(classes) - set(pictures["label"]))
     meaning = "No image of them can be read: nothing can be trained."
     return (
@@ -401,18 +410,18 @@ def _unreadable_classes(pictures: pd.DataFrame, classes: Iterable[str]) -> dict 
     )
 
 
-def _noted(note: Note) -> dict:
+def _noted(note: Note) -> Row:
     """What the source says of itself; it is not a share of the images."""
     return _finding(note.finding, note.severity, note.count, 0, note.meaning, note.examples)
 
 
-def _unknown_patients(rows: pd.DataFrame) -> dict:
+def _unknown_patients(rows: pd.DataFrame) -> Row:
     files = rows.loc[rows["patient_id"].str.startswith("image-"), "file"]
     meaning = "Each distinct picture counts as a patient of its own: other images of the same person may leak."
     return _file_finding("images without a patient id", "warning", files, len(rows), meaning)
 
 
-def _difference(pictures: pd.DataFrame, values: pd.Series, finding: str, meaning: str) -> dict:
+def _difference(pictures: pd.DataFrame, values: pd.Series, finding: str, meaning: str) -> Row:
     """Counts the pairs of classes whose means lie STRONG_DIFFERENCE pooled standard deviations or more apart."""
     by_class = {name: values[pictures["label"] == name] for name in pictures["label"].unique()}
     strong = {}
@@ -423,4 +432,4 @@ def _difference(pictures: pd.DataFrame, values: pd.Series, finding: str, meaning
         if effect >= STRONG_DIFFERENCE:
             strong[f"{a} and {b}: {effect:.1f} standard deviations"] = effect
     pairs = len(by_class) * (len(by_class) - 1) // 2
-    return _finding(finding, "warning", len(strong), pairs, meaning, sorted(strong, key=strong.get, reverse=True))
+    return _finding(finding, "warning", len(strong), pairs, meaning, sorted(strong, key=lambda pair: -strong[pair]))

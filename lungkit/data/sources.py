@@ -9,6 +9,7 @@ import re
 import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,7 @@ class Listing:
     notes: tuple[Note, ...] = ()
     classes: tuple[str, ...] = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         labels = set(self.rows["label"])
         in_order = [name for name in self.order or () if name in labels]
         rest = sorted(labels - set(in_order), key=lambda name: (not _NORMAL.fullmatch(name), name.lower(), name))
@@ -100,8 +101,8 @@ def _limited(rows: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:
     if len(rows) <= limit:
         return rows
     rarity = rows["label"].map(rows["label"].value_counts().rank(method="first"))
-    patients = rows.assign(rarity=rarity).groupby("patient_id")  # a patient with two labels counts for the rarer
-    patients = patients.agg(size=("file", "size"), split=("split", "min"), rarity=("rarity", "min"))
+    by_patient = rows.assign(rarity=rarity).groupby("patient_id")  # a patient with two labels counts for the rarer
+    patients = by_patient.agg(size=("file", "size"), split=("split", "min"), rarity=("rarity", "min"))
     patients = patients.sort_index(key=lambda names: names.map(lambda name: splits.chance(name, seed)))
     kept = []
     for _, stratum in patients.groupby(["split", "rarity"]):
@@ -221,7 +222,7 @@ def _class_folders(root: Path, found: folders.Survey) -> Listing:
     )
 
 
-def _about(root: Path) -> dict:
+def _about(root: Path) -> dict[str, Any]:
     """dataset.json of a source folder (classes in order, synthetic), or {}."""
     path = root / "dataset.json"
     if not path.is_file():

@@ -222,8 +222,7 @@ def _dealt(rows: pd.DataFrame, parts: tuple[str, ...], shares: tuple[float, ...]
                 f"class '{table.columns[c]}' has images of {owners[c]} patient(s) only; to be in each of "
                 f"{', '.join(parts)} it needs {len(parts)} or more"
             )
-        waiting = np.flatnonzero((counts[:, c] > 0) & (part_of < 0))
-        waiting = sorted(waiting, key=lambda g: (-counts[g, c], key[g]))
+        waiting = sorted(np.flatnonzero((counts[:, c] > 0) & (part_of < 0)), key=lambda g: (-counts[g, c], key[g]))
         for left, g in zip(range(len(waiting), 0, -1), waiting, strict=True):
             lacking = np.flatnonzero(filled[c] == 0)
             choices = lacking if left <= len(lacking) else np.arange(len(parts))
@@ -235,7 +234,7 @@ def _dealt(rows: pd.DataFrame, parts: tuple[str, ...], shares: tuple[float, ...]
                 f"class '{table.columns[c]}' cannot be in each of {', '.join(parts)}: too few of its patients have "
                 "images of no rarer class"
             )
-    return np.array(parts)[part_of[group]]
+    return np.asarray(np.array(parts)[part_of[group]])
 
 
 def chance(name: str, seed: int) -> str:

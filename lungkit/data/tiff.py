@@ -2,7 +2,7 @@
 
 import re
 from itertools import count, product
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL.Image
@@ -118,7 +118,7 @@ class Tiff(TiffImagePlugin.TiffImageFile):
         tags = self.tag_v2
         bits = " + ".join(map(str, _numbers(tags, _BITS, 1)))
         kind = _KINDS.get(self.sample_format, f"sample format {self.sample_format}")
-        colours = _COLOURS.get(self.photometric)
+        colours = _COLOURS.get(self.photometric or 0)
         if colours is None and self.photometric not in (None, 0, 1):
             colours = f"photometric interpretation {self.photometric}"
         samples = tags.get(_SAMPLES, 1)
@@ -143,7 +143,7 @@ class Tiff(TiffImagePlugin.TiffImageFile):
         return samples
 
 
-def _numbers(tags, tag: int, default: int) -> tuple[int, ...]:
+def _numbers(tags: Any, tag: int, default: int) -> tuple[int, ...]:
     value = tags.get(tag, default)
     numbers = value if isinstance(value, tuple) else (value,)
     return tuple(int(number) for number in numbers) or (default,)
@@ -192,12 +192,12 @@ def spacing(picture: Tiff) -> tuple[float, float]:
     return spacing_of(picture.tag_v2.get(282), picture.tag_v2.get(283))
 
 
-def spacing_of(across, down) -> tuple[float, float]:
+def spacing_of(across: Any, down: Any) -> tuple[float, float]:
     """Distances between rows and between columns of so many pixels a unit across and down; 0 where that is none."""
     return _inverse(down), _inverse(across)
 
 
-def _inverse(resolution) -> float:
+def _inverse(resolution: Any) -> float:
     try:
         return 1 / float(resolution)
     except (TypeError, ValueError, ArithmeticError):

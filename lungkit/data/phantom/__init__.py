@@ -14,6 +14,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lungkit.interrupts import ignored
 
@@ -32,6 +33,7 @@ VERSION = 1  # of the drawing; raise it when the same seed gives other pixels
 SYNTHETIC = "Synthetic phantom, not a patient"
 
 HU_STEP = 4  # of compressed files: far below the noise, and a quarter of the size
+Row = tuple[str, ...]  # of labels.csv
 SLICES_A_PATIENT = 5.5  # on average, in a data set
 
 
@@ -90,7 +92,7 @@ def write_dicom(slice: Slice, path: str | Path, compressed: bool = True) -> Path
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, instance
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, instance
     ds.StudyInstanceUID = generate_uid(entropy_srcs=[*series, "study"])
     ds.SeriesInstanceUID = generate_uid(entropy_srcs=[*series, "series"])
@@ -184,7 +186,7 @@ version {version}.
 """
 
 
-def _made_before(folder: Path, parameters: dict) -> bool:
+def _made_before(folder: Path, parameters: dict[str, Any]) -> bool:
     """Whether `folder` holds this very data set; False if absent or empty, LungkitError if it holds another."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
@@ -212,9 +214,9 @@ def _patients(n_slices: int, seed: int) -> list[tuple[str, str, int]]:
     return [(f"P{place + 1:04d}", *patients[k]) for place, k in enumerate(order)]
 
 
-def _write_patient(folder: Path, patient_id: str, label: str, slices: int, seed: int, size: int) -> list[tuple]:
+def _write_patient(folder: Path, patient_id: str, label: str, slices: int, seed: int, size: int) -> list[Row]:
     """Draw one patient into the data set; returns the rows of labels.csv. Runs in a worker process."""
-    rows = []
+    rows: list[Row] = []
     for drawn in make_patient(patient_id, label, seed, slices, size):
         name = f"{patient_id}_{drawn.index + 1:02d}"
         write_dicom(drawn, folder / "slices" / f"{name}.dcm")

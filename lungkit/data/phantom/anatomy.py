@@ -9,9 +9,11 @@ Fleischner Society's glossary, Radiology 246:697, 2008: denser than lung, vessel
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+Values = Any  # a number, or an array of them
 
 LENGTH_MM = 115.0  # aortic arch to lung bases
 
@@ -29,7 +31,9 @@ TABLE = -350
 # --- geometry ---------------------------------------------------------------------------------------
 
 
-def ellipse(x, y, cx, cy, rx, ry, tilt=0.0):
+def ellipse(
+    x: np.ndarray, y: np.ndarray, cx: Values, cy: Values, rx: Values, ry: Values, tilt: float = 0.0
+) -> np.ndarray:
     """Signed distance in mm, exact to first order, to an ellipse turned by `tilt` (radians, clockwise on the image)."""
     u, v = x - cx, y - cy
     if tilt:
@@ -41,32 +45,32 @@ def ellipse(x, y, cx, cy, rx, ry, tilt=0.0):
     u /= rx
     v /= ry
     slope = np.maximum(np.sqrt(u * u + v * v), 1e-6)
-    return radius * (radius - 1) / slope
+    return np.asarray(radius * (radius - 1) / slope)
 
 
-def union(a, b, blend_mm):
+def union(a: np.ndarray, b: np.ndarray, blend_mm: float) -> np.ndarray:
     """Signed distance to both shapes, the crease between them rounded over `blend_mm` (polynomial smooth minimum)."""
     overlap = np.maximum(blend_mm - np.abs(a - b), 0) / blend_mm
-    return np.minimum(a, b) - overlap * overlap * blend_mm / 4
+    return np.asarray(np.minimum(a, b) - overlap * overlap * blend_mm / 4)
 
 
-def ramp(value, low, high):
+def ramp(value: Values, low: float, high: float) -> Values:
     """0 below `low`, 1 above `high`, smooth between."""
     t = np.clip((value - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
-def cover(distance, pixel_mm):
+def cover(distance: np.ndarray, pixel_mm: float) -> np.ndarray:
     """Share of each pixel inside a shape."""
-    return np.clip(0.5 - distance / pixel_mm, 0, 1)
+    return np.asarray(np.clip(0.5 - distance / pixel_mm, 0, 1))
 
 
-def paint(image, share, hu):
+def paint(image: np.ndarray, share: np.ndarray, hu: Values) -> None:
     """Mix `hu` into the image in place, by share of the pixel."""
     image += share * (hu - image)
 
 
-def bspline(at, n):
+def bspline(at: Values, n: int) -> np.ndarray:
     """Cubic B-spline weights (len(at), n) at positions `at` counted in knots."""
     t = np.abs(np.asarray(at)[:, None] - np.arange(n)[None] + 1)
     return np.where(t < 1, 2 / 3 - t * t + t**3 / 2, np.maximum(2 - t, 0) ** 3 / 6).astype(np.float32)
@@ -75,7 +79,7 @@ def bspline(at, n):
 class SmoothNoise:
     """Smooth random field over the patient's volume, mean 0, standard deviation about 1."""
 
-    def __init__(self, rng, size, field_mm, grain_mm):
+    def __init__(self, rng: np.random.Generator, size: int, field_mm: float, grain_mm: float):
         knots, levels = int(field_mm / grain_mm) + 4, int(LENGTH_MM / max(grain_mm, 12)) + 5
         self._knots = (
             rng.standard_normal((levels, knots * knots), dtype=np.float32) / 0.479**1.5
@@ -83,10 +87,10 @@ class SmoothNoise:
         self._plane = bspline(np.arange(size) * field_mm / size / grain_mm, knots)
         self._step_mm = max(grain_mm, 12)
 
-    def __call__(self, z_mm):
+    def __call__(self, z_mm: float) -> np.ndarray:
         weights = bspline([np.clip(z_mm, 0, LENGTH_MM) / self._step_mm], len(self._knots))
         knots = (weights @ self._knots).reshape(2 * (self._plane.shape[1],))
-        return self._plane @ knots @ self._plane.T
+        return np.asarray(self._plane @ knots @ self._plane.T)
 
 
 # --- anatomy of the reference adult -----------------------------------------------------------------
@@ -103,10 +107,11 @@ class Organ(NamedTuple):
     half_depth: Sequence[float]
     tilt: float = 0.0
 
-    def distance(self, x, y, level):
+    def distance(self, x: np.ndarray, y: np.ndarray, level: Values) -> np.ndarray:
+        """Signed distance to the tube."""
         cx, cy, rx, ry = (np.interp(level, self.level, column).astype(x.dtype) for column in self[2:6])
         outside = 10 * np.maximum(2 - rx, 0)
-        return ellipse(x, y, cx, cy, np.maximum(rx, 1), np.maximum(ry, 1), self.tilt) + outside
+        return np.asarray(ellipse(x, y, cx, cy, np.maximum(rx, 1), np.maximum(ry, 1), self.tilt) + outside)
 
 
 MEDIASTINUM = Organ(FAT, (0, 0.4, 0.7, 1), (0, 0, 2, 4), (18, 16, 14, 14), (30, 29, 24, 22), (60, 60, 60, 60))
@@ -152,16 +157,16 @@ AIRWAYS = (  # the trachea forks at the carina; the main bronchi run outwards an
 HILUM_MM = {"right": (-40.0, 8.0, 0.38 * LENGTH_MM), "left": (40.0, 8.0, 0.36 * LENGTH_MM)}
 
 
-def cavity_distance(x, y, level):
+def cavity_distance(x: np.ndarray, y: np.ndarray, level: Values) -> np.ndarray:
     """Signed distance to the inside of the rib cage: a rounded box, narrower towards the neck."""
     growth = np.clip(level, -0.4, 0.8).astype(x.dtype)  # a float64 here would double the time of all that follows
     half_width, half_depth = 116 + 20 * growth, 80 + 12 * growth
     u, v = np.abs(x) / half_width, np.abs(y) / half_depth
     radius = np.maximum((u**2.4 + v**2.4) ** (1 / 2.4), 1e-4)
-    return (radius - 1) * np.sqrt(x * x + y * y) / radius
+    return np.asarray((radius - 1) * np.sqrt(x * x + y * y) / radius)
 
 
-def middle_distance(x, y, level):
+def middle_distance(x: np.ndarray, y: np.ndarray, level: Values) -> np.ndarray:
     """Signed distance to all that lies between the lungs: mediastinum, heart, spine."""
     distance = union(MEDIASTINUM.distance(x, y, level), ellipse(x, y, 0, 68, 23, 34), 14)
     for organ in (JUNCTION, HEART, *AORTA, *VEINS_AND_TRUNK[:2], *HILA):
@@ -169,24 +174,25 @@ def middle_distance(x, y, level):
     return distance
 
 
-def liver_distance(x, y, level):
+def liver_distance(x: np.ndarray, y: np.ndarray, level: Values) -> np.ndarray:
     """Signed distance to the dome under the right lung, which rises through the last levels."""
     radius = (96 * np.sqrt(np.clip(1 - ((1.8 - level) / 0.95) ** 2, 0, 1))).astype(x.dtype)
-    return ellipse(x, y, -64, 6, np.maximum(radius, 1), np.maximum(1.05 * radius, 1)) + 10 * np.maximum(2 - radius, 0)
+    dome = ellipse(x, y, -64, 6, np.maximum(radius, 1), np.maximum(1.05 * radius, 1))
+    return np.asarray(dome + 10 * np.maximum(2 - radius, 0))
 
 
-def lungs_distance(x, y, level):
+def lungs_distance(x: np.ndarray, y: np.ndarray, level: Values) -> np.ndarray:
     """Signed distance to the lungs: the cavity less what lies between and below them."""
     outside = union(middle_distance(x, y, level), liver_distance(x, y, level), 6) - 1
     return -union(-cavity_distance(x, y, level) - 2, outside, 9)
 
 
-def behind_fissure(x, y, level):
+def behind_fissure(x: np.ndarray, y: np.ndarray, level: Values) -> np.ndarray:
     """Distance behind the oblique fissure in mm: positive in the lower lobe."""
-    return y - (46 - 92 * level - 10 * np.cos(np.abs(x) / 40))
+    return np.asarray(y - (46 - 92 * level - 10 * np.cos(np.abs(x) / 40)))
 
 
-def vessel_tree(rng, targets, root):
+def vessel_tree(rng: np.random.Generator, targets: np.ndarray, root: np.ndarray) -> np.ndarray:
     """A vessel tree from `root` to `targets` (2**k, 3): halve the targets again and again, run to each half's middle.
 
     Returns (n, 7): start, end, radius in mm; radii follow Murray's law with an exponent of 2.8.

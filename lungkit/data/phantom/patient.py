@@ -5,7 +5,7 @@ Everything is drawn from the patient's name and a seed; nothing comes from a rea
 
 import math
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -35,14 +35,14 @@ class _Plane(NamedTuple):
 class SyntheticPatient:
     """One synthetic patient: every random choice that all slices share, and the drawing of a slice."""
 
-    def __init__(self, patient_id, label, seed, size):
+    def __init__(self, patient_id: str, label: str, seed: int, size: int):
         rng = self._rng = np.random.default_rng([seed, zlib.crc32(patient_id.encode())])
         self.label, self.size = label, size
         self._draw_habitus(rng, size)
         self._draw_lungs(rng, size)
         self._draw_lesions(rng, size)
 
-    def _draw_habitus(self, rng, size):
+    def _draw_habitus(self, rng: np.random.Generator, size: int) -> None:
         stature = rng.normal(1, 0.04)
         self.scale = stature * rng.normal(1, 0.02), stature * rng.normal(1, 0.035)
         self.fat_mm, self.muscle_mm = rng.gamma(4, 2.5) + 5, rng.uniform(10, 16)
@@ -64,7 +64,7 @@ class SyntheticPatient:
         self.warp = [SmoothNoise(rng, size, field, 55) for _ in range(2)]
         self.noise_hu, self.kernel_px = rng.uniform(11, 32), rng.uniform(0.45, 0.85)
 
-    def _draw_lungs(self, rng, size):
+    def _draw_lungs(self, rng: np.random.Generator, size: int) -> None:
         field = self.pixel_mm * size
         self.lung_hu, self.gravity = rng.uniform(*adult.LUNG), rng.uniform(0.2, 0.9)
         self.texture, self.patches = SmoothNoise(rng, size, field, 5), SmoothNoise(rng, size, field, 24)
@@ -83,7 +83,7 @@ class SyntheticPatient:
         scars = np.hstack([points[-3:], points[-3:] + rng.normal(0, 6, (3, 3)), rng.uniform(0.3, 1.6, (3, 1))])
         self.vessels = np.vstack([self.arteries, *veins, scars[: rng.integers(0, 4)]])
 
-    def _draw_lesions(self, rng, size):
+    def _draw_lesions(self, rng: np.random.Generator, size: int) -> None:
         field = self.pixel_mm * size
         self.subtle = rng.random() < 0.08
         self.side = int(rng.choice((-1, 1)))  # -1: the right lung
@@ -103,7 +103,7 @@ class SyntheticPatient:
         self.spread = SmoothNoise(rng, size, field, 30)
         self.posterior = rng.uniform(-0.2, 1)
 
-    def slice(self, z_mm):
+    def slice(self, z_mm: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """HU (float32), lesion and lung masks of the slice at `z_mm`, each (size, size)."""
         x, y = self.x + WARP_MM * self.warp[0](z_mm), self.y + WARP_MM * self.warp[1](z_mm)
         level = z_mm / LENGTH_MM
@@ -120,7 +120,7 @@ class SyntheticPatient:
             lungs &= distance > 0
         return self._scan(image), (alpha > 0.5) & lungs, lungs
 
-    def _body(self, plane):
+    def _body(self, plane: _Plane) -> np.ndarray:
         """Air, table, skin, fat, muscle, bone, and what lies between and below the lungs."""
         x, y, _, level, cavity, _, texture = plane
         pixel, image = self.pixel_mm, np.full(x.shape, adult.AIR, np.float32)
@@ -148,11 +148,11 @@ class SyntheticPatient:
         paint(image, cover(liver, pixel), adult.LIVER + 0.3 * self.contrast)
         return image
 
-    def _bones(self, image, plane):
+    def _bones(self, image: np.ndarray, plane: _Plane) -> None:
         """Ribs cut aslant, their cartilage in front, sternum, scapulae, and a vertebra or a disc."""
         x, y, z_mm, level, cavity, _, _ = plane
 
-        def bone(distance, hu=adult.MARROW, shell_mm=1.8):
+        def bone(distance: np.ndarray, hu: int = adult.MARROW, shell_mm: float = 1.8) -> None:
             paint(image, cover(distance, self.pixel_mm), adult.CORTEX if hu == adult.MARROW else hu)
             paint(image, cover(distance + shell_mm, self.pixel_mm), hu)
 
@@ -174,7 +174,7 @@ class SyntheticPatient:
             bone(ellipse(x, y, 20 * side, 80, 19, 5, 0.45 * side))  # lamina and transverse process
         paint(image, cover(ellipse(x, y, 0, 80, 9, 8), self.pixel_mm), adult.CORD)
 
-    def _lesions(self, plane, lungs):
+    def _lesions(self, plane: _Plane, lungs: np.ndarray) -> tuple[np.ndarray, Any]:
         """Opacity 0..1 of the slice's lesions and their HU; each lung's share of lesion is met on every slice."""
         x, y, z_mm, level, cavity, _, texture = plane
         alpha = np.zeros(x.shape, np.float32)
@@ -205,7 +205,7 @@ class SyntheticPatient:
                 opacity += (adult.CONSOLIDATION[0] - opacity) * ramp(spread, 1.6, 2.1)
         return alpha, opacity
 
-    def _parenchyma(self, plane, alpha, opacity):
+    def _parenchyma(self, plane: _Plane, alpha: np.ndarray, opacity: Any) -> np.ndarray:
         """Lung tissue, lesions laid over it, then vessels (still seen in ground glass) and bronchi (still open)."""
         x, y, z_mm, level, cavity, _, texture = plane
         lung = self.lung_hu + self.gravity * (y + 20) + 14 * texture
@@ -223,9 +223,9 @@ class SyntheticPatient:
         paint(lung, self._draw(beside, z_mm), np.maximum(lung, adult.BRONCHUS_WALL))
         beside[:, 6] *= 0.68
         paint(lung, self._draw(beside, z_mm), adult.BRONCHUS_LUMEN)
-        return lung
+        return np.asarray(lung)
 
-    def _draw(self, segments, z_mm):
+    def _draw(self, segments: np.ndarray, z_mm: float) -> np.ndarray:
         """Cover 0..1 of the tubes (n, 7) that cross the slice."""
         half = THICKNESS_MM / 2
         start, end, radius = segments[:, :3], segments[:, 3:6], segments[:, 6]
@@ -253,11 +253,11 @@ class SyntheticPatient:
         np.maximum.at(drawn, (at[seen, 1], at[seen, 0]), share[seen].astype(np.float32))
         return drawn
 
-    def _pixels(self, points, z_mm):
+    def _pixels(self, points: np.ndarray, z_mm: float) -> np.ndarray:
         """Column and row (n, 2) of points (n, 3) of the reference adult."""
         c, s = self._turn
 
-        def place(x, y):
+        def place(x: np.ndarray, y: np.ndarray) -> np.ndarray:
             x, y = x * self.scale[0], y * self.scale[1]
             along, down = c * x - s * y + self._shift[0], s * x + c * y + self._shift[1]
             return np.stack([along, down], axis=1) / self.pixel_mm + (self.size - 1) / 2
@@ -266,7 +266,7 @@ class SyntheticPatient:
         warp = [WARP_MM * field(z_mm)[rough[:, 1], rough[:, 0]] for field in self.warp]
         return place(points[:, 0] - warp[0], points[:, 1] - warp[1])
 
-    def _scan(self, image):
+    def _scan(self, image: np.ndarray) -> np.ndarray:
         """What the scanner adds: the reconstruction kernel, now and then breathing, noise worst in the middle."""
         rng = self._rng
         if rng.random() < 0.15:
