@@ -5,7 +5,7 @@ lungkit.config.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -196,6 +196,7 @@ def prepare(
     fold: str | None = None,
     by: str = "patient",
     quiet: bool = False,
+    kept_as: Callable[[Dataset], preprocess.Preprocessing] | None = None,
 ) -> Dataset:
     """load, then each image read once (the unreadable get split "refused"), then split by patient (splits.assign).
 
@@ -203,6 +204,8 @@ def prepare(
 
     The result is saved in manifests/<name> of the data folder, and reused by later calls while the source's
     content and the parameters stay the same. A kill at any time leaves the saved one, or none.
+    kept_as: how the images will be preprocessed, if that is known. This reading is then the only decoding, because the
+        tensors are kept for preprocess.prepared.
     quiet: do not write on standard error what is left out or odd. A set with an error among its notes is refused.
     Raises DatasetError, splits.SplitError.
     """
@@ -225,7 +228,7 @@ def prepare(
     dataset = _saved(folder, recipe, listing)
     if not dataset:
         dataset = _with_headers(listing)
-        manifest = splits.assign(_read_once(dataset), seed=seed, overlap=overlap, fold=fold, by=by)
+        manifest = splits.assign(_read_once(dataset, kept_as), seed=seed, overlap=overlap, fold=fold, by=by)
         if by == "patient":
             splits.check(manifest)
         dataset = replace(dataset, manifest=manifest)
@@ -300,10 +303,15 @@ def _with_headers(listing: sources.Listing) -> Dataset:
     return Dataset(listing.name, listing.classes, rows[COLUMNS], listing.root, *facts)
 
 
-def _read_once(dataset: Dataset) -> pd.DataFrame:
+def _read_once(dataset: Dataset, kept_as: Callable[[Dataset], preprocess.Preprocessing] | None) -> pd.DataFrame:
     """The manifest with split "refused", and the reason in note, where an image cannot be read."""
-    read = progress.parallel(_refusal, dataset.files(), label=f"reading {dataset.name}")
-    reasons = pd.Series(list(read), index=dataset.manifest.index)
+    label, paths = f"reading {dataset.name}", dataset.files()
+    if kept_as:
+        read = preprocess.prepared_or_refused(paths, kept_as(dataset), label=label)
+        found = [str(one) if isinstance(one, images.ImageRefused) else "" for one in read]
+    else:
+        found = list(progress.parallel(_refusal, paths, label=label))
+    reasons = pd.Series(found, index=dataset.manifest.index)
     manifest = dataset.manifest.assign(note=reasons)
     manifest.loc[reasons != "", "split"] = splits.REFUSED
     lost = set(dataset.classes) - set(manifest.loc[reasons == "", "label"])

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from lungkit import progress
-from lungkit.data import images, pictures
-from lungkit.data.image import Image, placed, resized
+from lungkit.data import images, pictures, tensor_cache
+from lungkit.data.image import Image, ImageRefused, placed, resized
 from lungkit.errors import LungkitError
 
 _Fit = Callable[[np.ndarray, tuple[int, int]], np.ndarray]  # scales pixels to (height, width)
@@ -149,23 +150,85 @@ def _tensor(
     rows, columns = placed(shape, spec.size)
     fitted = fit(pixels, (rows.stop - rows.start, columns.stop - columns.start))
     canvas[rows, columns] = np.clip(fitted, 0, 1)
-    return ((canvas - np.float32(spec.mean)) / np.float32(spec.std))[..., np.newaxis]
+    return _normalised(canvas[..., np.newaxis], spec)
+
+
+def _normalised(tensor: np.ndarray, spec: Preprocessing) -> np.ndarray:
+    return (tensor - np.float32(spec.mean)) / np.float32(spec.std)
+
+
+def prepared(
+    files: Sequence[Path], spec: Preprocessing, workers: int | None = None, label: str = ""
+) -> Iterator[Prepared]:
+    """prepared_or_refused; the first file that is refused ends it with its ImageRefused."""
+    for one in prepared_or_refused(files, spec, workers, label):
+        if isinstance(one, ImageRefused):
+            raise one
+        yield one
+
+
+def prepared_or_refused(
+    files: Sequence[Path], spec: Preprocessing, workers: int | None = None, label: str = ""
+) -> Iterator[Prepared | ImageRefused]:
+    """`prepare` of each file, in their order, or why it was refused. A file is decoded once.
+
+    For training and evaluation: tensors are kept on disk (lungkit.data.tensor_cache), which those of a clinic's
+    patients must not be. Read by `workers` threads (default: the machine's processors and a few); a label shows a
+    progress bar.
+    """
+    plain = replace(spec, mean=0.0, std=1.0)
+    cache = tensor_cache.opened(plain.to_dict())
+    fresh: list[tuple[str, np.ndarray, dict]] = []
+    enough = max(1, tensor_cache.PACK_BYTES // (4 * spec.size[0] * spec.size[1]))
+    try:
+        for one, sha256 in progress.parallel(partial(_known, cache, plain), files, label=label, workers=workers):
+            if isinstance(one, ImageRefused):
+                yield one
+                continue
+            if sha256:
+                facts = {"units": one.units, "shape": one.shape, "note": one.note}
+                fresh.append((sha256, one.tensor[..., 0], facts))
+            if len(fresh) == enough:
+                cache.put(fresh)
+                fresh = []
+            yield replace(one, tensor=_normalised(one.tensor, spec))
+    finally:
+        cache.put(fresh)
+
+
+def _known(cache: tensor_cache.TensorCache, plain: Preprocessing, file: Path) -> tuple[Prepared | ImageRefused, str]:
+    """A file as `plain` prepares it, and its hash where the cache does not know it yet."""
+    content: bytes | Path | None = None
+    sha256 = tensor_cache.known_hash(file)
+    if sha256 is None:
+        content, sha256 = _content(file)
+    if kept := cache.get(sha256):
+        tensor, facts = kept
+        return Prepared(tensor[..., np.newaxis], facts["units"], tuple(facts["shape"]), facts["note"]), ""
+    if content is None:
+        content, sha256 = _content(file)
+    try:
+        return prepare(content, plain, str(file)), sha256
+    except ImageRefused as refused:
+        return refused, ""
+
+
+def _content(file: Path) -> tuple[bytes | Path, str]:
+    """The bytes, so that what is hashed is what is read, and their hash; a path where `prepare` has to say why not."""
+    try:
+        if file.is_file() and file.stat().st_size <= images.MAX_BYTES:
+            return tensor_cache.read_and_hash(file)
+    except (OSError, ValueError):
+        pass
+    return file, ""
 
 
 def read_batch(files: Sequence[Path], spec: Preprocessing, workers: int | None = None, label: str = "") -> np.ndarray:
-    """The tensors of files, in their order: float32 (N, height, width, 1).
-
-    Read by `workers` threads (default: the machine's processors and a few); a label shows a progress bar. The first
-    file that is refused ends it with its ImageRefused.
-    """
+    """The tensors of files, in their order: float32 (N, height, width, 1); the arguments are those of `prepared`."""
     tensors = np.empty((len(files), *spec.size, 1), np.float32)
-    for row, tensor in enumerate(_tensors(files, spec, workers, label)):
-        tensors[row] = tensor
+    for row, one in enumerate(prepared(files, spec, workers, label)):
+        tensors[row] = one.tensor
     return tensors
-
-
-def _tensors(files: Sequence[Path], spec: Preprocessing, workers: int | None, label: str) -> Iterator[np.ndarray]:
-    return progress.parallel(lambda file: prepare(file, spec).tensor, files, label=label, workers=workers)
 
 
 def training_statistics(files: Sequence[Path], spec: Preprocessing) -> Preprocessing:
@@ -175,7 +238,7 @@ def training_statistics(files: Sequence[Path], spec: Preprocessing) -> Preproces
     Refuses an empty list and images without any contrast.
     """
     plain, total, squares, count = replace(spec, mean=0.0, std=1.0), 0.0, 0.0, 0
-    for tensor in _tensors(files, plain, None, ""):
+    for tensor in (one.tensor for one in prepared(files, plain)):
         total += float(tensor.sum(dtype=np.float64))
         squares += float(np.square(tensor, dtype=np.float64).sum())
         count += tensor.size

@@ -51,9 +51,12 @@ def task(
     size = config.profile(profile)
     keras.utils.set_random_seed(seed)
     how = {"label_column": label_column, "limit": size.limit(source), "seed": seed}
-    chest = dataset.prepare(source, overlap="set_aside", **how)
-    spec = preprocess.Preprocessing(size=chest.input_size(size.image_size))
-    spec = preprocess.training_statistics(chest.files("train"), spec)
+
+    def plain(data: dataset.Dataset) -> preprocess.Preprocessing:
+        return preprocess.Preprocessing(size=data.input_size(size.image_size))
+
+    chest = dataset.prepare(source, overlap="set_aside", kept_as=plain, **how)
+    spec = preprocess.training_statistics(chest.files("train"), plain(chest))
     train = pipeline.served(
         pipeline.decoded(chest, "train", spec),
         size.batch_size,

@@ -40,10 +40,9 @@ class Material:
 def material(recipe: Recipe, source: str | Path, limit: int | None = None) -> Material:
     """Reads the images of a recipe from `source`, as dataset.prepare takes it; `limit`: at most so many."""
     how = {"label_column": recipe.label_column, "limit": limit, "seed": 7, "fold": recipe.fold, "by": recipe.by}
-    data = dataset.prepare(source, **how, overlap="set_aside")
-    spec = preprocess.training_statistics(
-        data.files("train"), preprocess.Preprocessing(size=(recipe.side, recipe.side))
-    )
+    plain = preprocess.Preprocessing(size=(recipe.side, recipe.side))
+    data = dataset.prepare(source, **how, overlap="set_aside", kept_as=lambda _: plain)
+    spec = preprocess.training_statistics(data.files("train"), plain)
     train = preprocess.read_batch(data.files("train"), spec, label="training images")
     return Material(data, how, spec, train, preprocess.read_batch(data.files("val"), spec, label="validation images"))
 

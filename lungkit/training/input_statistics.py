@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from sklearn.covariance import LedoitWolf
 
-from lungkit import progress
 from lungkit.data import dataset, images, preprocess
 from lungkit.models import input_checks
 
@@ -89,17 +88,13 @@ def modality(data: dataset.Dataset) -> str:
 
 
 def _look(files: Sequence[Path], spec: preprocess.Preprocessing, embed: Callable) -> _Seen:
-    def prepared(file: Path) -> tuple[np.ndarray, str]:
-        image = preprocess.prepare(file, spec)
-        return image.tensor, image.units
-
     kind, intensity, units = [], [], set()
-    everything = progress.parallel(prepared, files)
+    everything = preprocess.prepared(files, spec)
     while batch := list(itertools.islice(everything, _BATCH)):
-        tensors, batch_units = zip(*batch, strict=True)
+        tensors = [image.tensor for image in batch]
         kind.append(input_checks.embedding_features(embed(np.stack(tensors))))
         intensity += [input_checks.intensity_features(tensor, spec) for tensor in tensors]
-        units.update(batch_units)
+        units.update(image.units for image in batch)
     return _Seen({"kind": np.concatenate(kind), "intensity": np.stack(intensity)}, units)
 
 

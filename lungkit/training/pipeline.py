@@ -1,6 +1,9 @@
-"""Data sets as tf.data pipelines: decoded in parallel, cached, augmented, prefetched."""
+"""Training images: decoded once, varied by a seed that decides every number, in batches that any thread may make."""
 
 import math
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from lungkit.backend import keras
 
@@ -9,156 +12,117 @@ import numpy as np
 from lungkit.data import preprocess
 from lungkit.data.dataset import Dataset
 
-# Decoded images are kept in memory up to this size, beyond it decoded again each epoch.
-CACHE_BYTES = 4 * 2**30
+# Tensors of a split are kept in memory up to this size; beyond it each batch is read from the disk.
+MEMORY_BYTES = 4 * 2**30
 
 
-@keras.saving.register_keras_serializable("lungkit")
-class RandomAffine(keras.layers.Layer):
-    """Turns, moves and scales each image (N, height, width, channels) in one resampling.
+class _Fixed(keras.random.SeedGenerator):
+    """Gives Keras one seed that is known beforehand, where it asks for the next of a row."""
 
-    Keras' own three layers interpolate one after the other: three times the work, and a blur that the images
-    of validation and test do not have. For the same reason a quarter of the images is left as it is.
+    def __init__(self, seed):
+        self.fixed = seed
 
-    rotation: up to ± degrees; translation and scaling: up to ± this share of the side; stretch: one axis grows by up
-    to this share while the other shrinks by it; fill: the new border's value.
+    def next(self, ordered=True):
+        return self.fixed
+
+
+class _Draws:
+    """The random numbers of one step on one batch. They follow from the batch's key and the step's alone."""
+
+    def __init__(self, key, step: int):
+        self._key, self._step = keras.ops.cast(key, "uint32"), step
+
+    def _seed(self) -> _Fixed:
+        self._step += 1
+        return _Fixed(keras.ops.stack([self._key, keras.ops.cast(self._step, "uint32")]))
+
+    def uniform(self, shape: tuple, low: float = 0.0, high: float = 1.0):
+        return keras.random.uniform(shape, low, high, seed=self._seed())
+
+    def normal(self, shape: tuple):
+        return keras.random.normal(shape, seed=self._seed())
+
+
+def _mirrored(pictures, draws: _Draws):
+    """Left and right of half of the images exchanged."""
+    drawn = draws.uniform((keras.ops.shape(pictures)[0], 1, 1, 1))
+    return keras.ops.where(drawn < 0.5, keras.ops.flip(pictures, axis=2), pictures)
+
+
+def _moved(pictures, draws: _Draws, rotation: float, translation: float, scaling: float, stretch: float, fill: float):
+    """Each image turned, moved and scaled in one resampling.
+
+    Keras' own three layers interpolate one after the other: three times the work, and a blur that the images of
+    validation and test do not have. For the same reason a quarter of the images is left as it is.
     """
-
-    def __init__(
-        self,
-        rotation: float,
-        translation: float,
-        scaling: float,
-        stretch: float = 0.0,
-        fill: float = 0.0,
-        seed: int = 7,
-        **options,
-    ):
-        super().__init__(**options)
-        self.rotation, self.translation, self.scaling, self.stretch = rotation, translation, scaling, stretch
-        self.fill, self.seed = fill, seed
-        self.draws = keras.random.SeedGenerator(seed)
-
-    def call(self, images, training=False):
-        """Another draw for each image while training; otherwise the images themselves."""
-        if not training:
-            return images
-        ops = keras.ops
-        count, height, width = ops.shape(images)[0], images.shape[1], images.shape[2]
-        moved = ops.cast(keras.random.uniform((count,), seed=self.draws) < 0.75, "float32")
-        reaches = (np.deg2rad(self.rotation), self.translation * width, self.translation * height, self.scaling)
-        angle, right, down, zoom, stretch = (
-            keras.random.uniform((count,), -reach, reach, seed=self.draws) * moved for reach in (*reaches, self.stretch)
-        )
-        # Maps each pixel of the result to where it comes from: about the centre, then moved.
-        x, y = (width - 1) / 2, (height - 1) / 2
-        wide, high = 1 + zoom - stretch, 1 + zoom + stretch
-        xx, xy = ops.cos(angle) * wide, -ops.sin(angle) * high
-        yx, yy = ops.sin(angle) * wide, ops.cos(angle) * high
-        rows = [xx, xy, x - xx * x - xy * y + right, yx, yy, y - yx * x - yy * y + down]
-        transforms = ops.stack([*rows, ops.zeros_like(xx), ops.zeros_like(xx)], axis=1)
-        return ops.image.affine_transform(
-            images, transforms, interpolation="bilinear", fill_mode="constant", fill_value=self.fill
-        )
-
-    def get_config(self):
-        """The arguments that make this layer again."""
-        names = ("rotation", "translation", "scaling", "stretch", "fill", "seed")
-        return super().get_config() | {name: getattr(self, name) for name in names}
+    ops = keras.ops
+    count, height, width = ops.shape(pictures)[0], pictures.shape[1], pictures.shape[2]
+    moved = ops.cast(draws.uniform((count,)) < 0.75, "float32")
+    reaches = (np.deg2rad(rotation), translation * width, translation * height, scaling, stretch)
+    angle, right, down, zoom, taller = (draws.uniform((count,), -reach, reach) * moved for reach in reaches)
+    # Maps each pixel of the result to where it comes from: about the centre, then moved.
+    x, y = (width - 1) / 2, (height - 1) / 2
+    wide, high = 1 + zoom - taller, 1 + zoom + taller
+    xx, xy = ops.cos(angle) * wide, -ops.sin(angle) * high
+    yx, yy = ops.sin(angle) * wide, ops.cos(angle) * high
+    rows = [xx, xy, x - xx * x - xy * y + right, yx, yy, y - yx * x - yy * y + down]
+    transforms = ops.stack([*rows, ops.zeros_like(xx), ops.zeros_like(xx)], axis=1)
+    return ops.image.affine_transform(
+        pictures, transforms, interpolation="bilinear", fill_mode="constant", fill_value=fill
+    )
 
 
-@keras.saving.register_keras_serializable("lungkit")
-class RandomMirror(keras.layers.Layer):
-    """Exchanges left and right of half of the images (N, height, width, channels)."""
+def _detailed(pictures, draws: _Draws, sharpness: float, noise: float, std: float):
+    """Each image blurred or sharpened, with noise, as detectors and resampling differ.
 
-    def __init__(self, seed: int = 7, **options):
-        super().__init__(**options)
-        self.seed = seed
-        self.draws = keras.random.SeedGenerator(seed)
-
-    def call(self, images, training=False):
-        """Another draw for each image while training; otherwise the images themselves."""
-        if not training:
-            return images
-        drawn = keras.random.uniform((keras.ops.shape(images)[0], 1, 1, 1), seed=self.draws)
-        return keras.ops.where(drawn < 0.5, keras.ops.flip(images, axis=2), images)
-
-    def get_config(self):
-        """The arguments that make this layer again."""
-        return super().get_config() | {"seed": self.seed}
-
-
-@keras.saving.register_keras_serializable("lungkit")
-class RandomGrey(keras.layers.Layer):
-    """Varies contrast, brightness and the grey curve of each image (N, height, width, 1), as exposure does.
-
-    contrast: the distance from the image's mean grows or shrinks by up to this share. brightness: up to ± this share
-    of the range from black to white. gamma: greys 0..1 are raised to a power from exp(-gamma) to exp(gamma), which is
-    how hospitals' processing differs where contrast and brightness do not cover it. mean and std: those that the images
-    were normalised by; greys stay within black and white.
-
-    (Keras' own layers for this need TensorFlow, also on another backend.)
+    Where the classes come from different detectors, fine detail tells them apart without any disease.
     """
-
-    def __init__(
-        self, contrast: float, brightness: float, gamma: float, mean: float, std: float, seed: int = 7, **options
-    ):
-        super().__init__(**options)
-        self.contrast, self.brightness, self.gamma = contrast, brightness, gamma
-        self.mean, self.std, self.seed = mean, std, seed
-        self.draws = keras.random.SeedGenerator(seed)
-
-    def call(self, images, training=False):
-        """Another draw for each image while training; otherwise the images themselves."""
-        if not training:
-            return images
-        ops = keras.ops
-        stretch, shift, bend = (
-            keras.random.uniform((ops.shape(images)[0], 1, 1, 1), -reach, reach, seed=self.draws)
-            for reach in (self.contrast, self.brightness, self.gamma)
-        )
-        grey = images * self.std + self.mean
-        middle = ops.mean(grey, axis=(1, 2, 3), keepdims=True)
-        grey = ops.clip((grey - middle) * (1 + stretch) + middle + shift, 0.0, 1.0)
-        if self.gamma:
-            grey = ops.power(ops.maximum(grey, 1e-6), ops.exp(bend))
-        return (grey - self.mean) / self.std
-
-    def get_config(self):
-        """The arguments that make this layer again."""
-        names = ("contrast", "brightness", "gamma", "mean", "std", "seed")
-        return super().get_config() | {name: getattr(self, name) for name in names}
+    each = (keras.ops.shape(pictures)[0], 1, 1, 1)
+    share = draws.uniform(each, -sharpness, sharpness)
+    strength, grain = draws.uniform(each, 0, noise / std), draws.normal(keras.ops.shape(pictures))
+    detail = pictures - keras.ops.average_pool(pictures, 5, strides=1, padding="same")
+    return pictures + share * detail + strength * grain
 
 
-@keras.saving.register_keras_serializable("lungkit")
-class RandomDetail(keras.layers.Layer):
-    """Blurs or sharpens each image (N, height, width, 1) and adds noise, as detectors and resampling differ.
+def _exposed(pictures, draws: _Draws, contrast: float, brightness: float, gamma: float, mean: float, std: float):
+    """Contrast, brightness and the grey curve of each image varied, within black and white.
 
-    sharpness: what a 5 x 5 mean takes away is weakened or strengthened by up to this share (1: from the blurred image
-    to one with twice the detail). noise: standard deviation of up to this share of the range from black to white; std:
-    the one that the images were normalised by. Where the classes come from different detectors, fine detail tells them
-    apart without any disease.
+    The grey curve is how hospitals' processing differs where contrast and brightness do not cover it. (Keras' own
+    layers for this need TensorFlow, also on another backend.)
     """
+    ops, each = keras.ops, (keras.ops.shape(pictures)[0], 1, 1, 1)
+    stretch, shift, bend = (draws.uniform(each, -reach, reach) for reach in (contrast, brightness, gamma))
+    grey = pictures * std + mean
+    middle = ops.mean(grey, axis=(1, 2, 3), keepdims=True)
+    grey = ops.clip((grey - middle) * (1 + stretch) + middle + shift, 0.0, 1.0)
+    if gamma:
+        grey = ops.power(ops.maximum(grey, 1e-6), ops.exp(bend))
+    return (grey - mean) / std
 
-    def __init__(self, sharpness: float, noise: float, std: float, seed: int = 7, **options):
-        super().__init__(**options)
-        self.sharpness, self.noise, self.std, self.seed = sharpness, noise, std, seed
-        self.draws = keras.random.SeedGenerator(seed)
 
-    def call(self, images, training=False):
-        """Another draw for each image while training; otherwise the images themselves."""
-        if not training or not (self.sharpness or self.noise):
-            return images
-        ops, each = keras.ops, (keras.ops.shape(images)[0], 1, 1, 1)
-        share = keras.random.uniform(each, -self.sharpness, self.sharpness, seed=self.draws)
-        detail = images - ops.average_pool(images, 5, strides=1, padding="same")
-        strength = keras.random.uniform(each, 0, self.noise / self.std, seed=self.draws)
-        grain = keras.random.normal(ops.shape(images), seed=self.draws)
-        return images + share * detail + strength * grain
+class Augmentation:
+    """Varies a batch (N, height, width, 1) of preprocessed images; see `augmentation`."""
 
-    def get_config(self):
-        """The arguments that make this layer again."""
-        return super().get_config() | {name: getattr(self, name) for name in ("sharpness", "noise", "std", "seed")}
+    def __init__(self, steps: Sequence[Callable], seed: int):
+        self._steps, self._seed, self._calls = tuple(steps), seed, 0
+
+    def __call__(self, pictures, training: bool = True, key=None):
+        """The images, varied if `training`. key: an integer that, with the seed, decides every number; default: the
+        number of this call.
+        """
+        if not training:
+            return pictures
+        if key is None:
+            key, self._calls = self._calls, self._calls + 1
+        pictures = keras.ops.convert_to_tensor(pictures)
+        for number, step in enumerate(self._steps):
+            pictures = step(pictures, _Draws(key, derived(self._seed, number)))
+        return pictures
+
+
+def derived(*numbers: int) -> int:
+    """A seed, 0 to 2**30 - 1, that follows from others."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 2)
 
 
 def augmentation(
@@ -176,30 +140,35 @@ def augmentation(
     mean: float = 0.0,
     std: float = 1.0,
     seed: int = 7,
-) -> keras.Sequential:
-    """Keras layers that vary a batch (N, height, width, 1) of preprocessed images.
+) -> Augmentation:
+    """What varies a batch (N, height, width, 1) of preprocessed images, on any backend of Keras.
 
-    rotation: up to ± degrees; translation and scaling: up to ± this share of the side; stretch: as in RandomAffine;
-    sharpness and noise: as in RandomDetail; brightness and contrast: up to ± this share of the grey range 0..1; gamma:
-    powers from exp(-gamma) to exp(gamma) of the greys; flip: left-right for half of the images.
+    rotation: up to ± degrees; translation and scaling: up to ± this share of the side; stretch: one axis grows by up to
+    this share while the other shrinks by it; sharpness: what a 5 x 5 mean takes away is weakened or strengthened by up
+    to this share (1: from the blurred image to one with twice the detail); noise: a standard deviation of up to this
+    share of the range from black to white; brightness: up to ± this share of it; contrast: the distance from the
+    image's mean grows or shrinks by up to this share; gamma: greys 0..1 are raised to a power from exp(-gamma) to
+    exp(gamma); flip: left-right for half of the images.
     The defaults are mild and true to the anatomy: a chest is never upside down, a few degrees are how people lie.
     `mean` and `std` are those of the preprocessing: new border pixels are black, not grey.
     """
     steps = [
-        RandomAffine(rotation, translation, scaling, stretch, fill=-mean / std, seed=seed + 1),
-        RandomDetail(sharpness, noise, std, seed=seed + 2),
-        RandomGrey(contrast, brightness, gamma, mean, std, seed=seed + 4),
+        partial(_moved, rotation=rotation, translation=translation, scaling=scaling, stretch=stretch, fill=-mean / std),
+        partial(_exposed, contrast=contrast, brightness=brightness, gamma=gamma, mean=mean, std=std),
     ]
-    if flip:
-        steps.insert(0, RandomMirror(seed=seed))
-    return keras.Sequential(steps, name="augmentation")
+    if sharpness or noise:
+        steps.insert(1, partial(_detailed, sharpness=sharpness, noise=noise, std=std))
+    return Augmentation([_mirrored, *steps] if flip else steps, seed)
 
 
 class InMemory(keras.utils.PyDataset):
     """Batches of images that lie in memory, for `Model.fit` on any backend of Keras: (images, one-hot, weights).
 
+    Every number of a batch follows from the seed, the epoch and the batch's place in it, in whatever order or thread
+    batches are asked for.
+
     images: float32 (n, height, width, 1), preprocessed. labels: (n,) integers.
-    augment: layers as `augmentation` gives, applied to each batch; None: the images as they are, in their order.
+    augment: as `augmentation` gives, applied to each batch; None: the images as they are, in their order.
     mixup: the alpha of MixUp (Zhang et al., ICLR 2018): each image and its label become a blend with another one's, by
         a share drawn from Beta(alpha, alpha) for the batch. 0: none.
     cutmix: the alpha of CutMix (Yun et al., ICCV 2019): a rectangle of each image is another one's, its share of the
@@ -214,7 +183,7 @@ class InMemory(keras.utils.PyDataset):
         n_classes: int,
         batch_size: int = 32,
         *,
-        augment: keras.Sequential | None = None,
+        augment: Augmentation | None = None,
         mixup: float = 0.0,
         cutmix: float = 0.0,
         weights: dict[int, float] | None = None,
@@ -224,32 +193,33 @@ class InMemory(keras.utils.PyDataset):
         self._images, self._targets = images, np.eye(n_classes, dtype=np.float32)[labels]
         self._weights = np.array([(weights or {}).get(i, 1.0) for i in range(n_classes)], np.float32)
         self._batch_size, self._augment, self._mixup, self._cutmix = batch_size, augment, mixup, cutmix
-        self._random = np.random.default_rng(seed)
-        self._order = np.arange(len(labels))
+        self._seed, self._epoch, self._order = seed, -1, np.arange(len(labels))
         self.on_epoch_end()
 
     def __len__(self) -> int:
         return math.ceil(len(self._order) / self._batch_size)
 
     def __getitem__(self, number: int):
-        chosen = self._order[number * self._batch_size : (number + 1) * self._batch_size]
-        x, y = self._images[chosen], self._targets[chosen]
+        rows = self._order[number * self._batch_size : (number + 1) * self._batch_size]
+        x, y = self._images[rows], self._targets[rows]
+        key = derived(self._seed, self._epoch, number)
         if self._augment is not None:
-            x = keras.ops.convert_to_numpy(self._augment(x, training=True))
-        if self._cutmix and not (self._mixup and self._random.random() < 0.5):
-            x, share = self._cut(x)
+            x = keras.ops.convert_to_numpy(self._augment(x, key=key))
+        random = np.random.default_rng(key)
+        if self._cutmix and not (self._mixup and random.random() < 0.5):
+            x, share = self._cut(x, random)
             y = share * y + (1 - share) * y[::-1]
         elif self._mixup:
-            share = np.float32(self._random.beta(self._mixup, self._mixup))
+            share = np.float32(random.beta(self._mixup, self._mixup))
             x, y = share * x + (1 - share) * x[::-1], share * y + (1 - share) * y[::-1]
         return x, y, y @ self._weights
 
-    def _cut(self, x: np.ndarray) -> tuple[np.ndarray, np.float32]:
+    def _cut(self, x: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.float32]:
         """The images with one rectangle of the others', and the share of the area that is still their own."""
-        length = np.sqrt(1 - self._random.beta(self._cutmix, self._cutmix))  # of each side that is cut out
+        length = np.sqrt(1 - random.beta(self._cutmix, self._cutmix))  # of each side that is cut out
         cut = []
         for side in x.shape[1:3]:
-            middle, half = self._random.uniform(0, side), length * side / 2
+            middle, half = random.uniform(0, side), length * side / 2
             cut.append(slice(round(max(0, middle - half)), round(min(side, middle + half))))
         mixed = x.copy()
         mixed[:, *cut] = x[::-1][:, *cut]
@@ -258,8 +228,9 @@ class InMemory(keras.utils.PyDataset):
 
     def on_epoch_end(self) -> None:
         """Another order for the next epoch, where images are varied at all."""
+        self._epoch += 1
         if self._augment is not None:
-            self._random.shuffle(self._order)
+            np.random.default_rng((self._seed, self._epoch)).shuffle(self._order)
 
 
 def batches(
@@ -268,7 +239,7 @@ def batches(
     preprocessing: preprocess.Preprocessing,
     batch_size: int = 32,
     *,
-    augment: keras.Sequential | None = None,
+    augment: Augmentation | None = None,
     shuffle: bool = False,
     seed: int = 7,
 ):
@@ -279,53 +250,78 @@ def batches(
     return served(decoded(dataset, split, preprocessing), batch_size, augment=augment, shuffle=shuffle, seed=seed)
 
 
-def decoded(dataset: Dataset, split: str, preprocessing: preprocess.Preprocessing):
-    """A tf.data.Dataset of (image float32 (height, width, 1), label int64) of one split, in the manifest's order.
+class _Split:
+    """One split's images and labels, in the manifest's order; no file is read before the first batch is asked for."""
 
-    Files are decoded on all cores with `preprocess.prepare`, the same call that evaluation and prediction make, and
-    cached in memory while they fit: for all that is served from it.
+    def __init__(self, dataset: Dataset, split: str, preprocessing: preprocess.Preprocessing):
+        self.files, self.labels, self.spec = dataset.files(split), dataset.labels(split), preprocessing
+        self.shape = (*preprocessing.size, 1)
+        self.in_memory = 4 * len(self.files) * math.prod(self.shape) <= MEMORY_BYTES
+        self._lock, self._tensor = threading.Lock(), None
+
+    def tensor(self):
+        """All the images as one tensor, read once."""
+        import tensorflow as tf
+
+        with self._lock:
+            if self._tensor is None:
+                with tf.device("CPU"):
+                    self._tensor = tf.convert_to_tensor(preprocess.read_batch(self.files, self.spec))
+        return self._tensor
+
+    def rows(self, numbers: np.ndarray) -> np.ndarray:
+        """Some of the images, from the disk."""
+        return preprocess.read_batch([self.files[number] for number in numbers], self.spec)
+
+
+def decoded(dataset: Dataset, split: str, preprocessing: preprocess.Preprocessing) -> _Split:
+    """The images of one split for `served`, with the tensors that evaluation and prediction see (preprocess.prepared).
+
+    All that is served from one of these shares its memory.
     """
-    import tensorflow as tf
-
-    files = [str(f) for f in dataset.files(split)]
-    labels = dataset.labels(split)
-    height, width = preprocessing.size
-
-    def decode(file: bytes) -> np.ndarray:
-        return preprocess.prepare(file.decode(), preprocessing).tensor
-
-    def load(file, label):
-        image = tf.numpy_function(decode, [file], tf.float32, stateful=False)
-        return tf.ensure_shape(image, (height, width, 1)), label
-
-    stream = tf.data.Dataset.from_tensor_slices((files, labels))
-    stream = stream.map(load, num_parallel_calls=tf.data.AUTOTUNE)
-    return stream.cache() if len(files) * height * width * 4 <= CACHE_BYTES else stream
+    return _Split(dataset, split, preprocessing)
 
 
 def served(
-    stream,
+    source: _Split,
     batch_size: int = 32,
     *,
-    augment: keras.Sequential | None = None,
+    augment: Augmentation | None = None,
     shuffle: bool = False,
     most: int | None = None,
     seed: int = 7,
 ):
     """Batches of what `decoded` gives, as a tf.data.Dataset: at most so many an epoch (None: all).
 
-    The order is the manifest's, or with `shuffle` a new one each epoch. `augment` is applied to batches. With the same
-    seeds and a fresh `augment` the batches of every epoch are the same again, on any number of cores: `most` cuts
-    before anything is drawn ahead, which `take` on the result would not.
+    The order is the manifest's, or with `shuffle` a new one each epoch. `augment` is applied to batches, several at a
+    time. With the same seed the batches of every epoch are the same again, on any number of cores: the keys of what is
+    varied are drawn in order, and `most` cuts before anything is drawn ahead, which `take` on the result would not.
     """
     import tensorflow as tf
 
-    images_in_all = int(stream.cardinality())
+    count = min(math.ceil(len(source.files) / batch_size), most or len(source.files))
+    numbers = tf.data.Dataset.range(len(source.files))
     if shuffle:
-        stream = stream.shuffle(min(images_in_all, 8192), seed=seed)
-    count = min(math.ceil(images_in_all / batch_size), most or images_in_all)
-    stream = stream.batch(batch_size).take(count)
-    if augment is not None:
-        # One batch after the other: parallel calls would draw from the layers' seeds in an order of chance.
-        stream = stream.map(lambda x, y: (augment(x, training=True), y))
+        numbers = numbers.shuffle(max(1, len(source.files)), seed=seed)
+    numbers = numbers.batch(batch_size).take(count)
+    keys = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
+    labels = tf.constant(source.labels)
+
+    def batch(rows, key, everything=None):
+        if everything is None:
+            pictures = tf.numpy_function(source.rows, [rows], tf.float32, stateful=False)
+        elif shuffle:
+            pictures = tf.gather(everything, rows)
+        else:
+            pictures = everything[rows[0] : rows[-1] + 1]  # no copy
+        pictures = tf.ensure_shape(pictures, (None, *source.shape))
+        if augment is not None:
+            pictures = augment(pictures, key=key % 2**31)
+        return pictures, tf.gather(labels, rows)
+
+    parts = [numbers, keys]
+    if source.in_memory:
+        whole = tf.data.Dataset.from_tensors(0).map(lambda _: tf.py_function(source.tensor, [], tf.float32))
+        parts.append(whole.cache().repeat())
+    stream = tf.data.Dataset.zip(*parts).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
     return stream.prefetch(tf.data.AUTOTUNE).apply(tf.data.experimental.assert_cardinality(count))

@@ -108,9 +108,9 @@ def test_the_units_are_stated_where_all_images_share_them(fitted):
 def test_the_units_are_left_open_where_images_differ(chest, monkeypatch):
     prepare = preprocess.prepare
 
-    def read_some_as_ct(source, spec):
-        image = prepare(source, spec)
-        return dataclasses.replace(image, units="HU") if "_0" in str(source) else image
+    def read_some_as_ct(source, spec, name):
+        image = prepare(source, spec, name)
+        return dataclasses.replace(image, units="HU") if "_0" in name else image
 
     monkeypatch.setattr(preprocess, "prepare", read_some_as_ct)
     assert input_statistics.fit(chest, SPEC, _embed)[1]["units"] is None

@@ -3,15 +3,14 @@
 import dataclasses
 import time
 
-from lungkit.backend import keras
-
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from lungkit.clinic import decode
 from lungkit.data import dataset, images, preprocess
-from lungkit.training import pipeline
+from lungkit.training import finetune, pipeline, recipes
 
 SPEC = preprocess.Preprocessing(size=(32, 32), mean=0.4, std=0.25)
 BLACK, WHITE = (0 - SPEC.mean) / SPEC.std, (1 - SPEC.mean) / SPEC.std
@@ -30,7 +29,7 @@ def pictures() -> np.ndarray:
     return ((grey - SPEC.mean) / SPEC.std).astype(np.float32)
 
 
-def _augmentation(**changes) -> keras.Sequential:
+def _augmentation(**changes) -> pipeline.Augmentation:
     return pipeline.augmentation(mean=SPEC.mean, std=SPEC.std, **changes)
 
 
@@ -151,28 +150,40 @@ def reads(monkeypatch) -> list[str]:
     """Every file that preprocess.prepare was called with, while it still works."""
     called, prepare = [], preprocess.prepare
 
-    def counting(file, *rest):
-        called.append(str(file))
-        return prepare(file, *rest)
+    def counting(source, spec, name=None):
+        called.append(name or str(source))
+        return prepare(source, spec, name)
 
     monkeypatch.setattr(preprocess, "prepare", counting)
     return called
 
 
-def test_a_set_that_fits_is_decoded_once(chest, reads):
+def test_a_set_is_decoded_once(chest, reads):
     stream = pipeline.batches(chest, "val", SPEC)
     first, second = _collected(stream)[0], _collected(stream)[0]
     assert sorted(reads) == sorted(map(str, chest.files("val")))
     np.testing.assert_array_equal(first, second)
 
 
-def test_a_set_too_large_for_the_cache_is_decoded_each_epoch(chest, reads, monkeypatch):
+def test_a_set_too_large_for_memory_is_decoded_once_and_read_from_the_disk(chest, reads, monkeypatch):
     n = len(chest.files("val"))
-    monkeypatch.setattr(pipeline, "CACHE_BYTES", n * 32 * 32 * 4 - 1)
-    stream = pipeline.batches(chest, "val", SPEC)
-    first, second = _collected(stream)[0], _collected(stream)[0]
-    assert len(reads) == 2 * n
-    np.testing.assert_array_equal(first, second)
+    in_memory = _collected(pipeline.batches(chest, "val", SPEC))[0]
+    monkeypatch.setattr(pipeline, "MEMORY_BYTES", n * 32 * 32 * 4 - 1)
+    stream = pipeline.batches(chest, "val", SPEC, 7)
+    for _ in range(2):
+        np.testing.assert_array_equal(_collected(stream)[0], in_memory)
+    assert len(reads) == n
+
+
+def test_training_and_registering_decode_each_file_once(squares, reads, tmp_path):
+    recipe = recipes.Recipe(
+        name="squares", modality="X-ray", question="Left or right?", population="squares", data="squares",
+        images={"left": 60, "right": 60}, licence="none", backbone="cnn", side=32, batch_size=8, epochs=1,
+        augmentation={"flip": False}, mirrored=False,
+    )  # fmt: skip
+    version, _ = finetune.train(recipe, squares, tmp_path / "work")
+    assert version.card["checks"]["fitted_on"]
+    assert sorted(reads) == sorted(map(str, dataset.load(squares).files()))
 
 
 # --- the augmentation
@@ -233,10 +244,13 @@ def test_some_images_are_left_where_they_are(pictures):
     assert 0.05 < same.mean() < 0.6
 
 
-def test_the_affine_layer_can_be_made_again_from_its_settings(pictures):
-    layer = pipeline.RandomAffine(20, 0.1, 0.2, stretch=0.1, fill=BLACK, seed=3)
-    again = pipeline.RandomAffine.from_config(layer.get_config())
-    np.testing.assert_array_equal(again(pictures, training=True), layer(pictures, training=True))
+def test_what_varies_a_batch_follows_from_its_key_and_the_seed_not_from_what_came_before(pictures):
+    strong = {"sharpness": 0.5, "noise": 0.1, "gamma": 0.3, "seed": 3}
+    first, second = _augmentation(**strong), _augmentation(**strong)
+    second(pictures, key=4)
+    np.testing.assert_array_equal(first(pictures, key=5), second(pictures, key=5))
+    assert np.abs(np.asarray(first(pictures, key=6)) - first(pictures, key=5)).max() > 0.1
+    assert np.abs(_augmentation(**strong | {"seed": 4})(pictures, key=5) - first(pictures, key=5)).max() > 0.1
 
 
 def test_stretching_changes_the_proportions_of_what_is_seen_and_not_its_middle():
@@ -309,6 +323,19 @@ def test_epochs_of_a_few_batches_are_the_same_however_fast_they_are_asked_for(ch
     assert not np.array_equal(first[:4], first[4:8])
 
 
+def test_batches_made_in_parallel_are_those_made_one_after_the_other(chest):
+    def epochs(threads):
+        stream = pipeline.batches(chest, "train", SPEC, 2, augment=_augmentation(noise=0.1), shuffle=True, seed=3)
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = threads
+        options.autotune.enabled = threads > 1
+        return [_collected(stream.with_options(options)) for _ in range(2)]
+
+    for (tensors, labels), (others, same) in zip(epochs(1), epochs(8), strict=True):
+        np.testing.assert_array_equal(tensors, others)
+        np.testing.assert_array_equal(labels, same)
+
+
 def test_augmentation_comes_after_the_cache(chest):
     stream = pipeline.batches(chest, "val", SPEC, augment=_augmentation())
     assert np.abs(_collected(stream)[0] - _collected(stream)[0]).max() > 0.1
@@ -368,6 +395,7 @@ def test_cutmix_puts_one_rectangle_of_another_image_in_and_blends_targets_and_we
     batches = pipeline.InMemory(pictures, labels, 2, 16, cutmix=1.0, weights={0: 1.0, 1: 3.0}, seed=3)
     shares = []
     for _ in range(20):
+        batches.on_epoch_end()
         x, y, told = batches[0]
         foreign = (x != pictures).all(axis=(0, 3))
         rows, columns = np.flatnonzero(foreign.any(axis=1)), np.flatnonzero(foreign.any(axis=0))
@@ -384,7 +412,10 @@ def test_cutmix_puts_one_rectangle_of_another_image_in_and_blends_targets_and_we
 
 def test_with_mixup_and_cutmix_each_batch_gets_one_of_the_two(pictures):
     batches = pipeline.InMemory(pictures, np.arange(16) % 2, 2, 16, mixup=1.0, cutmix=1.0, seed=3)
-    own_or_others = [np.isin(batches[0][0], pictures).all() for _ in range(20)]
+    own_or_others = []
+    for _ in range(20):
+        own_or_others.append(np.isin(batches[0][0], pictures).all())
+        batches.on_epoch_end()
     assert 3 < sum(own_or_others) < 17  # pixels as they were: cut; others: blended
 
 
@@ -399,3 +430,16 @@ def test_gamma_bends_the_greys_between_black_and_white_and_keeps_both(pictures):
     assert middle.std() > 0.03
     still = np.asarray(_augmentation(**STILL, gamma=0.5)(pictures, training=False))
     np.testing.assert_allclose(still, pictures, atol=1e-5)
+
+
+def test_batches_in_memory_are_the_same_in_whatever_order_they_are_asked_for(pictures):
+    def epoch(numbers):
+        augment = _augmentation(noise=0.1)
+        batches = pipeline.InMemory(pictures, np.arange(16) % 2, 2, 4, augment=augment, mixup=0.4, cutmix=1.0)
+        batches.on_epoch_end()
+        return {number: batches[number] for number in numbers}
+
+    forwards, backwards = epoch(range(4)), epoch(reversed(range(4)))
+    for number, parts in forwards.items():
+        for part, same in zip(parts, backwards[number], strict=True):
+            np.testing.assert_array_equal(part, same)
