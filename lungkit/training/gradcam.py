@@ -67,10 +67,12 @@ def _last_feature_maps(model: keras.Model):
     """The symbolic tensor (n, height, width, channels) that Grad-CAM explains."""
     if getattr(model.layers[-1], "activation", None) is not keras.activations.linear or len(model.outputs) != 1:
         raise LungkitError(f"model '{model.name}' does not end in one dense layer of logits, without an activation")
-    for layer in reversed(model.layers):
-        shape = layer.output.shape
-        if len(shape) == 4 and shape[1] * shape[2] > 1 and not isinstance(layer, keras.layers.InputLayer):
-            return layer.output
+    # Back from the logits, not by the layers' outputs: a member's layers also belong to the network it was trained as.
+    tensor = model.outputs[0]
+    while hasattr(tensor, "shape") and tensor is not model.inputs[0]:
+        if len(tensor.shape) == 4 and tensor.shape[1] * tensor.shape[2] > 1:
+            return tensor
+        tensor = tensor._keras_history.operation.input
     raise LungkitError(f"no layer of model '{model.name}' gives feature maps (n, height, width, channels)")
 
 
