@@ -260,7 +260,7 @@ def test_any_frame_is_read_or_refused_with_a_reason_and_takes_no_memory():
 @pytest.mark.parametrize(
     ("part", "value", "why"),
     [
-        (0, b'{"msg_id": "1"}', "a header whose msg_type is no text"),
+        (0, b'{"msg_id": "1"}', "a header whose msg_type is not text"),
         (0, b'{"msg_id": "1", "msg_type": "comm_msg"}', r"a header of version \?; 5.x is read"),
         (0, b'{"msg_id": "1", "msg_type": "comm_msg", "version": "<.3"}', "a header of version <.3; 5.x is read"),
         (
@@ -268,12 +268,12 @@ def test_any_frame_is_read_or_refused_with_a_reason_and_takes_no_memory():
             b'{"msg_id": "1", "a": ' + b"[" * 500 + b"]" * 500 + b"}",
             "a header with more than texts and numbers in it",
         ),
-        (0, b"[]", "a header that is no JSON object"),
-        (1, b"{", "a parent header that is no JSON"),
+        (0, b"[]", "a header that is not a JSON object"),
+        (1, b"{", "a parent header that is not JSON"),
         (2, b'"' + b"x" * 2**16 + b'"', "a metadata of 65538 bytes; there may be 65536"),
-        (3, b"[" * 100_000, "a content that is no JSON"),
+        (3, b"[" * 100_000, "a content that is not JSON"),
         (3, b'{"comm_id": []}', "a comm_msg without comm_id"),
-        (3, b'{"comm_id": "1", "data": []}', "a comm_msg whose data is no object"),
+        (3, b'{"comm_id": "1", "data": []}', "a comm_msg whose data is not an object"),
     ],
 )
 def test_a_part_of_the_wrong_kind_is_named(part, value, why):
@@ -387,7 +387,7 @@ def test_a_broken_frame_closes_its_own_socket_with_a_reason(clinic, page):
             pass
         return connection.close_code, connection.close_reason
 
-    assert asyncio.run(closing("{}")) == (1003, "a frame of text; only binary frames are read")
+    assert asyncio.run(closing("{}")) == (1003, "a text frame; only binary frames are read")
     code, reason = asyncio.run(closing((10**18).to_bytes(8, "little") * 20))
     assert (code, reason) == (1008, f"{10**18} offsets in 160 bytes; there are 6 to 70")
     assert asyncio.run(closing(bytes(sockets.MESSAGE_BYTES + 1)))[0] in (1009, None)

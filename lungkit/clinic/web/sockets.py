@@ -1,11 +1,11 @@
 """A page's socket to its kernel: each message is checked, in both directions, before any other code reads it.
 
-Only PROTOCOL is spoken. A message in it is a run of bytes: how many offsets there are, the offsets (8 bytes each,
-little-endian), the name of a channel, header, parent header, metadata and content (JSON objects), then buffers. The
-offsets say where each of these begins, and the last one where the message ends.
+The socket accepts PROTOCOL only. Its messages are bytes: the number of offsets, the offsets (8 bytes each,
+little-endian), the name of a channel, header, parent header, metadata and content (JSON objects), then buffers. Each
+offset says where one of these begins, and the last offset where the message ends.
 
-What one page may cost all others is bounded: sockets, messages and bytes a second, what waits for a kernel that does
-not take it, and what waits for a browser that does not read it.
+A page's load on the server is limited: sockets, messages and bytes a second, messages that wait for a kernel that does
+not take them, and bytes that wait for a browser that does not read them.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import zmq
 import zmq.asyncio
@@ -28,28 +29,28 @@ from tornado import ioloop, web
 from traitlets import default
 
 PROTOCOL = "v1.kernel.websocket.jupyter.org"
-# All that a page has to say: what its widgets do. Code is not run for it, and its kernel ends in another way.
+# Widgets need these messages only. A page cannot run code in its kernel, and ends it in another way.
 KINDS = {"comm_open", "comm_close", "comm_msg", "comm_info_request", "kernel_info_request"}
-MESSAGE_BYTES = 2**20  # most that a page tells its kernel at once: texts and clicks; files come by themselves
+MESSAGE_BYTES = 2**20  # largest message of a page: texts and clicks; files take another way
 HEADER_BYTES = 2**16  # of a header, a parent header or the metadata
 MOST_BUFFERS = 64  # in a message of a page
-MOST_SOCKETS = 4  # open at once to one kernel; a page has one, and another for a moment when it connects again
+MOST_SOCKETS = 4  # open at once to one kernel; a page has one, and briefly a second when it connects again
 SOCKETS_A_SECOND, SOCKETS_AT_ONCE = 20, 100  # opened to one kernel
 MESSAGES_A_SECOND, MESSAGES_AT_ONCE = 50, 1000
 BYTES_A_SECOND, BYTES_AT_ONCE = 2**20, 2**22
 QUEUE = 100  # messages that wait in this process for a kernel
-RECEIVED = 10  # messages of a kernel that wait in this process, of whatever size; more wait in the kernel's own
-KERNEL_PATIENCE = 30  # s that a full queue may stand still before the page is cut off
-UNREAD_BYTES = 2**26  # waiting for a browser; one more message may come on top, the pixels of a large image
+RECEIVED = 10  # messages of a kernel that wait in this process, of any size; more wait in the kernel's process
+KERNEL_PATIENCE = 30  # s that a full queue may stand still before the page is disconnected
+UNREAD_BYTES = 2**26  # waiting for a browser, plus one more message, such as the pixels of a large image
 OFFLINE_BYTES = 2**27  # kept for a page that lost its connection
-KERNEL_MESSAGE_BYTES = 2**29  # of one part of a message of a kernel
+KERNEL_MESSAGE_BYTES = 2**29  # of one part of a kernel's message
 _SESSION = re.compile(r"[0-9A-Za-z_-]{0,64}")
-_VERSION = re.compile(r"5(\.[0-9]{1,3}){1,2}")  # of the messages; others would be translated, with ways to fail
+_VERSION = re.compile(r"5(\.[0-9]{1,3}){1,2}")  # of the messages; others would be translated, which can fail
 _PARTS = ("header", "parent header", "metadata", "content")
 
 
 class BadMessage(Exception):
-    """A message that breaks the rules. code: of the websocket's closing."""
+    """A message that breaks the rules. code: for closing the websocket."""
 
     def __init__(self, reason: str, code: int = 1008):
         super().__init__(reason)
@@ -66,9 +67,9 @@ class Message:
 
 
 def read(frame: bytes | str) -> Message:
-    """Take a page's frame apart; raises BadMessage, before anything of a length that the frame names is made."""
+    """Split a page's frame into its parts; raises BadMessage before it allocates any length that the frame claims."""
     if not isinstance(frame, bytes):
-        raise BadMessage("a frame of text; only binary frames are read", 1003)
+        raise BadMessage("a text frame; only binary frames are read", 1003)
     channel, *parts = _split(frame)
     header, content = _header(parts), _object(parts[3], "content")
     if header["msg_type"] in ("comm_open", "comm_close", "comm_msg"):
@@ -77,7 +78,7 @@ def read(frame: bytes | str) -> Message:
 
 
 def _split(frame: bytes) -> list[bytes]:
-    """The channel's name and the parts that the offsets mark off."""
+    """The channel's name and the parts between the offsets."""
     count = int.from_bytes(frame[:8], "little")
     least = 1 + len(_PARTS) + 1
     if len(frame) < 8 or not least <= count <= least + MOST_BUFFERS:
@@ -87,18 +88,18 @@ def _split(frame: bytes) -> list[bytes]:
         raise BadMessage(f"{count} offsets do not fit in {len(frame)} bytes")
     offsets = struct.unpack(f"<{count}Q", frame[8:table])
     if list(offsets) != sorted(offsets) or offsets[0] != table or offsets[-1] != len(frame):
-        raise BadMessage(f"offsets that do not lead from byte {table} to {len(frame)}, one after the other")
+        raise BadMessage(f"offsets that do not rise from byte {table} to {len(frame)}")
     return [frame[start:stop] for start, stop in pairwise(offsets)]
 
 
 def _header(parts: Sequence[bytes]) -> dict:
-    """The header, where it and the two parts after it are what they have to be."""
+    """The header, after a check of it and the two parts after it."""
     if len(parts) < len(_PARTS):
         raise BadMessage(f"{len(parts)} parts; a message has at least {len(_PARTS)}")
     header, *_ = [_object(part, name) for part, name in zip(parts, _PARTS[:3], strict=False)]
     for field in ("msg_id", "msg_type"):
         if not isinstance(header.get(field), str):
-            raise BadMessage(f"a header whose {field} is no text")
+            raise BadMessage(f"a header whose {field} is not text")
     version = header.get("version")
     if not (isinstance(version, str) and _VERSION.fullmatch(version)):
         raise BadMessage(f"a header of version {_short(version) if isinstance(version, str) else '?'}; 5.x is read")
@@ -111,13 +112,13 @@ def _object(part: bytes, name: str) -> dict:
     try:
         value = json.loads(part.decode())
         if not isinstance(value, dict):
-            raise BadMessage(f"a {name} that is no JSON object", 1007)
+            raise BadMessage(f"a {name} that is not a JSON object", 1007)
         if "header" in name:
             if any(isinstance(part, dict | list) for part in value.values()):
                 raise BadMessage(f"a {name} with more than texts and numbers in it")
-            extract_dates(value)  # a date that is none would be an error where the kernel reads it
+            extract_dates(value)  # the kernel would fail on an invalid date
     except (ValueError, RecursionError, OverflowError) as error:
-        raise BadMessage(f"a {name} that is no JSON: {_short(str(error))}", 1007) from None
+        raise BadMessage(f"a {name} that is not JSON: {_short(str(error))}", 1007) from None
     return value
 
 
@@ -126,24 +127,24 @@ def _comm(content: dict, kind: str) -> None:
     if not all(isinstance(content.get(name), str) for name in texts):
         raise BadMessage(f"a {kind} without {' and '.join(texts)}")
     if not isinstance(content.get("data", {}), dict):
-        raise BadMessage(f"a {kind} whose data is no object")
+        raise BadMessage(f"a {kind} whose data is not an object")
 
 
 def _short(text: str | bytes) -> str:
-    """Of what a stranger wrote, as much as fits in a line of the log."""
+    """The start of a stranger's text, in printable characters, for a line of the log."""
     text = text.decode(errors="replace") if isinstance(text, bytes) else text
     return ascii(text[:80])[1:-1]
 
 
 class Pace:
-    """How long to wait so that on average no more than this comes in a second."""
+    """How long to wait to keep an average rate."""
 
     def __init__(self, a_second: float, at_once: float):
         self.a_second, self.at_once = a_second, at_once
         self.room, self.seen = at_once, time.monotonic()
 
     def wait(self, amount: float) -> float:
-        """Seconds to wait before more is read, after this amount came."""
+        """Seconds to wait before reading more, after this amount."""
         now = time.monotonic()
         self.room = min(self.at_once, self.room + (now - self.seen) * self.a_second) - amount
         self.seen = now
@@ -151,9 +152,9 @@ class Pace:
 
 
 class Gate:
-    """Where sockets to one kernel come in: few at a time, one after the other, and not too fast."""
+    """Admits sockets to one kernel: few at a time, one after the other, and not too fast."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.inside: set[KernelSocket] = set()
         self.pace, self.one_by_one = Pace(SOCKETS_A_SECOND, SOCKETS_AT_ONCE), asyncio.Lock()
 
@@ -164,27 +165,27 @@ class Connection(ZMQChannelsWebsocketConnection):
     dropped = 0  # messages of the kernel that broke the rules
 
     def forward(self, message: Message) -> None:
-        """To the kernel; raises BadMessage where that is already gone."""
+        """Send to the kernel; raises BadMessage if it is gone."""
         try:
             self.session.send_raw(self.channels["shell"], message.parts)
         except (KeyError, OSError, zmq.ZMQError):
             raise BadMessage("the kernel is gone", 1001) from None
 
     def give_up(self) -> None:
-        """The socket is gone before it was open."""
+        """The socket closed before it was open."""
         if self._open_sessions.get(self.session_key) is self.websocket_handler:
             del self._open_sessions[self.session_key]
 
-    def handle_incoming_message(self, incoming_msg) -> None:
+    def handle_incoming_message(self, incoming_msg: Any) -> None:
         """Not used: KernelSocket reads messages, then forwards them."""
-        raise RuntimeError("a message came past KernelSocket")
+        raise RuntimeError("a message did not pass KernelSocket")
 
-    def handle_outgoing_message(self, stream, outgoing_msg: list) -> None:
-        """To the browser, but for what is broken, and for the notebook's source."""
+    def handle_outgoing_message(self, stream: Any, outgoing_msg: list[bytes]) -> None:
+        """Send to the browser, except for broken messages and the notebook's source."""
         try:
             _, (_, *parts) = self.session.feed_identities(outgoing_msg)
             header = _header(parts)
-            if header["msg_type"] in ("status", "error"):  # of these alone the content is read in this process
+            if header["msg_type"] in ("status", "error"):  # this process reads the content of these only
                 _object(parts[3], "content")
         except (BadMessage, ValueError) as bad:
             self._drop(bad)
@@ -192,10 +193,10 @@ class Connection(ZMQChannelsWebsocketConnection):
         if header["msg_type"] != "execute_input":
             super().handle_outgoing_message(stream, outgoing_msg)
 
-    def _handle_kernel_info_reply(self, msg) -> None:
+    def _handle_kernel_info_reply(self, msg: Any) -> None:
         try:
             super()._handle_kernel_info_reply(msg)
-        except Exception as error:  # whatever a kernel can make of its answer; without one the socket opens as well
+        except Exception as error:  # the kernel decides what it sends; the socket also opens without this reply
             self._drop(error)
             if not self._kernel_info_future.done():
                 self._kernel_info_future.set_result({})
@@ -217,15 +218,15 @@ class KernelSocket(KernelWebsocketHandler):
         super().initialize()
         self._gates = gates
         self._paces = Pace(MESSAGES_A_SECOND, MESSAGES_AT_ONCE), Pace(BYTES_A_SECOND, BYTES_AT_ONCE)
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     async def pre_get(self) -> None:
-        """Refuse what cannot become a page's socket before anything is made for it."""
+        """Refuse a request that cannot become a page's socket before anything is allocated for it."""
         if not self.authorizer.is_authorized(self, self.current_user, "execute", "kernels"):
             raise web.HTTPError(403)
         offered = [name.strip() for name in self.request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         if self.request.headers.get("Upgrade", "").lower() != "websocket":
-            raise web.HTTPError(400, "only a websocket can be opened here")
+            raise web.HTTPError(400, "only websockets can be opened here")
         if PROTOCOL not in offered:
             raise web.HTTPError(400, f"socket refused: it does not offer the protocol {PROTOCOL}")
         if not _SESSION.fullmatch(self.get_argument("session_id", "")):
@@ -240,7 +241,7 @@ class KernelSocket(KernelWebsocketHandler):
         async with gate.one_by_one:
             if not self.gone:
                 await super().pre_get()
-        if self.gone:  # meanwhile
+        if self.gone:
             self._forget()
             raise web.HTTPError(400, "the browser left before the socket was open")
 
@@ -248,19 +249,19 @@ class KernelSocket(KernelWebsocketHandler):
         return PROTOCOL
 
     async def open(self, kernel_id: str) -> None:
-        if self.connection is not None:  # else it was closed while it was made ready
+        if self.connection is not None:  # it may have closed while it was prepared
             self.connected = True
             await super().open(kernel_id)
 
     async def on_message(self, frame: bytes | str) -> None:
-        """Read one message; the next one is not read before this returns."""
+        """Handle one message; the next one is not read before this returns."""
         if self._is_closing():
             return
         try:
             message = read(frame)
             await asyncio.sleep(max(pace.wait(n) for pace, n in zip(self._paces, (1, len(frame)), strict=True)))
             if message.channel == "shell" and message.kind in KINDS:
-                await self._until_the_kernel_takes_it()
+                await self._until_the_kernel_has_room()
                 if self.connection:
                     self.connection.forward(message)
             else:
@@ -268,8 +269,8 @@ class KernelSocket(KernelWebsocketHandler):
         except BadMessage as bad:
             self._refuse(bad)
 
-    async def _until_the_kernel_takes_it(self) -> None:
-        """While its queue is full, no more is read from the page."""
+    async def _until_the_kernel_has_room(self) -> None:
+        """While the kernel's queue is full, nothing more is read from the page."""
         for pause in [0] * 10 + [0.05] * (KERNEL_PATIENCE * 20):
             if not self.connection or not self.connection.channels["shell"].sending():
                 return
@@ -278,24 +279,24 @@ class KernelSocket(KernelWebsocketHandler):
 
     def _ignore(self, message: Message) -> None:
         what = f"{_short(message.kind)} on {message.channel}"
-        if what not in self._told and len(self._told) < 8:
-            self._told.add(what)
+        if what not in self._logged and len(self._logged) < 8:
+            self._logged.add(what)
             self.log.warning("socket of kernel %s: %s is not for pages and is ignored", self.kernel_id, what)
 
     def _refuse(self, bad: BadMessage) -> None:
         self.log.warning("socket of kernel %s closed: %s", self.kernel_id, bad)
         self.close(bad.code, str(bad)[:100])
-        self._forget()  # not when the browser has answered, which it need not do
+        self._forget()  # now, because the browser may never answer
 
-    def write_message(self, message, binary: bool = False):
-        """To the browser, unless that has not read for long."""
+    def write_message(self, message: bytes | str, binary: bool = False) -> Any:
+        """Send to the browser, unless too much waits for it already."""
         if self._is_closing():
             return None
         if len(self.ws_connection.stream._write_buffer) > UNREAD_BYTES:
             self._refuse(BadMessage(f"the browser has not read {UNREAD_BYTES >> 20} MiB", 1013))
             return None
         sent = super().write_message(message, binary)
-        sent.add_done_callback(lambda sent: sent.cancelled() or sent.exception())  # that the browser left is no news
+        sent.add_done_callback(lambda sent: sent.cancelled() or sent.exception())  # ignore that the browser left
         return sent
 
     def _is_closing(self) -> bool:
@@ -311,7 +312,7 @@ class KernelSocket(KernelWebsocketHandler):
         self._forget()
 
     def _forget(self) -> None:
-        """The socket is gone, or never came to be."""
+        """The socket is closed, or never opened."""
         if self.kernel_id in self._gates:
             self._gates[self.kernel_id].inside.discard(self)
         connection, self.connection = self.connection, None
@@ -327,7 +328,7 @@ class KernelSocket(KernelWebsocketHandler):
 
 
 class Kernels(AsyncMappingKernelManager):
-    """Kernels whose messages wait in a bounded room, and cannot make this process stumble."""
+    """Kernels whose waiting messages are limited, and whose broken messages do not disturb this process."""
 
     @default("context")
     def _context_default(self) -> zmq.asyncio.Context:
@@ -341,22 +342,22 @@ class Kernels(AsyncMappingKernelManager):
         stream = self._kernels[kernel_id]._activity_stream
         stream.on_recv(partial(self._watch, kernel_id, stream._recv_callback, []))
 
-    def _watch(self, kernel_id: str, record, broken: list, parts: list[bytes]) -> None:
+    def _watch(self, kernel_id: str, record: Any, broken: list[Exception], parts: list[bytes]) -> None:
         try:
             record(parts)
-        except Exception as error:  # whatever a kernel can send; what it does is then not noted as activity
+        except Exception as error:  # the kernel decides what it sends; this message does not count as activity
             if not broken:
-                self.log.warning("kernel %s sent a message that is not read: %s", kernel_id, _short(str(error)))
+                self.log.warning("kernel %s sent a message that cannot be read: %s", kernel_id, _short(str(error)))
             broken.append(error)
 
-    def start_buffering(self, kernel_id: str, session_key: str, channels: dict) -> None:
+    def start_buffering(self, kernel_id: str, session_key: str, channels: dict[str, Any]) -> None:
         super().start_buffering(kernel_id, session_key, channels)
         kept = self._kernel_buffers[kernel_id]
         for name, stream in channels.items():
             stream.on_recv(partial(self._keep, kernel_id, kept, name))
 
-    def _keep(self, kernel_id: str, kept: dict, channel: str, parts: list[bytes]) -> None:
-        """For a page that comes back; one that has missed too much has ended."""
+    def _keep(self, kernel_id: str, kept: dict[str, Any], channel: str, parts: list[bytes]) -> None:
+        """Keep a message for a page that may come back; a page that missed too much ends."""
         kept["bytes"] = kept.get("bytes", 0) + sum(map(len, parts))
         kept["buffer"].append((channel, parts))
         if kept["bytes"] > OFFLINE_BYTES:
