@@ -2,11 +2,17 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from sqlalchemy import orm
+
+    from lungkit.clinic.records.store import Store
 
 db_app = typer.Typer(no_args_is_help=True, help="The clinic's records: upgrade, backup, restore, check.")
 user_app = typer.Typer(no_args_is_help=True, help="People who sign in: add, list, disable, reset-password.")
@@ -26,10 +32,12 @@ def register(app: typer.Typer) -> None:
 
 def predict(
     files: Annotated[list[str], typer.Argument(help="files, folders or globs: PNG, JPEG, TIFF, DICOM")],
-    model: Annotated[str, typer.Option(help="NAME, or NAME@vN; default: the model that the clinic begins with")] = "",
+    model: Annotated[str, typer.Option(help="NAME, or NAME@vN; default: the model that the clinic starts with")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
     heatmaps: Annotated[Path | None, typer.Option(help="a folder for the heat map of each reading's label")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="processes that decode; default: as many as help")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="processes that decode; default: chosen by the amount of work")
+    ] = None,
 ) -> None:
     """Read images with a registered model. A broken file is reported and the rest are read; then the exit code is 1."""
     from lungkit import progress, terminal
@@ -40,13 +48,13 @@ def predict(
     version = registry.find(model or ModelPool().default())
     predictor = Predictor(version, heat=heatmaps is not None, many=True)
     found, nothing, notes = batch.find(files)
-    for note in notes:  # one JSON object a line is for the files alone
+    for note in notes:  # standard output is for the files only: one JSON object a line
         typer.echo(note, err=as_json)
     if heatmaps:
         batch.make_folder(heatmaps)
     failed = bool(nothing)
     with progress.bar(total=len(found), label=str(version), unit="image") as bar:
-        # Above the bar where both are on one screen.
+        # Above the bar if both are on one screen.
         say = bar.write if sys.stdout.isatty() else typer.echo
         for pattern in nothing:
             record = {"file": pattern, "error": f"{pattern}: no image file there"}
@@ -67,108 +75,123 @@ def predict(
 
 
 def serve(
-    port: Annotated[int, typer.Option(help="this one and no other")] = 8866,
+    port: Annotated[int, typer.Option(help="no other port is tried")] = 8866,
     host: Annotated[str, typer.Option(help="address to listen on; other than loopback needs TLS")] = "127.0.0.1",
     certfile: Annotated[Path | None, typer.Option(help="TLS certificate with its chain (PEM)")] = None,
-    keyfile: Annotated[Path | None, typer.Option(help="its key (PEM, without pass phrase)")] = None,
-    pool: Annotated[int, typer.Option(min=0, help="workplaces that wait, warm, for the next visitors")] = 2,
+    keyfile: Annotated[Path | None, typer.Option(help="its key (PEM, without a pass phrase)")] = None,
+    pool: Annotated[int, typer.Option(min=0, help="pages that are started ahead for the next visitors")] = 2,
     behind_proxy: Annotated[
-        bool, typer.Option("--behind-proxy", help="believe X-Forwarded-*: only the proxy may reach the port")
+        bool, typer.Option("--behind-proxy", help="trust X-Forwarded-*: only the proxy may reach the port")
     ] = False,
-    demo: Annotated[
-        bool, typer.Option("--demo", help="make a first admin and a doctor, if there is nobody yet")
-    ] = False,
+    demo: Annotated[bool, typer.Option("--demo", help="make an admin and a doctor if there are no accounts")] = False,
 ) -> None:
-    """Serve the clinic until Ctrl-C: sign in, upload, read, review, oversee."""
+    """Serve the clinic until Ctrl-C: sign in, upload, read, review, administer."""
     from lungkit.clinic.web import supervisor
 
     if demo:
-        _demo_people()
-    supervisor.serve(
-        port=port, host=host, certfile=certfile, keyfile=keyfile, pool=pool, behind_proxy=behind_proxy, announce=_open
-    )
+        _make_demo_accounts()
+    supervisor.serve(port, host, certfile, keyfile, pool, behind_proxy, announce=_announce)
 
 
-def _open(url: str) -> None:
+def _announce(url: str) -> None:
     typer.echo(f"The clinic is open at {url} (Ctrl-C stops it). Research use only, not a diagnosis.")
 
 
-def _demo_people() -> None:
-    from lungkit.clinic.records import accounts, maintenance
-    from lungkit.clinic.records.store import Store
+def _make_demo_accounts() -> None:
+    from lungkit.clinic.records import accounts
 
-    store = Store()
-    maintenance.upgrade(store)
-    with store.write() as db:
+    with _writing() as db:
         if accounts.list_users(db):
-            typer.echo("There are accounts already; a forgotten password: lungkit user reset-password NAME")
+            typer.echo("There are accounts already. If you forgot a password: lungkit user reset-password NAME")
             return
-        made = [
-            (name, accounts.add_user(db, name, full_name, role))
-            for name, full_name, role in (("admin", "Demo Admin", "admin"), ("doctor", "Demo Doctor", "doctor"))
-        ]
-    store.close()
-    typer.echo("Accounts of this demo; their passwords are shown this once:")
-    for name, password in made:
+        passwords = {role: accounts.add_user(db, role, f"Demo {role.title()}", role) for role in ("admin", "doctor")}
+    typer.echo("Accounts of this demo; their passwords are shown only once:")
+    for name, password in passwords.items():
         typer.echo(f"  user name {name:<8} password {password}")
 
 
-# --- db
+# --- the records
+
+
+def _store() -> "Store":
+    from lungkit.clinic.records.store import Store
+
+    return Store()
+
+
+@contextmanager
+def _writing() -> "Iterator[orm.Session]":
+    """A write transaction on records that are up to date."""
+    from lungkit.clinic.records import maintenance
+
+    store = _store()
+    maintenance.upgrade(store)
+    with store.write() as db:
+        yield db
+    store.close()
+
+
+def _head(store: "Store") -> str:
+    from lungkit.clinic.records import audit_trail
+
+    with store.read() as db:
+        return audit_trail.head(db)
 
 
 def _report(complaints: list[str]) -> None:
-    """Each complaint as a line; any at all is a failure."""
+    """Print each complaint as a line; if there are any, the exit code is 1."""
     for complaint in complaints:
         typer.echo(f"- {complaint}")
     if complaints:
         raise typer.Exit(1)
 
 
+# --- db
+
+
 @db_app.command("upgrade")
 def db_upgrade() -> None:
     """Make the tables of the records, or bring them up to date."""
     from lungkit.clinic.records import maintenance
-    from lungkit.clinic.records.store import Store
 
-    maintenance.upgrade(Store())
+    maintenance.upgrade(_store())
     typer.echo("the records are up to date")
 
 
 @db_app.command("backup")
 def db_backup(path: Annotated[Path, typer.Argument(help="a new file, or a folder")]) -> None:
-    """Copy the records to one file while people go on working; keep it like the records themselves."""
-    from lungkit.clinic.records import audit_trail, maintenance
-    from lungkit.clinic.records.store import Store
+    """Copy the records to one file while people continue to work; keep it as safe as the records themselves."""
+    from lungkit.clinic.records import maintenance
 
-    store = Store()
+    store = _store()
     file = maintenance.backup(store, path)
-    with store.read() as db:
-        typer.echo(f"{file}\nhead of the audit trail now, to be noted elsewhere: {audit_trail.head(db)}")
+    typer.echo(f"{file}\nhead of the audit trail; note it somewhere else: {_head(store)}")
 
 
 @db_app.command("restore")
 def db_restore(path: Annotated[Path, typer.Argument(help="a file that `lungkit db backup` made")]) -> None:
-    """Put a backup in the place of the records, which are kept beside it. Stop the server first."""
+    """Replace the records by a backup; the earlier records are kept next to it. Stop the server first."""
     from lungkit.clinic.records import maintenance
-    from lungkit.clinic.records.store import Store
 
-    store = Store()
+    store = _store()
     kept = maintenance.restore(store, path)
-    typer.echo(f"{path} is in place" + (f"; what was there before: {kept}" if kept else ""))
+    typer.echo(f"{path} is in place" + (f"; the earlier records: {kept}" if kept else ""))
     _report(maintenance.check(store))
 
 
 @db_app.command("check")
 def db_check() -> None:
-    """Look for damage, open files, old tables and a broken audit trail; exit code 1 where there is any."""
+    """Look for damage, files that others can read, old tables and a broken audit trail; any gives exit code 1."""
     from lungkit.clinic.records import maintenance
-    from lungkit.clinic.records.store import Store
 
-    _report(maintenance.check(Store()))
+    _report(maintenance.check(_store()))
     typer.echo("the records are sound")
 
 
 # --- user
+
+Name = Annotated[str, typer.Argument(help="user name")]
+Ask = Annotated[bool, typer.Option("--ask", help="type the password here; otherwise a random one is shown")]
 
 
 @user_app.command("add")
@@ -176,70 +199,54 @@ def user_add(
     name: Annotated[str, typer.Argument(help="what the person types to sign in")],
     full_name: Annotated[str, typer.Option(help="how the person is shown, also on reports")] = "",
     role: Annotated[str, typer.Option(help="doctor or admin")] = "doctor",
-    ask: Annotated[bool, typer.Option("--ask", help="type the password here; otherwise a random one is shown")] = False,
+    ask: Ask = False,
 ) -> None:
-    """Make an account and show its password, this once."""
+    """Make an account and show its password, only this once."""
     from lungkit.clinic.records import accounts
 
-    given = _typed_password() if ask else None
-    with _accounts() as db:
-        password = accounts.add_user(db, name, full_name or name, role, given)
-    typer.echo(f"{name} can sign in as {role}" + ("" if given else f" with the password {password}"))
+    typed = _typed_password() if ask else None
+    with _writing() as db:
+        password = accounts.add_user(db, name, full_name or name, role, typed)
+    typer.echo(f"{name} can sign in as {role}" + ("" if typed else f" with the password {password}"))
 
 
 @user_app.command("list")
 def user_list() -> None:
-    """Every account: name, role, whether it may sign in, last sign-in."""
+    """Show every account: name, role, whether it can sign in, last sign-in."""
     from lungkit import terminal
     from lungkit.clinic.records import accounts
 
     rows = []
-    with _accounts() as db:
+    with _writing() as db:
         for user in accounts.list_users(db):
             last = f"{user.last_sign_in:%Y-%m-%d %H:%M}" if user.last_sign_in else "–"
             rows.append((user.name, user.full_name, user.role, "yes" if user.active else "no", last))
-    terminal.table(("user", "full name", "role", "may sign in", "last sign-in (UTC)"), rows)
+    terminal.table(("user", "full name", "role", "can sign in", "last sign-in (UTC)"), rows)
 
 
 @user_app.command("disable")
-def user_disable(name: Annotated[str, typer.Argument(help="user name")]) -> None:
+def user_disable(name: Name) -> None:
     """End the person's sessions now and refuse further sign-ins; what the person did stays."""
     from lungkit.clinic.records import accounts
 
-    with _accounts() as db:
+    with _writing() as db:
         accounts.disable_user(db, name)
     typer.echo(f"{name} is signed out and cannot sign in any more")
 
 
 @user_app.command("reset-password")
-def user_reset_password(
-    name: Annotated[str, typer.Argument(help="user name")],
-    ask: Annotated[bool, typer.Option("--ask", help="type the password here; otherwise a random one is shown")] = False,
-) -> None:
-    """Set a new password, show it this once, and end the person's sessions."""
+def user_reset_password(name: Name, ask: Ask = False) -> None:
+    """Set a new password, show it only this once, and end the person's sessions."""
     from lungkit.clinic.records import accounts
 
-    given = _typed_password() if ask else None
-    with _accounts() as db:
-        password = accounts.reset_password(db, name, given)
-    typer.echo(f"{name} has a new password" + ("" if given else f": {password}"))
-
-
-@contextmanager
-def _accounts():
-    """A write transaction on records that are up to date."""
-    from lungkit.clinic.records import maintenance
-    from lungkit.clinic.records.store import Store
-
-    store = Store()
-    maintenance.upgrade(store)
-    with store.write() as db:
-        yield db
-    store.close()
+    typed = _typed_password() if ask else None
+    with _writing() as db:
+        password = accounts.reset_password(db, name, typed)
+    typer.echo(f"{name} has a new password" + ("" if typed else f": {password}"))
 
 
 def _typed_password() -> str:
-    return typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
 
 
 # --- audit
@@ -247,28 +254,26 @@ def _typed_password() -> str:
 
 @audit_app.command("verify")
 def audit_verify(
-    since: Annotated[str, typer.Option(help="a head noted earlier; shows a trail cut off or made anew")] = "",
+    since: Annotated[str, typer.Option(help="a head noted earlier; shows a trail cut off or rebuilt")] = "",
 ) -> None:
-    """Check that no row of the audit trail was changed, removed or put in; rows cut off at its end need --since."""
+    """Check that no row of the trail was changed, removed or inserted; only --since shows rows cut off its end."""
     from lungkit.clinic.records import audit_trail
-    from lungkit.clinic.records.store import Store
 
-    store = Store()
-    with store.read() as db:
-        head = audit_trail.head(db)
+    store = _store()
+    head = _head(store)  # first, so that the check covers it
     rows = audit_trail.verify(store, since)
-    typer.echo(f"{_checked(rows, since)}\nhead now, to be noted elsewhere: {head}")
+    typer.echo(f"{_result(rows, since)}\nhead of the audit trail; note it somewhere else: {head}")
 
 
-def _checked(rows: int, since: str) -> str:
-    """What a trail of so many rows that fit together has been shown to be, and no more than that."""
+def _result(rows: int, since: str) -> str:
+    """What the check of so many rows has shown, and no more than that."""
     if since:
         noted = since.strip().partition(":")[0]
         return (
             f"{rows} rows; those up to {noted} are the ones whose head was noted, and none between them and the last "
-            "one was changed, removed or put in"
+            "one was changed, removed or inserted"
         )
     return (
-        f"{rows} rows; none before the last one was changed, removed or put in. Rows cut off at the end, or a trail "
-        "made again as a whole, show only with --since HEAD, a head noted earlier"
+        f"{rows} rows; none before the last one was changed, removed or inserted. Only --since HEAD, a head noted "
+        "earlier, shows rows cut off at the end or a trail that was rebuilt as a whole"
     )

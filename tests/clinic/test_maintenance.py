@@ -473,7 +473,7 @@ def test_the_command_makes_backs_up_restores_and_checks_the_records(lungkit, sql
     assert re.search(r": 1:[0-9a-f]{64}$", out)
     code, out, _ = lungkit("db", "restore", tmp_path / "backup.db")
     assert code == 0
-    assert re.search(r"backup\.db is in place; what was there before: .*clinic\.before_restore_\S+\.db\n$", out)
+    assert re.search(r"backup\.db is in place; the earlier records: .*clinic\.before_restore_\S+\.db\n$", out)
     assert lungkit("db", "check") == (0, "the records are sound\n", "")
 
 
@@ -516,6 +516,6 @@ def test_a_verified_trail_is_not_said_to_be_whole_at_its_end(lungkit, sqlite_url
         db.execute("DELETE FROM audit WHERE number = 2")
     code, out, _ = lungkit("audit", "verify")
     assert code == 0
-    assert out.startswith("1 rows; none before the last one was changed, removed or put in. Rows cut off at the end")
+    assert out.startswith("1 rows; none before the last one was changed, removed or inserted. Only --since HEAD")
     assert "--since" in out
     assert "broken at row 2" in lungkit("audit", "verify", "--since", head)[2]
