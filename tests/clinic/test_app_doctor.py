@@ -694,7 +694,7 @@ def test_the_viewer_gets_hounsfield_units_whole_and_intensities_in_bytes(opened_
     sent = np.frombuffer(shown.pixels, np.uint8).reshape(shown.height, shown.width)
     assert np.array_equal(sent, np.rint(xray.pixels * 255))
     heat = np.frombuffer(shown.heat, np.uint8).reshape(2, shown.heat_height, shown.heat_width)
-    assert shown.classes[shown.chosen] == "Pneumonia" and heat[shown.chosen].max() == 255
+    assert shown.classes[shown.selected] == "Pneumonia" and heat[shown.selected].max() == 255
 
 
 def test_the_report_is_a_pdf_whose_name_tells_nothing_of_the_patient(opened, monkeypatch):

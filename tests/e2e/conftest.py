@@ -145,6 +145,17 @@ class Visitor:
         self.page.locator(".clinic-nav").wait_for()
         return self
 
+    def start_over(self) -> "Visitor":
+        """Back to the first screen, with an empty form; what was noted about earlier tests is forgotten."""
+        self.requests.clear()
+        self.faults.clear()
+        self.go(self.page.locator(".nav-entry").first.inner_text().strip())
+        for leave in ("Next patient", "Choose another patient"):
+            button = self.page.get_by_role("button", name=leave)
+            if button.is_visible():
+                button.click()
+        return self
+
     def go(self, screen: str) -> None:
         """Another screen of the navigation, by its name."""
         entry = self.page.locator(".nav-entry", has_text=screen)
@@ -263,22 +274,43 @@ def clinic(start_clinic) -> Clinic:
     return start_clinic(pool=2)
 
 
-@pytest.fixture
-def visit(browser, request) -> Iterator[Callable[..., Visitor]]:
-    """A function: a browser of its own on the clinic, signed in as somebody where a name is given.
+@pytest.fixture(scope="module")
+def open_pages() -> Iterator[dict[str, Visitor]]:
+    """Pages of the shared clinic that later tests of the file use again, by user name."""
+    pages: dict[str, Visitor] = {}
+    yield pages
+    for visitor in pages.values():
+        visitor.context.close()
 
-    At the end of the test nothing may have been asked of another machine, nor may a script have failed.
+
+@pytest.fixture
+def visit(browser, open_pages, request) -> Iterator[Callable[..., Visitor]]:
+    """A function: a browser on the clinic, signed in if a name is given.
+
+    The page is one that an earlier test used, back at its first screen, unless the test ends the session or the
+    like (`alone=True`), or has its own clinic. After the test: no requests to other machines, no failed scripts.
     """
     visitors = []
 
-    def open_browser(name: str | None = None, width: int = WIDTHS["desk"], clinic: Clinic | None = None) -> Visitor:
-        visitor = Visitor(browser, clinic or request.getfixturevalue("clinic"), width)
+    def open_browser(
+        name: str | None = None, width: int = WIDTHS["desk"], clinic: Clinic | None = None, alone: bool = False
+    ) -> Visitor:
+        shared = name is not None and clinic is None and not alone
+        if shared and name in open_pages:
+            visitor = open_pages[name].start_over()
+        else:
+            visitor = Visitor(browser, clinic or request.getfixturevalue("clinic"), width)
+            if name:
+                visitor.sign_in(name)
+        if shared:
+            open_pages[name] = visitor
         visitors.append(visitor)
-        return visitor.sign_in(name) if name else visitor
+        return visitor
 
     yield open_browser
     for visitor in visitors:
-        visitor.context.close()
+        if visitor not in open_pages.values():
+            visitor.context.close()
     assert [visitor.elsewhere() for visitor in visitors] == [[] for _ in visitors]
     assert [visitor.faults for visitor in visitors] == [[] for _ in visitors]
 

@@ -63,7 +63,7 @@ def test_sign_in_refuses_a_wrong_password_and_lets_the_right_one_in(visit, clini
 
 
 def test_after_signing_out_the_back_button_shows_no_record(visit, clinic, slices):
-    ada = visit("ada")
+    ada = visit("ada", alone=True)
     ada.new_patient("OUT-1", "Demo Patient Out")
     ada.upload(slices["Normal"])
     ada.sees("Demo Patient Out")
@@ -77,7 +77,7 @@ def test_after_signing_out_the_back_button_shows_no_record(visit, clinic, slices
 
 
 def test_a_session_ended_in_mid_work_is_refused_at_the_next_click(visit, clinic, slices):
-    ada = visit("ada")
+    ada = visit("ada", alone=True)
     ada.new_patient("END-1", "Demo Patient End")
     ada.upload(slices["Normal"])
     accounts.sign_out(clinic.store, ada.token)
@@ -402,7 +402,7 @@ def test_an_administrator_adds_a_person_who_can_sign_in_at_once(visit, clinic):
     eve.page.get_by_role("textbox", name="Full name").fill("Third Doctor")
     eve.page.get_by_role("button", name="Add person").click()
     clinic.passwords["fred"] = eve.page.locator(".password code").inner_text()
-    fred = visit("fred")
+    fred = visit("fred", alone=True)
     fred.sees("Third Doctor, doctor")
     eve.page.locator("tbody tr", has_text="fred").click()
     eve.page.get_by_role("button", name="Disable account …").click()
@@ -509,7 +509,7 @@ class Forger:
 
 
 def test_a_doctor_gets_no_further_with_forged_messages(visit, clinic, tmp_path, slices):
-    ada = visit("ada")
+    ada = visit("ada", alone=True)
     entries = ada.page.locator(".nav-entry").all_inner_texts()
     assert [entry.strip() for entry in entries] == ["New case", "Worklist", "Patient"]
     before = everything(clinic)
@@ -567,7 +567,7 @@ def test_the_kernel_of_a_colleague_does_not_answer(visit, clinic):
 def test_an_administrator_who_is_made_a_doctor_is_refused_at_the_next_click(visit, clinic):
     with clinic.store.write() as db:
         clinic.passwords["gus"] = accounts.add_user(db, "gus", "Second Admin", "admin")
-    gus = visit("gus")
+    gus = visit("gus", alone=True)
     with clinic.store.write() as db:
         accounts.set_role(db, "gus", "doctor")
     gus.page.get_by_role("textbox", name="User name").fill("mallory")

@@ -199,7 +199,7 @@ def test_a_kernel_killed_while_it_saves_leaves_all_of_a_reading_or_nothing(visit
     assert_whole(clinic)
     choose(ada, "F-1")
     ada.upload(scan)
-    assert "This image was read for this patient before" in ada.line(scan)
+    assert "This image was already read for this patient" in ada.line(scan)
     assert len(saved(clinic)) == len(before) + 2
 
 

@@ -1,4 +1,4 @@
-// A button that asks the kernel for a file and gives it to the browser to save.
+// A button that asks the kernel for a file and lets the browser save it.
 
 function render({ model, el }) {
   const button = document.createElement("button");

@@ -1,8 +1,8 @@
-// Chooses image files and sends them one after the other: each goes to the server as it is, then the kernel is told to
-// take it, and the next one waits for the kernel's word.
+// Sends the chosen image files one after another: each goes to the server unchanged, then the kernel is told to take it,
+// and the next one waits for the kernel's answer.
 
-const PATIENCE = 120; // seconds until a file without an answer means that the server is gone
-const STILL = 30; // seconds without a byte going, or without an answer to all of them, that mean the same
+const PATIENCE = 120; // seconds without an answer to a file after which the server counts as gone
+const STILL = 30; // seconds without progress in sending after which it does, too
 
 function megabytes(bytes) {
   return `${(bytes / 2 ** 20).toFixed(bytes < 2 ** 20 ? 2 : 0)} MiB`;
@@ -39,17 +39,17 @@ function render({ model, el }) {
   model.on("change:disabled change:title change:hint", show);
   show();
 
-  // Says why a file is not sent, before a byte of it leaves this computer.
+  // Refuses files that are too large before anything leaves this computer.
   function tooLarge(files) {
     const limit = model.get("limit");
     const large = files.filter((file) => file.size > limit);
     refused.textContent = large.map((file) =>
-      `${file.name} was not sent: it has ${megabytes(file.size)}, and one file may have ${megabytes(limit)}. ` +
-      "Export one image, not a series, or compress it.").join("\n");
+      `${file.name} was not sent. It has ${megabytes(file.size)}; the limit is ${megabytes(limit)} per file. ` +
+      "Export a single image instead of a series, or compress it.").join("\n");
     return large;
   }
 
-  // XMLHttpRequest, since fetch does not tell how much of a file has gone.
+  // XMLHttpRequest, because fetch does not report how much of a file was sent.
   const delivered = (file, told) => new Promise((resolve, reject) => {
     const { kernelId } = JSON.parse(document.getElementById("jupyter-config-data").textContent);
     const request = new XMLHttpRequest();
@@ -61,7 +61,7 @@ function render({ model, el }) {
       still = setTimeout(() => { reject(new Error("the clinic is not answering")); request.abort(); }, 1000 * STILL);
     };
     request.upload.onprogress = (event) => { moves(); told(event.loaded); };
-    request.onload = resolve; // refused or not: the kernel says what to do where nothing arrived
+    request.onload = resolve; // even if refused: the kernel says what to do if nothing arrived
     request.onerror = () => reject(new Error("the server cannot be reached"));
     request.onloadend = () => clearTimeout(still);
     moves();
@@ -69,7 +69,7 @@ function render({ model, el }) {
   });
 
   async function sent(file, number, of) {
-    const working = `Working on file ${number} of ${of}: ${file.name}`;
+    const working = `Sending file ${number} of ${of}: ${file.name}`;
     hint.textContent = working;
     await delivered(file, (bytes) => {
       hint.textContent = `${working}, ${Math.round((100 * bytes) / file.size)} % of ${megabytes(file.size)} sent`;
@@ -88,8 +88,8 @@ function render({ model, el }) {
     try {
       for (const [i, file] of fitting.entries()) await sent(file, i + 1, fitting.length);
     } catch (error) {
-      refused.textContent = `Not all files were sent (${error.message}). Those listed as read are saved; choose the ` +
-        "others again. If this comes back, load this page anew.";
+      refused.textContent = `Not all files were sent (${error.message}). Files listed as read are saved. Choose the ` +
+        "others again. If this happens again, reload the page.";
     }
     show();
   }
@@ -97,7 +97,7 @@ function render({ model, el }) {
   input.addEventListener("change", async () => {
     const files = [...input.files];
     await send(files);
-    input.value = ""; // so that the same file can be chosen again
+    input.value = ""; // to allow choosing the same file again
   });
   zone.addEventListener("dragover", (event) => { event.preventDefault(); zone.classList.add("over"); });
   zone.addEventListener("dragleave", () => zone.classList.remove("over"));

@@ -1,5 +1,5 @@
-// Shows one image with a heat map over it. Everything here happens in the browser, so that it answers at once:
-// the kernel sends pixels and heat one time and is not asked again.
+// Shows one image with a heat map over it. Everything happens in the browser and is immediate: the kernel sends pixels
+// and heat once and is not asked again.
 
 const PRESETS = [["Lung", -600, 1500], ["Mediastinum", 40, 400], ["Bone", 300, 1500]]; // name, level, width in HU
 const MOST_ZOOM = 12;
@@ -36,7 +36,7 @@ function numbers(view, Kind) {
 
 // --- pictures
 
-// The image as the eye shall see it: black at level - width / 2, white at level + width / 2, for HU; as sent, else.
+// The image on the screen. HU: black at level - width / 2, white at level + width / 2. Intensities: as sent.
 function drawImage(target, pixels, table) {
   const image = new ImageData(target.width, target.height);
   const colours = new Uint32Array(image.data.buffer);
@@ -51,7 +51,7 @@ function greys(units, level, width) {
   return Uint8ClampedArray.from({ length: 65536 }, (_, i) => ((i - 32768 - low) / width) * 255);
 }
 
-// Heat as colours, transparent where there is none.
+// Heat as colours; no heat is transparent.
 function drawHeat(target, heat, steps) {
   const colours = Array.from({ length: 256 }, (_, value) => heatColour(value / 255, steps));
   const image = new ImageData(target.width, target.height);
@@ -73,8 +73,8 @@ function render({ model, el }) {
   const overlay = canvas(heatWidth, heatHeight);
   const screen = element("canvas", { tabIndex: 0, role: "img", className: "viewer-canvas" });
   const stage = element("div", { className: "viewer-stage" }, screen);
-  const state = { chosen: model.get("chosen"), opacity: 0.6, level: PRESETS[0][1], width: PRESETS[0][2] };
-  const view = { zoom: 1, x: 0.5, y: 0.5 }; // x, y: the place in the image, 0 to 1, that lies in the middle
+  const state = { selected: model.get("selected"), opacity: 0.6, level: PRESETS[0][1], width: PRESETS[0][2] };
+  const view = { zoom: 1, x: 0.5, y: 0.5 }; // x, y: the point of the image, 0 to 1, in the middle of the view
 
   // --- drawing
 
@@ -100,9 +100,9 @@ function render({ model, el }) {
     pen.clearRect(0, 0, across, down);
     const place = [across / 2 - view.x * width * scale, down / 2 - view.y * height * scale, width * scale, height * scale];
     pen.imageSmoothingQuality = "high";
-    pen.imageSmoothingEnabled = scale * ratio < 4; // far enabled, single pixels are worth seeing
+    pen.imageSmoothingEnabled = scale * ratio < 4; // at a high zoom, show single pixels
     pen.drawImage(picture, ...place);
-    if (state.chosen >= 0) {
+    if (state.selected >= 0) {
       pen.globalAlpha = state.opacity;
       pen.imageSmoothingEnabled = true;
       pen.drawImage(overlay, ...place);
@@ -119,18 +119,18 @@ function render({ model, el }) {
   }
 
   function heat() {
-    if (state.chosen >= 0) {
+    if (state.selected >= 0) {
       const size = heatWidth * heatHeight;
-      drawHeat(overlay, heats.subarray(state.chosen * size, (state.chosen + 1) * size), model.get("colours"));
+      drawHeat(overlay, heats.subarray(state.selected * size, (state.selected + 1) * size), model.get("colours"));
     }
-    const shown = state.chosen >= 0 ? `Overlay: ${classes[state.chosen]}.` : "No overlay.";
+    const shown = state.selected >= 0 ? `Overlay: ${classes[state.selected]}.` : "No overlay.";
     screen.setAttribute("aria-label", `${model.get("label")}. ${shown} Plus and minus zoom, arrows move, 0 fits.`);
-    opacity.disabled = state.chosen < 0;
-    legend.hidden = state.chosen < 0;
+    opacity.disabled = state.selected < 0;
+    legend.hidden = state.selected < 0;
     draw();
   }
 
-  // Zoom by a factor around a point of the stage, in its pixels; what lies there stays there.
+  // Zoom by a factor around a point of the stage, in its pixels; the image there does not move.
   function zoom(factor, left = stage.clientWidth / 2, top = stage.clientHeight / 2) {
     const before = fitted() * view.zoom;
     view.zoom = Math.min(MOST_ZOOM, Math.max(1, view.zoom * factor));
@@ -187,12 +187,12 @@ function render({ model, el }) {
   };
   screen.addEventListener("keydown", (event) => {
     if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key.startsWith("Arrow") && view.zoom === 1) return; // nothing to move: let the page scroll
+    if (event.key.startsWith("Arrow") && view.zoom === 1) return; // nothing to move, so the page scrolls
     event.preventDefault();
     keys[event.key]();
   });
 
-  // The value under the pointer, where it has a meaning.
+  // The value under the pointer, for HU only.
   function readOut(event) {
     if (units !== "HU") return;
     const scale = fitted() * view.zoom;
@@ -212,21 +212,21 @@ function render({ model, el }) {
     under,
     element("div", { className: "viewer-zoom", role: "group", "aria-label": "Zoom" },
       button("−", "Zoom out", () => zoom(0.8)), zoomed, button("+", "Zoom in", () => zoom(1.25)),
-      button("Fit", "Show the whole image", fit)),
+      button("Fit", "Fit the whole image", fit)),
   );
 
   const choice = element("select", {
-    onchange: () => { state.chosen = Number(choice.value); heat(); },
-  }, ...classes.map((name, i) => new Option(name, i)), new Option("None: image alone", -1));
-  choice.value = state.chosen;
+    onchange: () => { state.selected = Number(choice.value); heat(); },
+  }, ...classes.map((name, i) => new Option(name, i)), new Option("None (image only)", -1));
+  choice.value = state.selected;
   const opacity = element("input", {
     type: "range", min: 0, max: 100, value: 100 * state.opacity,
     oninput: () => { state.opacity = opacity.value / 100; shade.value = `${opacity.value} %`; draw(); },
   });
   const shade = element("output", {}, `${opacity.value} %`);
   const legend = element("div", { className: "viewer-legend", role: "img",
-    "aria-label": "Colours of the heat map, from dark violet, little weight, over red to yellow, most weight" },
-    element("span", {}, "little"), element("span", { className: "viewer-colours" }), element("span", {}, "most weight"));
+    "aria-label": "Colours of the heat map: dark violet for little influence, then red, then yellow for most influence" },
+    element("span", {}, "little"), element("span", { className: "viewer-colours" }), element("span", {}, "most influence"));
   legend.querySelector(".viewer-colours").style.background = `linear-gradient(to right, ${model.get("colours")})`;
   const controls = element("div", { className: "viewer-controls" },
     element("label", {}, element("span", {}, "Heat map of"), choice),

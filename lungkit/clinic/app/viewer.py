@@ -11,11 +11,11 @@ from lungkit import palette
 
 
 class Viewer(anywidget.AnyWidget):
-    """The image, the heat map of a chosen class over it, zoom, and level and width for CT.
+    """The image, the heat map of a selected class over it, zoom, and level and width for CT.
 
     pixels: float32 (height, width), HU or intensity 0..1, sent to the browser once as int16 or uint8.
     heat: float32 (classes, rows, columns), 0..1, over the whole image in its aspect.
-    chosen: the class whose heat map is shown first. label: what the image is, for screen readers.
+    selected: the class whose heat map is shown first. label: what the image is, for screen readers.
     The browser sends nothing back.
     """
 
@@ -29,12 +29,12 @@ class Viewer(anywidget.AnyWidget):
     heat_width = traitlets.Int().tag(sync=True)
     heat_height = traitlets.Int().tag(sync=True)
     classes = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    chosen = traitlets.Int().tag(sync=True)
+    selected = traitlets.Int().tag(sync=True)
     label = traitlets.Unicode().tag(sync=True)
     colours = traitlets.List(traitlets.Unicode(), palette.HEAT).tag(sync=True)
 
     def __init__(
-        self, pixels: np.ndarray, units: str, heat: np.ndarray, classes: Sequence[str], chosen: str, label: str
+        self, pixels: np.ndarray, units: str, heat: np.ndarray, classes: Sequence[str], selected: str, label: str
     ):
         super().__init__(
             pixels=_display(pixels, units).tobytes(),
@@ -45,7 +45,7 @@ class Viewer(anywidget.AnyWidget):
             heat_width=heat.shape[2],
             heat_height=heat.shape[1],
             classes=list(classes),
-            chosen=list(classes).index(chosen),
+            selected=list(classes).index(selected),
             label=label,
         )
         self.add_class("clinic-viewer")

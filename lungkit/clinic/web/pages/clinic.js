@@ -1,21 +1,21 @@
-// What the page does next to its widgets: shows when they are ready, signs out, and says when it has lost its server.
+// The page around the widgets: shows them when they are ready, signs out, and warns when the server is gone.
 "use strict";
 
 (() => {
-  const EVERY = 15000; // ms between two looks at whether server, session and kernel are still there
+  const EVERY = 15000; // ms between checks that server, session and kernel are still there
   const SLOW = 4000; // ms after which the loading text says that it takes longer
   const PATIENCE = 8000; // ms that the server may take to answer
-  const AGAIN = 3000; // ms until the next look, where something is wrong
-  const LOST = 120000; // ms without a connection to the kernel after which it does not come back by itself
+  const AGAIN = 3000; // ms until the next check while something is wrong
+  const LOST = 120000; // ms without a connection to the kernel after which the page gives up
   const HERE = "What you typed is still on this page, but nothing is saved until it is back. Trying again …";
   let ended = false;
-  let looking = false;
-  let looked = 0; // when
+  let checking = false;
+  let checked = 0; // time of the last check
   let planned;
   let failures = 0;
-  let lostSince = 0; // when the last connection to the kernel closed; 0: there is one, or none was needed yet
+  let lostSince = 0; // when the last connection to the kernel closed; 0: it is open, or was never opened
 
-  // voila.js calls this when its styles are loaded, or leaves it to us if the cells come later than the styles.
+  // voila.js calls this when its styles are loaded; when the cells come later than the styles, we call it.
   window.voila_finish = () => {
     if (!window.cellLoaded || !window.themeLoaded) return;
     document.getElementById("loading")?.remove();
@@ -28,7 +28,7 @@
 
   setTimeout(() => {
     const text = document.getElementById("loading_text");
-    if (text) text.textContent = "Starting a new workplace and loading the model: this takes some seconds …";
+    if (text) text.textContent = "Starting a new session and loading the model. This takes a few seconds …";
   }, SLOW);
 
   const kernelId = () => {
@@ -38,7 +38,7 @@
 
   const xsrf = () => document.cookie.match(/(?:^|; )_xsrf=([^;]*)/)?.[1] ?? "";
 
-  // Replaces everything, what a patient's screen showed included.
+  // Replaces the whole page, including patient data on it.
   const end = (title, words, link, label) => {
     ended = true;
     const page = document.createElement("main");
@@ -72,10 +72,10 @@
       bar.setAttribute("role", "alert");
       document.body.prepend(bar);
     }
-    if (bar.textContent !== words) bar.textContent = words; // else it would be read aloud again
+    if (bar.textContent !== words) bar.textContent = words; // otherwise screen readers would announce it again
   };
 
-  // What is to be said of the server: nothing where all is well.
+  // A warning about the server, or nothing if all is well.
   const trouble = async (id) => {
     let answer;
     try {
@@ -100,30 +100,30 @@
     return lostSince && Date.now() - lostSince > AGAIN ? `The connection to this page was lost. ${HERE}` : "";
   };
 
-  const look = async () => {
+  const check = async () => {
     const id = kernelId();
-    if (ended || looking || !id) return;
-    looking = true;
+    if (ended || checking || !id) return;
+    checking = true;
     const words = await trouble(id);
-    looking = false;
-    looked = Date.now();
+    checking = false;
+    checked = Date.now();
     if (ended) return;
     warn(words);
-    if (words || failures || lostSince) setTimeout(look, AGAIN);
+    if (words || failures || lostSince) setTimeout(check, AGAIN);
   };
 
-  setInterval(look, EVERY);
-  document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && look());
-  // Whoever does something wants to know soon whether it arrives.
-  const lookSoon = () => {
+  setInterval(check, EVERY);
+  document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && check());
+  // After an action, check soon: the user must learn whether it arrived.
+  const checkSoon = () => {
     planned ??= setTimeout(() => {
       planned = undefined;
-      look();
-    }, Math.max(0, looked + AGAIN - Date.now()));
+      check();
+    }, Math.max(0, checked + AGAIN - Date.now()));
   };
-  for (const deed of ["click", "change"]) document.addEventListener(deed, lookSoon, true);
+  for (const action of ["click", "change"]) document.addEventListener(action, checkSoon, true);
 
-  // A socket that closes is the first sign of a lost server: look at once.
+  // A socket that closes is the first sign of a lost server: check at once.
   const Socket = window.WebSocket;
   window.WebSocket = class extends Socket {
     constructor(...how) {
@@ -131,12 +131,12 @@
       this.addEventListener("open", () => { lostSince = 0; });
       this.addEventListener("close", () => {
         lostSince ||= Date.now();
-        setTimeout(look, 300);
+        setTimeout(check, 300);
       });
     }
   };
 
-  // A page that the browser kept and shows again has no kernel any more.
+  // A page that the browser restores from its cache no longer has a kernel.
   window.addEventListener("pageshow", (event) => event.persisted && window.location.reload());
 
   document.addEventListener(

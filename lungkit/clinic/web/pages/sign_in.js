@@ -1,19 +1,19 @@
-// While name and password are typed: fetch the parts of the page in advance. Once they are
-// sent: say so, and say when no answer comes.
+// Fetches the parts of the page in advance while name and password are typed. Warns if no answer comes after they
+// were sent.
 "use strict";
 
 (async () => {
   const limit = () => AbortSignal.timeout(30000);
   const { parts } = await (await fetch("/clinic/parts", { signal: limit() })).json();
   await Promise.all(parts.map((part) => fetch(part, { priority: "low", signal: limit() })));
-})().catch(() => {}); // the page fetches for itself what is missing
+})().catch(() => {}); // the page itself fetches what is missing
 
 document.querySelector("form").addEventListener("submit", () => {
   const waiting = setTimeout(() => {
     const words = document.getElementById("problem") ?? document.createElement("p");
     Object.assign(words, { id: "problem", className: "notice problem" });
     words.setAttribute("role", "alert");
-    words.textContent = "The clinic is not answering yet. Wait a moment longer, or sign in again.";
+    words.textContent = "The clinic is not answering yet. Wait a moment, or sign in again.";
     document.querySelector("h1").after(words);
   }, 8000);
   window.addEventListener("pagehide", () => clearTimeout(waiting));
