@@ -150,7 +150,7 @@ def password_of(screen: PeopleScreen) -> str:
     return re.search("<code>(.*)</code>", screen.password.value)[1]
 
 
-def test_people_are_listed_and_no_action_is_offered_before_one_is_chosen(opened, signed_in):
+def test_actions_on_people_are_disabled_until_one_is_selected(opened, signed_in):
     signed_in("doctor", "anna")
     screen = opened(PeopleScreen)
     assert [row[:4] for row in rows(screen.table)] == [
@@ -183,7 +183,7 @@ def test_a_password_is_gone_when_the_screen_is_visited_again(opened):
     assert password not in texts(screen.widget) and not shown(screen.hide)
 
 
-def test_a_name_that_is_taken_is_refused_in_words_and_what_was_typed_stays(opened, page, store):
+def test_a_user_name_in_use_is_refused_and_what_was_typed_stays(opened, page, store):
     screen = opened(PeopleScreen)
     screen.name.value, screen.full_name.value = "boss", "Another Boss"
     screen.add.click()
@@ -191,7 +191,7 @@ def test_a_name_that_is_taken_is_refused_in_words_and_what_was_typed_stays(opene
     assert screen.full_name.value == "Another Boss" and count(store, User) == 1
 
 
-def test_an_account_is_disabled_only_after_it_was_confirmed(opened, signed_in, store):
+def test_an_account_is_disabled_only_after_confirmation(opened, signed_in, store):
     doctor = signed_in("doctor", "anna")
     screen = opened(PeopleScreen)
     person(screen, "anna")
@@ -218,7 +218,7 @@ def test_a_question_that_was_cancelled_does_nothing(opened, signed_in, store, pa
     assert account(store, "anna").active and page.message.value == ""
 
 
-def test_choosing_another_row_takes_the_question_back(opened, signed_in, store):
+def test_selecting_another_row_closes_the_question(opened, signed_in, store):
     for name in ("anna", "berta"):
         signed_in("doctor", name)
     screen = opened(PeopleScreen)
@@ -241,7 +241,7 @@ def test_a_role_is_changed_after_confirmation_and_applies_to_open_sessions(opene
     assert "anna now has the role admin" in page.message.value
 
 
-def test_the_same_role_again_is_refused_in_words(opened, signed_in, page):
+def test_the_present_role_is_refused(opened, signed_in, page):
     signed_in("doctor", "anna")
     screen = opened(PeopleScreen)
     person(screen, "anna")
@@ -261,7 +261,7 @@ def test_a_reset_password_replaces_the_old_one_and_ends_sessions(opened, signed_
     assert accounts.sign_in(store, "anna", password_of(screen), "192.0.2.1")
 
 
-def test_nobody_disables_himself(opened, page, store):
+def test_administrators_cannot_disable_themselves(opened, page, store):
     screen = opened(PeopleScreen)
     person(screen, "boss")
     screen.switch.click()
@@ -284,7 +284,7 @@ def test_patients_are_found_by_number_or_name(opened, read):
     assert rows(screen.table) == [] and "0 patients" in screen.table.status.value
 
 
-def test_more_patients_than_the_table_takes_are_mentioned(opened, read, monkeypatch):
+def test_the_table_says_when_there_are_more_patients(opened, read, monkeypatch):
     monkeypatch.setattr(patients, "SHOWN", 2)
     for i in range(3):
         read(f"P-{i}", f"Patient {i}", seed=i)
@@ -292,7 +292,7 @@ def test_more_patients_than_the_table_takes_are_mentioned(opened, read, monkeypa
     assert len(rows(screen.table)) == 2 and "The first 2 patients. Type to find others" in screen.table.status.value
 
 
-def test_a_patients_images_are_listed_newest_first_and_that_they_were_opened_is_audited(opened, read, store):
+def test_a_patients_images_are_listed_newest_first_and_opening_them_is_audited(opened, read, store):
     read(label="Normal", probability=0.7, seed=1, review="Pneumonia")
     read(label="Pneumonia", probability=0.9, seed=2)
     screen = opened(PatientsScreen)
@@ -377,20 +377,20 @@ def tables(html: str) -> list[list[list[str]]]:
     return [[["".join(cell.itertext()) for cell in row] for row in table.iter("tr")] for table in found]
 
 
-def test_a_year_is_counted_by_week_and_loses_nothing(opened, read):
+def test_a_year_is_counted_by_week(opened, read):
     read()
     screen = opened(UsageScreen)
     screen.period.value = 365
     assert "Readings per week <b>1</b>" in screen.charts.value
 
 
-def test_usage_without_any_reading_is_shown_in_words(opened):
+def test_usage_without_readings_says_so(opened):
     screen = opened(UsageScreen)
     assert "No reading was reviewed in this period" in screen.charts.value
     assert "Readings per day <b>0</b>" in screen.charts.value
 
 
-def test_a_chart_shows_names_as_text():
+def test_charts_escape_names():
     for drawn in (
         charts.share_chart(SCRIPT, [(SCRIPT, 3, 1)], "agreed", "corrected"),
         charts.interval_chart(SCRIPT, [(SCRIPT, 0.5, 0.4, 0.6, 10)]),
@@ -427,7 +427,7 @@ def test_versions_are_listed_with_figures_and_the_one_in_use(opened, versions):
     assert "In use now: <b>lung@v2</b>" in screen.in_use.value
 
 
-def test_without_a_model_the_screen_says_what_that_means(opened):
+def test_without_a_model_the_screen_says_that_images_cannot_be_read(opened):
     assert "No version is in use" in opened(ModelsScreen).in_use.value
 
 
@@ -460,7 +460,7 @@ def test_a_card_is_shown_with_intervals_of_each_class(opened, versions):
     assert screen.card.value == ""
 
 
-def test_a_card_shows_texts_as_texts(opened):
+def test_a_card_escapes_texts(opened):
     registry.add("lung", CARD | {"remark": SCRIPT}, lambda folder: (folder / "model.keras").write_bytes(b"weights"))
     screen = opened(ModelsScreen)
     choose(screen.table, 0)
@@ -507,7 +507,7 @@ def test_events_are_found_by_day(opened, read):
     assert rows(screen.table) == []
 
 
-def test_a_day_that_no_calendar_holds_is_refused_in_words(opened, page):
+def test_a_day_beyond_the_calendar_is_refused(opened, page):
     screen = opened(AuditTrailScreen)
     screen.last.value = date.max
     assert "cannot be searched for" in page.message.value
@@ -532,7 +532,7 @@ def test_a_whole_trail_is_verified(opened, read, store, page):
     assert f"{count(store, AuditEvent)} events checked: none before the last one was changed" in page.message.value
 
 
-def test_a_changed_event_is_named_and_nothing_is_called_verified(opened, read, store, page):
+def test_a_changed_event_is_reported_and_nothing_counts_as_verified(opened, read, store, page):
     read()
     screen = opened(AuditTrailScreen)
     screen.verify.click()
@@ -560,7 +560,7 @@ FINE = {
 }
 
 
-def test_a_healthy_machine_has_no_mark():
+def test_a_healthy_machine_has_no_warning():
     assert [good for _, good, _ in health.assess(FINE)] == [True] * 6
 
 
@@ -574,12 +574,12 @@ def test_a_healthy_machine_has_no_mark():
         ({"models": [], "damaged": ["lung@v2: weights is missing"]}, "Damaged model", "lung@v2: weights is missing."),
     ],
 )
-def test_what_is_low_is_marked_in_plain_words(found, thing, words):
+def test_problems_are_marked_and_explained(found, thing, words):
     (low,) = [line for line in health.assess(FINE | found) if not line[1]]
     assert low[0] == thing and words in low[2]
 
 
-def test_health_is_looked_at_anew(opened, read):
+def test_health_is_checked_again(opened, read):
     screen = opened(health.HealthScreen)
     assert "none: images cannot be read" in screen.lines.value and "SQLite" in screen.lines.value
     registry.add("lung", CARD, lambda folder: (folder / "model.keras").write_bytes(b"weights"))
@@ -591,7 +591,7 @@ def test_health_is_looked_at_anew(opened, read):
 
 
 @pytest.mark.parametrize("places", [[99], [-1], [0, 1], [10**30], [True, False]])
-def test_rows_that_are_not_there_choose_nothing(opened, signed_in, store, page, places):
+def test_rows_that_do_not_exist_select_nothing(opened, signed_in, store, page, places):
     signed_in("doctor", "anna")
     screen = opened(PeopleScreen)
     choose(screen.table, *places)
@@ -638,7 +638,7 @@ def _below(widget) -> list[widgets.Widget]:
 
 
 @pytest.mark.parametrize("name", SCREENS)
-def test_a_doctor_cannot_even_open_a_screen(name, signed_in, page):
+def test_a_doctor_cannot_open_a_screen(name, signed_in, page):
     actions = administration.Administration(signed_in("doctor"))
     screen = shell.screen_class("admin", name)(actions, page)
     with pytest.raises(accounts.Forbidden):

@@ -5,7 +5,9 @@ import gc
 import io
 import itertools
 import logging
+import shutil
 from datetime import timedelta
+from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
@@ -26,8 +28,10 @@ from lungkit.clinic.records import accounts, maintenance
 from lungkit.clinic.records.cases import NewPatient, Records
 from lungkit.clinic.records.tables import Patient, Reading, Review, SignIn, Study
 from lungkit.clinic.web import door
+from lungkit.data import phantom
 from lungkit.models import registry
 from lungkit.models.rule import ConformalLevel, DecisionRule, UncertaintyBand
+from tests.shipped import export
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 SHA = "ab" * 32
@@ -75,6 +79,20 @@ def store(sqlite_store):
 def models(said):
     registry.add("lung", CARD, lambda folder: (folder / "weights").write_bytes(b"1"))
     return SaysTheSame(said)
+
+
+@pytest.fixture
+def ct_version(tmp_path) -> registry.Version:
+    """The shipped model of CT slices, alone in the test's own registry, where it may be damaged."""
+    shutil.copytree(export(tmp_path / "shipped") / "ct-infection", config.artifacts_dir() / "ct-infection")
+    return registry.find("ct-infection")
+
+
+@pytest.fixture(scope="module")
+def phantom_slice(tmp_path_factory) -> Path:
+    """A synthetic CT slice as a DICOM file."""
+    cut = phantom.make_patient("demo", "Pneumonia", seed=46, slices=3, size=256)[1]
+    return phantom.write_dicom(cut, tmp_path_factory.mktemp("slice") / "slice.dcm")
 
 
 @pytest.fixture
@@ -209,14 +227,14 @@ def test_an_admin_sees_none_of_the_doctors_screens(store, signed_in, models):
 
 
 @pytest.mark.parametrize("token", ["", "not-a-token"])
-def test_who_is_not_signed_in_sees_the_way_to_sign_in_and_nothing_else(store, models, token):
+def test_without_a_session_the_page_shows_only_a_link_to_sign_in(store, models, token):
     maintenance.upgrade(store)
     shown = shell.page_of(lambda: store, token, models)
     assert "You are signed out" in text(shown.widget) and 'href="/login"' in text(shown.widget)
     assert not [w for w in everything(shown.widget) if isinstance(w, widgets.Button)]
 
 
-def test_records_that_cannot_be_opened_are_said_in_words(models):
+def test_the_page_says_why_records_cannot_be_opened(models):
     def broken():
         raise accounts.StoreError("the disk is full; nothing was saved. Tell an administrator, then try again")
 
@@ -229,7 +247,7 @@ def test_outside_the_server_the_notebook_says_how_to_serve_it(capsys, monkeypatc
     assert "lungkit serve" in capsys.readouterr().out
 
 
-def test_a_screen_is_brought_up_to_date_at_each_visit(shown, records, chest_image, said):
+def test_a_screen_is_updated_at_each_visit(shown, records, chest_image, said):
     button(shown.header, "Worklist").click()
     assert "0 of 0 readings" in text(shown.screen)
     records.save_case(NewPatient("T-9", "Someone"), chest_image(), SHA, said())
@@ -238,7 +256,7 @@ def test_a_screen_is_brought_up_to_date_at_each_visit(shown, records, chest_imag
     assert "1 of 1 readings" in text(shown.screen)
 
 
-def test_an_error_that_nobody_foresaw_is_logged_without_what_was_typed(frame, caplog):
+def test_an_unexpected_error_is_logged_without_what_was_typed(frame, caplog):
     def fails(name):
         raise ValueError(name)
 
@@ -263,7 +281,7 @@ def test_a_new_patients_image_is_read_saved_and_shown(store, shown, models):
     assert [w for w in everything(shown.screen) if isinstance(w, Viewer)]
 
 
-def test_each_file_becomes_a_reading_or_a_refusal_and_the_rest_go_on(store, shown):
+def test_a_refused_file_does_not_stop_the_others(store, shown):
     enter_patient(shown.screen)
     files = {"one.png": png(1), "cut.png": png(2)[:500], "notes.png": b"hello, no image", "two.png": png(3)}
     for number, (name, content) in enumerate(files.items(), 1):
@@ -296,7 +314,7 @@ def test_the_same_bytes_for_the_same_patient_are_not_saved_twice(store, shown):
     assert text(shown.screen).count("<h2>Pneumonia</h2>") == 1
 
 
-def test_a_patient_is_found_by_typing_and_chosen_only_by_a_click(shown, records, chest_image, said):
+def test_a_patient_is_found_by_typing_and_selected_only_by_a_click(shown, records, chest_image, said):
     records.save_case(NewPatient("T-7", "Anton Example", 1950, "male"), chest_image(), SHA, said())
     field(shown.screen, "Patient number or name").value = "anto"
     assert upload_of(shown.screen).disabled, "found is not chosen"
@@ -306,7 +324,7 @@ def test_a_patient_is_found_by_typing_and_chosen_only_by_a_click(shown, records,
     assert "Anton Example" in field_before and "Choose another patient" in field_before
 
 
-def test_a_click_on_a_patient_who_is_no_longer_listed_chooses_nobody(shown, records, chest_image, said):
+def test_a_click_on_a_patient_who_is_no_longer_listed_selects_no_one(shown, records, chest_image, said):
     records.save_case(NewPatient("T-7", "Anton Example"), chest_image(), SHA, said())
     search = field(shown.screen, "Patient number or name")
     search.value = "Anton"
@@ -316,7 +334,7 @@ def test_a_click_on_a_patient_who_is_no_longer_listed_chooses_nobody(shown, reco
     assert upload_of(shown.screen).disabled
 
 
-def test_a_click_that_comes_late_does_not_meet_the_patient_who_took_the_place(shown, records, chest_image, said):
+def test_a_late_click_does_not_select_the_patient_now_at_that_place(shown, records, chest_image, said):
     for number, name in (("T-7", "Anton Example"), ("T-8", "Berta Example")):
         records.save_case(NewPatient(number, name), chest_image(), SHA, said())
     search = field(shown.screen, "Patient number or name")
@@ -331,39 +349,39 @@ def test_a_click_that_comes_late_does_not_meet_the_patient_who_took_the_place(sh
 
 
 @pytest.mark.parametrize("year", ["19611", "196l", "-1", "1800", "１９６１"])
-def test_a_birth_year_that_is_none_is_refused_in_words(shown, year):
+def test_an_invalid_birth_year_is_refused(shown, year):
     enter_patient(shown.screen, year=year)
     assert "birth year" in text(shown.widget).lower()
     assert upload_of(shown.screen).disabled
 
 
-def test_a_number_that_is_taken_names_whose_it_is(shown, records, chest_image, said):
+def test_a_number_in_use_is_refused_with_the_name_of_its_patient(shown, records, chest_image, said):
     records.save_case(NewPatient("T-7", "Anton Example"), chest_image(), SHA, said())
     enter_patient(shown.screen, number="T-7")
     assert "The number T-7 already belongs to Anton Example" in text(shown.widget)
     assert upload_of(shown.screen).disabled
 
 
-def test_a_real_model_reads_a_synthetic_slice_through_the_page(store, access, tiny_version, slice_files):
+def test_a_real_model_reads_a_synthetic_slice_through_the_page(store, access, ct_version, phantom_slice):
     shown = shell.page_of(lambda: store, access.token, ModelPool())
     enter_patient(shown.screen)
-    send(upload_of(shown.screen), slice_files[0].read_bytes(), "slice.dcm")
+    send(upload_of(shown.screen), phantom_slice.read_bytes(), "slice.dcm")
     assert counts(store) == [1, 1, 1, 0]
     words = text(shown.screen)
-    assert "tiny-cnn@v1" in words and "Operating point" in words and "Band of uncertainty" in words
+    assert "ct-infection@v1" in words and "Operating point" in words and "Band of uncertainty" in words
     assert "this model learned from" in words and "Passed:" in words
     [viewer] = [w for w in everything(shown.screen) if isinstance(w, Viewer)]
     assert viewer.units == "HU" and len(viewer.heat) == 3 * viewer.heat_width * viewer.heat_height
 
 
-def test_without_a_model_the_page_says_who_can_help(store, access):
+def test_without_a_model_the_page_refers_to_an_administrator(store, access):
     shown = shell.page_of(lambda: store, access.token, ModelPool())
     assert "No model is in use yet" in text(shown.screen)
     enter_patient(shown.screen)
     assert upload_of(shown.screen).disabled
 
 
-def test_a_damaged_model_card_is_said_and_other_screens_work(shown, models):
+def test_a_damaged_model_card_is_reported_and_other_screens_work(shown, models):
     version = registry.active("lung")
     (version.folder / registry.CARD).write_text("{")
     button(shown.header, "New case").click()
@@ -372,19 +390,19 @@ def test_a_damaged_model_card_is_said_and_other_screens_work(shown, models):
     assert "0 of 0 readings" in text(shown.screen)
 
 
-def test_a_page_opened_with_a_damaged_model_says_which_and_who_can_help(store, access, tiny_version):
-    (tiny_version.folder / registry.CARD).write_text("{")
+def test_a_page_opened_with_a_damaged_model_names_it_and_refers_to_an_administrator(store, access, ct_version):
+    (ct_version.folder / registry.CARD).write_text("{")
     words = text(shell.page_of(lambda: store, access.token, ModelPool()).screen)
-    assert "No model can be used. Tell an administrator: tiny-cnn@v1: card.json is not JSON" in words
+    assert "No model can be used. Tell an administrator: ct-infection@v1: card.json is not JSON" in words
 
 
-def test_an_image_for_a_damaged_model_is_refused_with_what_to_do(store, access, tiny_version, slice_files):
-    (tiny_version.folder / "graph.bin").write_bytes(b"")
+def test_an_image_for_a_damaged_model_is_refused_with_what_to_do(store, access, ct_version, phantom_slice):
+    (ct_version.folder / "graph.bin").write_bytes(b"")
     shown = shell.page_of(lambda: store, access.token, ModelPool())
     enter_patient(shown.screen)
-    send(upload_of(shown.screen), slice_files[0].read_bytes(), "slice.dcm")
+    send(upload_of(shown.screen), phantom_slice.read_bytes(), "slice.dcm")
     words = text(shown.screen)
-    assert "The model tiny-cnn is damaged" in words and "tell an administrator: tiny-cnn@v1: graph.bin" in words
+    assert "The model ct-infection is damaged" in words and "tell an administrator: ct-infection@v1: graph.bin" in words
     assert counts(store) == [0, 0, 0, 0]
 
 
@@ -412,7 +430,7 @@ def received():
     "message",
     [{"name": 7, "number": 1, "of": 1}, {"name": "a", "number": "one", "of": 1}, {"other": "words"}, ["no", "dict"]],
 )
-def test_messages_that_no_page_sends_take_nothing_and_the_next_file_is_taken(message):
+def test_malformed_messages_are_ignored_and_the_next_file_is_taken(message):
     upload, files = received()
     ARRIVED.append(b"1234")
     upload._handle_custom_msg(message, [b"5678"])
@@ -421,14 +439,14 @@ def test_messages_that_no_page_sends_take_nothing_and_the_next_file_is_taken(mes
     assert files == [("good.png", b"1234", 1, 1)]
 
 
-def test_a_file_that_did_not_arrive_is_said_so(store, shown, models):
+def test_a_file_that_did_not_arrive_is_reported(store, shown, models):
     enter_patient(shown.screen)
     send(upload_of(shown.screen), None)
     assert "Did not arrive. Choose it again" in text(shown.screen)
     assert models.seen == [] and counts(store) == [0, 0, 0, 0]
 
 
-def test_a_file_sent_before_a_patient_was_chosen_is_not_read(store, shown, models):
+def test_a_file_sent_before_a_patient_is_selected_is_not_read(store, shown, models):
     upload = upload_of(shown.screen)
     upload.set_state({"disabled": False})
     send(upload, png())
@@ -462,7 +480,7 @@ def test_agreeing_and_correcting_are_kept_in_order(opened, records):
     assert words.index("agreed: Pneumonia") < words.index("corrected to Normal") and "The latest review counts" in words
 
 
-def test_a_correction_without_a_class_is_refused_in_words(store, opened):
+def test_a_correction_without_a_class_is_refused(store, opened):
     shown, _ = opened
     button(shown.screen, "Save correction").click()
     assert "Choose the class that you see first" in text(shown.widget)
@@ -493,7 +511,7 @@ def test_a_row_that_is_not_listed_opens_nothing(shown, records, chest_image, sai
     assert "Select one row" in text(shown.widget) and "<h1>Worklist" in text(shown.screen)
 
 
-def test_a_hidden_agree_button_of_an_undecided_reading_changes_no_other(store, shown, records, chest_image, said):
+def test_an_uncertain_reading_has_no_agree_button_and_takes_a_finding(store, shown, records, chest_image, said):
     records.save_case(NewPatient("T-1", "Test Patient"), chest_image(), SHA, said(decision=REVIEW))
     button(shown.header, "Worklist").click()
     table(shown).set_state({"selected_rows": [0]})
@@ -542,7 +560,7 @@ def test_a_doctor_who_became_an_admin_cannot_review_any_more(store, opened):
     assert count(store, Review) == 0
 
 
-def test_an_admins_session_can_use_none_of_the_doctors_screens(store, signed_in, models, frame):
+def test_an_admin_cannot_use_any_screen_of_the_doctors(store, signed_in, models, frame):
     records = Records(signed_in("admin"))
     screen = NewCaseScreen(records, frame, models)
     enter_patient(screen.widget)
@@ -557,7 +575,7 @@ def test_an_admins_session_can_use_none_of_the_doctors_screens(store, signed_in,
     assert counts(store) == [0, 0, 0, 0]
 
 
-def test_a_reading_that_was_erased_meanwhile_is_said_in_words(store, opened):
+def test_reviewing_an_erased_reading_is_refused(store, opened):
     shown, _ = opened
     with store.write() as db:
         db.delete(db.scalar(sa.select(Patient)))
@@ -614,7 +632,7 @@ def opened_case(records, chest_image, said):
     return make
 
 
-def test_a_decision_and_a_call_for_review_differ_in_words_and_in_kind(opened_case):
+def test_a_decision_and_a_call_for_review_look_different(opened_case):
     clear, unclear = opened_case(), opened_case(decision=REVIEW)
     assert "decision-class" in reading.decided(clear) and "<h2>Pneumonia</h2>" in reading.decided(clear)
     words = reading.decided(unclear)
@@ -622,7 +640,7 @@ def test_a_decision_and_a_call_for_review_differ_in_words_and_in_kind(opened_cas
     assert "does not decide" in words and "Do not rely on it" in words
 
 
-def test_a_case_says_what_was_out_of_the_ordinary_when_its_image_was_read(opened_case):
+def test_a_case_shows_notes_about_reading_its_image(opened_case):
     note = "window not used: WindowCenter <b>, WindowWidth 0"
     line = reading._image_line(dataclasses.replace(opened_case(), tags={"note": note}))
     assert "window not used: WindowCenter &lt;b&gt;, WindowWidth 0" in line
@@ -658,7 +676,7 @@ def test_the_operating_point_and_its_band_are_drawn_on_both_bars_of_two_classes(
     assert "Normal from 40 %" in drawn and "30 % to 55 % for Normal" in drawn
 
 
-def test_the_band_of_the_likeliest_class_begins_at_the_next_ones_probability(opened_case):
+def test_the_band_of_the_most_likely_class_begins_at_the_probability_of_the_next(opened_case):
     rule = DecisionRule(kind="argmax", band=UncertaintyBand(margin=float(np.log(2)), times=2.0))
     drawn = reading.bars(opened_case(probability=0.7, rule=rule))
     assert 'class="band" style="left:30.0%;width:30.0%"' in drawn
@@ -681,7 +699,7 @@ def test_classes_that_are_not_ruled_out_are_named_where_there_is_more_than_one_a
     )
 
 
-def test_a_model_that_left_the_registry_is_said_so(opened_case):
+def test_a_model_that_left_the_registry_is_described_as_unknown(opened_case):
     assert "no longer in the registry" in reading.origin(opened_case(model="gone"))
 
 
@@ -697,7 +715,7 @@ def test_the_viewer_gets_hounsfield_units_whole_and_intensities_in_bytes(opened_
     assert shown.classes[shown.selected] == "Pneumonia" and heat[shown.selected].max() == 255
 
 
-def test_the_report_is_a_pdf_whose_name_tells_nothing_of_the_patient(opened, monkeypatch):
+def test_the_report_is_a_pdf_whose_name_does_not_identify_the_patient(opened, monkeypatch):
     shown, reading_id = opened
     [download] = [w for w in everything(shown.screen) if hasattr(w, "_make")]
     sent = []
@@ -709,7 +727,7 @@ def test_the_report_is_a_pdf_whose_name_tells_nothing_of_the_patient(opened, mon
     assert "Test Patient" in pypdf.PdfReader(io.BytesIO(pdf)).pages[0].extract_text()
 
 
-def test_a_report_of_who_is_signed_out_answers_the_button_and_empties_the_page(store, opened, monkeypatch):
+def test_after_signing_out_the_report_button_empties_the_page(store, opened, monkeypatch):
     shown, _ = opened
     [download] = [w for w in everything(shown.screen) if hasattr(w, "_make")]
     sent = []
@@ -765,7 +783,7 @@ def test_the_worklist_is_filtered_by_days_both_included(worklist, records):
     assert len(table(worklist).df) == 3
 
 
-def test_a_selected_row_opens_that_reading_also_after_filtering(worklist):
+def test_a_selected_row_opens_its_reading_even_after_filtering(worklist):
     table(worklist).set_state({"selected_rows": [0]})
     assert "Selected: T-3" in text(worklist.screen)
     field(worklist.screen, "Finding").value = "Pneumonia"
@@ -777,7 +795,7 @@ def test_a_selected_row_opens_that_reading_also_after_filtering(worklist):
     assert field(worklist.screen, "Finding").value == "Pneumonia", "filters stay"
 
 
-def test_a_patients_images_stand_in_the_order_of_time_and_two_can_be_compared(shown, records, chest_image, said):
+def test_a_patients_images_are_in_order_of_time_and_two_can_be_compared(shown, records, chest_image, said):
     first = records.save_case(NewPatient("T-1", "Test Patient"), chest_image(seed=1), "11" * 32, said()).reading_id
     patient_id = records.case(first).patient.id
     records.save_case(patient_id, chest_image(seed=2), "22" * 32, said("Normal"))
@@ -830,7 +848,7 @@ def test_reading_for_one_patient_after_another_leaves_no_widgets_behind(shown):
     assert len(alive) == before
 
 
-def test_errors_of_the_page_go_to_a_file_beside_the_records(monkeypatch):
+def test_errors_of_the_page_are_logged_next_to_the_records(monkeypatch):
     root = logging.Logger("root of the test")
     monkeypatch.setattr(logging, "root", root)
     shell._log_errors()
@@ -840,7 +858,7 @@ def test_errors_of_the_page_go_to_a_file_beside_the_records(monkeypatch):
     assert "something broke" in (config.clinic_dir() / "errors.log").read_text()
 
 
-def test_a_case_is_unchanged_by_being_shown(opened_case, records, frame):
+def test_showing_a_case_does_not_change_it(opened_case, records, frame):
     shown = opened_case()
     before = dataclasses.asdict(shown) | {"pixels": shown.pixels.copy(), "heat": shown.heat.copy()}
     reading.reading(shown, records, frame.act)
