@@ -156,7 +156,8 @@ def test_people_are_listed_with_their_role_and_open_sessions(store, admin, signe
     gone = signed_in("doctor", "third")
     accounts.sign_out(store, gone.token)
     people = admin.people().set_index("name")
-    assert list(people) == ["user_id", "full_name", "role", "active", "created_at", "last_seen", "sessions"]
+    columns = ["user_id", "full_name", "role", "active", "created_at", "last_sign_in", "last_seen", "sessions"]
+    assert list(people) == columns
     assert people.role.to_dict() == {"admin": "admin", "second": "doctor", "third": "doctor"}
     assert people.sessions.to_dict() == {"admin": 1, "second": 1, "third": 0}
     assert people.loc["second", "full_name"] == "Test Second"

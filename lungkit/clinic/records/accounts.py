@@ -75,13 +75,15 @@ class Actor:
 class Account:
     """A person's account, for the people who manage accounts."""
 
-    id: int
+    user_id: int
     name: str
     full_name: str
     role: str
     active: bool
     created_at: datetime
     last_sign_in: datetime | None
+    last_seen: datetime | None
+    sessions: int  # open now
 
 
 # --- signing in and out
@@ -256,6 +258,15 @@ def _why_ended(session: SignIn) -> str:
     return ""
 
 
+def is_open() -> sa.ColumnElement[bool]:
+    """Sessions for which `_why_ended` is empty, as a condition on sessions; of active accounts."""
+    return (
+        SignIn.revoked_at.is_(None)
+        & (SignIn.created_at > now() - timedelta(hours=config.session_hours()))
+        & (SignIn.seen_at > now() - timedelta(minutes=config.idle_minutes()))
+    )
+
+
 def _actor(session: SignIn) -> Actor:
     user = session.user
     return Actor(user.id, user.name, user.full_name, user.role, session.id)
@@ -288,10 +299,11 @@ def add_user(
 
 def list_users(db: orm.Session) -> list[Account]:
     """Every account, by name."""
-    last = sa.select(SignIn.user_id, sa.func.max(SignIn.created_at).label("at")).group_by(SignIn.user_id).subquery()
-    rows = db.execute(sa.select(User, last.c.at).outerjoin(last, last.c.user_id == User.id).order_by(User.name))
+    last = sa.func.max(SignIn.created_at), sa.func.max(SignIn.seen_at), sa.func.count().filter(is_open())
+    accounts = sa.select(User, *last).group_by(User.id).order_by(User.name)
     return [
-        Account(user.id, user.name, user.full_name, user.role, user.active, user.created_at, at) for user, at in rows
+        Account(user.id, user.name, user.full_name, user.role, user.active, user.created_at, signed_in, seen, sessions)
+        for user, signed_in, seen, sessions in db.execute(accounts.outerjoin(SignIn, SignIn.user_id == User.id))
     ]
 
 

@@ -74,25 +74,9 @@ class Administration:
     # --- people
 
     def people(self) -> pd.DataFrame:
-        """Every account: user_id, name, full_name, role, active, created_at, last_seen, sessions (open now)."""
+        """Every account by name, with the columns of accounts.Account."""
         with self.access.reads("admin") as (db, _):
-            open_now = sa.func.count().filter(_is_open())
-            rows = db.execute(
-                sa.select(
-                    User.id.label("user_id"),
-                    User.name,
-                    User.full_name,
-                    User.role,
-                    User.active,
-                    User.created_at,
-                    sa.func.max(SignIn.seen_at).label("last_seen"),
-                    open_now.label("sessions"),
-                )
-                .outerjoin(SignIn, SignIn.user_id == User.id)
-                .group_by(User.id)
-                .order_by(User.name)
-            )
-            return pd.DataFrame(rows.all(), columns=list(rows.keys()))
+            return pd.DataFrame(accounts.list_users(db))
 
     def add_user(self, name: str, full_name: str, role: str) -> str:
         """Make an account; returns its password, which is shown only once."""
@@ -202,25 +186,15 @@ class Administration:
             reviewed = db.execute(joined.where(latest.c.at >= start)).all()
         readings = _by_day(read, ["ms", "model", "decision"])
         reviews = _by_day(reviewed, ["model", "model_label", "label", "agreed"])
+        reviews_of_label = reviews.groupby(["model", "label"], as_index=False)
         return UsageFigures(
             since=since,
             per_day=_per_day(
-                since,
-                sign_ins=_days(sign_ins),
-                uploads=_days(uploads),
-                readings=readings["day"],
-                reviews=reviews["day"],
+                since, sign_ins=_days(sign_ins), uploads=_days(uploads), readings=readings.day, reviews=reviews.day
             ),
-            times=readings.groupby("day").agg(
-                readings=("ms", "size"),
-                median=("ms", "median"),
-                p95=("ms", lambda ms: ms.quantile(0.95)),
-                slowest=("ms", "max"),
-            ),
-            decisions=readings.groupby(["model", "decision"]).agg(n=("ms", "size")).reset_index(),
-            reviews=reviews.groupby(["model", "label"])
-            .agg(n=("agreed", "size"), agreed=("agreed", "sum"))
-            .reset_index(),
+            times=_times(readings),
+            decisions=readings.groupby(["model", "decision"], as_index=False).agg(n=("ms", "size")),
+            reviews=reviews_of_label.agg(n=("agreed", "size"), agreed=("agreed", "sum")),
             agreement=_agreement(reviews),
             confusion={str(model): _confusion(of_model) for model, of_model in reviews.groupby("model")},
         )
@@ -306,7 +280,7 @@ class Administration:
         """
         with self.access.reads("admin") as (db, _):
             sessions = db.scalar(
-                sa.select(sa.func.count()).select_from(SignIn).join(User).where(_is_open(), User.active)
+                sa.select(sa.func.count()).select_from(SignIn).join(User).where(accounts.is_open(), User.active)
             )
             events = db.scalar(sa.select(sa.func.max(AuditEvent.number))) or 0
             size = _database_bytes(self.access.store, db)
@@ -336,15 +310,6 @@ def _erase(db: orm.Session, table: type[Base], which: sa.ColumnElement[bool]) ->
 
 
 # --- people
-
-
-def _is_open() -> sa.ColumnElement[bool]:
-    """Whether someone can act in a session now, by the rules of accounts.Access."""
-    return (
-        SignIn.revoked_at.is_(None)
-        & (SignIn.created_at > now() - timedelta(hours=config.session_hours()))
-        & (SignIn.seen_at > now() - timedelta(minutes=config.idle_minutes()))
-    )
 
 
 def _user_name(db: orm.Session, user_id: int) -> str:
@@ -437,6 +402,12 @@ def _per_day(since: date, **days: "pd.Series[pd.Timestamp]") -> pd.DataFrame:
     every = pd.date_range(since, max(now().date(), since), name="day")
     counts = {name: of.value_counts().reindex(every, fill_value=0) for name, of in days.items()}
     return pd.DataFrame(counts, index=every).astype(int)
+
+
+def _times(readings: pd.DataFrame) -> pd.DataFrame:
+    ms = readings.astype({"ms": float}).groupby("day")["ms"]
+    figures = {"readings": ms.size(), "median": ms.median(), "p95": ms.quantile(0.95), "slowest": ms.max()}
+    return pd.DataFrame(figures)
 
 
 def _agreement(reviews: pd.DataFrame) -> pd.DataFrame:
