@@ -59,7 +59,7 @@ def _events(store, *, action: str = "") -> list[AuditEvent]:
 # --- signing in
 
 
-def test_the_right_password_signs_in_and_says_who_it_is(store, anna):
+def test_the_right_password_signs_in(store, anna):
     actor = accounts.whoami(store, accounts.sign_in(store, "  ANNA ", PASSWORD, HERE))
     assert (actor.name, actor.full_name, actor.role) == ("anna", "Anna Test", "doctor")
 
@@ -70,7 +70,7 @@ def test_a_password_may_be_typed_with_composed_or_separate_accents(store, anna):
     assert accounts.sign_in(store, "anna", "prüfung früh um 7", HERE)
 
 
-def test_only_a_hash_of_the_token_and_of_the_password_is_kept(store, token):
+def test_only_hashes_of_token_and_password_are_stored(store, token):
     with store.read() as db:
         session, user = db.scalar(sa.select(SignIn)), db.scalar(sa.select(User).where(User.name == "anna"))
         kept = str([vars(row) for row in (session, user, *db.scalars(sa.select(AuditEvent)))])
@@ -112,7 +112,7 @@ def test_an_unknown_name_costs_the_same_work_as_a_wrong_password(store, anna, mo
     assert looked_at[0] == looked_at[1]
 
 
-def test_no_transaction_is_open_while_a_password_is_looked_at(store, anna, monkeypatch):
+def test_no_transaction_is_open_while_a_password_is_checked(store, anna, monkeypatch):
     hasher = accounts._hasher
     seen = []
 
@@ -129,7 +129,7 @@ def test_no_transaction_is_open_while_a_password_is_looked_at(store, anna, monke
     assert seen == [2]
 
 
-def test_an_account_that_is_disabled_while_its_password_is_looked_at_is_refused(store, anna, monkeypatch):
+def test_an_account_disabled_while_its_password_is_checked_is_refused(store, anna, monkeypatch):
     right = accounts._matches
 
     def matches(user, password):
@@ -229,7 +229,7 @@ def test_guesses_at_the_same_moment_are_counted_like_guesses_in_a_row(store, ann
 
     def matches(user, password):
         looked_at.append(password)
-        together.wait()  # all that get this far are looked at together
+        together.wait()  # all that get this far are checked together
         return False
 
     monkeypatch.setattr(accounts, "_matches", matches)
@@ -253,13 +253,13 @@ def test_a_very_long_name_or_password_is_refused_like_any_other(store, anna):
 # --- sessions
 
 
-def test_a_token_of_nobody_is_refused(store, anna):
+def test_an_unknown_token_is_refused(store, anna):
     for token in ("", "made up", "ü" * 40):
         with pytest.raises(SignedOut, match="not signed in"):
             accounts.whoami(store, token)
 
 
-def test_signing_out_ends_the_session_and_no_other(store, token):
+def test_signing_out_ends_only_that_session(store, token):
     second = accounts.sign_in(store, "anna", PASSWORD, HERE)
     accounts.sign_out(store, token)
     with pytest.raises(SignedOut, match="signed out"):
@@ -292,7 +292,7 @@ def test_how_long_sessions_hold_can_be_set(store, token, monkeypatch):
         accounts.whoami(store, token)
 
 
-def test_actions_keep_a_session_alive_and_asking_who_it_is_does_not(store, token):
+def test_actions_keep_a_session_alive_and_whoami_does_not(store, token):
     access = Access(store, token)
     for act in (access.reads, access.writes):
         _earlier(store, SignIn, "seen_at", timedelta(minutes=29))
@@ -312,7 +312,7 @@ def test_actions_do_not_keep_a_session_alive_longer_than_its_last_hour(store, to
         pass
 
 
-def test_ended_sessions_are_told_from_those_that_hold(store, token):
+def test_ended_sessions_are_distinguished_from_open_ones(store, token):
     held = accounts.whoami(store, token).session_id
     second = accounts.sign_in(store, "anna", PASSWORD, HERE)
     gone = accounts.whoami(store, second).session_id
@@ -353,7 +353,7 @@ def test_a_revoked_session_is_refused_on_the_next_action(store, token, way):
         pytest.fail("the action ran")
 
 
-def test_a_changed_role_holds_on_the_next_action_of_an_open_session(store, token):
+def test_a_changed_role_applies_to_the_next_action_of_an_open_session(store, token):
     access = Access(store, token)
     with store.write() as db:
         accounts.set_role(db, "anna", "admin")
@@ -418,7 +418,7 @@ def test_a_user_name_is_given_once(store, anna):
         accounts.add_user(db, "Anna", "Another", "doctor")
 
 
-def test_an_unknown_account_is_said_so(store):
+def test_an_unknown_account_is_reported(store):
     for change in (accounts.disable_user, accounts.enable_user, accounts.reset_password):
         with pytest.raises(LungkitError, match="no user 'nobody'"), store.write() as db:
             change(db, "nobody")
@@ -470,7 +470,7 @@ def test_accounts_are_listed_by_name_with_their_last_sign_in(store, token):
     ]
 
 
-def test_the_trail_tells_what_happened_to_accounts_and_sessions_and_names_nobody(store, anna):
+def test_the_trail_has_events_of_accounts_and_sessions_without_names(store, anna):
     token = accounts.sign_in(store, "anna", PASSWORD, HERE)
     _fail(store, 1)
     _fail(store, 1, "a password typed into the wrong field")

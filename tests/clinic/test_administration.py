@@ -206,7 +206,7 @@ def test_an_admin_cannot_disable_himself_nor_take_his_own_role(store, admin, sig
     admin.people()
 
 
-def test_two_admins_who_remove_each_other_at_once_leave_one(store, admin, signed_in):
+def test_of_two_admins_who_disable_each_other_at_once_one_remains(store, admin, signed_in):
     admins = {"admin": admin, "second": Administration(signed_in("admin", "second"))}
     targets = {"admin": user_id(store, "second"), "second": user_id(store, "admin")}
     start = threading.Barrier(2)
@@ -316,7 +316,7 @@ def test_an_empty_export_is_an_empty_file(admin):
     assert rows_of(admin.export_csv()) == []
 
 
-def test_erasing_removes_all_of_one_patient_and_leaves_one_event_that_names_nobody(store, admin, doctor, saved, said):
+def test_erasing_removes_all_of_one_patient_and_leaves_one_event_without_a_name(store, admin, doctor, saved, said):
     reading_id = saved("T-GONE", "Test Gone", notes="gone note")
     doctor.review(reading_id, True, "Pneumonia", "gone comment")
     gone = doctor.case(reading_id).patient.id
@@ -439,7 +439,7 @@ def _only_review(store) -> str:
         return db.scalars(sa.select(Review.id)).one()
 
 
-def test_usage_before_anybody_did_anything_is_all_there_and_empty(admin):
+def test_usage_is_complete_and_empty_before_the_first_action(admin):
     usage = admin.usage()
     assert len(usage.per_day) == 90
     assert usage.per_day[["uploads", "readings", "reviews"]].to_numpy().sum() == 0
@@ -503,7 +503,7 @@ def test_usage_loads_no_pixels(store, admin, saved, doctor):
     assert not any("heat" in statement or "studies.pixels" in statement for statement in asked)
 
 
-def test_days_that_make_no_sense_are_refused(admin):
+def test_impossible_numbers_of_days_are_refused(admin):
     for days in (0, -1, 10_000):
         with pytest.raises(LungkitError, match="accepted are 1 to 3660"):
             admin.usage(days)
@@ -536,7 +536,7 @@ def test_promoting_and_rolling_back_move_the_pointer_and_are_audited(store, admi
     assert done == [("model.promote", "model:lung@v1"), ("model.roll_back", "model:lung@v2")]
 
 
-def test_what_the_registry_refuses_is_said_as_it_says_it_and_not_audited(store, admin):
+def test_a_refusal_of_the_registry_is_passed_on_and_not_audited(store, admin):
     for action in (admin.roll_back, lambda model: admin.promote(model, "v1"), lambda model: admin.card(model, "v1")):
         with pytest.raises(ModelMissing, match="no model 'lung'"):
             action("lung")
@@ -560,7 +560,7 @@ def test_a_version_whose_card_is_damaged_is_listed_with_what_is_wrong(admin):
     assert (broken.version, broken.active, fine.version, fine.active, fine.problem) == ("v2", True, "v1", False, "")
 
 
-def test_a_damaged_file_of_the_version_in_use_is_said_in_the_list_and_by_health(admin):
+def test_a_damaged_file_of_the_version_in_use_shows_in_the_list_and_in_health(admin):
     for model in ("ct", "lung"):
         damaged = add_version(model)
     (damaged.folder / "weights").write_bytes(b"other")
@@ -626,7 +626,7 @@ def test_a_session_that_ran_out_is_not_counted_as_open(store, admin, signed_in):
     assert admin.people().set_index("name").sessions.to_dict() == {"admin": 1, "second": 0}
 
 
-def test_kernels_are_the_processes_of_ipykernel_beside_this_one():
+def test_kernels_are_the_ipykernel_processes_of_the_same_server():
     """A server that starts three processes: two kernels, one of which counts, and one that is none."""
     kernel = (
         "import sys; from lungkit.clinic.records import administration; "

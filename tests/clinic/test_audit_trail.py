@@ -1,4 +1,4 @@
-"""The audit trail: it keeps what happened if and only if it did, and shows whoever meddled with it."""
+"""The audit trail: it has an event exactly if the change was saved, and reveals manipulation."""
 
 import subprocess
 import sys
@@ -27,8 +27,8 @@ def head(store) -> str:
         return audit_trail.head(db)
 
 
-def meddle(store, *statements: str) -> None:
-    """Change rows as somebody does who owns the database and takes its guards away."""
+def manipulate(store, *statements: str) -> None:
+    """Change rows as the owner of the database can, who removes its triggers."""
     with store.engine.begin() as connection:
         if store.path:
             for guard in ("audit_no_update", "audit_no_delete", "audit_follows"):
@@ -49,7 +49,7 @@ def trail(store):
 # --- adding
 
 
-def test_events_are_kept_in_order_each_with_the_hash_of_the_one_before(trail):
+def test_events_are_stored_in_order_each_with_the_hash_of_the_one_before(trail):
     with trail.read() as db:
         events = db.scalars(sa.select(AuditEvent).order_by(AuditEvent.number)).all()
     assert [event.number for event in events] == [1, 2, 3, 4]
@@ -61,7 +61,7 @@ def test_events_are_kept_in_order_each_with_the_hash_of_the_one_before(trail):
     assert head(trail) == f"4:{events[-1].hash}"
 
 
-def test_an_event_is_not_kept_when_what_it_tells_of_is_undone(trail):
+def test_an_event_is_undone_with_the_change_that_it_reports(trail):
     with pytest.raises(ZeroDivisionError), trail.write() as db:
         audit_trail.append(db, 7, "reading.save", "case:2")
         1 / 0  # noqa: B018
@@ -73,7 +73,7 @@ def test_an_empty_trail_is_sound(store):
     assert head(store) == "0:" + "0" * 64
 
 
-def test_an_event_of_nobody_is_kept(store):
+def test_an_event_needs_no_user(store):
     with store.write() as db:
         audit_trail.append(db, None, "session.refused", "user:unknown")
     assert audit_trail.verify(store) == 1
@@ -90,12 +90,12 @@ json_values = st.recursive(
 @hypothesis.settings(
     max_examples=40, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
 )
-def test_whatever_json_an_event_tells_it_verifies_after_it_was_kept(store, detail):
+def test_an_event_with_any_json_verifies(store, detail):
     add(store, "case.open", detail=detail)
     audit_trail.verify(store)
 
 
-def test_what_reads_differently_after_it_was_kept_still_verifies(store):
+def test_values_that_read_back_differently_still_verify(store):
     add(store, "case.open", by_number={10: "a", 9: "b"}, pair=(1, 2))
     assert audit_trail.verify(store) == 1
 
@@ -195,8 +195,8 @@ COPY = (
         ([COPY.format(number=0)], 1, "missing; the next row has the number 0"),
     ],
 )  # fmt: skip
-def test_the_first_row_that_somebody_meddled_with_is_named(trail, statements, number, said):
-    meddle(trail, *statements)
+def test_the_first_manipulated_row_is_named(trail, statements, number, said):
+    manipulate(trail, *statements)
     with pytest.raises(AuditBroken, match=f"broken at row {number}: .*{said}") as broken:
         audit_trail.verify(trail)
     assert broken.value.number == number
@@ -205,22 +205,22 @@ def test_the_first_row_that_somebody_meddled_with_is_named(trail, statements, nu
 @pytest.mark.parametrize("value", ["detail = 'no json'", "at = 'yesterday'", "action = x'ff'"])
 def test_a_value_that_is_none_of_its_column_breaks_the_trail_there(sqlite_store, value):
     add(sqlite_store, "case.open", "case.open", "case.open")
-    meddle(sqlite_store, f"UPDATE audit SET {value} WHERE number = 2")
+    manipulate(sqlite_store, f"UPDATE audit SET {value} WHERE number = 2")
     with pytest.raises(AuditBroken, match="broken at row 2"):
         audit_trail.verify(sqlite_store)
 
 
 def test_a_trail_that_was_cut_off_shows_against_a_head_noted_before_and_only_so(trail):
     noted = head(trail)
-    meddle(trail, "DELETE FROM audit WHERE number > 2")
+    manipulate(trail, "DELETE FROM audit WHERE number > 2")
     assert audit_trail.verify(trail) == 2
     with pytest.raises(AuditBroken, match="broken at row 3: it is missing; the trail had 4 rows"):
         audit_trail.verify(trail, noted)
 
 
-def test_a_trail_that_was_made_anew_shows_against_a_head_noted_before_and_only_so(trail):
+def test_only_a_head_noted_earlier_reveals_a_rebuilt_trail(trail):
     noted = head(trail)
-    meddle(trail, "DELETE FROM audit")
+    manipulate(trail, "DELETE FROM audit")
     add(trail, "nothing", "happened", "here", "at", "all")
     assert audit_trail.verify(trail) == 5
     with pytest.raises(AuditBroken, match="broken at row 4: it is not the row whose hash was noted"):
@@ -238,7 +238,7 @@ def test_a_head_that_is_none_is_refused(store):
         audit_trail.verify(store, "12")
 
 
-def test_a_trail_in_no_database_is_an_error_not_a_sound_one(sqlite_url):
+def test_a_trail_without_a_database_is_an_error(sqlite_url):
     with pytest.raises(StoreError, match="no tables"):
         audit_trail.verify(Store(sqlite_url))
 
@@ -247,6 +247,6 @@ def test_a_long_trail_is_verified_to_its_end(sqlite_store):
     with sqlite_store.write() as db:
         for number in range(3000):
             audit_trail.append(db, 7, "case.open", f"case:{number}")
-    meddle(sqlite_store, "UPDATE audit SET user_id = 8 WHERE number = 2999")
+    manipulate(sqlite_store, "UPDATE audit SET user_id = 8 WHERE number = 2999")
     with pytest.raises(AuditBroken, match="row 2999"):
         audit_trail.verify(sqlite_store)

@@ -1,4 +1,4 @@
-"""What doctors do with the records: nothing half-saved, nobody else's action, no name where it does not belong."""
+"""What doctors do with the records: nothing partly saved, no action without the role, no name in the wrong place."""
 
 import inspect
 import threading
@@ -280,7 +280,7 @@ def test_a_patient_within_the_limits_is_accepted(birth_year, sex):
         ({"number": 12}, "the patient number is empty"),
     ],
 )
-def test_a_patient_outside_the_limits_is_refused_and_told_what_is_accepted(wrong, words):
+def test_a_patient_outside_the_limits_is_refused_with_what_is_accepted(wrong, words):
     right = {"number": "T-1", "name": "Test Patient", "birth_year": 1970, "sex": "male"}
     with pytest.raises(RecordRefused, match=words):
         NewPatient(**right | wrong)
@@ -300,7 +300,7 @@ def test_a_patient_outside_the_limits_is_refused_and_told_what_is_accepted(wrong
         ("測試", "測試"),
     ],
 )
-def test_a_name_is_kept_as_it_is_seen(typed, kept):
+def test_a_name_is_stored_as_it_looks(typed, kept):
     assert NewPatient("1", typed).name == kept
 
 
@@ -375,7 +375,7 @@ def test_no_more_patients_are_given_than_asked_for(many):
 # --- reviewing
 
 
-def test_agreeing_and_correcting_are_kept_both_and_the_latest_counts(store, doctor, signed_in, chest_image, said):
+def test_all_reviews_are_stored_and_the_latest_counts(store, doctor, signed_in, chest_image, said):
     reading_id = doctor.save_case(patient(), chest_image(), SHA, said("Pneumonia")).reading_id
     doctor.review(reading_id, True, "Pneumonia", "clear")
     Records(signed_in("doctor", "second")).review(reading_id, False, "Normal", "<b>no</b>")
@@ -388,7 +388,7 @@ def test_agreeing_and_correcting_are_kept_both_and_the_latest_counts(store, doct
     assert [event.detail["label"] for event in events(store, "case.review")] == ["Pneumonia", "Normal"]
 
 
-def test_a_review_that_contradicts_itself_or_names_no_class_is_refused(store, doctor, chest_image, said):
+def test_a_contradictory_review_or_one_with_an_unknown_class_is_refused(store, doctor, chest_image, said):
     reading_id = doctor.save_case(patient(), chest_image(), SHA, said("Pneumonia")).reading_id
     for agrees, label in ((True, "Normal"), (False, "Pneumonia")):
         with pytest.raises(RecordRefused, match="the model says Pneumonia"):
@@ -475,7 +475,7 @@ def test_a_patients_page_shows_all_cases_oldest_first_with_thumbnails(doctor, ch
     assert all(case.thumbnail.startswith(b"\x89PNG") and len(case.thumbnail) < 40_000 for case in page.cases)
 
 
-def test_who_opened_what_is_on_the_trail(store, doctor, signed_in, chest_image, said):
+def test_the_trail_notes_who_opened_what(store, doctor, signed_in, chest_image, said):
     reading_id = doctor.save_case(patient(), chest_image(), SHA, said()).reading_id
     second = Records(signed_in("doctor", "second"))
     patient_id = second.case(reading_id).patient.id

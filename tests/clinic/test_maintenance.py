@@ -71,7 +71,7 @@ def test_a_restored_backup_has_all_that_was_there_when_it_was_made(clinic, tmp_p
     add_patient(clinic, "P3")
 
 
-def test_a_restore_is_told_in_the_trail_with_the_head_that_it_replaced(clinic, tmp_path):
+def test_the_trail_notes_a_restore_with_the_head_that_it_replaced(clinic, tmp_path):
     file = maintenance.backup(clinic, tmp_path / "backup")
     add_patient(clinic, "P2")
     with clinic.read() as db:
@@ -93,7 +93,7 @@ def test_a_restore_signs_everybody_out(clinic, tmp_path):
         assert db.scalars(sa.select(SignIn)).one().revoked_at is not None
 
 
-def test_what_a_restore_replaced_is_kept_and_can_be_had_back(clinic, tmp_path):
+def test_a_restore_keeps_the_earlier_records_and_they_can_be_restored(clinic, tmp_path):
     file = maintenance.backup(clinic, tmp_path / "backup")
     add_patient(clinic, "P2")
     kept = maintenance.restore(clinic, file)
@@ -117,7 +117,7 @@ def test_a_second_backup_and_restore_work_like_the_first(clinic, tmp_path):
     assert maintenance.check(clinic) == []
 
 
-def test_people_who_have_the_records_open_see_the_restored_ones_at_once(clinic, tmp_path):
+def test_open_connections_see_the_restored_records_at_once(clinic, tmp_path):
     other = Store(clinic.url.render_as_string(hide_password=False))
     file = maintenance.backup(clinic, tmp_path / "backup")
     add_patient(other, "P2")
@@ -130,7 +130,7 @@ def test_people_who_have_the_records_open_see_the_restored_ones_at_once(clinic, 
     other.close()
 
 
-def test_a_restore_gives_up_in_words_while_somebody_writes(clinic, tmp_path):
+def test_a_restore_stops_with_a_message_while_someone_writes(clinic, tmp_path):
     file = maintenance.backup(clinic, tmp_path / "backup")
     add_patient(clinic, "P2")
     hasty = Store(clinic.url.render_as_string(hide_password=False), busy_seconds=0.5)
@@ -173,7 +173,7 @@ def test_a_backup_needs_a_folder_and_tables(database_url, tmp_path):
     store.close()
 
 
-def test_a_backup_taken_while_people_write_holds_whole_writes(clinic, tmp_path):
+def test_a_backup_made_while_people_write_contains_whole_writes(clinic, tmp_path):
     stop = threading.Event()
 
     def write():
@@ -203,7 +203,7 @@ def test_a_backup_taken_while_people_write_holds_whole_writes(clinic, tmp_path):
         assert patients == studies == saves
 
 
-def test_a_backup_goes_back_where_there_are_no_records_any_more(clinic, tmp_path, request):
+def test_a_backup_can_be_restored_where_the_records_are_gone(clinic, tmp_path, request):
     file = maintenance.backup(clinic, tmp_path / "backup")
     if clinic.path:
         clinic.close()
@@ -267,7 +267,7 @@ def no_database(file: Path) -> None:
         (lambda file: file.unlink(), "there is no backup"),
     ],
 )
-def test_a_file_that_is_no_sound_backup_is_refused_before_anything_is_touched(sqlite_store, tmp_path, spoil, said):
+def test_a_file_that_is_not_a_sound_backup_is_refused_before_anything_changes(sqlite_store, tmp_path, spoil, said):
     with sqlite_store.write() as db:
         db.add(User(name="ada", full_name="Ada", role="doctor", password_hash="-"))
     add_patient(sqlite_store, "P1")
@@ -282,7 +282,7 @@ def test_a_file_that_is_no_sound_backup_is_refused_before_anything_is_touched(sq
 
 @needs_pg_dump
 @pytest.mark.parametrize("spoil", [cut_short, no_database, lambda file: file.write_bytes(b"")])
-def test_an_archive_that_is_no_sound_backup_is_refused_before_anything_is_touched(postgresql_url, tmp_path, spoil):
+def test_an_archive_that_is_not_a_sound_backup_is_refused_before_anything_changes(postgresql_url, tmp_path, spoil):
     store = Store(postgresql_url)
     maintenance.upgrade(store)
     with store.write() as db:
@@ -314,7 +314,7 @@ def test_an_archive_of_a_newer_or_another_program_is_refused(postgresql_url, tmp
     store.close()
 
 
-def test_the_database_itself_is_no_backup(sqlite_store):
+def test_the_database_itself_is_not_a_backup(sqlite_store):
     with pytest.raises(StoreError, match="the database itself"):
         maintenance.restore(sqlite_store, sqlite_store.path)
 
@@ -394,7 +394,7 @@ def test_a_sound_database_has_no_complaints(clinic):
     assert maintenance.check(clinic) == []
 
 
-def test_files_open_to_others_are_told(sqlite_store):
+def test_files_that_others_can_read_are_reported(sqlite_store):
     sqlite_store.path.chmod(0o640)
     sqlite_store.path.parent.chmod(0o755)
     told = maintenance.check(sqlite_store)
@@ -403,7 +403,7 @@ def test_files_open_to_others_are_told(sqlite_store):
     assert "chmod 600" in told[1]
 
 
-def test_rows_that_refer_to_nothing_are_told(sqlite_store):
+def test_rows_that_refer_to_nothing_are_reported(sqlite_store):
     with sqlite3.connect(sqlite_store.path) as connection:
         connection.execute("INSERT INTO sessions VALUES ('a', 'b', 99, '::1', '2026-01-01', '2026-01-01', NULL)")
     assert ["a row of sessions refers to nothing" in complaint for complaint in maintenance.check(sqlite_store)] == [
@@ -411,7 +411,7 @@ def test_rows_that_refer_to_nothing_are_told(sqlite_store):
     ]
 
 
-def test_a_damaged_page_is_told(sqlite_store):
+def test_a_damaged_page_is_reported(sqlite_store):
     with sqlite_store.write() as db:
         db.add(User(name="ada", full_name="Ada", role="doctor", password_hash="-"))
     for number in range(10):
@@ -421,14 +421,14 @@ def test_a_damaged_page_is_told(sqlite_store):
     assert ["is damaged" in complaint for complaint in maintenance.check(sqlite_store)] == [True]
 
 
-def test_a_lost_guard_of_the_trail_is_told(clinic):
+def test_a_missing_trigger_of_the_trail_is_reported(clinic):
     drop = "DROP TRIGGER audit_follows" if clinic.path else "ALTER TABLE audit DISABLE TRIGGER audit_follows"
     with clinic.engine.begin() as connection:
         connection.exec_driver_sql(drop)
     assert maintenance.check(clinic) == ["the audit trail has lost its guard audit_follows; its rows can be changed"]
 
 
-def test_a_broken_trail_is_told(sqlite_store):
+def test_a_broken_trail_is_reported(sqlite_store):
     with sqlite_store.write() as db:
         audit_trail.append(db, None, "case.open", "case:1")
     with sqlite3.connect(sqlite_store.path) as connection:
@@ -477,7 +477,7 @@ def test_the_command_makes_backs_up_restores_and_checks_the_records(lungkit, sql
     assert lungkit("db", "check") == (0, "the records are sound\n", "")
 
 
-def test_the_command_says_what_is_wrong_and_fails(lungkit, sqlite_url, tmp_path):
+def test_the_command_reports_what_is_wrong_and_fails(lungkit, sqlite_url, tmp_path):
     lungkit("db", "upgrade")
     Store(sqlite_url).path.chmod(0o644)
     code, out, _ = lungkit("db", "check")
@@ -504,7 +504,7 @@ def test_the_command_verifies_the_trail_against_a_head_noted_before(lungkit, sql
     assert "broken at row 2: it is missing; the trail had 9 rows" in err
 
 
-def test_a_verified_trail_is_not_said_to_be_whole_at_its_end(lungkit, sqlite_url):
+def test_verify_does_not_claim_that_the_end_of_the_trail_is_complete(lungkit, sqlite_url):
     lungkit("db", "upgrade")
     with Store(sqlite_url).write() as db:
         for case in "12":

@@ -69,7 +69,7 @@ def test_a_database_of_a_newer_program_is_refused_and_left_alone(store):
     assert ["by a newer lungkit" in complaint for complaint in maintenance.check(store)] == [True]
 
 
-def test_tables_of_somebody_else_are_left_alone(database_url):
+def test_tables_of_another_program_are_left_alone(database_url):
     store = Store(database_url)
     with store.engine.begin() as connection:
         connection.execute(sa.text("CREATE TABLE users (id INTEGER)"))
@@ -90,7 +90,7 @@ def test_a_step_that_fails_leaves_the_tables_as_they_were(store, next_step):
     assert "more" not in table_names(store)
 
 
-def test_old_tables_are_told_by_check_and_brought_up_to_date(store, next_step):
+def test_check_reports_old_tables_and_upgrade_brings_them_up_to_date(store, next_step):
     next_step('op.create_table("more", sa.Column("id", sa.Integer))')
     assert maintenance.check(store) == [
         "the tables have schema 0001, this lungkit needs 0002; run `lungkit db upgrade`"
@@ -100,7 +100,7 @@ def test_old_tables_are_told_by_check_and_brought_up_to_date(store, next_step):
     assert maintenance.check(store) == []
 
 
-def test_a_step_that_makes_a_table_anew_keeps_the_rows_that_refer_to_it(store, next_step):
+def test_a_step_that_rebuilds_a_table_keeps_the_rows_that_refer_to_it(store, next_step):
     with store.write() as db:
         user = User(name="ada", full_name="Ada", role="doctor", password_hash="-")
         db.add(user)

@@ -51,14 +51,14 @@ def test_intensities_come_back_within_half_a_step_of_8_bits(values):
     assert np.abs(kept - values).max() <= 0.5 / 255 + 1e-6
 
 
-def test_values_beyond_what_is_kept_stay_at_its_ends():
+def test_values_outside_the_stored_range_are_clipped():
     hu = pixels.decode(pixels.encode(image([[-5000.0, 90000.0]], "HU", "CT")), "HU")
     assert hu.tolist() == [[-1024, 65535 - 1024]]
     assert pixels.decode(pixels.encode(image([[-0.5, 1.5]])), "intensity").tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize(("units", "scale"), [("intensity", 1), ("HU", 1000)])
-def test_a_very_large_image_is_kept_smaller_with_its_aspect_and_its_brightness(units, scale):
+def test_a_very_large_image_is_stored_smaller_with_the_same_aspect_and_brightness(units, scale):
     large = ramp(512, 4096) * scale
     kept = pixels.decode(pixels.encode(image(large, units)), units)
     assert kept.shape == (256, 2048)
@@ -70,7 +70,7 @@ def test_an_image_of_the_longest_side_is_not_resampled():
     assert np.array_equal(pixels.decode(pixels.encode(image(values)), "intensity"), values)
 
 
-def test_the_kept_file_holds_the_picture_and_nothing_else():
+def test_the_stored_file_contains_the_picture_and_nothing_else():
     tagged = image(ramp(60, 50), "HU", "CT", {"view": "PA", "body_part": "CHEST"})
     assert set(chunks(pixels.encode(tagged))) == {b"IHDR", b"IDAT", b"IEND"}
 

@@ -129,7 +129,7 @@ def _shown(browser: Browser, kernel: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["anna", "nobody", "<script>alert(1)</script>"])
-def test_a_refused_sign_in_says_so_in_the_page_and_gives_no_session(visitor, name):
+def test_a_failed_sign_in_shows_a_message_and_gives_no_session(visitor, name):
     answer = visitor.sign_in(name, "not the password")
     assert answer.status == 401
     assert f'role="alert">{accounts.REFUSED}' in answer.text
@@ -189,7 +189,7 @@ def test_signing_out_ends_the_session_even_for_someone_who_kept_the_cookie(clini
     assert eventually(lambda: len(kernels_of(clinic_server)) <= before)  # the page's own is gone, another may warm up
 
 
-def test_signing_out_is_no_link(anna):
+def test_signing_out_is_not_a_link(anna):
     assert anna.get("/logout").status in (404, 405)
     assert anna.get("/login").to == "/"
 
@@ -489,7 +489,7 @@ def test_a_certificate_that_cannot_be_used_is_reported(here, tmp_path):
         _serve_here(certfile=tmp_path / "broken.pem")
 
 
-def test_messages_are_small_whatever_may_be_uploaded_and_the_port_is_the_one_asked_for(monkeypatch):
+def test_messages_stay_small_with_a_large_upload_limit_and_no_other_port_is_tried(monkeypatch):
     monkeypatch.setenv("LUNGKIT_UPLOAD_MB", "500")
     settings = serve._settings(8866, "127.0.0.1", Path("app.ipynb"), 2, secure=True)
     assert settings.Voila.tornado_settings["websocket_max_message_size"] == sockets.MESSAGE_BYTES <= 2**22

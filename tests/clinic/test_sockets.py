@@ -235,7 +235,7 @@ def test_a_frame_is_read_as_the_page_wrote_it():
     assert serialize_msg_to_ws_v1(read.parts, read.channel) == frame(said)
 
 
-def test_any_frame_is_read_or_refused_with_a_reason_and_takes_no_memory():
+def test_any_frame_is_read_or_refused_with_a_reason_and_little_memory():
     counts, numbered = Counter(), frames(1)
     tracemalloc.start()
     start = time.monotonic()

@@ -58,7 +58,7 @@ def start(store, code: str, **options) -> subprocess.Popen:
 
 def test_two_processes_that_write_at_once_lose_nothing(store):
     user_id = add_user(store)
-    # Each reads, adds one, and writes: whoever reads before the other has written would lose its count.
+    # Each process reads, adds one, and writes; a read before the other's write would lose a count.
     adding = f"""
         for _ in range(60):
             with store.write() as db:
@@ -91,7 +91,7 @@ def test_processes_that_open_and_make_a_new_database_at_once_all_succeed(databas
     store.close()
 
 
-def test_a_reader_waits_for_no_writer_and_sees_one_state(store):
+def test_readers_do_not_wait_for_writers_and_see_one_state(store):
     user_id = add_user(store)
     with store.read() as db:
         assert db.scalars(sa.select(Patient.number)).all() == []
@@ -189,7 +189,7 @@ def test_kills_at_any_moment_leave_only_whole_writes(sqlite_store):
 # --- no room
 
 
-def test_a_full_disk_is_said_in_words_and_loses_nothing(sqlite_store):
+def test_a_full_disk_gives_a_message_and_loses_nothing(sqlite_store):
     """The system lets the process write no further, as on a disk that is full; then there is room again."""
     user_id = add_user(sqlite_store)
     code = f"""
@@ -264,7 +264,7 @@ def test_a_disk_that_fills_up_stops_writes_only(small_disk):
         ("sqlite:////proc/no/clinic.db", "/proc/no/clinic.db cannot be made: No such file"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_said_in_words_without_its_password(url, said):
+def test_the_message_for_an_unusable_database_has_no_password(url, said):
     with pytest.raises(StoreError, match=said) as refused:
         add_user(Store(url))
     assert "secret" not in str(refused.value)
@@ -274,7 +274,7 @@ def test_a_stores_own_text_has_no_password():
     assert "secret" not in repr(Store("postgresql://ada:secret@127.0.0.1:1/clinic"))
 
 
-def test_a_file_that_is_no_database_is_said_to_be_damaged(sqlite_store):
+def test_a_file_that_is_not_a_database_is_reported_as_damaged(sqlite_store):
     sqlite_store.close()
     sqlite_store.path.write_bytes(b"no database" * 1000)
     with pytest.raises(StoreError, match="damaged"):
@@ -288,7 +288,7 @@ def test_records_without_tables_tell_how_to_make_them(database_url):
     store.close()
 
 
-def test_a_value_that_postgresql_cannot_hold_is_said_in_words(postgresql_url):
+def test_a_value_that_postgresql_cannot_store_gives_a_message(postgresql_url):
     store = Store(postgresql_url)
     maintenance.upgrade(store)
     user_id = add_user(store)
@@ -315,7 +315,7 @@ def test_only_the_owner_can_read_the_files_whatever_the_umask(sqlite_url):
     store.close()
 
 
-def test_looking_at_a_url_makes_no_file(sqlite_url):
+def test_a_store_that_is_not_used_makes_no_file(sqlite_url):
     store = Store(sqlite_url)
     assert maintenance.check(store) == [f"there are no records at {store.path} yet; `lungkit db upgrade` makes them"]
     assert not store.path.parent.exists()
@@ -328,7 +328,7 @@ def test_errors_do_not_show_the_values_that_were_to_be_saved(store):
     assert "Shelley" not in str(refused.value).replace(str(refused.value.orig), "")
 
 
-def test_what_was_erased_is_gone_from_the_files(sqlite_store):
+def test_erased_rows_are_gone_from_the_files(sqlite_store):
     user_id = add_user(sqlite_store)
     marks = [b"Shelley-the-name", b"pixels-of-the-image"]
     with sqlite_store.write() as db:
@@ -359,7 +359,7 @@ def test_a_reading_session_can_change_nothing(store):
     add_user(store, "eve")  # the connection, used again, can write
 
 
-def test_what_was_read_or_written_can_still_be_looked_at_afterwards(store):
+def test_loaded_rows_can_be_used_after_the_transaction(store):
     user_id = add_user(store)
     with store.write() as db:
         written = patient(user_id)

@@ -1,7 +1,7 @@
-"""What goes wrong around the clinic: a process killed, records locked, a disk full, a model's file damaged.
+"""Faults around the clinic: a killed process, locked records, a full disk, a damaged file of a model.
 
-Each time what was saved stays, nothing is saved by half, the page says in words what happened and what to do, and the
-clinic goes on in the same folder at the same address.
+After each fault, saved data is still there, nothing is partly saved, the page says what happened and what to do, and
+the clinic continues in the same folder at the same address.
 """
 
 import gc
@@ -41,14 +41,14 @@ def clinic(start_clinic):
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory) -> Iterator[Path]:
-    """DICOM files that the committed model is sure of, as large as a scanner's, as many as are asked for."""
+    """DICOM files as large as a scanner's, without end, that the committed model is sure of."""
     folder = tmp_path_factory.mktemp("scans")
     cut = phantom.make_patient("demo", "Normal", seed=46, slices=3, size=512)[1]
     # The same picture with other identifiers: another file.
     return (phantom.write_dicom(replace(cut, index=i), folder / f"scan-{i:02}.dcm") for i in count())
 
 
-# --- what must hold whatever happens
+# --- what must be true after every fault
 
 
 def saved(clinic) -> set[tuple[str, str, str]]:
@@ -59,7 +59,7 @@ def saved(clinic) -> set[tuple[str, str, str]]:
 
 
 def assert_whole(clinic) -> None:
-    """The records are sound, and nothing in them, or beside them, is there by half."""
+    """The records are sound, and nothing in them or next to them is incomplete."""
     for check in (("db", "check"), ("audit", "verify")):
         ran = CliRunner().invoke(cli.app, check, env=clinic.environment)
         assert ran.exit_code == 0, ran.output
@@ -70,12 +70,12 @@ def assert_whole(clinic) -> None:
         assert set(db.scalars(sa.select(Patient.id))) == {study.patient_id for study in studies}
         told = db.scalars(sa.select(AuditEvent.object).where(AuditEvent.action == "case.save")).all()
         assert sorted(told) == sorted(f"reading:{study.readings[0].id}" for study in studies)
-    beside = {path.name for path in clinic.store.path.parent.iterdir()}
-    assert beside <= {"clinic.db", "clinic.db-wal", "clinic.db-shm", "errors.log"}
+    files = {path.name for path in clinic.store.path.parent.iterdir()}
+    assert files <= {"clinic.db", "clinic.db-wal", "clinic.db-shm", "errors.log"}
 
 
-def assert_reads_on(visitor, number: str, scan: Path) -> None:
-    """A page that was just loaded finds the patient of before and reads another image."""
+def assert_reads_again(visitor, number: str, scan: Path) -> None:
+    """A page that was just loaded finds an earlier patient and reads another image."""
     choose(visitor, number)
     visitor.upload(scan)
     assert_read(visitor, scan)
@@ -88,12 +88,12 @@ def assert_read(visitor, scan: Path) -> None:
 def choose(visitor, number: str) -> None:
     """Find a patient on the page New case."""
     visitor.page.get_by_label("Patient number or name").fill(number)
-    visitor.sees("1 found. Select one:")  # until then a click may be for a list that is no more
+    visitor.sees("1 found. Select one:")  # before, a click could hit an old list
     visitor.page.get_by_role("button", name=number).click()
 
 
 def load_again(visitor) -> None:
-    """Follow the way that a page offers which has lost its process."""
+    """Follow the link that a page shows when its process has ended."""
     visitor.page.get_by_role("heading", name="This page has ended").wait_for()
     visitor.sees("What was saved before is safe")
     visitor.page.get_by_role("link", name="Load the page again").click()
@@ -101,14 +101,14 @@ def load_again(visitor) -> None:
 
 
 def send(visitor, scan: Path) -> None:
-    """Choose a file and wait for nothing."""
+    """Choose a file without waiting."""
     visitor.page.locator("input[type=file]:enabled").set_input_files(scan)
 
 
 def kill(clinic, *stopped: psutil.Process) -> None:
     """End the server as a power cut would; returns when the processes of its pages have noticed.
 
-    stopped: those of them that were stopped and go on only now.
+    stopped: those of them that were suspended; they resume now.
     """
     kernels = clinic.kernels()
     clinic.kill()
@@ -129,7 +129,7 @@ def kernel_of(visitor) -> psutil.Process:
 
 
 class Watch:
-    """What another program sees of the records from one moment to the next."""
+    """What another program sees of the records at each moment."""
 
     def __init__(self, clinic):
         self._connection = sqlite3.connect(clinic.store.path, timeout=0, isolation_level=None)
@@ -138,7 +138,7 @@ class Watch:
     def studies(self) -> int:
         return self._connection.execute("SELECT count(*) FROM studies").fetchone()[0]
 
-    def somebody_writes(self) -> bool:
+    def someone_writes(self) -> bool:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError:
@@ -148,20 +148,20 @@ class Watch:
 
 
 def stop_while_saving(visitor, scans: Iterator[Path]) -> tuple[psutil.Process, Path]:
-    """Upload until the page's process is stopped in the middle of a save: that process, and what it was to save."""
+    """Upload until the page's process is suspended in the middle of a save: that process, and the file."""
     kernel = kernel_of(visitor)
     with closing(Watch(visitor.clinic)) as watch:
         for scan in islice(scans, 8):
             before, end = watch.studies(), time.monotonic() + 30
             send(visitor, scan)
             while watch.studies() == before and time.monotonic() < end:
-                if not watch.somebody_writes():
+                if not watch.someone_writes():
                     time.sleep(0.0002)  # or else the save waits for those who watch it
                     continue
                 kernel.suspend()
                 while kernel.status() != psutil.STATUS_STOPPED:
                     time.sleep(0.001)
-                if watch.somebody_writes() and watch.studies() == before:
+                if watch.someone_writes() and watch.studies() == before:
                     return kernel, scan
                 kernel.resume()
             assert_read(visitor, scan)
@@ -169,7 +169,7 @@ def stop_while_saving(visitor, scans: Iterator[Path]) -> tuple[psutil.Process, P
 
 
 def stop_when_saved(visitor, scan: Path) -> psutil.Process:
-    """Upload, and stop the page's process as soon as anybody can see the study; that process."""
+    """Upload, and suspend the page's process as soon as the study is visible; returns that process."""
     kernel = kernel_of(visitor)
     with closing(Watch(visitor.clinic)) as watch:
         before, end = watch.studies(), time.monotonic() + 30
@@ -190,7 +190,7 @@ def test_a_kernel_killed_while_it_saves_leaves_all_of_a_reading_or_nothing(visit
     load_again(ada)
     assert saved(clinic) == before
     assert_whole(clinic)
-    assert_reads_on(ada, "F-1", unsaved)
+    assert_reads_again(ada, "F-1", unsaved)
 
     scan = next(scans)
     stop_when_saved(ada, scan).kill()
@@ -212,11 +212,11 @@ def test_a_server_killed_in_the_middle_of_a_save_serves_again_with_all_that_was_
     kill(clinic, kernel)
     ada.sees("The server cannot be reached. What you enter now is not saved.")
     after = saved(clinic)
-    assert before <= after  # the save that was under way went through as a whole, or not at all
+    assert before <= after  # the interrupted save is complete or missing
     assert_whole(clinic)
     clinic.start()
     load_again(ada)
-    assert_reads_on(ada, "F-2", next(scans))
+    assert_reads_again(ada, "F-2", next(scans))
     assert len(saved(clinic)) == len(after) + 1
     assert_whole(clinic)
 
@@ -226,7 +226,7 @@ def test_a_server_killed_in_the_middle_of_a_save_serves_again_with_all_that_was_
 
 @contextmanager
 def hanging(clinic) -> Iterator[None]:
-    """The server does not answer, for as long as this lasts."""
+    """In this block the server does not answer."""
     server = clinic.server()
     server.suspend()
     try:
@@ -235,7 +235,7 @@ def hanging(clinic) -> Iterator[None]:
         server.resume()
 
 
-def test_a_page_whose_server_hangs_says_so_and_goes_on_when_it_answers(visit, start_clinic, scans):
+def test_a_page_whose_server_hangs_says_so_and_continues_when_it_answers(visit, start_clinic, scans):
     clinic = start_clinic(LUNGKIT_HANG_SECONDS="300")
     ada, late = visit("ada", clinic=clinic), visit(clinic=clinic)
     late.page.goto(clinic.url)
@@ -271,7 +271,7 @@ def test_a_server_that_hangs_is_replaced_and_the_page_shows_the_way_back(visit, 
     assert ada.page.url == url
     assert saved(clinic) == before
     assert_whole(clinic)
-    assert_reads_on(ada, "H-2", next(scans))
+    assert_reads_again(ada, "H-2", next(scans))
     assert "The server has not answered for 3 s. It starts again" in clinic.said()
 
 
@@ -280,7 +280,7 @@ def test_a_server_that_hangs_is_replaced_and_the_page_shows_the_way_back(visit, 
 
 @contextmanager
 def written_by_another(clinic) -> Iterator[None]:
-    """Another program holds the records' one place for a writer, for as long as this lasts."""
+    """In this block another program is the one writer that the records allow."""
     with closing(sqlite3.connect(clinic.store.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -293,7 +293,7 @@ def type_in(visitor, name: str) -> None:
     visitor.page.get_by_role("button", name="Sign in").click(no_wait_after=True)
 
 
-def test_while_the_records_are_locked_everybody_is_told_so_and_nothing_is_saved(visit, clinic, scans):
+def test_while_the_records_are_locked_everyone_sees_a_message_and_nothing_is_saved(visit, clinic, scans):
     ada, ben, late = visit("ada"), visit("ben"), visit()
     ada.new_patient("F-3", "Demo Patient Three")
     ada.upload(next(scans))
@@ -304,7 +304,7 @@ def test_while_the_records_are_locked_everybody_is_told_so_and_nothing_is_saved(
         send(ada, scan)
         ben.page.get_by_role("button", name="Sign out").click(no_wait_after=True)
         type_in(late, "ben")
-        with urllib.request.urlopen(f"{clinic.url}login", timeout=5) as answer:  # nobody else waits with them
+        with urllib.request.urlopen(f"{clinic.url}login", timeout=5) as answer:  # no one else waits with them
             assert answer.status == 200
         expect(ada.page.locator(".file-line", has_text=scan.name)).to_contain_text(BUSY)
         expect(late.page.get_by_role("alert")).to_contain_text(BUSY)
@@ -349,7 +349,7 @@ def fill(disk: Path) -> Path:
     return ballast
 
 
-def test_on_a_full_disk_nothing_is_lost_and_with_room_again_it_goes_on(visit, small_clinic, scans):
+def test_a_full_disk_loses_nothing_and_work_continues_when_there_is_room(visit, small_clinic, scans):
     clinic = small_clinic
     ada, eve, late = visit("ada", clinic=clinic), visit("eve", clinic=clinic), visit(clinic=clinic)
     ada.new_patient("F-4", "Demo Patient Four")
@@ -370,14 +370,14 @@ def test_on_a_full_disk_nothing_is_lost_and_with_room_again_it_goes_on(visit, sm
     assert_whole(clinic)
 
     kill(clinic)
-    clinic.start()  # also while the disk is full: what is there can be looked at
+    clinic.start()  # works while the disk is full: earlier readings can be opened
     load_again(ada)
     ada.go("Worklist")
     expect(ada.page.locator("tbody tr", has_text="F-4")).to_have_count(1)
 
     ballast.unlink()
     ada.go("New case")
-    assert_reads_on(ada, "F-4", scan)
+    assert_reads_again(ada, "F-4", scan)
     assert len(saved(clinic)) == len(before) + 1
     assert_whole(clinic)
 
@@ -385,7 +385,7 @@ def test_on_a_full_disk_nothing_is_lost_and_with_room_again_it_goes_on(visit, sm
 # --- a model's file is damaged
 
 
-def test_a_damaged_model_reads_nothing_says_so_and_reads_again_once_mended(visit, clinic, scans):
+def test_a_damaged_model_reads_nothing_and_reads_again_once_repaired(visit, clinic, scans):
     graph = clinic.artifacts / "ct-infection" / "v1" / "graph.bin"
     content = graph.read_bytes()
     ada = visit("ada")
@@ -396,7 +396,7 @@ def test_a_damaged_model_reads_nothing_says_so_and_reads_again_once_mended(visit
     assert {number for number, *_ in before} >= {"F-5"}
 
     clinic.stop()
-    clinic.start()  # what was read before can be looked at
+    clinic.start()  # earlier readings can be opened
     load_again(ada)
     choose(ada, "F-5")
     ada.upload(scan)
