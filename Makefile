@@ -59,10 +59,13 @@ run: setup ## run the notebooks on your data: make run DATA=folder PROFILE=quick
 lab: setup ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-lint: setup ## style, formatting and the direction of imports
+lint: setup ## style, formatting, direction of imports, words, types, and the lines of each layer
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/words.py
+	$(BIN)/mypy
+	$(BIN)/python scripts/lines.py
 
 # The notebooks run in folders of their own.
 NOTEBOOK_HOME := $(CURDIR)/build/notebooks

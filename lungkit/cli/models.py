@@ -40,8 +40,8 @@ def models_table(
 
     rows = overview.table()
     if markdown:
-        lines = [rows.columns, ["---"] * len(rows.columns), *rows.itertuples(index=False)]
-        typer.echo("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines))
+        lines = [list(rows.columns), ["---"] * len(rows.columns), *rows.astype(str).to_numpy().tolist()]
+        typer.echo("\n".join(f"| {' | '.join(line)} |" for line in lines))
         return
     for row in rows.to_dict("records"):
         terminal.say(row.pop("model"))

@@ -178,7 +178,7 @@ def prepared_or_refused(
     """
     plain = replace(spec, mean=0.0, std=1.0)
     cache = tensor_cache.opened(plain.to_dict())
-    fresh: list[tuple[str, np.ndarray, dict]] = []
+    fresh: list[tuple[str, np.ndarray, dict[str, Any]]] = []
     enough = max(1, tensor_cache.PACK_BYTES // (4 * spec.size[0] * spec.size[1]))
     try:
         for one, sha256 in progress.parallel(partial(_known, cache, plain), files, label=label, workers=workers):

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,22 +51,22 @@ class TensorCache:
                 self._packs.add(path)
                 self._rows |= _index(path)
 
-    def get(self, sha256: str) -> tuple[np.ndarray, dict] | None:
+    def get(self, sha256: str) -> tuple[np.ndarray, dict[str, Any]] | None:
         """The tensor and the facts of the file with this hash; None where they are not kept."""
         if sha256 not in self._rows:
             return None
         rows, number, checksum, facts = self._rows[sha256]
         row = np.array(rows[number])
-        return (_exact(row), facts) if zlib.crc32(row) == checksum else None
+        return (_exact(row), facts) if zlib.crc32(row.data) == checksum else None
 
-    def put(self, entries: Sequence[tuple[str, np.ndarray, dict]]) -> None:
+    def put(self, entries: Sequence[tuple[str, np.ndarray, dict[str, Any]]]) -> None:
         """Keep (hash, tensor, facts) of some files. A full or read-only disk costs their next decoding, and a line."""
         if not entries:
             return
         tensors = np.stack([tensor for _, tensor, _ in entries])
         greys = np.rint(tensors * 255).astype(np.uint8)
         rows = greys if np.array_equal(_exact(greys), tensors) else tensors
-        index = {sha256: [zlib.crc32(row), facts] for (sha256, _, facts), row in zip(entries, rows, strict=True)}
+        index = {sha256: [zlib.crc32(row.data), facts] for (sha256, _, facts), row in zip(entries, rows, strict=True)}
         header = json.dumps({"dtype": rows.dtype.name, "shape": rows.shape, "index": index}).encode() + b"\n"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -92,10 +92,10 @@ class _Row(NamedTuple):
     rows: np.ndarray  # of a whole pack, on disk
     number: int
     checksum: int
-    facts: dict
+    facts: dict[str, Any]
 
 
-def opened(preprocessing: dict) -> TensorCache:
+def opened(preprocessing: dict[str, Any]) -> TensorCache:
     """The entries there are now; preprocessing: JSON-ready, all that decides a tensor besides the file."""
     cache = _cache(config.data_dir() / "tensors", json.dumps(preprocessing, sort_keys=True))
     cache.refresh()
@@ -139,7 +139,7 @@ def _remove_oldest(facts: list[tuple[Path, os.stat_result]]) -> None:
             path.unlink(missing_ok=True)
 
 
-_known: dict[tuple, str] = {}  # the hash of a file's bytes, by its path, size, time and number
+_known: dict[tuple[Any, ...], str] = {}  # the hash of a file's bytes, by its path, size, time and number
 
 
 def known_hash(path: Path) -> str | None:
@@ -160,6 +160,6 @@ def read_and_hash(path: Path) -> tuple[bytes, str]:
     return content, sha256
 
 
-def _identity(path: Path) -> tuple:
+def _identity(path: Path) -> tuple[Any, ...]:
     facts = path.stat()
     return str(path), facts.st_size, facts.st_mtime_ns, facts.st_ino
