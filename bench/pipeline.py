@@ -81,7 +81,7 @@ def epoch_rate(stream: tf.data.Dataset, count: int) -> float:
 
 
 def measured(dataset: datasets.Dataset, rounds: int) -> Rates:
-    """Each round builds every stream anew and runs it twice; the order turns round by round."""
+    """Each round builds every stream again and runs it twice; the order turns round by round."""
     count = len(dataset.files("train"))
     rates: Rates = {}
     for number in bar(range(rounds), label="rounds", unit="round"):

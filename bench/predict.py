@@ -1,4 +1,4 @@
-"""Images per second of `lungkit predict` beside the runtime alone and beside Keras, and memory over many files.
+"""Images per second of `lungkit predict` next to the runtime alone and to Keras, and memory over many files.
 
 All read the same files with the same weights, in the same run, in turns, so that a busy machine slows all. Printed are
 medians and ratios; nothing passes or fails. What the rows mean is in bench/README.md.

@@ -56,7 +56,7 @@ def report_folder(given: str = "") -> Path:
 
 
 def work_dir() -> Path:
-    """Searches and trainings that can be gone on with."""
+    """Searches and trainings that can be continued."""
     return reports_dir() / "work"
 
 

@@ -1,4 +1,4 @@
-"""Work that goes on where it stopped may only go on with the same settings."""
+"""Work that continues where it stopped may only continue with the same settings."""
 
 import hashlib
 import json
@@ -42,5 +42,5 @@ def same_settings(folder: Path, settings: dict[str, Any], what: str) -> None:
     if changed:
         raise SettingsDiffer(
             f"{folder.name} holds a {what} with other settings ({', '.join(changed)} differ); "
-            "give another folder, or delete it to start anew"
+            "give another folder, or delete it to start again"
         )

@@ -1,4 +1,4 @@
-"""What every test shares: quiet TensorFlow, folders of its own, and the real data where it lies beside the project."""
+"""What every test shares: quiet TensorFlow, folders of its own, and the real data where it lies next to the project."""
 
 import os
 from pathlib import Path
@@ -42,7 +42,7 @@ def shipped(tmp_path_factory) -> Path:
 def shared_data() -> Path:
     """The folder of public data sets; tests on real images need it."""
     if not SHARED.is_dir():
-        pytest.skip(f"real data not found at {SHARED.relative_to(SHARED.parents[2])} beside the project")
+        pytest.skip(f"real data not found at {SHARED.relative_to(SHARED.parents[2])} next to the project")
     return SHARED
 
 

@@ -1,4 +1,4 @@
-"""Work that is gone on with: same settings, same folder; other settings are named."""
+"""Work that is continued: same settings, same folder; other settings are named."""
 
 import pytest
 

@@ -138,7 +138,7 @@ def search(
     vary: Annotated[list[str] | None, typer.Option(help="a setting of the recipe; again for more")] = None,
     limit: Annotated[int | None, typer.Option(min=40, help="of a recipe's images, at most so many")] = None,
 ) -> None:
-    """Search the compact CNN's settings, or a recipe's, by one or more processes; goes on where it was stopped."""
+    """Search the compact CNN's settings, or a recipe's, by one or more processes; continues where it was stopped."""
     config.profile(profile)
     source = source_path(data)
     from lungkit.training import recipes

@@ -57,7 +57,7 @@ def decode(files: Sequence[Path], spec: preprocess.Preprocessing) -> tuple[list[
 
 
 def _content(file: Path) -> bytes | Path:
-    """The bytes, so that what is hashed is what is read; the path itself where the reader shall say what is wrong."""
+    """The bytes, to read what is hashed; the path itself where the reader has to say what is wrong."""
     try:
         if file.is_file() and file.stat().st_size <= images.MAX_BYTES:
             return file.read_bytes()

@@ -484,7 +484,7 @@ def _printable(text: str) -> str:
         elif category in ("Cf", "Cc") or character.isspace():
             shown.append(" " if character.isspace() else "")
         else:
-            # Private-use characters stand for the number of pages, below; nobody else's text may hold them.
+            # Private-use characters stand for the number of pages, below; no other text may contain them.
             shown.append(character if ord(character) in known and category != "Co" else "�")
     return "".join(shown)
 

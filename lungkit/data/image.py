@@ -20,7 +20,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 class ImageRefused(LungkitError):
     """A file that is not taken: which `file`, what `rule` it broke, and the `remedy`. Reads "FILE: RULE. REMEDY".
 
-    A rule starts with a fixed phrase and may go on with figures after a colon: "too many pixels: 90000 x 90000".
+    A rule starts with a fixed phrase and may continue with figures after a colon: "too many pixels: 90000 x 90000".
     """
 
     def __init__(self, file: str, rule: str, remedy: str):

@@ -138,7 +138,7 @@ def _noting_attempts(tuner: keras_tuner.Tuner) -> Callable:
 def _open(build, folder: Path, *, keep_ongoing: bool, strategy: str, trials: int, epochs: int, seed: int):
     """The search as `folder` holds it, or a new one.
 
-    KerasTuner reads the kept state only where a file of this process's name lies beside it, gives trials that were
+    KerasTuner reads the kept state only where a file of this process's name lies next to it, gives trials that were
     running to whoever asks next, and counts the last ended one among them. With `keep_ongoing` trials stay with the
     workers that train them: a chief that died is not noticed by them, and no trial is trained twice.
     """
@@ -183,9 +183,9 @@ def search(
 ) -> Measured:
     """models.search.search with `workers` processes, timed; 1: in this process.
 
-    `command`: argument list of a process that calls `take_part` with the same arguments. `folder` can be gone on with
-    by any number of workers; it keeps what each process wrote in logs/, and the seconds lie beside it. Ctrl-C or an
-    error ends all processes. A process that dies is reported and started again: a worker trains its trial anew, the
+    `command`: argument list of a process that calls `take_part` with the same arguments. `folder` can be continued
+    by any number of workers; it keeps what each process wrote in logs/, and the seconds lie next to it. Ctrl-C or an
+    error ends all processes. A process that dies is reported and started again: a worker trains its trial again, the
     chief reads its state from `folder`.
 
     Raises SearchFailed as models.search.search does, and LungkitError with the last words of a process that keeps

@@ -24,7 +24,7 @@ sys.modules.setdefault("openvino_telemetry", None)
 import numpy as np  # noqa: E402
 import openvino  # noqa: E402
 
-FILE = "graph.xml"  # with its weights beside it, in graph.bin
+FILE = "graph.xml"  # with its weights next to it, in graph.bin
 OUTPUTS = ("probabilities", "heat", "embedding")
 PRECISION = "f32"
 
@@ -63,7 +63,7 @@ class Graph:
         return self._named(self._compiled.create_infer_request().infer([tensors]))
 
     def stream(self, batches: Iterable[tuple[Any, np.ndarray]]) -> Iterator[tuple[Any, dict[str, np.ndarray], float]]:
-        """Batches as they come, several at a time, in order: what stands beside each, its outputs, its milliseconds.
+        """Batches as they come, several at a time, in order: what comes with each, its outputs, its milliseconds.
 
         While a batch is computed the next is asked for. An empty batch has no outputs.
         """

@@ -140,7 +140,7 @@ def search(
     settings: dict | None = None,
     **fit_options,
 ) -> SearchResult:
-    """Search the knobs of `build` for the lowest validation loss; goes on where an earlier call stopped.
+    """Search the knobs of `build` for the lowest validation loss; continues where an earlier call stopped.
 
     `build` maps KerasTuner hyperparameters to a compiled model; `train` and `validation` are what
     `Model.fit` takes. `strategy`: "hyperband" (Li et al., JMLR 2018; its number of trials follows from `epochs`)
@@ -171,7 +171,7 @@ def search(
 
 
 def same_search(folder: Path, strategy: str, trials: int, epochs: int, seed: int, settings: dict | None) -> None:
-    """Record what the search in `folder` is, or refuse to go on with another (resume.SettingsDiffer)."""
+    """Record what the search in `folder` is, or refuse to continue another (resume.SettingsDiffer)."""
     recorded = {"strategy": strategy, "epochs": epochs, "seed": seed} | (settings or {})
     resume.same_settings(folder, recorded | ({"trials": trials} if strategy == "bayesian" else {}), "search")
 
@@ -226,7 +226,7 @@ def repeat(
     """
     completed = found.trials[found.trials["status"] == "COMPLETED"]
     knobs = completed.columns.difference(["trial", "status", "score", "epochs", "reason"])
-    # A trial that goes on with another's values for more epochs is no other candidate.
+    # A trial that continues another's values for more epochs is not another candidate.
     chosen = completed[~completed[knobs].duplicated()].head(finalists)
     runs, fit = [], {"shuffle": False, "epochs": epochs} | fit_options
     with progress.bar(total=len(chosen) * len(seeds), label="best settings again", unit="training") as bar:

@@ -59,7 +59,7 @@ def fit_with_workers(
     each worker for itself.
 
     `folder` gets history.csv, the best weights and each worker's log; a call for a folder that has all of them returns
-    them, and a training that was killed begins anew. History: as fit.fit gives. A worker that dies ends all, with
+    them, and a training that was killed begins again. History: as fit.fit gives. A worker that dies ends all, with
     LungkitError and its last words.
     """
     if not 1 <= workers <= batches["batch_size"]:

@@ -436,7 +436,7 @@ def test_a_version_that_is_promoted_reads_the_next_image_without_a_restart(visit
 
 
 def copy_of_active(model: str) -> str:
-    """Register the active version anew, not promoted; returns the copy's number."""
+    """Register the active version again, not promoted; returns the copy's number."""
     old = registry.active(model)
     card = {key: value for key, value in old.card.items() if key not in registry.SET_HERE}
 

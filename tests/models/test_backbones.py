@@ -53,7 +53,7 @@ def _output(model: keras.Model, layer: str, tensors: np.ndarray) -> np.ndarray:
 def test_lite0_holds_the_published_tensors_one_by_one(lite0, shared_data):
     converted = shared_data / "weights" / "efficientnet_lite0_imagenet_notop.weights.h5"
     if not converted.exists():
-        pytest.skip(f"no {converted.name} beside the project")
+        pytest.skip(f"no {converted.name} next to the project")
     image = keras.Input((64, 64, 3))
     reference = keras.Model(image, efficientnet_lite.features(image))
     reference.load_weights(converted)

@@ -299,7 +299,7 @@ def _report(reading_id: str, records: Records, act: Callable) -> DownloadButton:
 
 
 def side_by_side(cases: list[Case]) -> widgets.Widget:
-    """Several readings beside each other, oldest first, to compare: image and decision."""
+    """Several readings next to each other, oldest first, to compare: image and decision."""
     columns = [
         widgets.VBox(
             [widgets.HTML(f"<h3>{safe(when(case.read_at))}</h3>{decided(case)}{bars(case)}"), viewer(case)]
