@@ -41,9 +41,7 @@ def texts(file: Path) -> Iterator[tuple[int, str]]:
     content = file.read_text(encoding="utf-8")
     if file.suffix == ".py":
         for token in tokenize.generate_tokens(io.StringIO(content).readline):
-            if token.type == tokenize.COMMENT or "STRING" in tokenize.tok_name[token.type]:
-                yield from enumerate(token.string.splitlines(), token.start[0])
-            elif tokenize.tok_name[token.type] == "FSTRING_MIDDLE":
+            if tokenize.tok_name[token.type] in ("COMMENT", "STRING", "FSTRING_MIDDLE"):
                 yield from enumerate(token.string.splitlines(), token.start[0])
     elif file.suffix == ".ipynb":
         for number, cell in enumerate(json.loads(content)["cells"], 1):
