@@ -225,7 +225,7 @@ def _children() -> set[psutil.Process]:
 
 
 def write_html(notebook: Path) -> Path:
-    """An HTML page beside an executed notebook, complete in itself: it loads nothing from the network."""
+    """An HTML page next to an executed notebook, complete in itself: it loads nothing from the network."""
     exporter = HTMLExporter(theme="light", exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = exporter.mermaid_js_url = ""
     document = nbformat.read(notebook, 4)

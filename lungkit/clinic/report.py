@@ -286,7 +286,7 @@ def _reviews(report: "_Report", case: cases.Case, room: _Room) -> None:
     report.keep_together(18)
     report.heading("Review" if len(case.reviews) < 2 else "Reviews, latest first")
     if not printed:
-        report.say("Nobody has reviewed this reading yet. A model's answer alone is no finding.", MARGIN, WIDTH)
+        report.say("No one has reviewed this reading yet. A model's answer alone is no finding.", MARGIN, WIDTH)
     for review in reversed(printed):
         given = f"Agreed with {review.label}" if review.agrees else f"Corrected to {review.label}"
         report.keep_together(12)

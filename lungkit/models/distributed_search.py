@@ -205,7 +205,7 @@ def search(
 
 
 def _whole(folder: Path, workers: int, seconds: float | None) -> dict[int, float]:
-    """Record this search's seconds beside its folder, and return what was recorded for the same settings."""
+    """Record this search's seconds next to its folder, and return what was recorded for the same settings."""
     record, settings = (
         folder.with_name(f"{folder.name}_seconds.json"),
         json.loads((folder / "settings.json").read_text()),

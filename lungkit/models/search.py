@@ -63,7 +63,7 @@ def tuner_for(strategy: str, build, folder: Path, trials: int, epochs: int, seed
         "project_name": folder.name,
         "overwrite": False,
         "seed": seed,
-        # A trial that cannot be built or trained is recorded and the search goes on.
+        # A trial that cannot be built or trained is recorded and the search continues.
         "max_consecutive_failed_trials": max(3, trials),
     }
     if strategy == "hyperband":

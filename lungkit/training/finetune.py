@@ -50,7 +50,7 @@ def material(recipe: Recipe, source: str | Path, limit: int | None = None) -> Ma
 def member(
     recipe: Recipe, of: Material, folder: Path, seed: int, workers: int | None = None
 ) -> tuple[keras.Model, pd.DataFrame]:
-    """One network, trained with this seed, and its history; everything is kept in `folder`, where a call goes on.
+    """One network, trained with this seed, and its history; everything is kept in `folder`, where a call continues.
 
     workers: so many processes share each batch (multiworker.fit_with_workers); None: Keras' own training.
 
@@ -340,7 +340,7 @@ def compare(ways: dict[str, Recipe], of: Material, folder: Path, seed: int = 1) 
     """Train each way on the same images, and measure it on the validation patients: a choice is made on them, never on
     the test's. Calibrated on the same patients, which leaves AUC as it is and flatters the rest alike.
 
-    folder: keeps every training, so that a killed one goes on.
+    folder: keeps every training, so that a killed one continues.
     """
     labels, patients, classes = of.data.labels("val"), of.data.patients("val"), of.data.classes
     found = {}

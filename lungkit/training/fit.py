@@ -1,4 +1,4 @@
-"""Training that shows its progress, keeps its history and goes on after a kill."""
+"""Training that shows its progress, keeps its history and continues after a kill."""
 
 import json
 import time
@@ -107,7 +107,7 @@ def fit(
 
     train, validation: what `Model.fit` takes, with a known number of batches. Stops after `patience` epochs
     without a lower validation loss. `weights`: loss weight of each class. Everything is kept in `folder` after
-    each epoch: a call with the same folder goes on after the last finished epoch (optimizer state, schedule,
+    each epoch: a call with the same folder continues after the last finished epoch (optimizer state, schedule,
     best weights and patience included), or returns at once when the training had finished. Of a model compiled with
     a moving average of its weights it is the average that validation judges and that is returned. `settings`
     (for instance the data's fingerprint) is recorded; a call with others is refused with resume.SettingsDiffer.
