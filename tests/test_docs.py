@@ -14,7 +14,7 @@ from lungkit.training import recipes
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [
-    ROOT / "README.md",
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted(DOCS.glob("*.md")),
     *(ROOT / folder / "README.md" for folder in ("bench", "data", "artifacts", "reports")),
 ]
