@@ -34,7 +34,7 @@ def _folder(variable: str, name: str) -> Path:
 
 
 def data_dir() -> Path:
-    """Data sets that were made or fetched here, and the manifests of all."""
+    """Data sets that were made or downloaded here, and the manifests of all data sets."""
     return _folder("LUNGKIT_DATA", "data")
 
 
@@ -44,12 +44,12 @@ def artifacts_dir() -> Path:
 
 
 def reports_dir() -> Path:
-    """What runs leave for people."""
+    """The results of runs."""
     return _folder("LUNGKIT_REPORTS", "reports")
 
 
 def report_folder(given: str = "") -> Path:
-    """Where a notebook leaves its figures and tables: the run's folder, or one of its own when opened by hand."""
+    """The folder for a notebook's figures and tables: the run's, or reports/notebooks if it is opened by hand."""
     folder = Path(given) if given else reports_dir() / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -88,12 +88,12 @@ def _number(variable: str, default: float) -> float:
 
 
 def idle_minutes() -> float:
-    """A session without an action for this long has ended."""
+    """A session ends after this time without an action."""
     return _number("LUNGKIT_IDLE_MINUTES", 30)
 
 
 def session_hours() -> float:
-    """A session ends this long after the sign-in, whatever was done."""
+    """A session ends this long after the sign-in."""
     return _number("LUNGKIT_SESSION_HOURS", 12)
 
 
@@ -103,7 +103,7 @@ def upload_bytes() -> int:
 
 
 def hang_seconds() -> float:
-    """A server of the clinic that has not answered for this long is replaced."""
+    """A server of the clinic that does not answer for this long is replaced."""
     return _number("LUNGKIT_HANG_SECONDS", 20)
 
 
@@ -114,7 +114,7 @@ def server_bytes() -> int:
 
 @dataclass(frozen=True)
 class Profile:
-    """Sizes of a run: `quick` to see the whole working, `full` for results worth reporting."""
+    """Sizes of a run: `quick` to see that everything works, `full` for results to report."""
 
     image_size: int  # side of the model's square input, pixels
     phantom_slices: int
@@ -126,8 +126,8 @@ class Profile:
     patience: int  # epochs without a lower validation loss before training stops
     batch_size: int
     explained: int  # images that Grad-CAM is measured on
-    finalists: int  # settings of a search that are trained again …
-    repeats: int  # … from so many starts
+    finalists: int  # settings of a search that are trained again
+    repeats: int  # starts of each of them
 
     def limit(self, data: str) -> int | None:
         """How many images to take from the data set called `data`."""
@@ -141,7 +141,7 @@ PROFILES = {
 
 
 def profile(name: str) -> Profile:
-    """The sizes behind a profile's name; an unknown name is refused."""
+    """The profile of this name. Raises LungkitError for an unknown name."""
     try:
         return PROFILES[name]
     except KeyError:

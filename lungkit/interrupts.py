@@ -1,4 +1,4 @@
-"""Ctrl-C ends a command with exit code 130 and at most one line. Importing this makes it so for imports that follow."""
+"""Ctrl-C ends a command with exit code 130 and at most one line, from the import of this module on."""
 
 import os
 import signal
@@ -11,13 +11,13 @@ from typing import Any
 
 EXIT_CODE = 130  # as a shell reports a process that Ctrl-C ended
 
-# What is true of a command that was interrupted, by the words it begins with; the first that fits counts.
+# What an interrupted command leaves, by its first words; the first match counts.
 KEPT = {
     "run": "the same command continues a search or a training where it stopped",
     "search": "the same command, without --fresh, continues where it stopped",
     "train": "the same command continues where it stopped",
     "evaluate": "no result was kept",
-    "predict": "the files that no line names were not read",
+    "predict": "files without a line were not read",
     "data fetch": "nothing was kept",
     "data phantom": "nothing was kept",
     "data audit": "no result was kept",
@@ -26,15 +26,15 @@ KEPT = {
 
 
 def message(arguments: list[str]) -> str:
-    """What to say of the interrupted command with these arguments: "interrupted", and what it leaves."""
+    """The line for an interrupted command with these arguments: "interrupted", and what it leaves."""
     typed = " ".join(arguments)
-    kept = next((said for verb, said in KEPT.items() if f"{typed} ".startswith(f"{verb} ")), "")
+    kept = next((text for verb, text in KEPT.items() if f"{typed} ".startswith(f"{verb} ")), "")
     return f"interrupted; {kept}" if kept else "interrupted"
 
 
 @contextmanager
 def ignored() -> Iterator[None]:
-    """Ctrl-C does nothing within the block: what ends processes or tidies up is not stopped half way."""
+    """Ctrl-C does nothing within the block, which must be finished: it ends processes or tidies up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

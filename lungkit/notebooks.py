@@ -1,4 +1,4 @@
-"""Runs the numbered notebooks and leaves executed copies, HTML pages and one index."""
+"""Run the numbered notebooks: executed copies, HTML pages and one index."""
 
 import html
 import itertools
@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from lungkit.interrupts import ignored
@@ -39,10 +40,10 @@ class NotebookFailed(LungkitError):
 
 @dataclass
 class Run:
-    """What a run leaves: its folder, and for each notebook that ran (name, seconds, "done" or the failure)."""
+    """A run: its folder, its parameters, and (name, seconds, "done" or the failure) of each notebook."""
 
     folder: Path
-    parameters: dict
+    parameters: dict[str, Any]
     stages: list[tuple[str, float, str]] = field(default_factory=list)
 
     @property
@@ -67,13 +68,13 @@ def parameter_names(notebook: Path) -> set[str]:
     return set(papermill.inspect_notebook(str(notebook)))
 
 
-def run(notebooks: list[Path], parameters: dict, folder: Path | None = None) -> Run:
+def run(notebooks: list[Path], parameters: dict[str, Any], folder: Path | None = None) -> Run:
     """Execute `notebooks` in order with papermill, each with those of `parameters` that it knows.
 
     The executed copies, an HTML page of each and index.html go to `folder` (default: a new one, named by time and
-    data set, under the reports folder); figures and tables that the notebooks write go there too. Stops at the
-    first cell that raises, with NotebookFailed; what ran until then stays readable. A parameter that none of the
-    notebooks knows is refused by name before anything runs.
+    data set, under the reports folder), and so do the figures and tables of the notebooks. The first cell that raises
+    ends the run with NotebookFailed; the pages until then stay readable. A parameter that none of the notebooks knows
+    is refused by name before anything runs.
     """
     known = {notebook: parameter_names(notebook) for notebook in notebooks}
     everything = set().union(*known.values())
@@ -92,7 +93,7 @@ def run(notebooks: list[Path], parameters: dict, folder: Path | None = None) -> 
 
 
 def _new_folder(data: str) -> Path:
-    """A folder of its own under the reports folder, also where another run begins in the same second."""
+    """A new folder under the reports folder, even if another run begins in the same second."""
     name = files.cut_name(f"{datetime.now():%Y%m%d-%H%M%S}-{data}", 200)
     config.reports_dir().mkdir(parents=True, exist_ok=True)
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
@@ -100,7 +101,7 @@ def _new_folder(data: str) -> Path:
 
 
 def _made(folder: Path) -> bool:
-    """Make a folder; False where there is one already."""
+    """Make a folder; False if it exists already."""
     try:
         folder.mkdir()
     except FileExistsError:
@@ -108,24 +109,24 @@ def _made(folder: Path) -> bool:
     return True
 
 
-def _registered(folder: Path) -> dict:
-    """The version that this run registered, as a parameter of the notebooks that follow; a newer one is another's."""
+def _registered(folder: Path) -> dict[str, Any]:
+    """The version that this run registered, as a parameter of the next notebooks; a newer one is of another run."""
     record = _record(folder)
     return {"model_name": record["version"]} if record else {}
 
 
 def standing(result: Run) -> str:
-    """Whether the version that this run registered is active, and why; empty where it registered none."""
+    """Whether the version that this run registered is active, and why; empty if it registered none."""
     return _record(Path(result.parameters.get("report") or result.folder)).get("says", "")
 
 
-def _record(folder: Path) -> dict:
-    """What release.register noted in this folder; empty where it noted nothing."""
+def _record(folder: Path) -> dict[str, Any]:
+    """What release.register recorded in this folder; empty if it recorded nothing."""
     record = folder / config.REGISTERED
     return json.loads(record.read_text("utf-8")) if record.is_file() else {}
 
 
-def _execute(notebook: Path, parameters: dict, result: Run) -> None:
+def _execute(notebook: Path, parameters: dict[str, Any], result: Run) -> None:
     started = time.perf_counter()
     status = "interrupted"
     try:
@@ -143,10 +144,10 @@ def _execute(notebook: Path, parameters: dict, result: Run) -> None:
 
 
 def _papermill(notebook: Path, copy: Path, parameters: dict) -> None:
-    """Execute `notebook` into `copy`, with an HTML page next to it; NotebookFailed where a cell stops it."""
+    """Execute `notebook` into `copy`, with an HTML page next to it. Raises NotebookFailed if a cell fails."""
 
     def execute() -> None:
-        # The kernel speaks through files that only this user can reach, not through open ports of the machine.
+        # The kernel communicates through files that only this user can reach, not through open ports.
         with tempfile.TemporaryDirectory(prefix="lungkit-") as sockets:
             papermill.execute_notebook(
                 str(notebook),
@@ -167,14 +168,14 @@ def _papermill(notebook: Path, copy: Path, parameters: dict) -> None:
             where, reason = f"its code cell {failed.exec_count}", f"{failed.ename}: {failed.evalue}"
             raise NotebookFailed(notebook, where, reason, page)
         case DeadKernelError():
-            reason = "its Python process ended without a word; most often the memory was not enough"
+            reason = "its Python process ended without a message; most often there was not enough memory"
             raise NotebookFailed(notebook, "a cell", reason, page)
     if failed or unwritten:
         raise failed or unwritten
 
 
 def _page(copy: Path) -> Exception | None:
-    """Write the page of an executed copy; what stood in the way. Half a copy, as a full disk leaves it, is removed."""
+    """Write the page of an executed copy, or return the error. Half a copy, as a full disk leaves it, is removed."""
     try:
         write_html(copy)
     except FileNotFoundError as error:  # nothing was executed
@@ -189,11 +190,11 @@ def _page(copy: Path) -> Exception | None:
 def _in_thread(work: Callable[[], None]) -> BaseException | None:
     """Do `work` in a thread, and return what it raised. Ctrl-C ends the processes that it started, and is raised.
 
-    In the main thread, Jupyter's client answers Ctrl-C itself: it closes the connection to the kernel, and what fails
-    because of that hides that a person stopped the work.
+    In the main thread, Jupyter's client handles Ctrl-C itself: it closes the connection to the kernel, and the errors
+    that follow hide that a person stopped the work.
     """
     raised: list[BaseException] = []
-    ended = threading.Event()  # Thread.join of Python 3.11 takes a thread for ended where Ctrl-C comes while it waits
+    ended = threading.Event()  # after Ctrl-C, Thread.join of Python 3.11 takes a running thread for ended
 
     def caught() -> None:
         try:
@@ -209,7 +210,7 @@ def _in_thread(work: Callable[[], None]) -> BaseException | None:
         ended.wait()
     except KeyboardInterrupt:
         with ignored():
-            logging.disable()  # of the kernel's end, which is meant
+            logging.disable()  # the kernel ends on purpose
             while not ended.is_set():
                 for process in _children() - before:
                     with suppress(psutil.NoSuchProcess):
@@ -225,7 +226,7 @@ def _children() -> set[psutil.Process]:
 
 
 def write_html(notebook: Path) -> Path:
-    """An HTML page next to an executed notebook, complete in itself: it loads nothing from the network."""
+    """Write an HTML page next to an executed notebook; it loads nothing from the network."""
     exporter = HTMLExporter(theme="light", exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = exporter.mermaid_js_url = ""
     document = nbformat.read(notebook, 4)
@@ -239,7 +240,7 @@ def write_html(notebook: Path) -> Path:
 def refresh(notebook: Path) -> None:
     """Execute a notebook in place, as it is committed: its own parameters, no trace of papermill, time or machine.
 
-    A notebook that fails is left as it was; its executed copy lies in the report folder.
+    A notebook that fails stays as it was; its executed copy is in the report folder.
     """
     document = nbformat.read(notebook, 4)
     copy = config.report_folder() / notebook.name
@@ -273,7 +274,7 @@ _PAGE = """<!doctype html>
 
 
 def headline(folder: Path) -> str:
-    """One sentence with the test result that notebook 04 left in `folder`; empty when it did not run."""
+    """One sentence with the test result of notebook 04 in `folder`; empty if it did not run."""
     record = folder / "evaluation.json"
     if not record.is_file():
         return ""

@@ -1,8 +1,6 @@
-"""Work that continues where it stopped may only continue with the same settings."""
+"""Searches and trainings that continue where they stopped, if the settings are the same."""
 
-import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +9,19 @@ from lungkit.errors import LungkitError
 
 
 class SettingsDiffer(LungkitError):
-    """The folder holds unfinished or finished work that was made with other settings."""
+    """The folder holds work that was done with other settings."""
 
 
-def work_folder(name: str, settings: dict[str, Any], keep: bool = True) -> Path:
-    """The folder for work called `name` with these settings: the same again for the same settings.
-
-    With `keep` false what an earlier call left there is deleted.
-    """
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
-    folder = config.work_dir() / f"{name}-{key}"
-    if not keep:
-        shutil.rmtree(folder, ignore_errors=True)
-    return folder
+def work_folder(name: str, settings: dict[str, Any]) -> Path:
+    """The folder for work called `name` with these settings: equal settings give the same folder."""
+    key = files.sha256(json.dumps(settings, sort_keys=True, default=str).encode())[:10]
+    return config.work_dir() / f"{name}-{key}"
 
 
 def same_settings(folder: Path, settings: dict[str, Any], what: str) -> None:
-    """Record `settings` in `folder` (made if absent), or compare with what an earlier call recorded.
+    """Record `settings` in `folder`, which is made if absent, or compare them with what an earlier call recorded.
 
-    Raises SettingsDiffer naming the settings that changed; `what` says what the folder holds ("search").
+    Raises SettingsDiffer, which names the settings that changed. what: the kind of work, such as "search".
     """
     record = folder / "settings.json"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What commands show: lines and tables in which no figure and no name is ever cut, and errors as one line."""
+"""What commands show: lines, tables that never shorten a figure or a name, and errors as one line."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from lungkit import config
 PROSE_WIDTH = 24  # characters that a column of prose needs to be read in a table
 _NO_LIMIT = 100_000
 
-# Why the system refused, for people; other reasons are told in the system's own words.
+# Why the system refused, in plain words; other reasons are shown in the system's own words.
 REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your quota on this disk is used up",
@@ -25,7 +25,7 @@ REASONS = {
     errno.EACCES: "you have no permission",
     errno.EPERM: "the system does not permit it",
     errno.ENAMETOOLONG: "the name is too long",
-    errno.ENOTDIR: "a file stands where a folder is needed",
+    errno.ENOTDIR: "there is a file where a folder is needed",
     errno.EEXIST: "it exists already, as a file or a folder of something else",
     errno.EISDIR: "it is a folder, not a file",
     errno.ENOENT: "there is no such file or folder",
@@ -41,19 +41,19 @@ REASONS = {
 
 
 def console() -> Console:
-    """Standard output as it is now. Names are shown as they are: "[old]" is no markup. No width without a terminal."""
+    """Standard output. "[old]" is a name, not markup. Without a terminal, lines have no maximal width."""
     shown = Console(markup=False, highlight=False)
     return shown if shown.is_terminal else Console(markup=False, highlight=False, width=_NO_LIMIT)
 
 
 def say(text: str) -> None:
-    """One line, which the terminal itself wraps where it is longer than the screen."""
+    """Show one line; the terminal itself wraps it."""
     console().print(text, soft_wrap=True)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "", prose: Sequence[str] = ()) -> None:
-    """Show rows under their columns; on a screen too narrow for that, a block for each row, a line for each cell
-    that holds something.
+    """Show rows under their columns. On a screen too narrow for that, show a block for each row, with a line for each
+    cell that is not empty.
 
     prose: columns whose text may be wrapped between words.
     """
@@ -92,13 +92,13 @@ def error(text: str) -> None:
     shown.print(text, soft_wrap=True)
 
 
-# --- what the system refused, in one line
+# --- errors of the system
 
 
 def refusal(refused: OSError) -> str:
     """What could not be read or written, and why, as one line.
 
-    A full disk often does not say which file it was: then the folders on full disks that lungkit writes to are named.
+    If the error of a full disk names no file, the line names the folders of this run on full disks.
     """
     reason = REASONS.get(refused.errno or 0) or refused.strerror or str(refused) or type(refused).__name__
     names = [os.fsdecode(name) for name in (refused.filename, refused.filename2) if isinstance(name, str | bytes)]
@@ -108,7 +108,7 @@ def refusal(refused: OSError) -> str:
 
 
 def _full_folders() -> list[str]:
-    """The folders of this run that lie on a disk without space."""
+    """The folders of this run on a disk without space."""
     given = [Path(text.partition("=")[2] or text) for text in sys.argv[1:] if not text.startswith("-") or "=" in text]
     output = Path("/proc/self/fd/1").resolve()  # the file, where standard output is one
     own = [config.data_dir(), config.reports_dir(), config.artifacts_dir(), Path(tempfile.gettempdir())]
@@ -120,6 +120,6 @@ def _is_full(folder: Path) -> bool:
     for path in (folder.absolute(), *folder.absolute().parents):
         try:
             return shutil.disk_usage(path).free < 2**16
-        except OSError:  # not there yet
+        except OSError:  # it does not exist yet
             continue
     return False

@@ -7,7 +7,7 @@ from lungkit import config, resume
 SETTINGS = {"rate": 0.1, "size": (96, 96), "seed": 7}
 
 
-def test_equal_settings_lead_to_the_same_folder_whatever_their_order():
+def test_equal_settings_lead_to_the_same_folder_in_any_order():
     turned = dict(reversed(SETTINGS.items()))
     assert resume.work_folder("search", SETTINGS) == resume.work_folder("search", turned)
     assert resume.work_folder("search", SETTINGS).parent == config.work_dir()
@@ -22,22 +22,7 @@ def test_another_name_leads_to_another_folder():
     assert resume.work_folder("search", SETTINGS) != resume.work_folder("training", SETTINGS)
 
 
-def test_earlier_work_is_kept_unless_told_otherwise():
-    folder = resume.work_folder("search", SETTINGS)
-    resume.same_settings(folder, SETTINGS, "search")
-    (folder / "trial").mkdir()
-    assert (resume.work_folder("search", SETTINGS) / "trial").is_dir()
-    assert not resume.work_folder("search", SETTINGS, keep=False).exists()
-
-
-def test_deleting_work_leaves_that_of_other_settings():
-    other = resume.work_folder("search", SETTINGS | {"seed": 8})
-    other.mkdir(parents=True)
-    resume.work_folder("search", SETTINGS, keep=False)
-    assert other.is_dir()
-
-
-def test_the_same_settings_may_go_on(tmp_path):
+def test_work_with_the_same_settings_may_continue(tmp_path):
     resume.same_settings(tmp_path / "work", SETTINGS, "search")
     resume.same_settings(tmp_path / "work", SETTINGS, "search")  # the tuple is a list in the record
 

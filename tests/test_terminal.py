@@ -76,7 +76,7 @@ def test_prose_is_wrapped_between_words_where_that_makes_the_table_fit():
         (errno.EROFS, "the file system is read-only"),
         (errno.EACCES, "you have no permission"),
         (errno.ENAMETOOLONG, "the name is too long"),
-        (errno.ENOTDIR, "a file stands where a folder is needed"),
+        (errno.ENOTDIR, "there is a file where a folder is needed"),
         (errno.ETIMEDOUT, "timed out"),
     ],
 )
@@ -151,7 +151,7 @@ def test_memory_that_is_not_enough_is_one_line(monkeypatch, capsys):
         ("train ct-covid --data x", "interrupted; the same command continues where it stopped"),
         ("run 03", "interrupted; the same command continues a search or a training where it stopped"),
         ("data phantom x", "interrupted; nothing was kept"),
-        ("predict run", "interrupted; the files that no line names were not read"),
+        ("predict run", "interrupted; files without a line were not read"),
         ("models list", "interrupted"),
     ],
 )

@@ -1,6 +1,6 @@
-"""A folder per class, also below train, val and test: which images are of which class, part and patient.
+"""A folder per class, also below train, val and test: the class, part and patient of each image.
 
-Where folders can be read in two ways, the set is refused with both named; whatever is not taken becomes a note.
+A set whose folders have two possible meanings is refused, with both named. Whatever is not used becomes a note.
 """
 
 import re
@@ -17,7 +17,7 @@ ACCEPTED = (
     "test/CLASS/ (also in a folder for each patient below CLASS/); one MedMNIST .npz"
 )
 
-# Below a class: folders that only hold its images, and such that hold other pictures of the same names.
+# Below a class: folders that only contain its images, and folders with other pictures of the same names.
 _CONTAINER = re.compile(
     r"images?|imgs?|pics?|pictures?|photos?|data|dicom|dcm|png|jpe?g|jpg|tiff?|slices?|frames?", re.I
 )
@@ -30,7 +30,7 @@ _MASKS = re.compile(
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """What was found: `rows` of file (POSIX, below the root), label, patient_id ("" where unknown) and split."""
+    """`rows` of file (POSIX, below the root), label, patient_id ("" if unknown) and split, and the notes."""
 
     rows: list[dict[str, str]]
     notes: list[Note]
@@ -45,7 +45,7 @@ class _Tree:
 
     @cached_property
     def _below(self) -> dict[str, "_Tree"]:
-        """The folders that hold an image, at any depth."""
+        """The folders with an image in them, at any depth."""
         inside: dict[str, list[PurePosixPath]] = {}
         for path in self.images:
             if len(path.parts) > 1:
@@ -58,7 +58,7 @@ class _Tree:
 
     @cached_property
     def folders(self) -> list[str]:
-        """All of them, also those without an image; not what systems leave behind, nor hidden ones."""
+        """All folders, also those without an image, but not those of operating systems, nor hidden ones."""
         if not self.root.is_dir():
             return []
         names = [path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")]
@@ -71,12 +71,12 @@ class _Tree:
 
     @cached_property
     def direct(self) -> list[PurePosixPath]:
-        """The images that lie in the folder itself."""
+        """The images in the folder itself."""
         return [path for path in self.images if len(path.parts) == 1]
 
 
 def read(root: Path, found: folders.Survey) -> ClassFolders:
-    """The layout of a folder that was surveyed. Raises DatasetError."""
+    """The classes of a folder that was surveyed. Raises DatasetError."""
     named = [path for path in found.images if folders.is_text(path)]
     tree = _Tree(root, [PurePosixPath(folders.below(path, root)) for path in named])
     notes = survey_notes(found, root)
@@ -116,7 +116,7 @@ def read(root: Path, found: folders.Survey) -> ClassFolders:
 
 
 def inner(root: Path, found: folders.Survey) -> Path | None:
-    """The one folder in a folder, where that is the data set, as archives often unpack; None where it is not."""
+    """The only folder in a folder, if it is the data set, as in many unpacked archives; otherwise None."""
     tree = _Tree(root, [PurePosixPath(folders.below(path, root)) for path in found.images])
     if len(tree.folders) != 1 or tree.direct:
         return None
@@ -129,7 +129,7 @@ def inner(root: Path, found: folders.Survey) -> Path | None:
 
 
 def survey_notes(found: folders.Survey, root: Path) -> list[Note]:
-    """What a survey came across besides images."""
+    """Notes on what a survey found besides images."""
     kinds = (
         ("files passed over", "info", found.passed_over, "They are no images, or hidden."),
         ("archives", "warning", found.archives, "What is in them was not looked at: unpack them first."),
@@ -174,7 +174,7 @@ def _parts(tree: _Tree) -> tuple[list[str], list[str]]:
 
 
 def _is_copy(tree: _Tree, name: str, spellings: Counter[str]) -> bool:
-    """Whether a folder holds this set once more, or another one: its folders are named as its neighbours or parts."""
+    """Whether a folder is a copy of this set, or another set: its folders are named as its neighbours or parts."""
     below = tree.within(name)
     inside = set(map(alike, below.filled))
     neighbours = all(spellings[folder] > (folder == alike(name)) for folder in inside)
@@ -182,7 +182,7 @@ def _is_copy(tree: _Tree, name: str, spellings: Counter[str]) -> bool:
 
 
 def _refuse_sets(tree: _Tree, names: list[str]) -> None:
-    """Several sets next to each other are no classes: each holds the same folders, whose names are not of patients."""
+    """Refuse several sets next to each other: each has the same folders, and their names are not those of patients."""
     inside = [
         {alike(f) for f in tree.within(name).filled if not (_CONTAINER.fullmatch(f) or _MASKS.fullmatch(f))}
         for name in names
@@ -196,7 +196,7 @@ def _refuse_sets(tree: _Tree, names: list[str]) -> None:
 
 
 def _rows(tree: _Tree, place: str, split: str) -> tuple[list[dict[str, str]], list[str]]:
-    """The rows of a class folder, and what of it was left out as masks."""
+    """The rows of a class folder, and the files in it that were left out as masks."""
     label = PurePosixPath(place).name
     rows, masks = [], []
     for path in tree.images:
@@ -210,7 +210,7 @@ def _rows(tree: _Tree, place: str, split: str) -> tuple[list[dict[str, str]], li
 
 
 def _notes(rows: list[dict[str, str]], empty: list[str], outside: list[str], masks: list[str]) -> list[Note]:
-    """What is to be said of the class folders: those without an image, and the images that were not taken."""
+    """Notes on the class folders: those without an image, and the images that were not used."""
     there = {alike(row["label"]) for row in rows}
     lost = [place for place in empty if alike(PurePosixPath(place).name) not in there]
     return [

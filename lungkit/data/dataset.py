@@ -32,9 +32,9 @@ class Dataset:
     manifest: DataFrame with COLUMNS, sorted by file; no missing values, empty strings instead.
     root: the folder that `file` and `mask` are relative to.
     synthetic: made by the phantom, not taken from people.
-    notes: what the source holds besides these images, and what is odd in it.
+    notes: what else the source contains, and what is odd in it.
 
-    Where a method takes `split`, None means every image but the refused ones.
+    For a method's `split`, None means every image except the refused ones.
     """
 
     name: str
@@ -66,12 +66,12 @@ class Dataset:
         return self.part(split)["patient_id"].to_numpy(str)
 
     def input_size(self, at_most: int) -> tuple[int, int]:
-        """Height and width of a square that suits a model: `at_most` pixels, but never more than the largest image."""
+        """Height and width of a model's square input: `at_most` pixels, but never more than the largest image."""
         side = min(at_most, int(self.manifest[["width", "height"]].to_numpy().max()))
         return side, side
 
     def masks(self, split: str | None, size: tuple[int, int]) -> np.ndarray:
-        """Lesion masks, bool (n, height, width), fitted as `preprocess.prepare` fits the images; empty where none."""
+        """Lesion masks, bool (n, height, width), scaled as `preprocess.prepare` does; empty without a mask."""
         spec = preprocess.Preprocessing(size=size)
         fitted = np.zeros((len(self.part(split)), *size), bool)
         for i, mask in enumerate(self.part(split)["mask"]):
@@ -101,7 +101,7 @@ class Dataset:
         )
 
     def save(self, folder: str | Path, recipe: dict[str, Any] | None = None) -> None:
-        """Writes manifest.csv, then dataset.json, which holds its hash: a kill in between is noticed by `open`.
+        """Write manifest.csv, then dataset.json with its hash: `open` notices if the process was killed in between.
 
         recipe: what the manifest was made from (see prepare), kept in dataset.json.
         """
@@ -124,7 +124,7 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Dataset":
-        """The data set saved in a folder; DatasetError where it is missing, damaged or half written."""
+        """The data set saved in a folder. Raises DatasetError if it is missing, damaged or half written."""
         return cls._opened(Path(folder))[0]
 
     @classmethod
@@ -163,10 +163,10 @@ def load(source: str | Path, *, label_column: str | None = None, limit: int | No
     """The data set of a source, its split as published (train, val, test) or empty; no pixel is decoded.
 
     source: "phantom" (made at the first call), "pneumoniamnist" (fetched before), a folder with labels.csv, a
-    folder per class, a MedMNIST .npz or a folder with one.
-    label_column: the column of labels.csv that holds the class; "label" by default.
-    limit: most images, as whole patients that keep the proportions of classes and published splits (at least one
-    patient of each); for the phantom the number of slices made.
+        folder per class, a MedMNIST .npz or a folder with one.
+    label_column: the column of labels.csv with the class; "label" by default.
+    limit: the most images, as whole patients in the proportions of classes and published splits (at least one
+        patient of each); for the phantom, the number of slices.
     Raises DatasetError.
     """
     return _with_headers(_for_training(sources.choose(source, label_column, limit, seed)))
@@ -175,12 +175,12 @@ def load(source: str | Path, *, label_column: str | None = None, limit: int | No
 def as_given(
     source: str | Path, *, label_column: str | None = None, limit: int | None = None, seed: int = 7
 ) -> Dataset:
-    """load, for a model to be scored on: one class is enough, and classes that dataset.json names may be missing."""
+    """Like load, to score a model: one class is enough, and classes that dataset.json names may be missing."""
     return _with_headers(sources.choose(source, label_column, limit, seed))
 
 
 def name_of(source: str | Path, *, label_column: str | None = None, limit: int | None = None, seed: int = 7) -> str:
-    """The name of the data set that `load` or `prepare` gives; no phantom is made, and no image is opened."""
+    """The name of the data set that `load` or `prepare` returns; no phantom is made, and no image is opened."""
     if source == "phantom":
         return sources.phantom_folder(limit or 1500, seed).name
     return sources.read(source, label_column, limit, seed).name
@@ -198,15 +198,15 @@ def prepare(
     quiet: bool = False,
     kept_as: Callable[[Dataset], preprocess.Preprocessing] | None = None,
 ) -> Dataset:
-    """load, then each image read once (the unreadable get split "refused"), then split by patient (splits.assign).
+    """load, then read each image once (unreadable ones get split "refused"), then split by patient (splits.assign).
 
     overlap, fold, by: as in splits.assign.
 
-    The result is saved in manifests/<name> of the data folder, and reused by later calls while the source's
-    content and the parameters stay the same. A kill at any time leaves the saved one, or none.
+    The result is saved in manifests/<name> of the data folder. Later calls use it again as long as the source's
+    content and the parameters stay the same. A process killed at any time leaves the saved one, or none.
     kept_as: how the images will be preprocessed, if that is known. This reading is then the only decoding, because the
         tensors are kept for preprocess.prepared.
-    quiet: do not write on standard error what is left out or odd. A set with an error among its notes is refused.
+    quiet: do not write on standard error what is left out or odd. A set whose notes have an error is refused.
     Raises DatasetError, splits.SplitError.
     """
     listing = _for_training(sources.choose(source, label_column, limit, seed))
@@ -239,12 +239,12 @@ def prepare(
 
 
 def source_notes(source: str | Path, label_column: str | None = None) -> list[str]:
-    """One line for each thing that a source leaves out, or that is odd in it; no file of it is read. DatasetError."""
+    """One line for each thing that a source leaves out, or that is odd in it; no image is read. Raises DatasetError."""
     return [str(each) for each in sources.read(source, label_column, None, 7).notes]
 
 
 def _not_used(dataset: Dataset) -> list[Note]:
-    """What was refused, and set aside, when the set was prepared."""
+    """Notes on the images that were refused or set aside when the set was prepared."""
     unread = [f"{one['file']}: {one['reason']}" for one in refused(dataset)]
     aside = dataset.part(splits.SET_ASIDE)["file"]
     return [
@@ -263,7 +263,7 @@ def refused(dataset: Dataset) -> list[dict[str, str]]:
 
 
 def _saved(folder: Path, recipe: dict[str, Any], listing: sources.Listing) -> Dataset | None:
-    """The saved data set if it was made by this recipe; with the root and notes of now, should they have changed."""
+    """The saved data set if this recipe made it, with the present root and notes."""
     try:
         dataset, made_by = Dataset._opened(folder)
     except DatasetError:
@@ -280,7 +280,7 @@ def _saved(folder: Path, recipe: dict[str, Any], listing: sources.Listing) -> Da
 
 
 def _for_training(listing: sources.Listing) -> sources.Listing:
-    """The listing; refused where its classes are not those that it should have, or where there is only one."""
+    """The listing. Raises DatasetError if its classes are not those of dataset.json, or if there is only one."""
     classes, order = listing.classes, listing.order
     if order and set(classes) != set(order):
         raise DatasetError(

@@ -1,4 +1,4 @@
-"""From the bytes of a DICOM file's pixels to the values stored in them; each coded stream is checked first.
+"""From the bytes of a DICOM file's pixels to the stored values. Each coded stream is checked first.
 
 One decoder for each kind of stream, whatever else is installed: libjpeg-turbo for every JPEG, CharLS for JPEG-LS and
 OpenJPEG for JPEG 2000 (all through imagecodecs, which lets other threads run meanwhile), pydicom's own for RLE.
@@ -27,14 +27,14 @@ _END, _SCAN, _FRAGMENT = b"\xff\xd9", b"\xff\xda", b"\xfe\xff\x00\xe0"
 # Bounds on what a hostile file can cost.
 _FRAGMENTS = 100_000  # of one picture; encoders write one, or one for each kilobyte
 _PARTS = 5_000  # markers, or boxes, before the first pixel
-_SCANS = 100  # of one picture, each of which may go over all of it; a progressive JPEG has about ten
+_SCANS = 100  # of one picture, and each may cover all of it; a progressive JPEG has about ten
 
 
 def stored_values(whole: Dataset) -> np.ndarray:
-    """(rows, columns) or (rows, columns, 3) as stored, of a checked header with its pixels; a coded stream is checked.
+    """(rows, columns) or (rows, columns, 3) as stored, of a checked header with its pixels.
 
-    Values are those of BitsStored bits, wherever HighBit says that they lie in their words. Colour is RGB, whatever it
-    was stored as; a palette is not applied.
+    Values have BitsStored bits, taken from where HighBit says that they are in their words. Colour becomes RGB; a
+    palette is not applied.
     """
     syntax = whole.file_meta.TransferSyntaxUID
     if "PixelData" not in whole:  # pydicom drops it when its closing mark is missing
@@ -55,7 +55,7 @@ def stored_values(whole: Dataset) -> np.ndarray:
 
 
 def _of_words(whole: Dataset, decoding_plugin: str = "") -> np.ndarray:
-    """Without a coded stream that has a depth of its own. What lies above and below, as overlays once did, is cut."""
+    """Pixels that are not coded, or by runs of bytes. Bits above and below the stored ones (old overlays) are cut."""
     below = whole.HighBit + 1 - whole.BitsStored
     whole.BitsStored = whole.HighBit + 1  # pydicom cuts what lies above
     found = pixel_array(whole, decoding_plugin=decoding_plugin)
@@ -98,9 +98,9 @@ def _check_precision(precision: int, whole: Dataset) -> None:
 def _of_bits(pixels: np.ndarray, precision: int, whole: Dataset) -> np.ndarray:
     """The values of BitsStored bits of a coded picture, in the type that the header gives.
 
-    Where it was coded with more bits than that, in whole words, they lie below HighBit; otherwise they have no words to
-    lie in. Cutting what lies above also rights a lossless JPEG whose encoder took differences modulo 2^precision rather
-    than modulo 2^16: libjpeg-turbo's sums are then right in their lowest bits.
+    If it was coded with more bits, as whole words, the values end at HighBit; otherwise they start at the lowest bit.
+    Cutting the higher bits also corrects a lossless JPEG whose encoder took differences modulo 2^precision instead of
+    2^16: the lowest bits of libjpeg-turbo's sums are right.
     """
     below = whole.HighBit + 1 - whole.BitsStored if precision > whole.BitsStored else 0
     bits = min(precision - below, whole.BitsStored)
@@ -127,7 +127,7 @@ def _jpeg_2000(frame: bytes, whole: Dataset) -> np.ndarray:
 
 
 def _codestream(frame: bytes) -> bytes:
-    """What a JPEG 2000 file (.jp2, ISO 15444-1, annex I) holds in its box; DICOM wants it bare, some write the file."""
+    """The codestream in a JPEG 2000 file (.jp2, ISO 15444-1, annex I). DICOM wants it bare, but some write the file."""
     if frame[4:8] != b"jP  ":
         return frame
     position = 0
@@ -159,7 +159,7 @@ def _jpeg_2000_size(stream: bytes) -> tuple[int, int, int] | None:
 
 @dataclass(frozen=True)
 class _JpegHeader:
-    """What stands before the first pixels of a JPEG or JPEG-LS stream (ISO 10918-1, annex B)."""
+    """What comes before the first pixels of a JPEG or JPEG-LS stream (ISO 10918-1, annex B)."""
 
     process: int  # the marker of the frame header
     precision: int  # bits
@@ -167,8 +167,8 @@ class _JpegHeader:
     scan_at: int  # the place of the first scan's marker
     size: tuple[int, int, int]  # width, height, components
     names: bytes  # of the components
-    is_ycc: bool  # whether JFIF or Adobe say that colours were transformed
-    restart: int  # pixels from one restart to the next; 0 where there is none
+    is_ycc: bool  # whether a JFIF or Adobe segment says that colours are YCbCr
+    restart: int  # pixels from one restart to the next; 0 without restarts
 
 
 def _jpeg(frame: bytes, whole: Dataset) -> np.ndarray:
@@ -192,7 +192,7 @@ def _jpeg(frame: bytes, whole: Dataset) -> np.ndarray:
 
 
 def _jpeg_header(frame: bytes) -> _JpegHeader | None:
-    """None where it is not as the standard has it: pixels before a size, two sizes, or a pyramid of them."""
+    """None if it breaks the standard: pixels before a size, two sizes, or a pyramid of them."""
     found, is_ycc, restart, position = None, False, 0, 2
     for _ in range(_PARTS):
         if frame[position : position + 1] != b"\xff" or len(frame) < position + 4:
@@ -232,26 +232,26 @@ def _with_scan(
 
 
 def _plain_jpeg(frame: bytes, header: _JpegHeader) -> np.ndarray:
-    """As coded: what is told to be YCbCr already, and wanted so, is not converted."""
+    """The components as coded: libjpeg-turbo converts nothing if it gets and returns the same colour space."""
     if header.size[2] == 3:
         return jpeg8_decode(frame, colorspace="ycbcr", outcolorspace="ycbcr")
     return jpeg8_decode(frame)
 
 
 def _jpeg_ls(frame: bytes) -> np.ndarray:
-    frame += _END  # without a mark behind it, CharLS looks for the rest of a cut stream for seconds
+    frame += _END  # without this mark, CharLS takes seconds to look for the rest of a truncated stream
     try:
         return jpegls_decode(frame)
     except JpeglsError:
         end = frame.find(_END)
-        padded = frame[:end].rstrip(b"\0")  # some encoders fill up before the closing mark, which CharLS refuses
+        padded = frame[:end].rstrip(b"\0")  # some encoders pad with zeros before the closing mark, which CharLS refuses
         if len(padded) == end:
             raise
         return jpegls_decode(padded + _END)
 
 
 def _rgb(pixels: np.ndarray, header: _JpegHeader, whole: Dataset) -> np.ndarray:
-    """The header says what the colours are, unless a lossy stream says so itself and otherwise (PS3.5, 8.2.1)."""
+    """The colour space is that of the header, unless a lossy stream states another one itself (PS3.5, 8.2.1)."""
     is_ycc = whole.PhotometricInterpretation.startswith("YBR")
     if header.process not in (_LOSSLESS, _LS):
         is_ycc = (is_ycc or header.is_ycc) and header.names.lower() != b"rgb"
@@ -260,7 +260,7 @@ def _rgb(pixels: np.ndarray, header: _JpegHeader, whole: Dataset) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Scan:
-    """What a scan of a lossless picture says of the components that it holds."""
+    """What a scan of a lossless picture says of its components."""
 
     names: bytes
     predictor: int  # 1 to 7
@@ -269,7 +269,7 @@ class _Scan:
 
 
 def _scans(frame: bytes, header: _JpegHeader) -> list[_Scan]:
-    """One for all components, or one for each: between them, coded pixels never look like a marker."""
+    """One scan for all components, or one for each. Coded pixels between them never look like a marker."""
     scans, at = [], header.scan_at
     while at >= 0:
         count = frame[at + 4] if at + 4 < len(frame) else 0
@@ -281,11 +281,11 @@ def _scans(frame: bytes, header: _JpegHeader) -> list[_Scan]:
 
 
 def _averaged(frame: bytes, header: _JpegHeader, scans: list[_Scan]) -> np.ndarray:
-    """A lossless picture whose predictor halves: there, sums that left the range give wrong lowest bits.
+    """A lossless picture whose predictor halves: sums outside the range would give wrong lowest bits.
 
-    Decoded as if of 16 bits, where no sum of a regular stream is out of range; what was predicted is then the same
-    but for a constant. Where a sum was out of range, the encoder took differences modulo 2^precision: they are taken
-    from that picture, and added again, each sum kept in range.
+    It is decoded as if it had 16 bits: no sum of a regular stream is out of range then, and predictions differ by a
+    constant only. If a sum is out of range all the same, the encoder took differences modulo 2^precision: they are
+    recovered from that picture and added up again, with each sum kept in range.
     """
     as_16 = bytearray(frame)
     as_16[header.precision_at] = 16
@@ -303,7 +303,7 @@ def _planes(values: np.ndarray) -> list[np.ndarray]:
 
 
 def _in_range(plane: np.ndarray, scan: _Scan, header: _JpegHeader) -> np.ndarray:
-    """A component's values, from what 16 bits made of them."""
+    """A component's values, from those decoded with 16 bits."""
     bits = header.precision - scan.shift
     values = plane - (2**15 - 2 ** (bits - 1))
     if scan.predictor > 4 and (values.min() < 0 or values.max() >= 2**bits):
@@ -315,7 +315,7 @@ def _in_range(plane: np.ndarray, scan: _Scan, header: _JpegHeader) -> np.ndarray
 
 
 def _differences(values: np.ndarray, predictor: int) -> np.ndarray:
-    """What the stream held for these values; the first one, which has no neighbour, stays as it is."""
+    """The differences that the stream contained for these values; the first value has no neighbour and stays."""
     differences = values.copy()
     differences[0, 1:] = values[0, 1:] - values[0, :-1]
     differences[1:, 0] = values[1:, 0] - values[:-1, 0]
@@ -358,9 +358,9 @@ def _rle_fits(frame: bytes, plane: int) -> bool:
 
 
 def _unpacks_within(segment: bytes, most: int) -> bool:
-    """Counts what the runs of a segment unpack to, and no further than `most` bytes."""
+    """Whether the runs of a segment unpack to at most `most` bytes; counting stops beyond that."""
     total = position = 0
-    if len(segment) > most:  # runs that unpack to nothing would take as long to count
+    if len(segment) > most:  # it could be full of runs that unpack to nothing, and take long to count
         return False
     while position < len(segment) and total <= most:
         run = segment[position]

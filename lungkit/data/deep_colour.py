@@ -1,4 +1,4 @@
-"""Colour, and grey with transparency, of 16 bits a sample: Pillow keeps one byte of each, so both are asked for."""
+"""Colour, and grey with transparency, of 16 bits a sample. Pillow keeps one byte of each, so it decodes twice."""
 
 import re
 import sys
@@ -41,7 +41,7 @@ def grey(picture: ImageFile, again: ImageFile, load: Load) -> np.ndarray:
 
 
 def on_black(values: np.ndarray, alpha: np.ndarray | None, multiplied: bool = False) -> np.ndarray:
-    """float32 0..1: stretched by what can be seen of it; alpha: 0..1. multiplied: the values are, by it."""
+    """float32 0..1: stretched by the visible values. alpha: 0..1. multiplied: the values contain alpha already."""
     if alpha is None or (alpha == 1).all():
         return stretched(values)
     shown = stretched(values, alpha > 0)
@@ -59,7 +59,7 @@ def _is_grey_and_alpha(picture: ImageFile) -> bool:
 
 
 def _show(picture: ImageFile, change: Callable[[str], str]) -> None:
-    """Have the decoder unpack each tile by another raw mode."""
+    """Make the decoder unpack each tile by another raw mode."""
     picture.tile = [
         tile._replace(
             args=(change(tile.args[0]), *tile.args[1:]) if isinstance(tile.args, tuple) else change(str(tile.args))
@@ -87,7 +87,7 @@ def _both_bytes(picture: ImageFile, again: ImageFile, load: Load) -> np.ndarray:
 
 
 def _alpha(samples: np.ndarray, picture: ImageFile) -> np.ndarray | None:
-    """0..1 where there is one."""
+    """Alpha, 0..1, if there is one."""
     has = picture.transparent if isinstance(picture, Tiff) else samples.shape[-1] in (2, 4)
     return samples[..., -1].astype(np.float32) / np.float32(65535) if has else None
 

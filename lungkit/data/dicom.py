@@ -1,4 +1,4 @@
-"""DICOM: from the checked header and the stored values to a picture; the rules head lungkit.data.images."""
+"""DICOM: from the checked header and the stored values to a picture, by the rules in lungkit.data.images."""
 
 from typing import BinaryIO, Literal
 
@@ -27,7 +27,7 @@ from lungkit.data.image import (
 AIR = -1024.0  # HU
 
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
-# What says how far pixels lie apart, down and across; the first one that can be true counts.
+# The distance between pixels, down and across, is in one of these; the first possible one counts.
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
 
 
@@ -68,7 +68,7 @@ def _checked(stream: BinaryIO) -> Header:
 
 
 def _whole(header: Header, stream: BinaryIO) -> Dataset:
-    """What the decoders need, with PixelData unless its closing mark is missing; the stream stands there."""
+    """What the decoders need, from a stream at PixelData. PixelData is left out if its closing mark is missing."""
     pixels = Tag("PixelData")
     found = read_dataset(
         stream, header.syntax.is_implicit_VR, header.order == "<", stop_when=lambda tag, *_: tag != pixels
@@ -93,7 +93,7 @@ def _whole(header: Header, stream: BinaryIO) -> Dataset:
 
 
 def _padding(stored: np.ndarray, header: Header) -> np.ndarray:
-    """bool (rows, columns): where the detector saw nothing; refused where that is everywhere."""
+    """bool (rows, columns): where the detector saw nothing. Raises Broken if that is everywhere."""
     ends = header.numbers("PixelPaddingValue")[:1]
     if not ends or not np.isfinite(ends).all():
         return np.zeros(stored.shape, bool)
@@ -105,8 +105,8 @@ def _padding(stored: np.ndarray, header: Header) -> np.ndarray:
         low, high = min(ends), max(ends)
     padding = (stored >= low) & (stored <= high)
     if padding.all():
-        told = header.named("PixelPaddingValue", *(["PixelPaddingRangeLimit"] if limit else []))
-        raise Broken(f"no picture: every pixel is padding ({told})", "Export the image again.")
+        named = header.named("PixelPaddingValue", *(["PixelPaddingRangeLimit"] if limit else []))
+        raise Broken(f"no picture: every pixel is padding ({named})", "Export the image again.")
     return padding
 
 
@@ -162,7 +162,7 @@ def _presented(stored: np.ndarray, header: Header, notes: list[str]) -> np.ndarr
 
 
 def _is_negative(header: Header, rises: bool, notes: list[str]) -> bool:
-    """Whether dense is dark as yet. rises: whether larger stored values came out brighter."""
+    """Whether dense parts are dark so far. rises: whether larger stored values became brighter."""
     more = more_is_brighter(header)
     if more is None:
         return header.photometric == "MONOCHROME1" or header.word("PresentationLUTShape") == "INVERSE"
@@ -172,7 +172,7 @@ def _is_negative(header: Header, rises: bool, notes: list[str]) -> bool:
 
 
 def _modality_values(stored: np.ndarray, header: Header) -> np.ndarray:
-    """The stored values after the modality LUT or rescale, where there is one."""
+    """The stored values after the modality LUT or the rescale, if there is one."""
     if items := header.items.get("ModalityLUTSequence"):
         try:
             return lookup.table(items[0], header.order, header.lowest, header.highest)(stored)
@@ -183,7 +183,7 @@ def _modality_values(stored: np.ndarray, header: Header) -> np.ndarray:
 
 
 def _voi_table(header: Header, reach: np.ndarray, notes: list[str]) -> lookup.Table | None:
-    """The first usable table for display; `reach` are the values at the ends of what can be stored."""
+    """The first usable table for display. reach: the values of the smallest and the largest stored number."""
     for item in header.items.get("VOILUTSequence", ()):
         try:
             return lookup.table(item, header.order, float(min(reach)), float(max(reach)))
@@ -193,7 +193,7 @@ def _voi_table(header: Header, reach: np.ndarray, notes: list[str]) -> lookup.Ta
 
 
 def _window(header: Header, notes: list[str]) -> tuple[float, float, str] | None:
-    """(centre, width, function) of the first usable window, PS3.3, C.11.2.1; None where there is none."""
+    """(centre, width, function) of the first usable window, PS3.3, C.11.2.1; None if there is none."""
     function = header.word("VOILUTFunction").replace(" ", "_") or "LINEAR"
     least = 1 if function == "LINEAR" else np.nextafter(0, 1)
     centres, widths = header.numbers("WindowCenter"), header.numbers("WindowWidth")
@@ -208,7 +208,7 @@ def _window(header: Header, notes: list[str]) -> tuple[float, float, str] | None
 
 
 def windowed(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
-    """float32 0..1 by PS3.3, C.11.2.1.2 and C.11.2.1.3; a function that they do not know is LINEAR."""
+    """float32 0..1 by PS3.3, C.11.2.1.2 and C.11.2.1.3; any other function counts as LINEAR."""
     if function == "SIGMOID":
         return (1 / (1 + np.exp(-4 * (values - centre) / width))).astype(np.float32)
     if function != "LINEAR_EXACT":
@@ -222,7 +222,7 @@ def windowed(values: np.ndarray, centre: float, width: float, function: str) -> 
 
 
 def _spacing(header: Header) -> tuple[float, float]:
-    """How far pixels lie apart, down and across, in a unit of their own; 1 and 1 where nothing usable says it."""
+    """Distances between pixels, down and across, in any unit; 1 and 1 if the file gives no usable ones."""
     return next((pair for keyword in _SPACINGS if (pair := _pair(header, keyword))), (1.0, 1.0))
 
 

@@ -1,7 +1,7 @@
-"""The header of a DICOM file: walked without holding it, read only as far as it is needed, and checked.
+"""The header of a DICOM file: only the needed elements are read into memory, and then checked.
 
-A header may be as large as the file; what is not needed is passed over. Values are taken from their bytes here, as
-files break the rules for values more often than any others, and each refusal names the attribute and its value.
+A header may be as large as the file, and what is not needed is skipped. Values are decoded from their bytes here,
+because files break the rules for values more often than any others. Each refusal names the attribute and its value.
 """
 
 import io
@@ -26,11 +26,11 @@ _XRAY_AND_CT = {
     uid.DigitalXRayImageStorageForPresentation: "DX",
     uid.DigitalXRayImageStorageForProcessing: "DX",
     uid.SecondaryCaptureImageStorage: "OT",
-    uid.MultiFrameGrayscaleByteSecondaryCaptureImageStorage: "OT",  # only where it holds a single frame
+    uid.MultiFrameGrayscaleByteSecondaryCaptureImageStorage: "OT",  # with a single frame only
     uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage: "OT",
     uid.MultiFrameTrueColorSecondaryCaptureImageStorage: "OT",
 }
-# Deflated is left out on purpose: it unpacks the whole file before the header can be checked.
+# Not deflated: the whole file would be unpacked before its header can be checked.
 _TRANSFER_SYNTAXES = (
     uid.ImplicitVRLittleEndian,
     uid.ExplicitVRLittleEndian,
@@ -45,7 +45,7 @@ _SAMPLES = {"MONOCHROME1": 1, "MONOCHROME2": 1, "PALETTE COLOR": 1} | dict.fromk
 )
 _BITS_ALLOCATED = {1: (8, 16), 3: (8,)}  # by samples of a pixel
 
-# What Image.tags may hold: names of ours, and the DICOM keywords they come from. Nothing here can identify a person.
+# Image.tags: our names, and the DICOM keywords they come from. Nothing here can identify a person.
 SHOWN = {
     "view": "ViewPosition",
     "body_part": "BodyPartExamined",
@@ -59,7 +59,7 @@ SHOWN = {
     "slice_thickness": "SliceThickness",
 }
 PALETTES = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
-# Only these are read from a header: a patient's name or number is never held.
+# Only these are read from a header: never a patient's name or number.
 _SEQUENCES: dict[int, str] = {Tag(keyword): keyword for keyword in ("ModalityLUTSequence", "VOILUTSequence")}
 _TABLES: dict[int, str] = {
     Tag(keyword): keyword
@@ -98,14 +98,14 @@ _IN_ITEMS: dict[int, str] = {Tag("LUTDescriptor"): "LUTDescriptor", Tag("LUTData
 _META: dict[int, str] = {Tag(keyword): keyword for keyword in ("TransferSyntaxUID", "MediaStorageSOPClassUID")}
 
 # Bounds on what a hostile file can cost.
-_ELEMENTS = 200_000  # passed over; a scanner writes a few hundred, some with thousands in sequences
+_ELEMENTS = 200_000  # in all; a scanner writes a few hundred, some write thousands in sequences
 _VALUE_BYTES = 1024  # of a value other than a table
 _KEPT_BYTES = 4 * 2**20  # of all that is kept; a full table of 16 bits has 128 KiB
 
 _PIXEL_DATA = Tag("PixelData")
 _OTHER_PIXELS: dict[int, str] = {Tag(keyword): keyword for keyword in ("FloatPixelData", "DoubleFloatPixelData")}
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_OPEN = 0xFFFFFFFF  # the length of what only a closing mark ends
+_OPEN = 0xFFFFFFFF  # the length of an element that a closing mark ends
 _LONG = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}  # their length has 4 bytes
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
 _NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -114,14 +114,14 @@ _CUT = "truncated: the file ends within the header", "Copy or download it again.
 
 
 class Raw(NamedTuple):
-    """A value as it stands in the file."""
+    """A value as the file has it."""
 
-    kind: str  # the value representation, "" where the file does not say it
+    kind: str  # the value representation, "" if the file does not state it
     content: bytes
 
 
 class Header:
-    """What the reader needs of a header. The fields below hold once it was checked; `values` takes any keyword."""
+    """What the reader needs of a header. The fields below are set by the checks; `values` takes any keyword."""
 
     kind: uid.UID  # of object
     modality: str
@@ -142,7 +142,7 @@ class Header:
         self.items: dict[str, list[dict[str, Raw]]] = {}  # of the sequences of lookup tables
 
     def values(self, keyword: str) -> list[Any]:
-        """An attribute's values, numbers or text without blanks around it; none where it is absent or empty."""
+        """An attribute's values, numbers or stripped text; an empty list if it is absent or empty."""
         kind, content = self.raw.get(keyword, Raw("", b""))
         if kind in ("", "UN"):
             kind = dictionary_VR(Tag(keyword))
@@ -155,7 +155,7 @@ class Header:
         return parts if any(parts) else []
 
     def text(self, keyword: str) -> str:
-        """The value as one short printable line, "" where there is none; several are joined by a backslash."""
+        """The value as one short printable line, "" if there is none; several are joined by a backslash."""
         return printable("\\".join(map(str, self.values(keyword))))
 
     def word(self, keyword: str) -> str:
@@ -163,16 +163,16 @@ class Header:
         return self.text(keyword).split("\\")[0].strip().upper()
 
     def numbers(self, keyword: str) -> list[float]:
-        """The values as finite numbers, NaN for what is none. A decimal comma counts as a point."""
+        """The values as finite numbers, NaN for anything else. A decimal comma counts as a point."""
         return [_number(value) for value in self.values(keyword)]
 
     def number(self, keyword: str) -> float | None:
-        """The single number of an attribute; None where it is absent, NaN where it is anything else."""
+        """The single number of an attribute; None if it is absent, NaN if it is anything else."""
         found = self.numbers(keyword)
         return None if not found else found[0] if len(found) == 1 else math.nan
 
     def whole(self, keyword: str, default: int | None = None) -> int:
-        """The single whole number of an attribute, `default` where it is absent. Raises Broken."""
+        """The single whole number of an attribute, `default` if it is absent. Raises Broken."""
         value = self.number(keyword)
         if value is None and default is not None:
             return default
@@ -202,7 +202,7 @@ class Header:
 
 
 def printable(words: str) -> str:
-    """What may be shown of a value: one line, not too long."""
+    """The part of a value that may be shown: one line, not too long."""
     return "".join(letter for letter in words if letter.isprintable())[:64]
 
 
@@ -224,7 +224,7 @@ class _Element(NamedTuple):
 
 
 class _Walk:
-    """Passes over the elements of a file; only values that are asked for are read."""
+    """Walks over the elements of a file; only requested values are read."""
 
     def __init__(self, stream: BinaryIO):
         self._stream = stream
@@ -233,17 +233,17 @@ class _Walk:
         self.order("<", explicit=True)
 
     def order(self, order: str, explicit: bool) -> None:
-        """How the elements from here on are written."""
+        """Set how the following elements are written."""
         self._explicit = explicit
         self._tag, self._long, self._short = (struct.Struct(order + form) for form in ("2H", "I", "H"))
 
     def says_kinds(self, position: int) -> bool:
-        """Whether the element there is written with its kind, whatever the transfer syntax claims."""
+        """Whether the element there states its kind, whatever the transfer syntax says."""
         self._stream.seek(position + 4)
         return _is_kind(self._stream.read(2))
 
     def elements(self, position: int, end: int | None = None) -> Iterator[_Element]:
-        """The elements from `position` on, up to `end` or the file's end; the caller may leave at any of them."""
+        """The elements from `position` to `end` or the file's end; the caller may stop at any of them."""
         while position < (self.size if end is None else end):
             element = self._element(position)
             if element is None:
@@ -264,7 +264,7 @@ class _Walk:
             yield self.elements(item.start, None if item.length == _OPEN else item.start + item.length)
 
     def value(self, element: _Element, most: int) -> Raw:
-        """Its value; what is too long to be one, or has no length, is refused."""
+        """Its value. Raises Broken if it is too long or has no length."""
         self._kept += element.length
         if element.length > most or self._kept > _KEPT_BYTES:
             raise Broken(f"damaged: header value {Tag(element.tag)} is too long or of a wrong type", _EXPORT)
@@ -281,7 +281,7 @@ class _Walk:
             raise Broken(f"header too long: more than {_ELEMENTS} elements", "Export it without private elements.")
         group, number = self._tag.unpack_from(head)
         tag = group << 16 | number
-        # Items have no kind, and some writers leave it out in the middle of a file that has it.
+        # Items have no kind, and some writers leave it out in the middle of a file that states kinds.
         if not self._explicit or group == 0xFFFE or not _is_kind(head[4:6]):
             return _Element(tag, "", self._long.unpack_from(head, 4)[0], position, position + 8)
         kind = head[4:6].decode()
@@ -292,7 +292,7 @@ class _Walk:
         return _Element(tag, kind, self._long.unpack_from(head, 8)[0], position, position + 12)
 
     def _after(self, element: _Element) -> int:
-        """Where the next element starts. What has no length may hold others like it, to any depth."""
+        """Where the next element starts. One without a length may contain others like it, to any depth."""
         if element.length != _OPEN:
             return element.start + element.length
         position, items = element.start, [element.tag == _ITEM]  # whether each of the open ones is an item
@@ -303,10 +303,10 @@ class _Walk:
             position = inner.start
             if inner.length == _OPEN:
                 items.append(inner.tag == _ITEM)
-            elif inner.tag == _SEQUENCE_END:  # of its last item, too: some writers leave out that mark
+            elif inner.tag == _SEQUENCE_END:  # it also ends the last item: some writers leave out that mark
                 while items and items.pop():
                     pass
-            elif inner.tag == _ITEM_END:  # others write it where the item has a length
+            elif inner.tag == _ITEM_END:  # others write it although the item has a length
                 del items[len(items) - items[-1] :]
             else:
                 position += inner.length
@@ -321,7 +321,7 @@ def _is_kind(letters: bytes) -> bool:
 
 
 def checked_header(stream: BinaryIO) -> Header:
-    """What the reader needs of a header, checked; the stream then stands at the pixels' element. Raises Broken."""
+    """What the reader needs of a header, checked; leaves the stream at PixelData. Raises Broken."""
     walk = _Walk(stream)
     syntax, kind, start = _checked_meta(walk)
     header = Header(syntax)
@@ -362,7 +362,7 @@ def _checked_meta(walk: _Walk) -> tuple[uid.UID, str, int]:
 
 
 def _read(header: Header, walk: _Walk, start: int) -> _Element | None:
-    """Fills the header from the file. The element where pixels belong, or the first one behind that place."""
+    """Fill the header from the file. Returns the element with the pixels, or the first one after their place."""
     for element in walk.elements(start):
         if element.tag in (_ITEM_END, _SEQUENCE_END):  # a mark too many
             continue
@@ -435,7 +435,7 @@ def _check_format(header: Header) -> None:
         raise _format_refused(header, "TransferSyntaxUID", "PhotometricInterpretation")
     if header.samples != samples or header.bits_allocated not in _BITS_ALLOCATED.get(samples, ()):
         raise _format_refused(header, "PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated")
-    if header.bits_stored == header.bits_allocated:  # there is one place for them, whatever HighBit says
+    if header.bits_stored == header.bits_allocated:  # they fill the word, whatever HighBit says
         header.high_bit = header.bits_allocated - 1
     bits, high = header.bits_stored, header.high_bit
     if not (1 <= bits <= high + 1 <= header.bits_allocated) or (samples == 3 and bits != 8):
@@ -451,7 +451,7 @@ def _format_refused(header: Header, *keywords: str) -> Broken:
 
 
 def _check_hounsfield(header: Header) -> None:
-    """What makes the values of a CT slice Hounsfield units; a scout view and a derived map have none."""
+    """Refuse CT images whose values are not Hounsfield units, such as scout views and derived maps."""
     if {"LOCALIZER", "LOCALISER", "SCOUT"} & set(re.split(r"[^A-Z]+", header.text("ImageType").upper())):
         raise Broken(
             f"scout view, not a CT slice: {header.named('ImageType')}", "Choose the axial slices of the series."
@@ -466,7 +466,7 @@ def _check_hounsfield(header: Header) -> None:
 
 
 def rescale(header: Header) -> tuple[float, float]:
-    """(slope, intercept), 1 and 0 where an X-ray does not give them; a CT has to give both. Raises Broken."""
+    """(slope, intercept), by default 1 and 0 for an X-ray; a CT must give both. Raises Broken."""
     slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
     rule, remedy = "CT not in Hounsfield units", "Export the original slice of the scanner."
     if not header.is_ct:
@@ -478,10 +478,10 @@ def rescale(header: Header) -> tuple[float, float]:
 
 
 def more_is_brighter(header: Header) -> bool | None:
-    """Whether more X-rays give a larger stored value; None where the file says how it is to be displayed instead.
+    """Whether more X-rays give a larger stored value; None if the file says how to display it instead.
 
     PS3.3, C.8.11.3.1.2: PixelIntensityRelationshipSign is 1 for yes, -1 for no. It counts in images for processing,
-    and in CR images that state LIN or LOG and no intent. Raises Broken where an image for processing has no sign.
+    and in CR images that state LIN or LOG and no intent. Raises Broken if an image for processing has no sign.
     """
     intent, sign = header.word("PresentationIntentType"), header.number("PixelIntensityRelationshipSign")
     for_processing = header.kind == uid.DigitalXRayImageStorageForProcessing or intent == "FOR PROCESSING"

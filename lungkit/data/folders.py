@@ -1,8 +1,7 @@
-"""What lies in a folder: images, told by their content, and everything else, which is counted and named.
+"""What a folder contains: images, recognised by their content, and everything else, which is counted and named.
 
-Names decide only where the content says nothing: a damaged `scan.png` is an image that the reader refuses with a
-reason, and `README` is passed over. What operating systems leave behind (`.DS_Store`, `__MACOSX`) is left out without
-a word.
+Names count only if the content is unknown: a damaged `scan.png` is an image that the reader refuses with a reason, and
+`README` is not an image. Files of operating systems (`.DS_Store`, `__MACOSX`) are ignored.
 """
 
 import re
@@ -12,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_HEAD = 512  # bytes of a file that are looked at
+_HEAD = 512  # bytes of a file that are read
 
-# Also of formats that the reader does not take: it refuses them by name, with what would be accepted.
+# Also of formats that the reader refuses: its message says what would be accepted.
 _IMAGE_STARTS = (
     b"\x89PNG\r\n\x1a\n",
     b"\xff\xd8\xff",  # JPEG
@@ -69,13 +68,13 @@ _RUBBISH = re.compile(
 
 @dataclass(frozen=True)
 class Survey:
-    """What lies in a folder and below it; each list is sorted.
+    """What is in a folder and below it; each list is sorted.
 
     images: files to read, some of which the reader will refuse, each with its reason.
-    passed_over: files that are no images, hidden ones, and hidden folders (not looked into).
-    archives: of the kind that has to be unpacked before images in it can be read.
-    broken: links that lead nowhere, or to a folder above this one.
-    closed: folders that may not be opened.
+    passed_over: files that are no images, hidden files, and hidden folders (not searched).
+    archives: files to unpack before images in them can be read.
+    broken: links to nothing, or to a folder above this one.
+    closed: folders without permission to open them.
     """
 
     images: list[Path] = field(default_factory=list)
@@ -85,8 +84,8 @@ class Survey:
     closed: list[Path] = field(default_factory=list)
 
     def sentences(self, root: Path) -> list[str]:
-        """One line for each kind of thing that was left out, with the first names as seen from `root`."""
-        told = (
+        """One line for each kind of thing that was left out, with the first names relative to `root`."""
+        kinds = (
             (self.passed_over, "file{} passed over (no image, or hidden)"),
             (self.archives, "archive{} not looked into (to be unpacked first)"),
             (self.broken, "link{} passed over (to nothing, or to a folder above)"),
@@ -94,13 +93,13 @@ class Survey:
         )
         return [
             f"{len(paths):,} {what.format('s' * (len(paths) != 1))}: {few(below(path, root) for path in paths)}"
-            for paths, what in told
+            for paths, what in kinds
             if paths
         ]
 
 
 def survey(folder: Path) -> Survey:
-    """Looks at every file in a folder and below it; links to folders are followed, but no folder is looked at twice."""
+    """Look at every file in a folder and below it. Links to folders are followed, but no folder is searched twice."""
     found = Survey()
     for path in _files(folder, found):
         _sort_in(path, found)
@@ -110,12 +109,12 @@ def survey(folder: Path) -> Survey:
 
 
 def is_rubbish(name: str) -> bool:
-    """Whether an operating system or a tool left a file or folder of this name behind."""
+    """Whether a file or folder with this name was made by an operating system or a tool."""
     return _RUBBISH.fullmatch(name) is not None
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is an image by its content, or should be one by its name; one that cannot be opened counts."""
+    """Whether a file is an image by its content or by its name; one that cannot be opened counts as an image."""
     head = _head(path)
     if head is None:
         return True  # the reader says what is wrong with it
@@ -125,7 +124,7 @@ def is_image(path: Path) -> bool:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is an archive, by its content or, where that cannot be told, by its name."""
+    """Whether a file is an archive, by its content or else by its name."""
     if _ZIPPED_DOCUMENT.fullmatch(path.name):
         return False
     head = _head(path) or b""
@@ -141,15 +140,15 @@ def _head(path: Path) -> bytes | None:
 
 
 def mode(path: Path) -> int:
-    """What kind of thing a path leads to, as in `stat`; 0 where it leads nowhere."""
+    """The kind of thing at a path, as in `stat`; 0 if there is nothing."""
     try:
         return path.stat().st_mode
-    except (OSError, ValueError):  # or it is a path that cannot be
+    except (OSError, ValueError):  # ValueError: an impossible path
         return 0
 
 
 def shown(name: object) -> str:
-    """A name as one line of printable text, whatever bytes it is made of.
+    """A name of any bytes as one line of printable text.
 
     >>> print(shown("a\\nb.png"))
     a\\nb.png
@@ -159,7 +158,7 @@ def shown(name: object) -> str:
 
 
 def is_text(path: Path) -> bool:
-    """Whether a path is made of text: other bytes can be read, but not written into a table."""
+    """Whether a path is text: a file with other bytes in its name can be read, but not written into a table."""
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError:
@@ -178,13 +177,13 @@ def few(names: Iterable[object], most: int = 3) -> str:
 
 
 def below(path: Path, root: Path) -> str:
-    """The path as seen from `root`, in POSIX form."""
+    """The path relative to `root`, in POSIX form."""
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
 def _files(folder: Path, found: Survey) -> Iterator[Path]:
-    """The files in a folder and below it; linked folders come last, so a file goes by its own path where it has one."""
-    above = {_identity(place) for place in folder.resolve().parents}  # what lies there does not belong to the folder
+    """The files in a folder and below it. Linked folders come last, so that a file keeps its own path if it has one."""
+    above = {_identity(place) for place in folder.resolve().parents}  # they are not part of the folder
     seen, tops = set(above), deque([folder])
     while tops:
         waiting = [tops.popleft()]

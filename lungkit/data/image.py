@@ -1,4 +1,4 @@
-"""What the reader gives, how it refuses, and the limits that hold for every kind of file."""
+"""What the reader returns, how it refuses, and the limits for every kind of file."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,17 +10,17 @@ from lungkit.errors import LungkitError
 
 MAX_PIXELS = 40_000_000  # the largest chest detectors give 4,300 x 4,300
 MIN_SIDE = 24  # pixels; PneumoniaMNIST's 28 is the smallest in use
-_SQUARE_ENOUGH = 1.01  # ratio of a pixel's sides that is left alone: rounding in headers
-_BELIEVED = 10.0  # ratio from which a header is taken to be wrong; thick reformatted CT reaches 7
+_SQUARE_ENOUGH = 1.01  # ratio of a pixel's sides that is ignored: rounding in headers
+_BELIEVED = 10.0  # a header with a larger ratio is wrong; thick reformatted CT reaches 7
 
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class ImageRefused(LungkitError):
-    """A file that is not taken: which `file`, what `rule` it broke, and the `remedy`. Reads "FILE: RULE. REMEDY".
+    """A file that is refused: which `file`, what `rule` it broke, and the `remedy`. Reads "FILE: RULE. REMEDY".
 
-    A rule starts with a fixed phrase and may continue with figures after a colon: "too many pixels: 90000 x 90000".
+    A rule starts with a fixed phrase; figures may follow after a colon: "too many pixels: 90000 x 90000".
     """
 
     def __init__(self, file: str, rule: str, remedy: str):
@@ -32,7 +32,7 @@ class ImageRefused(LungkitError):
 
 
 class Broken(Exception):
-    """A rule and its remedy, on their way up to where the file's name is known."""
+    """A rule and its remedy, raised to where the file's name is known."""
 
 
 NOT_FINITE = "damaged: pixel values are not finite numbers", "Export the image again."
@@ -48,8 +48,8 @@ class Image:
     file: str  # its name, for messages
     # Header values that identify no one, and a note on how it was read; for pictures format, mode, rows, columns.
     tags: dict[str, str]
-    # The file itself where it is a JPEG: a tensor may be made from a decoding at a smaller scale. Not for copies of
-    # this object, whose pixels may be others.
+    # The file itself if it is a JPEG: a tensor may be made by decoding it at a smaller scale. Copies of this object do
+    # not have it, because their pixels may differ.
     jpeg: bytes | None = field(default=None, init=False, repr=False)
 
 
@@ -64,7 +64,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def can_be_spacings(row_spacing: float, column_spacing: float) -> bool:
-    """Whether pixels can lie so far apart: finite, above 0, and at most ten times each other."""
+    """Whether these distances between pixels are possible: finite, above 0, and at most ten times each other."""
     finer, coarser = sorted((row_spacing, column_spacing))
     return bool(np.isfinite((finer, coarser)).all() and finer > 0 and coarser <= finer * _BELIEVED)
 
@@ -85,11 +85,10 @@ def placed(shape: tuple[int, int], size: tuple[int, int]) -> tuple[slice, slice]
 
 
 def square_shape(shape: tuple[int, int], row_spacing: float, column_spacing: float) -> tuple[int, int]:
-    """(height, width) that a picture of `shape` has once its pixels are square; the coarser axis grows.
+    """(height, width) of a picture of `shape` after its pixels were made square; the coarser axis grows.
 
-    The spacings are the distances between rows and between columns, in any unit. The shape stays as it is where they
-    differ by at most 1 %, or where they cannot be true. Where the result would have more than MAX_PIXELS, both axes are
-    scaled down to that.
+    The spacings are the distances between rows and between columns, in any unit. The shape does not change if they
+    differ by at most 1 %, or are impossible. A result of more than MAX_PIXELS is scaled down to that number.
     """
     finer = min(row_spacing, column_spacing)
     if not can_be_spacings(row_spacing, column_spacing) or max(row_spacing, column_spacing) <= finer * _SQUARE_ENOUGH:
@@ -100,7 +99,7 @@ def square_shape(shape: tuple[int, int], row_spacing: float, column_spacing: flo
 
 
 def squared_note(was: tuple[int, int], now: tuple[int, int]) -> str:
-    """For a person: from which shape to which, both (height, width); empty where they are the same."""
+    """A sentence on a change of shape, both (height, width); empty if they are the same."""
     if was == now:
         return ""
     return f"scaled from {was[1]} x {was[0]} to {now[1]} x {now[0]}, as its pixels are not square"
@@ -117,7 +116,7 @@ def square(pixels: np.ndarray, row_spacing: float, column_spacing: float) -> np.
 def resized(pixels: np.ndarray, shape: tuple[int, int], box: Box | None = None) -> np.ndarray:
     """float32 of `shape` (height, width), by the triangle filter, widened when reducing: no aliasing, no ringing.
 
-    box: what is taken of the pixels, which may be parts of them: left, top, right, bottom; default: all.
+    box: the part to take, which may start and end within pixels; default: all.
     """
     picture = PIL.Image.fromarray(np.ascontiguousarray(pixels, np.float32))
     return np.asarray(picture.resize(shape[::-1], PIL.Image.Resampling.BILINEAR, box))

@@ -7,11 +7,11 @@ refused with one error, `ImageRefused`.
 
 How stored values become a picture:
 
-- CT: Hounsfield units (HU) through RescaleSlope and RescaleIntercept; both have to be there, and RescaleType is HU or
-  HU_MOD where it is given. Padding counts as air, nothing is below -1024.
+- CT: Hounsfield units (HU) through RescaleSlope and RescaleIntercept. Both must be there, and a RescaleType must be HU
+  or HU_MOD. Padding counts as air, and nothing is below -1024.
 - 8 bits and less, without a window: 0 is black and the largest value that can be stored is white.
-- More than 8 bits, without a window: most such files hold 10 to 15 bit images in 16-bit words and do not say so, hence
-  the image's own 0.5 % and 99.5 % percentiles become black and white.
+- More than 8 bits, without a window: the image's own 0.5 % and 99.5 % percentiles become black and white, because most
+  such files contain 10 to 15 bit images in 16-bit words and do not say so.
 - DICOM other than CT: modality LUT or rescale first (a slope alone has the intercept 0, an intercept alone the slope
   1), then the first usable VOI LUT, or else the first usable window, or else the two rules above. MONOCHROME1 and the
   PresentationLUTShape INVERSE are inverted last, padding is black.
@@ -19,13 +19,13 @@ How stored values become a picture:
   PixelIntensityRelationship decides what is inverted, not the photometric interpretation.
 - Palettes and lookup tables have the depth that they say, unless their entries disprove it.
 - Where pixels are not square, the picture is scaled up along the coarser axis. In DICOM, PixelSpacing says it, or else
-  ImagerPixelSpacing, NominalScannedPixelSpacing or PixelAspectRatio, the first that holds two positive numbers; in
-  pictures, the resolution across and down (of a JPEG without the JFIF header, EXIF's).
-- A window or VOI LUT that cannot be used costs its effect, not the picture; the tag "note" says it. Values that decide
-  what the stored ones mean (slope, modality LUT, palette, sign) are refused where they cannot be used.
+  ImagerPixelSpacing, NominalScannedPixelSpacing or PixelAspectRatio: the first one with two positive numbers counts. In
+  pictures, it is the resolution across and down (EXIF's, in a JPEG without the JFIF header).
+- A window or VOI LUT that cannot be used is left out, and the tag "note" says so. A file is refused if the values that
+  decide what the stored ones mean (slope, modality LUT, palette, sign) cannot be used.
 - Colour becomes luminance; of more than 8 bits, the luminance is stretched as grey is. Transparent parts are black and
   do not count. The EXIF orientation is applied.
-- A TIFF's thumbnails and masks, and what follows the first picture of a JPEG, are passed over.
+- A TIFF's thumbnails and masks, and whatever follows the first picture of a JPEG, are not read.
 """
 
 import io
@@ -56,8 +56,8 @@ _SIGNATURES = {
     b"MM\0+": "TIFF",
 }
 
-# What may not hide in the 128 free bytes before a DICOM header (CVE-2019-11687): Windows, Linux, scripts, macOS,
-# Java and fat binaries, WebAssembly, archives, documents, markup, and pictures. A TIFF header is legitimate there.
+# What must not be in the 128 free bytes before a DICOM header (CVE-2019-11687): Windows, Linux, scripts, macOS, Java
+# and fat binaries, WebAssembly, archives, documents, markup, and pictures. A TIFF header is legitimate there.
 _PREAMBLE_DANGERS = (
     b"MZ",
     b"\x7fELF",
@@ -77,9 +77,9 @@ _PREAMBLE_DANGERS = (
 
 
 def read(source: Source, name: str | None = None) -> Image:
-    """The image in a file, in bytes, or in an open binary file; the rules for its values head this module.
+    """The image in a file, in bytes, or in an open binary file; the rules for its values are at the top of this module.
 
-    `name` stands for the file in messages (default: the path, or the open file's own name).
+    name: what messages call the file (default: the path, or the open file's own name).
     Raises ImageRefused, and nothing else, whatever the bytes are.
     """
     with opened(source, name) as (stream, kind, file):
@@ -99,7 +99,7 @@ def decode(stream: BinaryIO, kind: str, file: str) -> Image:
 
 
 def probe(source: Source) -> tuple[int, int, str]:
-    """(width, height, modality), upright, from the header alone; refuses whatever a header can be refused for."""
+    """(width, height, modality), upright, from the header alone. Refuses all that can be refused by the header."""
     with opened(source, None) as (stream, kind, _):
         if kind == "DICOM":
             return dicom.probe(stream)
@@ -108,14 +108,14 @@ def probe(source: Source) -> tuple[int, int, str]:
 
 @contextmanager
 def opened(source: Source, name: str | None) -> Iterator[tuple[BinaryIO, str, str]]:
-    """The stream at its start, its kind and its name."""
+    """The stream at its start, its kind ("DICOM", "PNG", "JPEG" or "TIFF") and its name."""
     with _refusing(source, name) as file, _quiet, np.errstate(all="ignore"), _stream(source) as stream:
         yield stream, _format(stream), file
 
 
 @contextmanager
 def _refusing(source: Source, name: str | None) -> Iterator[str]:
-    """Names the file, and turns every error of the block into ImageRefused: decoders raise all kinds on bad bytes."""
+    """Names the file, and turns every error of the block into ImageRefused: on bad bytes, decoders raise any error."""
     if not name:
         name = str(source) if isinstance(source, str | Path) else str(getattr(source, "name", "uploaded file"))
     try:
@@ -130,9 +130,9 @@ def _refusing(source: Source, name: str | None) -> Iterator[str]:
 
 
 class _Quiet:
-    """Silences Pillow and pydicom while any thread reads: what matters is refused, the rest is noise to a clinician.
+    """Silences the warnings of Pillow and pydicom while any thread reads: what matters is refused anyway.
 
-    Counted, because warning filters belong to the process: catch_warnings in one thread would undo another's.
+    It counts the readers, because warning filters belong to the process: one thread would restore another's filters.
     """
 
     def __init__(self) -> None:

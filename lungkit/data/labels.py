@@ -1,6 +1,6 @@
 """labels.csv as people and spreadsheets write it: any usual separator and encoding, and lines as an editor counts them.
 
-Every cell stays the text it is: patient 007 is not 7, and class NA is not missing.
+Every cell stays text: patient 007 is not 7, and class NA is not missing.
 """
 
 import codecs
@@ -31,10 +31,10 @@ _NUMBER = re.compile(r"\d+([.,]0*)?")
 
 
 def read(path: Path, column: str = "label") -> tuple[pd.DataFrame, list[Note]]:
-    """The table, its index the line that each row starts in, and what is odd in it.
+    """The table, whose index is the line that each row starts in, and notes on what is odd in it.
 
-    column: the one that holds the class. Names of columns may differ in case and blanks from those that are known.
-    Raises DatasetError where the table cannot be read, where "file" or `column` is missing, and where there is no row.
+    column: the column with the class. The names of columns may differ in case and blanks from the known ones.
+    Raises DatasetError if the table cannot be read, has no column "file" or `column`, or has no row.
     """
     text = _decoded(path)
     separator, skipped = _separator(text, column)
@@ -87,7 +87,7 @@ def _separator(text: str, column: str) -> tuple[str, int]:
 
 
 def _rows(path: Path, text: str, separator: str, skipped: int) -> tuple[list[int], list[list[str]]]:
-    """The line that each row starts in, as an editor counts, and its cells; lines without anything are no rows."""
+    """The line that each row starts in, as an editor counts, and its cells. Empty lines are no rows."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     lines, rows, start = [], [], 1
     try:
@@ -121,7 +121,7 @@ def _check_lengths(path: Path, header: list[str], lines: list[int], rows: list[l
 
 
 def _doubled(table: pd.DataFrame) -> list[Note]:
-    """Columns of one name; where they contradict each other, nothing is trained on the set."""
+    """Columns with the same name. If they contradict each other, the set cannot be used for training."""
     found = []
     for name in dict.fromkeys(table.columns[table.columns.duplicated()]):
         columns = table.loc[:, [other == name for other in table.columns]]
@@ -135,7 +135,7 @@ def _doubled(table: pd.DataFrame) -> list[Note]:
 
 
 def _oddities(table: pd.DataFrame, column: str) -> list[Note]:
-    """What is legal in a table and yet most often a mistake."""
+    """What a table may contain although it is most often a mistake."""
     ids = [name for name in ("patient_id", "group_id") if name in table]
     odd = [
         f"{name} {cell!r} in line {line}"
@@ -178,13 +178,13 @@ def _one_person(ids: pd.Series) -> list[str]:
 
 
 class Files:
-    """Finds the files that a table names in its folder, also where a name is written as another system writes it."""
+    """Finds the files that a table names in its folder, even if a name is written as on another system."""
 
     def __init__(self, root: Path):
         self._root = root
 
     def find(self, name: str) -> str | None:
-        """The POSIX path below the folder, whatever the slashes and the Unicode form; None where there is no file."""
+        """The POSIX path below the folder, for any kind of slashes and any Unicode form; None if there is no file."""
         for written in dict.fromkeys((name, name.replace("\\", "/"))):
             path = PurePosixPath(written)
             if stat.S_ISREG(folders.mode(self._root / path)):
@@ -193,7 +193,7 @@ class Files:
         return found[0] if len(found) == 1 else None
 
     def hint(self, name: str) -> str:
-        """Where a file of this name lies instead, or in another case; empty where there is none."""
+        """Where else a file of this name is, or one in another case; empty if there is none."""
         wanted = PurePosixPath(name.replace("\\", "/")).name.casefold()
         there = [path for paths in self._by_spelling.values() for path in paths]
         near = [path for path in there if PurePosixPath(path).name.casefold() == wanted]
@@ -209,7 +209,7 @@ class Files:
 
 
 def escapes(name: str) -> bool:
-    """Whether a path leaves the folder it should lie in, as any system would read it."""
+    """Whether a path leads out of its folder, as any system would read it."""
     path, windows = PurePosixPath(name), PureWindowsPath(name)
     return path.is_absolute() or ".." in path.parts or bool(windows.anchor) or ".." in windows.parts
 
@@ -219,7 +219,5 @@ def refuse_rows(
 ) -> None:
     """DatasetError that names the lines of the wrong rows, and the first of `names` there."""
     if wrong.any():
-        lines = [str(line) for line in table.index[wrong]]
-        rest = f" and {len(lines) - 10} more" if len(lines) > 10 else ""
-        told = f": {folders.few(names[wrong])}" if names is not None else ""
-        raise DatasetError(f"labels.csv has {fault} in line {', '.join(lines[:10])}{rest}{told}{more}")
+        named = f": {folders.few(names[wrong])}" if names is not None else ""
+        raise DatasetError(f"labels.csv has {fault} in line {folders.few(table.index[wrong], 10)}{named}{more}")

@@ -18,7 +18,7 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Table:
-    """A lookup table. Values below the first one mapped take the first entry, values beyond the last take the last."""
+    """A lookup table. Values below its range get the first entry, values above it the last."""
 
     first: int  # value mapped
     entries: np.ndarray
@@ -88,10 +88,10 @@ def _words(data: Raw, order: str, wide: bool) -> np.ndarray:
 
 
 def _first(first: int, kind: str, count: int, reach: tuple[float, float]) -> int:
-    """The first value mapped, with its sign. Files write it signed and unsigned, rightly and wrongly.
+    """The first value mapped, with its sign. Files write it signed or unsigned, and often the wrong one.
 
-    Of the two readings of its 16 bits, it is the one under which the table covers more of the values that can occur,
-    or, where both cover as many, the one that the file says.
+    Of the two meanings of its 16 bits, the one counts with which the table covers more of the possible values. If both
+    cover the same number, the one that the file states counts.
     """
     lowest, highest = reach
     signed = kind == "SS" or (kind != "US" and lowest < 0)
@@ -103,20 +103,20 @@ def _first(first: int, kind: str, count: int, reach: tuple[float, float]) -> int
 
 
 def _depth(entries: np.ndarray, bits: int) -> int:
-    """Bits of an entry. What the file says counts, unless an entry has more or all stay below a quarter of it.
+    """Bits of an entry. The stated number counts, unless an entry needs more or all are below a quarter of the range.
 
-    Such files exist: they say 16 for tables of 8 to 12 bits.
+    Such files exist: they state 16 for tables of 8 to 12 bits.
     """
     needed = int(entries.max()).bit_length()
-    said_wrongly = not 1 <= bits <= 16 or needed > bits or needed < bits - 1
-    return max(needed, min(bits or 8, 8)) if said_wrongly else bits
+    stated_wrongly = not 1 <= bits <= 16 or needed > bits or needed < bits - 1
+    return max(needed, min(bits or 8, 8)) if stated_wrongly else bits
 
 
 def _expanded(words: np.ndarray, count: int, wide: bool) -> np.ndarray:
     """The entries of a segmented table (C.7.9.2), no more than `count`. Raises Unusable."""
     data, entries = words.tolist(), list[int]()
     starts: set[int] = set()
-    todo = [(0, len(data))]  # where segments follow and how many of them; the last one is next
+    todo = [(0, len(data))]  # (position, number of segments there); the last one is next
     for _ in range(_SEGMENTS):
         if not todo or len(entries) >= count:
             return np.array(entries[:count], np.uint16)
@@ -140,7 +140,7 @@ def _expanded(words: np.ndarray, count: int, wide: bool) -> np.ndarray:
 
 
 def _copied(offset: list[int], starts: set[int], wide: bool) -> int:
-    """Where the segments to copy start. The standard counts bytes; there are files that count entries."""
+    """Where the segments to copy start. The standard counts bytes, but some files count entries."""
     position = sum(part << (16 if wide else 8) * place for place, part in enumerate(offset))
     found = [place for place in (position // 2 if wide else position, position) if place in starts]
     if not found:

@@ -1,4 +1,4 @@
-"""What a data set's source holds besides its images: what was left out, and what should be known before it is used."""
+"""Notes on a data set's source: what was left out of it, and what to know before it is used."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ KEPT = 10  # names, of however many
 
 
 class DatasetError(LungkitError):
-    """A source that cannot be read as a data set; the message names the file, column or rows, and what is accepted."""
+    """A source that is not a usable data set; the message names the file, column or rows, and what is accepted."""
 
 
 class ColumnMissing(DatasetError):
@@ -21,9 +21,9 @@ class ColumnMissing(DatasetError):
 
 @dataclass(frozen=True)
 class Note:
-    """One thing of a kind that was noticed: how often, in which files or rows (the first ones), and what it means.
+    """One finding: how often it occurs, its first files or rows, and what it means.
 
-    severity: "info" (for completeness), "warning" (for judgement), or "error" (nothing is trained on such a set).
+    severity: "info" (for completeness), "warning" (to be judged), or "error" (the set cannot be used for training).
     """
 
     finding: str
@@ -43,18 +43,18 @@ class Note:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "Note":
-        """The note that `to_dict` told of."""
+        """The reverse of `to_dict`."""
         return cls(**record | {"examples": tuple(record["examples"])})
 
 
 def note(finding: str, severity: str, names: Iterable[str], meaning: str) -> list[Note]:
-    """A note on these names, as a list; empty where there is none."""
+    """A list with a note on these names; empty if there are no names."""
     names = list(names)
     return [Note(finding, severity, len(names), meaning, tuple(map(shown, names[:KEPT])))] if names else []
 
 
 def alike(text: str) -> str:
-    """What is left of a name without case, blanks, invisible characters and differences of Unicode form.
+    """A name without case, blanks, invisible characters and differences of Unicode form.
 
     >>> alike("No  Finding") == alike("nofinding"), alike("CT-0") == alike("CT-1")
     (True, False)
@@ -64,7 +64,7 @@ def alike(text: str) -> str:
 
 
 def spelled_differently(names: Iterable[str]) -> list[str]:
-    """The names that differ from another one only in what `alike` leaves out: "'Covid' and 'COVID'", …"""
+    """The names that differ from another one only in what `alike` removes: "'Covid' and 'COVID'", …"""
     groups: dict[str, list[str]] = {}
     for name in sorted(set(names)):
         groups.setdefault(alike(name), []).append(name)
@@ -72,6 +72,6 @@ def spelled_differently(names: Iterable[str]) -> list[str]:
 
 
 def spelling_notes(names: Iterable[str]) -> list[Note]:
-    """An error where class names differ in spelling only."""
+    """An error if class names differ in spelling only."""
     meaning = "Class names that differ in case, blanks or Unicode form only: give each class one spelling."
     return note("classes in two spellings", "error", spelled_differently(names), meaning)

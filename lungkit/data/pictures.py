@@ -1,4 +1,4 @@
-"""PNG, JPEG and TIFF: the rules for their values head lungkit.data.images."""
+"""PNG, JPEG and TIFF, by the rules in lungkit.data.images."""
 
 import re
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from lungkit.data.image import (
     squared_note,
 )
 
-# Each by its own: PIL.Image.open would take a JPEG with a preview behind it (MPO) for several pictures.
+# Not PIL.Image.open: for it, a JPEG followed by a preview (MPO) is several pictures.
 _Opener = Callable[[BinaryIO], ImageFile.ImageFile]
 _READERS: dict[str, _Opener] = {
     "PNG": PngImagePlugin.PngImageFile,
@@ -47,14 +47,14 @@ _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda stored: np.rot90(stored, 2).T,
     8: np.rot90,
 }
-# A JPEG is decoded at a smaller scale that leaves at least this many of its pixels for one of the tensor. With 2, the
-# tensor is a third as far from that of a full decoding as with 1, for a tenth more time (bench/README.md).
+# A smaller scale for a JPEG must leave at least this many of its pixels for one pixel of the tensor. With 2 instead of
+# 1, the difference from a full decoding is a third, for a tenth more time (bench/README.md).
 _REDUCED_AT_LEAST = 2
 _MOST_SCANS = 100  # of a JPEG; a progressive one has about ten, and ten thousand would take minutes
 
 
 def opened(stream: BinaryIO, kind: str) -> ImageFile.ImageFile:
-    """The picture with its header read and checked; no pixel is decoded. kind: "PNG", "JPEG" or "TIFF"."""
+    """The picture after its header was read and checked; no pixel is decoded. kind: "PNG", "JPEG" or "TIFF"."""
     try:
         picture = _READERS[kind](stream)
     except Broken:
@@ -70,7 +70,7 @@ def opened(stream: BinaryIO, kind: str) -> ImageFile.ImageFile:
 
 
 def _unreadable(stream: BinaryIO, kind: str, error: Exception, part: str) -> Broken:
-    """Not supported, cut, or damaged. Pillow rarely says which; a file without its closing mark was cut."""
+    """Not supported, truncated, or damaged. Pillow rarely says which; a file without its end is truncated."""
     stream.seek(0)
     content = stream.read()
     if "truncated" in str(error).lower() or _END_MARKS.get(kind, b"") not in content:
@@ -81,7 +81,7 @@ def _unreadable(stream: BinaryIO, kind: str, error: Exception, part: str) -> Bro
 
 
 def _unusual_jpeg(content: bytes, error: Exception) -> str:
-    """Which kind of JPEG that Pillow cannot decode this is; empty where it is none of them."""
+    """The kind of JPEG, if it is one that Pillow cannot decode; otherwise empty."""
     if found := re.search(r"cannot handle (\d+)-(bit|layer)", str(error)):
         return f"JPEG of {found[1]} {'bits' if found[2] == 'bit' else 'colours'}"
     place = 2
@@ -94,7 +94,7 @@ def _unusual_jpeg(content: bytes, error: Exception) -> str:
 
 
 def _orientation(picture: ImageFile.ImageFile) -> int:
-    # PNG's own getexif decodes the picture to look behind it; the base class reads what the header held.
+    # PNG's own getexif decodes the whole picture to read what follows it; the base class reads only the header.
     stated = PIL.Image.Image.getexif(picture).get(0x0112, 1)
     return stated if stated in _UPRIGHT else 1
 
@@ -111,7 +111,7 @@ def _upright_shape(picture: ImageFile.ImageFile) -> tuple[int, int]:
 
 
 def _spacing(picture: ImageFile.ImageFile) -> tuple[float, float]:
-    """Distances between rows and between columns of the upright picture, in any unit; 0 where the file gives none."""
+    """Distances between rows and between columns of the upright picture, in any unit; 0 if the file gives none."""
     rows, columns = tiff.spacing(picture) if isinstance(picture, tiff.Tiff) else _stated_spacing(picture)
     return (columns, rows) if _orientation(picture) in _TURNED else (rows, columns)
 
@@ -156,7 +156,7 @@ def _grey(picture: ImageFile.ImageFile, stream: BinaryIO, kind: str) -> np.ndarr
 
 
 def _transparent(picture: ImageFile.ImageFile) -> Any:
-    """What a PNG's tRNS chunk says, of 2 and 4 bits in the 8 that Pillow makes of them."""
+    """The transparent value of a PNG (tRNS); one of 2 or 4 bits as Pillow scales it to 8."""
     key = picture.info.get("transparency")
     if isinstance(key, int) and picture.tile and picture.tile[0].args in ("L;2", "L;4"):
         key = picture.info["transparency"] = key * 255 // (2 ** int(picture.tile[0].args[-1]) - 1)
@@ -165,13 +165,13 @@ def _transparent(picture: ImageFile.ImageFile) -> Any:
 
 def _loaded(picture: ImageFile.ImageFile, stream: BinaryIO, kind: str) -> PIL.Image.Image:
     """Decoded and upright."""
-    _orientation(picture)  # fixed before the decoder can find another one behind the pixels
+    _orientation(picture)  # Pillow keeps this one, although another may follow the pixels
     _decode(picture, stream, kind)
     return ImageOps.exif_transpose(picture)
 
 
 def _check_scans(stream: BinaryIO) -> None:
-    """The stream stands behind the header of the first scan; libjpeg may go over all of the picture for each scan."""
+    """Refuse too many scans, from the first scan's header on: libjpeg may process the whole picture for each."""
     start = stream.tell()
     content = stream.read()
     stream.seek(start)
@@ -194,22 +194,22 @@ class Reduced:
     """A JPEG decoded at a smaller scale."""
 
     pixels: np.ndarray  # float32 0..1, as stored: not turned upright, pixels not square
-    box: Box  # what the picture takes up of them: left, top, right, bottom
+    box: Box  # the part of them that the picture covers
     shape: tuple[int, int]  # (height, width) of the whole picture: upright, of square pixels
     orientation: int  # EXIF's
     note: str  # as in the tags of an Image
 
     def fitted(self, pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-        """`pixels`, which are these after a window, as an upright picture of `shape` (height, width)."""
+        """`pixels`, which are these after windowing, as an upright picture of `shape` (height, width)."""
         stored = shape[::-1] if self.orientation in _TURNED else shape
         return _UPRIGHT[self.orientation](resized(pixels, stored, self.box))
 
 
 def reduced(stream: BinaryIO, size: tuple[int, int]) -> Reduced | None:
-    """A JPEG at the smallest scale that is enough for a tensor of `size` (height, width); None where that is 1.
+    """A JPEG at the smallest scale that is enough for a tensor of `size` (height, width); None if that is full scale.
 
-    libjpeg leaves out the finer waves of each 8 x 8 block, which saves the most of the time. The file is refused for
-    all that it would be refused for at full scale.
+    libjpeg leaves out the finer waves of each 8 x 8 block, which saves most of the time. Files are refused by the same
+    rules as at full scale.
     """
     picture = opened(stream, "JPEG")
     shape, orientation = upright_size(picture)[::-1], _orientation(picture)

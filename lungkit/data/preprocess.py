@@ -20,13 +20,13 @@ _BEFORE = {"intensity_window": None, "jpeg": "full"}  # what was done before a c
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What turns an image into a model's tensor; stored in the model's card. Values that make no sense are refused."""
+    """How an image becomes a model's tensor; part of the model's card. Impossible values raise LungkitError."""
 
     size: tuple[int, int] = (224, 224)  # height, width of the tensor, pixels
     window: tuple[float, float] = (-600.0, 1500.0)  # the lung window: level, width in HU; for CT only
     mean: float = 0.0  # of the training pixels after windowing to 0..1
     std: float = 1.0
-    # For images without HU, such as 8-bit CT: these greys of 0..255 become black and white; None: they stay.
+    # For images without HU, such as 8-bit CT: these greys of 0..255 become black and white; None: no change.
     intensity_window: tuple[float, float] | None = None
     jpeg: Literal["full", "scaled"] = "scaled"  # decoded at full size, or at the smaller scale that the size allows
 
@@ -49,17 +49,14 @@ class Preprocessing:
             object.__setattr__(self, "intensity_window", tuple(float(value) for value in greys))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; without an intensity_window that is not set, as in cards from before there was one."""
+        """JSON-ready. An intensity_window that is not set is left out, as in cards older than that field."""
         values = asdict(self) | {"size": list(self.size), "window": list(self.window)}
         greys = values.pop("intensity_window")
         return values | ({} if greys is None else {"intensity_window": list(greys)})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
-        """The reverse of to_dict; an unknown or a missing key is refused by name.
-
-        A card written before a field was added means what was done then.
-        """
+        """The reverse of to_dict. A field that an old card lacks gets the value of its time; other keys are refused."""
         values = _BEFORE | values
         known = {field.name for field in fields(cls)}
         if wrong := sorted(set(values) - known):
@@ -94,10 +91,12 @@ class Prepared:
 
 
 def prepare(source: images.Source | Image, spec: Preprocessing, name: str | None = None) -> Prepared:
-    """From a file, bytes, an open file or an Image that was read to a model's tensor.
+    """A model's tensor of a file, of bytes, of an open file, or of an Image.
 
-    The one way there, for training, evaluation, `predict` and the clinic. A JPEG is decoded at the scale that `spec`
-    asks for, also where its Image was read at full scale before. Raises ImageRefused for whatever `read` refuses.
+    Training, evaluation, `predict` and the clinic all use it. HU go through spec.window and intensities through
+    spec.intensity_window if it is set; then the tensor is ((x in 0..1) - mean) / std. The picture keeps its aspect: it
+    is scaled to fit, by a triangle filter that neither aliases nor rings, and centred on black. A JPEG is decoded at
+    the scale that `spec` asks for, even if its Image was read at full scale. Raises ImageRefused as `read` does.
     """
     if not isinstance(source, Image):
         with images.opened(source, name) as (stream, kind, file):
@@ -109,7 +108,7 @@ def prepare(source: images.Source | Image, spec: Preprocessing, name: str | None
 
 
 def _of_reduced(stream: BinaryIO, kind: str, spec: Preprocessing) -> Prepared | None:
-    """From a JPEG decoded at a smaller scale; None where it is decoded in full. The stream is at its start again."""
+    """From a JPEG decoded at a smaller scale; None if it must be decoded in full. The stream ends at its start."""
     reduced = pictures.reduced(stream, spec.size) if kind == "JPEG" and spec.jpeg == "scaled" else None
     stream.seek(0)
     if reduced is None:
@@ -125,7 +124,7 @@ def _of_image(image: Image, spec: Preprocessing) -> Prepared:
 
 
 def windowed(image: Image, spec: Preprocessing) -> np.ndarray:
-    """The whole picture as spec's window shows it, float32 0..1, before it is fitted."""
+    """The whole picture through spec's window, float32 0..1, before it is scaled."""
     return _shown(image.pixels, image.units, spec)
 
 
@@ -197,7 +196,7 @@ def prepared_or_refused(
 
 
 def _known(cache: tensor_cache.TensorCache, plain: Preprocessing, file: Path) -> tuple[Prepared | ImageRefused, str]:
-    """A file as `plain` prepares it, and its hash where the cache does not know it yet."""
+    """A file as `plain` prepares it, and its hash if the cache does not know it yet."""
     content: bytes | Path | None = None
     sha256 = tensor_cache.known_hash(file)
     if sha256 is None:
@@ -214,7 +213,7 @@ def _known(cache: tensor_cache.TensorCache, plain: Preprocessing, file: Path) ->
 
 
 def _content(file: Path) -> tuple[bytes | Path, str]:
-    """The bytes, so that what is hashed is what is read, and their hash; a path where `prepare` has to say why not."""
+    """The bytes, so that what is hashed is what is read, and their hash; a path if `prepare` must say why it is refused."""
     try:
         if file.is_file() and file.stat().st_size <= images.MAX_BYTES:
             return tensor_cache.read_and_hash(file)
@@ -234,7 +233,7 @@ def read_batch(files: Sequence[Path], spec: Preprocessing, workers: int | None =
 def training_statistics(files: Sequence[Path], spec: Preprocessing) -> Preprocessing:
     """`spec` with the mean and standard deviation of all pixels of these files, as the model will see them (0..1).
 
-    Give the training files only: what is measured on others leaks. One pass, one image in memory at a time per thread.
+    Give the training files only: statistics of other files leak. One pass, with a few images in memory at a time.
     Refuses an empty list and images without any contrast.
     """
     plain, total, squares, count = replace(spec, mean=0.0, std=1.0), 0.0, 0.0, 0

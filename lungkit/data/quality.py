@@ -1,4 +1,4 @@
-"""What to know of a data set before training on it: unreadable files, duplicates, leaks, imbalance, shortcuts."""
+"""Checks of a data set before training: unreadable files, duplicates, leaks, imbalance, shortcuts."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -18,19 +18,19 @@ from lungkit.data.dataset import Dataset
 from lungkit.data.folders import shown
 from lungkit.data.notes import Note
 
-# Near duplicates: perceptual hashes (64 bits) that differ in few bits propose a pair, the correlation of the two
-# pictures at 32 x 32 decides. Both were set by looking at pairs of seven public sets: of different children's X-rays
-# about 1,000 pairs lie within the bits and none above the correlation; re-encoded, re-windowed or annotated copies,
-# and neighbouring CT slices, lie above it. But slices of one CT protocol resemble each other: of 839 people's slices
-# 59 pairs lie above it. Hence the correlation that two pictures of different patients need is raised to what such pairs
-# of this modality in this data set do not reach by chance (`chance_correlation`).
+# Near duplicates: perceptual hashes (64 bits) that differ in few bits propose a pair, and the correlation of the two
+# pictures at 32 x 32 decides. Both limits come from pairs of seven public sets: of different children's X-rays, about
+# 1,000 pairs are within the bits and none above the correlation; re-encoded, re-windowed or annotated copies, and
+# neighbouring CT slices, are above it. But slices of one CT protocol resemble each other: 59 pairs of 839 people's
+# slices are above it. For pictures of different patients, the limit is therefore raised to a correlation that such
+# pairs of this modality in this data set do not reach by chance (`chance_correlation`).
 MOST_BITS = 8
 LEAST_CORRELATION = 0.97
-MOST_CORRELATION = 0.995  # the highest limit that is used: copies of a picture that were encoded again lie above it
+MOST_CORRELATION = 0.995  # the highest limit: copies of a picture that were encoded again are above it
 BY_CHANCE = 0.1  # pairs of different patients expected above the raised correlation, in the whole set
-TO_CALIBRATE = 100  # images with a known patient; a tail cannot be told from fewer
-LOOKED_AT = 3000  # images of a modality at most, for the tail
-CLOSEST = 3  # pairs that are kept to look at, though they were not called duplicates
+TO_CALIBRATE = 100  # images with a known patient; fewer do not show the tail of the distribution
+SAMPLED = 3000  # the most images of a modality, for the tail
+CLOSEST = 3  # pairs below the limit that the report shows
 GRID = 32  # pixels
 ROWS_AT_ONCE = 512  # of the matrix of all pairs
 
@@ -51,13 +51,13 @@ class QualityReport:
     """What the checks of a data set found, as tables.
 
     findings: finding, severity (error, warning, info), count, share (of the images or patients looked at, 0..1; 0 of
-        what is not among them), meaning, examples; worst first. A check that found nothing stays, as info with count 0.
+        what is not among them), meaning, examples; worst first. A check that found nothing is an info with count 0.
     duplicates: one row per pair: file_a, file_b, kind (exact: same bytes or same pixels; near), label_a, label_b,
         split_a, split_b, patient_a, patient_b, distance (differing bits of 64), correlation (-1..1), across_splits,
         two_labels, two_patients; pairs across splits first, then under two labels, then exact ones.
     thresholds: by modality: images, patients (known ones), correlation (what a near pair of different patients needs),
         calibrated (whether it comes from this set; else it is LEAST_CORRELATION).
-    closest: the pairs of different patients most alike that were not called duplicates; columns as in `duplicates`.
+    closest: the most similar pairs of different patients that are not duplicates; columns as in `duplicates`.
     unreadable: file, reason.
     balance: class by split, images and patients.
     spread: per class the patients, images per patient, widths and heights in pixels, and grey values
@@ -80,7 +80,7 @@ class QualityReport:
 
 @dataclass(frozen=True)
 class _Look:
-    """What is kept of one image."""
+    """What the checks need of one image."""
 
     content: str  # SHA-256 of the decoded pixels
     bits: np.ndarray  # bool (64,), perceptual hash
@@ -89,7 +89,7 @@ class _Look:
 
 
 def check(dataset: Dataset) -> QualityReport:
-    """Reads every image of the manifest once (threads, with a progress bar) and compares all pairs."""
+    """Read every image of the manifest once (in threads, with a progress bar) and compare all pairs."""
     rows = dataset.manifest
     files = [dataset.root / file for file in rows["file"]]
     looks = list(progress.parallel(_look, files, label=f"checking {dataset.name}"))
@@ -157,11 +157,11 @@ def chance_correlation(grids: np.ndarray, patients: np.ndarray) -> float:
     """The correlation above which BY_CHANCE pairs of different patients are expected, LEAST to MOST_CORRELATION.
 
     grids: (n, GRID * GRID), mean 0 and length 1. patients: (n,). Fisher's z of the pairs' correlations falls off no
-    slower than an exponential beyond its upper quantiles; two stretches of it are drawn out, 90 to 99 % and 99 to
-    99.9 %, and the lower answer holds: real duplicates among the pairs bend the second upwards.
+    slower than an exponential beyond its upper quantiles. Two stretches of it are extrapolated, 90 to 99 % and 99 to
+    99.9 %, and the lower result counts: real duplicates among the pairs bend the second upwards.
     """
-    if len(grids) > LOOKED_AT:
-        some = np.random.default_rng(7).choice(len(grids), LOOKED_AT, replace=False)
+    if len(grids) > SAMPLED:
+        some = np.random.default_rng(7).choice(len(grids), SAMPLED, replace=False)
         grids, patients = grids[some], patients[some]
     a, b = np.triu_indices(len(grids), 1)
     correlation = (grids @ grids.T)[a, b][patients[a] != patients[b]]
@@ -169,15 +169,15 @@ def chance_correlation(grids: np.ndarray, patients: np.ndarray) -> float:
         return LEAST_CORRELATION
     z = np.arctanh(np.clip(correlation, -0.9999, 0.9999))
     q90, q99, q999 = np.quantile(z, [0.9, 0.99, 0.999])
-    drawn_out = (
+    extrapolated = (
         end + (end - start) / np.log(10) * np.log(beyond * len(z) / BY_CHANCE)
         for start, end, beyond in ((q90, q99, 0.01), (q99, q999, 0.001))
     )
-    return float(np.clip(np.tanh(min(drawn_out)), LEAST_CORRELATION, MOST_CORRELATION))
+    return float(np.clip(np.tanh(min(extrapolated)), LEAST_CORRELATION, MOST_CORRELATION))
 
 
 def _thresholds(rows: pd.DataFrame, looks: list[_Look]) -> pd.DataFrame:
-    """By modality, from the images whose patients are known."""
+    """By modality, from the images of known patients."""
     known = ~rows["patient_id"].str.startswith("image-")
     table = {}
     for modality, of_it in rows.groupby("modality"):
@@ -197,7 +197,7 @@ def _thresholds(rows: pd.DataFrame, looks: list[_Look]) -> pd.DataFrame:
 
 
 def _duplicates(rows: pd.DataFrame, looks: list[_Look], thresholds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The duplicates, and the closest pairs of different patients that are none."""
+    """The duplicates, and the closest other pairs of different patients."""
     bits = np.array([look.bits for look in looks], bool).reshape(-1, 64)
     grids = np.array([look.grid for look in looks], np.float32).reshape(-1, GRID * GRID)
     exact = _equal_pairs(rows["sha256"]) | _equal_pairs(pd.Series([look.content for look in looks], index=rows.index))
@@ -213,12 +213,12 @@ def _duplicates(rows: pd.DataFrame, looks: list[_Look], thresholds: pd.DataFrame
 
 
 def _closest(grids: np.ndarray, patients: np.ndarray, taken: set[Pair]) -> list[Pair]:
-    """CLOSEST pairs of different patients with the highest correlation that are not taken; of LOOKED_AT images."""
-    looked_at = np.arange(len(grids))
-    if len(grids) > LOOKED_AT:
-        looked_at = np.sort(np.random.default_rng(7).choice(len(grids), LOOKED_AT, replace=False))
-    a, b = (looked_at[side] for side in np.triu_indices(len(looked_at), 1))
-    correlation = (grids[looked_at] @ grids[looked_at].T)[np.triu_indices(len(looked_at), 1)]
+    """Of SAMPLED images, the CLOSEST pairs of different patients with the highest correlation that are not taken."""
+    sampled = np.arange(len(grids))
+    if len(grids) > SAMPLED:
+        sampled = np.sort(np.random.default_rng(7).choice(len(grids), SAMPLED, replace=False))
+    a, b = (sampled[side] for side in np.triu_indices(len(sampled), 1))
+    correlation = (grids[sampled] @ grids[sampled].T)[np.triu_indices(len(sampled), 1)]
     correlation[patients[a] == patients[b]] = -1
     order = np.argsort(-correlation, kind="stable")[: CLOSEST + len(taken)]
     pairs = [(int(a[i]), int(b[i])) for i in order if correlation[i] > 0]
@@ -259,7 +259,7 @@ def _equal_pairs(content: pd.Series) -> set[Pair]:
 
 def _near_pairs(bits: np.ndarray, grids: np.ndarray) -> set[Pair]:
     """All pairs (a, b), a < b, within MOST_BITS whose grids correlate with LEAST_CORRELATION or more."""
-    signs = bits.astype(np.float32) * 2 - 1  # so that a product of matrices counts equal bits
+    signs = bits.astype(np.float32) * 2 - 1  # a product of these matrices counts equal bits
     found: set[Pair] = set()
     for start in range(0, len(signs), ROWS_AT_ONCE):
         agreement = signs[start : start + ROWS_AT_ONCE] @ signs[start:].T  # 64 - 2 x differing bits
@@ -306,9 +306,10 @@ def _findings(
     rows = dataset.manifest
     exact, across = duplicates["kind"] == "exact", duplicates["across_splits"]
     found = [
-        _file_finding(
-            "unreadable files", "error", unreadable["file"] + ": " + unreadable["reason"], len(rows),
+        _finding(
+            "unreadable files", "error", len(unreadable), len(rows),
             "They cannot be used: training and every score leave them out.",
+            unreadable["file"] + ": " + unreadable["reason"],
         ),
         _unreadable_classes(pictures, dataset.classes),
         *(_noted(note) for note in dataset.notes),
@@ -359,12 +360,8 @@ def _finding(finding: str, severity: str, count: int, of: int, meaning: str, exa
     }
 
 
-def _file_finding(finding: str, severity: str, files: pd.Series, of: int, meaning: str) -> Row:
-    return _finding(finding, severity, len(files), of, meaning, files)
-
-
 def _pair_finding(finding: str, severity: str, pairs: pd.DataFrame, of: int, meaning: str) -> Row:
-    """Counts pairs; the share is of the images that are in one."""
+    """Counts pairs; the share is of the images in any pair."""
     row = _finding(finding, severity, len(pairs), of, meaning, pairs["file_a"] + " = " + pairs["file_b"])
     return row | {"share": round(len(set(pairs["file_a"]) | set(pairs["file_b"])) / of, 4) if of else 0.0}
 
@@ -389,7 +386,7 @@ def _few_patients(rows: pd.DataFrame, label: str) -> Row | None:
     patients = rows.loc[rows["label"] == label, "patient_id"].nunique()
     if patients >= FEW_PATIENTS:
         return None
-    meaning = "Too few for a figure that holds for other patients."
+    meaning = "Too few for results that apply to other patients."
     return _finding(f"few patients of {label}", "warning", patients, rows["patient_id"].nunique(), meaning)
 
 
@@ -398,7 +395,7 @@ def _small_part(rows: pd.DataFrame, part: str, name: str) -> Row | None:
     if not 0 < images_ < SMALL_PART:
         return None
     use = "the threshold, the temperature and the choice between models rest" if part == "val" else "every score rests"
-    meaning = f"Too few to tell much: {use} on them."
+    meaning = f"Too few for precise results: {use} on them."
     return _finding(f"small {name} part", "warning", images_, len(rows), meaning)
 
 
@@ -411,18 +408,18 @@ def _unreadable_classes(pictures: pd.DataFrame, classes: Sequence[str]) -> Row |
 
 
 def _noted(note: Note) -> Row:
-    """What the source says of itself; it is not a share of the images."""
+    """A note of the source; it is not a share of the images."""
     return _finding(note.finding, note.severity, note.count, 0, note.meaning, note.examples)
 
 
 def _unknown_patients(rows: pd.DataFrame) -> Row:
     files = rows.loc[rows["patient_id"].str.startswith("image-"), "file"]
     meaning = "Each distinct picture counts as a patient of its own: other images of the same person may leak."
-    return _file_finding("images without a patient id", "warning", files, len(rows), meaning)
+    return _finding("images without a patient id", "warning", len(files), len(rows), meaning, files)
 
 
 def _difference(pictures: pd.DataFrame, values: pd.Series, finding: str, meaning: str) -> Row:
-    """Counts the pairs of classes whose means lie STRONG_DIFFERENCE pooled standard deviations or more apart."""
+    """Counts the pairs of classes whose means differ by STRONG_DIFFERENCE pooled standard deviations or more."""
     by_class = {name: values[pictures["label"] == name] for name in pictures["label"].unique()}
     strong = {}
     for a, b in combinations(sorted(by_class), 2):

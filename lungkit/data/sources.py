@@ -1,4 +1,4 @@
-"""What a data set can be made from, and what it says of its images before any of them is opened.
+"""What a data set can be made from, and what it states of its images before any of them is opened.
 
 Sources: the phantom, PneumoniaMNIST, a folder with labels.csv (read by `labels`), a folder per class (`classfolders`),
 a MedMNIST .npz. Source files are never changed; what is made from them lies in the data folder of lungkit.config.
@@ -38,13 +38,13 @@ _MEDMNIST_CLASSES = {"pneumoniamnist": ("normal", "pneumonia")}
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source says of its images before any of them is opened."""
+    """What a source states of its images before any of them is opened."""
 
     name: str
     root: Path
     rows: pd.DataFrame  # COLUMNS, sorted by file; sha256, width, height and note not yet known
     label_column: str = "label"
-    order: tuple[str, ...] | None = None  # of the classes, where the source says one
+    order: tuple[str, ...] | None = None  # of the classes, if the source states one
     synthetic: bool = False
     notes: tuple[Note, ...] = ()
     classes: tuple[str, ...] = field(init=False)
@@ -81,7 +81,7 @@ def read(source: str | Path, label_column: str | None, limit: int | None, seed: 
 
 
 def choose(source: str | Path, label_column: str | None, limit: int | None, seed: int) -> Listing:
-    """The source's images within the limit, each with its sha256; one whose patient is not known is its own patient."""
+    """The source's images within the limit, each with its sha256; an image of an unknown patient is its own patient."""
     listing = read(source, label_column, limit, seed)
     rows = listing.rows
     hashes = list(progress.parallel(files.sha256, [listing.root / file for file in rows["file"]]))
@@ -97,7 +97,7 @@ def choose(source: str | Path, label_column: str | None, limit: int | None, seed
 
 
 def _limited(rows: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:
-    """Whole patients in a reproducible shuffle, from each (split, class) its share of the limit, at least one."""
+    """Whole patients in reproducible random order: from each (split, class) its share of the limit, at least one."""
     if len(rows) <= limit:
         return rows
     rarity = rows["label"].map(rows["label"].value_counts().rank(method="first"))
@@ -119,7 +119,7 @@ def _limited(rows: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:
 
 
 def _folder(path: Path, label_column: str | None) -> Listing:
-    """A folder's data set: its labels.csv, else its class folders, else its one .npz, else that of its one folder."""
+    """A folder's data set: its labels.csv, or its only .npz, or that of its only folder, or its class folders."""
     if not folders.is_text(path):
         raise DatasetError(f"{folders.shown(path)}: the folder's name is not in UTF-8; rename it")
     if table := next((file for file in sorted(path.iterdir()) if file.name.casefold() == "labels.csv"), None):
@@ -130,20 +130,24 @@ def _folder(path: Path, label_column: str | None) -> Listing:
         return _npz(archives[0], path.name, label_column)
     if below := classfolders.inner(path, found):
         listing = _folder(below, label_column)
-        taken = note("folder that was taken", "info", [below.name], "It is the only one there, and holds the data set.")
-        return replace(listing, notes=(*taken, *listing.notes, *classfolders.survey_notes(_beside(found, below), path)))
+        taken = note(
+            "folder that was taken", "info", [below.name], "It is the only one there, and contains the data set."
+        )
+        return replace(
+            listing, notes=(*taken, *listing.notes, *classfolders.survey_notes(_outside(found, below), path))
+        )
     _refuse_label_column(path, label_column)
     return _class_folders(path, found)
 
 
-def _beside(found: folders.Survey, below: Path) -> folders.Survey:
+def _outside(found: folders.Survey, below: Path) -> folders.Survey:
     """What a survey found outside one of its folders."""
     kept = {kind: [path for path in paths if not path.is_relative_to(below)] for kind, paths in vars(found).items()}
     return folders.Survey(**kept)
 
 
 def phantom_folder(slices: int, seed: int) -> Path:
-    """Another seed draws other patients: a folder of their own, since a made phantom is never overwritten."""
+    """The folder of a phantom: another seed draws other patients, and a phantom is never overwritten."""
     return config.data_dir() / (f"phantom-{slices}" if seed == 7 else f"phantom-{slices}-seed{seed}")
 
 
@@ -175,9 +179,9 @@ def _labels_csv(path: Path, label_column: str | None) -> Listing:
         split=published.map(lambda name: splits.part_named(name) or name),
         source=table.get("source", blank),
     )
-    # A file may be listed twice; if its rows differ in split they stay, so that splitting notices it on two sides.
+    # A file may be listed twice. Rows that differ in split are kept: splitting then finds the file on two sides.
     again = rows.duplicated(["file", "label", "patient_id", "split"])
-    meaning = "They say the same of it, and count once."
+    meaning = "Their rows are the same, and count once."
     notes += note("rows that name a file again", "info", dict.fromkeys(rows["file"][again]), meaning)
     rows = rows[~again]
     contradicted = rows.groupby("file")[["label", "patient_id"]].transform("nunique").gt(1).any(axis=1)
@@ -195,7 +199,7 @@ def _labels_csv(path: Path, label_column: str | None) -> Listing:
 
 
 def _not_listed(root: Path, table: pd.DataFrame, rows: pd.DataFrame) -> list[Note]:
-    """Notes on images in the folder that no cell of the table names, and on what else could hold images."""
+    """Notes on images in the folder that no cell of the table names, and on what else could contain images."""
     found = folders.survey(root)
     used = {*rows["file"], *rows["mask"]}
     rest = [name for name in (folders.below(path, root) for path in found.images) if name not in used]
@@ -237,7 +241,7 @@ def _about(root: Path) -> dict[str, Any]:
 
 
 def _below(files: labels.Files, names: pd.Series, column: str) -> pd.Series:
-    """The paths in one spelling; refused where one leaves the folder or is not there."""
+    """The paths in one spelling. Raises DatasetError if one leaves the folder or is not there."""
     table = names.to_frame()
     labels.refuse_rows(table, names.map(labels.escapes), f"a {column} outside the data set's folder", names)
     found = names.map(lambda name: files.find(name) if name else "")

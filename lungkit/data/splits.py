@@ -2,21 +2,22 @@
 
 import hashlib
 import re
-from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from lungkit.data.folders import few
 from lungkit.errors import LungkitError
 
 PARTS = ("train", "val", "test")
+SHARES = (0.7, 0.15, 0.15)  # of each class's images
 BY = ("patient", "image")
-SET_ASIDE = "set_aside"  # readable, but its patient is needed whole on another side
+SET_ASIDE = "set_aside"  # readable, but another part needs all images of its patient
 REFUSED = "refused"  # not readable as an image
 
-_KEPT_FIRST = ("test", "val", "train")  # when a patient is on two sides: the side that keeps its images
+_KEPT_FIRST = ("test", "val", "train")  # of a patient on two sides, the first of these keeps its images
 _SPELLINGS = {
     "train": "train",
     "training": "train",
@@ -63,7 +64,6 @@ def assign(
     manifest: pd.DataFrame,
     *,
     seed: int,
-    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
     overlap: str = "refuse",
     fold: str | None = None,
     by: str = "patient",
@@ -71,20 +71,17 @@ def assign(
     """A copy of the manifest with `split` and `note` filled; rows whose split is "refused" stay as they are.
 
     A published split (every row of `split` filled: official_train, published_test, val, …) is kept; where it has
-    no validation part, one is taken from its training patients. Without a published split, patients are dealt
-    to train, val and test in the proportions `fractions` of each class's images. No choice depends on the
-    order of the rows.
+    no validation part, one is taken from its training patients. Without a published split, patients are distributed to
+    train, val and test by SHARES of each class's images. No choice depends on the order of the rows.
 
-    overlap says what happens where a published split has one patient on two sides: "refuse" raises SplitLeak;
-    "set_aside" keeps the test images (then the validation images) and sets that patient's others aside.
+    overlap: what to do with a patient on two sides of a published split. "refuse" raises SplitLeak; "set_aside" keeps
+        the patient's test images (or else the validation images) and sets the others aside.
+    fold: "2/4" makes the second of four parts the test part, whatever split was published, and takes validation
+        patients from the rest: four such splits test every patient once.
+    by: "image" distributes images instead of patients. The scores are too good then, because a patient is on both
+        sides; its purpose is to show by how much.
 
-    fold: "2/4" makes the second of four parts the test, whatever split was published, and takes validation patients of
-    the rest: four such splits test every patient once.
-
-    by: "image" deals images, not patients. Its scores are too good, as the same patient is on both sides; that is what
-    it is for, to show by how much.
-
-    Raises SplitError where a class has too few patients to be in each part, or the published split is incomplete.
+    Raises SplitError if a class has too few patients to be in each part, or if the published split is incomplete.
     """
     if by not in BY:
         raise SplitError(f"by is '{by}'; accepted: {', '.join(BY)}")
@@ -95,10 +92,10 @@ def assign(
     if by == "image":
         use = use.assign(patient_id=use["file"], sha256="")
     if fold:
-        manifest.loc[use.index, "split"] = _fold(use, fold, fractions, seed)
+        manifest.loc[use.index, "split"] = _fold(use, fold, seed)
         return manifest
     if use["split"].eq("").all() or by == "image":
-        manifest.loc[use.index, "split"] = _dealt(use, PARTS, fractions, seed)
+        manifest.loc[use.index, "split"] = _distributed(use, PARTS, SHARES, seed)
         return manifest
 
     use = use.assign(split=_published(use))
@@ -113,30 +110,34 @@ def assign(
     manifest.loc[set_aside.index, ["split", "note"]] = set_aside[["split", "note"]]
     if not use["split"].eq("train").any():
         raise SplitError(
-            "every training image is of a patient who is also in val or test, so that none would be left to train on. "
-            "Leave split empty in every row, then patients are split here"
+            "every training image is of a patient who is also in val or test, which leaves none to train on. "
+            "Leave split empty in every row to have the patients split here"
         )
     if not use["split"].eq("val").any():
         train = use[use["split"] == "train"]
-        share = fractions[1] / (fractions[0] + fractions[1])
-        manifest.loc[train.index, "split"] = _dealt(train, ("train", "val"), (1 - share, share), seed)
+        manifest.loc[train.index, "split"] = _validation_taken(train, seed)
     return manifest
 
 
-def _fold(rows: pd.DataFrame, fold: str, fractions: tuple[float, float, float], seed: int) -> np.ndarray:
+def _fold(rows: pd.DataFrame, fold: str, seed: int) -> np.ndarray:
     """The part of each row, where this fold is the test."""
     written = re.fullmatch(r"([1-9]\d?)/([1-9]\d?)", fold)
     number, folds = map(int, written.groups()) if written else (0, 0)
     if not (1 <= number <= folds and 2 <= folds <= 20):
         raise SplitError(f"fold is '{fold}'; accepted: '1/4' for the first of four, and so on, from 2 to 20")
     names = tuple(str(i) for i in range(1, folds + 1))
-    part = _dealt(rows, names, (1 / folds,) * folds, seed)
+    part = _distributed(rows, names, (1 / folds,) * folds, seed)
     is_test = part == str(number)
-    share = fractions[1] / (fractions[0] + fractions[1])
     part = part.astype(object)
-    part[~is_test] = _dealt(rows[~is_test], ("train", "val"), (1 - share, share), seed)
+    part[~is_test] = _validation_taken(rows[~is_test], seed)
     part[is_test] = "test"
     return part
+
+
+def _validation_taken(rows: pd.DataFrame, seed: int) -> np.ndarray:
+    """The part of each row, train or val, in the proportion that these two have in SHARES."""
+    share = SHARES[1] / (SHARES[0] + SHARES[1])
+    return _distributed(rows, ("train", "val"), (1 - share, share), seed)
 
 
 def check(manifest: pd.DataFrame) -> None:
@@ -151,13 +152,13 @@ def _published(rows: pd.DataFrame) -> pd.Series:
     empty = rows.loc[rows["split"] == "", "file"]
     if len(empty):
         raise SplitError(
-            f"{len(empty)} of {len(rows)} images have no split, {_few(empty)} among them: "
-            "give every image a split, or none (then patients are split here)"
+            f"{len(empty)} of {len(rows)} images have no split, {few(empty, 10)} among them: "
+            "give every image a split, or none to have the patients split here"
         )
     parts = rows["split"].map(part_named)
     unknown = sorted(set(rows.loc[parts.isna(), "split"]))
     if unknown:
-        raise SplitError(f"unknown split {_few(repr(name) for name in unknown)}; accepted: train, val, test")
+        raise SplitError(f"unknown split {few(map(repr, unknown), 10)}; accepted: train, val, test")
     missing = [part for part in ("train", "test") if not parts.eq(part).any()]
     if missing:
         raise SplitError(
@@ -192,20 +193,15 @@ def _named(leaks: pd.DataFrame) -> str:
         for _, rows in leaks.groupby("group")
     ]
     noun = "patient" if len(named) == 1 else "patients"
-    return f"{len(named)} {noun} on more than one side: {_few(sorted(named))}"
+    return f"{len(named)} {noun} on more than one side: {few(sorted(named), 10)}"
 
 
-def _few(names: Iterable[str], most: int = 10) -> str:
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _distributed(rows: pd.DataFrame, parts: tuple[str, ...], shares: tuple[float, ...], seed: int) -> np.ndarray:
+    """The part of each row: whole groups, distributed to bring each class's images near the shares.
 
-
-def _dealt(rows: pd.DataFrame, parts: tuple[str, ...], shares: tuple[float, ...], seed: int) -> np.ndarray:
-    """The part of each row, whole groups dealt so that each class's images come near the shares.
-
-    The rarest class is dealt first. Its groups go, largest first, each to the part that has least of its quota
-    (apportionment after Sainte-Laguë, so that patients with many images are found in every part), and the last
-    ones to parts that still lack the class. Groups of one size are shuffled by a hash of seed and patient.
+    The rarest class comes first. Its groups go, the largest first, to the part that has least of its quota
+    (apportionment by Sainte-Laguë: every part gets patients with many images), and the last ones to parts that still
+    lack the class. Groups of one size are shuffled by a hash of seed and patient.
     """
     group = groups(rows)
     table = pd.crosstab(group, rows["label"].to_numpy())

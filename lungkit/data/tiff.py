@@ -1,4 +1,4 @@
-"""TIFF: which page is the picture, the depths that Pillow alone does not open, and what is not supported, by name."""
+"""TIFF: which page is the picture, depths that Pillow alone does not open, and the names of what is not supported."""
 
 import re
 from itertools import count, product
@@ -42,10 +42,10 @@ for (_prefix, _order), _photo in product(((b"II", ""), (b"MM", "B")), (0, 1)):
 
 
 class Tiff(TiffImagePlugin.TiffImageFile):
-    """Pillow's reader, for more depths. Raises Broken, with what is not supported, where a page is none of them."""
+    """Pillow's reader, for more depths. Raises Broken for other pages and names what is not supported."""
 
     def _setup(self) -> None:
-        """Lay out the pixels of the page whose tags were read."""
+        """Prepare the decoding of the page whose tags were read."""
         tags = self.tag_v2
         self.photometric = tags.get(_PHOTOMETRIC)
         self.bits = max(_numbers(tags, _BITS, 1))
@@ -78,7 +78,7 @@ class Tiff(TiffImagePlugin.TiffImageFile):
         return two and self.photometric == 1 and self.sample_format == _UNSIGNED and tags.get(_PLANAR, 1) == 1
 
     def _show_twin(self) -> None:
-        """Replace the tags of a layout that Pillow does not know by those of one with as many bits in a pixel."""
+        """Replace the tags of a layout that Pillow does not know by those of one with the same number of bits."""
         tags = self.tag_v2
         if self.photometric is None and tags.get(_COMPRESSION) not in _FAX:
             tags[_PHOTOMETRIC] = 1  # as libtiff has it; Pillow would take 0 for white
@@ -90,7 +90,7 @@ class Tiff(TiffImagePlugin.TiffImageFile):
             self._leave_out_unused_planes()
 
     def _leave_out_unused_planes(self) -> None:
-        """Pillow passes over planes of no stated use, but not over where they lie; and trips over a single plane."""
+        """Pillow skips planes of no stated use, but not their offsets, and it fails on a single plane."""
         tags = self.tag_v2
         samples, unused = tags.get(_SAMPLES, 1), 0 if self.transparent else len(tags.get(_EXTRA, ()))
         for offsets in (_STRIPS, _TILES):
@@ -128,11 +128,11 @@ class Tiff(TiffImagePlugin.TiffImageFile):
 
     @property
     def min_is_white(self) -> bool:
-        """Whether 0 stands for white, and Pillow leaves that as it is: of 8 bits and less, it turns them round."""
+        """Whether 0 is white in the loaded samples: Pillow inverts those of 8 bits and less itself."""
         return self.photometric == _WHITE_IS_ZERO and self.mode not in ("1", "L")
 
     def values(self, loaded: PIL.Image.Image) -> np.ndarray:
-        """The samples of `loaded`, this picture upright, as the numbers that the file means by them."""
+        """The samples of `loaded`, which is this picture upright, as the numbers that the file means."""
         samples = np.asarray(loaded)
         if (self.sample_format, self.bits) == (_FLOAT, 16):
             return samples.astype(np.uint16).view(np.float16).astype(np.float32)
@@ -150,7 +150,7 @@ def _numbers(tags: Any, tag: int, default: int) -> tuple[int, ...]:
 
 
 def opened(stream: BinaryIO) -> Tiff:
-    """The page that is the picture; thumbnails and masks are none. Raises Broken where several could be it."""
+    """The page with the picture, not a thumbnail or a mask. Raises Broken if there are several pictures."""
     if stream.read(4) == b"MM\0+":  # Pillow looks for its mark in another place
         raise Broken("not supported: BigTIFF of big-endian order", _SAVE_AS)
     stream.seek(0)
@@ -166,7 +166,7 @@ def _choose_page(picture: Tiff) -> None:
             picture.seek(page)
         except EOFError:
             break
-        except Broken:  # a page that cannot be read is one all the same
+        except Broken:  # a page that cannot be read counts as a page
             if not page:
                 raise
         if _is_picture(picture):
@@ -182,18 +182,18 @@ def _is_picture(page: Tiff) -> bool:
 
 
 def check_tile(picture: Tiff) -> None:
-    """libtiff sets aside a whole tile, whatever the picture's size."""
+    """Refuse huge tiles: libtiff allocates a whole tile, however small the picture is."""
     if int(picture.tag_v2.get(322, 1)) * int(picture.tag_v2.get(323, 1)) > MAX_PIXELS:
         raise Broken("too many pixels: in one tile", f"At most {MAX_PIXELS // 10**6} million pixels are decoded.")
 
 
 def spacing(picture: Tiff) -> tuple[float, float]:
-    """Distances between rows and between columns as stored, in any unit; 0 where the file gives none."""
+    """Distances between rows and between columns as stored, in any unit; 0 if the file gives none."""
     return spacing_of(picture.tag_v2.get(282), picture.tag_v2.get(283))
 
 
 def spacing_of(across: Any, down: Any) -> tuple[float, float]:
-    """Distances between rows and between columns of so many pixels a unit across and down; 0 where that is none."""
+    """Distances between rows and between columns, from the pixels in a unit across and down; 0 if unusable."""
     return _inverse(down), _inverse(across)
 
 

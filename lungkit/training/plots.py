@@ -1,7 +1,7 @@
-"""Figures of a run: one message each, said in the title; colour-blind safe; intervals drawn.
+"""Figures of a run: one message each, stated in the title; safe for colour-blind readers; with intervals.
 
-Every function returns a matplotlib Figure that pyplot does not know of, so that a notebook shows it once and nothing
-piles up in memory. Images are float (height, width) arrays from 0 (black) to 1 (white).
+Every function returns a matplotlib Figure that pyplot does not know: a notebook shows it once, and it is freed
+afterwards. Images are float (height, width) arrays from 0 (black) to 1 (white).
 """
 
 import textwrap
@@ -27,7 +27,7 @@ HEAT = "inferno"
 
 
 def use_style() -> None:
-    """Set fonts, colours and sizes for every figure that follows; figures show themselves in a notebook."""
+    """Set fonts, colours and sizes of all later figures; a notebook then shows a Figure by itself."""
     sns.set_theme(style="ticks", palette=SERIES, font="DejaVu Sans", font_scale=0.85)
     mpl.rcParams.update(
         {
@@ -47,7 +47,7 @@ def use_style() -> None:
 
 
 def keep(figure: Figure, folder: Path, name: str) -> Figure:
-    """Write the figure to folder/name.png and return it, for a notebook to show as the cell's result."""
+    """Write the figure to folder/name.png and return it: a notebook shows it as the cell's result."""
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.png", bbox_inches="tight")
     plt.close(figure)  # pyplot would show one of its own a second time
@@ -100,7 +100,7 @@ def roc(evaluation: Evaluation) -> Figure:
 
 
 def precision_recall(evaluation: Evaluation) -> Figure:
-    """Precision-recall curve with its 95 % band, classes as in `roc`; titles give the average precision."""
+    """Precision-recall curve with its 95 % band, classes as in `roc`; titles state the average precision."""
     figure, panels = _curve_panels(evaluation, "recall (sensitivity)", "precision")
     support, average = evaluation.per_class["support"], {}
     for cls, axes in panels.items():
@@ -189,7 +189,6 @@ def training_curves(history: pd.DataFrame, largest: float) -> Figure:
     """Loss, accuracy and learning rate by epoch; the epoch with the lowest validation loss is marked.
 
     largest: the largest class's share of the validation images, dotted: the accuracy of always answering it.
-
     history: columns epoch, loss, val_loss, accuracy, val_accuracy, learning_rate.
     """
     figure, panels = _figure(10, 3.3, columns=3)
@@ -246,7 +245,7 @@ def compared(evaluations: Mapping[str, Evaluation]) -> Figure:
 def trials(table: pd.DataFrame) -> Figure:
     """Every trial of a search: validation loss in the order they ran, and against each value that was searched.
 
-    Marks tell trials of more epochs from those of fewer, where they differ: their losses are not to be compared.
+    Marks differ by the number of epochs: the losses of trials with more and fewer epochs are not comparable.
     table: columns trial, status, score (validation loss), epochs, reason; each other column is a searched value.
     """
     ran = table.sort_values("trial", ignore_index=True)
@@ -287,7 +286,7 @@ def trials(table: pd.DataFrame) -> Figure:
 
 
 def repeats(runs: pd.DataFrame) -> Figure:
-    """The best trials' settings again: the validation loss of every start, the mean, and what the search had said.
+    """The best trials' settings again: the validation loss of every start, the mean, and that of the search.
 
     runs: columns trial, seed, loss, searched, as models.search.Repeated has them.
     """
@@ -408,7 +407,7 @@ def preprocessing_steps(steps: Mapping[str, np.ndarray], title: str = "") -> Fig
 
 
 def localisation(table: pd.DataFrame, labels: Sequence[str], patients: Sequence) -> Figure:
-    """Whether heat maps point at the lesion: hit rate by class, and heat inside the lesion against its size.
+    """Whether heat maps point at the lesion: hit rate by class, and heat inside the lesion by its size.
 
     table: a row per image with pointing_game (0..1), energy_inside and mask_share (0..1), NaN without a lesion.
     labels, patients: class name and patient of each row.
@@ -447,7 +446,7 @@ def localisation(table: pd.DataFrame, labels: Sequence[str], patients: Sequence)
 
 
 def randomisation(table: pd.DataFrame) -> Figure:
-    """How alike heat maps stay while ever deeper layers are re-initialised.
+    """How similar heat maps stay while more and more layers are re-initialised.
 
     table: columns layer, spearman, low, high, as `gradcam.randomisation_check` returns them.
     """
@@ -466,7 +465,7 @@ def randomisation(table: pd.DataFrame) -> Figure:
     return _titled(figure, f"With every layer random the maps correlate {end} with the model's own")
 
 
-# --- what the figures share
+# --- shared parts
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
@@ -500,7 +499,7 @@ def _titled(figure: Figure, title: str) -> Figure:
 
 
 def _styles() -> Iterator[dict]:
-    """Colour and marker of each class, in the order of the classes; told apart without colour as well."""
+    """Colour and marker of each class, in the order of the classes; markers differ, too."""
     markers = "osD^vPX*"
     number = 0
     while True:
@@ -509,7 +508,7 @@ def _styles() -> Iterator[dict]:
 
 
 def _curve_panels(evaluation: Evaluation, x: str, y: str) -> tuple[Figure, dict[str, Axes]]:
-    """A square panel for each class that has images and others to tell it from; of two classes the last only."""
+    """A square panel for each class that has an AUC; of two classes, only for the last."""
     of_interest = evaluation.classes[-1:] if len(evaluation.classes) == 2 else evaluation.classes
     classes = [cls for cls in of_interest if not np.isnan(evaluation.value("auc", cls)[0])]
     if not classes:
@@ -533,9 +532,9 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
 
 
 def _whiskers(value, low, high) -> np.ndarray:
-    """Distances (2, n) below and above a value for error bars; none where the interval is undefined.
+    """Distances (2, n) below and above a value for error bars; 0 if the interval is undefined.
 
-    A figure can lie just outside its own bootstrap interval; a distance is never negative.
+    A value can be just outside its own bootstrap interval; a distance is never negative.
     """
     value, low, high = (np.asarray(x, float) for x in (value, low, high))
     return np.nan_to_num(np.clip([value - low, high - value], 0, None))
@@ -547,7 +546,7 @@ def _groups(rows: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[str, pd.
 
 
 def _searched_values(axes: Axes, values: pd.Series) -> pd.Series:
-    """Where to draw searched values: few are evenly spaced and named, many on a scale, logarithmic over a wide span."""
+    """Positions of searched values: a few are evenly spaced and labelled, many are on a linear or logarithmic scale."""
     kept = values.dropna()
     distinct = sorted(kept.unique(), key=lambda value: (isinstance(value, str), value))
     few = 4 if isinstance(distinct[-1], float) else 5
@@ -572,6 +571,6 @@ def _percent(share: float) -> str:
 
 
 def _shorten(text: str, columns: int, used: int = 0) -> str:
-    """At most what fits above one of `columns` panels at 8 points, `used` characters being taken."""
+    """The text, shortened to fit above one of `columns` panels at 8 points next to `used` other characters."""
     most = max(8, 132 // columns - used)
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -890,7 +890,7 @@ def saved(folder: Path, count: int) -> list[Path]:
 
 def test_a_batch_is_the_single_tensors_in_order(tmp_path, capsys):
     files, spec = saved(tmp_path, 9), Preprocessing((32, 32))
-    batch = preprocess.read_batch(files, spec, workers=3)
+    batch = preprocess.read_batch(files, spec)
     assert batch.dtype == np.float32
     np.testing.assert_array_equal(batch, np.stack([prepare(read(file), spec).tensor for file in files]))
     assert capsys.readouterr().err == ""

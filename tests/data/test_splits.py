@@ -160,7 +160,7 @@ def test_a_published_split_without_a_patient_of_its_own_to_train_on_is_refused()
     shared = manifest(
         *((f"{label}{side}.png", label, label, side) for label in ("Normal", "Pneumonia") for side in ("train", "test"))
     )
-    with pytest.raises(splits.SplitError, match="none would be left to train on"):
+    with pytest.raises(splits.SplitError, match="leaves none to train on"):
         splits.assign(shared, seed=7, overlap="set_aside")
 
 
