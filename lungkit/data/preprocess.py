@@ -213,7 +213,7 @@ def _known(cache: tensor_cache.TensorCache, plain: Preprocessing, file: Path) ->
 
 
 def _content(file: Path) -> tuple[bytes | Path, str]:
-    """The bytes, so that what is hashed is what is read, and their hash; a path if `prepare` must say why it is refused."""
+    """The bytes, which are hashed and read at once, and their hash; the path if `prepare` must say why not."""
     try:
         if file.is_file() and file.stat().st_size <= images.MAX_BYTES:
             return tensor_cache.read_and_hash(file)
