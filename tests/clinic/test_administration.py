@@ -19,10 +19,11 @@ from lungkit.clinic.records import accounts, administration, audit_trail
 from lungkit.clinic.records.accounts import Forbidden, SignedOut
 from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.cases import NewPatient, RecordMissing, Records
-from lungkit.clinic.records.tables import AuditEvent, Base, Patient, Reading, Review, SignIn, Study, User, now
+from lungkit.clinic.records.tables import AuditEvent, Patient, Reading, Review, SignIn, Study, User, now
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 from lungkit.models.registry import ModelDamaged, ModelMissing
+from tests.clinic.rows import events, everything
 
 SHA = "ab" * 32
 CARD = {
@@ -63,21 +64,6 @@ def add_version(model="lung", **changes) -> registry.Version:
 def user_id(store, name) -> int:
     with store.read() as db:
         return db.scalar(sa.select(User.id).where(User.name == name))
-
-
-def events(store, action=None) -> list[AuditEvent]:
-    with store.read() as db:
-        found = db.scalars(sa.select(AuditEvent).order_by(AuditEvent.number)).all()
-    return [event for event in found if action in (None, event.action)]
-
-
-def everything(store) -> dict[str, list]:
-    """All rows of the records, but for the trail of what was refused and when sessions were last used."""
-    with store.read() as db:
-        rows = {name: db.execute(sa.select(table)).mappings().all() for name, table in Base.metadata.tables.items()}
-    rows["audit"] = [row for row in rows["audit"] if row["action"] != "access.refused"]
-    rows["sessions"] = [dict(row) | {"seen_at": None} for row in rows["sessions"]]
-    return rows
 
 
 # --- who may

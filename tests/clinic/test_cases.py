@@ -12,7 +12,8 @@ from lungkit.clinic.records import accounts, audit_trail, cases
 from lungkit.clinic.records.accounts import Forbidden, SignedOut
 from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.cases import NewPatient, RecordMissing, RecordRefused, Records
-from lungkit.clinic.records.tables import AuditEvent, Base, Patient, Reading, Review, Study, now
+from lungkit.clinic.records.tables import Patient, Reading, Review, Study, now
+from tests.clinic.rows import count, events, everything
 
 SHA = "ab" * 32
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -25,26 +26,6 @@ def doctor(signed_in) -> Records:
 
 def patient(number="T-1", name="Test Patient") -> NewPatient:
     return NewPatient(number, name, 1970, "female")
-
-
-def count(store, table) -> int:
-    with store.read() as db:
-        return db.scalar(sa.select(sa.func.count()).select_from(table))
-
-
-def events(store, action=None) -> list[AuditEvent]:
-    with store.read() as db:
-        found = db.scalars(sa.select(AuditEvent).order_by(AuditEvent.number)).all()
-    return [event for event in found if action in (None, event.action)]
-
-
-def everything(store) -> dict[str, list]:
-    """All rows of the records, but for the trail of what was refused and when sessions were last used."""
-    with store.read() as db:
-        rows = {name: db.execute(sa.select(table)).mappings().all() for name, table in Base.metadata.tables.items()}
-    rows["audit"] = [row for row in rows["audit"] if row["action"] != "access.refused"]
-    rows["sessions"] = [dict(row) | {"seen_at": None} for row in rows["sessions"]]
-    return rows
 
 
 # --- who may
