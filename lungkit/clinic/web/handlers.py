@@ -13,35 +13,8 @@ from voila.tornado.handler import TornadoVoilaHandler
 
 from lungkit import config
 from lungkit.clinic.records import accounts
-from lungkit.clinic.web.identity import PageHandler
+from lungkit.clinic.web.answers import PageHandler
 from lungkit.clinic.web.kernels import MOST_PAGES, OwningManager
-
-# Scripts come from this server alone; blob: is how anywidget loads its modules.
-POLICY = (
-    "default-src 'none'; script-src 'self' blob:; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-    "font-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-)
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",  # with no referrer at all, forms would come from the origin "null"
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
-}
-
-
-class SecurityHeaders(web.OutputTransform):
-    """The same headers on every answer, including files and errors."""
-
-    def __init__(self, request: Any):
-        pass
-
-    def transform_first_chunk(self, status_code: int, headers: Any, chunk: bytes, finishing: bool) -> tuple:
-        for name, value in HEADERS.items():
-            headers[name] = value
-        headers.pop("Server", None)
-        return status_code, headers, chunk
 
 
 class ClinicPage(PageHandler, TornadoVoilaHandler):

@@ -7,18 +7,11 @@ from typing import Any
 
 from jupyter_server.auth.decorator import allow_unauthenticated
 from jupyter_server.auth.identity import IdentityProvider, User
-from jupyter_server.base.handlers import JupyterHandler
 from tornado import web
 
 from lungkit.clinic.records import accounts
 from lungkit.clinic.records.store import StoreError
-
-WORDS = {
-    403: "This was not allowed. Go back to the start page and try again.",
-    404: "There is no such page.",
-    429: "Too many of your pages are opening at once. Wait a moment, then go to the start page.",
-}
-FAILED = "Something went wrong; nothing was saved. Try again in a moment, or tell an administrator."
+from lungkit.clinic.web.answers import PageHandler
 
 
 @dataclass
@@ -45,28 +38,6 @@ class Identity(IdentityProvider):
 
     def get_handlers(self) -> list[tuple[str, type]]:
         return [(r"/login", SignInPage), (r"/logout", SignOut)]
-
-
-class PageHandler(JupyterHandler):
-    """Base of the clinic's own pages: browsers keep none of them, and an error is a page that says what to do."""
-
-    @property
-    def clinic(self) -> Any:
-        """The application, serve.Clinic."""
-        return self.settings["clinic"]
-
-    def set_default_headers(self) -> None:
-        super().set_default_headers()
-        self.set_header("Cache-Control", "no-store")
-
-    def render_page(self, template: str, **values: object) -> None:
-        self.finish(self.settings["jinja2_env"].get_template(template).render(**values))
-
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """A page that says what to do, and nothing about what went wrong inside."""
-        error = kwargs.get("exc_info", (None, None))[1]
-        words = str(error) if isinstance(error, StoreError) else WORDS.get(status_code, FAILED)
-        self.render_page("error.html", words=words, status=status_code)
 
 
 class SignInPage(PageHandler):

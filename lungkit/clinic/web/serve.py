@@ -31,7 +31,7 @@ from voila.app import Voila
 from lungkit import config
 from lungkit.clinic.records import accounts
 from lungkit.clinic.records.store import Store, StoreError
-from lungkit.clinic.web import handlers, identity, kernels, sockets, supervisor
+from lungkit.clinic.web import answers, handlers, identity, kernels, sockets, supervisor
 from lungkit.clinic.web.door import DOOR, Door
 from lungkit.errors import LungkitError
 
@@ -134,7 +134,7 @@ def _settings(port: int, host: str, notebook: Path, pool: int, secure: bool) -> 
         "kernel_websocket_connection_class": sockets.Connection,
         "log_level": "WARN",
         "tornado_settings": {
-            "headers": handlers.HEADERS,
+            "headers": answers.HEADERS,
             # Texts and clicks; a larger message closes the socket. Files take another way (UploadHandler).
             "websocket_max_message_size": sockets.MESSAGE_BYTES,
             "xsrf_cookie_kwargs": {"samesite": "Strict", "secure": secure},
@@ -235,7 +235,7 @@ class Clinic(Voila):
             "clinic": self,
             "jinja2_env": pages,
             "default_handler_class": handlers.NoSuchPage,
-            "transforms": [handlers.SecurityHeaders],
+            "transforms": [answers.SecurityHeaders],
         }
 
     def init_handlers(self) -> list[tuple[Any, ...]]:
