@@ -118,7 +118,7 @@ class Watch:
             if self.grown > 2000 * MB:  # before the machine has none left
                 self._clinic.process.kill()
                 self._server.kill()
-            self._stop.wait(0.02)
+            self._stop.wait(0.05)
 
     def __enter__(self) -> "Watch":
         for thread in self._threads:
