@@ -7,6 +7,8 @@ from lungkit.errors import LungkitError
 
 # Packages whose name differs from that of the module they bring.
 _PACKAGES = {
+    "IPython": "ipython",
+    "PIL": "pillow",
     "argon2": "argon2-cffi",
     "fontTools": "fonttools",
     "fpdf": "fpdf2",
@@ -28,11 +30,15 @@ def missing(error: ModuleNotFoundError) -> ExtraMissing:
     module = (error.name or "").partition(".")[0]
     if module in ("", "lungkit"):
         raise error
-    package = _PACKAGES.get(module, module.replace("_", "-"))
-    extra = _extra(package)
-    if extra:
-        return ExtraMissing(f"this needs lungkit[{extra}] ({package} is not installed): pip install 'lungkit[{extra}]'")
-    return ExtraMissing(f"the package {package} is not installed: pip install 'lungkit[all]' brings what lungkit needs")
+    name = package(module)
+    if extra := _extra(name):
+        return ExtraMissing(f"this needs lungkit[{extra}] ({name} is not installed): pip install 'lungkit[{extra}]'")
+    return ExtraMissing(f"the package {name} is not installed: pip install 'lungkit[all]' brings what lungkit needs")
+
+
+def package(module: str) -> str:
+    """The name under which the package of a module is installed."""
+    return _PACKAGES.get(module, module.replace("_", "-"))
 
 
 def _extra(package: str) -> str:

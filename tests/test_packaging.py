@@ -1,6 +1,8 @@
 """pyproject.toml is the one source of dependencies; what is made from it agrees with it."""
 
+import ast
 import re
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 import yaml
 
 import lungkit
+from lungkit import extras
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -72,3 +75,50 @@ def test_ci_runs_what_the_readme_tells_its_reader_to_run_after_a_model_was_train
     assert any("lungkit run 03" in line for line in commands[:-1])
     assert not any(word in line for line in commands[:-1] for word in ("make test", "pytest", "nbval"))
     assert "make test" in (ROOT / "README.md").read_text()
+
+
+# --- each package is in the group whose modules import it
+
+# Packages that others load: plug-ins and programs. Of the int8 and gpu extras, and of what a group brings along.
+NOT_IMPORTED = {"pylibjpeg", "pylibjpeg-openjpeg", "tensorboard", "jupyterlab", "nbval", "ipykernel", "nncf"}
+BROUGHT_ALONG = {"ipython", "grpc"}  # by ipykernel, by TensorFlow
+CHOSEN_BY_KERAS = {"jax"}  # where it is Keras's backend
+
+
+def _imports(pattern: str, but: str = "") -> set[str]:
+    """The packages that these modules of lungkit, all but one, import at their start or later."""
+    trees = [ast.parse(file.read_text()) for file in (ROOT / "lungkit").glob(pattern) if file.name != but]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    modules = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"lungkit"}
+    return {extras.package(module) for module in modules}
+
+
+def _group(*names: str) -> set[str]:
+    """The packages of the core and of these extras."""
+    requirements = PROJECT["project"]["dependencies"] + [one for name in names for one in EXTRAS[name]]
+    return {_name(requirement) for requirement in requirements} | BROUGHT_ALONG
+
+
+@pytest.mark.parametrize(
+    ("pattern", "but", "extra"),
+    [
+        ("data/**/*.py", "figures.py", []),
+        ("data/figures.py", "", ["training"]),
+        ("cli/*.py", "clinic.py", []),
+        ("cli/clinic.py", "", ["clinic"]),
+        ("*.py", "", ["training", "notebooks"]),
+        ("models/*.py", "", ["training"]),
+        ("training/*.py", "", ["training", "int8"]),
+        ("clinic/**/*.py", "", ["clinic", "postgresql"]),
+    ],
+)
+def test_each_layer_imports_only_what_its_extras_bring(pattern, but, extra):
+    imported = _imports(pattern, but)
+    assert imported
+    assert imported - _group(*extra) - CHOSEN_BY_KERAS == set()
+
+
+def test_every_package_of_a_group_is_used():
+    assert _group(*INSTALLED) - BROUGHT_ALONG - {"lungkit"} - NOT_IMPORTED - _imports("**/*.py") == set()
