@@ -9,7 +9,7 @@ FOLDERS = {"data": config.data_dir, "artifacts": config.artifacts_dir, "reports"
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_each_folder_lies_in_the_project_unless_its_variable_says_otherwise(name, tmp_path, monkeypatch):
+def test_each_folder_is_in_the_project_unless_its_variable_names_another(name, tmp_path, monkeypatch):
     monkeypatch.setenv("LUNGKIT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv(f"LUNGKIT_{name.upper()}", "")
     assert FOLDERS[name]() == tmp_path / "home" / name
@@ -35,7 +35,7 @@ def test_a_notebook_opened_by_hand_reports_to_a_folder_of_its_own(tmp_path):
     assert (tmp_path / "a" / "run").is_dir()
 
 
-def test_work_that_can_be_gone_on_with_lies_under_the_reports():
+def test_work_that_can_be_continued_is_under_the_reports():
     assert config.work_dir().parent == config.reports_dir()
 
 

@@ -22,21 +22,21 @@ def test_a_folder_appears_when_it_is_filled(tmp_path):
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(28, "full"), SystemExit])
-def test_whatever_stops_the_filling_leaves_nothing(tmp_path, stop):
+def test_a_stopped_filling_leaves_nothing(tmp_path, stop):
     with pytest.raises(BaseException), files.new_folder(tmp_path / "set") as draft:  # noqa: B017
         (draft / "one").write_text("1")
         raise stop
     assert _names(tmp_path) == []
 
 
-def test_a_full_disk_is_told_of_the_folder_that_was_to_be_made(tmp_path):
+def test_the_error_of_a_full_disk_names_the_folder_to_be_made(tmp_path):
     for filename in (None, "draft"):
         with pytest.raises(OSError) as refused, files.new_folder(tmp_path / "set") as draft:
             raise OSError(28, "No space left on device", filename and str(draft / "one.png"))
         assert refused.value.filename == str(tmp_path / "set")
 
 
-def test_a_folder_that_another_process_filled_meanwhile_stays(tmp_path):
+def test_a_folder_filled_by_another_process_in_the_meantime_stays(tmp_path):
     with files.new_folder(tmp_path / "set") as draft:
         (draft / "one").write_text("mine")
         (tmp_path / "set").mkdir()
@@ -52,7 +52,7 @@ def test_a_folder_that_cannot_take_its_place_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["set", "s" * 255, "ä" * 127])
-def test_what_a_killed_process_left_is_removed_and_what_a_living_one_fills_is_not(tmp_path, name):
+def test_drafts_of_killed_processes_are_removed_and_those_of_living_ones_are_not(tmp_path, name):
     script = f"""
 import sys, time
 from pathlib import Path

@@ -278,7 +278,7 @@ def _within_a_minute(look):
     raise AssertionError("it did not happen")
 
 
-def test_a_copy_that_cannot_be_written_is_told_and_nothing_half_is_left(folder, tmp_path):
+def test_a_copy_that_cannot_be_written_is_an_error_and_no_half_copy_is_left(folder, tmp_path):
     notebook = _write(folder / "01_first.ipynb", "print('x')")
     run = tmp_path / "run"
     (run / "01_first.ipynb").mkdir(parents=True)  # a folder stands where the copy should go

@@ -85,7 +85,7 @@ def test_without_ipython_the_terminal_bar_is_used(monkeypatch, capsys):
     assert "2/2" in capsys.readouterr().err
 
 
-def test_a_line_is_said_once_on_standard_error(capsys):
+def test_a_line_is_written_once_on_standard_error(capsys):
     for _ in range(2):
         progress.say_once("3 files were left out of this test")
     shown = capsys.readouterr()

@@ -111,7 +111,7 @@ def test_what_cannot_be_written_is_one_line_in_every_command(squares, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir() if "x" not in path.name) == ["file"]
 
 
-def test_a_full_disk_is_told_also_where_the_system_names_no_file(monkeypatch, capsys, tmp_path):
+def test_a_full_disk_is_named_even_if_the_system_names_no_file(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(terminal, "_is_full", lambda folder: folder == tmp_path / "data")
     monkeypatch.setattr(sys, "argv", ["lungkit", "models", "list"])
     monkeypatch.setattr(cli, "app", lambda: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
@@ -155,7 +155,7 @@ def test_memory_that_is_not_enough_is_one_line(monkeypatch, capsys):
         ("models list", "interrupted"),
     ],
 )
-def test_ctrl_c_says_what_is_true_of_the_command(typed, said, monkeypatch, capsys):
+def test_ctrl_c_says_what_the_command_leaves(typed, said, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["lungkit", *typed.split()])
     monkeypatch.setattr(cli.TyperGroup, "invoke", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(SystemExit) as ended:

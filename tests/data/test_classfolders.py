@@ -34,7 +34,7 @@ def notes(data) -> dict:
     return {note.finding: note for note in data.notes}
 
 
-def test_folders_below_a_class_are_patients_and_it_is_said(root):
+def test_folders_below_a_class_are_patients_with_a_note(root):
     put(root, "Normal", "Pneu", "Pneu/p3", "Pneu/p4/study 1/images", "Normal/p3")
     data = dataset.load(root)
     assert len(data.manifest) == 20
@@ -45,7 +45,7 @@ def test_folders_below_a_class_are_patients_and_it_is_said(root):
     assert notes(data)["patients named by folders"].examples == ("p3", "p4")
 
 
-def test_folders_that_only_hold_images_are_no_patients_and_masks_no_images(root):
+def test_folders_that_only_contain_images_are_no_patients_and_masks_no_images(root):
     put(root, "COVID/images", "COVID/masks", "Normal/images", "Normal/lung_masks_v7", "without_mask")
     data = dataset.load(root)
     assert data.manifest.groupby("label").size().to_dict() == {"COVID": 4, "Normal": 4, "without_mask": 4}
@@ -94,7 +94,7 @@ def test_a_copy_next_to_class_folders_is_passed_over_and_named(root):
 
 
 @pytest.mark.parametrize("outer", ["chest_xray", "archive/chest_xray", "archive/archive/chest_xray"])
-def test_one_outer_folder_is_looked_into_and_named(root, outer):
+def test_a_single_outer_folder_is_opened_and_named(root, outer):
     put(root, f"{outer}/train/NORMAL", f"{outer}/test/NORMAL", f"{outer}/train/SICK", f"{outer}/test/SICK")
     (root / "README.txt").write_text("from the archive")
     data = dataset.load(root)
@@ -103,7 +103,7 @@ def test_one_outer_folder_is_looked_into_and_named(root, outer):
     assert notes(data)["files passed over"].examples == ("README.txt",)
 
 
-def test_an_outer_folder_may_hold_a_table(root):
+def test_an_outer_folder_may_contain_a_table(root):
     put(root, "inner/img")
     (root / "inner" / "labels.csv").write_text("file,label\nimg/0.png,a\nimg/1.png,b\n")
     data = dataset.load(root)
@@ -134,7 +134,7 @@ def test_class_folders_that_are_links_are_followed(root, tmp_path):
         ([""], "holds 4 images, but no class folders"),
     ],
 )
-def test_what_can_be_read_in_two_ways_or_in_none_is_refused_by_name(root, places, message):
+def test_folders_with_two_meanings_or_none_are_refused_by_name(root, places, message):
     put(root, *places)
     with pytest.raises(DatasetError, match=message.replace("(", r"\(")):
         dataset.load(root)
@@ -170,7 +170,7 @@ def test_a_file_whose_name_is_not_text_is_named_and_the_rest_is_read(root):
     assert str(notes(data)["files whose name is not text"]).isprintable()
 
 
-def test_what_a_source_says_is_saved_and_follows_the_source(root, capsys):
+def test_notes_of_a_source_are_saved_and_follow_the_source(root, capsys):
     put(root, "Normal", "Sick")
     (root / "README").write_text("x")
     first = dataset.prepare(root)

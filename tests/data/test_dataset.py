@@ -172,7 +172,7 @@ def test_an_absent_label_column_names_those_there_are(table_folder, class_folder
         dataset.load(class_folders, label_column="grade")
 
 
-def test_group_id_counts_before_patient_id_and_content_where_neither_is_given(table_folder):
+def test_group_id_has_priority_over_patient_id_and_content_counts_without_both(table_folder):
     root, table, write = table_folder
     table["group_id"] = ["g1", "g1"] + [""] * 14
     table.loc[15, "patient_id"] = ""
@@ -298,7 +298,7 @@ def test_a_limit_takes_whole_patients_in_proportion(table_folder):
     assert dataset.load(root, limit=8, seed=1).fingerprint != data.fingerprint
 
 
-def test_what_a_limit_leaves_out_is_said(table_folder):
+def test_a_note_names_the_images_beyond_the_limit(table_folder):
     (told,) = dataset.load(table_folder[0], limit=8).notes
     assert (told.finding, told.count) == ("images beyond the limit", 8)
     assert not dataset.load(table_folder[0], limit=16).notes
@@ -342,7 +342,7 @@ def test_an_unreadable_image_is_refused_with_its_reason(table_folder):
     assert len(data.files()) == 15 and len(data.files("refused")) == 1
 
 
-def test_what_is_left_out_is_told_once_also_before_a_refusal_that_it_explains(table_folder, tmp_path, capsys):
+def test_notes_are_written_once_even_before_a_refusal_that_they_explain(table_folder, tmp_path, capsys):
     root, table, write = table_folder
     (root / "img/3-1.png").write_bytes(b"")
     table["split"] = ["train"] * 10 + ["test"] * 6
@@ -363,7 +363,7 @@ def test_what_is_left_out_is_told_once_also_before_a_refusal_that_it_explains(ta
     assert "few: patients named by folders: 4 (a, b, c and 1 more)" in capsys.readouterr().err
 
 
-def test_a_class_of_which_nothing_can_be_read_is_named(class_folders):
+def test_a_class_without_a_readable_image_is_named(class_folders):
     for file in (class_folders / "Normal").iterdir():
         file.write_bytes(b"broken")
     with pytest.raises(
@@ -383,7 +383,7 @@ def test_a_prepared_set_is_reused_without_decoding(table_folder, monkeypatch):
     assert opened.files() == first.files() and opened.classes == first.classes
 
 
-def test_a_changed_image_label_or_parameter_is_prepared_anew(table_folder):
+def test_a_changed_image_label_or_parameter_is_prepared_again(table_folder):
     root, table, write = table_folder
     prints = [dataset.prepare(root).fingerprint]
     picture(root / "img/0-0.png")
@@ -482,7 +482,7 @@ def test_real_sets_are_prepared_without_a_leak(shared_data, name, leaks, classes
         assert len(data.files("test")) == 624
 
 
-def test_the_name_of_a_data_set_is_told_before_anything_is_made(tmp_path, squares):
+def test_the_name_of_a_data_set_is_known_before_anything_is_made(tmp_path, squares):
     assert dataset.name_of("phantom", limit=1200) == "phantom-1200"
     assert dataset.name_of("phantom", limit=30, seed=8) == "phantom-30-seed8"
     assert not config.data_dir().exists()

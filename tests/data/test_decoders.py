@@ -94,7 +94,7 @@ def test_bits_above_those_that_the_header_says_are_stored_are_cut_off():
 
 @pytest.mark.parametrize("brightest", [4095, 200])
 @pytest.mark.parametrize("signed", [0, 1])
-def test_values_high_in_their_words_are_found_there_however_dark_the_picture(brightest, signed):
+def test_values_high_in_their_words_are_read_from_there_in_dark_pictures_too(brightest, signed):
     values = np.linspace(-signed * brightest // 2, brightest // (1 + signed), ROWS * COLUMNS).astype(np.int64)
     values = values.reshape(ROWS, COLUMNS)
     words = ((values & 4095) << 4 | noise(4)).astype(np.uint16)
@@ -107,7 +107,7 @@ def test_values_high_in_their_words_are_found_there_however_dark_the_picture(bri
         np.testing.assert_array_equal(decoded(frame, syntax, **header), values)
 
 
-def test_values_coded_without_words_are_not_shifted_whatever_the_high_bit():
+def test_values_coded_without_words_are_not_shifted_by_any_high_bit():
     values = noise(12)
     np.testing.assert_array_equal(decoded(encoded(values, 12), uid.JPEGLossless, stored=12, HighBit=15), values)
 
@@ -151,12 +151,12 @@ ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0"
     ],
     ids=lambda value: value if isinstance(value, str) and " " in value else "",
 )
-def test_the_colours_of_a_jpeg_are_those_that_its_markers_or_the_header_say(case, frame, colour):
+def test_the_colours_of_a_jpeg_follow_its_markers_or_the_header(case, frame, colour):
     found = decoded(frame, uid.JPEGBaseline8Bit, 8, colour)
     np.testing.assert_allclose(found.astype(int), COLOURS, atol=8)
 
 
-def test_thinned_out_colours_are_filled_up_again():
+def test_subsampled_colours_are_upsampled():
     content = io.BytesIO()
     PIL.Image.fromarray(COLOURS).save(content, "JPEG", quality=98, subsampling="4:2:2")
     found = decoded(content.getvalue(), uid.JPEGBaseline8Bit, 8, "YBR_FULL_422")
@@ -173,7 +173,7 @@ def test_a_lossless_jpeg_ls_gives_the_values_that_went_in(bits):
     np.testing.assert_array_equal(decoded(frame, uid.JPEGLSLossless, bits), values)
 
 
-def test_a_near_lossless_jpeg_ls_is_as_near_as_it_says():
+def test_a_near_lossless_jpeg_ls_is_within_its_stated_error():
     values = noise(12)
     found = decoded(imagecodecs.jpegls_encode(values, level=3), uid.JPEGLSNearLossless, 12)
     assert 0 < np.abs(found.astype(int) - values).max() <= 3
@@ -184,7 +184,7 @@ def test_a_jpeg_ls_in_colour_is_read():
     np.testing.assert_array_equal(decoded(imagecodecs.jpegls_encode(values), uid.JPEGLSLossless, 8, "RGB"), values)
 
 
-def test_a_jpeg_ls_that_is_filled_up_before_its_closing_mark_is_read():
+def test_a_jpeg_ls_with_padding_before_its_closing_mark_is_read():
     values = noise(12)
     frame = imagecodecs.jpegls_encode(values)
     padded = frame[:-2] + b"\0\xff\xd9"
@@ -209,7 +209,7 @@ def test_a_jpeg_2000_in_its_file_wrapper_is_read_as_one_without(bits):
 @pytest.mark.parametrize("coded_signed", [False, True])
 @pytest.mark.parametrize("signed", [0, 1])
 @pytest.mark.parametrize(("precision", "stored"), [(12, 12), (12, 16), (16, 12), (16, 16)])
-def test_the_header_says_the_sign_of_a_jpeg_2000_whatever_the_stream_says(precision, stored, signed, coded_signed):
+def test_the_header_decides_the_sign_of_a_jpeg_2000(precision, stored, signed, coded_signed):
     bits = min(precision, stored)
     values = RNG.integers(-(2 ** (bits - 1)) * signed, 2 ** (bits - signed), (ROWS, COLUMNS))
     if not signed and coded_signed:

@@ -85,7 +85,7 @@ WIDE = {"WindowCenter": 2048, "WindowWidth": 4096}
 
 @pytest.mark.parametrize("high_bit", range(11, 16))
 @pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian])
-def test_pixels_are_found_wherever_they_lie_in_their_words(high_bit, syntax):
+def test_pixels_are_read_at_any_position_in_their_words(high_bit, syntax):
     stray = np.random.default_rng(3).integers(0, 2**16, TWELVE.shape, np.uint16)
     below = high_bit - 11
     mask = np.uint16(0xFFF << below)
@@ -110,7 +110,7 @@ def test_every_number_of_bits_is_cut_out_of_a_word(bits, signed):
     np.testing.assert_array_equal(read(content).pixels, np.maximum(expected, -1024))
 
 
-def test_8_bit_words_may_hold_6_bits_at_the_top():
+def test_8_bit_words_may_contain_6_bits_at_the_top():
     agrees(dicom(RAMP, BitsStored=6, HighBit=7), (RAMP >> 2) / 63)
 
 
@@ -125,7 +125,7 @@ def test_a_high_bit_that_is_missing_follows_from_the_bits_stored():
     agrees(dicom(TWELVE, BitsStored=12, HighBit=None, **WIDE), linear(TWELVE, 2048, 4096))
 
 
-def test_the_high_bit_does_not_matter_where_the_words_are_full():
+def test_the_high_bit_does_not_matter_if_the_words_are_full():
     agrees(dicom(RAMP, HighBit=0), RAMP / 255)
     agrees(dicom(TWELVE, HighBit=11, **WIDE), linear(TWELVE, 2048, 4096))
 
@@ -195,7 +195,7 @@ def test_a_ct_in_colour_is_no_hounsfield_units():
     "kind",
     ["ORIGINAL\\PRIMARY\\LOCALIZER", "original\\primary\\localizer", "ORIGINAL\\SCOUT", "DERIVED\\X\\Y\\Scout view"],
 )
-def test_a_scout_view_is_one_wherever_the_header_says_it(kind):
+def test_a_scout_view_is_recognised_at_any_place_of_the_image_type(kind):
     assert (
         refusal(raw(ct(TWELVE), ("ImageType", "CS", kind.encode()))).rule
         == f"scout view, not a CT slice: ImageType {kind}"
@@ -252,7 +252,7 @@ def test_padding_from_below_zero_does_not_wrap_over_unsigned_pixels():
     agrees(content, np.where(TWELVE <= 100, 0, linear(TWELVE, 2048, 4096)))
 
 
-def test_padding_is_black_also_where_the_picture_is_inverted_and_shifted():
+def test_padding_is_black_even_if_the_picture_is_inverted_and_shifted():
     words = TWELVE << 4
     content = dicom(
         words, BitsStored=12, HighBit=15, PixelPaddingValue=0, PhotometricInterpretation="MONOCHROME1", **WIDE
@@ -295,7 +295,7 @@ def test_an_unknown_function_is_taken_as_linear_and_noted():
     ("centre", "width"),
     [(b"5", b"0"), (b"5", b"-3"), (b"5", b"0.5"), (b"abc", b"5"), (b"5", b""), (b"nan", b"5"), (b"5", b"inf")],
 )
-def test_a_window_that_cannot_be_used_costs_itself_and_not_the_picture(centre, width):
+def test_a_window_that_cannot_be_used_does_not_cost_the_picture(centre, width):
     image = read(raw(dicom(TWELVE), ("WindowCenter", "DS", centre), ("WindowWidth", "DS", width)))
     np.testing.assert_allclose(image.pixels, stretched(TWELVE), atol=1e-5)
     said = width.decode() or "missing"
@@ -314,7 +314,7 @@ FALLING = np.linspace(4095, 0, 4096).astype("<u2")
 
 @pytest.mark.parametrize("kind", ["US", "SS"])
 @pytest.mark.parametrize("data_kind", ["US", "OW", "OB", "UN"])
-def test_a_lookup_table_is_read_whatever_its_words_are_called(kind, data_kind):
+def test_a_lookup_table_is_read_with_any_value_representation(kind, data_kind):
     sequence = lut_item(0, FALLING.tobytes(), 4096, 12, kind, data_kind)
     agrees(raw(dicom(TWELVE), ("VOILUTSequence", "SQ", sequence)), FALLING[TWELVE] / 4095)
 
@@ -354,7 +354,7 @@ def test_entries_of_8_bits_may_be_packed_in_words(count, data_kind):
     ("bits", "largest", "white"),
     [(12, 4095, 4095), (12, 3000, 4095), (12, 1500, 4095), (16, 4095, 4095), (16, 255, 255), (8, 4095, 4095)],
 )
-def test_a_table_has_the_depth_it_says_unless_its_entries_disprove_it(bits, largest, white):
+def test_a_table_has_its_stated_depth_unless_its_entries_disprove_it(bits, largest, white):
     entries = np.linspace(0, largest, 4096).astype("<u2")
     content = raw(dicom(TWELVE), ("VOILUTSequence", "SQ", lut_item(0, entries.tobytes(), 4096, bits)))
     agrees(content, entries[TWELVE] / white)
@@ -444,7 +444,7 @@ def test_palettes_of_16_bits_keep_their_depth():
 
 
 @pytest.mark.parametrize("first", [-2048, -128, 0, 1000])
-def test_a_palette_of_signed_16_bit_pixels_starts_where_it_says(first):
+def test_a_palette_of_signed_16_bit_pixels_starts_at_its_stated_value(first):
     content = palette(SIGNED, [part.astype("u1").tobytes() for part in COLOURS], (256, first, 8))
     expected = grey(COLOURS[:, np.clip(SIGNED.astype(int) - first, 0, 255)]) / 255
     np.testing.assert_allclose(read(content).pixels, expected, atol=0.6 / 255)
@@ -510,7 +510,7 @@ PROCESSING = {"SOPClassUID": uid.DigitalXRayImageStorageForProcessing, "Presenta
 @pytest.mark.parametrize(
     "kind", [PROCESSING, {"SOPClassUID": uid.ComputedRadiographyImageStorage, "Modality": "CR"}], ids=["dx", "cr"]
 )
-def test_bright_is_dense_in_what_was_not_made_for_presentation(photometric, slope, sign, relation, kind):
+def test_dense_parts_are_bright_in_images_not_made_for_presentation(photometric, slope, sign, relation, kind):
     dense = stretched(TWELVE if sign == -1 else 4095.0 - TWELVE)  # PS3.3, C.8.11.3.1.2
     content = dicom(
         TWELVE,
@@ -553,7 +553,7 @@ def test_the_presentation_shape_inverse_inverts_once(photometric, shape):
 
 @pytest.mark.parametrize("keyword", ["PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"])
 @pytest.mark.parametrize(("spacing", "shape"), [([0.4, 0.2], (80, 50)), ([0.2, 0.5], (40, 125))])
-def test_pixels_that_are_not_square_are_made_so_along_the_coarser_axis(keyword, spacing, shape):
+def test_pixels_become_square_by_scaling_the_coarser_axis(keyword, spacing, shape):
     content = dicom(**{keyword: spacing})
     image = read(content)
     assert image.pixels.shape == shape
@@ -571,7 +571,7 @@ def test_the_pixel_aspect_ratio_is_down_to_across():
     assert read(dicom(PixelAspectRatio=["1", "2"])).pixels.shape == (40, 100)
 
 
-def test_hounsfield_units_between_two_rows_lie_between_theirs():
+def test_hounsfield_units_between_two_rows_are_between_their_values():
     stored = np.zeros((40, 40), np.uint16)
     stored[20:] = 2024
     hu = read(ct(stored, PixelSpacing=[2, 1])).pixels
@@ -583,7 +583,7 @@ def test_hounsfield_units_between_two_rows_lie_between_theirs():
     ("spacing", "noted"),
     [(b"0.000\\0.000", False), (b"0.5\\0.503", False), (b"-0.4\\0.2", True), (b"0.4\\0.01", True), (b"abc\\1", True)],
 )
-def test_a_spacing_that_cannot_be_true_is_left_out(spacing, noted):
+def test_an_impossible_spacing_is_ignored(spacing, noted):
     image = read(raw(dicom(), ("PixelSpacing", "DS", spacing)))
     assert image.pixels.shape == (40, 50)
     assert image.tags.get("note") == (f"PixelSpacing {spacing.decode()} not used" if noted else None)
@@ -605,7 +605,7 @@ def test_colour_without_a_planar_configuration_is_by_pixel():
     np.testing.assert_allclose(read(dicom(RGB, PlanarConfiguration=None)).pixels, RGB_GREY, atol=0.6 / 255)
 
 
-def test_the_length_tells_whether_the_colours_of_ybr_full_422_were_thinned_out():
+def test_the_length_shows_whether_the_colours_of_ybr_full_422_were_subsampled():
     flat = np.full((40, 50, 3), (90, 128, 128), np.uint8)  # luminance 90, no colour
     for content in (flat.tobytes(), np.tile(np.array([90, 90, 128, 128], np.uint8), 1000).tobytes()):
         made = dicom(flat, PhotometricInterpretation="YBR_FULL_422", PixelData=content)
@@ -636,7 +636,7 @@ def open_sequence(tag: int, *items: bytes) -> bytes:
     return head + OPEN + b"".join(item + inner + END_ITEM for inner in items) + END
 
 
-def test_a_header_of_many_megabytes_is_passed_over_in_little_memory(tmp_path):
+def test_a_header_of_many_megabytes_is_skipped_in_little_memory(tmp_path):
     overlay = element(0x60003000, b"OW", bytes(20 * 2**20))
     private = element(0x60011010, b"UN", b"\xff" * (10 * 2**20))
     icon = struct.pack("<HH2sH", 0x7FE0, 0x10, b"OB", 0) + OPEN + item(bytes(3 * 2**20)) + END
@@ -664,13 +664,13 @@ def test_tables_of_many_megabytes_are_refused_unread():
     assert "too long" in refusal(raw(dicom(TWELVE), ("VOILUTSequence", "SQ", sequence))).rule
 
 
-def test_sequences_of_open_length_hold_lookup_tables_too():
+def test_lookup_tables_in_sequences_of_open_length_are_read():
     inner = element(Tag("LUTDescriptor"), b"US", struct.pack("<3H", 4096, 0, 12))
     inner += element(Tag("LUTData"), b"OW", FALLING.tobytes())
     agrees(before_pixels(dicom(TWELVE), open_sequence(Tag("VOILUTSequence"), inner)), FALLING[TWELVE] / 4095)
 
 
-def test_what_follows_the_pixels_is_not_read_whatever_its_tag():
+def test_elements_after_the_pixels_are_not_read():
     nested = struct.pack("<HH2sHI2HI", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF)
     agrees(dicom() + nested * 5000, RAMP / 255)
 

@@ -52,7 +52,7 @@ def names(paths) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP", "JPEG2000", "PPM"])
-def test_a_picture_is_an_image_whatever_its_name(tmp_path, kind):
+def test_a_picture_is_an_image_under_any_name(tmp_path, kind):
     put(tmp_path, **{name: encoded(kind) for name in ("a", "b.txt", "c.jfif", "d.csv")})
     assert names(folders.survey(tmp_path).images) == ["a", "b.txt", "c.jfif", "d.csv"]
 
@@ -69,7 +69,7 @@ def test_a_picture_is_an_image_whatever_its_name(tmp_path, kind):
     ],
     ids=["dicom", "bare", "bare implicit", "bare big-endian", "HEIC", "NIfTI"],
 )
-def test_dicom_and_what_is_refused_later_are_images_whatever_their_name(tmp_path, content):
+def test_dicom_and_formats_that_the_reader_refuses_are_images_under_any_name(tmp_path, content):
     assert names(folders.survey(put(tmp_path, scan=content)).images) == ["scan"]
 
 
@@ -83,18 +83,18 @@ def test_a_file_that_is_an_image_by_its_name_only_is_left_for_the_reader_to_refu
     "content",
     [b"", b"Read me", b"%PDF-1.7", b"\xff\xfef\0i\0l\0e\0", b"\x93NUMPY", b"BM is short for bitmap", b"P1 3 ill"],
 )
-def test_what_is_no_image_is_passed_over(tmp_path, content):
+def test_files_that_are_no_images_are_passed_over(tmp_path, content):
     found = folders.survey(put(tmp_path, README=content, LICENSE=content))
     assert (found.images, names(found.passed_over)) == ([], ["LICENSE", "README"])
 
 
-def test_a_dicomdir_is_no_image_whatever_its_name(tmp_path):
+def test_a_dicomdir_is_no_image_under_any_name(tmp_path):
     listing = dicom(of=pydicom.uid.MediaStorageDirectoryStorage)
     found = folders.survey(put(tmp_path, DICOMDIR=dicom(), contents=listing))
     assert names(found.passed_over) == ["DICOMDIR", "contents"]
 
 
-def test_archives_are_told_from_other_files_and_documents_are_none(tmp_path):
+def test_archives_are_recognised_and_documents_are_no_archives(tmp_path):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("a.png", encoded("PNG"))
@@ -107,7 +107,7 @@ def test_archives_are_told_from_other_files_and_documents_are_none(tmp_path):
     assert (names(found.archives), names(found.passed_over)) == (["a.zip", "b", "c.gz", "d.rar"], ["e.npz"])
 
 
-def test_what_systems_leave_behind_is_not_mentioned_and_hidden_images_are(tmp_path):
+def test_files_of_operating_systems_are_not_mentioned_and_hidden_images_are(tmp_path):
     put(tmp_path, **{".DS_Store": b"", "Thumbs.db": b"", "desktop.ini": b"", "._a.png": b"", ".b.png": encoded("PNG")})
     put(tmp_path / "__MACOSX", **{"c.png": encoded("PNG")})
     put(tmp_path / ".thumbnails", **{"d.png": encoded("PNG")})
@@ -137,7 +137,7 @@ def test_links_to_files_and_folders_are_followed_and_loops_end(tmp_path):
     assert "sub/c.png" in [folders.below(path, tmp_path / "set") for path in found.images], "by its own path"
 
 
-def test_what_is_not_a_regular_file_is_never_opened(tmp_path):
+def test_only_regular_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     found = folders.survey(tmp_path)
     assert (found.images, names(found.passed_over)) == ([], ["pipe.png"])
@@ -164,7 +164,7 @@ def test_a_file_that_cannot_be_opened_is_left_for_the_reader_to_refuse(tmp_path,
     assert names(folders.survey(tmp_path).images) == ["scan"]
 
 
-def test_names_with_any_bytes_are_found_and_told_in_one_line(tmp_path):
+def test_names_with_any_bytes_are_found_and_shown_in_one_line(tmp_path):
     raw = os.fsencode(tmp_path)
     for name in (b"new\nline.txt", b"tab\t.txt", b"\xff\xfe.txt", b"x" * 251 + b".txt", b"\x1b[31m.txt"):
         with open(raw + b"/" + name, "wb"):  # noqa: PTH123 (bytes, which Path does not take)

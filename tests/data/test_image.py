@@ -21,7 +21,7 @@ def test_the_coarser_axis_grows_until_pixels_are_square(spacing, shape):
 
 
 @pytest.mark.parametrize("spacing", [(0, 0), (0, 1), (-1, 1), (float("nan"), 1), (float("inf"), 1), (11, 1), (1, 1e9)])
-def test_a_spacing_that_cannot_be_true_is_left_alone(spacing):
+def test_an_impossible_spacing_changes_nothing(spacing):
     assert square_shape((40, 60), *spacing) == (40, 60)
 
 
@@ -31,7 +31,7 @@ def test_square_pixels_never_exceed_the_most_that_are_decoded():
     assert height / width == pytest.approx(9, rel=1e-3)
 
 
-def test_what_is_made_square_keeps_its_values_and_its_layout():
+def test_making_pixels_square_keeps_values_and_layout():
     pixels = np.zeros((40, 60), np.float32)
     pixels[:20, :30] = 0.75
     larger = square(pixels, 2, 1)

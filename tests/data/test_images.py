@@ -184,7 +184,7 @@ def test_every_exif_orientation_is_set_upright_and_probed_so(kind, orientation):
     assert probe(content) == (64, 32, "")
 
 
-def test_an_orientation_behind_the_pixels_of_a_png_is_left_out_by_read_and_probe_alike():
+def test_an_orientation_after_the_pixels_of_a_png_is_ignored_by_read_and_probe():
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
     content = picture(exif=exif)
@@ -229,7 +229,7 @@ def test_ct_is_in_hounsfield_units_with_padding_as_air():
     assert image.pixels[0, :4].tolist() == [-1024, -1000, -1024, 0]
 
 
-def test_padding_of_a_ct_is_air_also_where_it_would_read_as_bone():
+def test_padding_of_a_ct_is_air_even_if_its_value_would_be_bone():
     stored = np.full((32, 32), 1024, np.uint16)
     stored[0, 0], stored[0, 1] = 5000, 5002
     image = read(ct(stored, PixelPaddingValue=5000, PixelPaddingRangeLimit=5002))
@@ -378,7 +378,7 @@ def test_tags_show_the_view_and_never_the_patient():
     assert not any(word in str(image.tags) for word in ("Doe", "4711", "Clinic"))
 
 
-def test_a_group_length_before_the_pixels_is_passed_over():
+def test_a_group_length_before_the_pixels_is_skipped():
     content = dicom()
     pixels = content.index(b"\xe0\x7f\x10\0")
     length = struct.pack("<HH2sHI", 0x7FE0, 0, b"UL", 4, 2012)
@@ -475,7 +475,7 @@ def test_a_ct_without_hounsfield_units_is_refused(rule, tags):
     assert refusal(ct(RAMP.astype(np.uint16), **tags)).rule.startswith(rule)
 
 
-def test_what_the_header_tells_is_refused_without_looking_at_pixels(monkeypatch):
+def test_faults_of_the_header_are_refused_before_pixels_are_decoded(monkeypatch):
     monkeypatch.setattr(dicom_reader, "stored_values", lambda *_: pytest.fail("decoded"))
     for tags in ({"Rows": 65000, "Columns": 65000}, {"NumberOfFrames": 3}, {"Modality": "MR"}):
         refusal(dicom(**tags))
@@ -503,7 +503,7 @@ def test_an_unlisted_transfer_syntax_is_refused(syntax):
     assert refusal(dicom(syntax=X(syntax), frames=[b"1234"])).rule.startswith("transfer syntax not accepted")
 
 
-def test_a_compressed_picture_larger_than_its_header_says_is_refused():
+def test_a_compressed_picture_larger_than_in_its_header_is_refused():
     large = np.zeros((200, 200), np.uint8)
     jpeg = dicom(syntax=uid.JPEGBaseline8Bit, frames=[picture(large, "JPEG")])
     jpeg_2000 = dicom(syntax=uid.JPEG2000Lossless, frames=[picture(large, "JPEG2000", no_jp2=True)])
@@ -548,7 +548,7 @@ def test_a_jpeg_with_a_pyramid_of_sizes_is_refused():
     [dicom, lambda: compressed(RAMP, uid.JPEG2000Lossless), lambda: compressed(RAMP, uid.RLELossless)],
     ids=["plain", "jpeg2000", "rle"],
 )
-def test_a_truncated_dicom_is_refused_wherever_it_was_cut(make):
+def test_a_dicom_truncated_at_any_place_is_refused(make):
     content = make()
     accepted = ("truncated", "no pixel data", "damaged", "transfer syntax not accepted")
     for cut in range(1, 40):
@@ -572,7 +572,7 @@ def test_a_truncated_tiff_is_refused():
     assert refusal(content[: len(content) // 2]).rule.split(":")[0] in ("truncated", "damaged")
 
 
-def test_truncation_is_refused_even_where_another_library_allowed_it(monkeypatch):
+def test_truncation_is_refused_even_if_another_library_allowed_it(monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     noise = np.random.default_rng(0).integers(0, 255, (100, 100), np.uint8)
     assert refusal(picture(noise)[:5000]).rule.startswith("truncated")
@@ -829,7 +829,7 @@ def test_an_edge_does_not_ring():
         {"jpeg": "half"},
     ],
 )
-def test_preprocessing_refuses_values_without_sense(wrong):
+def test_preprocessing_refuses_impossible_values(wrong):
     with pytest.raises(LungkitError, match=next(iter(wrong))):
         Preprocessing(**wrong)
 
@@ -841,7 +841,7 @@ def test_preprocessing_survives_a_card():
     assert Preprocessing.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
 
-def test_a_card_from_before_jpegs_were_scaled_means_that_they_are_not():
+def test_a_card_older_than_scaled_jpegs_means_full_decoding():
     card = Preprocessing().to_dict()
     del card["jpeg"]
     assert Preprocessing.from_dict(card).jpeg == "full"
@@ -866,7 +866,7 @@ def test_an_intensity_window_stretches_greys_and_leaves_hounsfield_units_alone()
     np.testing.assert_array_equal(prepare(hu, grey).tensor, prepare(hu, Preprocessing((50, 50))).tensor)
 
 
-def test_a_card_from_before_there_was_an_intensity_window_reads_as_without_one():
+def test_a_card_older_than_the_intensity_window_has_none():
     plain = Preprocessing((50, 50))
     assert "intensity_window" not in plain.to_dict()
     assert Preprocessing.from_dict(plain.to_dict()).intensity_window is None
@@ -876,7 +876,7 @@ def test_a_card_from_before_there_was_an_intensity_window_reads_as_without_one()
 
 
 @pytest.mark.parametrize("greys", [(183, 48), (48, 48), (-1, 100), (0, 256), (1,), ("48", "183"), (float("nan"), 1)])
-def test_an_intensity_window_that_makes_no_sense_is_refused(greys):
+def test_an_impossible_intensity_window_is_refused(greys):
     with pytest.raises(LungkitError, match="two greys from 0 to 255, the darker first"):
         Preprocessing(intensity_window=greys)
 

@@ -130,7 +130,7 @@ def test_a_backslash_in_a_name_is_a_backslash(root):
 @pytest.mark.parametrize(
     "file", ["C:\\scans\\a.png", "\\\\server\\a.png", "..\\a.png", "img/../../a.png", "/etc/passwd"]
 )
-def test_paths_out_of_the_folder_are_refused_whatever_system_they_are_of(root, file):
+def test_paths_out_of_the_folder_are_refused_for_any_system(root, file):
     with pytest.raises(DatasetError, match="outside the data set's folder in line 8: ") as refused:
         load(root, table([*ROWS, (file, "Sick", "p")]))
     assert file in str(refused.value)
@@ -144,7 +144,7 @@ def test_a_name_in_another_unicode_form_is_the_same_file(root, on_disk, written)
     assert data.manifest["width"].tolist() == [32] * 6
 
 
-def test_missing_files_are_named_with_where_they_lie_instead(root):
+def test_missing_files_are_named_with_the_place_where_they_are(root):
     with pytest.raises(DatasetError) as refused:
         load(root, table([(f"gone{number}.png", "Sick", "p") for number in range(5)]))
     assert "that is not there in line 2, 3, 4, 5, 6: gone0.png, gone1.png, gone2.png and 2 more" in str(refused.value)
@@ -199,7 +199,7 @@ def test_line_breaks_and_control_characters_in_an_id_are_noted_with_the_line(roo
     assert str(note).isprintable()
 
 
-def test_columns_of_one_name_are_noted_and_contradictory_ones_keep_from_training(root):
+def test_columns_of_one_name_are_noted_and_contradictory_ones_prevent_training(root):
     header = ("file", "label", "patient_id", "Label ")
     data = load(root, table([(*row, row[1]) for row in ROWS], header))
     assert found(data)["columns of one name"].severity == "warning"
@@ -225,7 +225,7 @@ def test_rows_that_name_a_file_again_are_noted_and_count_once(root):
     assert found(data)["rows that name a file again"].examples == ("img/0.png", "img/1.png")
 
 
-def test_a_table_is_found_whatever_the_case_of_its_name(root):
+def test_a_table_is_found_with_its_name_in_any_case(root):
     (root / "Labels.CSV").write_text(table())
     assert len(dataset.load(root).manifest) == 6
 

@@ -79,7 +79,7 @@ def test_a_chest_is_wider_than_tall_with_two_lungs_and_the_spine_at_the_back(pat
         assert bone[middle:].sum() > 1.5 * bone[:middle].sum()
 
 
-def test_the_heart_lies_to_the_patients_left(patients):
+def test_the_heart_is_on_the_patients_left(patients):
     for patient in patients["Normal"]:
         top, bottom, left, right = _body_box(patient[3])
         inside = ~patient[3].lungs[(top + bottom) // 2 - 20 : (top + bottom) // 2]
@@ -87,7 +87,7 @@ def test_the_heart_lies_to_the_patients_left(patients):
         assert inside[:, middle : middle + reach].sum() > 1.3 * inside[:, middle - reach : middle].sum()
 
 
-def test_lungs_are_air_filled_and_no_lesion_lies_outside_them(patients):
+def test_lungs_are_filled_with_air_and_contain_every_lesion(patients):
     for drawn in _every(patients, *phantom.CLASSES):
         assert -950 < _tissue(drawn, drawn.lungs & ~drawn.lesion) < -700
         assert not (drawn.lesion & ~drawn.lungs).any()
@@ -226,7 +226,7 @@ def test_a_data_set_with_the_same_parameters_is_reused_and_one_with_others_refus
         phantom.make_dataset(data_set, n_slices=63, seed=4, size=64)
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+def test_a_folder_with_something_else_in_it_is_not_changed(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(LungkitError, match="no phantom data set"):
         phantom.make_dataset(tmp_path, n_slices=3, size=64)

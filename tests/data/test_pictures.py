@@ -90,7 +90,7 @@ def test_16_bit_colour_uses_the_whole_range_as_grey_does(bands, interlaced):
 
 
 @pytest.mark.parametrize("interlaced", [False, True])
-def test_16_bit_colour_is_weighed_before_it_is_stretched(interlaced):
+def test_16_bit_colour_becomes_luminance_before_it_is_stretched(interlaced):
     expected = stretched(COLOURS12 @ WEIGHTS)
     np.testing.assert_allclose(read(png(COLOURS12, 16, interlaced)).pixels, expected, atol=1e-5)
 
@@ -223,7 +223,7 @@ def typed(kind: str) -> np.ndarray:
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("compression", PACKERS)
 @pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", "u4", "i4", "f2", "f4", "f8"])
-def test_grey_of_every_depth_is_read_in_every_order_and_inverted_where_0_is_white(kind, compression, order):
+def test_grey_of_every_depth_is_read_in_every_byte_order_and_inverted_if_0_is_white(kind, compression, order):
     samples = typed(kind)
     lowest = -128 if kind == "i1" else 0
     expected = (samples.astype(float) - lowest) / 255 if kind[1] == "1" else stretched(samples)
@@ -294,7 +294,7 @@ def test_a_palette_whose_entries_were_written_with_8_bits_is_not_black():
     np.testing.assert_allclose(read(content).pixels, typed("u1") / 255, atol=1e-6)
 
 
-def test_a_tiff_that_does_not_say_what_0_is_means_black():
+def test_in_a_tiff_without_a_photometric_interpretation_0_is_black():
     for kind, expected in (("u1", typed("u1") / 255), ("u2", stretched(GREY12))):
         tags, strips = page(typed(kind), "<")
         del tags[262]
@@ -322,7 +322,7 @@ def test_two_pictures_of_one_tiff_are_refused(second):
     assert refusal(tiff(page(GREY12, "<"), page(GREY12, "<", **second))).rule == "more than one picture in the file"
 
 
-def test_many_pages_are_not_all_looked_at():
+def test_only_the_first_of_many_pages_are_examined():
     content = tiff(*[page(SMALL, "<", t254=1)] * 150)
     assert refusal(content).rule == "more than one picture in the file"
 
@@ -338,7 +338,7 @@ def test_many_pages_are_not_all_looked_at():
         (GREY12, {"t262": 3, "t320": (0,) * 3}, "TIFF with 1 unsigned sample of 16 bits in a palette"),
     ],
 )
-def test_what_is_not_supported_is_named_and_not_called_damaged(samples, tags, words):
+def test_unsupported_files_are_named_and_not_called_damaged(samples, tags, words):
     said = refusal(tiff(page(samples, "<", **tags)))
     assert said.rule == f"not supported: {words}"
     assert "Save it as grey" in said.remedy
@@ -370,7 +370,7 @@ def test_the_first_picture_of_several_in_one_jpeg_is_read():
 
 
 @pytest.mark.parametrize("trailer", [b"SEFH" + bytes(40), jpeg((60, 48)), b"\0" * 1000])
-def test_what_follows_a_jpeg_is_passed_over(trailer):
+def test_bytes_after_a_jpeg_are_ignored(trailer):
     np.testing.assert_array_equal(read(jpeg() + trailer).pixels, read(jpeg()).pixels)
 
 
@@ -434,13 +434,13 @@ def test_pixels_become_square(make):
 
 @pytest.mark.parametrize("resolution", [(0, 0), (0, 100), (300, 302), (3000, 1)])
 @pytest.mark.parametrize("make", NOT_SQUARE.values(), ids=NOT_SQUARE)
-def test_a_resolution_that_says_nothing_changes_nothing(make, resolution):
+def test_an_unusable_resolution_changes_nothing(make, resolution):
     assert probe(make(*resolution)) == probe(make(1, 1))
     assert "note" not in read(make(*resolution)).tags
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_what_became_square_is_told_at_any_scale(orientation):
+def test_a_note_on_square_pixels_is_the_same_at_any_scale(orientation):
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
     content = density(jpeg((1200, 900), exif=exif), 1, 200, 100)
@@ -492,7 +492,7 @@ def test_a_scaled_decoding_is_close_to_the_full_one(size, options):
     assert scaled.tensor[rows, columns].min() > 0
 
 
-def test_edges_lie_where_they_lay():
+def test_edges_stay_at_their_place():
     """A side that is no multiple of 8 leaves a part of a pixel at the end."""
     pixels = np.zeros((1801, 1801), np.uint8)
     pixels[900:, 1350:] = 255

@@ -123,7 +123,7 @@ def test_an_unreadable_file_is_listed_with_its_reason(folder):
     assert len(result.images) == 11 and finding(result, "unreadable files")["severity"] == "error"
 
 
-def test_a_class_of_which_nothing_can_be_read_is_an_error_and_can_be_drawn(folder):
+def test_a_class_without_a_readable_image_is_an_error_and_can_be_drawn(folder):
     root = folder.load().root
     for number in range(1, 12, 2):
         (root / f"n{number}.png").write_bytes(b"")
@@ -140,7 +140,7 @@ def test_a_class_of_which_nothing_can_be_read_is_an_error_and_can_be_drawn(folde
     quality_panels(result).canvas.draw()
 
 
-def test_what_the_source_says_of_itself_is_among_the_findings(folder):
+def test_notes_of_the_source_are_among_the_findings(folder):
     root = folder.load().root
     PIL.Image.fromarray(chest(77)).save(root / "extra\nimage.png")
     (root / "rest.zip").write_bytes(b"PK\x03\x04")
@@ -292,7 +292,7 @@ def alike(tmp_path):
     return made
 
 
-def test_people_who_look_alike_by_protocol_are_no_duplicates(alike):
+def test_people_who_look_alike_because_of_the_protocol_are_no_duplicates(alike):
     result = check(alike.load())
     looks = result.thresholds.iloc[0]
     assert looks["calibrated"] and looks["patients"] == 161

@@ -24,7 +24,7 @@ def cohort(patients_per_class=20, images_per_patient=3, classes=("Normal", "Pneu
     )
 
 
-def test_patients_are_dealt_70_15_15_within_each_class():
+def test_patients_are_split_70_15_15_within_each_class():
     done = splits.assign(cohort(20), seed=7)
     counts = done.groupby(["label", "split"])["patient_id"].nunique().unstack()
     assert counts.loc["Normal"].to_dict() == {"train": 14, "val": 3, "test": 3}
@@ -32,7 +32,7 @@ def test_patients_are_dealt_70_15_15_within_each_class():
     splits.check(done)
 
 
-def test_another_seed_deals_other_patients():
+def test_another_seed_gives_another_split():
     first, second = (splits.assign(cohort(), seed=seed)["split"] for seed in (1, 2))
     assert (first != second).any()
 
@@ -52,7 +52,7 @@ def test_a_class_with_too_few_patients_is_named():
         splits.assign(rows, seed=7)
 
 
-def test_refused_images_keep_their_mark_and_are_dealt_nowhere():
+def test_refused_images_keep_their_mark_and_are_in_no_part():
     rows = cohort()
     rows.loc[0, ["split", "note"]] = [splits.REFUSED, "truncated"]
     done = splits.assign(rows, seed=7)
@@ -164,7 +164,7 @@ def test_a_published_split_without_a_patient_of_its_own_to_train_on_is_refused()
         splits.assign(shared, seed=7, overlap="set_aside")
 
 
-def test_validation_emptied_by_setting_aside_is_dealt_anew_from_training():
+def test_if_setting_aside_empties_validation_it_is_taken_from_training():
     table = cohort(10, 2, split="train")
     tested = manifest(
         *(
@@ -192,12 +192,12 @@ def test_four_folds_test_every_patient_once_and_each_has_all_three_parts():
     assert sorted(tested) == sorted(set(cohort(20)["patient_id"]))
 
 
-def test_a_fold_goes_before_a_published_split():
+def test_a_fold_has_priority_over_a_published_split():
     done = splits.assign(cohort(20, split="official_train"), seed=7, fold="1/4")
     assert done["split"].value_counts()["test"] == 30
 
 
-def test_images_dealt_one_by_one_put_a_patient_on_both_sides_which_the_check_tells():
+def test_a_split_by_image_puts_a_patient_on_both_sides_and_the_check_finds_it():
     done = splits.assign(cohort(20), seed=7, by="image")
     assert done.groupby("patient_id")["split"].nunique().max() > 1
     with pytest.raises(splits.SplitLeak):
@@ -205,11 +205,11 @@ def test_images_dealt_one_by_one_put_a_patient_on_both_sides_which_the_check_tel
 
 
 @pytest.mark.parametrize("fold", ["5/4", "0/4", "1/1", "1/21", "first", "1/4/2", "-1/4"])
-def test_a_fold_that_is_none_is_refused_with_what_is_accepted(fold):
+def test_a_wrong_fold_is_refused_with_what_is_accepted(fold):
     with pytest.raises(splits.SplitError, match="'1/4' for the first of four"):
         splits.assign(cohort(), seed=7, fold=fold)
 
 
-def test_images_are_dealt_by_patient_or_by_image_and_nothing_else():
+def test_images_are_split_by_patient_or_by_image_and_nothing_else():
     with pytest.raises(splits.SplitError, match="accepted: patient, image"):
         splits.assign(cohort(), seed=7, by="slice")
