@@ -47,26 +47,26 @@ def predict(
 
     version = registry.find(model or ModelPool().default())
     predictor = Predictor(version, heat=heatmaps is not None, many=True)
-    found, nothing, notes = batch.find(files)
+    images, unmatched, notes = batch.find(files)
     for note in notes:  # standard output is for the files only: one JSON object a line
         typer.echo(note, err=as_json)
     if heatmaps:
         batch.make_folder(heatmaps)
-    failed = bool(nothing)
-    with progress.bar(total=len(found), label=str(version), unit="image") as bar:
+    failed = bool(unmatched)
+    with progress.bar(total=len(images), label=str(version), unit="image") as bar:
         # Above the bar if both are on one screen.
         say = bar.write if sys.stdout.isatty() else typer.echo
-        for pattern in nothing:
+        for pattern in unmatched:
             record = {"file": pattern, "error": f"{pattern}: no image file there"}
             say(json.dumps(record) if as_json else record["error"])
-        for answer in batch.read_files(predictor, found, workers):
-            drawn, undrawn = None, ""
+        for answer in batch.read_files(predictor, images, workers):
+            map_file, problem = None, ""
             try:
-                drawn = batch.write_heat(answer, heatmaps) if heatmaps and answer.reading else None
+                map_file = batch.write_heat(answer, heatmaps) if heatmaps and answer.reading else None
             except OSError as error:  # the other files still have their answers
-                undrawn = terminal.refusal(error)
-            failed |= answer.reading is None or bool(undrawn)
-            say(json.dumps(batch.record(answer, drawn, undrawn)) if as_json else batch.sentence(answer, undrawn))
+                problem = terminal.refusal(error)
+            failed |= answer.reading is None or bool(problem)
+            say(json.dumps(batch.record(answer, map_file, problem)) if as_json else batch.sentence(answer, problem))
             bar.update()
     raise typer.Exit(1 if failed else 0)
 

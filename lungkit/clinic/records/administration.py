@@ -445,10 +445,10 @@ def _model_row(model: str, version: str) -> ModelRow:
     """
     card, problem, active = {}, "", registry.active_name(model) == version
     try:
-        found = registry.find(f"{model}@{version}")
-        card = found.card
+        registered = registry.find(f"{model}@{version}")
+        card = registered.card
         if active:
-            registry.verify(found)
+            registry.verify(registered)
     except registry.ModelDamaged as error:
         problem = str(error)
     return ModelRow(

@@ -110,10 +110,10 @@ def _hash(row: dict[str, Any]) -> str:
 
 def _next(rows: Iterator[Any], number: int) -> dict[str, Any] | None:
     """The next row; `append` did not write one whose values do not have their column's type."""
-    found = next(rows, None)
-    if found is None:
+    stored = next(rows, None)
+    if stored is None:
         return None
-    row = dict(found._mapping)
+    row = dict(stored._mapping)
     try:
         if isinstance(row["at"], str):  # SQLite
             row |= {"at": datetime.fromisoformat(row["at"]).replace(tzinfo=UTC), "detail": json.loads(row["detail"])}

@@ -223,9 +223,9 @@ class Records:
         of the review are None where there is none.
         """
         with self.access.reads("doctor") as (db, _):
-            found = with_review(Patient.number, Patient.name, Reading.checks)
-            rows = db.execute(found.order_by(Reading.read_at.desc(), Reading.id)).all()
-        readings = pd.DataFrame(list(map(tuple, rows)), columns=found.selected_columns.keys(), dtype=object)
+            query = with_review(Patient.number, Patient.name, Reading.checks)
+            rows = db.execute(query.order_by(Reading.read_at.desc(), Reading.id)).all()
+        readings = pd.DataFrame(list(map(tuple, rows)), columns=query.selected_columns.keys(), dtype=object)
         readings["probability"] = np.array([row.probabilities[row.label] for row in rows], float)
         readings["flagged"] = np.array([not all(check["passed"] for check in row.checks) for row in rows], bool)
         readings["reviewed"] = readings["reviewed"].astype(bool)
@@ -393,19 +393,19 @@ def _reading_columns(reading: Prediction) -> dict[str, Any]:
 
 
 def find_patient(db: orm.Session, patient_id: str) -> Patient:
-    found = db.get(Patient, _identifier(patient_id))
-    if found is None:
+    patient = db.get(Patient, _identifier(patient_id))
+    if patient is None:
         raise RecordMissing("that patient is not in the records: erased, or never saved. Search again")
-    return found
+    return patient
 
 
 def _find_reading(db: orm.Session, reading_id: str, *options: Any) -> Reading:
-    found = db.get(Reading, _identifier(reading_id), options=options)
-    if found is None:
+    reading = db.get(Reading, _identifier(reading_id), options=options)
+    if reading is None:
         raise RecordMissing(
             "that case is not in the records: its patient was erased, or it was never saved. Go back to the worklist"
         )
-    return found
+    return reading
 
 
 def _identifier(text: str) -> str:
