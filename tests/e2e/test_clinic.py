@@ -541,7 +541,7 @@ def test_a_doctor_gets_no_further_with_forged_messages(visit, clinic, tmp_path, 
         buttons = {state.get("description") for state in forger.widgets().values()}
         assert not (tmp_path / "pwned").exists()
         assert everything(clinic) == before
-        assert not buttons & {"Add person", "Reset password …", "Use this version …", "Erase this patient …"}
+        assert not buttons & {"Add person", "Reset password …", "Use this version …", "Erase patient …"}
 
 
 def everything(clinic) -> dict[str, int]:

@@ -192,6 +192,7 @@ class NewCaseScreen(Screen):
 
     def _show(self, reading_id: str) -> None:
         case = self.records.case(reading_id)
+        replace(self.reading)  # first, or a click could meet a button of the reading before
         self._show_form(False)
         self.files.mark(reading_id)
         replace(self.reading, reading(case, self.records, self.page.act))
