@@ -25,7 +25,7 @@ class PeopleScreen(Screen):
         self.table = Table(
             self.page,
             *(self.role, self.change, self.reset, self.switch),
-            name=lambda person: f"{_who(person)}, {person.role}, {_state(person)}",
+            name=_who,
             on_select=self._selected,
         )
         self.password = widgets.HTML()
@@ -60,7 +60,7 @@ class PeopleScreen(Screen):
                     "User name": rows["name"],
                     "Full name": rows["full_name"],
                     "Role": rows["role"],
-                    "State": [_state(row) for row in rows.itertuples()],
+                    "State": ["active" if active else "disabled" for active in rows["active"]],
                     "Last seen": [seen or "never" for seen in sortable_times(rows["last_seen"])],
                     "Open sessions": rows["sessions"],
                     "Since": [at[:10] for at in sortable_times(rows["created_at"])],
@@ -142,7 +142,3 @@ class PeopleScreen(Screen):
 
 def _who(person) -> str:
     return f"{person.full_name} ({person.name})"
-
-
-def _state(person) -> str:
-    return "active" if person.active else "disabled"

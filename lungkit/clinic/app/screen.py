@@ -81,9 +81,8 @@ class Table:
                 "infoEmpty": "No rows",
                 "infoFiltered": "(of _MAX_)",
             },
-            classes=f"display rows {kind} {'selectable' if actions else ''}",
+            classes=f"display rows {kind} {'selectable' if actions else ''} {'' if search else 'no-search'}",
             style="table-layout:auto;width:100%",
-            **({} if search else {"layout": {"topEnd": None}}),
             **selection,
         ).add_class("table")
         if actions:
