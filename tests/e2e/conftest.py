@@ -149,11 +149,14 @@ class Visitor:
         """Back to the first screen, with an empty form; what was noted about earlier tests is forgotten."""
         self.requests.clear()
         self.faults.clear()
-        self.go(self.page.locator(".nav-entry").first.inner_text().strip())
-        for leave in ("Next patient", "Choose another patient"):
-            button = self.page.get_by_role("button", name=leave)
-            if button.is_visible():
-                button.click()
+        first = self.page.locator(".nav-entry").first.inner_text().strip()
+        self.go(first)
+        self.page.get_by_role("heading", name=first, exact=True).wait_for()
+        if self.page.get_by_role("button", name="Choose another patient").is_visible():
+            return self.open()  # a patient was entered, and no image read
+        following = self.page.get_by_role("button", name="Next patient")
+        if following.is_visible():
+            following.click()
         return self
 
     def go(self, screen: str) -> None:

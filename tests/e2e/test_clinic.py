@@ -80,6 +80,7 @@ def test_a_session_ended_in_mid_work_is_refused_at_the_next_click(visit, clinic,
     ada = visit("ada", alone=True)
     ada.new_patient("END-1", "Demo Patient End")
     ada.upload(slices["Normal"])
+    ada.page.get_by_role("button", name="Agree: Normal").wait_for()
     accounts.sign_out(clinic.store, ada.token)
     ada.page.get_by_role("button", name="Agree: Normal").click()
     ada.page.get_by_role("heading", name="You are signed out").wait_for()
