@@ -22,6 +22,11 @@ def patient_heading(patient) -> str:
     )
 
 
+def decision_name(decision: str) -> str:
+    """A decision as filters and charts name it."""
+    return "Review needed" if decision == REVIEW else decision
+
+
 def decision_words(row, image_check_failed: bool = False) -> str:
     """What the model decided about a reading of a list: a class, or a call for review with the nearest class."""
     if row.decision != REVIEW:

@@ -4,6 +4,7 @@ import ipywidgets as widgets
 import pandas as pd
 
 from lungkit.clinic.app import charts
+from lungkit.clinic.app.describe import decision_name
 from lungkit.clinic.app.page import safe
 from lungkit.clinic.app.screen import Screen
 from lungkit.clinic.records.administration import UsageFigures
@@ -45,7 +46,7 @@ def _charts(usage: UsageFigures) -> list[str]:
         made.append(charts.range_chart("Reading time", days_read, list(times["median"]), list(times["p95"]), "ms"))
     made += [
         charts.share_chart(f"Decisions of {model}", [(row.decision, int(row.n), 0) for row in rows.itertuples()])
-        for model, rows in usage.decisions.groupby("model")
+        for model, rows in _decisions(usage).groupby("model")
     ]
     made += [
         charts.share_chart(
@@ -64,6 +65,10 @@ def _charts(usage: UsageFigures) -> list[str]:
     return made
 
 
+def _decisions(usage: UsageFigures) -> pd.DataFrame:
+    return usage.decisions.assign(decision=usage.decisions["decision"].map(decision_name))
+
+
 def _numbers(usage: UsageFigures) -> list[str]:
     per_day = usage.per_day.rename(columns=PER_DAY)
     per_day.insert(0, "Day", per_day.index.strftime("%Y-%m-%d"))
@@ -73,7 +78,7 @@ def _numbers(usage: UsageFigures) -> list[str]:
     return [
         _numbers_table("Day by day", per_day[::-1]),
         _numbers_table("Reading time in milliseconds", times[::-1]),
-        _numbers_table("Decisions", usage.decisions),
+        _numbers_table("Decisions", _decisions(usage)),
         _numbers_table("Reviews, by the reviewer's finding", usage.reviews),
         _numbers_table("Agreement, with 95 % interval (Wilson)", agreement),
         *(

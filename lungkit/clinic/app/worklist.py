@@ -6,7 +6,7 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 
-from lungkit.clinic.app.describe import decision_words, review_words
+from lungkit.clinic.app.describe import decision_name, decision_words, review_words
 from lungkit.clinic.app.screen import Screen, Table
 from lungkit.clinic.words import percent
 
@@ -48,11 +48,11 @@ class WorklistScreen(Screen):
         # Local time, with summer time on the days that have it; a fixed offset would be wrong for half the year.
         self._all["here"] = pd.Series([at.to_pydatetime().astimezone() for at in self._all["read_at"]], dtype=object)
         for field, values in ((self.label, self._all["label"]), (self.decision, self._all["decision"])):
-            options = [ALL, *sorted(values.unique())]
+            options = [(ALL, ALL), *((decision_name(value), value) for value in sorted(values.unique()))]
             if list(field.options) != options:
                 kept = field.value
                 field.options = options
-                field.value = kept if kept in options else ALL
+                field.value = kept if kept in dict(options).values() else ALL
         self._filter()
 
     def _filter(self) -> None:
