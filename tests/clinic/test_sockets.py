@@ -229,7 +229,7 @@ def _bounds(whole: bytes) -> list[tuple[int, int]]:
 
 def test_a_frame_is_read_as_the_page_wrote_it():
     said = message("comm_msg", comm_id="c", data={"x": 1}) | {"buffers": [b"", b"123"]}
-    read = sockets.read(frame(said))
+    read = sockets.parse_frame(frame(said))
     assert (read.channel, read.kind, read.parts[4:]) == ("shell", "comm_msg", [b"", b"123"])
     assert json.loads(read.parts[3]) == said["content"]
     assert serialize_msg_to_ws_v1(read.parts, read.channel) == frame(said)
@@ -242,7 +242,7 @@ def test_any_frame_is_read_or_refused_with_a_reason_and_little_memory():
     for _ in range(8000):
         kind, made = next(numbered)
         try:
-            sockets.read(made)
+            sockets.parse_frame(made)
             counts[kind, "read"] += 1
         except sockets.BadMessage as bad:
             counts[kind, "refused"] += 1
@@ -277,10 +277,10 @@ def test_any_frame_is_read_or_refused_with_a_reason_and_little_memory():
     ],
 )
 def test_a_part_of_the_wrong_kind_is_named(part, value, why):
-    parts = sockets.read(frame(message("comm_msg", comm_id="1", data={}))).parts
+    parts = sockets.parse_frame(frame(message("comm_msg", comm_id="1", data={}))).parts
     parts[part] = value
     with pytest.raises(sockets.BadMessage, match=f"^{why}"):
-        sockets.read(serialize_msg_to_ws_v1(parts, "shell"))
+        sockets.parse_frame(serialize_msg_to_ws_v1(parts, "shell"))
 
 
 # --- who gets a socket
@@ -413,7 +413,7 @@ def test_thousands_of_frames_from_a_page_keep_no_one_waiting(clinic, anna):
             counts[kind] += 1
             try:
                 await connection.write_message(sent, binary=isinstance(sent, bytes))
-                sockets.read(sent)
+                sockets.parse_frame(sent)
             except WebSocketClosedError:
                 connection = None
             except sockets.BadMessage:

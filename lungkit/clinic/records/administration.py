@@ -110,7 +110,7 @@ class Administration:
     def patients(self, text: str = "", limit: int = 50) -> list[PatientRow]:
         """Patients whose number or name contains every word of `text`; all patients if it is empty."""
         with self.access.reads("admin") as (db, _):
-            return cases.search(db, text, limit)
+            return cases.search_patients(db, text, limit)
 
     def history(self, patient_id: str) -> PatientPage:
         """A patient with all readings, oldest first; the audit trail notes the opening. Raises RecordMissing."""

@@ -164,7 +164,7 @@ class Records:
     def find_patients(self, text: str, limit: int = 20) -> list[PatientRow]:
         """Patients whose number or name contains every word of `text`; all if it is empty. The exact number first."""
         with self.access.reads("doctor") as (db, _):
-            return search(db, text, limit)
+            return search_patients(db, text, limit)
 
     def save_case(
         self,
@@ -285,7 +285,7 @@ class Records:
 # --- shared with Administration; the caller has the transaction and has checked the role
 
 
-def search(db: orm.Session, text: str, limit: int) -> list[PatientRow]:
+def search_patients(db: orm.Session, text: str, limit: int) -> list[PatientRow]:
     """Patients whose number or name contains every word of `text` in any case; the exact number comes first."""
     text = _one_line(text, _JOINERS)[:LONGEST_NAME]
     patients = sa.select(Patient).where(*(_contains(word) for word in text.split()))

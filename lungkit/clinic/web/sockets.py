@@ -66,7 +66,7 @@ class Message:
     parts: list[bytes]
 
 
-def read(frame: bytes | str) -> Message:
+def parse_frame(frame: bytes | str) -> Message:
     """Split a page's frame into its parts; raises BadMessage before it allocates any length that the frame claims."""
     if not isinstance(frame, bytes):
         raise BadMessage("a text frame; only binary frames are read", 1003)
@@ -258,7 +258,7 @@ class KernelSocket(KernelWebsocketHandler):
         if self._is_closing():
             return
         try:
-            message = read(frame)
+            message = parse_frame(frame)
             await asyncio.sleep(max(pace.wait(n) for pace, n in zip(self._paces, (1, len(frame)), strict=True)))
             if message.channel == "shell" and message.kind in KINDS:
                 await self._until_the_kernel_has_room()
