@@ -53,7 +53,7 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def measured(version: registry.Version, source: str) -> dict[str, tuple[float, float]]:
     """AUC and balanced accuracy under each of CHANGES."""
     data = release.data_for(version, source)
-    spec = preprocess.Preprocessing.from_dict(version.card["preprocessing"])
+    spec = version.card.preprocessing
     grey = preprocess.read_batch(data.files("val"), spec)[..., 0] * spec.std + spec.mean
     runtime = graph.Graph(version.folder, heat=False, many=True)
     found = {}

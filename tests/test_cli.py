@@ -1,5 +1,6 @@
 """The command line: thin, quick to answer, one line for what went wrong, and JSON that a program can read."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ from PIL import Image
 
 from lungkit import cli, config, extras, notebooks
 from lungkit.models import registry
+from lungkit.models.card import ModelCard
 
 ROOT = Path(__file__).parents[1]
 
@@ -335,14 +337,15 @@ def _rows(table: str, word: str) -> list[list[str]]:
     return [re.split(r"\s*[│┃|]\s*", line.strip(" │┃|")) for line in table.splitlines() if word in line]
 
 
-def test_versions_are_listed_with_their_data_and_accuracy_and_the_active_one_marked(lungkit, version):
+def test_versions_are_listed_with_the_figures_that_count_and_where_they_were_measured(lungkit, version):
     registry.add("squares-cnn", _card(version, synthetic=True, metrics={}), _one_file)
     code, out, _ = lungkit("models", "list")
     assert code == 0
-    accuracy = f"{version.card['metrics']['val']['accuracy']:.3f}"
+    split, measured = version.card.reported
+    figures = [str(measured.figure("auc")), str(measured.figure("accuracy"))]
     assert _rows(out, "squares-cnn") == [
-        ["squares-cnn", "v1", "", "squares", accuracy],
-        ["squares-cnn", "v2", "●", "squares (synthetic)", "–"],
+        ["squares-cnn", "v1", "", "squares", *figures, {"val": "validation only"}.get(split, split)],
+        ["squares-cnn", "v2", "●", "squares (synthetic)", "–", "–", "nothing"],
     ]
 
 
@@ -357,7 +360,7 @@ def test_a_model_without_an_active_version_is_listed_too(lungkit, version):
 def test_without_a_model_the_list_is_empty(lungkit):
     code, out, _ = lungkit("models", "list")
     assert code == 0
-    assert "validation accuracy" in out
+    assert "measured on" in out
 
 
 def test_an_intact_version_is_verified(lungkit, version):
@@ -378,8 +381,8 @@ def test_a_version_is_promoted_and_rolled_back(lungkit, version):
     assert "nothing to go back to" in _refused(lungkit("models", "rollback", "squares-cnn"))
 
 
-def _card(version: registry.Version, **changes) -> dict:
-    return {key: version.card[key] for key in registry.REQUIRED} | changes
+def _card(version: registry.Version, **changes) -> ModelCard:
+    return dataclasses.replace(version.card, **changes)
 
 
 def _one_file(folder: Path) -> None:

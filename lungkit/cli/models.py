@@ -1,10 +1,11 @@
-"""The verbs of `lungkit models`: list, table, verify, promote, rollback."""
+"""The verbs of `lungkit models`: list, show, table, verify, promote, rollback."""
 
 from typing import Annotated
 
 import typer
 
 from lungkit import terminal
+from lungkit.errors import LungkitError
 
 models_app = typer.Typer(no_args_is_help=True, help="Trained models: versions under artifacts/.")
 
@@ -16,19 +17,38 @@ def register(app: typer.Typer) -> None:
 
 @models_app.command("list")
 def models_list() -> None:
-    """Every version of every model; the active one is marked."""
-    from lungkit.models import registry
+    """Every version of every model, how good it was, and where that was measured; the active one is marked."""
+    from lungkit.models import card_text, registry
 
     rows = []
     for name in registry.models():
         in_use = _active(name)
         for version in (registry.find(f"{name}@{number}") for number in registry.versions(name)):
-            card = version.card
-            trained_on = card["data"]["name"] + (" (synthetic)" if card["synthetic"] else "")
-            accuracy = card["metrics"].get("val", {}).get("accuracy")
+            card, (_, measured) = version.card, version.card.reported
+            trained_on = card.data.name + (" (synthetic)" if card.synthetic else "")
+            figures = [str(measured.figure(metric)) for metric in ("auc", "accuracy")]
             mark = "●" if version.version == in_use else ""
-            rows.append((name, version.version, mark, trained_on, "–" if accuracy is None else f"{accuracy:.3f}"))
-    terminal.table(("model", "version", "active", "trained on", "validation accuracy"), rows)
+            rows.append((name, version.version, mark, trained_on, *figures, card_text.reported_on(card)))
+    terminal.table(("model", "version", "active", "trained on", "AUC", "accuracy", "measured on"), rows)
+
+
+@models_app.command("show")
+def models_show(ref: Annotated[str, typer.Argument(help="NAME or NAME@vN")]) -> None:
+    """The card of a version: its figures, its data, its decision rule, and how it was trained."""
+    from lungkit.models import card_text, registry
+
+    version = registry.find(ref)
+    card = version.card
+    terminal.say(str(version))
+    if card.synthetic:
+        terminal.say(card_text.SYNTHETIC)
+    for table in (card_text.figures_table(*of) for of in card.metrics.items()):
+        terminal.table(("", *table.columns), [(label, *cells) for label, cells in table.rows], table.title)
+    for title, rows in (card_text.sections(card) | {"Files": card_text.files(card)}).items():
+        if rows:
+            terminal.table((title, ""), rows, prose=[""])
+    for sentence in card_text.trust(card):
+        terminal.say(sentence)
 
 
 @models_app.command("table")
@@ -36,14 +56,15 @@ def models_table(
     markdown: Annotated[bool, typer.Option("--markdown", help="as it stands in README.md")] = False,
 ) -> None:
     """What each active model was measured on, and its figures with their 95 % intervals, from the cards."""
-    from lungkit.models import overview
+    from lungkit.models import card_text, registry
 
-    rows = overview.table()
+    rows = [card_text.summary_row(str(version), version.card, registry.size(version)) for version in registry.in_use()]
+    if not rows:
+        raise LungkitError("no model is active; train one with `lungkit train` or `lungkit run`")
     if markdown:
-        lines = [list(rows.columns), ["---"] * len(rows.columns), *rows.astype(str).to_numpy().tolist()]
-        typer.echo("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        typer.echo(card_text.markdown_table(rows[0], (row.values() for row in rows)), nl=False)
         return
-    for row in rows.to_dict("records"):
+    for row in rows:
         terminal.say(row.pop("model"))
         for name, value in row.items():
             terminal.say(f"  {name:<16} {value}")

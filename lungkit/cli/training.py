@@ -117,7 +117,7 @@ def train(
     )
     terminal.say(history.to_string(index=False))
     terminal.say(f"{activation.sentence(version)}\n{version.folder}")
-    if unstated := [name for name, said in version.card["about"].items() if said == recipes.NOT_STATED]:
+    if unstated := [name for name, said in version.card.about.to_dict().items() if said == recipes.NOT_STATED]:
         options = " and ".join(f"--{name}" for name in unstated)
         terminal.say(f'its card says "{recipes.NOT_STATED}" of {" and ".join(unstated)}: state it with {options}')
 
@@ -223,11 +223,11 @@ def evaluate(
 
 def _reviewed(review: dict) -> str:
     """In words, what the band of uncertainty leaves to a person."""
-    from lungkit.training.evaluation import format_interval
+    from lungkit.wording import figure
 
     told = f"left to a person as uncertain: {review['share']:.1%} of the images"
     if review["errors_held"] is not None:
         told += f", with {review['errors_held']:.0%} of the errors"
     if review["accuracy"] is not None:
-        told += f"; accuracy of the rest {format_interval(review['accuracy'], *review['interval'])}"
+        told += f"; accuracy of the rest {figure(review['accuracy'], *review['interval'])}"
     return told

@@ -7,15 +7,14 @@ from threading import Lock
 import numpy as np
 
 from lungkit.clinic import decode
-from lungkit.data import images, preprocess
+from lungkit.data import images
 from lungkit.data.image import placed
 from lungkit.errors import LungkitError
-from lungkit.models import graph, input_checks, registry
+from lungkit.models import card_text, graph, input_checks, registry
 from lungkit.models.prediction import Check, Prediction
 
 REVIEW = "uncertain: review"
 _KEPT = 2  # compiled versions that a kernel keeps; each takes some ten megabytes
-_LEARNED_FROM = {"CT": "chest CT", "X-ray": "chest X-rays", "MRI": "brain MRI", "image": "chest images"}
 _FIRST = "chest-xray-pneumonia"  # what the clinic begins with, where it is there
 _ORDER = ("X-ray", "CT", "MRI")  # of modalities, in a list
 
@@ -38,8 +37,8 @@ class Predictor:
                 f"{version} has no exported graph, so that the clinic cannot run it; train and register it again"
             )
         self.version, self.card, self.rule = version, version.card, version.rule
-        self.classes = tuple(self.card["classes"])
-        self.spec = preprocess.Preprocessing.from_dict(self.card["preprocessing"])
+        self.classes = self.card.classes
+        self.spec = self.card.preprocessing
         self.graph = graph.Graph(version.folder, heat=heat, many=many)
         self._references = input_checks.load(version.folder)
 
@@ -79,41 +78,28 @@ class Predictor:
         )
 
     def _checks(self, facts: decode.Facts, embedding: np.ndarray) -> tuple[Check, ...]:
-        limits, learned_from = self.card["checks"], _LEARNED_FROM[self.card["modality"]]
+        limits, trained_on = self.card.checks, f"the {card_text.subject(self.card)} that this model learned from"
         features = {"kind": input_checks.embedding_features(embedding), "intensity": facts.intensity}
         kind, intensity = (float(self._references[name].distance(of[np.newaxis])[0]) for name, of in features.items())
-        usual_units = limits["units"] in (None, facts.units)
+        usual_units, usual_intensity = limits.units in (None, facts.units), intensity <= limits.intensity
         if not usual_units and facts.units == "HU":
             kind_words = "a CT slice in Hounsfield units; this model learned from pictures without them"
         elif not usual_units:
-            kind_words = "not a CT slice in Hounsfield units, from which alone this model learned"
-        elif kind > limits["kind"]:
-            kind_words = (
-                f"does not look like the {learned_from} that this model learned from: it may show something else"
-            )
+            kind_words = "not a CT slice in Hounsfield units, and this model learned from nothing else"
+        elif kind > limits.kind:
+            kind_words = f"does not look like {trained_on}: it may show something else"
         else:
-            kind_words = f"looks like the {learned_from} that this model learned from"
-        usual_intensity = intensity <= limits["intensity"]
+            kind_words = f"looks like {trained_on}"
+        intensity_words = (
+            f"brightness, contrast and sharpness are {'as' if usual_intensity else 'unlike'} in {trained_on}"
+        )
         side, size_words = min(facts.shape), f"{facts.shape[1]} x {facts.shape[0]} pixels"
+        if side < limits.size:
+            size_words += f"; this model needs {limits.size} on each side"
         return (
-            Check("kind", usual_units and kind <= limits["kind"], kind, limits["kind"], kind_words),
-            Check(
-                "intensity",
-                usual_intensity,
-                intensity,
-                limits["intensity"],
-                f"brightness, contrast and sharpness are {'as' if usual_intensity else 'unlike'} in the {learned_from} "
-                "that this model learned from",
-            ),
-            Check(
-                "size",
-                side >= limits["size"],
-                float(side),
-                float(limits["size"]),
-                size_words
-                if side >= limits["size"]
-                else f"{size_words}; this model needs {limits['size']} on each side",
-            ),
+            Check("kind", usual_units and kind <= limits.kind, kind, limits.kind, kind_words),
+            Check("intensity", usual_intensity, intensity, limits.intensity, intensity_words),
+            Check("size", side >= limits.size, float(side), float(limits.size), size_words),
         )
 
 
@@ -136,9 +122,9 @@ class ModelPool:
         """(what it answers, name) of each, those of one modality together; a phantom's comes last and says so."""
 
         def place(version: registry.Version) -> tuple:
-            modality = version.card.get("modality")
+            modality = version.card.modality
             position = _ORDER.index(modality) if modality in _ORDER else len(_ORDER)
-            return version.card["synthetic"], position, version.model != _FIRST, version.model
+            return version.card.synthetic, position, version.model != _FIRST, version.model
 
         return [(_question(version), version.model) for version in sorted(_active_versions(), key=place)]
 
@@ -155,8 +141,8 @@ class ModelPool:
             )
         if _FIRST in {version.model for version in versions}:
             return _FIRST
-        real = [version for version in versions if not version.card["synthetic"]]
-        return max(real or versions, key=lambda version: version.card["created"]).model
+        real = [version for version in versions if not version.card.synthetic]
+        return max(real or versions, key=lambda version: version.card.created).model
 
     def get(self, name: str) -> Predictor:
         """The active version of a model, ready to read."""
@@ -172,19 +158,9 @@ class ModelPool:
 
 def _question(version: registry.Version) -> str:
     """What a version answers, in a line: "Chest X-ray: normal or pneumonia? (chest-xray-pneumonia)"."""
-    card = version.card
-    kind = {"CT": "Chest CT", "X-ray": "Chest X-ray", "MRI": "Brain MRI"}.get(card.get("modality"), "Chest image")
-    asked = card.get("about", {}).get("question") or f"{kind}: {', '.join(card['classes'])}?"
-    return f"{asked} ({version.model}{', synthetic' if card['synthetic'] else ''})"
+    return f"{card_text.question(version.card)} ({version.model}{', synthetic' if version.card.synthetic else ''})"
 
 
 def _active_versions() -> list[registry.Version]:
-    found = []
-    for name in registry.models():
-        try:
-            version = registry.active(name)
-        except (registry.ModelMissing, registry.ModelDamaged):
-            continue  # not promoted yet, or not to be trusted: `ModelPool.get` says which
-        if (version.folder / graph.FILE).is_file():
-            found.append(version)
-    return found
+    """Versions in use that hold a graph; one that is damaged is left out, and `ModelPool.get` says which."""
+    return [version for version in registry.in_use() if (version.folder / graph.FILE).is_file()]

@@ -21,25 +21,19 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import lungkit
 from lungkit import config, files
 from lungkit.errors import LungkitError
+from lungkit.models import card_text
+from lungkit.models.card import FileRecord, ModelCard
 from lungkit.models.rule import DecisionRule
+from lungkit.models.schema import Malformed
 
 CARD, README, SUMS, POINTER = "card.json", "README.md", "SHA256SUMS", "active.json"
-REQUIRED = {  # what the caller's card must hold
-    "classes": (list, tuple),
-    "preprocessing": dict,
-    "data": dict,
-    "metrics": dict,
-    "operating_point": dict,
-    "synthetic": bool,
-}
-SET_HERE = ("model", "version", "created", "lungkit", "files")  # what the registry adds
 
 
 class ModelMissing(LungkitError):
@@ -52,12 +46,12 @@ class ModelDamaged(LungkitError):
 
 @dataclass(frozen=True)
 class Version:
-    """One registered version; `card` is card.json as read, not checked until `verify`."""
+    """One registered version; the hashes of its files are not checked until `verify`."""
 
     model: str
     version: str  # "v1", "v2", …
     folder: Path
-    card: dict
+    card: ModelCard
 
     def __str__(self) -> str:
         return f"{self.model}@{self.version}"
@@ -65,15 +59,7 @@ class Version:
     @property
     def rule(self) -> DecisionRule:
         """How its probabilities become an answer."""
-        return rule_of(self.card)
-
-
-def rule_of(card: dict) -> DecisionRule:
-    """The decision rule of a card."""
-    parts = {"band": "uncertainty", "temperature": "temperature", "conformal": "conformal"}
-    return DecisionRule.from_dict(
-        card["operating_point"] | {name: card[key] for name, key in parts.items() if key in card}, "operating_point"
-    )
+        return self.card.rule
 
 
 # --- reading
@@ -127,8 +113,8 @@ def for_notebook(ref: str, data: str) -> Version:
 
 def _trained_on(model: str) -> str:
     """The name of the data set of a model's active version; empty where that cannot be told."""
-    with suppress(LungkitError, KeyError):
-        return active(model).card["data"]["name"]
+    with suppress(LungkitError):
+        return active(model).card.data.name
     return ""
 
 
@@ -139,6 +125,20 @@ def active(model: str) -> Version:
     if in_use is None:
         raise ModelMissing(f"{model} has no active version; promote one of: {', '.join(there_are)}")
     return _read(model, in_use)
+
+
+def in_use() -> list[Version]:
+    """The active version of each model that has one whose card can be read, sorted by name."""
+    there_are = []
+    for model in models():
+        with suppress(ModelMissing, ModelDamaged):
+            there_are.append(active(model))
+    return there_are
+
+
+def size(version: Version) -> int:
+    """Bytes of all files of a version."""
+    return sum(file.stat().st_size for file in version.folder.rglob("*") if file.is_file())
 
 
 def active_name(model: str) -> str | None:
@@ -177,17 +177,14 @@ def verify(version: Version) -> None:
 # --- writing
 
 
-def add(model: str, card: dict, write: Callable[[Path], None], promote: bool = True) -> Version:
+def add(model: str, card: ModelCard, write: Callable[[Path], None], promote: bool = True) -> Version:
     """Register a new version and, unless told otherwise, make it the active one.
 
     model: lower-case letters, digits, ".", "_" and "-".
-    card: JSON-ready; must have `classes` (names in the order of the model's outputs), `preprocessing`
-        (Preprocessing.to_dict()), `data` ({"name", "fingerprint", …}), `metrics` ({"val": Evaluation.to_dict(), …},
-        a split's name to what was measured on it), `operating_point` (as chosen on validation) and `synthetic`
-        (whether the model learned from synthetic images). More keys are kept as they are.
+    card: the registry sets its model, version, created, lungkit and files.
     write: called with an empty folder, writes the model's files into it. If it raises, nothing is registered.
     """
-    _check_card(card)
+    _check_json(card)
     folder = _model_folder(model)
     folder.mkdir(parents=True, exist_ok=True)
     with files.draft_folder(folder, "staging") as staging:
@@ -199,9 +196,17 @@ def add(model: str, card: dict, write: Callable[[Path], None], promote: bool = T
             version = f"v{_next_number(model)}"
             created = datetime.now(UTC).isoformat(timespec="seconds")
             origin = {"model": model, "version": version, "created": created, "lungkit": lungkit.__version__}
-            _seal(staging, origin | card | {"files": contents})
+            _seal(staging, replace(card, **origin, files=contents))
             files.put(staging, folder / version)
     return _activate(model, version) if promote else _read(model, version)
+
+
+def _check_json(card: ModelCard) -> None:
+    for key, value in card.to_dict().items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise LungkitError(f"the model card's '{key}' cannot be written as JSON: {error}") from None
 
 
 @contextmanager
@@ -285,8 +290,11 @@ def _read(model: str, version: str) -> Version:
     if version not in there_are:
         raise ModelMissing(f"{model} has no version '{version}'; there are: {', '.join(there_are)}")
     folder = _model_folder(model) / version
-    card = _read_json(folder / CARD, f"{model}@{version}")
-    return Version(model, version, folder, card)
+    values = _read_json(folder / CARD, f"{model}@{version}")
+    try:
+        return Version(model, version, folder, ModelCard.from_dict(values))
+    except Malformed as error:
+        raise ModelDamaged(f"{model}@{version}: {folder / CARD}: {error}. Restore the folder from a copy") from None
 
 
 def _read_json(path: Path, whose: str) -> dict:
@@ -320,8 +328,8 @@ def _files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 
-def _describe(path: Path) -> dict:
-    return {"sha256": files.sha256(path), "bytes": path.stat().st_size}
+def _describe(path: Path) -> FileRecord:
+    return FileRecord(sha256=files.sha256(path), bytes=path.stat().st_size)
 
 
 def _parse_sums(version: Version) -> dict[str, str]:
@@ -337,186 +345,14 @@ def _parse_sums(version: Version) -> dict[str, str]:
 # --- writes that a kill cannot leave half done
 
 
-def _seal(staging: Path, card: dict) -> None:
+def _seal(staging: Path, card: ModelCard) -> None:
     """Write the card, its README and the hashes."""
-    (staging / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-    (staging / README).write_text(_readme(card), "utf-8")
-    sums = {name: entry["sha256"] for name, entry in card["files"].items()}
+    (staging / CARD).write_text(json.dumps(card.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+    (staging / README).write_text(card_text.markdown(card), "utf-8")
+    sums = {name: entry.sha256 for name, entry in card.files.items()}
     sums |= {name: files.sha256(staging / name) for name in (CARD, README)}
     (staging / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())), "utf-8")
 
 
 def _point(model: str, pointer: dict) -> None:
     files.replace(_model_folder(model) / POINTER, json.dumps(pointer, indent=2) + "\n", durable=True)
-
-
-# --- the card
-
-
-def _check_card(card: dict) -> None:
-    if missing := [key for key, kind in REQUIRED.items() if not isinstance(card.get(key), kind)]:
-        raise LungkitError(
-            f"the model card lacks {', '.join(missing)}, or holds another type there; it needs classes "
-            "(a list of names), preprocessing, data, metrics and operating_point (dicts) and synthetic (True or False)"
-        )
-    if not card["classes"]:
-        raise LungkitError("the model card's classes are empty; it needs one name for each output of the model")
-    if taken := [key for key in SET_HERE if key in card]:
-        raise LungkitError(f"the model card may not set {', '.join(taken)}: the registry does")
-    for key, value in card.items():
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise LungkitError(f"the model card's '{key}' cannot be written as JSON: {error}") from None
-    for split, measured in card["metrics"].items():
-        if not isinstance(measured, dict):
-            raise LungkitError(
-                f"the model card's metrics must map a split's name to what was measured on it "
-                f"({{\"val\": Evaluation.to_dict()}}); '{split}' is {type(measured).__name__}"
-            )
-
-
-_SYNTHETIC = """
-> **Synthetic data.** This model learned from computer-made images (a phantom). Its figures say how well the software
-> works, nothing about patients.
-"""
-
-
-def _readme(card: dict) -> str:
-    """The card for people, in the order of Mitchell et al., "Model Cards for Model Reporting" (2019)."""
-    ref = f"{card['model']}@{card['version']}"
-    return f"""# {ref}
-
-{card.get("about", {}).get("question", "Classifies one image.")} Answers with {_listed(card["classes"], "or")}.
-Registered {card["created"]} by lungkit {card["lungkit"]}{_standing(card)}.
-{_SYNTHETIC if card["synthetic"] else ""}
-## Intended use
-
-Research only. Not a medical device: not for diagnosis, triage or any decision about a patient.
-
-## Data and population
-
-{_bullets(card.get("about", {}))}
-{_bullets(card["data"])}
-
-The model knows these images only. Age, scanner, hospital or disease outside them can change its figures without notice.
-
-## Preprocessing
-
-{_bullets(card["preprocessing"])}
-
-## Operating point
-
-{_bullets(card["operating_point"])}
-
-## Metrics
-
-In brackets: 95 % interval by patient. Always answering the largest class is what an accuracy has to beat.
-
-{_metrics(card["metrics"])}
-{_trust(card)}
-## Limits
-
-- The network itself answers with one of {len(card["classes"])} classes, also for an image of something else. The
-  clinic's input checks flag most such images, not all, and it says "uncertain: review" near the operating point.
-- Classes were labelled by the source of the data; errors there are learned and measured as if true.
-- Intervals cover the chance of having drawn these patients, not a different hospital.
-{_more(card)}
-## Files
-
-| file | bytes | SHA-256 |
-|---|---:|---|
-{_file_rows(card["files"])}
-
-`sha256sum -c {SUMS}` in this folder checks all files, this one included. The hashes show damage and careless edits;
-they are no protection from someone who can rewrite them too.
-
-## Loading it
-
-```python
-from lungkit.models import registry
-
-version = registry.find("{ref}")
-registry.verify(version)  # raises ModelDamaged if a file is not the registered one
-version.folder, version.card["classes"], version.card["preprocessing"]
-```
-"""
-
-
-def _standing(card: dict) -> str:
-    """Whether the version became active when it was registered, and why."""
-    standing = card.get("standing")
-    return f", {'active' if standing['active'] else 'not active'}: {standing['reason']}" if standing else ""
-
-
-def _trust(card: dict) -> str:
-    """What probes found, in their own sentences."""
-    says = card.get("trust", {}).get("says")
-    return "\n## Trust\n\n" + "\n".join(f"- {sentence}" for sentence in says) + "\n" if says else ""
-
-
-def _listed(names: list[str], word: str) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
-
-
-def plain(value) -> str:
-    """A value of a card as people read it."""
-    match value:
-        case bool():
-            return "yes" if value else "no"
-        case float():
-            return f"{value:.4g}"
-        case list() | tuple():
-            return ", ".join(map(plain, value))
-        case dict():
-            return "; ".join(f"{key}: {plain(v)}" for key, v in value.items())
-        case None:
-            return "none"
-    return str(value)
-
-
-def _bullets(values: dict) -> str:
-    return "\n".join(f"- {key.replace('_', ' ')}: {plain(value)}" for key, value in values.items())
-
-
-_TOLD_APART = ("about", "trust", "standing")
-
-
-def _more(card: dict) -> str:
-    """Whatever else the card holds (architecture, training, …)."""
-    rest = {key: value for key, value in card.items() if key not in (*REQUIRED, *SET_HERE, *_TOLD_APART)}
-    return f"\n## More\n\n{_bullets(rest)}\n" if rest else ""
-
-
-def _file_rows(files: dict) -> str:
-    return "\n".join(f"| {name} | {entry['bytes']} | `{entry['sha256']}` |" for name, entry in files.items())
-
-
-def _metrics(metrics: dict) -> str:
-    """One table per split: a row per metric over all images, then a row per class and metric."""
-    return "\n\n".join(_metrics_table(split, measured) for split, measured in metrics.items()) or "Not measured."
-
-
-def _metrics_table(split: str, measured: dict) -> str:
-    intervals = measured.get("intervals", {})
-    largest = measured.get("largest_class")
-    constant = [(f"always answering '{largest['class']}'", "all", largest["share"], None)] if largest else []
-    rows = constant + [
-        (name.replace("_", " "), "all", value, intervals.get(name))
-        for name, value in measured.items()
-        if isinstance(value, float)
-    ]
-    for cls, scores in measured.get("per_class", {}).items():
-        of_class = intervals.get("per_class", {}).get(cls, {})
-        rows += [(n.replace("_", " "), cls, v, of_class.get(n)) for n, v in scores.items() if isinstance(v, float)]
-    counts = (
-        f" ({measured['n']} images of {measured['patients']} patients)" if {"n", "patients"} <= set(measured) else ""
-    )
-    lines = [f"**{split}**{counts}", "", "| metric | class | value |", "|---|---|---|"]
-    return "\n".join(lines + [f"| {name} | {cls} | {_with_interval(value, ci)} |" for name, cls, value, ci in rows])
-
-
-def _with_interval(value: float, interval: list | None) -> str:
-    if not interval or None in interval:
-        return f"{value:.3f}"
-    return f"{value:.3f} ({interval[0]:.3f}–{interval[1]:.3f})"

@@ -68,7 +68,7 @@ def _quiet() -> Iterator[None]:
 
 def holds_keras(version: registry.Version) -> bool:
     """Whether the version can be loaded into Keras; those that ship with lungkit are graphs alone, to be small."""
-    return "model.keras" in version.card["files"]
+    return "model.keras" in version.card.files
 
 
 def load(version: registry.Version) -> keras.Model:

@@ -6,44 +6,33 @@ registered all the same, and a person can promote it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from lungkit import wording
 from lungkit.data import dataset, preprocess
 from lungkit.data.notes import alike
 from lungkit.errors import LungkitError
 from lungkit.models import graph, registry
+from lungkit.models.card import ModelCard, Standing
 from lungkit.training import evaluation
 
 COMPARED = ("balanced_accuracy", "auc")  # lower by more than chance in one of them is worse
 
 
-@dataclass(frozen=True)
-class Standing:
-    """What becomes of a new version, and why; `reason` is the end of a sentence."""
-
-    active: bool
-    reason: str
-    differences: dict[str, list[float]]  # of each figure, new minus old: value, low, high (95 % interval); may be empty
-
-    def to_dict(self) -> dict:
-        """JSON-ready, for the card."""
-        return {"active": self.active, "reason": self.reason, "differences": self.differences}
-
-
 def sentence(version: registry.Version) -> str:
     """Whether a version became active when it was registered, why, and what makes it active otherwise."""
-    standing = version.card.get("standing", {"active": True, "reason": ""})
-    because = f": {standing['reason']}" if standing["reason"] else ""
-    if standing["active"]:
+    standing = version.card.standing or Standing(active=True, reason="")
+    because = f": {standing.reason}" if standing.reason else ""
+    if standing.active:
         return f"{version} is registered and active{because}"
     return f"{version} is registered, and not active{because}. `lungkit models promote {version}` makes it active"
 
 
 def standing(
     name: str,
-    card: dict,
+    card: ModelCard,
     data: dataset.Dataset,
     measured: evaluation.Evaluation,
     read: Callable[[graph.Graph, np.ndarray], np.ndarray],
@@ -56,37 +45,39 @@ def standing(
     try:
         in_use = registry.active(name)
     except registry.ModelMissing:
-        return Standing(True, "no version was active before", {})
+        return Standing(active=True, reason="no version was active before")
     except registry.ModelDamaged as error:
-        return Standing(False, f"it cannot be compared with the active one. {error}", {})
+        return Standing(active=False, reason=f"it cannot be compared with the active one. {error}")
     if differs := _difference(in_use.card, card):
-        return Standing(False, f"{in_use} stays active, since {differs}", {})
+        return Standing(active=False, reason=f"{in_use} stays active, since {differs}")
     try:
         before = _evaluated(in_use, data, measured, read)
     except (LungkitError, OSError, RuntimeError, ValueError) as error:
-        return Standing(False, f"{in_use} stays active, since it cannot read these images to be compared: {error}", {})
+        return Standing(
+            active=False, reason=f"{in_use} stays active, since it cannot read these images to be compared: {error}"
+        )
     differences = {metric: list(evaluation.paired_difference(measured, before, metric)) for metric in COMPARED}
     return _judged(in_use, differences, len(measured.true), len(np.unique(measured.patients)))
 
 
-def _difference(before: dict, now: dict) -> str:
+def _difference(before: ModelCard, now: ModelCard) -> str:
     """How a version differs from the active one in what it is for; empty where it does not."""
     for what, old, new in (
-        ("answers with", before["classes"], now["classes"]),
-        ("reads", [before.get("modality", "image")], [now.get("modality", "image")]),
+        ("answers with", before.classes, now.classes),
+        ("reads", [before.modality], [now.modality]),
         ("answers", _question(before), _question(now)),
     ):
         if {alike(name) for name in old} != {alike(name) for name in new}:
             told = [", ".join(names) or "no stated question" for names in (old, new)]
             return f"that one {what} {told[0]}, this one {told[1]}"
-    if before["synthetic"] and now["synthetic"]:
+    if before.synthetic and now.synthetic:
         return ""
-    old, new = before["data"]["name"], now["data"]["name"]
+    old, new = before.data.name, now.data.name
     return "" if old == new else f"that one learned from {old}, this one from {new}"
 
 
-def _question(card: dict) -> list[str]:
-    return [question] if (question := card.get("about", {}).get("question")) else []
+def _question(card: ModelCard) -> list[str]:
+    return [card.about.question] if card.about and card.about.question else []
 
 
 def _evaluated(
@@ -94,13 +85,13 @@ def _evaluated(
 ) -> evaluation.Evaluation:
     """A version's answers on the validation images, its classes in the order of `like`."""
     registry.verify(version)
-    spec = preprocess.Preprocessing.from_dict(version.card["preprocessing"])
+    spec = version.card.preprocessing
     tensors = preprocess.read_batch(data.files("val"), spec, label=f"{version}, to be compared")
     scores = read(graph.Graph(version.folder, heat=False, many=True), tensors)
-    position = [alike(name) for name in version.card["classes"]]
+    position = [alike(name) for name in version.card.classes]
     order = [position.index(alike(name)) for name in like.classes]
     own = evaluation.evaluate(
-        np.array(order)[like.true], scores, like.patients, version.card["classes"], version.rule, n_boot=0,
+        np.array(order)[like.true], scores, like.patients, version.card.classes, version.rule, n_boot=0,
     )  # fmt: skip
     return replace(
         own, classes=like.classes, true=like.true, predicted=np.argsort(order)[own.predicted],
@@ -110,15 +101,16 @@ def _evaluated(
 
 def _judged(in_use: registry.Version, differences: dict, n: int, patients: int) -> Standing:
     told = ", ".join(
-        f"{evaluation.LABELS[metric]} {value:+.3f} ({low:+.3f} to {high:+.3f})"
-        for metric, (value, low, high) in differences.items()
+        f"{evaluation.LABELS[metric]} {wording.figure(*figures, signed=True)}"
+        for metric, figures in differences.items()
     )
     where = f"on the same {n} validation images of {patients} patients: {told}"
     stays = f"{in_use} stays active, since"
     known = [high for _, _, high in differences.values() if not np.isnan(high)]
-    kept = {metric: [None if np.isnan(x) else x for x in figures] for metric, figures in differences.items()}
+    active, reason = True, f"it is not measurably worse than {in_use}, active before, {where}"
     if not known:
-        return Standing(False, f"{stays} {n} validation images of {patients} patients tell no difference", kept)
-    if min(known) < 0:
-        return Standing(False, f"{stays} this one is measurably worse {where}", kept)
-    return Standing(True, f"it is not measurably worse than {in_use}, active before, {where}", kept)
+        active, reason = False, f"{stays} {n} validation images of {patients} patients tell no difference"
+    elif min(known) < 0:
+        active, reason = False, f"{stays} this one is measurably worse {where}"
+    kept = {metric: tuple(None if np.isnan(x) else x for x in figures) for metric, figures in differences.items()}
+    return Standing(active=active, reason=reason, differences=kept)

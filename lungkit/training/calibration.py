@@ -11,9 +11,10 @@ import pandas as pd
 import scipy.optimize
 import scipy.special
 
+from lungkit import wording
 from lungkit.errors import LungkitError
 from lungkit.models.rule import ConformalLevel, DecisionRule, UncertaintyBand, log_odds
-from lungkit.training.evaluation import format_interval, mean_with_interval, operating_point
+from lungkit.training.evaluation import mean_with_interval, operating_point
 
 TEMPERATURES = (0.05, 20.0)  # searched within
 ERRORS_HELD = 0.75  # of the validation errors are to lie within the band …
@@ -115,8 +116,8 @@ def conformal_table(
         {
             name: {
                 "images": int(group.sum()),
-                "true class named": format_interval(*mean_with_interval(held[group], patients[group], share=True)),
-                "classes named": format_interval(
+                "true class named": wording.figure(*mean_with_interval(held[group], patients[group], share=True)),
+                "classes named": wording.figure(
                     *mean_with_interval(count[group], patients[group], bounds=(1, len(classes)))
                 ),
             }

@@ -36,10 +36,10 @@ import pandas as pd
 import scipy.stats
 
 from lungkit.errors import LungkitError
+from lungkit.models.card import OVERALL, PER_CLASS
 from lungkit.models.rule import DecisionRule
+from lungkit.wording import figure
 
-OVERALL = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "ece", "brier")
-PER_CLASS = ("precision", "recall", "specificity", "f1", "auc", "average_precision")
 LABELS = {  # for people
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
@@ -146,7 +146,7 @@ class Evaluation:
 
         Below the accuracy stands what always answering the largest class would give.
         """
-        text = [format_interval(*row) for row in self.metrics[["value", "low", "high"]].to_numpy()]
+        text = [figure(*row) for row in self.metrics[["value", "low", "high"]].to_numpy()]
         cells = self.metrics.assign(text=text, **{"class": self.metrics["class"].replace("", "all")})
         table = cells.pivot(index="metric", columns="class", values="text")
         table = table.reindex(index=list(LABELS), columns=["all", *self.classes]).fillna("")
@@ -426,9 +426,7 @@ def points_table(figures: dict) -> pd.DataFrame:
     titles = {"recall": f"Sensitivity for {last}", "specificity": f"Specificity for {last}"}
     table = pd.DataFrame.from_dict(
         {
-            point: {
-                (LABELS | titles)[name]: format_interval(value, *interval) for name, (value, interval) in row.items()
-            }
+            point: {(LABELS | titles)[name]: figure(value, *interval) for name, (value, interval) in row.items()}
             for point, row in rows.items()
         },
         orient="index",
@@ -448,29 +446,14 @@ def side_by_side(parts: dict[str, dict]) -> pd.DataFrame:
     names = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "ece")
     table = pd.DataFrame(
         {
-            part: {LABELS[name]: format_interval(figures[name], *figures["intervals"][name]) for name in names}
+            part: {LABELS[name]: figure(figures[name], *figures["intervals"][name]) for name in names}
             for part, figures in parts.items()
         }
     )
     shares = {part: figures.get("largest_class", {}).get("share") for part, figures in parts.items()}
-    constant = pd.DataFrame({part: format_interval(share, None, None) for part, share in shares.items()},
+    constant = pd.DataFrame({part: figure(share) for part, share in shares.items()},
                             index=["always answering the largest class"])  # fmt: skip
     return pd.concat([table[:1], constant, table[1:]])
-
-
-def format_interval(value: float | None, low: float | None, high: float | None) -> str:
-    """For people: "0.912 (0.889–0.934)"; "–" for an undefined value (NaN or None), no brackets without an interval.
-
-    >>> format_interval(0.9119, 0.889, 0.934)
-    '0.912 (0.889–0.934)'
-    >>> format_interval(-0.198, -0.244, 0.152)
-    '−0.198 (−0.244 to 0.152)'
-    """
-    if pd.isna(value):
-        return "–"
-    if pd.isna(low):
-        return f"{value:.3f}".replace("-", "−")
-    return f"{value:.3f} ({low:.3f}{' to ' if low < 0 else '–'}{high:.3f})".replace("-", "−")
 
 
 # --- input

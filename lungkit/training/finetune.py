@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
-from lungkit import files, resume
+from lungkit import files, resume, wording
 from lungkit.data import dataset, preprocess
 from lungkit.models import backbones, cnn, ensemble, registry
 from lungkit.models.rule import DecisionRule, log_odds
@@ -359,7 +359,7 @@ def comparison(found: dict[str, Way]) -> pd.DataFrame:
     The last row is what always answering the largest class gives.
     """
     rows = {
-        name: {evaluation.LABELS[figure]: evaluation.format_interval(*way.evaluation.value(figure))
+        name: {evaluation.LABELS[figure]: wording.figure(*way.evaluation.value(figure))
                for figure in ("auc", "accuracy", "macro_f1")}
         | {
             "weights trained": f"{sum(int(np.prod(weight.shape)) for weight in _trained(way)):,}",

@@ -13,6 +13,7 @@ from sklearn.covariance import LedoitWolf
 
 from lungkit.data import dataset, images, preprocess
 from lungkit.models import input_checks
+from lungkit.models.card import CheckLimits
 
 MOST_IMAGES = 2000  # of the training set that are looked at
 QUANTILE = 0.98  # of the validation images' distances …
@@ -46,13 +47,10 @@ def cut_off(files: Sequence[Path], spec: preprocess.Preprocessing) -> tuple[floa
 
 def fit(
     data: dataset.Dataset, spec: preprocess.Preprocessing, embed: Callable[[np.ndarray], np.ndarray], seed: int = 7
-) -> tuple[dict[str, input_checks.Reference], dict]:
-    """The references for a version, and its card's "checks".
+) -> tuple[dict[str, input_checks.Reference], CheckLimits]:
+    """The references for a version, and the limits for its card.
 
     embed: images (n, height, width, 1) to embeddings (n, channels).
-    The card's part holds, for "kind" and "intensity", the distance from which an image is flagged; "size", the shorter
-    side in pixels that it needs; "units", "HU" or "intensity" where all training images came in them, else null;
-    "flagged", the share of validation images that the limits flag.
     """
     files, labels = np.array(data.files("train"), object), data.labels("train")
     if len(files) > MOST_IMAGES:
@@ -69,14 +67,15 @@ def fit(
     flagged = np.any([distances[name] > limits[name] for name in references], axis=0)
     sides = data.manifest[data.manifest["split"].isin(["train", "val"])][["width", "height"]].to_numpy()
     units = train.units | held_in.units
-    return references, limits | {
-        "size": int(min(sides.min(), *spec.size)),
-        "units": units.pop() if len(units) == 1 else None,
-        "flagged": float(flagged.mean()),
-        "chosen_on": "validation",
-        "n": len(flagged),
-        "fitted_on": len(files),
-    }
+    return references, CheckLimits(
+        **limits,
+        size=int(min(sides.min(), *spec.size)),
+        units=units.pop() if len(units) == 1 else None,
+        flagged=float(flagged.mean()),
+        chosen_on="validation",
+        n=len(flagged),
+        fitted_on=len(files),
+    )
 
 
 def modality(data: dataset.Dataset) -> str:

@@ -18,9 +18,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from lungkit import wording
 from lungkit.errors import LungkitError
 from lungkit.palette import BLACK, BLUE, GOOD, GREY, ORANGE, SERIES, SKY, VERMILLION, WARN
-from lungkit.training.evaluation import LABELS, PER_CLASS, Evaluation, format_interval, mean_with_interval
+from lungkit.training.evaluation import LABELS, PER_CLASS, Evaluation, mean_with_interval
 
 RIGHT, WRONG = "✓", "✗"  # both are in DejaVu Sans, which matplotlib brings along
 HEAT = "inferno"
@@ -94,9 +95,9 @@ def roc(evaluation: Evaluation) -> Figure:
         axes.plot(curve["fpr"], curve["tpr"], color=BLUE, label="ROC curve")
         at = (1 - evaluation.value("specificity", cls)[0], evaluation.value("recall", cls)[0])
         axes.plot(*at, "o", color=BLACK, markersize=6, label="operating point", zorder=5)
-        axes.set_title(f"{cls}\nAUC {format_interval(*evaluation.value('auc', cls))}")
+        axes.set_title(f"{cls}\nAUC {wording.figure(*evaluation.value('auc', cls))}")
     _legend_below(figure, next(iter(panels.values())))
-    return _titled(figure, f"The area under the ROC curve is {format_interval(*evaluation.value('auc'))}")
+    return _titled(figure, f"The area under the ROC curve is {wording.figure(*evaluation.value('auc'))}")
 
 
 def precision_recall(evaluation: Evaluation) -> Figure:
@@ -124,10 +125,10 @@ def precision_recall(evaluation: Evaluation) -> Figure:
     _legend_below(figure, next(iter(panels.values())))
     lowest = min(average, key=lambda cls: average[cls][0])
     if len(average) == 1:
-        return _titled(figure, f"Average precision for {lowest} is {format_interval(*average[lowest])}")
+        return _titled(figure, f"Average precision for {lowest} is {wording.figure(*average[lowest])}")
     if len({f"{value:.3f}" for value, *_ in average.values()}) == 1:
-        return _titled(figure, f"Average precision is the same for each class: {format_interval(*average[lowest])}")
-    return _titled(figure, f"Average precision is lowest for {lowest}: {format_interval(*average[lowest])}")
+        return _titled(figure, f"Average precision is the same for each class: {wording.figure(*average[lowest])}")
+    return _titled(figure, f"Average precision is lowest for {lowest}: {wording.figure(*average[lowest])}")
 
 
 def reliability(evaluation: Evaluation) -> Figure:
@@ -152,7 +153,7 @@ def reliability(evaluation: Evaluation) -> Figure:
     bottom.set(xlabel="confidence (probability of the likeliest class)", ylabel="images", xlim=(0, 1.02))
     bottom.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     _legend_below(figure, top)
-    ece = format_interval(*evaluation.value("ece"))
+    ece = wording.figure(*evaluation.value("ece"))
     return _titled(figure, f"Confidence and accuracy differ by {ece} on average (ECE)")
 
 
@@ -461,7 +462,7 @@ def randomisation(table: pd.DataFrame) -> Figure:
     axes.set_xticks(range(len(steps)), steps, rotation=30, ha="right")
     axes.set_ylim(top=1.05)
     axes.set(xlabel="re-initialised from the output back to", ylabel="rank correlation, 95 % interval")
-    end = format_interval(*alike[-1])
+    end = wording.figure(*alike[-1])
     return _titled(figure, f"With every layer random the maps correlate {end} with the model's own")
 
 

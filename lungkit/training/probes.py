@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 
+from lungkit import wording
 from lungkit.data import dataset, images, preprocess
 from lungkit.data.image import placed
 from lungkit.errors import LungkitError
@@ -109,7 +110,7 @@ def heat_in_lungs(candidate: Candidate, folder: Path) -> dict:
     found = []
     for (tensor, place), mask_file in zip(pictures, rows["mask"], strict=True):
         outputs = candidate.read(tensor[None])
-        heat = outputs["heat"][0, candidate.rule.decide(outputs["probabilities"])[0]]
+        heat = outputs["heat"][0, candidate.card.rule.decide(outputs["probabilities"])[0]]
         mask = preprocess.prepare(images.read(mask_file), plain).tensor[..., 0] > 0.5
         if placed(images.probe(mask_file)[1::-1], plain.size) != place:
             raise LungkitError(f"{mask_file} is not of its image's proportions: a lung mask must be of the same size")
@@ -195,7 +196,7 @@ def _pictures(
 
 
 def _spec(candidate: Candidate) -> preprocess.Preprocessing:
-    return preprocess.Preprocessing.from_dict(candidate.card["preprocessing"])
+    return candidate.card.preprocessing
 
 
 def lung_area(masks: Sequence[Path]) -> np.ndarray:
@@ -250,7 +251,7 @@ def _by_view(candidate: Candidate, rows: pd.DataFrame, area: np.ndarray, label: 
 
 def _abnormal(candidate: Candidate, tensors: np.ndarray) -> np.ndarray:
     """1 - P(normal) of images (n, height, width, 1): float64 (n,)."""
-    classes = candidate.card["classes"]
+    classes = candidate.card.classes
     normal = np.flatnonzero(_is_normal(classes))
     if len(normal) != 1:
         raise LungkitError(f"the model's classes are {', '.join(classes)}; these probes need one that is called normal")
@@ -285,7 +286,7 @@ def _counts(rows: pd.DataFrame) -> dict:
 
 
 def _words(figure: dict) -> str:
-    return evaluation.format_interval(figure["value"], figure["low"], figure["high"])
+    return wording.figure(figure["value"], figure["low"], figure["high"])
 
 
 _SAYS_NOTHING = "it is not shown to tell the images apart as they are, so that hiding parts of them says nothing."
@@ -351,5 +352,5 @@ def _said(value) -> str:
     if isinstance(value, dict):
         return _words(value)
     if isinstance(value, float) or value is None:
-        return evaluation.format_interval(value, None, None)
+        return wording.figure(value)
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -19,6 +19,7 @@ from lungkit.data import dataset, images, preprocess, splits
 from lungkit.data.notes import ColumnMissing, alike
 from lungkit.errors import LungkitError
 from lungkit.models import graph, input_checks, registry, saved
+from lungkit.models.card import About, Measured, ModelCard, SplitCounts, TrainingData
 from lungkit.models.rule import DecisionRule
 from lungkit.training import activation, calibration, evaluation, export, input_statistics
 
@@ -48,8 +49,7 @@ def logits(model: keras.Model, tensors: np.ndarray, batch_size: int = 64) -> np.
 class Candidate:
     """A version before it is registered: what probes may ask of it."""
 
-    card: dict  # as far as it is known
-    rule: DecisionRule
+    card: ModelCard  # as far as it is known
     read: Callable[[np.ndarray], dict[str, np.ndarray]]  # preprocessed images (n, height, width, 1) to the outputs
     flagged: Callable[[list[Path]], np.ndarray]  # files to whether the input checks flag each: bool (n,)
 
@@ -94,8 +94,10 @@ def register(
     rule = calibration.decision_rule(labels, raw, data.classes)
     scores = rule.calibrate(raw)
     on_validation = evaluation.evaluate(labels, scores, data.patients("val"), data.classes, rule)
-    counts = {split: {"images": len(data.files(split)), "patients": len(set(data.patients(split)))}
-              for split in ("train", "val", "test")}  # fmt: skip
+    counts = {
+        split: SplitCounts(images=len(data.files(split)), patients=len(set(data.patients(split))))
+        for split in ("train", "val", "test")
+    }
     seen = sorted({*data.part("train")["sha256"], *data.part("val")["sha256"]})
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder)
@@ -106,35 +108,31 @@ def register(
         if not compact:
             saved.save(model, made)
         (made / TRAINED_ON).write_text("".join(f"{sha256}\n" for sha256 in seen))
-        card = {
-            "classes": list(data.classes),
-            "modality": modality or input_statistics.modality(data),
-            "preprocessing": preprocessing.to_dict(),
-            "data": {"name": data.name, "fingerprint": data.fingerprint, "counts": counts, "recipe": recipe},
-            "metrics": {"val": on_validation.to_dict()} | (measured or {}),
-            "temperature": rule.temperature,
-            "operating_point": rule.operating_point().to_dict(),
-            "uncertainty": rule.band.to_dict(),
-            "conformal": rule.conformal.to_dict(),
-            "checks": limits,
-            "graph": agreement,
-            "synthetic": data.synthetic,
-            "architecture": architecture,
-            "training": training,
-        }
-        if about:
-            card["about"] = about
+        metrics = {"val": on_validation.to_dict()} | (measured or {})
         if test_too:
             test = _read(without_heat, preprocess.read_batch(data.files("test"), preprocessing))
-            card["metrics"]["test"] = _test_figures(rule, data, test) | {"times_scored": scored_before + 1}
+            metrics["test"] = _test_figures(rule, data, test) | {"times_scored": scored_before + 1}
+        card = ModelCard(
+            classes=data.classes,
+            modality=modality or input_statistics.modality(data),
+            preprocessing=preprocessing,
+            data=TrainingData(name=data.name, fingerprint=data.fingerprint, counts=counts, recipe=recipe),
+            metrics={split: Measured.from_dict(figures, split) for split, figures in metrics.items()},
+            rule=rule,
+            checks=limits,
+            graph=agreement,
+            synthetic=data.synthetic,
+            architecture=architecture,
+            training=training,
+            about=About.from_dict(about) if about else None,
+        )
         if probes:
             flagged = partial(_flagged, card, references, without_heat)
-            card["trust"] = probes(Candidate(card, rule, graph.Graph(made), flagged))
+            card = replace(card, trust=probes(Candidate(card, graph.Graph(made), flagged)))
         with registry.registering(name):
             standing = activation.standing(name, card, data, on_validation, _read)
-            card["standing"] = standing.to_dict()
             copied = partial(shutil.copytree, made, dirs_exist_ok=True)
-            version = registry.add(name, card, copied, promote=standing.active)
+            version = registry.add(name, replace(card, standing=standing), copied, promote=standing.active)
     if report:
         record = {"version": str(version), "says": activation.sentence(version)}
         files.replace(report / config.REGISTERED, json.dumps(record, ensure_ascii=False))
@@ -167,14 +165,14 @@ def conformal_figures(rule: DecisionRule, labels: np.ndarray, scores: np.ndarray
     }
 
 
-def _flagged(card: dict, references: dict, runtime: graph.Graph, files: list[Path]) -> np.ndarray:
+def _flagged(card: ModelCard, references: dict, runtime: graph.Graph, files: list[Path]) -> np.ndarray:
     """Whether the checks of "kind" and "intensity" flag each of these files."""
-    spec, limits = preprocess.Preprocessing.from_dict(card["preprocessing"]), card["checks"]
+    spec, limits = card.preprocessing, card.checks
     tensors = preprocess.read_batch(files, spec)
     embeddings = np.concatenate([runtime(tensor[None])["embedding"] for tensor in tensors])
     kind = references["kind"].distance(input_checks.embedding_features(embeddings))
     intensity = np.stack([input_checks.intensity_features(tensor, spec) for tensor in tensors])
-    return (kind > limits["kind"]) | (references["intensity"].distance(intensity) > limits["intensity"])
+    return (kind > limits.kind) | (references["intensity"].distance(intensity) > limits.intensity)
 
 
 def _exported(model, folder: Path, tensors, scores, rule: DecisionRule, half: bool) -> dict:
@@ -242,7 +240,7 @@ class Scored:
     @property
     def absent(self) -> list[str]:
         """Classes of the model of which there is no image."""
-        return [name for i, name in enumerate(self.version.card["classes"]) if i not in self.labels]
+        return [name for i, name in enumerate(self.version.card.classes) if i not in self.labels]
 
     @property
     def review(self) -> dict:
@@ -298,7 +296,7 @@ def data_for(version: registry.Version, source: str, label_column: str | None = 
     label_column: default: the version's own where the set has it, otherwise "label".
     """
     registry.verify(version)
-    recipe = version.card["data"]["recipe"] | ({"label_column": label_column} if label_column else {})
+    recipe = dict(version.card.data.recipe) | ({"label_column": label_column} if label_column else {})
     given = _as_given(version, source, recipe, label_column)
     trained = _as_trained(version, source, recipe) if _seen(version) <= set(given.manifest["sha256"]) else None
     if trained is None:
@@ -310,7 +308,7 @@ def data_for(version: registry.Version, source: str, label_column: str | None = 
 
 
 def _as_given(version: registry.Version, source: str, recipe: dict, label_column: str | None) -> dataset.Dataset:
-    drawn = version.card["synthetic"] and source == "phantom"  # as many slices, by the same seed
+    drawn = version.card.synthetic and source == "phantom"  # as many slices, by the same seed
     made = {name: recipe[name] for name in ("limit", "seed") if drawn and name in recipe}
     try:
         return dataset.as_given(source, label_column=recipe.get("label_column"), **made)
@@ -326,7 +324,7 @@ def _as_trained(version: registry.Version, source: str, recipe: dict) -> dataset
         data = dataset.prepare(source, **recipe | {"overlap": "set_aside", "quiet": True})
     except (dataset.DatasetError, splits.SplitError):
         return None
-    return data if data.fingerprint == version.card["data"]["fingerprint"] else None
+    return data if data.fingerprint == version.card.data.fingerprint else None
 
 
 def _seen(version: registry.Version) -> set[str]:
@@ -342,12 +340,12 @@ def score(version: registry.Version, data: dataset.Dataset, split: str | None = 
     class that the model does not know is refused.
     """
     chosen, split = split is not None, split or ("test" if len(data.part("test")) else "all")
-    classes = version.card["classes"]
+    classes = version.card.classes
     rows = _rows(data, split)
-    labels = _labels_for(classes, data, rows, version)
+    labels = _labels_for(version, data, rows)
     registry.verify(version)
     runtime = graph.Graph(version.folder, heat=False, many=True)
-    spec = preprocess.Preprocessing.from_dict(version.card["preprocessing"])
+    spec = version.card.preprocessing
     started = time.perf_counter()
     tensors, refused = _readable([data.root / file for file in rows["file"]], spec)
     unreadable = [{"file": rows["file"].iloc[i], "reason": reason} for i, reason in refused.items()]
@@ -404,7 +402,8 @@ def _rows(data: dataset.Dataset, split: str) -> pd.DataFrame:
     return rows
 
 
-def _labels_for(classes: list[str], data: dataset.Dataset, rows: pd.DataFrame, version: registry.Version) -> np.ndarray:
+def _labels_for(version: registry.Version, data: dataset.Dataset, rows: pd.DataFrame) -> np.ndarray:
+    classes = version.card.classes
     position = {alike(name): i for i, name in enumerate(classes)}
     if unknown := sorted({label for label in rows["label"] if alike(label) not in position}):
         raise LungkitError(

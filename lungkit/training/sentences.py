@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from lungkit import wording
 from lungkit.data import quality
 from lungkit.models.rule import DecisionRule
 from lungkit.training import evaluation
-from lungkit.training.evaluation import Evaluation, format_interval, mean_with_interval
+from lungkit.training.evaluation import Evaluation, mean_with_interval
 
 Figure = tuple[float, float, float]
 
@@ -257,7 +258,7 @@ def _figures(figures: Mapping) -> str:
 
 
 def _of(figures: Mapping, metric: str) -> str:
-    return format_interval(figures[metric], *(figures["intervals"].get(metric) or (None, None)))
+    return wording.figure(figures[metric], *(figures["intervals"].get(metric) or (None, None)))
 
 
 def headline(figures: Mapping) -> str:
@@ -316,7 +317,7 @@ def _against_chance(measured: Evaluation) -> str:
         "open": "The model is not shown to tell the classes apart: its interval holds chance",
         "unknown": "With one patient nothing is known of others",
     }[_side(figure, 0.5)]
-    return f"{told}: AUC {format_interval(*figure)}, where chance gives 0.500."
+    return f"{told}: AUC {wording.figure(*figure)}, where chance gives 0.500."
 
 
 def _against_the_largest(measured: Evaluation) -> str:
@@ -339,7 +340,8 @@ def _against_the_largest(measured: Evaluation) -> str:
         "unknown": f"Always answering '{largest}' is the measure of its accuracy",
     }[_side(difference, 0)]
     accuracy = measured.value("accuracy")
-    return f"{told}: {format_interval(*accuracy)} against {share:.3f}, a difference of {_signed(*difference)}."
+    gained = wording.figure(*difference, signed=True)
+    return f"{told}: {wording.figure(*accuracy)} against {share:.3f}, a difference of {gained}."
 
 
 def _missed_most(measured: Evaluation) -> str:
@@ -347,7 +349,7 @@ def _missed_most(measured: Evaluation) -> str:
     if len(recall) < 2 or recall.max() - recall.min() < 1e-9:
         return f"Of each class the same share is found: {recall.iloc[0]:.3f}." if len(recall) > 1 else ""
     figure = measured.value("recall", recall.idxmin())
-    return f"'{recall.idxmin()}' is missed most often: {format_interval(*figure)} of its images are found."
+    return f"'{recall.idxmin()}' is missed most often: {wording.figure(*figure)} of its images are found."
 
 
 def conformal_says(figures: Mapping, classes: int, split: str) -> str:
@@ -368,7 +370,7 @@ def conformal_says(figures: Mapping, classes: int, split: str) -> str:
         else "more where the model is unsure"
     )
     return (
-        f"Stated level **{level:.0%}**: the set holds the true class of **{format_interval(coverage, *interval)}** of "
+        f"Stated level **{level:.0%}**: the set holds the true class of **{wording.figure(coverage, *interval)}** of "
         f"the {split} images, {kept}. It names **{named:.2f}** of {classes} classes on average, {cost}."
     )
 
@@ -458,7 +460,9 @@ def randomisation_says(table: pd.DataFrame) -> str:
     }[_side(figure, 0.5)]
     if pd.isna(figure[0]):
         return "With every layer random the maps are empty: there is nothing to compare."
-    return f"{told}: with every layer random they correlate {_signed(*figure)} with the model's own."
+    return (
+        f"{told}: with every layer random they correlate {wording.figure(*figure, signed=True)} with the model's own."
+    )
 
 
 # --- 06: ways of training on the same patients
@@ -477,7 +481,7 @@ def differences(of: Mapping[str, Evaluation], metrics: Sequence[str] = ("auc", "
 def differences_table(differences: pd.DataFrame) -> pd.DataFrame:
     """For people: a row a pair, "+0.012 (−0.003 to +0.031)"."""
     rows = differences.set_index(differences["first"] + " − " + differences["second"])
-    rows = rows.drop(columns=["first", "second"]).map(lambda figure: _signed(*figure))
+    rows = rows.drop(columns=["first", "second"]).map(lambda figure: wording.figure(*figure, signed=True))
     return rows.rename(columns=evaluation.LABELS).rename_axis(None)
 
 
@@ -492,7 +496,7 @@ def ways_say(differences: pd.DataFrame, metric: str = "auc") -> list[str]:
             "open": f"These patients do not tell *{first}* and *{second}* apart",
             "unknown": f"One patient cannot tell *{first}* and *{second}* apart",
         }[_side(figure, 0)]
-        told.append(f"{how}: {label} {_signed(*figure)}.")
+        told.append(f"{how}: {label} {wording.figure(*figure, signed=True)}.")
     return told
 
 
@@ -508,14 +512,6 @@ def worth_says(differences: pd.DataFrame, more: str, less: str, metric: str = "a
 
 
 # --- how figures are written
-
-
-def _signed(value: float, low: float, high: float) -> str:
-    """ "+0.012 (−0.003 to +0.031)"."""
-    if pd.isna(value):
-        return "–"
-    text = f"{value:+.3f}" if pd.isna(low) else f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
-    return text.replace("-", "−")
 
 
 def _percents(value: float, low: float, high: float) -> str:

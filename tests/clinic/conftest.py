@@ -25,6 +25,7 @@ from lungkit.data import images, preprocess
 from lungkit.models import registry
 from lungkit.models.prediction import Check, Prediction
 from lungkit.models.rule import DecisionRule
+from tests.cards import model_card
 
 # --- records: an SQLite file, and a PostgreSQL server of the tests' own
 
@@ -300,11 +301,9 @@ def _start(home: Path, *options: str, notebook: Path | None = None, pool: int = 
 
 def _some_model(folder: Path) -> None:
     """A registry with an active version, for a page that reads no images."""
-    card = {"classes": ["a", "b"], "preprocessing": {}, "data": {"name": "none"}, "metrics": {},
-            "operating_point": {}, "synthetic": True}  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUNGKIT_ARTIFACTS", str(folder))
-        registry.add("some", card, lambda staging: (staging / "weights").write_bytes(b"1"))
+        registry.add("some", model_card(), lambda staging: (staging / "weights").write_bytes(b"1"))
 
 
 def _announced(process: subprocess.Popen, log: Path) -> str:

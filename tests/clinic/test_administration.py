@@ -20,15 +20,18 @@ from lungkit.clinic.records.accounts import Forbidden, SignedOut
 from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.cases import NewPatient, RecordMissing, Records
 from lungkit.clinic.records.tables import AuditEvent, Patient, Reading, Review, SignIn, Study, User, now
+from lungkit.clinic.records.tables import AuditEvent, Base, Patient, Reading, Review, SignIn, Study, User, now
+from lungkit.data.preprocess import Preprocessing
 from lungkit.errors import LungkitError
 from lungkit.models import registry
+from lungkit.models.card import ModelCard
 from lungkit.models.registry import ModelDamaged, ModelMissing
 from tests.clinic.rows import events, everything
 
 SHA = "ab" * 32
 CARD = {
     "classes": ["Pneumonia", "Normal"],
-    "preprocessing": {},
+    "preprocessing": Preprocessing().to_dict(),
     "data": {"name": "phantom", "fingerprint": "ab12"},
     "metrics": {"val": {"accuracy": 0.9}},
     "operating_point": {"kind": "threshold", "threshold": 0.5},
@@ -58,7 +61,9 @@ def saved(doctor, chest_image, said):
 
 
 def add_version(model="lung", **changes) -> registry.Version:
-    return registry.add(model, CARD | changes, lambda folder: (folder / "weights").write_bytes(b"weights"))
+    return registry.add(
+        model, ModelCard.from_dict(CARD | changes), lambda folder: (folder / "weights").write_bytes(b"weights")
+    )
 
 
 def user_id(store, name) -> int:
@@ -503,14 +508,15 @@ def test_models_are_listed_newest_first_with_the_active_mark(admin):
     add_version()
     add_version("ct", synthetic=False)
     admin.promote("lung", "v1")
-    assert [(row.model, row.version, row.active, row.synthetic) for row in admin.models()] == [
+    assert [(row.model, row.version, row.active, row.card.synthetic) for row in admin.models()] == [
         ("ct", "v1", True, False),
         ("lung", "v2", False, True),
         ("lung", "v1", True, True),
     ]
     row = admin.models()[-1]
-    assert (row.classes, row.metrics, row.problem) == (("Pneumonia", "Normal"), {"val": {"accuracy": 0.9}}, "")
-    assert admin.card("lung", "v2")["version"] == "v2"
+    assert (row.card.classes, row.problem) == (("Pneumonia", "Normal"), "")
+    assert row.card.metrics["val"].figure("accuracy").value == 0.9
+    assert admin.card("lung", "v2").version == "v2"
 
 
 def test_promoting_and_rolling_back_move_the_pointer_and_are_audited(store, admin):

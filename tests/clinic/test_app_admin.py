@@ -27,6 +27,7 @@ from lungkit.clinic.records import accounts, administration
 from lungkit.clinic.records.cases import NewPatient, Records
 from lungkit.clinic.records.tables import AuditEvent, Patient, Reading, Review, SignIn, Study, User
 from lungkit.models import registry
+from lungkit.models.card import ModelCard
 
 SCREENS = tuple(shell.SCREENS["admin"])
 SCRIPT = "<img src=x onerror=alert(1)>"
@@ -417,13 +418,13 @@ def test_bars_are_as_high_as_their_counts():
 def versions():
     """Two versions of one model, the second in use."""
     for _ in range(2):
-        registry.add("lung", CARD, lambda folder: (folder / "model.keras").write_bytes(b"weights"))
+        registry.add("lung", ModelCard.from_dict(CARD), lambda folder: (folder / "model.keras").write_bytes(b"weights"))
 
 
 def test_versions_are_listed_with_figures_and_the_one_in_use(opened, versions):
     screen = opened(ModelsScreen)
     assert [(row[0], row[1]) for row in rows(screen.table)] == [("lung@v2", "● yes"), ("lung@v1", "")]
-    assert rows(screen.table)[0][3:] == ["0.900 (0.810–0.960)", "–", "validation", "synthetic data only"]
+    assert rows(screen.table)[0][3:] == ["0.900 (0.810–0.960)", "–", "validation only", "synthetic data only"]
     assert "In use now: <b>lung@v2</b>" in screen.in_use.value
 
 
@@ -450,7 +451,7 @@ def test_a_card_is_shown_with_intervals_of_each_class(opened, versions):
     screen = opened(ModelsScreen)
     choose(screen.table, 0)
     screen.show.click()
-    assert "On validation: 40 images of 10 patients" in screen.card.value
+    assert "Validation: 40 images of 10 patients" in screen.card.value
     ((heads, *lines),) = tables(screen.card.value)
     assert heads == ["", "All", "Pneumonia"]
     assert ["Accuracy", "0.900 (0.810–0.960)", ""] in lines
@@ -461,7 +462,11 @@ def test_a_card_is_shown_with_intervals_of_each_class(opened, versions):
 
 
 def test_a_card_escapes_texts(opened):
-    registry.add("lung", CARD | {"remark": SCRIPT}, lambda folder: (folder / "model.keras").write_bytes(b"weights"))
+    registry.add(
+        "lung",
+        ModelCard.from_dict(CARD | {"remark": SCRIPT}),
+        lambda folder: (folder / "model.keras").write_bytes(b"weights"),
+    )
     screen = opened(ModelsScreen)
     choose(screen.table, 0)
     screen.show.click()
@@ -582,7 +587,7 @@ def test_problems_are_marked_and_explained(found, thing, words):
 def test_health_is_checked_again(opened, read):
     screen = opened(health.HealthScreen)
     assert "none: images cannot be read" in screen.lines.value and "SQLite" in screen.lines.value
-    registry.add("lung", CARD, lambda folder: (folder / "model.keras").write_bytes(b"weights"))
+    registry.add("lung", ModelCard.from_dict(CARD), lambda folder: (folder / "model.keras").write_bytes(b"weights"))
     screen.again.click()
     assert "lung@v1" in screen.lines.value
 

@@ -31,19 +31,12 @@ from lungkit.clinic.web import door
 from lungkit.data import phantom
 from lungkit.models import registry
 from lungkit.models.rule import ConformalLevel, DecisionRule, UncertaintyBand
+from tests.cards import model_card
 from tests.shipped import export
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 SHA = "ab" * 32
-CARD = {
-    "classes": ["Pneumonia", "Normal"],
-    "preprocessing": {},
-    "data": {"name": "test set", "counts": {"train": {"images": 840, "patients": 153}}},
-    "metrics": {},
-    "operating_point": {},
-    "synthetic": True,
-    "modality": "CT",
-}
+CARD = model_card(data={"name": "test set", "counts": {"train": {"images": 840, "patients": 153}}}, modality="CT")
 
 
 class SaysTheSame:
@@ -673,7 +666,7 @@ def test_the_operating_point_and_its_band_are_drawn_on_both_bars_of_two_classes(
     drawn = reading.bars(opened_case(probability=0.8, rule=rule))
     assert 'class="point" style="left:40.0%"' in drawn and 'class="band" style="left:30.0%;width:25.0%"' in drawn
     assert 'class="point" style="left:60.0%"' in drawn and 'class="band" style="left:45.0%;width:25.0%"' in drawn
-    assert "Normal from 40 %" in drawn and "30 % to 55 % for Normal" in drawn
+    assert "Normal is the answer from 40 % on" in drawn and "30 % to 55 % for Normal" in drawn
 
 
 def test_the_band_of_the_most_likely_class_begins_at_the_probability_of_the_next(opened_case):

@@ -183,7 +183,7 @@ def test_only_a_few_batches_are_ahead_of_what_was_asked_for(reads_many, slice_fi
 
 
 def test_a_stream_gives_what_stands_beside_each_batch_with_its_own_outputs(tiny_version, slice_files):
-    spec = preprocess.Preprocessing.from_dict(tiny_version.card["preprocessing"])
+    spec = tiny_version.card.preprocessing
     tensors = preprocess.read_batch(slice_files[:6], spec)
     compiled = graph.Graph(tiny_version.folder, many=True)
     sizes = [1, 0, 3, 2, 0] * 5

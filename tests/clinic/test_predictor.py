@@ -18,7 +18,9 @@ from lungkit.clinic import decode, predictor
 from lungkit.clinic.predictor import REVIEW, ModelPool, NoGraph, Predictor
 from lungkit.data import images, preprocess
 from lungkit.models import graph, registry
+from lungkit.models.card import About
 from lungkit.models.rule import DecisionRule, UncertaintyBand
+from tests.cards import model_card
 
 CAT = Path(__file__).with_name("cat.jpg")  # "Chelsea" by Stefan van der Walt, CC0, from scikit-image's sample data
 
@@ -42,7 +44,7 @@ def _flagged(reading) -> bool:
 
 
 def _changed(version: registry.Version, **card) -> registry.Version:
-    return dataclasses.replace(version, card=version.card | card)
+    return dataclasses.replace(version, card=dataclasses.replace(version.card, **card))
 
 
 # --- a reading
@@ -54,7 +56,7 @@ def test_a_reading_is_what_keras_says_at_the_cards_temperature(tiny_version, tin
 
     model = saved.load(tiny_version)
     tensors = np.stack([preprocess.prepare(image, tiny.spec).tensor for image in slices])
-    expected = release.probabilities(model, tensors, tiny_version.card["temperature"])
+    expected = release.probabilities(model, tensors, tiny_version.card.rule.temperature)
     found = np.stack([tiny.read(image).probabilities for image in slices])
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-12)
@@ -188,7 +190,7 @@ def test_a_leg_an_abdomen_a_spine_a_head_and_a_brain_are_flagged(model, request,
 
 def test_held_in_validation_images_are_rarely_flagged(tiny, slices):
     flagged = np.mean([_flagged(tiny.read(image)) for image in slices])
-    assert flagged == pytest.approx(tiny.card["checks"]["flagged"])
+    assert flagged == pytest.approx(tiny.card.checks.flagged)
     assert flagged <= 0.05
 
 
@@ -242,8 +244,7 @@ def test_a_damaged_version_is_refused_by_the_files_name(tiny_version, file):
 
 
 def _without_graph(name: str, **card) -> registry.Version:
-    plain = {"classes": ["a", "b"], "preprocessing": {}, "data": {}, "metrics": {}, "operating_point": {}}
-    return registry.add(name, plain | {"synthetic": False} | card, lambda folder: (folder / "model").write_bytes(b"1"))
+    return registry.add(name, model_card(synthetic=False, **card), lambda folder: (folder / "model").write_bytes(b"1"))
 
 
 def test_a_version_without_a_graph_is_refused_with_what_to_do():
@@ -255,10 +256,10 @@ def test_a_version_without_a_graph_is_refused_with_what_to_do():
 
 
 def _registered_again(version: registry.Version, name: str, promote: bool = True, **card) -> registry.Version:
-    kept = {key: value for key, value in version.card.items() if key not in registry.SET_HERE} | card
+    kept = dataclasses.replace(version.card, **card)
 
     def copy(folder: Path) -> None:
-        for file in version.card["files"]:
+        for file in version.card.files:
             shutil.copyfile(version.folder / file, folder / file)
 
     return registry.add(name, kept, copy, promote=promote)
@@ -279,7 +280,7 @@ def test_a_model_trained_on_patients_is_the_default_before_one_trained_on_a_phan
 
 
 def test_models_are_offered_by_what_they_answer_those_of_one_modality_together_a_phantoms_last(tiny_version):
-    asked = {"about": {"question": "Chest X-ray: normal or pneumonia?"}}
+    asked = {"about": About(question="Chest X-ray: normal or pneumonia?")}
     _registered_again(tiny_version, "chest-xray-pneumonia", synthetic=False, modality="X-ray", **asked)
     _registered_again(tiny_version, "a-brain", synthetic=False, modality="MRI")
     _registered_again(tiny_version, "z-xray", synthetic=False, modality="X-ray")

@@ -13,8 +13,9 @@ import pypdf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lungkit.clinic import predictor, report
+from lungkit.clinic import predictor, report, report_pages
 from lungkit.clinic.records import cases
+from lungkit.models.card import ModelCard
 from lungkit.models.rule import DecisionRule, UncertaintyBand
 
 AT = datetime(2026, 3, 9, 14, 5, tzinfo=UTC)
@@ -50,6 +51,7 @@ CARD = {
         "test": {"n": 100, "patients": 40, "accuracy": 0.834, "intervals": {"accuracy": [0.76, 0.89]}},
     },
     "synthetic": False,
+    "operating_point": {"kind": "threshold", "positive": "Infected", "threshold": 0.42},
 }
 
 
@@ -87,6 +89,7 @@ def case(**changes) -> cases.Case:
 
 
 def made(case, card=CARD, clinic="St. Elsewhere"):
+    card = card and ModelCard.from_dict(card)
     return pypdf.PdfReader(io.BytesIO(report.pdf(case, card, clinic, PRINTED)))
 
 
@@ -263,7 +266,7 @@ def test_right_to_left_names_are_set_from_the_right():
 
 
 def test_text_from_people_cannot_pass_for_the_number_of_pages():
-    printed = text(made(case(notes=f"{report._PAGES} and {{nb}}")))
+    printed = text(made(case(notes=f"{report_pages.PAGES} and {{nb}}")))
     assert "�� and {nb}" in printed
 
 

@@ -439,13 +439,12 @@ def test_a_version_that_is_promoted_reads_the_next_image_without_a_restart(visit
 def copy_of_active(model: str) -> str:
     """Register the active version again, not promoted; returns the copy's number."""
     old = registry.active(model)
-    card = {key: value for key, value in old.card.items() if key not in registry.SET_HERE}
 
     def write(folder: Path) -> None:
-        for name in old.card["files"]:
+        for name in old.card.files:
             shutil.copyfile(old.folder / name, folder / name)
 
-    return registry.add(model, card, write, promote=False).version
+    return registry.add(model, old.card, write, promote=False).version
 
 
 # --- what is not allowed

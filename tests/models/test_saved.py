@@ -10,15 +10,9 @@ import pytest
 from lungkit.data import preprocess
 from lungkit.models import backbones, cnn, ensemble, registry, saved
 from tests import plain_keras
+from tests.cards import model_card
 
-CARD = {
-    "classes": ["a", "b", "c"],
-    "preprocessing": {},
-    "data": {"name": "noise", "fingerprint": "0"},
-    "metrics": {},
-    "operating_point": {"kind": "argmax"},
-    "synthetic": True,
-}
+CARD = model_card(classes=["a", "b", "c"])
 
 
 @pytest.fixture(scope="module")

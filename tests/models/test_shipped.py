@@ -1,6 +1,7 @@
 """The models that are committed under artifacts/: whole, active, and free of the machine they were made on."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,8 +11,7 @@ import pytest
 import scipy.special
 
 from lungkit.clinic import predictor
-from lungkit.data import preprocess
-from lungkit.models import graph, overview, registry
+from lungkit.models import card_text, graph, registry
 from lungkit.training import recipes
 from tests import plain_keras
 from tests.shipped import export
@@ -32,16 +32,16 @@ def test_every_file_of_a_shipped_model_is_the_registered_one(name):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_model_says_in_its_card_what_it_learned_from(name):
     card = registry.active(name).card
-    assert card["synthetic"] == card["data"]["name"].startswith("phantom")
-    assert "/" not in card["data"]["name"]
+    assert card.synthetic == card.data.name.startswith("phantom")
+    assert "/" not in card.data.name
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_model_still_reads_as_it_was_registered(name):
     card = registry.active(name).card
-    spec = preprocess.Preprocessing.from_dict(card["preprocessing"])
-    assert spec.jpeg == card["preprocessing"].get("jpeg", "full")
-    assert spec.size == tuple(card["preprocessing"]["size"])
+    stated = json.loads((registry.active(name).folder / "card.json").read_text())["preprocessing"]
+    assert card.preprocessing.jpeg == stated.get("jpeg", "full")
+    assert card.preprocessing.size == tuple(stated["size"])
 
 
 def test_all_that_ship_are_tested_and_take_less_than_60_megabytes(shipped):
@@ -53,13 +53,13 @@ def test_all_that_ship_are_tested_and_take_less_than_60_megabytes(shipped):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_model_says_whose_what_for_and_how_well(name):
     card = registry.active(name).card
-    assert card["about"] == recipes.find(name).about()
-    assert card["metrics"]["test"]["times_scored"] >= 1
-    assert card["metrics"]["test"]["ece"] is not None
-    assert card["conformal"]["level"] == 0.9
-    assert ("trust" in card) == ("--outside" in card["about"]["command"])
+    assert card.about.to_dict() == recipes.find(name).about()
+    assert card.metrics["test"].times_scored >= 1
+    assert card.metrics["test"].figure("ece").value is not None
+    assert card.rule.conformal.level == 0.9
+    assert bool(card.trust) == ("--outside" in card.about.command)
     if recipes.find(name).fold:
-        assert "4 folds by patient or group" in card["metrics"]
+        assert "4 folds by patient or group" in card.metrics
 
 
 def test_the_clinic_begins_with_the_chest_x_ray_and_offers_every_model_with_its_question():
@@ -71,9 +71,11 @@ def test_the_clinic_begins_with_the_chest_x_ray_and_offers_every_model_with_its_
 
 
 def test_the_table_has_a_row_for_each_and_marks_what_is_synthetic():
-    rows = overview.table()
+    versions = registry.in_use()
+    rows = [card_text.summary_row(str(version), version.card, registry.size(version)) for version in versions]
     assert len(rows) == len(SHIPPED)
-    assert [row for row in rows["model"] if "synthetic" in row] == ["ct-infection@v1 (synthetic)"]
+    assert [row["model"] for row in rows if "synthetic" in row["model"]] == ["ct-infection@v1 (synthetic)"]
+    assert all(re.fullmatch(r"0\.\d{3} \(0\.\d{3}–[01]\.\d{3}\)", row["AUC"]) for row in rows)
 
 
 # About 15 s: another process loads Keras.

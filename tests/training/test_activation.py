@@ -51,7 +51,7 @@ def test_the_first_version_of_a_name_is_active(chest):
 
 
 def test_a_measurably_worse_version_does_not_become_active_and_says_by_how_much_and_what_makes_it_so(chest, tmp_path):
-    assert _registered(_model(1.0), chest).card["metrics"]["val"]["auc"] == 1.0
+    assert _registered(_model(1.0), chest).card.metrics["val"].figure("auc").value == 1.0
     worse = _registered(_model(0.0), chest, report=tmp_path)
     assert registry.active("squares-cnn").version == "v1"
     says = activation.sentence(worse)
@@ -60,10 +60,10 @@ def test_a_measurably_worse_version_does_not_become_active_and_says_by_how_much_
     )
     assert "measurably worse on the same" in says
     assert says.endswith("`lungkit models promote squares-cnn@v2` makes it active")
-    value, low, high = worse.card["standing"]["differences"]["auc"]
+    value, low, high = worse.card.standing.differences["auc"]
     assert low <= value <= high < 0
     assert f"AUC {value:+.3f} ({low:+.3f} to {high:+.3f})" in says
-    assert value == pytest.approx(worse.card["metrics"]["val"]["auc"] - 1.0, abs=1e-6)
+    assert value == pytest.approx(worse.card.metrics["val"].figure("auc").value - 1.0, abs=1e-6)
     assert json.loads((tmp_path / config.REGISTERED).read_text()) == {"version": "squares-cnn@v2", "says": says}
     assert "not active: squares-cnn@v1 stays active" in (worse.folder / "README.md").read_text()
     registry.verify(worse)
@@ -85,9 +85,9 @@ def test_classes_in_another_order_and_spelling_are_compared_by_name(chest, squar
     folder = relabelled(squares, tmp_path / "squares", {"left": "LEFT ", "right": "Right"}, ["Right", "LEFT"])
     turned = dataset.prepare(folder, **RECIPE)
     assert turned.classes == ("Right", "LEFT")
-    assert _registered(_model(1.0, swapped=True), turned).card["standing"]["active"]
+    assert _registered(_model(1.0, swapped=True), turned).card.standing.active
     assert registry.active("squares-cnn").version == "v2"
-    assert not _registered(_model(0.0, swapped=True), turned).card["standing"]["active"]
+    assert not _registered(_model(0.0, swapped=True), turned).card.standing.active
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import sklearn.metrics as sk
 from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 
+from lungkit import wording
 from lungkit.errors import LungkitError
 from lungkit.models.rule import DecisionRule
 from lungkit.training.evaluation import (
     evaluate,
-    format_interval,
     mean_with_interval,
     operating_point,
     paired_difference,
@@ -403,10 +403,10 @@ def test_a_chosen_threshold_is_shown_with_its_figures_and_those_at_a_half():
     share = np.mean(y == 0)
     assert table.iloc[2].tolist() == [f"{share:.3f}", "0.500", "0.000", "1.000"]
     half = evaluated(y, p, point=replace(point, threshold=0.5))
-    assert table.loc["0.5, not chosen", "Sensitivity for Pneumonia"] == format_interval(
+    assert table.loc["0.5, not chosen", "Sensitivity for Pneumonia"] == wording.figure(
         *half.value("recall", "Pneumonia")
     )
-    assert table.iloc[0]["Accuracy"] == format_interval(*got.value("accuracy")) != table.iloc[1]["Accuracy"]
+    assert table.iloc[0]["Accuracy"] == wording.figure(*got.value("accuracy")) != table.iloc[1]["Accuracy"]
     recorded = got.to_dict()["at_half"]
     assert recorded["recall"] == half.value("recall", "Pneumonia")[0]
     assert recorded["intervals"]["accuracy"] == list(half.value("accuracy")[1:])
@@ -420,7 +420,7 @@ def test_parts_stand_side_by_side_with_the_largest_class_of_each_where_it_is_kno
     table = side_by_side({"val": older, "test": got})
     assert list(table.index[:3]) == ["Accuracy", "always answering the largest class", "Balanced accuracy"]
     assert table.iloc[1].tolist() == ["–", f"{got['largest_class']['share']:.3f}"]
-    assert table.loc["AUC", "test"] == format_interval(got["auc"], *got["intervals"]["auc"])
+    assert table.loc["AUC", "test"] == wording.figure(got["auc"], *got["intervals"]["auc"])
 
 
 # --- two models on the same patients
@@ -591,20 +591,13 @@ def test_tables_for_people_name_metrics_and_show_intervals():
     result = evaluated(y, p)
     summary = result.summary()
     assert list(summary) == ["all", *CLASSES]
-    assert summary.loc["Accuracy", "all"] == format_interval(*result.value("accuracy"))
-    assert summary.loc["Recall", "COVID-19"] == format_interval(*result.value("recall", "COVID-19"))
+    assert summary.loc["Accuracy", "all"] == wording.figure(*result.value("accuracy"))
+    assert summary.loc["Recall", "COVID-19"] == wording.figure(*result.value("recall", "COVID-19"))
     assert summary.loc["Recall", "all"] == ""
     per_class = result.per_class
     assert list(per_class.index) == list(CLASSES)
     assert per_class.loc["Pneumonia", "support"] == np.sum(y == 1)
     assert per_class.loc["Pneumonia", "recall"] == pytest.approx(result.value("recall", "Pneumonia")[0])
-
-
-def test_an_interval_is_written_for_people():
-    assert format_interval(0.9121, 0.8889, 0.934) == "0.912 (0.889–0.934)"
-    assert format_interval(0.5, np.nan, np.nan) == "0.500"
-    assert format_interval(np.nan, np.nan, np.nan) == "–"
-    assert format_interval(None, None, None) == "–"  # as they come from JSON
 
 
 def test_a_class_without_a_label_keeps_its_row_and_column():

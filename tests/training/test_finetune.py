@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from lungkit import cli, resume
 from lungkit.data import dataset
 from lungkit.errors import LungkitError
-from lungkit.models import backbones, graph, overview, registry, saved
+from lungkit.models import backbones, card_text, graph, registry, saved
 from lungkit.training import finetune, fit, recipe_search, recipes, release
 
 TINY = recipes.Recipe(
@@ -66,11 +66,11 @@ def there(home, trained, monkeypatch):
 def test_it_learns(trained):
     version, (_, history) = trained
     assert len(history) == TINY.epochs
-    assert version.card["metrics"]["val"]["auc"] > 0.7
+    assert version.card.metrics["val"].figure("auc").value > 0.7
 
 
 def test_its_figures_are_of_all_folds_every_patient_tested_once(trained):
-    together = trained[0].card["metrics"]["2 folds by patient or group"]
+    together = trained[0].card.metrics["2 folds by patient or group"]
     assert (together["n"], together["patients"]) == (120, 60)
     assert len(together["auc_of_each_fold"]) == 2
     assert together["auc"] > 0.7
@@ -79,15 +79,15 @@ def test_its_figures_are_of_all_folds_every_patient_tested_once(trained):
 
 def test_the_card_says_what_it_answers_for_whom_and_how_to_make_it_again(trained):
     card = trained[0].card
-    assert card["about"]["question"] == TINY.question
-    assert card["about"]["command"] == "lungkit train squares-lite --data FOLDER/squares --compact"
-    assert card["modality"] == "X-ray"
-    assert card["training"]["learning_rate"] == TINY.learning_rate
-    assert card["metrics"]["test"]["times_scored"] == TINY.scored_before + 1 == 3
+    assert card.about.question == TINY.question
+    assert card.about.command == "lungkit train squares-lite --data FOLDER/squares --compact"
+    assert card.modality == "X-ray"
+    assert card.training["learning_rate"] == TINY.learning_rate
+    assert card.metrics["test"].times_scored == TINY.scored_before + 1 == 3
 
 
 def test_a_recipe_states_population_and_licence_of_its_own_set_only(trained, squares, tmp_path):
-    assert trained[0].card["about"]["population"] == TINY.population
+    assert trained[0].card.about.population == TINY.population
     copied = shutil.copytree(squares, tmp_path / "squares")
     own, elsewhere = dataset.load(copied), dataset.load(shutil.copytree(squares, tmp_path / "elsewhere"))
     assert TINY.about(own)["population"] == TINY.population
@@ -153,20 +153,20 @@ def test_a_set_of_ones_own_is_trained_with_what_is_stated_of_it(squares, tmp_pat
     monkeypatch.setenv("LUNGKIT_ARTIFACTS", str(tmp_path / "artifacts"))
     mine = shutil.copytree(squares, tmp_path / "my squares")
     shown = CliRunner().invoke(cli.app, ["train", "short", "--data", str(mine), "--licence", "CC0"]).output
-    about = registry.find("short").card["about"]
+    about = registry.find("short").card.about
     assert about == {
         "question": "X-ray: left or right?", "population": "not stated", "licence": "CC0",
         "command": "lungkit train short --data 'FOLDER/my squares' --licence CC0",
     }  # fmt: skip
     assert "short@v1 is registered and active: no version was active before" in shown
     assert 'its card says "not stated" of population: state it with --population' in shown
-    assert registry.find("short").card["metrics"]["test"]["times_scored"] == 1
+    assert registry.find("short").card.metrics["test"].times_scored == 1
 
 
 def test_a_compact_version_is_a_graph_alone_with_float16_weights_and_says_so_when_asked_for_keras(trained):
     version = trained[0]
     assert (version.folder / graph.FILE).is_file()
-    assert version.card["graph"]["weights"] == "float16"
+    assert version.card.graph["weights"] == "float16"
     assert not list(version.folder.glob("model.*"))
     with pytest.raises(LungkitError, match="kept as a graph alone"):
         saved.load(version)
@@ -175,17 +175,17 @@ def test_a_compact_version_is_a_graph_alone_with_float16_weights_and_says_so_whe
 def test_scoring_it_again_gives_the_cards_own_test_figures(trained, squares):
     version = trained[0]
     scored = release.score(version, release.data_for(version, str(squares)))
-    assert scored.evaluation.to_dict()["auc"] == pytest.approx(version.card["metrics"]["test"]["auc"])
+    assert scored.evaluation.to_dict()["auc"] == pytest.approx(version.card.metrics["test"].figure("auc").value)
     assert scored.seen_in_training == 0
-    assert len(scored.labels) == version.card["data"]["counts"]["test"]["images"]
+    assert len(scored.labels) == version.card.data.counts["test"].images
 
 
 def test_probes_are_asked_before_it_is_registered_with_a_reader_and_the_input_checks(trained):
     version, (asked, _) = trained
     outputs, flags = asked[0]
     assert outputs == set(graph.OUTPUTS)
-    assert flags == (version.card["data"]["counts"]["test"]["images"],)
-    assert version.card["trust"] == {"asked": True}
+    assert flags == (version.card.data.counts["test"].images,)
+    assert version.card.trust == {"asked": True}
 
 
 def test_a_finished_member_is_not_trained_again_and_other_settings_are_refused(trained, home, squares):
@@ -199,12 +199,11 @@ def test_a_finished_member_is_not_trained_again_and_other_settings_are_refused(t
 
 
 def test_the_table_of_models_shows_the_figures_of_all_folds_with_their_intervals(trained):
-    row = overview.table().iloc[0]
-    together = trained[0].card["metrics"]["2 folds by patient or group"]
+    row = card_text.summary_row(str(trained[0]), trained[0].card, registry.size(trained[0]))
+    together = trained[0].card.metrics["2 folds by patient or group"]
     assert row["model"] == "squares-lite@v1"
     assert row["reported on"] == "2 folds by patient or group: 120 images of 60 patients"
-    low, high = together["intervals"]["auc"]
-    assert row["AUC"] == f"{together['auc']:.3f} ({low:.3f}–{high:.3f})"
+    assert row["AUC"] == str(together.figure("auc"))
     shown = CliRunner().invoke(cli.app, ["models", "table", "--markdown"]).output
     assert shown.splitlines()[2].startswith("| squares-lite@v1 |")
 

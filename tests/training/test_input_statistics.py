@@ -41,7 +41,7 @@ def _distances(references, tensors) -> dict[str, np.ndarray]:
 def _flagged(fitted, tensors) -> np.ndarray:
     references, limits = fitted
     distances = _distances(references, tensors)
-    return np.any([distances[name] > limits[name] for name in distances], axis=0)
+    return np.any([distances[name] > getattr(limits, name) for name in distances], axis=0)
 
 
 def test_at_most_one_in_twenty_validation_images_is_flagged_and_the_card_says_how_many(fitted, chest):
@@ -97,8 +97,8 @@ def test_the_smallest_side_seen_is_the_least_accepted_but_no_more_than_the_model
 def test_a_large_training_set_is_sampled(chest, monkeypatch):
     monkeypatch.setattr(input_statistics, "MOST_IMAGES", 25)
     _, limits = input_statistics.fit(chest, SPEC, _embed)
-    assert limits["fitted_on"] == 25
-    assert limits["flagged"] <= 0.05
+    assert limits.fitted_on == 25
+    assert limits.flagged <= 0.05
 
 
 def test_the_units_are_stated_where_all_images_share_them(fitted):

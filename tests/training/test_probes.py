@@ -15,8 +15,8 @@ from sklearn.metrics import roc_auc_score
 
 from lungkit.data import dataset, preprocess
 from lungkit.errors import LungkitError
-from lungkit.models.rule import DecisionRule
 from lungkit.training import probes, release
+from tests.cards import model_card
 
 # Pictures of 40 x 60 pixels lie unscaled in rows 10 to 50 of the tensor; above and below is black.
 SPEC = preprocess.Preprocessing(size=(60, 60), mean=0.4, std=0.2)
@@ -105,10 +105,8 @@ def _candidate(places=LUNGS, heat=None, flagged=(), classes=("NORMAL", "PNEUMONI
         maps = np.where(np.eye(len(classes))[found.argmax(axis=1)][..., None, None] > 0, heat, np.full_like(heat, 0.5))
         return {"probabilities": found, "heat": maps.astype(np.float32), "embedding": np.zeros((len(tensors), 3))}
 
-    card = {"classes": list(classes), "preprocessing": SPEC.to_dict()}
-    return release.Candidate(
-        card, DecisionRule(kind="argmax"), read, lambda files: np.array([file.name in flagged for file in files])
-    )
+    card = model_card(classes=list(classes), preprocessing=SPEC.to_dict())
+    return release.Candidate(card, read, lambda files: np.array([file.name in flagged for file in files]))
 
 
 def _placed(picture: np.ndarray) -> np.ndarray:
@@ -134,7 +132,8 @@ def test_a_reader_of_lungs_tells_normal_from_the_rest_whatever_its_other_classes
 
 def test_the_auc_is_of_one_minus_the_probability_of_normal_wherever_that_class_stands(outside):
     candidate = _candidate(classes=("NORMAL", "PNEUMONIA"))
-    candidate.card["classes"] = ["PNEUMONIA", "Normal"]  # the same outputs, their names exchanged
+    # The same outputs, their names exchanged.
+    candidate = replace(candidate, card=replace(candidate.card, classes=("PNEUMONIA", "Normal")))
     assert probes.out_of_source(candidate, outside)["auc"]["value"] == 0
 
 

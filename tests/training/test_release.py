@@ -16,8 +16,9 @@ from lungkit import config
 from lungkit.data import dataset, preprocess, splits
 from lungkit.errors import LungkitError
 from lungkit.models import cnn, registry, saved
-from lungkit.models.rule import DecisionRule
+from lungkit.models.rule import DecisionRule, UncertaintyBand
 from lungkit.training import pipeline, release
+from tests.cards import model_card
 from tests.training.relabelled import relabelled
 
 SPEC = preprocess.Preprocessing(size=(32, 32), mean=0.2, std=0.2)
@@ -92,35 +93,33 @@ def test_a_registered_version_holds_the_model_in_three_forms_the_cards_and_what_
 
 def test_the_card_tells_what_the_model_needs_and_where_it_comes_from(version, chest):
     card = version.card
-    assert card["classes"] == ["left", "right"]
-    assert preprocess.Preprocessing.from_dict(card["preprocessing"]) == SPEC
-    assert card["data"]["fingerprint"] == chest.fingerprint
-    assert card["data"]["recipe"] == RECIPE
-    assert card["data"]["counts"]["test"] == {
-        "images": len(chest.files("test")),
-        "patients": len(set(chest.patients("test"))),
-    }
-    assert card["modality"] == "image"
-    assert (card["architecture"], card["training"]) == ({"kind": "tiny"}, {"epochs": 4})
-    assert card["synthetic"] is False
+    assert card.classes == ("left", "right")
+    assert card.preprocessing == SPEC
+    assert card.data.fingerprint == chest.fingerprint
+    assert card.data.recipe == RECIPE
+    test = card.data.counts["test"]
+    assert (test.images, test.patients) == (len(chest.files("test")), len(set(chest.patients("test"))))
+    assert card.modality == "image"
+    assert (card.architecture, card.training) == ({"kind": "tiny"}, {"epochs": 4})
+    assert card.synthetic is False
 
 
 def test_the_operating_point_and_the_cards_figures_do_not_depend_on_the_test_images(model, chest, version):
     other = _registered(model, _with_labels(chest, "test", _swapped))
-    assert other.card["operating_point"] == version.card["operating_point"]
-    assert other.card["metrics"] == version.card["metrics"]
-    assert set(other.card["metrics"]) == {"val"}
-    assert other.card["metrics"]["val"]["n"] == len(chest.files("val"))
+    assert other.card.rule.operating_point() == version.card.rule.operating_point()
+    assert other.card.metrics == version.card.metrics
+    assert set(other.card.metrics) == {"val"}
+    assert other.card.metrics["val"].n == len(chest.files("val"))
 
 
 def test_the_operating_point_depends_on_the_validation_images(model, chest, version):
     other = _registered(model, _with_labels(chest, "val", _swapped))
-    assert other.card["operating_point"] != version.card["operating_point"]
+    assert other.card.rule.operating_point() != version.card.rule.operating_point()
 
 
 def test_a_model_that_learned_from_the_phantom_says_so_on_its_card(model, chest):
     card = _registered(model, dataclasses.replace(chest, synthetic=True))
-    assert card.card["synthetic"] is True
+    assert card.card.synthetic is True
     assert "Synthetic" in (card.folder / "README.md").read_text()
 
 
@@ -151,12 +150,7 @@ def test_probabilities_are_the_softmax_of_the_logits(model, chest):
 def test_a_default_name_can_be_registered_whatever_the_data_set_is_called(model, chest, name, expected):
     named = release.default_name(dataclasses.replace(chest, name=name))
     assert named == expected
-    assert registry.add(named, _card(), lambda folder: (folder / "weights").write_bytes(b"1")).model == expected
-
-
-def _card() -> dict:
-    empty = {"preprocessing": {}, "data": {}, "metrics": {}, "operating_point": {}}
-    return {"classes": ["a", "b"], "synthetic": False} | empty
+    assert registry.add(named, model_card(), lambda folder: (folder / "weights").write_bytes(b"1")).model == expected
 
 
 # --- scoring
@@ -186,11 +180,11 @@ def test_a_score_is_the_evaluation_of_the_predictions_at_the_cards_operating_poi
     scored = release.score(version, chest, "val")
     tensors = preprocess.read_batch(chest.files("val"), SPEC)
     np.testing.assert_array_equal(scored.tensors, tensors)
-    calibrated = release.probabilities(model, tensors, version.card["temperature"])
+    calibrated = release.probabilities(model, tensors, version.card.rule.temperature)
     np.testing.assert_allclose(scored.probabilities, calibrated, atol=1e-6)
     expected = version.rule.decide(scored.probabilities)
     np.testing.assert_array_equal(scored.evaluation.predicted, expected)
-    assert scored.to_dict()["accuracy"] == version.card["metrics"]["val"]["accuracy"]
+    assert scored.to_dict()["accuracy"] == version.card.metrics["val"].figure("accuracy").value
 
 
 def test_a_score_says_what_is_left_to_a_person_and_what_the_rest_is_worth(version, chest):
@@ -201,13 +195,17 @@ def test_a_score_says_what_is_left_to_a_person_and_what_the_rest_is_worth(versio
         probabilities=np.array([[0.9, 0.1], [0.45, 0.55], [0.52, 0.48], [0.1, 0.9]]),
         rows=pd.DataFrame({"patient_id": ["a", "b", "c", "d"]}),
     )
-    version.card["operating_point"] = {"kind": "threshold", "threshold": 0.5}
-    version.card["uncertainty"] = {"margin": DecisionRule(kind="argmax").margin(np.array([[0.45, 0.55]]))[0] + 1e-6}
-    assert half.review == {"share": 0.5, "errors_held": 1.0, "accuracy": 1.0, "interval": [0.025**0.5, 1.0]}
-    version.card["uncertainty"] = {"margin": 100.0}
-    assert half.review == {"share": 1.0, "errors_held": 1.0, "accuracy": None, "interval": [None, None]}
-    version.card["uncertainty"] = {"margin": -1.0}
-    assert (half.review["share"], half.review["errors_held"], half.review["accuracy"]) == (0.0, 0.0, 0.5)
+    rule = DecisionRule(kind="threshold", threshold=0.5)
+
+    def reviewed(margin: float) -> dict:
+        card = dataclasses.replace(version.card, rule=dataclasses.replace(rule, band=UncertaintyBand(margin=margin)))
+        return dataclasses.replace(half, version=dataclasses.replace(version, card=card)).review
+
+    near = reviewed(rule.margin(np.array([[0.45, 0.55]]))[0] + 1e-6)
+    assert near == {"share": 0.5, "errors_held": 1.0, "accuracy": 1.0, "interval": [0.025**0.5, 1.0]}
+    assert reviewed(100.0) == {"share": 1.0, "errors_held": 1.0, "accuracy": None, "interval": [None, None]}
+    none = reviewed(-1.0)
+    assert (none["share"], none["errors_held"], none["accuracy"]) == (0.0, 0.0, 0.5)
 
 
 def test_a_score_has_every_key_that_programs_were_promised_and_is_strict_json(version, chest):

@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lungkit import wording
 from lungkit.data import quality
 from lungkit.models import registry
 from lungkit.models.rule import DecisionRule
 from lungkit.training import activation, evaluation, sentences
+from tests.cards import model_card
 
 TWO = ("Normal", "COVID-19")
 
@@ -86,7 +88,7 @@ def test_the_headline_has_accuracy_next_to_the_constant_balanced_accuracy_and_au
         measured.to_dict() | {"model": "m@v1", "data": "mosmed", "split": "test", "synthetic": False}
     )
     accuracy, balanced, auc = (
-        evaluation.format_interval(*measured.value(name)) for name in ("accuracy", "balanced_accuracy", "auc")
+        wording.figure(*measured.value(name)) for name in ("accuracy", "balanced_accuracy", "auc")
     )
     assert line == (
         f"m@v1 on mosmed, test split: accuracy {accuracy}, where always answering 'COVID-19' gives 0.770; balanced "
@@ -277,7 +279,7 @@ def test_a_training_is_said_to_overfit_only_where_it_does():
 
 def test_a_version_that_is_not_active_is_not_said_to_be():
     figures = evaluated(*chest(skill=1.0)).to_dict()
-    card = {"standing": {"active": False, "reason": "it is measurably worse"}}
+    card = model_card(standing={"active": False, "reason": "it is measurably worse"})
     worse = sentences.registered_says(activation.sentence(registry.Version("m", "v2", None, card)), figures)
     assert "m@v2 is registered, and not active: it is measurably worse" in worse
     assert "On 200 validation patients: accuracy " in worse and "always answering 'COVID-19' gives 0.770" in worse

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import date
 
 from lungkit.clinic.app.page import safe
-from lungkit.clinic.words import percent
+from lungkit.wording import percent
 
 WIDTH, LEFT, RIGHT = 380, 60, 8  # of a chart with an axis on its left, in its own units
 TOP, HEIGHT, BOTTOM = 12, 110, 24

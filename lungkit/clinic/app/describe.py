@@ -4,7 +4,7 @@ import base64
 
 from lungkit.clinic.app.page import safe, when
 from lungkit.clinic.predictor import REVIEW
-from lungkit.clinic.words import percent
+from lungkit.wording import percent
 
 
 def born(patient) -> str:

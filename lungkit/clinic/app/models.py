@@ -1,33 +1,14 @@
 """Models: which versions there are, how good they were, which one reads; promote another, or go back."""
 
-from datetime import datetime
-
 import ipywidgets as widgets
 import pandas as pd
 
 from lungkit.clinic.app.describe import count
-from lungkit.clinic.app.page import notice, safe, show_if, when
+from lungkit.clinic.app.page import notice, safe, show_if
 from lungkit.clinic.app.screen import Confirm, Screen, Table
 from lungkit.clinic.records.administration import ModelRow
-from lungkit.clinic.words import SPLITS, counted, with_interval
-from lungkit.models.registry import plain
-
-METRICS = {
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "macro_f1": "Macro F1",
-    "auc": "AUC",
-    "ece": "Calibration error (ECE)",
-    "brier": "Brier score",
-}
-CLASS_METRICS = {
-    "recall": "Sensitivity",
-    "specificity": "Specificity",
-    "precision": "Precision",
-    "f1": "F1",
-    "auc": "AUC",
-}
-_SHOWN_APART = ("model", "version", "classes", "metrics", "files", "synthetic", "created", "lungkit")
+from lungkit.models import card_text
+from lungkit.models.card import ModelCard
 
 
 class ModelsScreen(Screen):
@@ -96,59 +77,45 @@ class ModelsScreen(Screen):
 
 
 def _readable(row: ModelRow) -> dict:
-    measured = row.metrics.get("test") or row.metrics.get("val") or {}
-    split = "test" if row.metrics.get("test") else "val"
-    intervals = measured.get("intervals", {})
+    name, card = f"{row.model}@{row.version}", row.card
+    if card is None:
+        return {"Version": name, "In use": "● yes" if row.active else "", "Notes": row.problem}
+    _, measured = card.reported
     return {
-        "Version": f"{row.model}@{row.version}",
+        "Version": name,
         "In use": "● yes" if row.active else "",
-        "Registered": row.created[:10],
-        "Accuracy (95 % interval)": with_interval(measured.get("accuracy"), intervals.get("accuracy")),
-        "AUC (95 % interval)": with_interval(measured.get("auc"), intervals.get("auc")),
-        "Measured on": SPLITS[split] if measured else "not measured",
-        "Notes": row.problem or ("synthetic data only" if row.synthetic else ""),
+        "Registered": (card.created or "")[:10],
+        "Accuracy (95 % interval)": str(measured.figure("accuracy")),
+        "AUC (95 % interval)": str(measured.figure("auc")),
+        "Measured on": card_text.reported_on(card) if card.metrics else "not measured",
+        "Notes": row.problem or ("synthetic data only" if card.synthetic else ""),
     }
 
 
-def _card(card: dict) -> str:
-    synthetic = "Learned from computer-made images: its figures say nothing about patients."
+def _card(card: ModelCard) -> str:
+    says = "".join(f"<li>{safe(sentence)}</li>" for sentence in card_text.trust(card))
     return (
-        f"<h2>{safe(card['model'])}@{safe(card['version'])}</h2>"
-        + (notice(synthetic, "note") if card.get("synthetic") else "")
-        + f"<p>Answers one of {safe(', '.join(card['classes']))}. Registered {safe(_time(card['created']))} by lungkit "
-        f"{safe(card['lungkit'])}.</p>"
-        + "".join(_measured(split, of) for split, of in card["metrics"].items())
-        + "<h3>More of the card</h3>"
-        + _definitions({key: value for key, value in card.items() if key not in _SHOWN_APART})
-        + "<h3>Files</h3>"
-        + _definitions({name: f"{of['bytes']:,} bytes, SHA-256 {of['sha256']}" for name, of in card["files"].items()})
+        f"<h2>{safe(card.model)}@{safe(card.version)}</h2>"
+        + (notice(card_text.SYNTHETIC, "note") if card.synthetic else "")
+        + "".join(_figures(card_text.figures_table(*of)) for of in card.metrics.items())
+        + (f"<h3>Trust</h3><ul>{says}</ul>" if says else "")
+        + "".join(_facts(title, rows) for title, rows in card_text.sections(card).items() if rows)
+        + _facts("Files", card_text.files(card))
     )
 
 
-def _time(text: str) -> str:
-    try:
-        return when(datetime.fromisoformat(text))
-    except ValueError:
-        return text
-
-
-def _measured(split: str, measured: dict) -> str:
-    """One table of a split: a row for each metric, a column for all images and for each class."""
-    classes = measured.get("per_class", {})
-    intervals = measured.get("intervals", {})
-    of_class = intervals.get("per_class", {})
-    rows = {words: {"All": with_interval(measured.get(m), intervals.get(m))} for m, words in METRICS.items()}
-    for name, scores in classes.items():
-        for metric, words in CLASS_METRICS.items():
-            rows.setdefault(words, {})[name] = with_interval(scores.get(metric), of_class.get(name, {}).get(metric))
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=None).reindex(columns=["All", *classes]).fillna("")
+def _figures(table: card_text.FiguresTable) -> str:
+    head = "".join(f'<th scope="col">{safe(name)}</th>' for name in ("", *table.columns))
+    rows = "".join(
+        f'<tr><th scope="row">{safe(label)}</th>{"".join(f"<td>{safe(cell)}</td>" for cell in cells)}</tr>'
+        for label, cells in table.rows
+    )
     return (
-        f"<h3>On {safe(SPLITS.get(split, split))}: {safe(counted(measured) or 'number of images not stated')}</h3>"
-        f'<p class="about">In brackets: 95 % interval by patient.</p>'
-        f'<div class="wide">{table.to_html(border=0, escape=True)}</div>'
+        f'<h3>{safe(table.title)}</h3><p class="about">In brackets: 95 % interval by patient.</p>'
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
 
 
-def _definitions(values: dict) -> str:
-    parts = (f"<dt>{safe(key.replace('_', ' '))}</dt><dd>{safe(plain(value))}</dd>" for key, value in values.items())
-    return f"<dl>{''.join(parts)}</dl>"
+def _facts(title: str, rows: list[card_text.Row]) -> str:
+    items = "".join(f"<dt>{safe(label)}</dt><dd>{safe(value)}</dd>" for label, value in rows)
+    return f"<h3>{safe(title)}</h3><dl>{items}</dl>"

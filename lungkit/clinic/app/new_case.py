@@ -10,7 +10,7 @@ from lungkit import config
 from lungkit.clinic.app.describe import patient_heading
 from lungkit.clinic.app.page import notice, replace, safe, show_if
 from lungkit.clinic.app.patient_finder import PatientFinder
-from lungkit.clinic.app.reading import learned_from, reading
+from lungkit.clinic.app.reading import reading
 from lungkit.clinic.app.screen import Screen
 from lungkit.clinic.app.upload import UploadField
 from lungkit.clinic.predictor import REVIEW, Predictor
@@ -18,10 +18,10 @@ from lungkit.clinic.records.accounts import Forbidden, SignedOut
 from lungkit.clinic.records.cases import NewPatient, PatientRow
 from lungkit.clinic.records.tables import SEXES
 from lungkit.clinic.web import door
-from lungkit.clinic.words import percent
 from lungkit.data import images
 from lungkit.errors import LungkitError
-from lungkit.models import registry
+from lungkit.models import card_text, registry
+from lungkit.wording import percent
 
 ACCEPTED = "PNG, JPEG, TIFF or DICOM; one file or several"
 
@@ -320,9 +320,5 @@ def _model_description(model: str) -> str:
     except LungkitError as problem:
         return notice(str(problem))
     card = version.card
-    reads = {"CT": "chest CT slices", "X-ray": "chest X-rays", "MRI": "brain MRI slices"}
-    reads = reads.get(card.get("modality"), "chest images")
-    about = f"{version} reads {reads}. Training data: {learned_from(version.model, version.version)}."
-    return (
-        f'<p class="about">{safe(about)}</p><p class="about">Possible findings: {safe(", ".join(card["classes"]))}.</p>'
-    )
+    about = f"{version} reads {card_text.subject(card)}. Training data: {card_text.learned_from(card)}."
+    return f'<p class="about">{safe(about)}</p><p class="about">Possible findings: {safe(", ".join(card.classes))}.</p>'

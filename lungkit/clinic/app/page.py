@@ -12,6 +12,7 @@ import pandas as pd
 
 from lungkit.clinic.records.accounts import SignedOut
 from lungkit.errors import LungkitError
+from lungkit.wording import percent as percent
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from lungkit.clinic.app.download import DownloadButton
 from lungkit.clinic.app.page import show_if, sortable_times
 from lungkit.clinic.app.screen import Confirm, Screen, Table
 from lungkit.clinic.records.cases import CaseRow
-from lungkit.clinic.words import percent
+from lungkit.wording import percent
 
 SHOWN = 200  # patients in the table; the search reaches the others
 PICTURES = 60  # of one patient's images, the newest

@@ -13,10 +13,13 @@ from lungkit.clinic.app.screen import Screen
 from lungkit.clinic.app.viewer import Viewer
 from lungkit.clinic.predictor import REVIEW
 from lungkit.clinic.records.cases import Case, Records
-from lungkit.clinic.words import percent
 from lungkit.errors import LungkitError
-from lungkit.models import registry
+from lungkit.models import card_text, registry
+from lungkit.models.card import ModelCard
 from lungkit.models.rule import DecisionRule, UncertaintyBand
+from lungkit.wording import percent
+
+GONE = "not known: this version is no longer in the registry"
 
 
 class ReadingScreen(Screen):
@@ -152,21 +155,14 @@ def _bar(name: str, case: Case, marks: tuple[float, float, float] | None) -> str
 
 
 def _key(case: Case) -> str:
-    point = '<span class="key-point" aria-hidden="true"></span>'
-    band = '<span class="key-band" aria-hidden="true"></span>'
-    match case.rule:
-        case DecisionRule(threshold=float(at), band=UncertaintyBand(low=float(low), high=float(high))):
-            last = safe(case.classes[-1])
-            return (
-                f"{point} Operating point: {last} from {percent(at)}. "
-                f"{band} Band of uncertainty: {percent(low)} to {percent(high)} for {last}."
-            )
-        case DecisionRule(band=UncertaintyBand(times=float(times))):
-            return (
-                f"{point} Operating point: the next likely class. {band} Band of uncertainty: less than "
-                f"{times:.1f} times as likely as the next, or under 50 %."
-            )
-    return "Operating point: the likeliest class."
+    marks = {"Operating point": "key-point", "Band of uncertainty": "key-band"}
+    rows = dict(card_text.rule_rows(case.rule, case.classes))
+    return " ".join(
+        (f'<span class="{mark}" aria-hidden="true"></span> ' if case.rule.band else "")
+        + f"{label}: {safe(rows[label])}."
+        for label, mark in marks.items()
+        if label in rows
+    )
 
 
 def checked(case: Case) -> str:
@@ -182,33 +178,17 @@ def checked(case: Case) -> str:
 
 def origin(case: Case) -> str:
     """Which model said so, what it learned from, when, and how long it took."""
+    card = card_of(case.model, case.version)
     facts = {
         "Model": f"{case.model}@{case.version}",
-        "Learned from": learned_from(case.model, case.version),
+        "Learned from": card_text.learned_from(card) if card else GONE,
         "Read": f"{when(case.read_at)}, in {case.milliseconds:.0f} ms",
     }
     rows = "".join(f"<dt>{safe(name)}</dt><dd>{safe(value)}</dd>" for name, value in facts.items())
     return f'<section class="origin"><h3>Where this comes from</h3><dl>{rows}</dl></section>'
 
 
-def learned_from(model: str, version: str) -> str:
-    """Whose images a version was trained on, from its card: "children: 2,792 images of 1,576 patients"."""
-    card = card_of(model, version)
-    if card is None:
-        return "not known: this version is no longer in the registry"
-    data, kind = card.get("data", {}), card.get("modality", "")
-    kind = f"{kind} " if kind in ("CT", "X-ray", "MRI") else ""
-    match data.get("counts"):
-        case {"train": {"images": images, "patients": patients}}:
-            what = f"{images:,} {kind}images of {patients:,} patients"
-        case _:
-            what = f"{kind}images"
-    synthetic = ". Synthetic images, not of patients" if card.get("synthetic") else ""
-    whose = card.get("about", {}).get("population") or data.get("name", "a data set without a name")
-    return f"{whose}: {what}{synthetic}"
-
-
-def card_of(model: str, version: str) -> dict | None:
+def card_of(model: str, version: str) -> ModelCard | None:
     """The card of a version; None where the registry does not hold it any more."""
     try:
         return registry.find(f"{model}@{version}").card

@@ -8,7 +8,7 @@ from lungkit.clinic.app.describe import decision_name
 from lungkit.clinic.app.page import safe
 from lungkit.clinic.app.screen import Screen
 from lungkit.clinic.records.administration import UsageFigures
-from lungkit.clinic.words import percent
+from lungkit.wording import percent
 
 PERIODS = {"last 7 days": 7, "last 30 days": 30, "last 90 days": 90, "last year": 365}
 BY_WEEK = 100  # more days than this are counted by week

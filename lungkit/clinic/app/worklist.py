@@ -8,7 +8,7 @@ import pandas as pd
 
 from lungkit.clinic.app.describe import decision_name, decision_words, review_words
 from lungkit.clinic.app.screen import Screen, Table
-from lungkit.clinic.words import percent
+from lungkit.wording import percent
 
 SHOWN = 1000  # rows in the table; the filters reach the others
 ALL = "All"

@@ -27,6 +27,7 @@ from lungkit.clinic.records.store import Store, StoreError
 from lungkit.clinic.records.tables import AuditEvent, Base, Patient, Reading, Review, SignIn, Study, User, now
 from lungkit.errors import LungkitError
 from lungkit.models import registry
+from lungkit.models.card import ModelCard
 
 # A spreadsheet takes these for the start of a formula; the wide ones come from Asian keyboards.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -39,10 +40,7 @@ class ModelRow:
     model: str
     version: str
     active: bool
-    created: str  # ISO time
-    classes: tuple[str, ...]
-    synthetic: bool
-    metrics: dict[str, Any]  # of the card: a split's name to what was measured on it
+    card: ModelCard | None  # None where it cannot be read
     problem: str  # why the version cannot be used; empty if nothing is known to be wrong
 
 
@@ -206,7 +204,7 @@ class Administration:
         self._check_role()
         return [_model_row(name, version) for name in registry.models() for version in registry.versions(name)[::-1]]
 
-    def card(self, model: str, version: str) -> dict[str, Any]:
+    def card(self, model: str, version: str) -> ModelCard:
         """A version's card as the registry keeps it, for programs. Raises the registry's errors."""
         self._check_role()
         return registry.find(f"{model}@{version}").card
@@ -443,7 +441,7 @@ def _model_row(model: str, version: str) -> ModelRow:
 
     Only the files of the version in use are read completely; those of others are before they are used.
     """
-    card, problem, active = {}, "", registry.active_name(model) == version
+    card, problem, active = None, "", registry.active_name(model) == version
     try:
         registered = registry.find(f"{model}@{version}")
         card = registered.card
@@ -451,16 +449,7 @@ def _model_row(model: str, version: str) -> ModelRow:
             registry.verify(registered)
     except registry.ModelDamaged as error:
         problem = str(error)
-    return ModelRow(
-        model,
-        version,
-        active,
-        card.get("created", ""),
-        tuple(card.get("classes", ())),
-        card.get("synthetic", False),
-        card.get("metrics", {}),
-        problem,
-    )
+    return ModelRow(model, version, active, card, problem)
 
 
 # --- health
