@@ -5,7 +5,7 @@ version of lungkit may have written it.
 """
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from types import UnionType
@@ -29,7 +29,8 @@ class Part:
         """The reverse of to_dict. where: the key of this object, for the message of Malformed."""
         if not isinstance(values, Mapping):
             raise Malformed(f"'{where}' is {_shortened(values)}; accepted: a JSON object")
-        hints, given = _hints(cls), dict(values)
+        kind: type = cls
+        hints, given = _hints(kind), dict(values)
         known = {}
         for part in fields(cls):
             if part.name == "extra":
@@ -51,7 +52,7 @@ class Part:
 
 
 @cache
-def _hints(cls: Hashable) -> dict[str, Any]:
+def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
