@@ -10,7 +10,7 @@ from lungkit.backend import keras
 import numpy as np
 import pytest
 
-from lungkit import config
+from lungkit import config, wording
 from lungkit.data import dataset, preprocess
 from lungkit.models import registry
 from lungkit.training import activation, release
@@ -62,7 +62,7 @@ def test_a_measurably_worse_version_does_not_become_active_and_says_by_how_much_
     assert says.endswith("`lungkit models promote squares-cnn@v2` makes it active")
     value, low, high = worse.card.standing.differences["auc"]
     assert low <= value <= high < 0
-    assert f"AUC {value:+.3f} ({low:+.3f} to {high:+.3f})" in says
+    assert f"AUC {wording.figure(value, low, high, signed=True)}" in says
     assert value == pytest.approx(worse.card.metrics["val"].figure("auc").value - 1.0, abs=1e-6)
     assert json.loads((tmp_path / config.REGISTERED).read_text()) == {"version": "squares-cnn@v2", "says": says}
     assert "not active: squares-cnn@v1 stays active" in (worse.folder / "README.md").read_text()

@@ -46,8 +46,8 @@ def _flagged(fitted, tensors) -> np.ndarray:
 
 def test_at_most_one_in_twenty_validation_images_is_flagged_and_the_card_says_how_many(fitted, chest):
     tensors = preprocess.read_batch(chest.files("val"), SPEC)
-    assert _flagged(fitted, tensors).mean() == fitted[1]["flagged"] <= 0.05
-    assert fitted[1]["n"] == len(tensors)
+    assert _flagged(fitted, tensors).mean() == fitted[1].flagged <= 0.05
+    assert fitted[1].n == len(tensors)
 
 
 def test_images_of_new_patients_pass(fitted, chest):
@@ -87,11 +87,11 @@ def test_what_is_saved_gives_the_same_distances_again(fitted, chest, tmp_path):
 
 
 def test_the_smallest_side_seen_is_the_least_accepted_but_no_more_than_the_model_takes(chest):
-    assert input_statistics.fit(chest, SPEC, _embed)[1]["size"] == 32
+    assert input_statistics.fit(chest, SPEC, _embed)[1].size == 32
     large = dataclasses.replace(SPEC, size=(48, 64))
-    assert input_statistics.fit(chest, large, lambda x: x.mean(axis=(1, 2)))[1]["size"] == 32
+    assert input_statistics.fit(chest, large, lambda x: x.mean(axis=(1, 2)))[1].size == 32
     small = dataclasses.replace(SPEC, size=(24, 28))
-    assert input_statistics.fit(chest, small, lambda x: x.mean(axis=(1, 2)))[1]["size"] == 24
+    assert input_statistics.fit(chest, small, lambda x: x.mean(axis=(1, 2)))[1].size == 24
 
 
 def test_a_large_training_set_is_sampled(chest, monkeypatch):
@@ -102,7 +102,7 @@ def test_a_large_training_set_is_sampled(chest, monkeypatch):
 
 
 def test_the_units_are_stated_where_all_images_share_them(fitted):
-    assert fitted[1]["units"] == "intensity"
+    assert fitted[1].units == "intensity"
 
 
 def test_the_units_are_left_open_where_images_differ(chest, monkeypatch):
@@ -113,7 +113,7 @@ def test_the_units_are_left_open_where_images_differ(chest, monkeypatch):
         return dataclasses.replace(image, units="HU") if "_0" in name else image
 
     monkeypatch.setattr(preprocess, "prepare", read_some_as_ct)
-    assert input_statistics.fit(chest, SPEC, _embed)[1]["units"] is None
+    assert input_statistics.fit(chest, SPEC, _embed)[1].units is None
 
 
 @pytest.mark.parametrize(

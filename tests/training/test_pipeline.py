@@ -182,7 +182,7 @@ def test_training_and_registering_decode_each_file_once(squares, reads, tmp_path
         augmentation={"flip": False}, mirrored=False,
     )  # fmt: skip
     version, _ = finetune.train(recipe, squares, tmp_path / "work")
-    assert version.card["checks"]["fitted_on"]
+    assert version.card.checks.fitted_on
     assert sorted(reads) == sorted(map(str, dataset.load(squares).files()))
 
 
