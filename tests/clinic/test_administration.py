@@ -20,7 +20,6 @@ from lungkit.clinic.records.accounts import Forbidden, SignedOut
 from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.cases import NewPatient, RecordMissing, Records
 from lungkit.clinic.records.tables import AuditEvent, Patient, Reading, Review, SignIn, Study, User, now
-from lungkit.clinic.records.tables import AuditEvent, Base, Patient, Reading, Review, SignIn, Study, User, now
 from lungkit.data.preprocess import Preprocessing
 from lungkit.errors import LungkitError
 from lungkit.models import registry
