@@ -18,6 +18,8 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 smartquotes_action = "qe"  # quotes and ellipses; "--split" keeps its two dashes
 
+suppress_warnings = ["ref.python"]  # a name in a signature that two modules have is not linked
+
 html_theme = "furo"
 html_title = "lungkit"
 html_static_path = ["static"]

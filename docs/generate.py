@@ -213,14 +213,14 @@ def _item(match: re.Match) -> str:
 
 
 def cards() -> dict[str, str]:
-    """The card of the active version of each model that ships, and the table of all of them."""
+    """The card of the active version of each model that ships, as its card.json says, and the table of all of them."""
     # What ships is described, whatever else was trained here.
     os.environ["LUNGKIT_ARTIFACTS"] = str(ROOT / "artifacts")
-    from lungkit.models import registry
+    from lungkit.models import card_text, registry
     from lungkit.training import recipes
 
     shipped = [registry.active(name) for name in sorted(recipes.RECIPES)]
-    pages = {f"models/{version.model}": (version.folder / "README.md").read_text("utf-8") for version in shipped}
+    pages = {f"models/{version.model}": card_text.markdown(version.card) for version in shipped}
     return pages | {"models-table.inc": _models_table(set(recipes.RECIPES))}
 
 
