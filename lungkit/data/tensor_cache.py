@@ -139,7 +139,7 @@ def _remove_oldest(facts: list[tuple[Path, os.stat_result]]) -> None:
             path.unlink(missing_ok=True)
 
 
-_known: dict[tuple[Any, ...], str] = {}  # the hash of a file's bytes, by its path, size, time and number
+_known: dict[tuple[str, int, int, int], str] = {}  # the hash of a file's bytes, by its path, size, time and number
 
 
 def known_hash(path: Path) -> str | None:
@@ -160,6 +160,6 @@ def read_and_hash(path: Path) -> tuple[bytes, str]:
     return content, sha256
 
 
-def _identity(path: Path) -> tuple[Any, ...]:
+def _identity(path: Path) -> tuple[str, int, int, int]:
     facts = path.stat()
     return str(path), facts.st_size, facts.st_mtime_ns, facts.st_ino
