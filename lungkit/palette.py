@@ -23,4 +23,5 @@ HEAT = (
 
 def rgb(colour: str) -> tuple[int, int, int]:
     """Red, green and blue, 0 to 255, of a colour such as "#00589c"."""
-    return tuple(bytes.fromhex(colour.removeprefix("#")))
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    return red, green, blue

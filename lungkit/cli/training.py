@@ -5,7 +5,7 @@ import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -110,7 +110,7 @@ def train(
 
     stated = {"population": population, "licence": licence}
     given = recipes.command(recipe, data, outside=outside or "", compact=compact, workers=workers, **stated)
-    asked = outside and (lambda candidate, own: probes.chest_xray(candidate, own, outside))
+    asked = (lambda candidate, own: probes.chest_xray(candidate, own, outside)) if outside else None
     work = config.work_dir() / chosen.name
     version, history = finetune.train(
         chosen, source, work, probes=asked, compact=compact, workers=workers, command=given, **stated
@@ -143,13 +143,13 @@ def search(
     source = source_path(data)
     from lungkit.training import recipes
 
-    chosen = recipe and recipes.find(recipe)
+    chosen = recipes.find(recipe) if recipe else None
     if chosen and label_column:
         raise LungkitError(f"the recipe {recipe} names its label column itself; leave out --label-column")
     from lungkit.models import distributed_search
     from lungkit.training import cnn_search, recipe_search
 
-    asked = {"trials": trials, "epochs": epochs, "seed": seed}
+    asked: dict[str, Any] = {"trials": trials, "epochs": epochs, "seed": seed}
     if chosen:  # which says the rest itself
         asked |= {"limit": limit, "vary": vary}
         task = recipe_search.task(chosen, source, **{name: value for name, value in asked.items() if value is not None})
@@ -171,7 +171,7 @@ def search(
     command = [sys.executable, "-c", "from lungkit import cli; cli.main()", "search", f"--data={source}", *given]
     found = distributed_search.search(command, *task.material, workers=workers, settings=task.settings, **task.options)
     trials_found = found.result.trials
-    shown = [name for name in trials_found if name != "reason" or trials_found.reason.any()]
+    shown = [str(name) for name in trials_found if name != "reason" or trials_found.reason.any()]
     if chosen:  # whose trials all take the same
         shown.remove("epochs")
     rows = [

@@ -19,7 +19,7 @@ from typing import Any
 
 # `import openvino` alone writes an identifier below the home folder and sends an event, unless its telemetry package
 # cannot be imported; then it uses an empty stand-in of its own. There is no setting for it.
-sys.modules.setdefault("openvino_telemetry", None)
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 import numpy as np  # noqa: E402
 import openvino  # noqa: E402

@@ -312,7 +312,7 @@ def _read_json(path: Path, whose: str) -> dict:
 def _pointer(model: str) -> dict:
     """The active pointer; before the first promotion one that points nowhere."""
     path = _model_folder(model) / POINTER
-    empty = {"version": None, "history": [], "sums": {}}
+    empty: dict = {"version": None, "history": [], "sums": {}}
     if not path.exists():
         return empty
     pointer = _read_json(path, model)

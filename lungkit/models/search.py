@@ -233,7 +233,7 @@ def repeat(
         for trial in chosen.itertuples():
             for seed in seeds:
                 record = folder / f"{trial.trial}-seed-{seed}-epochs-{epochs}.json"
-                measured = _kept(record) or _trained_again(found, trial.trial, seed, build, train, validation, fit)
+                measured = _kept(record) or _trained_again(found, str(trial.trial), seed, build, train, validation, fit)
                 _keep(record, measured)
                 runs.append({"trial": trial.trial, "seed": seed} | measured | {"searched": trial.score})
                 bar.update(1)

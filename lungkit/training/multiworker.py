@@ -184,7 +184,7 @@ def train(shared: Path, folder: Path, *, epochs: int, batches: dict, compiled: d
             strategy.reduce("SUM", value, axis=None) for value in strategy.run(on_this_worker, (x, y, weight, count))
         ]
 
-    rows = []
+    rows: list = []
     for epoch in range(1, epochs + 1):
         started, figures, counts = time.perf_counter(), [], []
         for number in range(len(whole)):
