@@ -102,7 +102,7 @@ docs: setup ## build the documentation into build/docs; a warning or a broken li
 	$(BIN)/python -m sphinx -W --keep-going --quiet docs build/docs
 	@echo "open build/docs/index.html"
 
-screens: setup ## take the README's pictures of the clinic anew (needs Chromium)
+screens: setup ## take the pictures of the clinic again (needs Chromium)
 	$(BIN)/python -m tests.e2e.screens
 
 COMPILE := pip compile pyproject.toml --group dev --extra all --universal --generate-hashes --no-emit-index-url \
