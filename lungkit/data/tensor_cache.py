@@ -63,9 +63,11 @@ class TensorCache:
         """Keep (hash, tensor, facts) of some files. A full or read-only disk costs their next decoding, and a line."""
         if not entries:
             return
-        tensors = np.stack([tensor for _, tensor, _ in entries])
-        greys = np.rint(tensors * 255).astype(np.uint8)
-        rows = greys if np.array_equal(_exact(greys), tensors) else tensors
+        tensors = [tensor for _, tensor, _ in entries]
+        lossless = all(
+            np.array_equal(_exact(_greys(tensor)), tensor) for tensor in tensors
+        )  # up to the first that is not
+        rows = np.stack([_greys(tensor) for tensor in tensors] if lossless else tensors)
         index = {sha256: [zlib.crc32(row.data), facts] for (sha256, _, facts), row in zip(entries, rows, strict=True)}
         header = json.dumps({"dtype": rows.dtype.name, "shape": rows.shape, "index": index}).encode() + b"\n"
         try:
@@ -81,6 +83,11 @@ class TensorCache:
         except OSError as error:
             progress.say_once(f"{self.folder}: preprocessed images are not kept for later runs ({error})")
         self.refresh()
+
+
+def _greys(tensor: np.ndarray) -> np.ndarray:
+    greys: np.ndarray = np.rint(tensor * 255).astype(np.uint8)
+    return greys
 
 
 def _exact(rows: np.ndarray) -> np.ndarray:
