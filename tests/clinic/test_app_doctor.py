@@ -322,7 +322,7 @@ def test_a_click_on_a_patient_who_is_no_longer_listed_selects_no_one(shown, reco
     search = field(shown.screen, "Patient number or name")
     search.value = "Anton"
     late = button(shown.screen, "T-7")
-    search.value = "Anton nobody"
+    search.value = "Anton None"
     late.click()
     assert upload_of(shown.screen).disabled
 

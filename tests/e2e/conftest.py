@@ -135,7 +135,7 @@ class Visitor:
         self.page = self.context.new_page()
 
     def sign_in(self, name: str) -> "Visitor":
-        """Open the clinic as somebody who signed in a moment ago."""
+        """Open the clinic as a person who signed in a moment ago."""
         self.token = self.clinic.token(name)
         self.context.add_cookies([{"name": accounts.COOKIE, "value": self.token, "url": self.clinic.url}])
         return self.open()
