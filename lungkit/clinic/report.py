@@ -254,7 +254,7 @@ def _probabilities(report: ReportPages, case: cases.Case) -> None:
 
 
 def _checks(report: ReportPages, case: cases.Case) -> None:
-    report.heading("Checks of the image")
+    report.heading("Image checks")
     if not case.checks:
         report.say("None were made.", MARGIN, WIDTH, color=QUIET)
     for check in case.checks:
@@ -304,7 +304,7 @@ def _model(report: ReportPages, case: cases.Case, card: ModelCard | None, room: 
         report.gap(2)
     report.facts([
         ("Answers one of", ", ".join(card.classes)),
-        ("Learned from", card_text.learned_from(card)),
+        ("Training data", card_text.learned_from(card)),
         ("Data set", card.data.name),
         ("Registered", card_text.registered(card)),
         ("Data fingerprint", card.data.fingerprint or "not stated"),

@@ -451,7 +451,7 @@ def copy_of_active(model: str) -> str:
 
 
 class Forger:
-    """A program that speaks to a page's kernel with the cookie of the person who opened it, as any page's script could."""
+    """A program that speaks to a page's kernel with the cookie of the person who opened it."""
 
     def __init__(self, visitor):
         config_data = json.loads(visitor.page.locator("#jupyter-config-data").text_content())

@@ -39,14 +39,14 @@ class ReadingScreen(Screen):
 def reading(case: Case, records: Records, act: Callable) -> widgets.Widget:
     """Everything about one reading, and what can be done with it."""
     head = widgets.HTML(patient_heading(case.patient) + _image_line(case) + _notes(case))
-    beside = [
+    parts = [
         widgets.HTML(bars(case) + checked(case)),
         Reviewing(case, records, act).widget,
         _report(case.reading_id, records, act),
         widgets.HTML(origin(case)),
     ]
-    said = widgets.HTML(decided(case)).add_class("reading-decided")
-    columns = widgets.Box([said, viewer(case), widgets.VBox(beside).add_class("reading-said")])
+    decision_box = widgets.HTML(decided(case)).add_class("reading-decided")
+    columns = widgets.Box([decision_box, viewer(case), widgets.VBox(parts).add_class("reading-said")])
     return widgets.VBox([head, columns.add_class("reading-columns")]).add_class("reading")
 
 
@@ -57,7 +57,7 @@ def viewer(case: Case) -> Viewer:
     return Viewer(case.pixels, case.units, case.heat, case.classes, case.label, label)
 
 
-# --- what the model said, as HTML
+# --- the answer of the model, as HTML
 
 
 def decided(case: Case) -> str:
@@ -66,7 +66,7 @@ def decided(case: Case) -> str:
     if case.decision != REVIEW:
         return (
             '<section class="decision decision-class" aria-label="Reading of the model"><p class="kicker">'
-            f"The model reads</p><h2>{safe(case.label)}</h2><p>Probability {probability}. Your review decides.</p>"
+            f"Finding of the model</p><h2>{safe(case.label)}</h2><p>Probability {probability}. Your review decides.</p>"
             "</section>"
         )
     reasons = "".join(f"<li>{safe(reason)}</li>" for reason in _reasons(case))
@@ -81,7 +81,7 @@ def decided(case: Case) -> str:
 def _reasons(case: Case) -> list[str]:
     failed = [_sentence(check.words) for check in case.checks if not check.passed]
     if case.rule.uncertain(_probabilities(case))[0]:
-        failed.append("The probabilities lie within the band of uncertainty: the model often errs there.")
+        failed.append("The probabilities lie within the band of uncertainty, where the model is often wrong.")
     return failed or ["The model's own rules call for a review."]
 
 
@@ -173,19 +173,19 @@ def checked(case: Case) -> str:
         f"{safe(check.words)}</span></li>"
         for check in case.checks
     )
-    return f'<section class="checks"><h3>Checks of the image</h3><ul>{rows}</ul></section>' if rows else ""
+    return f'<section class="checks"><h3>Image checks</h3><ul>{rows}</ul></section>' if rows else ""
 
 
 def origin(case: Case) -> str:
-    """Which model said so, what it learned from, when, and how long it took."""
+    """Which model made the reading, its training data, when, and how long it took."""
     card = card_of(case.model, case.version)
     facts = {
         "Model": f"{case.model}@{case.version}",
-        "Learned from": card_text.learned_from(card) if card else GONE,
+        "Training data": card_text.learned_from(card) if card else GONE,
         "Read": f"{when(case.read_at)}, in {case.milliseconds:.0f} ms",
     }
     rows = "".join(f"<dt>{safe(name)}</dt><dd>{safe(value)}</dd>" for name, value in facts.items())
-    return f'<section class="origin"><h3>Where this comes from</h3><dl>{rows}</dl></section>'
+    return f'<section class="origin"><h3>Source</h3><dl>{rows}</dl></section>'
 
 
 def card_of(model: str, version: str) -> ModelCard | None:
@@ -215,11 +215,11 @@ def _notes(case: Case) -> str:
 
 
 class Reviewing:
-    """Agree with the model, or name another class; the history of what was said, oldest first."""
+    """Agree with the model, or name another class; the history of reviews, oldest first."""
 
     def __init__(self, case: Case, records: Records, act: Callable):
         # Not the case itself: its pixels would stay in memory for as long as these buttons.
-        self._reading_id, self._said, self._records = case.reading_id, case.label, records
+        self._reading_id, self._label, self._records = case.reading_id, case.label, records
         undecided = case.decision == REVIEW
         self.comment = widgets.Textarea(
             description="Comment (kept with your review)", placeholder="Optional", rows=2
@@ -235,7 +235,7 @@ class Reviewing:
         ).add_class("field")  # fmt: skip
         self.correct = widgets.Button(description="Save finding" if undecided else "Save correction")
         self.history = widgets.HTML()
-        self.agree.on_click(act(lambda _: self._save(self._said)))
+        self.agree.on_click(act(lambda _: self._save(self._label)))
         self.correct.on_click(act(lambda _: self._save(self.label.value)))
         given = widgets.HBox([self.agree, widgets.HBox([self.label, self.correct]).add_class("correction")])
         self.widget = widgets.VBox(
@@ -245,8 +245,8 @@ class Reviewing:
 
     def _save(self, label: str) -> None:
         if not label:
-            raise LungkitError("Choose the class that you see first; nothing was saved.")
-        self._records.review(self._reading_id, label == self._said, label, self.comment.value)
+            raise LungkitError("Choose the class that you see first. Nothing was saved.")
+        self._records.review(self._reading_id, label == self._label, label, self.comment.value)
         self._show(self._records.case(self._reading_id))
         self.comment.value = self.label.value = ""
 
@@ -254,15 +254,15 @@ class Reviewing:
         if not case.reviews:
             self.history.value = '<p class="review-history empty" role="status">Not reviewed yet.</p>'
             return
-        rows = "".join(_said(review) for review in case.reviews)
+        rows = "".join(_review_line(review) for review in case.reviews)
         note = "<p>The latest review counts.</p>" if len(case.reviews) > 1 else ""
         self.history.value = f'<div class="review-history" role="status"><h4>Reviews</h4><ol>{rows}</ol>{note}</div>'
 
 
-def _said(review) -> str:
-    found = f"agreed: {review.label}" if review.agrees else f"corrected to {review.label}"
+def _review_line(review) -> str:
+    verdict = f"agreed: {review.label}" if review.agrees else f"corrected to {review.label}"
     comment = f"<q>{safe(review.comment)}</q>" if review.comment else ""
-    return f"<li><b>{safe(review.reviewer)}</b> {safe(found)} <time>{safe(when(review.at))}</time>{comment}</li>"
+    return f"<li><b>{safe(review.reviewer)}</b> {safe(verdict)} <time>{safe(when(review.at))}</time>{comment}</li>"
 
 
 def _report(reading_id: str, records: Records, act: Callable) -> DownloadButton:
