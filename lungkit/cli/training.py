@@ -108,16 +108,17 @@ def train(
         )
     from lungkit.training import activation, finetune, probes
 
-    stated = {"population": population, "licence": licence}
-    given = recipes.command(recipe, data, outside=outside or "", compact=compact, workers=workers, **stated)
+    wanted = {"population": population, "licence": licence}
+    given = recipes.command(recipe, data, outside=outside or "", compact=compact, workers=workers, **wanted)
     asked = (lambda candidate, own: probes.chest_xray(candidate, own, outside)) if outside else None
     work = config.work_dir() / chosen.name
     version, history = finetune.train(
-        chosen, source, work, probes=asked, compact=compact, workers=workers, command=given, **stated
+        chosen, source, work, probes=asked, compact=compact, workers=workers, command=given, **wanted
     )
     terminal.say(history.to_string(index=False))
     terminal.say(f"{activation.sentence(version)}\n{version.folder}")
-    if unstated := [name for name, said in version.card.about.to_dict().items() if said == recipes.NOT_STATED]:
+    about = version.card.about.to_dict() if version.card.about else {}
+    if unstated := [name for name, stated in about.items() if stated == recipes.NOT_STATED]:
         options = " and ".join(f"--{name}" for name in unstated)
         terminal.say(f'its card says "{recipes.NOT_STATED}" of {" and ".join(unstated)}: state it with {options}')
 

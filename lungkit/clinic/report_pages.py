@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from fpdf import FPDF
 from fpdf.bidi import BidiParagraph
@@ -163,7 +164,7 @@ class ReportPages(FPDF):
     ) -> tuple[list[str], float]:
         """The lines that a text takes, with … where it was cut, and their height together."""
         self._style(size, bold, color)
-        lines = self.multi_cell(width, size, printable(text), dry_run=True, output=MethodReturnValue.LINES)
+        lines: Any = self.multi_cell(width, size, printable(text), dry_run=True, output=MethodReturnValue.LINES)
         if len(lines) > most:
             last = lines[most - 1].rstrip()
             while last and self.get_string_width(last + cut) > width:
