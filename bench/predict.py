@@ -50,8 +50,8 @@ def untrained(network: str, source: Path, side: int) -> registry.Version:
             [backbones.build("efficientnet_lite0", shape, classes, preprocessing=spec)], "mirrored"
         )
     else:
-        weights = "imagenet" if network == "efficientnet_lite0" else None  # the others' would be downloads
-        model = backbones.build(network, shape, classes, weights=weights, preprocessing=spec)
+        pretrained = network == "efficientnet_lite0"  # the weights of the others would be downloads
+        model = backbones.build(network, shape, classes, pretrained=pretrained, preprocessing=spec)
     name = f"bench-{network.replace('_', '-')}"
     return release.register(model, name, chest, spec, architecture={}, training={}, recipe=recipe)
 

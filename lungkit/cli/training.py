@@ -76,6 +76,9 @@ def train(
     outside: Annotated[
         Path | None, typer.Option(help="covid_chestxray, for a chest X-ray model's probes of trust: a folder")
     ] = None,
+    backbone: Annotated[
+        str, typer.Option(help="another network: cnn, efficientnet_b0, mobilenet_v2, densenet121, resnet50 or vgg16")
+    ] = "",
     compact: Annotated[bool, typer.Option("--compact", help="register the graph alone, with float16 weights")] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="processes that share each batch; without: this one")
@@ -99,6 +102,8 @@ def train(
         )
         return
     chosen = recipes.find(recipe)
+    if backbone:
+        chosen = recipes.with_backbone(chosen, backbone)
     if not data:
         raise LungkitError(f"--data is missing: the folder of {chosen.data}")
     source = source_path(data)
@@ -109,10 +114,12 @@ def train(
     from lungkit.training import activation, finetune, probes
 
     wanted = {"population": population, "licence": licence}
-    given = recipes.command(recipe, data, outside=outside or "", compact=compact, workers=workers, **wanted)
+    given = recipes.command(
+        recipe, data, backbone=backbone, outside=outside or "", compact=compact, workers=workers, **wanted
+    )
     asked = (lambda candidate, own: probes.chest_xray(candidate, own, outside)) if outside else None
     work = config.work_dir() / chosen.name
-    version, history = finetune.train(
+    version, history = finetune.train_recipe(
         chosen, source, work, probes=asked, compact=compact, workers=workers, command=given, **wanted
     )
     terminal.say(history.to_string(index=False))
@@ -147,19 +154,18 @@ def search(
     chosen = recipes.find(recipe) if recipe else None
     if chosen and label_column:
         raise LungkitError(f"the recipe {recipe} names its label column itself; leave out --label-column")
-    from lungkit.models import distributed_search
-    from lungkit.training import cnn_search, recipe_search
+    from lungkit.training import search_parallel, tasks
 
     asked: dict[str, Any] = {"trials": trials, "epochs": epochs, "seed": seed}
     if chosen:  # which says the rest itself
         asked |= {"limit": limit, "vary": vary}
-        task = recipe_search.task(chosen, source, **{name: value for name, value in asked.items() if value is not None})
+        task = tasks.recipe_task(chosen, source, **{name: value for name, value in asked.items() if value is not None})
         asked |= {"recipe": recipe}
     else:
         asked |= {"strategy": strategy, "label_column": label_column, "profile": profile}
-        task = cnn_search.task(source, **asked)
-    if distributed_search.role():  # KerasTuner's variables are set: one process of a search that another began
-        distributed_search.take_part(*task.material, **task.options)
+        task = tasks.cnn_task(source, **asked)
+    if search_parallel.worker_name():  # a worker of a search that another command began
+        search_parallel.take_part(*task.positional, **task.options)
         return
     if fresh:
         shutil.rmtree(task.folder, ignore_errors=True)
@@ -170,21 +176,28 @@ def search(
         if value is not None
     ]
     command = [sys.executable, "-c", "from lungkit import cli; cli.main()", "search", f"--data={source}", *given]
-    found = distributed_search.search(command, *task.material, workers=workers, settings=task.settings, **task.options)
-    trials_found = found.result.trials
-    shown = [str(name) for name in trials_found if name != "reason" or trials_found.reason.any()]
+    if workers > 1:
+        terminal.say(
+            "This command hands out the trials. If it is killed, the trials in training are lost, finished ones are "
+            "kept, and the same command continues."
+        )
+    timed = search_parallel.search_with_workers(
+        command, *task.positional, workers=workers, settings=task.settings, **task.options
+    )
+    table = timed.result.trials
+    shown = [str(name) for name in table if name != "reason" or table.reason.any()]
     if chosen:  # whose trials all take the same
         shown.remove("epochs")
     rows = [
         [f"{value:.4g}" if isinstance(value, float) else value for value in row]
-        for row in trials_found[shown].itertuples(index=False)
+        for row in table[shown].itertuples(index=False)
     ]
-    title = f"{len(trials_found)} trials in {task.folder.parent.name}"
+    title = f"{len(table)} trials in {task.folder.parent.name}"
     terminal.table(shown, rows, title, prose=["reason"])
-    terminal.say("best: " + ", ".join(f"{name} {value}" for name, value in found.result.best.items()))
-    terminal.say(f"{found.seconds:.0f} s with {workers} worker{'s' * (workers > 1)}")
-    if found.speed_up(workers):
-        terminal.say(f"measured for these settings: {found.speed_up(workers)}")
+    terminal.say("best: " + ", ".join(f"{name} {value}" for name, value in timed.result.best.items()))
+    terminal.say(f"{timed.seconds:.0f} s with {workers} worker{'s' * (workers > 1)}")
+    if timed.speed_up(workers):
+        terminal.say(f"measured for these settings: {timed.speed_up(workers)}")
 
 
 def evaluate(

@@ -1,7 +1,7 @@
 """Networks that learned on photographs, as the start of a classifier of chest images.
 
 Each is a flat functional graph that ends as lungkit.models.cnn does: global average pooling, dropout, one dense layer
-of logits, so that its heat maps exist in closed form and the clinic's graph can be exported.
+of logits, so its heat maps exist in closed form and the clinic's graph can be exported.
 
 A tensor of lungkit is one grey channel, standardised by the training images' mean and deviation. A backbone expects
 three channels in the scale that it was trained in. The first two layers turn one into the other: the channel is
@@ -10,10 +10,8 @@ what it meant in training. (The first kernel could instead be summed over its th
 all channels have one scale, saves under 3 % of the multiplications, and makes published weights files unreadable.)
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from lungkit.backend import keras
 
@@ -58,17 +56,17 @@ class Equalised(layers.Layer):
     greys 0..1 were normalised, and are again afterwards.
     """
 
-    levels = 64
+    levels, limit = 64, 4.0
 
-    def __init__(self, mean: float, std: float, limit: float = 4.0, **options):
+    def __init__(self, mean: float, std: float, **options):
         super().__init__(**options)
-        self.mean, self.std, self.limit = mean, std, limit
+        self.mean, self.std = mean, std
 
     def call(self, images):
         """The equalised images (N, height, width, 1)."""
         ops, pixels = keras.ops, images.shape[1] * images.shape[2]
         level = ops.clip(ops.reshape(images, (-1, pixels)) * self.std + self.mean, 0, 1) * (self.levels - 1)
-        # Each pixel counts for the two levels that it lies between, so that no step is left in the result.
+        # Each pixel counts for the two levels that it lies between; otherwise the result would have steps.
         shares = [ops.mean(ops.relu(1 - ops.abs(level - number)), axis=1) for number in range(self.levels)]
         limited = ops.minimum(ops.stack(shares, axis=1), self.limit / self.levels)
         even = (1 - ops.sum(limited, axis=1, keepdims=True)) / self.levels
@@ -82,7 +80,7 @@ class Equalised(layers.Layer):
 
     def get_config(self):
         """The arguments that make this layer again."""
-        return super().get_config() | {"mean": self.mean, "std": self.std, "limit": self.limit}
+        return super().get_config() | {"mean": self.mean, "std": self.std}
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,7 @@ def build(
     input_shape: tuple[int, int, int],
     n_classes: int,
     *,
-    weights: str | Path | None = "imagenet",
+    pretrained: bool = True,
     preprocessing: Preprocessing | None = None,
     dropout: float = DEFAULTS["dropout"],
     until: str = "stage5",
@@ -166,15 +164,14 @@ def build(
 
     name: one of NAMES.
     input_shape: (height, width, 1), each side MIN_SIDE or more.
-    weights: "imagenet"; a file of Keras weights for this network without its classifier; None: random. Those of
-        efficientnet_lite0 come with lungkit; Keras downloads those of the others once.
+    pretrained: with the ImageNet weights, otherwise random. Those of efficientnet_lite0 come with lungkit; Keras
+        downloads those of the others once.
     preprocessing: what the tensors were made with; its mean and std lead back to grey 0..1. Default: they are that.
     until: the stage of whose resolution the last feature maps are. Textures, as of a lung on CT, are told apart by what
         comes before the whole objects of photographs; and the heat map becomes finer.
     equalised: the network sees each image with its histogram equalised, see Equalised.
 
-    Raises LungkitError: an unknown name, a shape that does not fit, weights that cannot be had or are of another
-    network.
+    Raises LungkitError: an unknown name, a shape that does not fit, weights that cannot be downloaded.
     """
     backbone = _backbone(name)
     _check(input_shape, n_classes)
@@ -182,7 +179,7 @@ def build(
     spec = preprocessing or Preprocessing()
     seen = Equalised(spec.mean, spec.std, name="equalised")(image) if equalised else image
     x = _as_in_training(seen, backbone.scale, spec)
-    features = _features(name, backbone, image, x, weights)
+    features = _features(name, backbone, image, x, pretrained)
     if until != STAGES[-2]:
         if until not in STAGES[:-2]:
             raise LungkitError(f"no stage '{until}' with feature maps; there are: {', '.join(STAGES[:-1])}")
@@ -216,19 +213,21 @@ def _as_in_training(image, scale: _Scale, preprocessing: Preprocessing):
     return ChannelScale(factors, offsets, name="pretraining_scale")(x)
 
 
-def _features(name: str, backbone: _Backbone, image, x, weights: str | Path | None):
-    """The last feature maps of `x`, made from `image`; its layers hold the weights asked for."""
-    if backbone.application and weights == "imagenet":
-        return _downloaded(name, backbone, x)
+def _features(name: str, backbone: _Backbone, image, x, pretrained: bool):
+    """The last feature maps of `x`, which is made from `image`."""
     if backbone.application:
-        extractor = backbone.application(include_top=False, weights=None, input_tensor=x)
-    else:
-        extractor = keras.Model(image, efficientnet_lite.features(x))
-        if weights == "imagenet":
-            efficientnet_lite.load_imagenet(extractor)
-    if weights not in ("imagenet", None):
-        _load(name, extractor, Path(weights))
-    _normalise_as_imagenet(extractor)
+        weights = "imagenet" if pretrained else None
+        try:
+            return backbone.application(include_top=False, weights=weights, input_tensor=x).output
+        except Exception as error:  # Keras raises a bare Exception where a download fails
+            raise LungkitError(
+                f"the ImageNet weights of {name} could not be downloaded: {error}. Without a network, download that "
+                "file elsewhere and put it into the folder models of KERAS_HOME (by default ~/.keras); "
+                "efficientnet_lite0 needs no download"
+            ) from error
+    extractor = keras.Model(image, efficientnet_lite.features(x))
+    if pretrained:
+        efficientnet_lite.load_imagenet(extractor)
     return extractor.output
 
 
@@ -242,42 +241,6 @@ def _last_at(model: keras.Model, until: str):
     )
 
 
-def _downloaded(name: str, backbone: _Backbone, x):
-    try:
-        return backbone.application(include_top=False, weights="imagenet", input_tensor=x).output
-    except Exception as error:  # Keras raises a bare Exception where a download fails
-        raise LungkitError(
-            f"the ImageNet weights of {name} could not be had: {error}. Without a network, fetch that file elsewhere "
-            "and put it into the folder models of KERAS_HOME (by default ~/.keras), or give it as weights=FILE; "
-            "efficientnet_lite0 needs no download"
-        ) from error
-
-
-def _load(name: str, extractor: keras.Model, file: Path) -> None:
-    if not file.is_file():
-        raise LungkitError(f"weights '{file}': no such file; give \"imagenet\", a file of Keras weights, or None")
-    try:
-        with warnings.catch_warnings(action="error"):  # Keras warns where it leaves a layer at random
-            extractor.load_weights(file)
-    except Exception as error:  # h5py and Keras raise many kinds
-        raise LungkitError(
-            f"{file.name} does not hold Keras weights (.weights.h5 or .h5) of {name} without its classifier: {error}"
-        ) from error
-
-
-def _normalise_as_imagenet(extractor: keras.Model) -> None:
-    """Give EfficientNet-B0 the normalisation of its training.
-
-    Keras builds the network with its Normalization layer blank, and the file for it holds deviations in the place of
-    variances; only with weights="imagenet" does a further layer set that right (applications/efficientnet.py).
-    """
-    for layer in extractor.layers:
-        if isinstance(layer, layers.Normalization):
-            layer.adapt_mean.assign(_IMAGENET_MEAN)
-            layer.adapt_variance.assign([std**2 for std in _IMAGENET_STD])
-            layer.finalize_state()
-
-
 # --- fine-tuning in stages
 
 
@@ -288,29 +251,22 @@ def stages(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
     layer and what leads to it. Without what lies beyond `until`.
     """
     begins = dict(zip((*_backbone(model.name).begins, "embedding"), STAGES, strict=True))
-    found: dict[str, list[keras.layers.Layer]] = {}
+    members: dict[str, list[keras.layers.Layer]] = {}
     for layer in model.layers:
         if layer.name in begins:
-            found[begins[layer.name]] = []
-        if found:
-            list(found.values())[-1].append(layer)
+            members[begins[layer.name]] = []
+        if members:
+            list(members.values())[-1].append(layer)
     for layer, stage in begins.items():
-        if stage in (STAGES[0], STAGES[-1]) and stage not in found:
+        if stage in (STAGES[0], STAGES[-1]) and stage not in members:
             raise LungkitError(f"model '{model.name}' has no layer '{layer}': it was not made by build()")
-    return found
-
-
-def freeze(model: keras.Model) -> keras.Model:
-    """Leave only the head trainable: what is learned next is a linear classifier of the backbone's features.
-
-    Compile afterwards, as after `unfreeze`: a compiled model goes on training what it was compiled with.
-    """
-    return unfreeze(model, "head")
+    return members
 
 
 def unfreeze(model: keras.Model, stage: str) -> keras.Model:
     """Make this stage (one of STAGES) and those after it trainable, those before it not; returns the same model.
 
+    Compile afterwards: a compiled model continues to train what it was compiled with.
     Batch normalisation stays frozen everywhere, and with it in inference mode: a batch of chest images has other
     statistics than photographs, and following them in small batches undoes what was learned on those
     (keras.io/guides/transfer_learning).

@@ -1,7 +1,7 @@
 """A compact convolutional network whose knobs are a KerasTuner search space.
 
 The graph is flat and functional and ends in global average pooling, dropout and one dense layer of logits,
-so that the class activation map exists in closed form (Zhou et al., CVPR 2016) and agrees with Grad-CAM.
+so the class activation map exists in closed form (Zhou et al., CVPR 2016) and agrees with Grad-CAM.
 """
 
 from lungkit.backend import keras
@@ -45,8 +45,8 @@ def build(
     A strided stem, then `blocks` blocks of convolution, batch normalisation, ReLU and 2x2 max pooling with
     `filters`, 2·`filters`, 4·`filters` … channels (at most 256), global average pooling, dropout, one dense
     layer. The stem halves the resolution before the first wide layer, which is where a CPU spends its time;
-    below 64 pixels it keeps it. Blocks stop pooling before the map gets narrower than 12 pixels: heat maps are
-    drawn from the last one, and a coarser one cannot point at a lesion.
+    below 64 pixels it keeps it. Blocks stop pooling before the map gets narrower than 12 pixels: heat maps come
+    from the last one, and a coarser one cannot point at a lesion.
     """
     if n_classes < 2:
         raise LungkitError(f"a classifier needs at least 2 classes, not {n_classes}")
@@ -97,20 +97,20 @@ def compile_classifier(
         raise LungkitError(f"rates by layer need the optimizer adamw, not {optimizer}")
     average = {"use_ema": True, "ema_momentum": ema} if ema else {}
     if optimizer == "adamw" and layer_rates:
-        chosen = LayerwiseAdamW(rate, weight_decay=weight_decay, layer_rates=layer_rates, **average)
+        built = LayerwiseAdamW(rate, weight_decay=weight_decay, layer_rates=layer_rates, **average)
     elif optimizer == "adamw":
-        chosen = keras.optimizers.AdamW(rate, weight_decay=weight_decay, **average)
+        built = keras.optimizers.AdamW(rate, weight_decay=weight_decay, **average)
     elif optimizer == "adam":
-        chosen = keras.optimizers.Adam(rate, **average)
+        built = keras.optimizers.Adam(rate, **average)
     else:
         raise LungkitError(f"no optimizer '{optimizer}'; there are: adam, adamw")
-    # Built here, so that a saved model's optimizer state finds its place when it is loaded again.
-    chosen.build(model.trainable_variables)
+    # Built here: otherwise a saved model could not load its optimizer's state again.
+    built.build(model.trainable_variables)
     if label_smoothing is None:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     else:
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
-    model.compile(chosen, loss, metrics=["accuracy"])
+    model.compile(built, loss, metrics=["accuracy"])
     return model
 
 

@@ -6,7 +6,7 @@ One input, preprocessed images float32 (N, height, width, 1), N free, and three 
     heat          (N, classes, height, width)  Grad-CAM of each class, its maximum 1, or all 0
     embedding     (N, channels)                the last feature maps' means
 
-It is computed in float32 on every processor. By itself OpenVINO takes bfloat16 where the processor has it, and the
+It is computed in float32 on every processor. By default OpenVINO uses bfloat16 where the processor has it, and the
 same image would get other probabilities on another machine.
 """
 
@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 # `import openvino` alone writes an identifier below the home folder and sends an event, unless its telemetry package
-# cannot be imported; then it uses an empty stand-in of its own. There is no setting for it.
+# cannot be imported; then it uses an empty stand-in. There is no setting for it.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 import numpy as np  # noqa: E402
 import openvino  # noqa: E402
 
-FILE = "graph.xml"  # with its weights next to it, in graph.bin
+FILE = "graph.xml"  # its weights are in graph.bin
 OUTPUTS = ("probabilities", "heat", "embedding")
 PRECISION = "f32"
 
@@ -34,7 +34,7 @@ class Graph:
 
     heat: False leaves the heat maps out, which for many small images are most of what is written to memory.
     many: for `stream`, on all processors; otherwise for one image at a time on 4 at most, since each clinician has a
-        process of his own.
+        separate process.
     """
 
     def __init__(self, folder: Path, heat: bool = True, many: bool = False):
@@ -63,9 +63,9 @@ class Graph:
         return self._named(self._compiled.create_infer_request().infer([tensors]))
 
     def stream(self, batches: Iterable[tuple[Any, np.ndarray]]) -> Iterator[tuple[Any, dict[str, np.ndarray], float]]:
-        """Batches as they come, several at a time, in order: what comes with each, its outputs, its milliseconds.
+        """Batches as they come, several at a time, in order: the key of each, its outputs, its milliseconds.
 
-        While a batch is computed the next is asked for. An empty batch has no outputs.
+        The next batch is read while one is computed. An empty batch has no outputs.
         """
         idle = [
             self._compiled.create_infer_request()
@@ -74,20 +74,20 @@ class Graph:
         running: deque[tuple[Any, openvino.InferRequest | None]] = deque()
 
         def finished():
-            beside, request = running.popleft()
+            key, request = running.popleft()
             if request is None:
-                return beside, {}, 0.0
+                return key, {}, 0.0
             request.wait()
             idle.append(request)
-            return beside, self._named(request.results, copied=True), request.latency
+            return key, self._named(request.results, copied=True), request.latency
 
-        for beside, tensors in batches:
+        for key, tensors in batches:
             while not idle:
                 yield finished()
             request = idle.pop() if len(tensors) else None
             if request is not None:
                 request.start_async([tensors])
-            running.append((beside, request))
+            running.append((key, request))
         while running:
             yield finished()
 

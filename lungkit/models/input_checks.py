@@ -44,7 +44,7 @@ class Reference:
 
 
 def embedding_features(embeddings: np.ndarray) -> np.ndarray:
-    """Embeddings (n, channels) with the long tails that averages of ReLU maps have drawn in."""
+    """Embeddings (n, channels) with the long tails of averaged ReLU maps shortened."""
     return np.sign(embeddings) * np.sqrt(np.abs(embeddings))
 
 

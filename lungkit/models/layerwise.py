@@ -8,9 +8,9 @@ class LayerwiseAdamW(keras.optimizers.Adam):
     """AdamW (Loshchilov & Hutter 2019) with a factor on the learning rate of each layer named in `layer_rates`.
 
     Early layers hold edges and textures that serve any picture, late ones what the source's classes needed, so the
-    early ones are changed less (discriminative fine-tuning, Howard & Ruder, ACL 2018, section 3.2). The factor holds
-    for the decoupled decay too, and gradients stay as they are: scaling them would change nothing, since Adam divides
-    by their size. Layers that are not named have the factor 1.
+    early ones are changed less (discriminative fine-tuning, Howard & Ruder, ACL 2018, section 3.2). The factor
+    applies to the decoupled decay too. Gradients are not scaled: Adam divides by their size, so that would change
+    nothing. Layers that are not named have the factor 1.
 
     layer_rates: a layer's name to its factor, 0 or more.
     """

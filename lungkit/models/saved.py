@@ -1,4 +1,4 @@
-"""Keras models in and out of the registry, in files that Keras can read without lungkit."""
+"""Keras models of the registry, in files that Keras can read without lungkit."""
 
 import logging
 from collections.abc import Iterator
@@ -16,9 +16,8 @@ layers = keras.layers
 def save(model: keras.Model, folder: Path) -> list[str]:
     """Write `model`, without its optimizer, as model.keras and model.h5 into `folder`; returns the names written.
 
-    Both load in plain Keras, where lungkit is not installed. A model for which that cannot be is not written: one that
-    equalises histograms is kept as a graph alone, and one that also reads the mirrored image has no model.h5, whose
-    format knows layers only.
+    Both load in plain Keras, without lungkit. A model that equalises histograms cannot, and is kept as a graph alone.
+    One that also reads the mirrored image has no model.h5, because that format knows layers only.
     """
     plain = _plain(model)
     if any(not type(operation).__module__.startswith("keras.") for operation in plain.operations):
@@ -32,10 +31,10 @@ def save(model: keras.Model, folder: Path) -> list[str]:
 
 
 def _plain(model: keras.Model) -> keras.Model:
-    """The same model of Keras' own layers, as far as lungkit's have an equal there."""
+    """The same model, with Keras' own layers in place of lungkit's where Keras has an equal."""
     if not any(isinstance(layer, backbones.ChannelScale) for layer in model.layers):
         return keras.Model(model.input, model.output, name=model.name)
-    plain = keras.models.clone_model(model, clone_function=_own)
+    plain = keras.models.clone_model(model, clone_function=_keras_layer)
     for layer in model.layers:
         if isinstance(layer, backbones.ChannelScale):
             factors, offsets = keras.ops.convert_to_numpy(layer.factors), keras.ops.convert_to_numpy(layer.offsets)
@@ -46,8 +45,8 @@ def _plain(model: keras.Model) -> keras.Model:
     return plain
 
 
-def _own(layer: layers.Layer) -> layers.Layer:
-    """A layer of Keras' own that does the same; its weights are still to be set."""
+def _keras_layer(layer: layers.Layer) -> layers.Layer:
+    """A layer of Keras that does the same; its weights are set later."""
     if not isinstance(layer, backbones.ChannelScale):
         return type(layer).from_config(layer.get_config())
     if layer.input.shape[-1] == len(layer.factors):
@@ -80,7 +79,7 @@ def load(version: registry.Version) -> keras.Model:
     registry.verify(version)
     if not holds_keras(version):
         raise LungkitError(
-            f"{version} is kept as a graph alone, without its Keras model; `lungkit train` without --compact makes one "
-            "that holds both"
+            f"{version} is kept as a graph alone, without its Keras model; `lungkit train` without --compact makes a "
+            "version with both"
         )
     return keras.saving.load_model(version.folder / "model.keras", compile=False, safe_mode=True)

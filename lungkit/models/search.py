@@ -7,9 +7,11 @@ that what is called best did not win by a lucky one.
 import contextlib
 import io
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lungkit.backend import keras
 
@@ -21,6 +23,8 @@ from lungkit import files, progress, resume
 from lungkit.errors import LungkitError
 
 STRATEGIES = ("hyperband", "bayesian")
+ENDED = ("COMPLETED", "FAILED")
+_FACTOR = 3  # of Hyperband: one of so many trials is trained longer, so many times as long
 
 
 class SearchFailed(LungkitError):
@@ -55,41 +59,69 @@ class _TrialBar(keras.callbacks.Callback):
             self.bar.set_postfix_str(f"validation accuracy {logs['val_accuracy']:.3f}")
 
 
-def tuner_for(strategy: str, build, folder: Path, trials: int, epochs: int, seed: int) -> keras_tuner.Tuner:
-    """KerasTuner's search in `folder`, with what an earlier call left there; arguments as for `search`."""
+def new_tuner(strategy: str, build, folder: Path, trials: int, epochs: int, seed: int) -> keras_tuner.Tuner:
+    """KerasTuner's search in `folder`; arguments as for `run_search`. It builds a model once, to read the space."""
     shared = {
         "objective": keras_tuner.Objective("val_loss", "min"),
         "directory": str(folder.parent),
         "project_name": folder.name,
         "overwrite": False,
         "seed": seed,
-        # A trial that cannot be built or trained is recorded and the search continues.
+        # A trial that cannot be built or trained is recorded, and the search continues.
         "max_consecutive_failed_trials": max(3, trials),
     }
-    if strategy == "hyperband":
-        return keras_tuner.Hyperband(build, max_epochs=epochs, factor=3, hyperband_iterations=1, **shared)
-    if strategy == "bayesian":
-        return keras_tuner.BayesianOptimization(build, max_trials=trials, **shared)
+    with contextlib.redirect_stdout(io.StringIO()):  # KerasTuner prints the folder that it continues in
+        if strategy == "hyperband":
+            return keras_tuner.Hyperband(build, max_epochs=epochs, factor=_FACTOR, hyperband_iterations=1, **shared)
+        if strategy == "bayesian":
+            return keras_tuner.BayesianOptimization(build, max_trials=trials, **shared)
     raise LungkitError(f"no search strategy '{strategy}'; there are: {', '.join(STRATEGIES)}")
 
 
-def planned_epochs(strategy: str, tuner: keras_tuner.Tuner, trials: int, epochs: int) -> int:
-    """How many epochs all trials of a search take together."""
-    if strategy == "bayesian":
-        return trials * epochs
-    oracle = tuner.oracle
-    return sum(
-        oracle._get_size(bracket, turn)
-        * (oracle._get_epochs(bracket, turn) - (oracle._get_epochs(bracket, turn - 1) if turn else 0))
-        for bracket in range(oracle._get_num_brackets())
-        for turn in range(oracle._get_num_rounds(bracket))
-    )
+def open_search(build, folder: Path, *, strategy: str, trials: int, epochs: int, seed: int) -> keras_tuner.Tuner:
+    """A new search, or the one that an earlier call left in `folder`; trials that were in training come next.
+
+    Raises SearchFailed where the model cannot be built.
+    """
+    try:
+        tuner = new_tuner(strategy, build, folder, trials, epochs, seed)
+    except LungkitError:
+        raise
+    except Exception as error:
+        raise SearchFailed(f"the model cannot be built with the first values of its search space: {error}") from error
+    # KerasTuner saves before it counts an ended trial as ended. After a kill in between it would be trained again.
+    tuner.oracle.verbose = 0
+    state = tuner.oracle.get_state()
+    waiting = {trial for trial in state["retry_queue"] if tuner.oracle.trials[trial].status not in ENDED}
+    tuner.oracle.set_state(state | {"retry_queue": sorted(waiting, reverse=True)})
+    tuner.save()  # KerasTuner continues only a search that was saved once, which it does after the first trial
+    return tuner
 
 
-def _done_epochs(tuner: keras_tuner.Tuner, epochs: int) -> int:
-    """How many epochs an earlier call's completed trials took together."""
-    done = [trial.hyperparameters.values for trial in tuner.oracle.trials.values() if trial.status == "COMPLETED"]
-    return sum(values.get("tuner/epochs", epochs) - values.get("tuner/initial_epoch", 0) for values in done)
+def epochs_bar(tuner: keras_tuner.Tuner, label: str, strategy: str, trials: int, epochs: int):
+    """A bar over the epochs of all trials of a search, moved by those that an earlier call completed."""
+    total = trials * epochs if strategy == "bayesian" else _hyperband_epochs(epochs)
+    bar = progress.bar(total=total, label=label, unit="epoch")
+    bar.update(sum(epochs_of(trial, epochs) for trial in tuner.oracle.trials.values() if trial.status == "COMPLETED"))
+    return bar
+
+
+def _hyperband_epochs(most: int) -> int:
+    """How many epochs all trials of one Hyperband take together (Li et al., 2018), rounded as KerasTuner does."""
+    brackets = sum(most / _FACTOR**bracket >= 1 for bracket in range(most.bit_length()))
+    last = math.ceil(1 + math.log(most, _FACTOR))
+    total = 0
+    for bracket in range(brackets):
+        for left in range(bracket + 1):  # rounds until the longest one
+            before = math.ceil(most / _FACTOR ** (left + 1)) if left < bracket else 0
+            total += math.ceil(last / (bracket + 1) * _FACTOR**left) * (math.ceil(most / _FACTOR**left) - before)
+    return total
+
+
+def epochs_of(trial, epochs: int) -> int:
+    """How many epochs a trial takes; `epochs`: those of every trial, where the strategy does not vary them."""
+    values = trial.hyperparameters.values
+    return values.get("tuner/epochs", epochs) - values.get("tuner/initial_epoch", 0)
 
 
 def _reason(trial) -> str:
@@ -127,7 +159,7 @@ def trials_table(tuner: keras_tuner.Tuner, epochs: int | None = None) -> pd.Data
     return pd.DataFrame(rows).sort_values("score", na_position="last", ignore_index=True)
 
 
-def search(
+def run_search(
     build: Callable[[keras_tuner.HyperParameters], keras.Model],
     train,
     validation,
@@ -150,34 +182,28 @@ def search(
 
     Raises SearchFailed, with each trial's reason, when no trial completes.
     """
-    # The pipeline shuffles; Hyperband sets its own epochs, which go before these.
+    # The pipeline shuffles; Hyperband sets its own epochs, which replace these.
     fit = {"shuffle": False, "epochs": epochs} | fit_options
-    same_search(folder, strategy, trials, epochs, seed, settings)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # KerasTuner prints the folder that it takes up
-            tuner = tuner_for(strategy, build, folder, trials, epochs, seed)  # builds once, to read the space
-    except LungkitError:
-        raise
-    except Exception as error:
-        raise SearchFailed(f"the model cannot be built with the first values of its search space: {error}") from error
+    options: dict[str, Any] = {"strategy": strategy, "trials": trials, "epochs": epochs, "seed": seed}
+    same_search(folder, settings=settings, **options)
+    tuner = open_search(build, folder, **options)
     stopped_early = None
-    with progress.bar(total=planned_epochs(strategy, tuner, trials, epochs), label="search", unit="epoch") as bar:
-        bar.update(_done_epochs(tuner, epochs))
+    with epochs_bar(tuner, "search", strategy, trials, epochs) as bar:
         try:
             tuner.search(train, validation_data=validation, callbacks=[_TrialBar(bar)], verbose=0, **fit)
         except RuntimeError as error:  # KerasTuner's own limit on trials that failed one after another
             stopped_early = error
-    return result(tuner, folder, stopped_early)
+    return result_of(tuner, folder, stopped_early)
 
 
-def same_search(folder: Path, strategy: str, trials: int, epochs: int, seed: int, settings: dict | None) -> None:
-    """Record what the search in `folder` is, or refuse to continue another (resume.SettingsDiffer)."""
+def same_search(folder: Path, *, strategy: str, trials: int, epochs: int, seed: int, settings: dict | None) -> None:
+    """Record what the search in `folder` is, or refuse to continue another one (resume.SettingsDiffer)."""
     recorded = {"strategy": strategy, "epochs": epochs, "seed": seed} | (settings or {})
     resume.same_settings(folder, recorded | ({"trials": trials} if strategy == "bayesian" else {}), "search")
 
 
-def result(tuner: keras_tuner.Tuner, folder: Path, stopped_by: Exception | None = None) -> SearchResult:
-    """What a search that has ended found; SearchFailed, with each trial's reason, where no trial completed."""
+def result_of(tuner: keras_tuner.Tuner, folder: Path, stopped_by: Exception | None = None) -> SearchResult:
+    """The result of a search that has ended; SearchFailed, with each trial's reason, where no trial completed."""
     table = pd.DataFrame(columns=["trial", "status", "reason"])
     if tuner.oracle.trials:
         table = trials_table(tuner, _recorded_epochs(folder))
@@ -208,7 +234,7 @@ class Repeated:
 
 
 def repeat(
-    found: SearchResult,
+    result: SearchResult,
     build: Callable[[keras_tuner.HyperParameters], keras.Model],
     train: Callable[[int], object],
     validation,
@@ -222,38 +248,32 @@ def repeat(
     """Train the values of the best trials again from each seed, and call best what does best on the mean.
 
     train: from a seed to what `Model.fit` takes: no training depends on what ran before it. build, validation and
-    further options as for `search`. `folder` keeps every finished training: a later call takes it up.
+    further options as for `run_search`. `folder` keeps every finished training for a later call.
     """
-    completed = found.trials[found.trials["status"] == "COMPLETED"]
+    completed = result.trials[result.trials["status"] == "COMPLETED"]
     knobs = completed.columns.difference(["trial", "status", "score", "epochs", "reason"])
-    # A trial that continues another's values for more epochs is not another candidate.
-    chosen = completed[~completed[knobs].duplicated()].head(finalists)
+    # A trial that continues another with the same values for more epochs is not another candidate.
+    finalist_rows = completed[~completed[knobs].duplicated()].head(finalists)
     runs, fit = [], {"shuffle": False, "epochs": epochs} | fit_options
-    with progress.bar(total=len(chosen) * len(seeds), label="best settings again", unit="training") as bar:
-        for trial in chosen.itertuples():
+    with progress.bar(total=len(finalist_rows) * len(seeds), label="best settings again", unit="training") as bar:
+        for trial in finalist_rows.itertuples():
             for seed in seeds:
                 record = folder / f"{trial.trial}-seed-{seed}-epochs-{epochs}.json"
-                measured = _kept(record) or _trained_again(found, str(trial.trial), seed, build, train, validation, fit)
-                _keep(record, measured)
+                if not record.is_file():
+                    measured = _train_again(result, str(trial.trial), seed, build, train, validation, fit)
+                    folder.mkdir(parents=True, exist_ok=True)
+                    files.replace(record, json.dumps(measured))
+                measured = json.loads(record.read_text())
                 runs.append({"trial": trial.trial, "seed": seed} | measured | {"searched": trial.score})
                 bar.update(1)
     table = pd.DataFrame(runs)
     winner = table.groupby("trial", sort=False)["loss"].mean().idxmin()
-    return Repeated(_knobs(found.tuner.oracle.trials[winner].hyperparameters.values), table)
+    return Repeated(_knobs(result.tuner.oracle.trials[winner].hyperparameters.values), table)
 
 
-def _trained_again(found: SearchResult, trial: str, seed: int, build, train, validation, fit: dict) -> dict:
+def _train_again(result: SearchResult, trial: str, seed: int, build, train, validation, fit: dict) -> dict:
     keras.utils.set_random_seed(seed)
-    model = build(found.tuner.oracle.trials[trial].hyperparameters.copy())
+    model = build(result.tuner.oracle.trials[trial].hyperparameters.copy())
     history = model.fit(train(seed), validation_data=validation, verbose=0, **fit).history
     lowest = int(np.argmin(history["val_loss"]))
     return {name: float(history[f"val_{name}"][lowest]) for name in ("loss", "accuracy")}
-
-
-def _kept(record: Path) -> dict | None:
-    return json.loads(record.read_text()) if record.is_file() else None
-
-
-def _keep(record: Path, measured: dict) -> None:
-    record.parent.mkdir(parents=True, exist_ok=True)
-    files.replace(record, json.dumps(measured))

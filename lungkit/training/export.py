@@ -1,7 +1,7 @@
 """A trained Keras model as the graph that the clinic runs (see lungkit.models.graph), and how well the two agree.
 
 Grad-CAM needs no gradient here. Where feature maps A_k are averaged over their positions and weighted by one dense
-layer, the gradient of a class's logit by A_k is the dense weight w_k over the number of positions, so that its map is
+layer, the gradient of a class's logit by A_k is the dense weight w_k over the number of positions, so its map is
 ReLU(sum over k of w_k A_k) up to a factor which dividing by the maximum takes away (Selvaraju et al., "Grad-CAM", ICCV
 2017, section 3.1). It is part of the graph, resized as `gradcam.gradcam` does.
 """
@@ -28,7 +28,7 @@ ops = keras.ops
 
 
 class NotExportable(LungkitError):
-    """A model whose heat maps have no closed form, or whose graph does not say what the model says."""
+    """A model whose heat maps have no closed form, or whose graph gives other answers than the model."""
 
 
 def write(model: keras.Model, folder: Path, temperature: float = 1.0, half: bool = False) -> None:
@@ -120,11 +120,11 @@ def agreement(
         [exported(tensors[start : start + _BATCH])["probabilities"] for start in range(0, len(tensors), _BATCH)]
     )
     difference = float(np.abs(answered - probabilities).max())
-    alike = rule.decide(answered) == rule.decide(probabilities)
-    same = float(np.mean(alike | (rule.margin(probabilities) < _TIE)))
+    same_class = rule.decide(answered) == rule.decide(probabilities)
+    same = float(np.mean(same_class | (rule.margin(probabilities) < _TIE)))
     if not difference <= MAX_DIFFERENCE or same < 1:
         raise NotExportable(
-            f"the exported graph does not say what the model '{model.name}' says: on {len(tensors)} validation images "
+            f"the exported graph answers differently from '{model.name}': on {len(tensors)} validation images "
             f"the largest difference of a probability is {difference:.2g} (at most {MAX_DIFFERENCE} is accepted), and "
             f"the class is the same on {same:.2%} (all is accepted)"
         )

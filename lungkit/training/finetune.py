@@ -1,4 +1,4 @@
-"""Fine-tunes a backbone by a recipe: its head, then its later stages, once a seed; the members become one graph."""
+"""Fine-tuning of a backbone by a recipe: its head, then its later stages, once per seed; members become one graph."""
 
 import math
 import time
@@ -27,8 +27,8 @@ PENALTIES = (1e4, 1e3, 1e2, 1e1, 1e0)  # of the squared kernel, on standardised 
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
-    """A recipe's images, split, and as tensors in memory."""
+class RecipeData:
+    """A recipe's images: the split, and the tensors of two parts in memory."""
 
     data: dataset.Dataset
     how: dict  # the arguments of dataset.prepare that give this split again
@@ -37,44 +37,49 @@ class Material:
     validation: np.ndarray
 
 
-def material(recipe: Recipe, source: str | Path, limit: int | None = None) -> Material:
-    """Reads the images of a recipe from `source`, as dataset.prepare takes it; `limit`: at most so many."""
+def recipe_data(recipe: Recipe, source: str | Path, limit: int | None = None) -> RecipeData:
+    """Read the images of a recipe from `source`, as dataset.prepare takes it; `limit`: at most so many."""
     how = {"label_column": recipe.label_column, "limit": limit, "seed": 7, "fold": recipe.fold, "by": recipe.by}
     plain = preprocess.Preprocessing(size=(recipe.side, recipe.side))
     data = dataset.prepare(source, **how, overlap="set_aside", kept_as=lambda _: plain)
     spec = preprocess.training_statistics(data.files("train"), plain)
     train = preprocess.read_batch(data.files("train"), spec, label="training images")
-    return Material(data, how, spec, train, preprocess.read_batch(data.files("val"), spec, label="validation images"))
+    return RecipeData(data, how, spec, train, preprocess.read_batch(data.files("val"), spec, label="validation images"))
 
 
 def member(
-    recipe: Recipe, of: Material, folder: Path, seed: int, workers: int | None = None
+    recipe: Recipe, tensors: RecipeData, folder: Path, seed: int, workers: int | None = None
 ) -> tuple[keras.Model, pd.DataFrame]:
     """One network, trained with this seed, and its history; everything is kept in `folder`, where a call continues.
 
-    workers: so many processes share each batch (multiworker.fit_with_workers); None: Keras' own training.
+    workers: how many processes share each batch (multiworker.fit_with_workers); None: Keras' own training.
 
     A backbone gets the best linear head on its frozen features first: from a random one, the first steps would undo
     what they know (Kumar et al., "Fine-tuning can distort pretrained features", ICLR 2022); `epochs` 0 leaves it there.
     History: as fit.fit gives, with the head as epoch 0, of which there are only the seconds.
     """
-    settings = recipe.settings() | {"seed": seed, "data": of.data.fingerprint}
+    settings = recipe.settings() | {"seed": seed, "data": tensors.data.fingerprint}
     resume.same_settings(folder, settings, "training")
-    begun = start(recipe, of, folder / "head.npz", seed)
+    begun = start(recipe, tensors, folder / "head.npz", seed)
     model, history = begun.model, begun.history
     if recipe.epochs:
         before = model.get_weights()
         if workers:
-            train, validation = (of.train, of.data.labels("train")), (of.validation, of.data.labels("val"))
             model, epochs = multiworker.fit_with_workers(
-                model, train, validation, folder / "workers", workers=workers, epochs=recipe.epochs,
-                batches=_batches(recipe, of, seed) | {"augment": _varying(recipe, of, seed)}, compiled=begun.compiled,
+                model,
+                (tensors.train, tensors.data.labels("train")),
+                (tensors.validation, tensors.data.labels("val")),
+                folder / "workers",
+                workers=workers,
+                epochs=recipe.epochs,
+                batches=_batches(recipe, tensors, seed) | {"augment": _varying(recipe, tensors, seed)},
+                compiled=begun.compiled,
                 seed=seed,
-            )  # fmt: skip
+            )
         else:
             cnn.compile_classifier(model, **begun.compiled)
             model, epochs = fit.fit(
-                model, *streams(recipe, of, seed), folder / "stages", epochs=recipe.epochs, patience=recipe.epochs,
+                model, *streams(recipe, tensors, seed), folder / "stages", epochs=recipe.epochs, patience=recipe.epochs,
                 settings=settings,
             )  # fmt: skip
         history += epochs.to_dict("records")
@@ -92,24 +97,30 @@ class Start:
     compiled: dict  # the arguments of cnn.compile_classifier for it
 
 
-def start(recipe: Recipe, of: Material, head: Path, seed: int) -> Start:
+def calibrated(model: keras.Model, tensors: RecipeData) -> np.ndarray:
+    """Probabilities (n, classes) of the validation images, calibrated on them."""
+    labels, raw = tensors.data.labels("val"), release.logits(model, tensors.validation)
+    return scipy.special.softmax(raw / calibration.temperature(labels, raw), axis=1)
+
+
+def start(recipe: Recipe, tensors: RecipeData, head: Path, seed: int) -> Start:
     """What `member` trains by this recipe; `head`: the file that keeps the solved head."""
     keras.utils.set_random_seed(seed)
-    shape, classes = of.train.shape[1:], len(of.data.classes)
+    shape, classes = tensors.train.shape[1:], len(tensors.data.classes)
     scratch, history = recipe.backbone == "cnn", []
     if scratch:
         model = cnn.build(shape, classes, dropout=recipe.dropout)
     else:
         model = backbones.build(
-            recipe.backbone, shape, classes, preprocessing=of.spec, dropout=recipe.dropout, until=recipe.until,
+            recipe.backbone, shape, classes, preprocessing=tensors.spec, dropout=recipe.dropout, until=recipe.until,
             equalised=recipe.equalised,
         )  # fmt: skip
-        history.append({"epoch": 0, "seconds": _with_head(model, of, _varying(recipe, of, seed), head)})
+        history.append({"epoch": 0, "seconds": _with_head(model, tensors, _varying(recipe, tensors, seed), head)})
         backbones.unfreeze(model, recipe.unfrozen)
     compiled = {
         "learning_rate": recipe.learning_rate,
         "weight_decay": recipe.weight_decay,
-        "decay_steps": max(1, recipe.epochs) * math.ceil(len(of.train) / recipe.batch_size),
+        "decay_steps": max(1, recipe.epochs) * math.ceil(len(tensors.train) / recipe.batch_size),
         "layer_rates": None if scratch else backbones.layer_rates(model, recipe.layer_factor),
         "label_smoothing": recipe.label_smoothing,
         "ema": recipe.ema,
@@ -117,22 +128,22 @@ def start(recipe: Recipe, of: Material, head: Path, seed: int) -> Start:
     return Start(model, history, compiled)
 
 
-def streams(recipe: Recipe, of: Material, seed: int) -> tuple[pipeline.InMemory, pipeline.InMemory]:
+def streams(recipe: Recipe, tensors: RecipeData, seed: int) -> tuple[pipeline.InMemory, pipeline.InMemory]:
     """Training and validation images as `Model.fit` takes them, the former varied and blended."""
-    classes, batches = len(of.data.classes), _batches(recipe, of, seed)
-    augment = pipeline.augmentation(**_varying(recipe, of, seed))
+    classes, batches = len(tensors.data.classes), _batches(recipe, tensors, seed)
+    augment = pipeline.augmentation(**_varying(recipe, tensors, seed))
     return (
-        pipeline.InMemory(of.train, of.data.labels("train"), classes, augment=augment, **batches),
-        pipeline.InMemory(of.validation, of.data.labels("val"), classes, 64, weights=batches["weights"]),
+        pipeline.InMemory(tensors.train, tensors.data.labels("train"), classes, augment=augment, **batches),
+        pipeline.InMemory(tensors.validation, tensors.data.labels("val"), classes, 64, weights=batches["weights"]),
     )
 
 
-def _varying(recipe: Recipe, of: Material, seed: int) -> dict:
-    return {"mean": of.spec.mean, "std": of.spec.std, "seed": 100 * seed, **recipe.augmentation}
+def _varying(recipe: Recipe, tensors: RecipeData, seed: int) -> dict:
+    return {"mean": tensors.spec.mean, "std": tensors.spec.std, "seed": 100 * seed, **recipe.augmentation}
 
 
-def _batches(recipe: Recipe, of: Material, seed: int) -> dict:
-    weights = fit.class_weights(of.data.labels("train"), len(of.data.classes))
+def _batches(recipe: Recipe, tensors: RecipeData, seed: int) -> dict:
+    weights = fit.class_weights(tensors.data.labels("train"), len(tensors.data.classes))
     mixing = {"mixup": recipe.mixup, "cutmix": recipe.cutmix}
     return {"batch_size": recipe.batch_size, "weights": weights, "seed": seed} | mixing
 
@@ -140,38 +151,38 @@ def _batches(recipe: Recipe, of: Material, seed: int) -> dict:
 def _between(model: keras.Model, before: list[np.ndarray], share: float) -> None:
     """Give the model the weights between those before its fine-tuning and its own, at this share of the way.
 
-    There, what was learned holds better on images from elsewhere (Wortsman et al., "Robust fine-tuning of zero-shot
+    There, what was learned works better on images from elsewhere (Wortsman et al., "Robust fine-tuning of zero-shot
     models", CVPR 2022).
     """
     after = model.get_weights()
     model.set_weights([share * late + (1 - share) * early for early, late in zip(before, after, strict=True)])
 
 
-def _with_head(model: keras.Model, of: Material, varying: dict, kept: Path) -> float:
+def _with_head(model: keras.Model, tensors: RecipeData, varying: dict, kept: Path) -> float:
     """Give the model the best dense layer on its features as they are: logistic regression on the training images as
     they are and varied once, with the penalty that suits the validation images best. Returns the seconds it took;
-    `kept` holds it for a next call.
+    `kept`: the file that keeps it for the next call.
     """
     if not kept.exists():
         started = time.perf_counter()
         varied = pipeline.augmentation(**varying)
         features = keras.Model(model.input, model.get_layer("embedding").output)
-        once = np.concatenate([
-            keras.ops.convert_to_numpy(varied(of.train[i : i + 256], training=True))
-            for i in range(0, len(of.train), 256)
+        varied_once = np.concatenate([
+            keras.ops.convert_to_numpy(varied(tensors.train[i : i + 256], training=True))
+            for i in range(0, len(tensors.train), 256)
         ])  # fmt: skip
-        seen = [features.predict(tensors, verbose=0) for tensors in (of.train, once, of.validation)]
-        labels = of.data.labels("train")
+        seen = [features.predict(part, verbose=0) for part in (tensors.train, varied_once, tensors.validation)]
+        labels = tensors.data.labels("train")
         kernel, bias = linear_head(
-            np.concatenate(seen[:2]), np.concatenate([labels, labels]), seen[2], of.data.labels("val")
+            np.concatenate(seen[:2]), np.concatenate([labels, labels]), seen[2], tensors.data.labels("val")
         )
         seconds = round(time.perf_counter() - started, 2)
         with files.draft(kept) as draft:  # several workers of a search may write this file
             np.savez(draft, kernel=kernel, bias=bias, seconds=seconds)
             files.put(draft, kept, durable=False)
-    with np.load(kept) as found:
-        model.get_layer("logits").set_weights([found["kernel"], found["bias"]])
-        return float(found["seconds"])
+    with np.load(kept) as head:
+        model.get_layer("logits").set_weights([head["kernel"], head["bias"]])
+        return float(head["seconds"])
 
 
 def linear_head(
@@ -180,7 +191,7 @@ def linear_head(
     """Kernel (width, classes) and bias (classes,) of a dense layer that gives logits, float32.
 
     features, validation: (n, width); brought to unit spread for the fit, but not what varies least. Of PENALTIES, the
-    one with the lowest log loss on validation, classes weighing alike in both.
+    one with the lowest log loss on validation, with classes of equal weight in both.
     """
     middle, spread = features.mean(axis=0), features.std(axis=0)
     # A feature that hardly varies would otherwise be blown up, and with it what fine-tuning changes in it.
@@ -202,19 +213,19 @@ def linear_head(
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What became of a recipe's training."""
+    """The result of a recipe's training."""
 
     model: keras.Model  # all members as one graph
-    of: Material
+    tensors: RecipeData
     history: pd.DataFrame  # one row an epoch of any member: seed, epoch, loss, accuracy, val_loss, … seconds
 
 
 def members(recipe: Recipe, source: str | Path, folder: Path, workers: int | None = None) -> Trained:
-    """Train a member for each seed, on the recipe's own fold, and join them; what is done already is not done again."""
-    of = material(recipe, source)
-    parts = [member(recipe, of, folder / f"seed-{seed}", seed, workers) for seed in recipe.seeds]
+    """Train a member for each seed, on the recipe's own fold, and join them; finished ones are not trained again."""
+    tensors = recipe_data(recipe, source)
+    parts = [member(recipe, tensors, folder / f"seed-{seed}", seed, workers) for seed in recipe.seeds]
     history = pd.concat([rows.assign(seed=seed) for seed, (_, rows) in zip(recipe.seeds, parts, strict=True)])
-    return Trained(ensemble.combine([model for model, _ in parts], recipe.name, recipe.mirrored), of, history)
+    return Trained(ensemble.combine([model for model, _ in parts], recipe.name, recipe.mirrored), tensors, history)
 
 
 def cross_validate(recipe: Recipe, source: str | Path, folder: Path, workers: int | None = None) -> tuple[dict, float]:
@@ -230,8 +241,8 @@ def cross_validate(recipe: Recipe, source: str | Path, folder: Path, workers: in
         one = replace(recipe, fold=f"{number}/{folds}")
         trained = members(one, source, _folder(folder, one), workers)
         seconds += float(trained.history["seconds"].sum())
-        data = trained.of.data
-        answers = _at_half(trained, preprocess.read_batch(data.files("test"), trained.of.spec))
+        data = trained.tensors.data
+        answers = _at_half(trained, preprocess.read_batch(data.files("test"), trained.tensors.spec))
         two = len(data.classes) == 2
         rule = DecisionRule(kind="threshold", threshold=0.5) if two else DecisionRule(kind="argmax")
         measured = evaluation.evaluate(data.labels("test"), answers, data.patients("test"), data.classes, rule)
@@ -239,18 +250,18 @@ def cross_validate(recipe: Recipe, source: str | Path, folder: Path, workers: in
         labels.append(data.labels("test"))
         scores.append(answers)
         patients.append(data.patients("test"))
-    together = evaluation.evaluate(
+    pooled = evaluation.evaluate(
         np.concatenate(labels), np.concatenate(scores), np.concatenate(patients), data.classes, rule
     ).to_dict()
     for name in ("ece", "brier"):
-        del together[name], together["intervals"][name]
-    return together | {"folds": folds, "by": recipe.by, "auc_of_each_fold": aucs}, seconds
+        del pooled[name], pooled["intervals"][name]
+    return pooled | {"folds": folds, "by": recipe.by, "auc_of_each_fold": aucs}, seconds
 
 
 def _at_half(trained: Trained, tensors: np.ndarray) -> np.ndarray:
     """Calibrated probabilities (n, classes); of two classes, shifted so that the operating point lies at 0.5."""
-    data, labels = trained.of.data, trained.of.data.labels("val")
-    on_validation = release.logits(trained.model, trained.of.validation)
+    data, labels = trained.tensors.data, trained.tensors.data.labels("val")
+    on_validation = release.logits(trained.model, trained.tensors.validation)
     temperature = calibration.temperature(labels, on_validation)
     scores = scipy.special.softmax(release.logits(trained.model, tensors) / temperature, axis=1)
     if len(data.classes) > 2:
@@ -266,7 +277,7 @@ def _folder(folder: Path, recipe: Recipe) -> Path:
     return folder / f"fold-{recipe.fold.replace('/', '-of-')}{'' if recipe.by == 'patient' else '-by-image'}"
 
 
-def train(
+def train_recipe(
     recipe: Recipe,
     source: str | Path,
     folder: Path,
@@ -303,8 +314,8 @@ def train(
     version = release.register(
         trained.model,
         recipe.name,
-        trained.of.data,
-        trained.of.spec,
+        trained.tensors.data,
+        trained.tensors.spec,
         architecture={
             "network": recipe.backbone,
             "members": len(recipe.seeds),
@@ -312,11 +323,11 @@ def train(
             "parameters": trained.model.count_params(),
         },
         training=recipe.settings() | {"tuned_share": recipe.tuned_share, "seconds": round(seconds, 1)},
-        recipe=trained.of.how,
+        recipe=trained.tensors.how,
         modality=recipe.modality,
         about=recipe.about(whole, command, population, licence),
         measured=measured,
-        probes=probes and (lambda candidate: probes(candidate, trained.of.data)),
+        probes=probes and (lambda candidate: probes(candidate, trained.tensors.data)),
         test_too=True,
         scored_before=recipe.scored_before if recipe.owns(whole) else 0,
         compact=compact,
@@ -324,37 +335,37 @@ def train(
     return version, trained.history
 
 
-# --- ways of training, side by side
+# --- ways of training, compared
 
 
 @dataclass(frozen=True, eq=False)
 class Way:
-    """A way of training, and what it led to on the validation patients."""
+    """A way of training, and its results on the validation patients."""
 
     model: keras.Model
     history: pd.DataFrame
     evaluation: evaluation.Evaluation
 
 
-def compare(ways: dict[str, Recipe], of: Material, folder: Path, seed: int = 1) -> dict[str, Way]:
+def compare(ways: dict[str, Recipe], tensors: RecipeData, folder: Path, seed: int = 1) -> dict[str, Way]:
     """Train each way on the same images, and measure it on the validation patients: a choice is made on them, never on
-    the test's. Calibrated on the same patients, which leaves AUC as it is and flatters the rest alike.
+    the test patients. Probabilities are calibrated on the same patients, which does not change the AUC and flatters
+    the other figures alike.
 
-    folder: keeps every training, so that a killed one continues.
+    folder: keeps every training, so a killed one can continue.
     """
-    labels, patients, classes = of.data.labels("val"), of.data.patients("val"), of.data.classes
-    found = {}
+    labels, patients, classes = tensors.data.labels("val"), tensors.data.patients("val"), tensors.data.classes
+    results = {}
     for number, (name, recipe) in enumerate(ways.items(), 1):
-        model, history = member(recipe, of, folder / f"way-{number}", seed)
-        raw = release.logits(model, of.validation)
-        scores = scipy.special.softmax(raw / calibration.temperature(labels, raw), axis=1)
+        model, history = member(recipe, tensors, folder / f"way-{number}", seed)
+        scores = calibrated(model, tensors)
         rule = evaluation.operating_point(labels, scores, classes)
-        found[name] = Way(model, history, evaluation.evaluate(labels, scores, patients, classes, rule))
-    return found
+        results[name] = Way(model, history, evaluation.evaluate(labels, scores, patients, classes, rule))
+    return results
 
 
-def comparison(found: dict[str, Way]) -> pd.DataFrame:
-    """For people: a row a way, its figures with their intervals, and what its training took.
+def comparison(results: dict[str, Way]) -> pd.DataFrame:
+    """A row per way for people: its figures with their intervals, and what its training took.
 
     The last row is what always answering the largest class gives.
     """
@@ -362,13 +373,13 @@ def comparison(found: dict[str, Way]) -> pd.DataFrame:
         name: {evaluation.LABELS[figure]: wording.figure(*way.evaluation.value(figure))
                for figure in ("auc", "accuracy", "macro_f1")}
         | {
-            "weights trained": f"{sum(int(np.prod(weight.shape)) for weight in _trained(way)):,}",
+            "weights trained": f"{sum(int(np.prod(weight.shape)) for weight in _trained_weights(way)):,}",
             "training": f"{way.history['seconds'].sum():.0f} s",
         }
-        for name, way in found.items()
+        for name, way in results.items()
     }  # fmt: skip
     table = pd.DataFrame.from_dict(rows, orient="index")
-    largest, share = next(iter(found.values())).evaluation.largest_class
+    largest, share = next(iter(results.values())).evaluation.largest_class
     table.loc[f"always '{largest}'"] = {
         evaluation.LABELS["auc"]: "0.500",
         evaluation.LABELS["accuracy"]: f"{share:.3f}",
@@ -376,6 +387,6 @@ def comparison(found: dict[str, Way]) -> pd.DataFrame:
     return table.fillna("")
 
 
-def _trained(way: Way) -> list:
+def _trained_weights(way: Way) -> list:
     only_head = (way.history["epoch"] == 0).all()
     return way.model.get_layer("logits").weights if only_head else way.model.trainable_weights

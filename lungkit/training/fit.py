@@ -25,10 +25,10 @@ def class_weights(labels: np.ndarray, n_classes: int) -> dict[int, float]:
 
 
 class _Checkpoint(keras.callbacks.Callback):
-    """The whole state of a training after each epoch, so that a kill costs at most the epoch it fell into.
+    """The whole state of a training after each epoch, so a kill costs at most one epoch.
 
     Keras' BackupAndRestore forgets how long the validation loss has not improved and which weights were best;
-    this keeps both. state.json is written last and names the files that belong to it, so that it never points
+    this keeps both. state.json is written last and names the files that belong to it, so it never points
     at a half-written one.
     """
 
@@ -76,7 +76,7 @@ class _Checkpoint(keras.callbacks.Callback):
 
 
 class _Bar(keras.callbacks.Callback):
-    """One line for the whole training: batches done, the epoch, and what validation says."""
+    """One line for the whole training: finished batches, the epoch, and the figures of validation."""
 
     def __init__(self, bar):
         super().__init__()

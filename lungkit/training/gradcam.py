@@ -143,8 +143,8 @@ def localisation(heatmaps: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
       iou_otsu       intersection over union of the lesion and the map above Otsu's threshold
       energy_inside  the share of all heat that lies in the lesion
       mask_share     the lesion's share of the image: what a uniform map gets in all three
-    An image without a lesion has NaN in every column: there is nothing to find. A map without heat found nothing
-    and gets 0, not NaN, since leaving it out would flatter the mean.
+    An image without a lesion has NaN in every column: there is nothing to find. A map without heat points at
+    nothing and gets 0, not NaN, because leaving it out would flatter the mean.
     """
     heatmaps, masks = np.asarray(heatmaps, dtype=np.float64), np.asarray(masks) != 0
     if heatmaps.ndim != 3 or heatmaps.shape != masks.shape:
@@ -152,7 +152,7 @@ def localisation(heatmaps: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
             f"heat maps {heatmaps.shape} and masks {masks.shape} differ; expected (n, height, width) twice"
         )
     if not (np.isfinite(heatmaps).all() and (heatmaps >= 0).all()):
-        raise LungkitError("a heat map holds negative or non-finite values; expected 0 or more")
+        raise LungkitError("a heat map has negative or non-finite values; expected 0 or more")
     rows = [_agreement(heat, mask) for heat, mask in zip(heatmaps, masks, strict=True)]
     return pd.DataFrame(rows, columns=list(MEASURES), dtype=float)
 
@@ -215,7 +215,7 @@ def randomisation_check(
     the output layer alone, then the others in at most seven groups. After each step the maps of the same classes
     are compared with the model's own. Maps that explain the model lose their likeness; maps that stay alike
     show the image's edges whatever was learned. The weights are put back exactly, also after an error.
-    Each step is one draw of weights: the interval speaks for other images, not for other draws (seed).
+    Each step is one draw of weights: the interval covers other images, not other draws (seed).
 
     images, class_index: as for `gradcam`; patients (n,): the images of one patient count together (None: none do).
 

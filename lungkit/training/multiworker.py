@@ -1,21 +1,20 @@
 """Training by several processes that share each batch: tf.distribute's MultiWorkerMirroredStrategy.
 
-Every worker holds the whole model, works on its part of each batch, and all of them add up their gradients before
-they change the weights in the same way. `fit_with_workers` starts them on this machine; they find each other through
-TF_CONFIG, which set by hand for `python -m lungkit.training.multiworker` does the same across hosts. Their ports have
+Every worker has the whole model and works on its part of each batch. All of them add up their gradients and then
+change the weights in the same way. `fit_with_workers` starts them on this machine; they find each other through
+TF_CONFIG, which, set by hand for `python -m lungkit.training.multiworker` does the same across hosts. Their ports have
 no authentication: the loopback address here, a private network across hosts.
 
 Keras' own Model.fit cannot do this (Keras 3.15 with TensorFlow 2.21; keras-team/keras issue 20585): it averages the
 first batch over workers to learn its shape, which fails with "Attempt to convert a value (PerReplica…) with an
 unsupported type to a Tensor", and past that it reduces the metrics, single numbers, along an axis they do not have
-("Invalid reduction dimension 0 for input with 0 dimensions"). Hence a training loop of our own.
+("Invalid reduction dimension 0 for input with 0 dimensions"). This module therefore has its own training loop.
 """
 
 import argparse
+import contextlib
 import json
-import os
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,14 +25,16 @@ from lungkit.backend import keras
 import numpy as np
 import pandas as pd
 
-from lungkit import files
+from lungkit import files, progress
 from lungkit.errors import LungkitError
 from lungkit.models import (
     backbones,  # noqa: F401 - its layers have to be known where a model is loaded
     cnn,
-    distributed_search,
 )
 from lungkit.training import pipeline
+from lungkit.training.workers import Workers, end_with_parent
+
+_HISTORY, _BEST, _DRAFT = "history.csv", "best.weights.h5", "unfinished.csv"
 
 
 def fit_with_workers(
@@ -54,13 +55,13 @@ def fit_with_workers(
     train, validation: images float32 (n, height, width, 1), preprocessed, and labels (n,) integers. batches: arguments
     of pipeline.InMemory; its `augment` those of pipeline.augmentation. `batch_size` counts the images of all workers
     together. compiled: arguments of cnn.compile_classifier, label_smoothing among them. Every worker varies each batch
-    in the same way and takes its part of it, so that the number of workers changes what is computed where, not what is
-    learned: gradients and the statistics of batch normalisation are those of the whole batch. Only dropout is drawn by
-    each worker for itself.
+    in the same way and takes its part of it. The number of workers therefore changes where things are computed, not
+    what is learned: gradients and the statistics of batch normalisation are those of the whole batch. Dropout alone
+    differs from worker to worker.
 
     `folder` gets history.csv, the best weights and each worker's log; a call for a folder that has all of them returns
-    them, and a training that was killed begins again. History: as fit.fit gives. A worker that dies ends all, with
-    LungkitError and its last words.
+    them. A training that was killed starts again from the first epoch. History: as fit.fit gives. A worker that dies
+    ends all, with LungkitError and its last words.
     """
     if not 1 <= workers <= batches["batch_size"]:
         raise LungkitError(f"a batch of {batches['batch_size']} images cannot be shared by {workers} workers")
@@ -72,61 +73,42 @@ def fit_with_workers(
             np.savez(Path(shared) / "images.npz", *train, *validation)
             model.save(Path(shared) / "start.keras")
             arguments = {"epochs": epochs, "batches": batches, "compiled": compiled, "seed": seed}
-            _run([shared, str(folder), "--arguments", json.dumps(arguments)], folder, workers)
+            _run([shared, str(folder), "--arguments", json.dumps(arguments)], folder, workers, epochs)
     model.load_weights(folder / _BEST)
     return model, pd.read_csv(folder / _HISTORY)
 
 
-_HISTORY, _BEST = "history.csv", "best.weights.h5"
-
-
-def _run(arguments: list[str], folder: Path, workers: int) -> None:
+def _run(arguments: list[str], folder: Path, workers: int, epochs: int) -> None:
     """One process for each worker, until all have ended well; none is left when this returns."""
+    command = [sys.executable, "-m", "lungkit.training.multiworker", *arguments]
     cluster = {"worker": [f"127.0.0.1:{port}" for port in _free_ports(workers)]}
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
-    running = []
-    try:
+    (folder / _DRAFT).unlink(missing_ok=True)
+    with (
+        progress.bar(total=epochs, label=f"training by {workers} workers", unit="epoch") as bar,
+        Workers(command, folder / "logs", workers) as processes,
+    ):
         for index in range(workers):
-            config = {"cluster": cluster, "task": {"type": "worker", "index": index}}
-            variables = {
-                "TF_CONFIG": json.dumps(config),
-                "no_grpc_proxy": "127.0.0.1",  # a proxy has no way to the loopback address
-                "TF_NUM_INTRAOP_THREADS": threads,
-                distributed_search.PARENT: str(os.getpid()),
-                "CUDA_VISIBLE_DEVICES": "-1",  # workers cannot share a GPU
-            }
-            with (folder / f"worker{index}.log").open("wb") as log:
-                command = [sys.executable, "-m", "lungkit.training.multiworker", *arguments]
-                running.append(
-                    subprocess.Popen(
-                        command, env=os.environ | variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-                    )
-                )
-        while any(process.poll() is None for process in running):
-            if any(process.poll() for process in running):
-                break  # the others would wait for it
+            processes.start(
+                f"worker{index}",
+                TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}),
+                no_grpc_proxy="127.0.0.1",  # a proxy has no way to the loopback address
+                CUDA_VISIBLE_DEVICES="-1",  # workers cannot share a GPU
+            )
+        while len(processes):
             time.sleep(0.2)
-        for index, process in enumerate(running):
-            if process.poll():
-                lines = (folder / f"worker{index}.log").read_text(errors="replace").strip().splitlines()
-                raise LungkitError(
-                    f"worker {index} of {workers} ended with status {process.poll()}: " + "\n".join(lines[-5:])
-                )
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
+            for name, how in processes.failed():  # the others would wait for it
+                raise LungkitError(f"{name} of {workers} ended with {how}: {processes.last_words(name)}")
+            with contextlib.suppress(FileNotFoundError):
+                bar.update(max(0, (folder / _DRAFT).read_text().count("\n") - 1 - bar.n))
+        bar.update(epochs - bar.n)
 
 
 def _free_ports(count: int) -> list[int]:
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for free in held:
+    with contextlib.ExitStack() as stack:
+        bound = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for free in bound:
             free.bind(("127.0.0.1", 0))
-        return [free.getsockname()[1] for free in held]
-    finally:
-        for free in held:
-            free.close()
+        return [free.getsockname()[1] for free in bound]
 
 
 def _synchronized(layer):
@@ -137,10 +119,10 @@ def _synchronized(layer):
     return type(layer).from_config(config)
 
 
-def train(shared: Path, folder: Path, *, epochs: int, batches: dict, compiled: dict, seed: int) -> None:
+def train_as_worker(shared: Path, folder: Path, *, epochs: int, batches: dict, compiled: dict, seed: int) -> None:
     """One worker's part, as TF_CONFIG says which; the first writes the weights and the history. See fit_with_workers.
 
-    shared: holds start.keras and images.npz.
+    shared: a folder with start.keras and images.npz.
     """
     import tensorflow as tf
 
@@ -159,9 +141,9 @@ def train(shared: Path, folder: Path, *, epochs: int, batches: dict, compiled: d
         model.set_weights(alone.get_weights())
         cnn.compile_classifier(model, **compiled)
     classes = alone.output_shape[1]
-    given = batches | {"augment": pipeline.augmentation(**batches["augment"]) if batches.get("augment") else None}
+    options = batches | {"augment": pipeline.augmentation(**batches["augment"]) if batches.get("augment") else None}
     weights = {int(label): weight for label, weight in (batches.get("weights") or {}).items()}  # JSON's keys are text
-    whole = pipeline.InMemory(train_images, train_labels, classes, **given | {"weights": weights})
+    whole = pipeline.InMemory(train_images, train_labels, classes, **options | {"weights": weights})
     held_out = pipeline.InMemory(val_images, val_labels, classes, 64, weights=weights)
 
     @tf.function(reduce_retracing=True)
@@ -191,8 +173,8 @@ def train(shared: Path, folder: Path, *, epochs: int, batches: dict, compiled: d
             batch = whole[number]
             mine = [np.array_split(part, workers)[index] for part in batch]
             counts.append(len(batch[0]))
-            taken = step(*map(tf.constant, mine), tf.constant(float(counts[-1])))
-            figures.append([float(value) for value in taken])
+            means = step(*map(tf.constant, mine), tf.constant(float(counts[-1])))
+            figures.append([float(value) for value in means])
         whole.on_epoch_end()
         loss, accuracy = np.average(figures, axis=0, weights=counts)
         if not np.isfinite(loss):
@@ -200,21 +182,22 @@ def train(shared: Path, folder: Path, *, epochs: int, batches: dict, compiled: d
         row = {"epoch": epoch, "loss": loss, "accuracy": accuracy}
         if index == 0:
             alone.set_weights(model.get_weights())
-            said = alone.evaluate(held_out, verbose=0, return_dict=True)
-            row |= {"val_loss": said["loss"], "val_accuracy": said["accuracy"]}
+            validated = alone.evaluate(held_out, verbose=0, return_dict=True)
+            row |= {f"val_{figure}": validated[figure] for figure in ("loss", "accuracy")}
             row["learning_rate"] = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
             if row["val_loss"] < min((before["val_loss"] for before in rows), default=np.inf):
                 alone.save_weights(folder / _BEST)
         rows.append(row | {"seconds": round(time.perf_counter() - started, 2)})
-    if index == 0:
-        files.replace(folder / _HISTORY, pd.DataFrame(rows).to_csv(index=False))
+        if index == 0:
+            finished = epoch == epochs
+            files.replace(folder / (_HISTORY if finished else _DRAFT), pd.DataFrame(rows).to_csv(index=False))
 
 
 if __name__ == "__main__":
-    distributed_search.end_with_parent()
-    parser = argparse.ArgumentParser(description=train.__doc__)
-    parser.add_argument("shared", type=Path, help="holds start.keras and images.npz")
+    end_with_parent()
+    parser = argparse.ArgumentParser(description=train_as_worker.__doc__)
+    parser.add_argument("shared", type=Path, help="a folder with start.keras and images.npz")
     parser.add_argument("folder", type=Path, help="where the first worker leaves the weights and the history")
-    parser.add_argument("--arguments", type=json.loads, required=True, help="the other arguments of train, as JSON")
-    given = parser.parse_args()
-    train(given.shared, given.folder, **given.arguments)
+    parser.add_argument("--arguments", type=json.loads, required=True, help="the other arguments, as JSON")
+    arguments = parser.parse_args()
+    train_as_worker(arguments.shared, arguments.folder, **arguments.arguments)

@@ -1,4 +1,4 @@
-"""What a chest X-ray model's card says on trust: does it hold elsewhere, and does it read the lungs?
+"""The part "trust" of a chest X-ray model's card: does it work elsewhere, and does it read the lungs?
 
 Three probes, none of which touches the test part of the model's own data. Each figure has a 95 % bootstrap interval by
 patient; "AUC" is always of 1 - P(normal), normal images against all others, whatever the others are called.
@@ -8,11 +8,11 @@ patient; "AUC" is always of 1 - P(normal), normal images against all others, wha
   classes apart without the lungs reads something else (Maguolo and Nanni, "A critic evaluation of methods for COVID-19
   automatic detection from X-ray images", Information Fusion 2021; DeGrave et al., "AI for radiographic COVID-19
   detection selects shortcuts over signal", Nature Machine Intelligence 2021).
-- heat_in_lungs: the share of Grad-CAM's heat that lies in the lungs, beside what a uniform map would get.
+- heat_in_lungs: the share of Grad-CAM's heat that lies in the lungs, next to what a uniform map would get.
 
 What is hidden takes the mean brightness of what is left of the picture. The same area of lungs is hidden in every
 picture: an outline of each patient's own lungs would itself tell the sick from the healthy, and in covid_chestxray only
-the sick have one. It reaches as far as nearly any patient's lungs, so that what is then still told apart is not lung.
+the sick have one. It reaches as far as nearly any patient's lungs, so what the model still tells apart is not lung.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -107,15 +107,15 @@ def heat_in_lungs(candidate: Candidate, folder: Path) -> dict:
     rows = _frontal(folder).dropna(subset="mask")
     plain = preprocess.Preprocessing(size=_spec(candidate).size)
     pictures = _pictures(candidate, rows["file"], "heat in the lungs")
-    found = []
+    measures = []
     for (tensor, place), mask_file in zip(pictures, rows["mask"], strict=True):
         outputs = candidate.read(tensor[None])
         heat = outputs["heat"][0, candidate.card.rule.decide(outputs["probabilities"])[0]]
         mask = preprocess.prepare(images.read(mask_file), plain).tensor[..., 0] > 0.5
         if placed(images.probe(mask_file)[1::-1], plain.size) != place:
             raise LungkitError(f"{mask_file} is not of its image's proportions: a lung mask must be of the same size")
-        found.append(gradcam.localisation(heat[place][None], mask[place][None]))
-    measured, patients = pd.concat(found, ignore_index=True), rows["patient_id"].to_numpy(str)
+        measures.append(gradcam.localisation(heat[place][None], mask[place][None]))
+    measured, patients = pd.concat(measures, ignore_index=True), rows["patient_id"].to_numpy(str)
     shares = {
         "energy_inside": measured["energy_inside"],
         "uniform": measured["mask_share"],
@@ -132,17 +132,17 @@ def says(trust: dict) -> list[str]:
     """What the figures of `chest_xray` mean, in sentences for clinicians, by rules:
 
     - it tells normal from the rest elsewhere where the interval of its AUC lies above 0.5;
-    - part of its score comes from outside the lungs where the interval of its AUC without them does not hold 0.5;
+    - part of its score comes from outside the lungs where the interval of its AUC without them does not include 0.5;
     - it does worse without the border where its AUC lies above the interval of that with the border hidden;
-      neither of the two can be said where it does not tell the images apart as they are;
+      neither is stated where it does not tell the images apart as they are;
     - its heat favours the lungs where the interval of what it has above a uniform map lies above 0.
     """
     elsewhere, heat = trust["out_of_source"], trust["heat_in_lungs"]
     sentences = [_says_elsewhere(elsewhere)]
     for place, where in (("elsewhere", f"On {elsewhere['collection']}"), ("own_validation", "On its own validation")):
         auc = trust["shortcuts"][place]["auc"]
-        found = [_says_of_lungs(auc), _says_of_border(auc)] if _tells_apart(auc["as_is"]) else [_SAYS_NOTHING]
-        sentences += [f"{where}: {text}" for text in found]
+        texts = [_says_of_lungs(auc), _says_of_border(auc)] if _tells_apart(auc["as_is"]) else [_SAYS_NOTHING]
+        sentences += [f"{where}: {text}" for text in texts]
     return [*sentences, _says_of_heat(heat)]
 
 
@@ -151,7 +151,7 @@ def table(part: dict) -> pd.DataFrame:
 
     Figures stand with their interval; "says" is left out.
     """
-    rows = dict(_rows({name: value for name, value in part.items() if name != "says"}))
+    rows = dict(_rows_of({name: value for name, value in part.items() if name != "says"}))
     return pd.DataFrame.from_dict(rows, orient="index", columns=[""])
 
 
@@ -179,7 +179,9 @@ def _frontal(folder: Path) -> pd.DataFrame:
     masks = [folder / mask if mask else None for mask in rows["lung_mask_v7"]]
     if not any(masks):
         raise LungkitError(f"{folder} has no lung mask for a frontal X-ray: lung_mask_v7 is empty")
-    patients = rows["patient_id"].where(rows["patient_id"] != "", rows["file"])  # unknown: one of its own
+    patients = rows["patient_id"].where(
+        rows["patient_id"] != "", rows["file"]
+    )  # unknown: each image is its own patient
     files = [folder / file for file in rows["file"]]
     rows = rows.assign(file=files, mask=pd.Series(masks, rows.index, object), patient_id=patients)
     return rows[["file", "mask", "label", "patient_id"]].reset_index(drop=True)
@@ -222,7 +224,7 @@ def _views(tensor: np.ndarray, place: tuple[slice, slice], area: np.ndarray) -> 
     lung[place] = np.asarray(fitted)
     down, right = (max(1, round(BORDER * side)) for side in (height, width))
     middle[rows.start + down : rows.stop - down, columns.start + right : columns.stop - right] = True
-    # The black bars beside a picture tell its proportions: they go with all that is not lung, and with the border.
+    # The black bars next to a picture show its proportions: they go with all that is not lung, and with the border.
     return np.stack(
         [tensor, *(_hidden(tensor, what, picture) for what in (lung >= LUNGS_REACH, lung < LUNGS_LIE, ~middle))]
     )
@@ -289,7 +291,7 @@ def _words(figure: dict) -> str:
     return wording.figure(figure["value"], figure["low"], figure["high"])
 
 
-_SAYS_NOTHING = "it is not shown to tell the images apart as they are, so that hiding parts of them says nothing."
+_SAYS_NOTHING = "it is not shown to tell the images apart as they are, so hiding parts of them shows nothing."
 
 
 def _tells_apart(auc: dict) -> bool:
@@ -300,13 +302,13 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _says_elsewhere(found: dict) -> str:
-    normal = next(counts for label, counts in found["labels"].items() if label.casefold() == NORMAL)
+def _says_elsewhere(elsewhere: dict) -> str:
+    normal = next(counts for label, counts in elsewhere["labels"].items() if label.casefold() == NORMAL)
     return (
-        f"On {found['collection']}, frontal X-rays of other hospitals, it "
-        f"{'tells' if _tells_apart(found['auc']) else 'is not shown to tell'} normal from the rest: AUC "
-        f"{_words(found['auc'])}, with {normal['images']} normal images of {normal['patients']} patients among "
-        f"{found['images']}. Its input checks flag {_percent(found['flagged'])} of them."
+        f"On {elsewhere['collection']}, frontal X-rays of other hospitals, it "
+        f"{'tells' if _tells_apart(elsewhere['auc']) else 'is not shown to tell'} normal from the rest: AUC "
+        f"{_words(elsewhere['auc'])}, with {normal['images']} normal images of {normal['patients']} patients among "
+        f"{elsewhere['images']}. Its input checks flag {_percent(elsewhere['flagged'])} of them."
     )
 
 
@@ -335,20 +337,20 @@ def _says_of_heat(heat: dict) -> str:
     )
 
 
-def _rows(part: dict, above: str = "") -> Iterator[tuple[str, str]]:
-    """(where it stands, what it says) of each value."""
+def _rows_of(part: dict, above: str = "") -> Iterator[tuple[str, str]]:
+    """(its path, its value in words) of each value."""
     if {"images", "patients"} <= part.keys():
         yield above or "images", f"{part['images']} images of {part['patients']} patients"
         part = {name: value for name, value in part.items() if name not in ("images", "patients")}
     for name, value in part.items():
         path = " · ".join(filter(None, [above, name.replace("_", " ")]))
         if isinstance(value, dict) and not {"value", "low", "high"} <= value.keys():
-            yield from _rows(value, path)
+            yield from _rows_of(value, path)
         else:
-            yield path, _said(value)
+            yield path, _in_words(value)
 
 
-def _said(value) -> str:
+def _in_words(value) -> str:
     if isinstance(value, dict):
         return _words(value)
     if isinstance(value, float) or value is None:

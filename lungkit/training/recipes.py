@@ -4,12 +4,15 @@ Settings were chosen on validation patients (bench/README.md says which were tri
 """
 
 import shlex
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from lungkit.data import dataset
 from lungkit.data.notes import alike
 from lungkit.errors import LungkitError
+
+# What a recipe's `backbone` may be: lungkit's small network, or one of models.backbones, trained on photographs.
+NETWORKS = ("cnn", "efficientnet_lite0", "efficientnet_b0", "mobilenet_v2", "densenet121", "resnet50", "vgg16")
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Recipe:
     by: str = "patient"
     leak: bool = False  # also measure what a split by image would have shown
     scored_before: int = 0  # times that an earlier version, not shipped, was scored on the same test images
-    backbone: str = "efficientnet_lite0"  # or "cnn", which has learned nothing before
+    backbone: str = "efficientnet_lite0"  # one of NETWORKS; "cnn" starts from random weights
     until: str = "stage5"  # as in backbones.build
     side: int = 224  # pixels, of the square that images are fitted into
     epochs: int = 6  # with `unfrozen` and what follows it trained
@@ -70,7 +73,7 @@ class Recipe:
     def owns(self, data: dataset.Dataset) -> bool:
         """Whether this is the set that the recipe was made for: of its name and with as many images of each class.
 
-        Of a phantom, which is drawn in any number: whether the set says that it is one.
+        Of a phantom, which has any number of images: whether the set says that it is one.
         """
         if not any(self.images.values()):
             return self.data == "phantom" and data.synthetic and data.name.startswith("phantom")
@@ -107,10 +110,20 @@ class Recipe:
         return command(self.name, f"FOLDER/{self.data}", outside="covid_chestxray" if probed else "", compact=True)
 
 
+def with_backbone(recipe: Recipe, backbone: str) -> Recipe:
+    """The recipe with another network; its model gets another name, which ends in the network's."""
+    if backbone not in NETWORKS:
+        raise LungkitError(f"no network '{backbone}'; there are: {', '.join(NETWORKS)}")
+    return (
+        recipe if backbone == recipe.backbone else replace(recipe, backbone=backbone, name=f"{recipe.name}-{backbone}")
+    )
+
+
 def command(
     name: str,
     source: str | Path,
     *,
+    backbone: str = "",
     outside: str | Path = "",
     compact: bool = False,
     workers: int | None = None,
@@ -119,6 +132,7 @@ def command(
 ) -> str:
     """The command line for these arguments of `lungkit train`, without the folders that lie only on this machine."""
     words = ["lungkit", "train", name, "--data", _named(source)]
+    words += ["--backbone", backbone] if backbone else []
     words += ["--outside", _named(outside)] if outside else []
     words += ["--compact"] if compact else []
     words += ["--workers", str(workers)] if workers else []
@@ -259,7 +273,7 @@ RECIPES = {
             name="ct-infection",
             modality="CT",
             question="Chest CT slice: normal, pneumonia or COVID-19?",
-            population="no patient: slices drawn by a computer",
+            population="no patient: synthetic slices",
             data="phantom",
             images={"Normal": 0, "Pneumonia": 0, "COVID-19": 0},
             licence="made by lungkit, as the rest of it",

@@ -49,7 +49,7 @@ def _cnn() -> keras.Model:
 
 
 def _backbone(**options) -> keras.Model:
-    return backbones.build("efficientnet_lite0", (32, 32, 1), 3, weights=None, **options)
+    return backbones.build("efficientnet_lite0", (32, 32, 1), 3, pretrained=False, **options)
 
 
 # About 25 s: a backbone is built, and another process loads Keras.

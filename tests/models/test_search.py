@@ -1,5 +1,6 @@
-"""Hyperparameter search: it resumes, and says why trials failed."""
+"""Hyperparameter search: it continues where it stopped, and says why trials failed."""
 
+import gc
 from functools import partial
 
 from lungkit.backend import keras
@@ -12,15 +13,16 @@ from lungkit.errors import LungkitError
 from lungkit.models import search
 
 BUILT = []
+gc.freeze()  # KerasTuner collects garbage before each trial, and what TensorFlow's import made takes a second each time
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def batches():
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
     x = rng.normal(size=(64, 4)).astype("float32")
-    data = tf.data.Dataset.from_tensor_slices((x, (x[:, 0] > 0).astype("int64"))).batch(16)
+    data = tf.data.Dataset.from_tensor_slices((x, (x[:, 0] > 0).astype("int64"))).batch(32)
     return data, data
 
 
@@ -32,87 +34,108 @@ def dense(hp, fails_above: int = 100):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(width, "relu"), keras.layers.Dense(2)])
     rate = hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
+    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"], run_eagerly=True)
     return model
 
 
+OPTIONS = {
+    "hyperband": {"strategy": "hyperband", "epochs": 3},
+    "bayesian": {"strategy": "bayesian", "trials": 3, "epochs": 2, "settings": {"data": "a"}},
+}
+
+
+@pytest.fixture(scope="module")
+def searches(tmp_path_factory, batches):
+    """A folder and its result for each strategy; tests leave both as they are."""
+    home = tmp_path_factory.mktemp("searches")
+    return {
+        name: (home / name, search.run_search(dense, *batches, home / name, **options))
+        for name, options in OPTIONS.items()
+    }
+
+
+@pytest.mark.parametrize(("strategy", "epochs"), [("hyperband", {1, 3}), ("bayesian", {2})])
+def test_the_best_trial_has_the_lowest_validation_loss_and_the_table_says_how_long_each_trained(
+    searches, strategy, epochs
+):
+    _, result = searches[strategy]
+    assert result.trials.status.tolist() == ["COMPLETED"] * (3 if strategy == "bayesian" else 6)
+    assert result.trials.score.is_monotonic_increasing
+    assert result.best == {knob: result.trials.iloc[0][knob] for knob in ("width", "learning_rate")}
+    assert set(result.trials.epochs) == epochs
+
+
 @pytest.mark.parametrize("strategy", search.STRATEGIES)
-def test_the_best_trial_has_the_lowest_validation_loss(tmp_path, batches, strategy):
-    found = search.search(dense, *batches, tmp_path / "search", strategy=strategy, trials=3, epochs=3)
-    completed = found.trials[found.trials.status == "COMPLETED"]
-    assert completed.score.is_monotonic_increasing
-    assert found.best == {knob: completed.iloc[0][knob] for knob in ("width", "learning_rate")}
-    assert len(completed) == (3 if strategy == "bayesian" else 6)
-
-
-def test_a_second_call_runs_no_trial_again(tmp_path, batches):
-    first = search.search(dense, *batches, tmp_path / "search", strategy="bayesian", trials=3, epochs=1)
+def test_a_second_call_trains_nothing_again_and_shows_what_was_done(searches, batches, strategy, capsys):
+    folder, first = searches[strategy]
     BUILT.clear()
-    again = search.search(dense, *batches, tmp_path / "search", strategy="bayesian", trials=3, epochs=1)
+    again = search.run_search(dense, *batches, folder, **OPTIONS[strategy])
     assert again.trials.equals(first.trials)
     assert len(BUILT) <= 1, "the space is read once, no trial is built"
+    total = 6 if strategy == "bayesian" else 11
+    shown = capsys.readouterr()
+    assert f"{total}/{total}" in shown.err
+    assert str(folder) not in shown.out
 
 
-def test_a_search_stopped_between_trials_goes_on_with_the_next(tmp_path, batches):
+def test_other_settings_in_the_same_folder_are_refused_by_name(searches, batches):
+    other = OPTIONS["bayesian"] | {"epochs": 1, "settings": {"data": "b"}}
+    with pytest.raises(resume.SettingsDiffer, match=r"data, epochs differ"):
+        search.run_search(dense, *batches, searches["bayesian"][0], **other)
+
+
+@pytest.mark.parametrize("finished", [0, 2])
+def test_a_search_that_was_stopped_continues_with_the_trial_that_was_in_training(tmp_path, batches, finished):
     class Stop(BaseException):
         pass
 
-    finished = []
+    built = []
 
-    def stops_in_the_third(hp):
-        if len(finished) == 3:
+    def stops(hp):
+        if len(built) > finished:  # the first model is built to read the space
             raise Stop
-        finished.append(dense(hp))
-        return finished[-1]
+        built.append(dense(hp))
+        return built[-1]
 
-    options = {"strategy": "bayesian", "trials": 4, "epochs": 1}
+    options = {"strategy": "bayesian", "trials": 3, "epochs": 1}
     with pytest.raises(Stop):
-        search.search(stops_in_the_third, *batches, tmp_path / "search", **options)
+        search.run_search(stops, *batches, tmp_path / "search", **options)
     BUILT.clear()
-    found = search.search(dense, *batches, tmp_path / "search", **options)
-    assert (found.trials.status == "COMPLETED").sum() == 4
-    assert len(BUILT) < 4, "what was finished is not trained again"
+    result = search.run_search(dense, *batches, tmp_path / "search", **options)
+    assert result.trials.status.tolist() == ["COMPLETED"] * 3
+    assert len(BUILT) == 3 - finished, "finished trials are not trained again"
 
 
-def test_failed_trials_are_kept_with_their_reason_and_the_search_goes_on(tmp_path, batches):
+def test_failed_trials_are_kept_with_their_reason_and_the_search_continues(tmp_path, batches):
     build = partial(dense, fails_above=4)
-    found = search.search(build, *batches, tmp_path / "search", strategy="bayesian", trials=6, epochs=1, seed=1)
-    failed = found.trials[found.trials.status != "COMPLETED"]
+    result = search.run_search(build, *batches, tmp_path / "search", strategy="bayesian", trials=6, epochs=1, seed=1)
+    failed = result.trials[result.trials.status != "COMPLETED"]
     assert len(failed) and failed.reason.str.match(r"ValueError: width [68] is too wide").all()
-    assert found.best["width"] <= 4
+    assert result.best["width"] <= 4
 
 
 def test_a_search_without_a_finished_trial_fails_with_every_reason(tmp_path, batches):
     build = partial(dense, fails_above=0)
     with pytest.raises(search.SearchFailed, match=r"cannot be built.* width 2 is too wide for this test"):
-        search.search(build, *batches, tmp_path / "first", strategy="bayesian", trials=2, epochs=1)
+        search.run_search(build, *batches, tmp_path / "first", strategy="bayesian", trials=2, epochs=1)
 
     def breaks_in_training(hp):
         model = dense(hp)
-        model.compile("adam", loss=lambda y, p: 1 / 0, metrics=["accuracy"])
+        model.compile("adam", loss=lambda y, p: 1 / 0, metrics=["accuracy"], run_eagerly=True)
         return model
 
     with pytest.raises(search.SearchFailed, match=r"no trial .* completed:(\n  trial .*division by zero){2}"):
-        search.search(breaks_in_training, *batches, tmp_path / "second", strategy="bayesian", trials=2, epochs=1)
+        search.run_search(breaks_in_training, *batches, tmp_path / "second", strategy="bayesian", trials=2, epochs=1)
 
 
-def test_the_table_says_how_many_epochs_each_trial_was_trained(tmp_path, batches):
-    bayesian = search.search(dense, *batches, tmp_path / "b", strategy="bayesian", trials=2, epochs=3).trials
-    assert bayesian["epochs"].tolist() == [3, 3]
-    hyperband = search.search(dense, *batches, tmp_path / "h", strategy="hyperband", epochs=3).trials
-    assert set(hyperband["epochs"]) == {1, 3}
+def test_an_unknown_strategy_is_refused(tmp_path, batches):
+    with pytest.raises(LungkitError, match="no search strategy 'random'; there are: hyperband, bayesian"):
+        search.run_search(dense, *batches, tmp_path / "search", strategy="random")
 
 
-@pytest.mark.parametrize("strategy", search.STRATEGIES)
-def test_a_search_that_is_taken_up_shows_what_was_done(tmp_path, batches, strategy, capsys):
-    options = {"strategy": strategy, "trials": 2, "epochs": 3}
-    search.search(dense, *batches, tmp_path / "search", **options)
-    capsys.readouterr()
-    search.search(dense, *batches, tmp_path / "search", **options)
-    total = 6 if strategy == "bayesian" else 11
-    shown = capsys.readouterr()
-    assert f"{total}/{total}" in shown.err
-    assert str(tmp_path) not in shown.out
+@pytest.mark.parametrize(("epochs", "total"), [(1, 1), (2, 4), (3, 11), (9, 75), (12, 136)])
+def test_the_planned_epochs_of_hyperband_are_those_that_kerastuner_gives_its_trials(epochs, total):
+    assert search._hyperband_epochs(epochs) == total
 
 
 # --- the best settings again
@@ -121,10 +144,13 @@ def test_a_search_that_is_taken_up_shows_what_was_done(tmp_path, batches, strate
 def test_the_best_settings_do_best_on_the_mean_of_several_starts_not_in_one(tmp_path, batches):
     luck, trained = keras.Variable(0.1), []
 
+    def loss(lucky):
+        return lambda y, p: keras.ops.mean(0 * p) + (luck if lucky else 0.5)
+
     def build(hp):
         lucky = hp.Choice("width", [2, 4]) == 2
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-        model.compile("sgd", loss=lambda y, p: keras.ops.mean(0 * p) + (luck if lucky else 0.5), metrics=["accuracy"])
+        model.compile("sgd", loss=loss(lucky), metrics=["accuracy"], run_eagerly=True)
         return model
 
     def train(seed):
@@ -132,10 +158,10 @@ def test_the_best_settings_do_best_on_the_mean_of_several_starts_not_in_one(tmp_
         luck.assign({1: 0.4, 2: 0.8, 3: 0.9}[seed])
         return batches[0]
 
-    found = search.search(build, *batches, tmp_path / "search", strategy="bayesian", trials=2, epochs=1)
-    assert found.best == {"width": 2}, "one lucky start"
+    result = search.run_search(build, *batches, tmp_path / "search", strategy="bayesian", trials=2, epochs=1)
+    assert result.best == {"width": 2}, "one lucky start"
     options = {"seeds": (1, 2, 3), "finalists": 2, "epochs": 1}
-    again = search.repeat(found, build, train, batches[1], tmp_path / "again", **options)
+    again = search.repeat(result, build, train, batches[1], tmp_path / "again", **options)
     assert again.best == {"width": 4}
     runs = again.runs
     assert runs["seed"].tolist() == [1, 2, 3] * 2
@@ -144,28 +170,15 @@ def test_the_best_settings_do_best_on_the_mean_of_several_starts_not_in_one(tmp_
     assert runs["accuracy"].between(0, 1).all()
 
     trained.clear()
-    assert search.repeat(found, build, train, batches[1], tmp_path / "again", **options).runs.equals(runs)
+    assert search.repeat(result, build, train, batches[1], tmp_path / "again", **options).runs.equals(runs)
     assert not trained, "a finished training is not made again"
 
 
-def test_a_trial_that_goes_on_with_anothers_values_is_no_second_candidate(tmp_path, batches):
-    found = search.search(dense, *batches, tmp_path / "search", strategy="hyperband", epochs=3)
-    assert found.trials[["width", "learning_rate"]].duplicated().any()
+def test_a_trial_that_continues_another_is_not_a_second_candidate(searches, batches, tmp_path):
+    _, result = searches["hyperband"]
+    assert result.trials[["width", "learning_rate"]].duplicated().any()
     runs = search.repeat(
-        found, dense, lambda seed: batches[0], batches[1], tmp_path / "again", seeds=(1,), epochs=1
+        result, dense, lambda seed: batches[0], batches[1], tmp_path / "again", seeds=(1,), epochs=1
     ).runs
-    values = found.trials.set_index("trial").loc[runs["trial"], ["width", "learning_rate"]]
+    values = result.trials.set_index("trial").loc[runs["trial"], ["width", "learning_rate"]]
     assert len(values) == 2 and not values.duplicated().any()
-
-
-def test_other_settings_in_the_same_folder_are_refused_by_name(tmp_path, batches):
-    search.search(dense, *batches, tmp_path / "search", strategy="bayesian", trials=1, epochs=1, settings={"data": "a"})
-    with pytest.raises(resume.SettingsDiffer, match=r"data, epochs differ"):
-        search.search(
-            dense, *batches, tmp_path / "search", strategy="bayesian", trials=1, epochs=2, settings={"data": "b"}
-        )
-
-
-def test_an_unknown_strategy_is_refused(tmp_path, batches):
-    with pytest.raises(LungkitError, match="no search strategy 'random'; there are: hyperband, bayesian"):
-        search.search(dense, *batches, tmp_path / "search", strategy="random")

@@ -14,7 +14,7 @@ from lungkit import cli, resume
 from lungkit.data import dataset
 from lungkit.errors import LungkitError
 from lungkit.models import backbones, card_text, graph, registry, saved
-from lungkit.training import finetune, fit, recipe_search, recipes, release
+from lungkit.training import finetune, fit, recipes, release, tasks
 
 TINY = recipes.Recipe(
     name="squares-lite",
@@ -34,6 +34,7 @@ TINY = recipes.Recipe(
     augmentation={"flip": False},
     mirrored=False,
 )
+SHORT_LITE0 = {"backbone": "efficientnet_lite0", "until": "stage3", "unfrozen": "stage3"}  # few layers to trace
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def trained(home, squares) -> tuple[registry.Version, list]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("data", "artifacts", "reports"):
             patch.setenv(f"LUNGKIT_{name.upper()}", str(home / name))
-        version, history = finetune.train(TINY, squares, home / "work", probes=probes, compact=True)
+        version, history = finetune.train_recipe(TINY, squares, home / "work", probes=probes, compact=True)
         return version, [asked, history]
 
 
@@ -119,7 +120,10 @@ def test_other_classes_are_refused_and_other_spellings_are_not(squares, tmp_path
     table.assign(label=table["label"].map(names)).to_csv(folder / "labels.csv", index=False)
     if not refused:
         return TINY.check(dataset.load(folder))
-    for begin in (lambda: finetune.train(TINY, folder, tmp_path / "work"), lambda: recipe_search.task(TINY, folder)):
+    for begin in (
+        lambda: finetune.train_recipe(TINY, folder, tmp_path / "work"),
+        lambda: tasks.recipe_task(TINY, folder),
+    ):
         with pytest.raises(LungkitError, match=rf"{refused}; nothing was trained\. Name its classes as"):
             begin()
     assert not (tmp_path / "work").exists()
@@ -222,20 +226,20 @@ def test_an_unknown_recipe_is_refused_with_the_list():
 
 def test_a_backbone_gets_its_head_first_then_learns_in_its_later_stages(squares, tmp_path):
     recipe = dataclasses.replace(TINY, backbone="efficientnet_lite0", epochs=1, unfrozen="stage5", batch_size=32)
-    of = finetune.material(recipe, squares)
-    model, _ = finetune.member(recipe, of, tmp_path / "all", seed=1)
-    whole = backbones.build("efficientnet_lite0", (32, 32, 1), 2, preprocessing=of.spec)
+    tensors = finetune.recipe_data(recipe, squares)
+    model, _ = finetune.member(recipe, tensors, tmp_path / "all", seed=1)
+    whole = backbones.build("efficientnet_lite0", (32, 32, 1), 2, preprocessing=tensors.spec)
     changed = "block15_project_conv"
     assert np.abs(_kernel(model, changed) - _kernel(whole, changed)).max() > 1e-5
     for layer in ("stem_conv", "block5_expand_conv"):
         np.testing.assert_array_equal(_kernel(model, layer), _kernel(whole, layer))
 
     # With no share of what it learned then, it is the frozen backbone under the head, and that does tell them apart.
-    frozen, _ = finetune.member(dataclasses.replace(recipe, tuned_share=0.0), of, tmp_path / "all", seed=1)
+    frozen, _ = finetune.member(dataclasses.replace(recipe, tuned_share=0.0), tensors, tmp_path / "all", seed=1)
     np.testing.assert_array_equal(_kernel(frozen, changed), _kernel(whole, changed))
-    said = release.logits(frozen, of.validation).argmax(axis=1)
-    assert (said == of.data.labels("val")).mean() > 0.7
-    half, _ = finetune.member(dataclasses.replace(recipe, tuned_share=0.5), of, tmp_path / "all", seed=1)
+    predicted = release.logits(frozen, tensors.validation).argmax(axis=1)
+    assert (predicted == tensors.data.labels("val")).mean() > 0.7
+    half, _ = finetune.member(dataclasses.replace(recipe, tuned_share=0.5), tensors, tmp_path / "all", seed=1)
     between = (_kernel(model, changed) + _kernel(whole, changed)) / 2
     np.testing.assert_allclose(_kernel(half, changed), between, atol=1e-6)
 
@@ -266,27 +270,47 @@ def _kernel(model, layer: str) -> np.ndarray:
 
 
 def test_ways_of_training_are_compared_on_the_validation_patients_with_what_they_took(squares, tmp_path):
-    tuned = dataclasses.replace(TINY, fold=None, backbone="efficientnet_lite0", unfrozen="stage5", epochs=1)
+    tuned = dataclasses.replace(TINY, fold=None, **SHORT_LITE0, epochs=1)
     ways = {"scratch": TINY, "frozen": dataclasses.replace(tuned, epochs=0), "tuned": tuned}
-    of = finetune.material(tuned, squares)
-    found = finetune.compare(ways, of, tmp_path)
+    tensors = finetune.recipe_data(tuned, squares)
+    found = finetune.compare(ways, tensors, tmp_path)
     for way in found.values():
-        np.testing.assert_array_equal(way.evaluation.true, of.data.labels("val"))
+        np.testing.assert_array_equal(way.evaluation.true, tensors.data.labels("val"))
     table = finetune.comparison(found)
     largest, share = found["tuned"].evaluation.largest_class
     assert list(table.index) == [*ways, f"always '{largest}'"]
     assert table.iloc[-1].tolist() == ["0.500", f"{share:.3f}", "", "", ""]
-    assert table.loc["frozen", "weights trained"] == "2,562"  # 1280 features and a bias, for each of two classes
+    assert table.loc["frozen", "weights trained"] == "482"  # 240 features and a bias, for each of two classes
     assert found["frozen"].history["seconds"].sum() > 0
-    assert int(table.loc["tuned", "weights trained"].replace(",", "")) > 1_000_000
+    assert int(table.loc["tuned", "weights trained"].replace(",", "")) > 20_000
 
 
-def test_two_workers_train_a_backbone_by_the_curve_of_one(squares, tmp_path):
-    recipe = dataclasses.replace(
-        TINY, backbone="efficientnet_lite0", epochs=2, unfrozen="stage5", dropout=0.0, augmentation={}
-    )
-    of = finetune.material(recipe, squares)
-    curves = [finetune.member(recipe, of, tmp_path / str(n), seed=1, workers=n)[1] for n in (1, 2)]
+def test_two_workers_train_a_backbone_along_the_curve_of_one_process(squares, tmp_path):
+    recipe = dataclasses.replace(TINY, **SHORT_LITE0, epochs=2, dropout=0.0, mixup=0.0, augmentation={})
+    tensors = finetune.recipe_data(recipe, squares)
+    curves = [finetune.member(recipe, tensors, tmp_path / str(n), seed=1, workers=n)[1] for n in (None, 2)]
     assert list(curves[0]["epoch"]) == [0, 1, 2]
     np.testing.assert_allclose(curves[1]["loss"], curves[0]["loss"], rtol=5e-3)
     np.testing.assert_allclose(curves[1]["val_loss"], curves[0]["val_loss"], rtol=5e-3)
+
+
+def test_a_recipe_takes_another_network_under_a_name_of_its_own():
+    other = recipes.with_backbone(TINY, "densenet121")
+    assert (other.name, other.backbone, other.learning_rate) == ("squares-lite-densenet121", "densenet121", 3e-3)
+    assert recipes.with_backbone(TINY, "cnn") is TINY
+    assert set(recipes.NETWORKS) == {"cnn", *backbones.NAMES}
+    with pytest.raises(LungkitError, match=r"no network 'vgg19'; there are: cnn, .*, vgg16"):
+        recipes.with_backbone(TINY, "vgg19")
+
+
+def test_the_command_line_trains_another_network(squares, tmp_path, monkeypatch):
+    monkeypatch.setitem(recipes.RECIPES, "short", dataclasses.replace(TINY, name="short", fold=None, **SHORT_LITE0))
+    monkeypatch.setenv("LUNGKIT_ARTIFACTS", str(tmp_path / "artifacts"))
+    asked = []
+    monkeypatch.setattr(
+        finetune, "train_recipe", lambda recipe, *_, **options: asked.append((recipe, options)) or 1 / 0
+    )
+    CliRunner().invoke(cli.app, ["train", "short", "--data", str(squares), "--backbone", "cnn"])
+    ((recipe, options),) = asked
+    assert (recipe.name, recipe.backbone) == ("short-cnn", "cnn")
+    assert options["command"] == "lungkit train short --data FOLDER/squares --backbone cnn"

