@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import psutil
 from rich.console import Console
 from rich.table import Table
 
 from bench.machine import machine
+from lungkit import progress
 from lungkit.clinic import batch
 from lungkit.clinic.predictor import Predictor
 from lungkit.data import dataset, phantom, preprocess
@@ -88,8 +90,9 @@ class Bench:
         return sum(answer.reading is not None for answer in batch.read_files(self.many, self.files))
 
     def keras_folder(self) -> int:
-        tensors = preprocess.read_batch(self.files, self.spec)
-        return len(self.keras.predict(tensors, batch_size=32, verbose=0))
+        # Not preprocess.read_batch: it would decode each file in the first round only.
+        read = progress.parallel(lambda file: preprocess.prepare(file, self.spec).tensor, self.files)
+        return len(self.keras.predict(np.stack(list(read)), batch_size=32, verbose=0))
 
     def decoding(self) -> int:
         decoders = batch._Decoders(self.spec, None, processes=True)
