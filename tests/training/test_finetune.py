@@ -72,10 +72,10 @@ def test_it_learns(trained):
 
 def test_its_figures_are_of_all_folds_every_patient_tested_once(trained):
     together = trained[0].card.metrics["2 folds by patient or group"]
-    assert (together["n"], together["patients"]) == (120, 60)
-    assert len(together["auc_of_each_fold"]) == 2
-    assert together["auc"] > 0.7
-    assert "ece" not in together
+    assert (together.n, together.patients) == (120, 60)
+    assert len(together.auc_of_each_fold) == 2
+    assert together.figure("auc").value > 0.7
+    assert "ece" not in together.figures
 
 
 def test_the_card_says_what_it_answers_for_whom_and_how_to_make_it_again(trained):
@@ -158,7 +158,7 @@ def test_a_set_of_ones_own_is_trained_with_what_is_stated_of_it(squares, tmp_pat
     mine = shutil.copytree(squares, tmp_path / "my squares")
     shown = CliRunner().invoke(cli.app, ["train", "short", "--data", str(mine), "--licence", "CC0"]).output
     about = registry.find("short").card.about
-    assert about == {
+    assert about.to_dict() == {
         "question": "X-ray: left or right?", "population": "not stated", "licence": "CC0",
         "command": "lungkit train short --data 'FOLDER/my squares' --licence CC0",
     }  # fmt: skip
