@@ -47,6 +47,9 @@ _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda stored: np.rot90(stored, 2).T,
     8: np.rot90,
 }
+# A smaller scale for a JPEG must leave at least this many of its pixels for one pixel of the tensor. With 2 instead of
+# 1, the difference from a full decoding is a third, for a tenth more time (bench/README.md).
+_REDUCED_AT_LEAST = 2
 _MOST_SCANS = 100  # of a JPEG; a progressive one has about ten, and ten thousand would take minutes
 
 
@@ -204,16 +207,15 @@ class Reduced:
         return _UPRIGHT[self.orientation](resized(pixels, stored, self.box))
 
 
-def reduced(stream: BinaryIO, size: tuple[int, int], at_least: int) -> Reduced | None:
-    """A JPEG at the smallest scale that leaves so many of its pixels, each way, for one of a tensor of `size` (height,
-    width); None if that is full scale.
+def reduced(stream: BinaryIO, size: tuple[int, int]) -> Reduced | None:
+    """A JPEG at the smallest scale that is enough for a tensor of `size` (height, width); None if that is full scale.
 
     libjpeg leaves out the finer waves of each 8 x 8 block, which saves most of the time. Files are refused by the same
     rules as at full scale.
     """
     picture = opened(stream, "JPEG")
     shape, orientation = upright_size(picture)[::-1], _orientation(picture)
-    height, width = (at_least * (place.stop - place.start) for place in placed(shape, size))
+    height, width = (_REDUCED_AT_LEAST * (place.stop - place.start) for place in placed(shape, size))
     whole, note = picture.size, squared_note(_upright_shape(picture), shape)
     drafted = picture.draft("", (height, width) if orientation in _TURNED else (width, height))
     if picture.size == whole or not drafted:

@@ -15,10 +15,6 @@ from lungkit.data.image import Image, ImageRefused, placed, resized
 from lungkit.errors import LungkitError
 
 _Fit = Callable[[np.ndarray, tuple[int, int]], np.ndarray]  # scales pixels to (height, width)
-# A JPEG is decoded at the smallest scale that leaves at least so many of its pixels, each way, for one of the tensor.
-# Models of "full" learned from full decodings: with 4, their probabilities stay within 0.0011 of those of one,
-# with 2 within 0.014 (bench/README.md).
-_PIXELS_FOR_ONE = {"full": 4, "scaled": 2}
 _BEFORE = {"intensity_window": None, "jpeg": "full"}  # what was done before a card had these fields
 
 
@@ -32,7 +28,7 @@ class Preprocessing:
     std: float = 1.0
     # For images without HU, such as 8-bit CT: these greys of 0..255 become black and white; None: no change.
     intensity_window: tuple[float, float] | None = None
-    jpeg: Literal["full", "scaled"] = "scaled"  # what is decoded of a large JPEG, see _PIXELS_FOR_ONE
+    jpeg: Literal["full", "scaled"] = "scaled"  # decoded at full size, or at the smaller scale that the size allows
 
     def __post_init__(self) -> None:
         if not (_are_numbers(self.size, 2) and all(side == int(side) and 1 <= side <= 4096 for side in self.size)):
@@ -113,7 +109,7 @@ def prepare(source: images.Source | Image, spec: Preprocessing, name: str | None
 
 def _of_reduced(stream: BinaryIO, kind: str, spec: Preprocessing) -> Prepared | None:
     """From a JPEG decoded at a smaller scale; None if it must be decoded in full. The stream ends at its start."""
-    reduced = pictures.reduced(stream, spec.size, _PIXELS_FOR_ONE[spec.jpeg]) if kind == "JPEG" else None
+    reduced = pictures.reduced(stream, spec.size) if kind == "JPEG" and spec.jpeg == "scaled" else None
     stream.seek(0)
     if reduced is None:
         return None
