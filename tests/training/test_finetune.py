@@ -290,7 +290,7 @@ def test_ways_of_training_are_compared_on_the_validation_patients_with_what_they
 def test_two_workers_train_a_backbone_along_the_curve_of_one_process(squares, tmp_path):
     recipe = dataclasses.replace(TINY, **SHORT_LITE0, epochs=2, dropout=0.0, mixup=0.0, augmentation={})
     tensors = finetune.recipe_data(recipe, squares)
-    curves = [finetune.member(recipe, tensors, tmp_path / str(n), seed=1, workers=n)[1] for n in (None, 2)]
+    curves = [finetune.member(recipe, tensors, tmp_path / str(n), seed=1, workers=n)[1] for n in (1, 2)]
     assert list(curves[0]["epoch"]) == [0, 1, 2]
     np.testing.assert_allclose(curves[1]["loss"], curves[0]["loss"], rtol=5e-3)
     np.testing.assert_allclose(curves[1]["val_loss"], curves[0]["val_loss"], rtol=5e-3)
