@@ -35,6 +35,16 @@ def figure(value: float | None, low: float | None = None, high: float | None = N
     return f"{value:{form}} ({low:{form}}{to}{high:{form}})".replace("-", "−")
 
 
+def percents(value: float, low: float, high: float) -> str:
+    """ "24 % (11–42 %)": a share with its interval."""
+    return f"{100 * value:.0f} %" if _undefined(low) else f"{100 * value:.0f} % ({100 * low:.0f}–{100 * high:.0f} %)"
+
+
+def count(number: int, one: str, more: str = "") -> str:
+    """A number and its noun: "1 pair", "2 pairs"."""
+    return f"{number:,} {one if number == 1 else more or one + 's'}"
+
+
 def _undefined(value: float | None) -> bool:
     return value is None or math.isnan(value)
 

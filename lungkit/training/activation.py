@@ -16,6 +16,7 @@ from lungkit.data.notes import alike
 from lungkit.errors import LungkitError
 from lungkit.models import graph, registry
 from lungkit.models.card import ModelCard, Standing
+from lungkit.models.card_text import METRICS
 from lungkit.training import evaluation
 
 COMPARED = ("balanced_accuracy", "auc")  # lower by more than chance in one of them is worse
@@ -101,8 +102,7 @@ def _evaluated(
 
 def _judged(in_use: registry.Version, differences: dict, n: int, patients: int) -> Standing:
     told = ", ".join(
-        f"{evaluation.LABELS[metric]} {wording.figure(*figures, signed=True)}"
-        for metric, figures in differences.items()
+        f"{METRICS[metric]} {wording.figure(*figures, signed=True)}" for metric, figures in differences.items()
     )
     where = f"on the same {n} validation images of {patients} patients: {told}"
     stays = f"{in_use} stays active, since"

@@ -27,41 +27,32 @@ Conventions, where a figure is undefined (null in JSON, NaN in tables):
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.stats
+from numpy.typing import ArrayLike
 
 from lungkit.errors import LungkitError
-from lungkit.models.card import OVERALL, PER_CLASS
+from lungkit.models.card import OVERALL, PER_CLASS, Figure, Measured
+from lungkit.models.card_text import METRICS, figures_table
 from lungkit.models.rule import DecisionRule
-from lungkit.wording import figure
 
-LABELS = {  # for people
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "macro_f1": "Macro F1",
-    "auc": "AUC",
-    "ece": "ECE",
-    "brier": "Brier score",
-    "precision": "Precision",
-    "recall": "Recall",
-    "specificity": "Specificity",
-    "f1": "F1",
-    "average_precision": "Average precision",
-}
 SHARES = ("accuracy", "precision", "recall", "specificity")  # of images: they have exact intervals
 ECE_BINS = 15
 LEVELS = (2.5, 97.5)  # percentiles of a 95 % interval
+_GRID = np.linspace(0, 1, 101)  # where the bands of curves are measured
 
 
 # --- the operating point
 
 
-def operating_point(y_true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> DecisionRule:
+def operating_point(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> DecisionRule:
     """How probabilities become a class, chosen on validation images only.
 
     y_true: (n,) class indices. probabilities: (n, classes), rows sum to 1.
@@ -114,18 +105,14 @@ class Evaluation:
             raise LungkitError(
                 f"no metric '{metric}' for class '{cls}'; there are {OVERALL} and, by class, {PER_CLASS}"
             )
-        return tuple(rows.iloc[0][["value", "low", "high"]].astype(float))
+        value, low, high = rows[["value", "low", "high"]].to_numpy(float)[0].tolist()
+        return value, low, high
 
     @property
     def largest_class(self) -> tuple[str, float]:
         """The class with the most images, and its share of them: the accuracy of always answering it."""
         images = np.bincount(self.true, minlength=len(self.classes))
         return self.classes[int(images.argmax())], float(images.max() / len(self.true))
-
-    def at(self, threshold: float) -> "Evaluation":
-        """The same answers of two classes, decided at another threshold."""
-        rule = DecisionRule(kind="threshold", positive=self.classes[-1], threshold=threshold)
-        return evaluate(self.true, self.probabilities, self.patients, self.classes, rule, self.n_boot, self.seed)
 
     @property
     def confusion(self) -> pd.DataFrame:
@@ -141,23 +128,41 @@ class Evaluation:
         table = rows.pivot(index="class", columns="metric", values="value").reindex(self.classes)[list(PER_CLASS)]
         return table.assign(support=np.bincount(self.true, minlength=len(self.classes))).rename_axis(columns=None)
 
-    def summary(self) -> pd.DataFrame:
-        """For people: metric by all images and by class, each "value (low–high)".
-
-        Below the accuracy stands what always answering the largest class would give.
-        """
-        text = [figure(*row) for row in self.metrics[["value", "low", "high"]].to_numpy()]
-        cells = self.metrics.assign(text=text, **{"class": self.metrics["class"].replace("", "all")})
-        table = cells.pivot(index="metric", columns="class", values="text")
-        table = table.reindex(index=list(LABELS), columns=["all", *self.classes]).fillna("")
-        table = table.rename(index=LABELS).rename_axis(index=None, columns=None)
+    @cached_property
+    def record(self) -> Measured:
+        """The figures as a card keeps them; undefined ones are None."""
+        of = {(metric, cls): _figure(*row) for metric, cls, *row in self.metrics.itertuples(index=False)}
         largest, share = self.largest_class
-        constant = pd.DataFrame({"all": f"{share:.3f}"}, index=[f"always answering '{largest}'"])
-        return pd.concat([table[:1], constant.reindex(columns=table.columns, fill_value=""), table[1:]])
+        return Measured(
+            n=len(self.true),
+            patients=len(np.unique(self.patients)),
+            classes=self.classes,
+            confusion=tuple(map(tuple, self.confusion.to_numpy().tolist())),
+            largest_class={"class": largest, "share": share},
+            operating_point=self.rule.operating_point(),
+            at_half=self._at_half(),
+            figures={metric: of[metric, ""] for metric in OVERALL},
+            by_class={cls: {metric: of[metric, cls] for metric in PER_CLASS} for cls in self.classes},
+            support={str(cls): int(images) for cls, images in self.per_class["support"].items()},
+        )
 
-    def operating_points(self) -> pd.DataFrame:
-        """For people: the figures of the decision; see `points_table`."""
-        return points_table(self.to_dict())
+    def _at_half(self) -> Measured | None:
+        """What the decision would be worth at 0.5, where another threshold was chosen; nothing for more classes."""
+        if self.rule.threshold is None:
+            return None
+        rule = DecisionRule(kind="threshold", positive=self.classes[-1], threshold=0.5)
+        half = evaluate(self.true, self.probabilities, self.patients, self.classes, rule, self.n_boot, self.seed)
+        wanted = {"accuracy": "", "balanced_accuracy": "", "recall": self.classes[-1], "specificity": self.classes[-1]}
+        return Measured(figures={metric: _figure(*half.value(metric, cls)) for metric, cls in wanted.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """`record`, JSON-ready."""
+        return self.record.to_dict()
+
+    def summary(self) -> pd.DataFrame:
+        """For people: card_text.figures_table as a frame."""
+        table = figures_table("", self.record)
+        return pd.DataFrame.from_dict(dict(table.rows), orient="index", columns=list(table.columns))
 
     def reliability(self) -> pd.DataFrame:
         """Per confidence bin that has images: its mean confidence, accuracy (with low and high) and images.
@@ -196,17 +201,12 @@ class Evaluation:
             fpr, tpr = fp[0] / fp[0, -1], tp[0] / tp[0, -1]
         return pd.DataFrame({"fpr": fpr, "tpr": tpr, "threshold": np.r_[np.inf, thresholds]})
 
-    def roc_band(self, cls: str, points: int = 101) -> pd.DataFrame:
+    def roc_band(self, cls: str) -> pd.DataFrame:
         """95 % band of the true-positive rate (low, high) at evenly spaced false-positive rates (fpr).
 
         Where the classes are told apart without an error, it reaches down as far as the AUC's interval.
         """
-        grid = np.linspace(0, 1, points)
-
-        def tpr_at_grid(tp, fp):
-            return np.interp(grid, fp / fp[-1], tp / tp[-1])
-
-        return self._band(cls, "fpr", grid, tpr_at_grid)
+        return self._band(cls, "fpr", lambda tp, fp: np.interp(_GRID, fp / fp[-1], tp / tp[-1]))
 
     def precision_recall(self, cls: str) -> pd.DataFrame:
         """Precision-recall curve of one class: recall, precision at each threshold, falling; begins at recall 0."""
@@ -216,55 +216,15 @@ class Evaluation:
         precision[0] = 1.0  # nothing called positive yet
         return pd.DataFrame({"recall": recall, "precision": precision, "threshold": np.r_[np.inf, thresholds]})
 
-    def precision_recall_band(self, cls: str, points: int = 101) -> pd.DataFrame:
+    def precision_recall_band(self, cls: str) -> pd.DataFrame:
         """95 % band of precision (low, high) at evenly spaced recalls; reaching down as in `roc_band`."""
-        grid = np.linspace(0, 1, points)
 
-        def precision_at_grid(tp, fp):
+        def precision(tp: np.ndarray, fp: np.ndarray) -> np.ndarray:
             # The first threshold that reaches each recall, as precision between two thresholds is not a straight line.
-            at = np.searchsorted(tp, np.maximum(grid * tp[-1] - 1e-9, 1e-9))
+            at = np.searchsorted(tp, np.maximum(_GRID * tp[-1] - 1e-9, 1e-9))
             return tp[at] / (tp[at] + fp[at])
 
-        return self._band(cls, "recall", grid, precision_at_grid)
-
-    def to_dict(self) -> dict:
-        """Strict JSON: undefined values are null; `confusion` has a row for each true class."""
-
-        def block(rows: pd.DataFrame, *columns: str) -> dict:
-            cells = rows.set_index("metric")[list(columns)].to_numpy().tolist()
-            plain = [[None if np.isnan(x) else x for x in cell] for cell in cells]
-            return dict(zip(rows["metric"], plain if len(columns) > 1 else [cell[0] for cell in plain], strict=True))
-
-        of = dict(list(self.metrics.groupby("class")))
-        largest, share = self.largest_class
-        support = np.bincount(self.true, minlength=len(self.classes)).tolist()
-        return {
-            "n": len(self.true),
-            "patients": len(np.unique(self.patients)),
-            "classes": list(self.classes),
-            **block(of[""], "value"),
-            "per_class": {
-                c: block(of[c], "value") | {"support": s} for c, s in zip(self.classes, support, strict=True)
-            },
-            "confusion": self.confusion.to_numpy().tolist(),
-            "intervals": block(of[""], "low", "high")
-            | {"per_class": {c: block(of[c], "low", "high") for c in self.classes}},
-            "largest_class": {"class": largest, "share": share},
-            "operating_point": self.rule.operating_point().to_dict(),
-        } | self._at_half()
-
-    def _at_half(self) -> dict:
-        """What the decision would be worth at 0.5, where another threshold was chosen; nothing for more classes."""
-        if self.rule.threshold is None:
-            return {}
-        half = self.at(0.5)
-        figures = {name: half.value(name) for name in ("accuracy", "balanced_accuracy")}
-        figures |= {name: half.value(name, self.classes[-1]) for name in ("recall", "specificity")}
-        plain = {name: [None if np.isnan(x) else x for x in figure] for name, figure in figures.items()}
-        return {
-            "at_half": {name: value for name, (value, *_) in plain.items()}
-            | {"intervals": {name: interval for name, (_, *interval) in plain.items()}}
-        }
+        return self._band(cls, "recall", precision)
 
     def save(self, folder: str | Path, files: Sequence[str] | None = None) -> None:
         """Write evaluation.json, metrics.csv, confusion.csv and predictions.csv (with `files`, a name per image)."""
@@ -291,24 +251,29 @@ class Evaluation:
         index = self.classes.index(cls)
         return _counts_above(self.probabilities[:, index], self.true == index, weights)
 
-    def _band(self, cls: str, x: str, grid: np.ndarray, at_grid) -> pd.DataFrame:
-        curves = [np.empty((0, len(grid)))]
+    def _band(self, cls: str, x: str, on_grid: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> pd.DataFrame:
+        curves = [np.empty((0, len(_GRID)))]
         for weights in self._resamples():
             _, tp, fp = self._counts(cls, weights)
             curves.append(
-                [at_grid(t, f) if t[-1] and f[-1] else np.full(len(grid), np.nan) for t, f in zip(tp, fp, strict=True)]
+                np.stack([on_grid(t, f) if t[-1] and f[-1] else _GRID * np.nan for t, f in zip(tp, fp, strict=True)])
             )
         low, high = _interval(np.concatenate(curves))
         area, least, _ = self.value("auc", cls)
         if area == 1:
             low = np.minimum(low, least)
-        return pd.DataFrame({x: grid, "low": low, "high": high})
+        return pd.DataFrame({x: _GRID, "low": low, "high": high})
+
+
+def _figure(value: float, low: float, high: float) -> Figure:
+    value_, low_, high_ = (None if np.isnan(number) else float(number) for number in (value, low, high))
+    return Figure(value_, (low_, high_))
 
 
 def evaluate(
-    y_true: np.ndarray,
-    probabilities: np.ndarray,
-    patients: Sequence,
+    y_true: ArrayLike,
+    probabilities: ArrayLike,
+    patients: ArrayLike,
     classes: Sequence[str],
     rule: DecisionRule,
     n_boot: int = 1000,
@@ -371,8 +336,8 @@ def paired_difference(
 
 
 def mean_with_interval(
-    values: Sequence[float],
-    patients: Sequence,
+    values: ArrayLike,
+    patients: ArrayLike,
     n_boot: int = 1000,
     seed: int = 7,
     share: bool = False,
@@ -410,56 +375,40 @@ def all_right(n: float) -> float:
     return float((LEVELS[0] / 100) ** (1 / n)) if n else 0.0
 
 
-def points_table(figures: dict) -> pd.DataFrame:
-    """For people: what decisions are worth, a row for each way to decide; figures: Evaluation.to_dict().
-
-    Of two classes also at 0.5, where the figures hold that: those of older cards do not.
-    """
-    two, last = len(figures["classes"]) == 2, figures["classes"][-1]
-    chosen = {name: (figures[name], figures["intervals"][name]) for name in ("accuracy", "balanced_accuracy")}
-    if two:
-        of_class, intervals = figures["per_class"][last], figures["intervals"]["per_class"][last]
-        chosen |= {name: (of_class[name], intervals[name]) for name in ("recall", "specificity")}
-    rows = {DecisionRule.from_dict(figures["operating_point"]).describe(): chosen}
-    if half := figures.get("at_half"):
-        rows["0.5, not chosen"] = {name: (half[name], half["intervals"][name]) for name in chosen}
-    titles = {"recall": f"Sensitivity for {last}", "specificity": f"Specificity for {last}"}
-    table = pd.DataFrame.from_dict(
-        {
-            point: {(LABELS | titles)[name]: figure(value, *interval) for name, (value, interval) in row.items()}
-            for point, row in rows.items()
-        },
-        orient="index",
-    )
-    if largest := figures.get("largest_class"):
-        found = [largest["share"], 1 / np.count_nonzero([of["support"] for of in figures["per_class"].values()])]
-        found += [float(largest["class"] == last), float(largest["class"] != last)] if two else []
-        table.loc[f"always '{largest['class']}'"] = [f"{value:.3f}" for value in found]
-    return table
+def points_table(measured: Measured) -> pd.DataFrame:
+    """For people: what decisions are worth, a row for each way to decide, of two classes also at 0.5."""
+    last, names = (measured.classes or ("",))[-1], ["accuracy", "balanced_accuracy"]
+    if len(measured.classes or ()) == 2:
+        names += ["recall", "specificity"]
+    point = measured.operating_point.describe() if measured.operating_point else "operating point"
+    rows = {point: [str(measured.figure(name, last if name in PER_CLASS else "")) for name in names]}
+    if measured.at_half:
+        rows["0.5, not chosen"] = [str(measured.at_half.figure(name)) for name in names]
+    if measured.largest_class:
+        always, share = measured.largest_class["class"], measured.largest_class["share"]
+        by_chance = 1 / np.count_nonzero(list(measured.support.values()))
+        rows[f"always '{always}'"] = [f"{x:.3f}" for x in (share, by_chance, always == last, always != last)][
+            : len(names)
+        ]
+    titles = [f"{METRICS[name]} for {last}" if name in PER_CLASS else METRICS[name] for name in names]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=titles)
 
 
-def side_by_side(parts: dict[str, dict]) -> pd.DataFrame:
-    """For people: the overall figures of several parts, a column each, next to those of always answering one class.
-
-    parts: name to Evaluation.to_dict().
-    """
-    names = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "ece")
-    table = pd.DataFrame(
-        {
-            part: {LABELS[name]: figure(figures[name], *figures["intervals"][name]) for name in names}
-            for part, figures in parts.items()
-        }
-    )
-    shares = {part: figures.get("largest_class", {}).get("share") for part, figures in parts.items()}
-    constant = pd.DataFrame({part: figure(share) for part, share in shares.items()},
-                            index=["always answering the largest class"])  # fmt: skip
-    return pd.concat([table[:1], constant, table[1:]])
+def side_by_side(parts: Mapping[str, Measured]) -> pd.DataFrame:
+    """For people: the overall figures of several parts, a column each, next to those of always answering one class."""
+    rows: dict[str, list[str]] = {}
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "auc", "ece"):
+        rows[METRICS[name]] = [str(of.figure(name)) for of in parts.values()]
+        if name == "accuracy":
+            shares = [(of.largest_class or {}).get("share") for of in parts.values()]
+            rows["Always answering the largest class"] = [str(Figure(share)) for share in shares]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(parts))
 
 
 # --- input
 
 
-def _checked(y_true, probabilities, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _checked(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     y_true, probabilities = np.asarray(y_true), np.asarray(probabilities, float)
     n, size = len(y_true), len(classes)
     if n == 0:
@@ -486,12 +435,13 @@ def _checked(y_true, probabilities, classes: Sequence[str]) -> tuple[np.ndarray,
     return y_true.astype(int), probabilities
 
 
-def _checked_patients(patients, n: int) -> np.ndarray:
-    if len(patients) != n:
-        raise LungkitError(f"{len(patients)} patients for {n} images; give one for each image")
-    if (missing := np.asarray(pd.isna(np.asarray(patients, object)))).any():
+def _checked_patients(patients: ArrayLike, n: int) -> np.ndarray:
+    names = np.asarray(patients, object)
+    if len(names) != n:
+        raise LungkitError(f"{len(names)} patients for {n} images; give one for each image")
+    if (missing := pd.isna(names)).any():
         raise LungkitError(f"image {int(np.argmax(missing))} has no patient; the intervals are by patient")
-    return np.asarray(patients, object).astype(str)
+    return names.astype(str)
 
 
 # --- weighted computation; weights: (resamples, n)

@@ -18,6 +18,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from lungkit import files, resume, wording
 from lungkit.data import dataset, preprocess
 from lungkit.models import backbones, cnn, ensemble, registry
+from lungkit.models.card_text import METRICS
 from lungkit.models.rule import DecisionRule, log_odds
 from lungkit.progress import bar
 from lungkit.training import calibration, evaluation, fit, multiworker, pipeline, recipes, release
@@ -370,7 +371,7 @@ def comparison(results: dict[str, Way]) -> pd.DataFrame:
     The last row is what always answering the largest class gives.
     """
     rows = {
-        name: {evaluation.LABELS[figure]: wording.figure(*way.evaluation.value(figure))
+        name: {METRICS[figure]: wording.figure(*way.evaluation.value(figure))
                for figure in ("auc", "accuracy", "macro_f1")}
         | {
             "weights trained": f"{sum(int(np.prod(weight.shape)) for weight in _trained_weights(way)):,}",
@@ -381,8 +382,8 @@ def comparison(results: dict[str, Way]) -> pd.DataFrame:
     table = pd.DataFrame.from_dict(rows, orient="index")
     largest, share = next(iter(results.values())).evaluation.largest_class
     table.loc[f"always '{largest}'"] = {
-        evaluation.LABELS["auc"]: "0.500",
-        evaluation.LABELS["accuracy"]: f"{share:.3f}",
+        METRICS["auc"]: "0.500",
+        METRICS["accuracy"]: f"{share:.3f}",
     }
     return table.fillna("")
 

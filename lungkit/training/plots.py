@@ -20,8 +20,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lungkit import wording
 from lungkit.errors import LungkitError
+from lungkit.models.card import PER_CLASS
+from lungkit.models.card_text import METRICS
 from lungkit.palette import BLACK, BLUE, GOOD, GREY, ORANGE, SERIES, SKY, VERMILLION, WARN
-from lungkit.training.evaluation import LABELS, PER_CLASS, Evaluation, mean_with_interval
+from lungkit.training.evaluation import Evaluation, mean_with_interval
 
 RIGHT, WRONG = "✓", "✗"  # both are in DejaVu Sans, which matplotlib brings along
 HEAT = "inferno"
@@ -171,7 +173,7 @@ def per_class_scores(evaluation: Evaluation) -> Figure:
             xerr=_whiskers(values["value"], values["low"], values["high"]),
             fmt=style["marker"], color=style["color"], markersize=6, elinewidth=1.4, label=cls,
         )  # fmt: skip
-    axes.set_yticks(range(len(names)), [LABELS[name] for name in names])
+    axes.set_yticks(range(len(names)), [METRICS[name] for name in names])
     axes.set_xlabel("score, 95 % interval by patient")
     axes.set_xlim(right=1.02)
     axes.invert_yaxis()
@@ -234,7 +236,7 @@ def compared(evaluations: Mapping[str, Evaluation]) -> Figure:
             constant = 0.5 if metric == "auc" else evaluations[names[0]].largest_class[1]
             axes.axvline(constant, color=GREY, linestyle=":")
         axes.set_xlim(right=1.0)
-        axes.set_title(LABELS[metric])
+        axes.set_title(METRICS[metric])
     images = len(evaluations[names[0]].true)
     return _titled(
         figure,

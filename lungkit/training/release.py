@@ -19,7 +19,7 @@ from lungkit.data import dataset, images, preprocess, splits
 from lungkit.data.notes import ColumnMissing, alike
 from lungkit.errors import LungkitError
 from lungkit.models import graph, input_checks, registry, saved
-from lungkit.models.card import About, Measured, ModelCard, SplitCounts, TrainingData
+from lungkit.models.card import About, ConformalFigures, Measured, ModelCard, SplitCounts, TrainingData
 from lungkit.models.rule import DecisionRule
 from lungkit.training import activation, calibration, evaluation, export, input_statistics
 
@@ -149,20 +149,22 @@ def _read(runtime: graph.Graph, tensors: np.ndarray) -> np.ndarray:
 def _test_figures(rule: DecisionRule, data: dataset.Dataset, scores: np.ndarray) -> dict:
     labels = data.labels("test")
     figures = evaluation.evaluate(labels, scores, data.patients("test"), data.classes, rule)
-    return figures.to_dict() | {"conformal": conformal_figures(rule, labels, scores, data.patients("test"))}
+    return figures.to_dict() | {"conformal": conformal_figures(rule, labels, scores, data.patients("test")).to_dict()}
 
 
-def conformal_figures(rule: DecisionRule, labels: np.ndarray, scores: np.ndarray, patients: np.ndarray) -> dict:
+def conformal_figures(
+    rule: DecisionRule, labels: np.ndarray, scores: np.ndarray, patients: np.ndarray
+) -> ConformalFigures:
     """How often the rule's conformal sets hold the true class of these images, and how many classes they name."""
     named = rule.prediction_set(scores)
     held = named[np.arange(len(labels)), labels]
     coverage, low, high = evaluation.mean_with_interval(held, patients, share=True)
-    return {
-        "level": rule.conformal.level,
-        "coverage": coverage,
-        "interval": [low, high],
-        "classes_named": float(named.sum(axis=1).mean()),
-    }
+    return ConformalFigures(
+        level=rule.conformal.level if rule.conformal else 0.0,
+        coverage=coverage,
+        interval=(low, high),
+        classes_named=float(named.sum(axis=1).mean()),
+    )
 
 
 def _flagged(card: ModelCard, references: dict, runtime: graph.Graph, files: list[Path]) -> np.ndarray:

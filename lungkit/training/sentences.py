@@ -4,18 +4,23 @@ Pure functions. A figure is (value, low, high), a 95 % interval by patient; NaN 
 "shown" where the interval lies wholly on one side of what chance, or always giving the same answer, would give.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from lungkit import wording
 from lungkit.data import quality
+from lungkit.models.card import ConformalFigures, Measured
+from lungkit.models.card_text import METRICS
 from lungkit.models.rule import DecisionRule
 from lungkit.training import evaluation
 from lungkit.training.evaluation import Evaluation, mean_with_interval
+from lungkit.wording import count, figure, percents
 
-Figure = tuple[float, float, float]
+Interval = tuple[float, float | None, float | None]
+Differences = Mapping[tuple[str, str], Mapping[str, Interval]]  # of pairs of models, by metric
 
 
 def says(sentences: Iterable[str]) -> str:
@@ -30,23 +35,20 @@ OF_THE_MODEL = "A map is evidence on the model, not on the patient: look for hea
 # --- 01: the data
 
 
-def counted(count: int, one: str, more: str = "") -> str:
-    """A number and its noun: "1 pair", "2 pairs"."""
-    return f"{count:,} {one if count == 1 else more or one + 's'}"
-
-
 def shown_as(units: Iterable[str], window: tuple[float, float], intensity_window: tuple[float, float] | None) -> str:
     """How images are made into pictures, by the units that they come in ("HU", "intensity")."""
     units, (level, width) = set(units), window
-    told = []
+    steps = []
     if "HU" in units:
-        told.append(f"Hounsfield units through the lung window (level {level:g}, width {width:g} HU)".replace("-", "−"))
+        steps.append(
+            f"Hounsfield units through the lung window (level {level:g}, width {width:g} HU)".replace("-", "−")
+        )
     if "intensity" in units and intensity_window:
         low, high = intensity_window
-        told.append(f"greys stretched so that {low:g} of 255 becomes black and {high:g} white")
+        steps.append(f"greys stretched so that {low:g} of 255 becomes black and {high:g} white")
     if "intensity" in units and not intensity_window:
-        told.append("greys as they are stored, without a window")
-    return " and ".join(told)
+        steps.append("greys as they are stored, without a window")
+    return " and ".join(steps)
 
 
 def window_name(units: str, intensity_window: tuple[float, float] | None) -> str:
@@ -107,31 +109,33 @@ def _kept_out(manifest: pd.DataFrame, overlap: str) -> str:
     refused, aside = ((manifest["split"] == side).sum() for side in ("refused", "set_aside"))
     if not refused and not aside and overlap == "set_aside":
         return "No image is left out: each can be read, and no patient is on two sides of the split."
-    told = "Neither trained nor tested on: "
-    told += f"{counted(refused, 'image')} that cannot be read, " if refused else "no image for being unreadable, "
+    text = "Neither trained nor tested on: "
+    text += f"{count(refused, 'image')} that cannot be read, " if refused else "no image for being unreadable, "
     if aside:
-        return told + f"{counted(aside, 'image')} of patients on two sides of the published split."
+        return text + f"{count(aside, 'image')} of patients on two sides of the published split."
     also = "; such a patient stops a run" if overlap == "refuse" else ""
-    return told + f"none for a patient on two sides of the split{also}."
+    return text + f"none for a patient on two sides of the split{also}."
 
 
 def _near(found) -> list[str]:
     """How many near pairs there are, and what a pair of different patients needed to be one."""
     near = found.duplicates[found.duplicates["kind"] == "near"]
     of_two = int(near["two_patients"].sum())
-    told = ["No near-duplicate pair was found by likeness."]
+    sentences = ["No near-duplicate pair was found by likeness."]
     if len(near):
-        told = [f"Found by likeness: {counted(len(near), 'near-duplicate pair')}, {of_two or 'none'} of two patients."]
+        sentences = [
+            f"Found by likeness: {count(len(near), 'near-duplicate pair')}, {of_two or 'none'} of two patients."
+        ]
     for modality, looks in found.thresholds.iterrows():
         of = f" of {modality}" if modality else ""
         if not looks["calibrated"]:
-            told.append(
+            sentences.append(
                 f"Pictures{of} count as near duplicates from a correlation of {looks['correlation']:.3f} on, a fixed "
                 "number: too few patients are known here to measure what chance gives. Look at the pairs before "
                 "believing them."
             )
             continue
-        told.append(
+        sentences.append(
             f"Pictures{of} of different patients count as near duplicates from a correlation of "
             f"{looks['correlation']:.3f} on. That was set by the {looks['patients']:,} known patients here: chance "
             "should bring one pair above it in ten such sets."
@@ -139,7 +143,7 @@ def _near(found) -> list[str]:
             else f"Pictures{of} of different patients resemble each other so much here that a correlation of "
             f"{looks['correlation']:.3f} can be chance: pairs of different patients need a look each."
         )
-    return told
+    return sentences
 
 
 # --- 02: the split
@@ -150,17 +154,17 @@ def preprocessing_says(manifest: pd.DataFrame, black: float, white: float) -> li
 
     manifest: with splits. black, white: the shares of a picture that its window makes so; see input_statistics.cut_off.
     """
-    told = (
+    lost = (
         f"The window makes {black:.1%} of the training pictures black and {white:.1%} white that was not before: what "
         "differs in there is lost to the model."
         if black + white >= 0.005
         else "Next to nothing of the training pictures is cut off at black or white."
     )
     sides = manifest["split"].value_counts()
-    out = [f"{counted(int(sides[side]), 'image')} {side.replace('_', ' ')}" for side in ("set_aside", "refused")
+    out = [f"{count(int(sides[side]), 'image')} {side.replace('_', ' ')}" for side in ("set_aside", "refused")
            if sides.get(side)]  # fmt: skip
     kept = f"Neither trained nor tested on: {' and '.join(out)}." if out else "Every image is trained or tested on."
-    return [told, kept, "The augmented pictures above should still be the same person's; only eyes can judge that."]
+    return [lost, kept, "The augmented pictures above should still be the same person's; only eyes can judge that."]
 
 
 # --- 03: search and training
@@ -171,18 +175,21 @@ def search_says(trials: pd.DataFrame) -> str:
 
     trials: models.search.SearchResult.trials.
     """
-    done = trials[trials["status"] == "COMPLETED"]
-    by_epochs = done.groupby("epochs").size()
-    each = ", ".join(f"{counted(n, 'trial')} of {counted(int(epochs), 'epoch')}" for epochs, n in by_epochs.items())
-    best = done.loc[done["score"].idxmin()]
-    told = (
-        f"{each} completed. The score is the validation loss (cross-entropy, lower is better) of a trial's best epoch: "
-        f"lowest {best['score']:.3f}, in trial {best['trial']} after {counted(int(best['epochs']), 'epoch')}."
+    completed = trials[trials["status"] == "COMPLETED"].sort_values("score")
+    lengths = completed["epochs"].astype(int).value_counts().sort_index()
+    each = ", ".join(
+        f"{count(n, 'trial')} of {count(epochs, 'epoch')}"
+        for epochs, n in zip(lengths.index.tolist(), lengths.tolist(), strict=True)
     )
-    if len(by_epochs) > 1:
-        told += " A longer trial had more time: scores compare settings only at the same number of epochs."
-    failed = len(trials) - len(done)
-    return told + (f" {counted(failed, 'trial')} did not complete; the table says why." if failed else "")
+    best, lowest, after = completed[["trial", "score", "epochs"]].to_numpy()[0].tolist()
+    text = (
+        f"{each} completed. The score is the validation loss (cross-entropy, lower is better) of a trial's best epoch: "
+        f"lowest {lowest:.3f}, in trial {best} after {count(after, 'epoch')}."
+    )
+    if len(lengths) > 1:
+        text += " A longer trial had more time: scores compare settings only at the same number of epochs."
+    failed = len(trials) - len(completed)
+    return text + (f" {count(failed, 'trial')} did not complete; the table says why." if failed else "")
 
 
 def repeated_says(runs: pd.DataFrame) -> str:
@@ -190,23 +197,22 @@ def repeated_says(runs: pd.DataFrame) -> str:
 
     runs: models.search.Repeated.runs.
     """
-    of = {trial: rows.set_index("seed")["loss"] for trial, rows in runs.groupby("trial", sort=False)}
-    spread = {trial: f"{loss.mean():.3f} ({loss.min():.3f} to {loss.max():.3f})" for trial, loss in of.items()}
-    best = min(of, key=lambda trial: of[trial].mean())
-    seeds = len(of[best])
-    told = f"Mean validation loss over {counted(seeds, 'start')}, with its spread: " + "; ".join(
-        f"trial {trial} {words}" for trial, words in spread.items()
+    losses = runs.pivot(index="seed", columns="trial", values="loss")[runs["trial"].unique()]
+    spread = "; ".join(
+        f"trial {name} {of.mean():.3f} ({of.min():.3f} to {of.max():.3f})" for name, of in losses.items()
     )
-    told += f". Trial {best}'s settings are trained on."
-    for trial in of.keys() - {best}:
-        ahead = int((of[best] < of[trial]).sum())
-        told += f" They did better than trial {trial}'s from {ahead} of {seeds} starts" + (
+    best, seeds = losses.mean().idxmin(), len(losses)
+    text = f"Mean validation loss over {count(seeds, 'start')}, with its spread: {spread}. Trial {best}'s settings are "
+    text += "trained on."
+    for trial, of in losses.drop(columns=best).items():
+        ahead = int((losses[best] < of).sum())
+        text += f" They did better than trial {trial}'s from {ahead} of {seeds} starts" + (
             "." if ahead == seeds else ": the order of the two can be chance."
         )
-    first = min(of, key=lambda trial: runs.loc[runs["trial"] == trial, "searched"].iloc[0])
+    first = runs.loc[runs["searched"].idxmin(), "trial"]
     if first != best:
-        told += f" In the search itself, trial {first} had scored better: by one start."
-    return told
+        text += f" In the search itself, trial {first} had scored better: by one start."
+    return text
 
 
 def training_says(history: pd.DataFrame, patience: int) -> list[str]:
@@ -215,58 +221,51 @@ def training_says(history: pd.DataFrame, patience: int) -> list[str]:
     history: of training.fit. Overfitting is said where the training loss still fell by a tenth after the best epoch
     while the validation loss rose by a tenth.
     """
-    best = history.loc[history["val_loss"].idxmin()]
-    last = history.iloc[-1]
-    after = int(last["epoch"] - best["epoch"])
-    told = (
-        f"The validation loss was lowest after epoch {int(best['epoch'])} of {int(last['epoch'])}: "
-        f"{best['val_loss']:.3f} (training {best['loss']:.3f}). The weights of that epoch are kept."
+    rows = history[["epoch", "loss", "val_loss"]].to_numpy(float)
+    (best, loss, lowest), (last, last_loss, last_val_loss) = rows[rows[:, 2].argmin()], rows[-1]
+    after = int(last - best)
+    text = (
+        f"The validation loss was lowest after epoch {best:.0f} of {last:.0f}: {lowest:.3f} (training {loss:.3f}). The "
+        "weights of that epoch are kept."
     )
     if after == 0:
-        return [told, "It still fell in the last epoch: more epochs may help."]
-    if last["val_loss"] > 1.1 * best["val_loss"] and last["loss"] < 0.9 * best["loss"]:
+        return [text, "It still fell in the last epoch: more epochs may help."]
+    if last_val_loss > 1.1 * lowest and last_loss < 0.9 * loss:
         return [
-            told,
-            f"After it the training loss fell on to {last['loss']:.3f} and the validation loss rose to "
-            f"{last['val_loss']:.3f}: the network was learning the training patients by heart.",
+            text,
+            f"After it the training loss fell on to {last_loss:.3f} and the validation loss rose to "
+            f"{last_val_loss:.3f}: the network was learning the training patients by heart.",
         ]
     stopped = f", and training stopped after {patience} epochs without a lower one" if after >= patience else ""
     span = "In the one epoch" if after == 1 else f"In the {after} epochs"
-    return [told, f"{span} after it, it did not fall below that{stopped}."]
+    return [text, f"{span} after it, it did not fall below that{stopped}."]
 
 
-def registered_says(standing: str, figures: Mapping) -> str:
-    """What became of a version (activation.sentence), and its validation figures (Evaluation.to_dict())."""
-    return f"**{standing}.** On {counted(figures['patients'], 'validation patient')}: {_figures(figures)}."
+def registered_says(standing: str, measured: Measured) -> str:
+    """What became of a version (activation.sentence), and its figures on the validation patients."""
+    return f"**{standing}.** On {count(measured.patients or 0, 'validation patient')}: {_against_constants(measured)}."
 
 
 # --- 04: the test
 
 
-def accuracy_says(figures: Mapping) -> str:
-    """The accuracy, next to that of always answering the largest class; figures: Evaluation.to_dict()."""
-    told = f"accuracy {_of(figures, 'accuracy')}"
-    largest = figures.get("largest_class")
-    return told + (f", where always answering '{largest['class']}' gives {largest['share']:.3f}" if largest else "")
-
-
-def _figures(figures: Mapping) -> str:
+def _against_constants(measured: Measured) -> str:
+    """The figures over all images, next to those of chance and of always answering the largest class."""
+    largest = measured.largest_class
+    always = f", where always answering '{largest['class']}' gives {largest['share']:.3f}" if largest else ""
     return (
-        f"{accuracy_says(figures)}; balanced accuracy {_of(figures, 'balanced_accuracy')}, by chance "
-        f"{1 / len(figures['classes']):.3f}; AUC {_of(figures, 'auc')}"
+        f"accuracy {measured.figure('accuracy')}{always}; balanced accuracy {measured.figure('balanced_accuracy')}, by "
+        f"chance {1 / len(measured.classes or [1]):.3f}; AUC {measured.figure('auc')}"
     )
 
 
-def _of(figures: Mapping, metric: str) -> str:
-    return wording.figure(figures[metric], *(figures["intervals"].get(metric) or (None, None)))
-
-
-def headline(figures: Mapping) -> str:
-    """One line on a test: which model, on what, how good; figures: release.Scored.to_dict()."""
-    synthetic = " (synthetic phantom)" if figures.get("synthetic") else ""
+def headline(score: Mapping[str, Any]) -> str:
+    """One line on a test: which model, on what, how good; score: release.Scored.to_dict()."""
+    measured = Measured.from_dict(score)
+    synthetic = " (synthetic phantom)" if score.get("synthetic") else ""
     return (
-        f"{figures['model']} on {figures['data']}{synthetic}, {figures['split']} split: {_figures(figures)}; "
-        f"{counted(figures['n'], 'image')} of {counted(figures['patients'], 'patient')}"
+        f"{score['model']} on {score['data']}{synthetic}, {score['split']} split: {_against_constants(measured)}; "
+        f"{count(measured.n or 0, 'image')} of {count(measured.patients or 0, 'patient')}"
     )
 
 
@@ -287,7 +286,7 @@ def evaluation_says(measured: Evaluation, seen: int, synthetic: bool, own: bool 
         _against_chance(measured),
         _against_the_largest(measured),
         _missed_most(measured),
-        f"**{counted(seen, 'image')} of this part {'was' if seen == 1 else 'were'} seen in training: these figures are "
+        f"**{count(seen, 'image')} of this part {'was' if seen == 1 else 'were'} seen in training: these figures are "
         "too good.**"
         if seen
         else "",
@@ -299,25 +298,25 @@ def evaluation_says(measured: Evaluation, seen: int, synthetic: bool, own: bool 
     ]
 
 
-def _side(figure: Figure, of: float) -> str:
+def _side(interval: Interval, of: float) -> str:
     """ "above", "below", "open" or, without an interval, "unknown": where a figure's interval lies."""
-    _, low, high = figure
-    if pd.isna(low):
+    _, low, high = interval
+    if low is None or high is None or np.isnan(low):
         return "unknown"
     return "above" if low > of else "below" if high < of else "open"
 
 
 def _against_chance(measured: Evaluation) -> str:
-    figure = measured.value("auc")
-    if np.isnan(figure[0]):
+    auc = measured.value("auc")
+    if np.isnan(auc[0]):
         return "All images are of one class: whether the model tells classes apart cannot be said."
-    told = {
+    verdict = {
         "above": "The model tells the classes apart",
         "below": "The model ranks the classes the wrong way round",
         "open": "The model is not shown to tell the classes apart: its interval holds chance",
         "unknown": "With one patient nothing is known of others",
-    }[_side(figure, 0.5)]
-    return f"{told}: AUC {wording.figure(*figure)}, where chance gives 0.500."
+    }[_side(auc, 0.5)]
+    return f"{verdict}: AUC {figure(*auc)}, where chance gives 0.500."
 
 
 def _against_the_largest(measured: Evaluation) -> str:
@@ -333,69 +332,65 @@ def _against_the_largest(measured: Evaluation) -> str:
         measured.seed,
     )
     difference = evaluation.paired_difference(measured, constant, "accuracy")
-    told = {
+    verdict = {
         "above": f"Its decisions are right more often than always answering '{largest}'",
         "below": f"Its decisions are right **less** often than always answering '{largest}'",
         "open": f"Its decisions are not shown to be right more often than always answering '{largest}'",
         "unknown": f"Always answering '{largest}' is the measure of its accuracy",
     }[_side(difference, 0)]
     accuracy = measured.value("accuracy")
-    gained = wording.figure(*difference, signed=True)
-    return f"{told}: {wording.figure(*accuracy)} against {share:.3f}, a difference of {gained}."
+    gained = figure(*difference, signed=True)
+    return f"{verdict}: {figure(*accuracy)} against {share:.3f}, a difference of {gained}."
 
 
 def _missed_most(measured: Evaluation) -> str:
     recall = measured.per_class["recall"].dropna()
     if len(recall) < 2 or recall.max() - recall.min() < 1e-9:
         return f"Of each class the same share is found: {recall.iloc[0]:.3f}." if len(recall) > 1 else ""
-    figure = measured.value("recall", recall.idxmin())
-    return f"'{recall.idxmin()}' is missed most often: {wording.figure(*figure)} of its images are found."
+    missed = str(recall.idxmin())
+    return f"'{missed}' is missed most often: {figure(*measured.value('recall', missed))} of its images are found."
 
 
-def conformal_says(figures: Mapping, classes: int, split: str) -> str:
-    """Whether sets hold the true class as often as stated, and what they cost; figures: release.conformal_figures."""
-    level, coverage, interval = figures["level"], figures["coverage"], figures["interval"]
+def conformal_says(figures: ConformalFigures, classes: int, split: str) -> str:
+    """Whether sets hold the true class as often as stated, and what they cost."""
+    coverage = (figures.coverage, *figures.interval)
     kept = {
         "above": "more often than stated",
         "below": "**less often than stated**: these patients are not like those of validation",
         "open": "as often as stated, as far as these patients can tell",
         "unknown": "of one patient",
-    }[_side((coverage, *interval), level)]
-    named = figures["classes_named"]
-    cost = (
-        "which is the likeliest class alone, without a warning where it is wrong"
-        if named < 1.005
-        else "which rules nothing out"
-        if named > classes - 0.005
-        else "more where the model is unsure"
-    )
+    }[_side(coverage, figures.level)]
+    cost = "more where the model is unsure"
+    if figures.classes_named < 1.005:
+        cost = "which is the likeliest class alone, without a warning where it is wrong"
+    elif figures.classes_named > classes - 0.005:
+        cost = "which rules nothing out"
     return (
-        f"Stated level **{level:.0%}**: the set holds the true class of **{wording.figure(coverage, *interval)}** of "
-        f"the {split} images, {kept}. It names **{named:.2f}** of {classes} classes on average, {cost}."
+        f"Stated level **{figures.level:.0%}**: the set holds the true class of **{figure(*coverage)}** of the {split} "
+        f"images, {kept}. It names **{figures.classes_named:.2f}** of {classes} classes on average, {cost}."
     )
 
 
-def validation_and_test(chosen_on: Mapping, other: Mapping, split: str) -> str:
-    """Which way AUC and balanced accuracy went from validation to another part; both: Evaluation.to_dict()."""
+def validation_and_test(chosen_on: Measured, other: Measured, split: str) -> str:
+    """Which way AUC and balanced accuracy went from validation to another part."""
     moved = []
-    for metric in ("auc", "balanced_accuracy"):
-        before, after = chosen_on.get(metric), other.get(metric)
-        if before is None or after is None:
-            continue
-        gap = after - before
-        way = "as on validation" if abs(gap) < 0.0005 else f"{abs(gap):.3f} {'higher' if gap > 0 else 'lower'}"
-        moved.append(f"{evaluation.LABELS[metric] if metric == 'auc' else 'balanced accuracy'} {way}")
-    told = f"On the {split} part: {', '.join(moved)}." if moved else ""
+    for metric, name in (("auc", "AUC"), ("balanced_accuracy", "balanced accuracy")):
+        before, after = chosen_on.figure(metric).value, other.figure(metric).value
+        if before is not None and after is not None:
+            gap = after - before
+            way = f"{abs(gap):.3f} {'higher' if gap > 0 else 'lower'}"
+            moved.append(f"{name} {'as on validation' if abs(gap) < 0.0005 else way}")
+    gaps = f"On the {split} part: {', '.join(moved)}. " if moved else ""
     return (
-        f"{told} Settings, weights and threshold were chosen on the validation patients, which flatters the figures "
+        f"{gaps}Settings, weights and threshold were chosen on the validation patients, which flatters the figures "
         "there; the two parts are also of different patients, so a small gap either way can be chance."
-    ).strip()
+    )
 
 
 # --- 05: heat maps
 
 
-def heat_says(measured: pd.DataFrame, patients: Sequence) -> list[str]:
+def heat_says(measured: pd.DataFrame, patients: ArrayLike) -> list[str]:
     """Whether heat maps find the lesions, against what chance gives.
 
     measured: gradcam.localisation, a row an image; without a lesion NaN. patients: of each row. Chance is the lesion's
@@ -407,7 +402,6 @@ def heat_says(measured: pd.DataFrame, patients: Sequence) -> list[str]:
     if rows.empty:
         return ["No image here has a lesion mask: whether the maps find lesions was not measured."]
     hit = mean_with_interval(rows["pointing_game"], patients, share=True)
-    chance = rows["mask_share"].mean()
     gained = mean_with_interval(rows["pointing_game"] - rows["mask_share"], patients, bounds=(-1, 1))
     finds = {
         "above": "The maps find the lesion in most images",
@@ -422,13 +416,14 @@ def heat_says(measured: pd.DataFrame, patients: Sequence) -> list[str]:
         "unknown": "which one patient cannot set against chance",
     }[_side(gained, 0)]
     return [
-        f"{finds}: the hottest point lies in it in {_percents(*hit)} of {counted(len(rows), 'image')} of "
-        f"{counted(len(np.unique(patients)), 'patient')}, {better}; a point drawn anywhere would in {chance:.1%}.",
+        f"{finds}: the hottest point lies in it in {percents(*hit)} of {count(len(rows), 'image')} of "
+        f"{count(len(np.unique(patients)), 'patient')}, {better}; a point drawn anywhere would in "
+        f"{rows['mask_share'].mean():.1%}.",
         _energy_says(rows, patients),
     ]
 
 
-def _energy_says(rows: pd.DataFrame, patients: np.ndarray) -> str:
+def _energy_says(rows: pd.DataFrame, patients: ArrayLike) -> str:
     inside = mean_with_interval(rows["energy_inside"], patients)
     above = mean_with_interval(rows["energy_inside"] - rows["mask_share"], patients)
     how = {
@@ -439,7 +434,7 @@ def _energy_says(rows: pd.DataFrame, patients: np.ndarray) -> str:
     }[_side(above, 0)]
     outside = f"; {1 - inside[0]:.0%} of it lies elsewhere" if inside[0] < 0.5 else ""
     return (
-        f"{_percents(*inside)} of the heat lies in the lesion, {how} the {rows['mask_share'].mean():.1%} of a uniform "
+        f"{percents(*inside)} of the heat lies in the lesion, {how} the {rows['mask_share'].mean():.1%} of a uniform "
         f"map{outside}."
     )
 
@@ -450,70 +445,64 @@ def randomisation_says(table: pd.DataFrame) -> str:
     table: gradcam.randomisation_check. They do where the interval of the rank correlation lies below 0.5, and do not
     where it lies above.
     """
-    last = table.iloc[-1]
-    figure = (last["spearman"], last["low"], last["high"])
-    told = {
+    spearman, low, high = table[["spearman", "low", "high"]].to_numpy(float)[-1].tolist()
+    if np.isnan(spearman):
+        return "With every layer random the maps are empty: there is nothing to compare."
+    verdict = {
         "below": "The maps depend on what was learned",
         "above": "**The maps hardly depend on what was learned**: they show the images more than the model's reasons",
         "open": "How far the maps depend on what was learned is open",
         "unknown": "With one patient the dependence on what was learned is open",
-    }[_side(figure, 0.5)]
-    if pd.isna(figure[0]):
-        return "With every layer random the maps are empty: there is nothing to compare."
-    return (
-        f"{told}: with every layer random they correlate {wording.figure(*figure, signed=True)} with the model's own."
-    )
+    }[_side((spearman, low, high), 0.5)]
+    correlation = figure(spearman, low, high, signed=True)
+    return f"{verdict}: with every layer random they correlate {correlation} with the model's own."
 
 
 # --- 06: ways of training on the same patients
 
 
-def differences(of: Mapping[str, Evaluation], metrics: Sequence[str] = ("auc", "accuracy")) -> pd.DataFrame:
-    """Each pair of models on the same patients: first, second, and first - second with its paired interval."""
+def differences(of: Mapping[str, Evaluation]) -> Differences:
+    """Each pair of models on the same patients: by metric, first - second with its paired interval."""
     names = list(of)
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[:i]]
-    return pd.DataFrame(
-        {"first": a, "second": b} | {metric: evaluation.paired_difference(of[a], of[b], metric) for metric in metrics}
-        for a, b in pairs
-    )
+    return {
+        (first, second): {
+            metric: evaluation.paired_difference(of[first], of[second], metric) for metric in ("auc", "accuracy")
+        }
+        for number, first in enumerate(names)
+        for second in names[:number]
+    }
 
 
-def differences_table(differences: pd.DataFrame) -> pd.DataFrame:
+def differences_table(differences: Differences) -> pd.DataFrame:
     """For people: a row a pair, "+0.012 (−0.003 to +0.031)"."""
-    rows = differences.set_index(differences["first"] + " − " + differences["second"])
-    rows = rows.drop(columns=["first", "second"]).map(lambda figure: wording.figure(*figure, signed=True))
-    return rows.rename(columns=evaluation.LABELS).rename_axis(None)
+    rows = {
+        f"{first} − {second}": {
+            METRICS[metric]: figure(*interval, signed=True) for metric, interval in by_metric.items()
+        }
+        for (first, second), by_metric in differences.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def ways_say(differences: pd.DataFrame, metric: str = "auc") -> list[str]:
-    """Which of two models on the same patients is better, by the interval of their paired difference."""
-    label = evaluation.LABELS[metric]
-    told = []
-    for first, second, figure in differences[["first", "second", metric]].itertuples(index=False):
-        how = {
+def ways_say(differences: Differences) -> list[str]:
+    """Which of two models on the same patients is better, by the interval of their AUCs' paired difference."""
+    sentences = []
+    for (first, second), by_metric in differences.items():
+        verdict = {
             "above": f"*{first}* is better than *{second}*",
             "below": f"*{first}* is worse than *{second}*",
             "open": f"These patients do not tell *{first}* and *{second}* apart",
             "unknown": f"One patient cannot tell *{first}* and *{second}* apart",
-        }[_side(figure, 0)]
-        told.append(f"{how}: {label} {wording.figure(*figure, signed=True)}.")
-    return told
+        }[_side(by_metric["auc"], 0)]
+        sentences.append(f"{verdict}: AUC {figure(*by_metric['auc'], signed=True)}.")
+    return sentences
 
 
-def worth_says(differences: pd.DataFrame, more: str, less: str, metric: str = "auc") -> str:
+def worth_says(differences: Differences, more: str, less: str) -> str:
     """Whether the way that trains `more` was worth it against the one that trains `less`."""
-    figure = differences.set_index(["first", "second"]).loc[(more, less), metric]
-    if _side(figure, 0) == "above":
+    if _side(differences[more, less]["auc"], 0) == "above":
         return f"*{more}* was worth its time on these images."
     return (
         f"*{more}* was not shown to be worth its time here. Of these two prefer *{less}*, which learns less from one "
         "hospital and has less to unlearn in the next."
     )
-
-
-# --- how figures are written
-
-
-def _percents(value: float, low: float, high: float) -> str:
-    """ "24 % (11–42 %)"."""
-    return f"{100 * value:.0f} %" if pd.isna(low) else f"{100 * value:.0f} % ({100 * low:.0f}–{100 * high:.0f} %)"

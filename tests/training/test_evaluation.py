@@ -19,6 +19,7 @@ from lungkit.training.evaluation import (
     mean_with_interval,
     operating_point,
     paired_difference,
+    points_table,
     side_by_side,
 )
 
@@ -390,7 +391,7 @@ def test_the_accuracy_stands_next_to_that_of_the_largest_class():
     assert got.largest_class == ("Pneumonia", 53 / 66)
     assert got.to_dict()["largest_class"] == {"class": "Pneumonia", "share": 53 / 66}
     summary = got.summary()
-    assert list(summary.index[:2]) == ["Accuracy", "always answering 'Pneumonia'"]
+    assert list(summary.index[:2]) == ["Accuracy", "Always answering 'Pneumonia'"]
     assert summary.iloc[1].tolist() == ["0.803", "", ""]
 
 
@@ -398,7 +399,7 @@ def test_a_chosen_threshold_is_shown_with_its_figures_and_those_at_a_half():
     y, p = predictions(size=2)
     point = DecisionRule(kind="threshold", threshold=0.2, chosen_on="validation", criterion="Youden's J")
     got = evaluated(y, p, point=point)
-    table = got.operating_points()
+    table = points_table(got.record)
     assert list(table.index) == ["0.200, chosen on validation by Youden's J", "0.5, not chosen", "always 'Normal'"]
     share = np.mean(y == 0)
     assert table.iloc[2].tolist() == [f"{share:.3f}", "0.500", "0.000", "1.000"]
@@ -410,17 +411,16 @@ def test_a_chosen_threshold_is_shown_with_its_figures_and_those_at_a_half():
     recorded = got.to_dict()["at_half"]
     assert recorded["recall"] == half.value("recall", "Pneumonia")[0]
     assert recorded["intervals"]["accuracy"] == list(half.value("accuracy")[1:])
-    assert list(evaluated(*predictions()).operating_points().index) == ["the likeliest class", "always 'Normal'"]
+    assert list(points_table(evaluated(*predictions()).record).index) == ["the likeliest class", "always 'Normal'"]
     assert "at_half" not in evaluated(*predictions()).to_dict()
 
 
 def test_parts_stand_side_by_side_with_the_largest_class_of_each_where_it_is_known():
-    got = evaluated(*predictions(size=2)).to_dict()
-    older = {name: value for name, value in got.items() if name != "largest_class"}
-    table = side_by_side({"val": older, "test": got})
-    assert list(table.index[:3]) == ["Accuracy", "always answering the largest class", "Balanced accuracy"]
-    assert table.iloc[1].tolist() == ["–", f"{got['largest_class']['share']:.3f}"]
-    assert table.loc["AUC", "test"] == wording.figure(got["auc"], *got["intervals"]["auc"])
+    got = evaluated(*predictions(size=2)).record
+    table = side_by_side({"val": replace(got, largest_class=None), "test": got})
+    assert list(table.index[:3]) == ["Accuracy", "Always answering the largest class", "Balanced accuracy"]
+    assert table.iloc[1].tolist() == ["–", f"{got.largest_class['share']:.3f}"]
+    assert table.loc["AUC", "test"] == str(got.figure("auc"))
 
 
 # --- two models on the same patients
@@ -553,10 +553,8 @@ def test_the_dictionary_has_exactly_the_agreed_keys():
     got = evaluated(y, p).to_dict()
     overall = ["accuracy", "balanced_accuracy", "macro_f1", "auc", "ece", "brier"]
     of_class = ["precision", "recall", "specificity", "f1", "auc", "average_precision"]
-    assert list(got) == [
-        *["n", "patients", "classes", *overall],
-        *["per_class", "confusion", "intervals", "largest_class", "operating_point"],
-    ]
+    counts = {"n", "patients", "classes", "confusion", "largest_class", "operating_point"}
+    assert got.keys() == counts | {*overall, "per_class", "intervals"}
     assert list(got["per_class"]["Normal"]) == [*of_class, "support"]
     assert list(got["intervals"]) == [*overall, "per_class"]
     assert list(got["intervals"]["per_class"]["COVID-19"]) == of_class
@@ -590,10 +588,10 @@ def test_tables_for_people_name_metrics_and_show_intervals():
     y, p = predictions()
     result = evaluated(y, p)
     summary = result.summary()
-    assert list(summary) == ["all", *CLASSES]
-    assert summary.loc["Accuracy", "all"] == wording.figure(*result.value("accuracy"))
-    assert summary.loc["Recall", "COVID-19"] == wording.figure(*result.value("recall", "COVID-19"))
-    assert summary.loc["Recall", "all"] == ""
+    assert list(summary) == ["All", *CLASSES]
+    assert summary.loc["Accuracy", "All"] == wording.figure(*result.value("accuracy"))
+    assert summary.loc["Sensitivity", "COVID-19"] == wording.figure(*result.value("recall", "COVID-19"))
+    assert summary.loc["Sensitivity", "All"] == ""
     per_class = result.per_class
     assert list(per_class.index) == list(CLASSES)
     assert per_class.loc["Pneumonia", "support"] == np.sum(y == 1)

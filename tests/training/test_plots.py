@@ -143,7 +143,13 @@ def test_per_class_scores_are_dots_with_interval_bars():
     result = evaluation()
     figure = draw(plots.per_class_scores(result))
     (axes,) = figure.axes
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["Precision", "Recall", "Specificity", "F1", "AUC"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == [
+        "Precision",
+        "Sensitivity",
+        "Specificity",
+        "F1",
+        "AUC",
+    ]
     assert labels(figure) == list(CLASSES)
     covid = axes.containers[2]
     value, low, high = result.value("recall", "COVID-19")

@@ -9,6 +9,7 @@ import pytest
 from lungkit import wording
 from lungkit.data import quality
 from lungkit.models import registry
+from lungkit.models.card import ConformalFigures, Figure, Measured
 from lungkit.models.rule import DecisionRule
 from lungkit.training import activation, evaluation, sentences
 from tests.cards import model_card
@@ -40,7 +41,7 @@ def test_an_accuracy_below_that_of_the_largest_class_is_said_to_be():
     told = "\n".join(sentences.evaluation_says(measured, 0, False))
     assert "right **less** often than always answering 'COVID-19': 0.600" in told
     assert "against 0.770, a difference of −0.170" in told
-    assert "where always answering 'COVID-19' gives 0.770" in sentences.accuracy_says(measured.to_dict())
+    assert "where always answering 'COVID-19' gives 0.770" in sentences.registered_says("active", measured.record)
 
 
 def test_an_accuracy_above_or_open_is_said_to_be():
@@ -117,18 +118,18 @@ def test_the_headline_of_a_card_from_before_there_was_a_largest_class_and_of_one
     ],
 )
 def test_conformal_sets_are_said_to_keep_their_level_only_where_they_do(coverage, interval, named, words):
-    figures = {"level": 0.9, "coverage": coverage, "interval": interval, "classes_named": named}
+    figures = ConformalFigures(level=0.9, coverage=coverage, interval=interval, classes_named=named)
     told = sentences.conformal_says(figures, 2, "test")
     assert all(word in told for word in words), told
     assert f"{coverage:.3f}" in told and "**90%**" in told
 
 
 def test_a_test_that_went_better_than_validation_is_not_said_to_have_gone_worse():
-    val, test = {"auc": 0.90, "balanced_accuracy": 0.8}, {"auc": 0.93, "balanced_accuracy": 0.8}
+    val, test = (Measured(figures={"auc": Figure(auc), "balanced_accuracy": Figure(0.8)}) for auc in (0.90, 0.93))
     told = sentences.validation_and_test(val, test, "test")
     assert "On the test part: AUC 0.030 higher, balanced accuracy as on validation." in told
     assert "AUC 0.030 lower" in sentences.validation_and_test(test, val, "test")
-    assert sentences.validation_and_test({"auc": None}, {"auc": None}, "test").startswith("Settings")
+    assert sentences.validation_and_test(Measured(), Measured(), "test").startswith("Settings")
 
 
 # --- the data
@@ -278,7 +279,7 @@ def test_a_training_is_said_to_overfit_only_where_it_does():
 
 
 def test_a_version_that_is_not_active_is_not_said_to_be():
-    figures = evaluated(*chest(skill=1.0)).to_dict()
+    figures = evaluated(*chest(skill=1.0)).record
     card = model_card(standing={"active": False, "reason": "it is measurably worse"})
     worse = sentences.registered_says(activation.sentence(registry.Version("m", "v2", None, card)), figures)
     assert "m@v2 is registered, and not active: it is measurably worse" in worse
