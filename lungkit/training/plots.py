@@ -5,8 +5,10 @@ afterwards. Images are float (height, width) arrays from 0 (black) to 1 (white).
 """
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -17,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike
 
 from lungkit import wording
 from lungkit.errors import LungkitError
@@ -27,6 +30,7 @@ from lungkit.training.evaluation import Evaluation, mean_with_interval
 
 RIGHT, WRONG = "✓", "✗"  # both are in DejaVu Sans, which matplotlib brings along
 HEAT = "inferno"
+STYLES = [{"color": color, "marker": marker} for color, marker in zip(SERIES, "osD^vPX*", strict=True)]  # of classes
 
 
 def use_style() -> None:
@@ -90,13 +94,8 @@ def roc(evaluation: Evaluation) -> Figure:
     figure, panels = _curve_panels(evaluation, "1 − specificity", "sensitivity")
     for cls, axes in panels.items():
         axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance")
-        band, curve = evaluation.roc_band(cls), evaluation.roc(cls)
-        axes.fill_between(
-            band["fpr"], band["low"], band["high"], color=BLUE, alpha=0.2, linewidth=0, label="95 % interval"
-        )
-        axes.plot(curve["fpr"], curve["tpr"], color=BLUE, label="ROC curve")
         at = (1 - evaluation.value("specificity", cls)[0], evaluation.value("recall", cls)[0])
-        axes.plot(*at, "o", color=BLACK, markersize=6, label="operating point", zorder=5)
+        _curve(axes, evaluation.roc_band(cls), evaluation.roc(cls)[["fpr", "tpr"]], at, label="ROC curve")
         axes.set_title(f"{cls}\nAUC {wording.figure(*evaluation.value('auc', cls))}")
     _legend_below(figure, next(iter(panels.values())))
     return _titled(figure, f"The area under the ROC curve is {wording.figure(*evaluation.value('auc'))}")
@@ -108,29 +107,27 @@ def precision_recall(evaluation: Evaluation) -> Figure:
     support, average = evaluation.per_class["support"], {}
     for cls, axes in panels.items():
         axes.axhline(support[cls] / support.sum(), color=GREY, linestyle=":", label="chance")
-        band, curve = evaluation.precision_recall_band(cls), evaluation.precision_recall(cls)
-        axes.fill_between(
-            band["recall"],
-            band["low"],
-            band["high"],
-            color=BLUE,
-            alpha=0.2,
-            linewidth=0,
-            label="95 % interval",
-        )
-        found = curve[curve["recall"] > 0]
-        axes.step(found["recall"], found["precision"], where="pre", color=BLUE, label="precision")
+        curve = evaluation.precision_recall(cls)[["recall", "precision"]].query("recall > 0")
         at = (evaluation.value("recall", cls)[0], evaluation.value("precision", cls)[0])
-        axes.plot(*at, "o", color=BLACK, markersize=6, label="operating point", zorder=5)
+        band = evaluation.precision_recall_band(cls)
+        _curve(axes, band, curve, at, label="precision", drawstyle="steps-pre")
         average[cls] = evaluation.value("average_precision", cls)
         axes.set_title(f"{cls}\naverage precision {average[cls][0]:.3f}")
     _legend_below(figure, next(iter(panels.values())))
     lowest = min(average, key=lambda cls: average[cls][0])
+    where = f"lowest for {lowest}:"
     if len(average) == 1:
-        return _titled(figure, f"Average precision for {lowest} is {wording.figure(*average[lowest])}")
-    if len({f"{value:.3f}" for value, *_ in average.values()}) == 1:
-        return _titled(figure, f"Average precision is the same for each class: {wording.figure(*average[lowest])}")
-    return _titled(figure, f"Average precision is lowest for {lowest}: {wording.figure(*average[lowest])}")
+        where = f"for {lowest}:"
+    elif len({f"{value:.3f}" for value, *_ in average.values()}) == 1:
+        where = "the same for each class:"
+    return _titled(figure, f"Average precision is {where} {wording.figure(*average[lowest])}")
+
+
+def _curve(axes: Axes, band: pd.DataFrame, curve: pd.DataFrame, at: tuple[float, float], **style: Any) -> None:
+    """A curve (x, y) in its band (x, low, high), with the operating point on it."""
+    axes.fill_between(*band.to_numpy().T, color=BLUE, alpha=0.2, linewidth=0, label="95 % interval")
+    axes.plot(*curve.to_numpy().T, color=BLUE, **style)
+    axes.plot(*at, "o", color=BLACK, markersize=6, label="operating point", zorder=5)
 
 
 def reliability(evaluation: Evaluation) -> Figure:
@@ -166,7 +163,7 @@ def per_class_scores(evaluation: Evaluation) -> Figure:
     figure, (axes,) = _figure(7.5, min(9, 1.6 + len(names) * (0.3 + 0.16 * len(classes))))
     spread = min(0.3, 0.07 * len(classes))
     offsets = np.linspace(-spread, spread, len(classes))
-    for (cls, offset), style in zip(zip(classes, offsets, strict=True), _styles(), strict=False):
+    for (cls, offset), style in zip(zip(classes, offsets, strict=True), cycle(STYLES), strict=False):
         values = pd.DataFrame([evaluation.value(name, cls) for name in names], columns=["value", "low", "high"])
         axes.errorbar(
             values["value"], np.arange(len(names)) + offset,
@@ -180,9 +177,10 @@ def per_class_scores(evaluation: Evaluation) -> Figure:
     axes.grid(axis="x", alpha=0.4)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
     recall = evaluation.per_class["recall"].dropna()
+    least = wording.percent(recall.min())
     if recall.max() - recall.min() < 1e-9:
-        return _titled(figure, f"{_percent(recall.min())} of the images of each class are found")
-    return _titled(figure, f"{recall.idxmin()} is missed most often: {_percent(recall.min())} of its images are found")
+        return _titled(figure, f"{least} of the images of each class are found")
+    return _titled(figure, f"{recall.idxmin()} is missed most often: {least} of its images are found")
 
 
 # --- of training
@@ -228,7 +226,7 @@ def compared(evaluations: Mapping[str, Evaluation]) -> Figure:
     for axes, metric in zip(panels, ("auc", "accuracy", "macro_f1"), strict=True):
         for row, name in enumerate(names):
             value, low, high = evaluations[name].value(metric)
-            axes.errorbar(value, row, xerr=_whiskers(value, low, high)[:, None], fmt="o", color=BLUE, capsize=3)
+            axes.errorbar(value, row, xerr=_whiskers(value, low, high), fmt="o", color=BLUE, capsize=3)
             axes.annotate(f"{value:.3f}", (value, row), (0, 6), textcoords="offset points", ha="center", fontsize=8)
         axes.set_yticks(range(len(names)), names if axes is panels[0] else [""] * len(names))
         axes.set_ylim(-0.6, len(names) - 0.4)
@@ -252,24 +250,26 @@ def trials(table: pd.DataFrame) -> Figure:
     table: columns trial, status, score (validation loss), epochs, reason; each other column is a searched value.
     """
     ran = table.sort_values("trial", ignore_index=True)
-    ran["order"] = np.arange(1, len(ran) + 1)
+    order = pd.Series(np.arange(1, len(ran) + 1))
     completed = ran["status"].eq("COMPLETED") & ran["score"].notna()
     if not completed.any():
         raise LungkitError("no trial of this search completed; the table's column 'reason' says why")
-    searched = [c for c in table if c not in ("trial", "status", "score", "epochs", "reason", "order")]
-    knobs = [c for c in searched if ran.loc[completed, c].nunique(dropna=True) > 1][:11]
+    searched = ran.columns.difference(["trial", "status", "score", "epochs", "reason"], sort=False)
+    knobs = [knob for knob in searched if ran.loc[completed, knob].nunique() > 1][:11]
     columns = min(4, 1 + len(knobs))
     rows = -(-(1 + len(knobs)) // columns)
     figure, panels = _figure(max(4, 2.5 * columns), 2.2 * rows + 0.5, rows, columns)
-    best = ran.loc[ran["score"].where(completed).idxmin()]
-    for axes, name in zip(panels, ["order", *knobs], strict=False):
-        x = ran["order"] if name == "order" else _searched_values(axes, ran[name].where(completed))
-        axes.plot([x[best.name]], [best["score"]], "*", color=BLACK, markersize=13, zorder=5)
-        for (epochs, rows), style in zip(ran[completed].groupby("epochs"), _styles(), strict=False):
-            label = f"{int(epochs)} epoch{'' if epochs == 1 else 's'}"
-            axes.plot(x[rows.index], rows["score"], style["marker"], color=style["color"], markersize=5, alpha=0.8,
-                      label=label)  # fmt: skip
-        axes.set_xlabel("trial" if name == "order" else name.replace("_", " "))
+    best, lengths = int(np.nanargmin(ran["score"].where(completed))), ran.loc[completed, "epochs"]
+    for axes, name in zip(panels, ["trial", *knobs], strict=False):
+        x = order if name == "trial" else _searched_values(axes, ran[name].where(completed))
+        axes.plot([x[best]], [ran["score"][best]], "*", color=BLACK, markersize=13, zorder=5)
+        for epochs, style in zip(sorted(lengths.unique()), cycle(STYLES), strict=False):
+            of = lengths.index[lengths == epochs]
+            axes.plot(
+                x[of], ran["score"][of], style["marker"], color=style["color"], markersize=5, alpha=0.8,
+                label=wording.count(int(epochs), "epoch"),
+            )  # fmt: skip
+        axes.set_xlabel(name.replace("_", " "))
         axes.margins(x=0.12, y=0.15)
     panels[0].set_xlim(0.4, len(ran) + 0.6)
     panels[0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -277,15 +277,14 @@ def trials(table: pd.DataFrame) -> Figure:
         axes.set_ylabel("validation loss")
     for axes in panels[1 + len(knobs) :]:
         axes.set_axis_off()
-    for order in ran.loc[~completed, "order"]:
-        panels[0].text(
-            order, 0.98, WRONG, color=BLACK, ha="center", va="top", transform=panels[0].get_xaxis_transform()
-        )
-    if ran.loc[completed, "epochs"].nunique() > 1:
+    top = panels[0].get_xaxis_transform()
+    for place in order[~completed]:
+        panels[0].text(place, 0.98, WRONG, color=BLACK, ha="center", va="top", transform=top)
+    if lengths.nunique() > 1:
         _legend_below(figure, panels[0])
     failed = int((~completed).sum())
     ending = f"; {failed} did not complete ({WRONG})" if failed else ""
-    return _titled(figure, f"Lowest of {len(ran)} trials (★): validation loss {best['score']:.3f}{ending}")
+    return _titled(figure, f"Lowest of {len(ran)} trials (★): validation loss {ran['score'][best]:.3f}{ending}")
 
 
 def repeats(runs: pd.DataFrame) -> Figure:
@@ -293,20 +292,18 @@ def repeats(runs: pd.DataFrame) -> Figure:
 
     runs: columns trial, seed, loss, searched, as models.search.Repeated has them.
     """
-    trials_, by_trial = list(dict.fromkeys(runs["trial"])), runs.groupby("trial")
-    figure, (axes,) = _figure(6.5, 1.5 + 0.55 * len(trials_))
-    for place, trial in enumerate(trials_):
-        rows = by_trial.get_group(trial)
+    by_trial = runs.groupby("trial", sort=False)
+    figure, (axes,) = _figure(6.5, 1.5 + 0.55 * len(by_trial))
+    for place, (_, rows) in enumerate(by_trial):
         axes.plot(rows["loss"], [place] * len(rows), "o", color=BLUE, alpha=0.8, label="a start")
         axes.plot([rows["loss"].mean()] * 2, [place - 0.3, place + 0.3], color=BLACK, label="mean of the starts")
         axes.plot(rows["searched"].iloc[:1], [place], "D", color=ORANGE, markersize=5, label="in the search")
-    axes.set_yticks(range(len(trials_)), [f"trial {trial}" for trial in trials_])
-    axes.set_ylim(len(trials_) - 0.4, -0.6)
+    axes.set_yticks(range(len(by_trial)), [f"trial {trial}" for trial in runs["trial"].unique()])
+    axes.set_ylim(len(by_trial) - 0.4, -0.6)
     axes.set_xlabel("validation loss")
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles[:3], labels[:3], loc="outside right center")
-    means = by_trial["loss"].mean()
-    starts = runs["seed"].nunique()
+    means, starts = by_trial["loss"].mean(), runs["seed"].nunique()
     return _titled(
         figure, f"Trial {means.idxmin()}'s settings have the lowest mean of {starts} starts: {means.min():.3f}"
     )
@@ -317,19 +314,13 @@ def repeats(runs: pd.DataFrame) -> Figure:
 
 def image_grid(images: np.ndarray, titles: Sequence[str] | None = None, columns: int = 6, title: str = "") -> Figure:
     """Images (n, height, width) in rows, each under its title."""
-    figure, panels = _image_panels(len(images), columns)
-    for axes, image, text in zip(panels, images, titles if titles is not None else [""] * len(images), strict=True):
-        axes.imshow(image, vmin=0, vmax=1)
-        axes.set_title(_shorten(text, columns), fontsize=8, loc="center")
+    figure, _ = _image_panels(images, columns, titles)
     return _titled(figure, title)
 
 
 def pairs(images: Sequence[tuple[np.ndarray, np.ndarray]], titles: Sequence[str], title: str = "") -> Figure:
     """Pairs of images side by side, three pairs a row, each pair under its title."""
-    flat = [image for pair in images for image in pair]
-    figure, panels = _image_panels(len(flat), min(6, 2 * max(1, len(images))), lines=2)
-    for axes, image in zip(panels, flat, strict=True):
-        axes.imshow(image, vmin=0, vmax=1)
+    figure, panels = _image_panels([image for pair in images for image in pair], min(6, 2 * len(images)), lines=2)
     for axes, text in zip(panels[::2], titles, strict=True):
         axes.set_title(text, fontsize=8, loc="left")
     return _titled(figure, title)
@@ -347,22 +338,20 @@ def prediction_grid(
 
     images: (m, height, width). true, predicted: (m,) class indices. probability: (m,) of the predicted class.
     """
-    shown = list(zip(images, true, predicted, probability, strict=True))[:n]
-    columns = 6
-    figure, panels = _image_panels(len(shown), columns, lines=2)
-    for axes, (image, truth, guess, p) in zip(panels, shown, strict=True):
-        correct = truth == guess
-        color, mark = (GOOD, RIGHT) if correct else (WARN, WRONG)
-        axes.imshow(image, vmin=0, vmax=1)
+    columns, wrong = 6, 0
+    figure, panels = _image_panels(images[:n], columns, lines=2)
+    for axes, truth, guess, p in zip(panels, true, predicted, probability, strict=False):
+        wrong += truth != guess
+        color, mark = (GOOD, RIGHT) if truth == guess else (WARN, WRONG)
         axes.set_title(
             f"{mark} {_shorten(classes[guess], columns, used=7)} {p:.2f}\n"
             f"{_shorten(f'true: {classes[truth]}', columns)}",
-            color=color, fontsize=8, loc="left", weight="normal" if correct else "bold",
+            color=color, fontsize=8, loc="left", weight="normal" if truth == guess else "bold",
         )  # fmt: skip
         for spine in axes.spines.values():
             spine.set(visible=True, color=color, linewidth=2.5)
-    wrong = sum(truth != guess for _, truth, guess, _ in shown)
-    return _titled(figure, f"{len(shown) - wrong} of {len(shown)} images are right ({RIGHT}), {wrong} wrong ({WRONG})")
+    shown = len(panels)
+    return _titled(figure, f"{shown - wrong} of {shown} images are right ({RIGHT}), {wrong} wrong ({WRONG})")
 
 
 def overlay_grid(
@@ -370,18 +359,14 @@ def overlay_grid(
     heatmaps: np.ndarray,
     masks: np.ndarray | None = None,
     titles: Sequence[str] | None = None,
-    columns: int = 4,
     title: str = "",
 ) -> Figure:
     """Images with their heat maps (n, height, width; 0..1) laid over, and outlines of lesion masks."""
-    figure, panels = _image_panels(len(images), columns, extra_width=1.0)
+    figure, panels = _image_panels(images, 4, titles, extra_width=1.0)
     for i, axes in enumerate(panels):
-        axes.imshow(images[i], vmin=0, vmax=1)
         axes.imshow(heatmaps[i], cmap=HEAT, vmin=0, vmax=1, alpha=0.65 * np.clip(heatmaps[i], 0, 1))
         if masks is not None and np.any(masks[i]):
             axes.contour(np.asarray(masks[i]) > 0, levels=[0.5], colors=SKY, linewidths=1.2)
-        if titles is not None:
-            axes.set_title(_shorten(titles[i], columns), fontsize=8, loc="center")
     outlines = "\nblue outline: lesion" if masks is not None and np.any(masks) else ""
     figure.colorbar(
         ScalarMappable(cmap=HEAT), ax=panels, shrink=0.7, aspect=25,
@@ -409,42 +394,38 @@ def preprocessing_steps(steps: Mapping[str, np.ndarray], title: str = "") -> Fig
     return _titled(figure, title)
 
 
-def localisation(table: pd.DataFrame, labels: Sequence[str], patients: Sequence) -> Figure:
+def localisation(table: pd.DataFrame, labels: Sequence[str], patients: ArrayLike) -> Figure:
     """Whether heat maps point at the lesion: hit rate by class, and heat inside the lesion by its size.
 
     table: a row per image with pointing_game (0..1), energy_inside and mask_share (0..1), NaN without a lesion.
     labels, patients: class name and patient of each row.
     """
-    rows = table.assign(label=list(labels), patient=list(patients)).dropna(subset=["pointing_game", "mask_share"])
+    rows = table.assign(label=list(labels), patient=np.asarray(patients)).dropna(subset=["pointing_game", "mask_share"])
     if rows.empty:
         raise LungkitError("no image has a lesion mask: there is nothing to point at")
     figure, (left, right) = _figure(9, 3.9, columns=2)
-    names = list(dict.fromkeys(rows["label"]))
-    for place, ((name, group), style) in enumerate(zip(_groups(rows, names), _styles(), strict=False)):
+    groups = {str(name): group for name, group in rows.groupby("label", sort=False)}
+    for place, (name, group, style) in enumerate(zip(groups, groups.values(), cycle(STYLES), strict=False)):
         hit, low, high = mean_with_interval(group["pointing_game"], group["patient"], share=True)
-        left.errorbar(
-            [place], [hit], _whiskers([hit], [low], [high]), fmt=style["marker"], color=style["color"], markersize=8,
-            elinewidth=1.5,
-        )  # fmt: skip
-        chance = group["mask_share"].mean()
+        color, marker, chance = style["color"], style["marker"], group["mask_share"].mean()
+        left.errorbar([place], [hit], _whiskers(hit, low, high), fmt=marker, color=color, markersize=8, elinewidth=1.5)
         left.plot([place - 0.25, place + 0.25], [chance, chance], color=GREY, linestyle=":")
         right.plot(
-            group["mask_share"], group["energy_inside"], style["marker"], color=style["color"], markersize=4,
-            alpha=0.55, markeredgewidth=0, label=name,
+            group["mask_share"], group["energy_inside"], marker, color=color, markersize=4, alpha=0.55,
+            markeredgewidth=0, label=name,
         )  # fmt: skip
-    left.set_xticks(range(len(names)), [f"{name}\n({(rows['label'] == name).sum()} images)" for name in names])
-    left.set(ylabel="pointing game, 95 % interval", ylim=(-0.02, 1.02), xlim=(-0.6, len(names) - 0.4))
+    left.set_xticks(range(len(groups)), [f"{name}\n({len(group)} images)" for name, group in groups.items()])
+    left.set(ylabel="pointing game, 95 % interval", ylim=(-0.02, 1.02), xlim=(-0.6, len(groups) - 0.4))
     left.set_title("hottest pixel lies in the lesion")
     right.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="uniform map")
     right.set(xlabel="lesion's share of the image", ylabel="share of the heat inside the lesion", ylim=(-0.02, 1.02))
     right.set_xlim(0, min(1, 1.15 * rows["mask_share"].max()))
     right.set_title("heat inside the lesion")
     figure.legend(*right.get_legend_handles_labels(), loc="outside right center")
-    hit, low, high = map(_percent, mean_with_interval(rows["pointing_game"], rows["patient"], share=True))
-    chance = f"{100 * rows['mask_share'].mean():.1f} %"
+    hits = wording.percents(*mean_with_interval(rows["pointing_game"], rows["patient"], share=True))
+    by_chance = f"{100 * rows['mask_share'].mean():.1f} %"
     return _titled(
-        figure,
-        f"The hottest pixel lies in the lesion in {hit} ({low} to {high}) of {len(rows)} images; by chance in {chance}",
+        figure, f"The hottest pixel lies in the lesion in {hits} of {len(rows)} images; by chance in {by_chance}"
     )
 
 
@@ -477,8 +458,15 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tup
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def _image_panels(count: int, columns: int, lines: int = 1, extra_width: float = 0.0) -> tuple[Figure, list[Axes]]:
-    """Square panels for images, without ticks or frame; `lines` of text go above each."""
+def _image_panels(
+    images: np.ndarray | Sequence[np.ndarray],
+    columns: int,
+    titles: Sequence[str] | None = None,
+    lines: int = 1,
+    extra_width: float = 0.0,
+) -> tuple[Figure, list[Axes]]:
+    """A square panel for each image, without ticks or frame, under its title; `lines` of text go above each."""
+    count = len(images)
     if not count:
         raise LungkitError("no image to show; give at least one")
     columns = min(columns, count)
@@ -486,12 +474,14 @@ def _image_panels(count: int, columns: int, lines: int = 1, extra_width: float =
     text = 0.16 * lines + 0.08
     side = min((10 - extra_width) / columns, (8 - 0.4) / rows - text, 2.4)
     figure, panels = _figure(side * columns + extra_width, (side + text) * rows + 0.4, rows, columns)
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
-    for axes in panels:
-        axes.set(xticks=[], yticks=[])
-        sns.despine(ax=axes, left=True, bottom=True)
+    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
     for axes in panels[count:]:
         axes.remove()
+    for axes, image, title in zip(panels, images, titles if titles is not None else [""] * count, strict=False):
+        axes.imshow(image, vmin=0, vmax=1)
+        axes.set_title(_shorten(title, columns), fontsize=8, loc="center")
+        axes.set(xticks=[], yticks=[])
+        sns.despine(ax=axes, left=True, bottom=True)
     return figure, panels[:count]
 
 
@@ -499,15 +489,6 @@ def _titled(figure: Figure, title: str) -> Figure:
     if title:
         figure.suptitle(textwrap.fill(title, int(10.5 * figure.get_figwidth())))
     return figure
-
-
-def _styles() -> Iterator[dict]:
-    """Colour and marker of each class, in the order of the classes; markers differ, too."""
-    markers = "osD^vPX*"
-    number = 0
-    while True:
-        yield {"color": SERIES[number % len(SERIES)], "marker": markers[number % len(markers)]}
-        number += 1
 
 
 def _curve_panels(evaluation: Evaluation, x: str, y: str) -> tuple[Figure, dict[str, Axes]]:
@@ -534,18 +515,13 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
-def _whiskers(value, low, high) -> np.ndarray:
+def _whiskers(value: ArrayLike, low: ArrayLike, high: ArrayLike) -> np.ndarray:
     """Distances (2, n) below and above a value for error bars; 0 if the interval is undefined.
 
     A value can be just outside its own bootstrap interval; a distance is never negative.
     """
-    value, low, high = (np.asarray(x, float) for x in (value, low, high))
-    return np.nan_to_num(np.clip([value - low, high - value], 0, None))
-
-
-def _groups(rows: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
-    for name in names:
-        yield name, rows[rows["label"] == name]
+    middle, below, above = (np.atleast_1d(np.asarray(x, float)) for x in (value, low, high))
+    return np.nan_to_num(np.clip([middle - below, above - middle], 0, None))
 
 
 def _searched_values(axes: Axes, values: pd.Series) -> pd.Series:
@@ -567,10 +543,6 @@ def _slant_long_labels(axes: Axes, names: Sequence[str]) -> None:
     axes.set_xticks(
         np.arange(len(names)) + 0.5, names, rotation=30 if slanted else 0, ha="right" if slanted else "center"
     )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
 
 
 def _shorten(text: str, columns: int, used: int = 0) -> str:

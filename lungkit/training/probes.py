@@ -15,8 +15,9 @@ picture: an outline of each patient's own lungs would itself tell the sick from 
 the sick have one. It reaches as far as nearly any patient's lungs, so what the model still tells apart is not lung.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,18 +38,19 @@ LUNGS_REACH = 0.02  # of the masks: where so many show lung, a picture's lungs m
 LUNGS_LIE = 0.5  # of the masks: where so many show lung, it is lung in most pictures; shown alone
 BORDER = 0.1  # of the picture's height and width, on each side
 VIEWS = ("as_is", "lungs_hidden", "only_lungs_shown", "border_hidden")
+FigureJson = dict[str, Any]  # of "value", "low" and "high", which are None where undefined
 _COLUMNS = ("file", "label", "patient_id", "modality", "view", "lung_mask_v7")
 _GRID = 128  # rows and columns of the area of lungs
 
 
-def chest_xray(candidate: Candidate, own: dataset.Dataset, outside: Path) -> dict:
+def chest_xray(candidate: Candidate, own: dataset.Dataset, outside: Path) -> dict[str, Any]:
     """All three probes, JSON-ready, for release.register(probes=partial(chest_xray, own=…, outside=…)).
 
     own: the model's own data, of which the validation part alone is looked at. outside: a folder laid out as
     covid_chestxray. "says": what the figures mean, in sentences, by the rules in `says`.
     LungkitError where the folder is not what is expected, or where the model knows no class "normal".
     """
-    trust = {
+    trust: dict[str, Any] = {
         "out_of_source": out_of_source(candidate, outside),
         "shortcuts": shortcuts(candidate, own, outside),
         "heat_in_lungs": heat_in_lungs(candidate, outside),
@@ -56,7 +58,7 @@ def chest_xray(candidate: Candidate, own: dataset.Dataset, outside: Path) -> dic
     return trust | {"says": says(trust)}
 
 
-def out_of_source(candidate: Candidate, folder: Path) -> dict:
+def out_of_source(candidate: Candidate, folder: Path) -> dict[str, Any]:
     """How the model does on a folder's frontal X-rays, "normal" against the rest, and how many its checks flag.
 
     "labels": images, patients and the share flagged, by the folder's labels. "unflagged": the same figures on what the
@@ -64,17 +66,15 @@ def out_of_source(candidate: Candidate, folder: Path) -> dict:
     """
     rows = _frontal(folder)
     normal, patients = _is_normal(rows["label"]), rows["patient_id"].to_numpy(str)
-    scores = np.array([
-        _abnormal(candidate, tensor[None])[0]
-        for tensor, _ in _pictures(candidate, rows["file"], "X-rays of other hospitals")
-    ])  # fmt: skip
+    pictures = _pictures(candidate, rows["file"], "X-rays of other hospitals")
+    scores = np.concatenate([_abnormal(candidate, tensor[None]) for tensor, _ in pictures])
     flagged = candidate.flagged(rows["file"].tolist())
     passed = ~flagged
     return {
         "collection": Path(folder).name,
         **_counts(rows),
         "labels": {
-            label: _counts(group) | {"flagged": float(flagged[rows["label"] == label].mean())}
+            str(label): _counts(group) | {"flagged": float(flagged[group.index].mean())}
             for label, group in rows.groupby("label")
         },
         "auc": _auc(normal, scores, patients),
@@ -83,21 +83,21 @@ def out_of_source(candidate: Candidate, folder: Path) -> dict:
     }
 
 
-def shortcuts(candidate: Candidate, own: dataset.Dataset, folder: Path) -> dict:
+def shortcuts(candidate: Candidate, own: dataset.Dataset, folder: Path) -> dict[str, Any]:
     """The AUC of each of VIEWS, "elsewhere" (the folder's frontal X-rays) and on the model's "own_validation" images.
 
     The area of lungs is measured on the folder's masks and laid over every picture in the picture's own proportions.
     """
     rows, validation = _frontal(folder), own.part("val")
-    area = lung_area(rows.loc[rows["mask"].notna(), "mask"])
-    validation = validation.assign(file=own.files("val"))
+    validation = validation.assign(file=pd.Series(own.files("val"), validation.index))
+    area = lung_area(rows["mask"].dropna().tolist())
     return {
         "elsewhere": _by_view(candidate, rows, area, "parts hidden, elsewhere"),
         "own_validation": _by_view(candidate, validation, area, "parts hidden, validation"),
     }
 
 
-def heat_in_lungs(candidate: Candidate, folder: Path) -> dict:
+def heat_in_lungs(candidate: Candidate, folder: Path) -> dict[str, Any]:
     """Where the heat of the predicted class lies on the folder's frontal X-rays that have a mask of the lungs.
 
     "energy_inside": the share of the heat on the picture that lies in the lungs. "uniform": what a uniform map would
@@ -105,7 +105,7 @@ def heat_in_lungs(candidate: Candidate, folder: Path) -> dict:
     folder's labels these images have.
     """
     rows = _frontal(folder).dropna(subset="mask")
-    plain = preprocess.Preprocessing(size=_spec(candidate).size)
+    plain = preprocess.Preprocessing(size=candidate.card.preprocessing.size)
     pictures = _pictures(candidate, rows["file"], "heat in the lungs")
     measures = []
     for (tensor, place), mask_file in zip(pictures, rows["mask"], strict=True):
@@ -121,14 +121,11 @@ def heat_in_lungs(candidate: Candidate, folder: Path) -> dict:
         "uniform": measured["mask_share"],
         "above_uniform": measured["energy_inside"] - measured["mask_share"],
     }
-    return (
-        _counts(rows)
-        | {"labels": sorted(set(rows["label"]))}
-        | {name: _figure(*evaluation.mean_with_interval(values, patients)) for name, values in shares.items()}
-    )
+    means = {name: _figure(*evaluation.mean_with_interval(values, patients)) for name, values in shares.items()}
+    return _counts(rows) | {"labels": sorted(set(rows["label"]))} | means
 
 
-def says(trust: dict) -> list[str]:
+def says(trust: Mapping[str, Any]) -> list[str]:
     """What the figures of `chest_xray` mean, in sentences for clinicians, by rules:
 
     - it tells normal from the rest elsewhere where the interval of its AUC lies above 0.5;
@@ -146,7 +143,7 @@ def says(trust: dict) -> list[str]:
     return [*sentences, _says_of_heat(heat)]
 
 
-def table(part: dict) -> pd.DataFrame:
+def table(part: Mapping[str, Any]) -> pd.DataFrame:
     """A card's "trust" or "about" for people: one column, a row for each figure or word in it, however deep it lies.
 
     Figures stand with their interval; "says" is left out.
@@ -176,14 +173,11 @@ def _frontal(folder: Path) -> pd.DataFrame:
             f"{folder} has {normal.sum()} normal and {(~normal).sum()} other frontal X-rays (modality X-ray, view "
             f"{', '.join(FRONTAL)}); images of both groups are needed"
         )
-    masks = [folder / mask if mask else None for mask in rows["lung_mask_v7"]]
-    if not any(masks):
+    masks = rows["lung_mask_v7"].map(lambda mask: folder / mask if mask else None).astype(object)
+    if masks.isna().all():
         raise LungkitError(f"{folder} has no lung mask for a frontal X-ray: lung_mask_v7 is empty")
-    patients = rows["patient_id"].where(
-        rows["patient_id"] != "", rows["file"]
-    )  # unknown: each image is its own patient
-    files = [folder / file for file in rows["file"]]
-    rows = rows.assign(file=files, mask=pd.Series(masks, rows.index, object), patient_id=patients)
+    patients = rows["patient_id"].mask(rows["patient_id"] == "", rows["file"])  # unknown: each image is its own patient
+    rows = rows.assign(file=rows["file"].map(lambda file: folder / file), mask=masks, patient_id=patients)
     return rows[["file", "mask", "label", "patient_id"]].reset_index(drop=True)
 
 
@@ -191,14 +185,10 @@ def _pictures(
     candidate: Candidate, files: Iterable[Path], label: str
 ) -> Iterator[tuple[np.ndarray, tuple[slice, slice]]]:
     """Each file's tensor (height, width, 1), and the rows and columns of it that the picture takes up."""
-    spec, files = _spec(candidate), list(files)
-    for file in bar(files, total=len(files), label=label, unit="image"):
+    spec = candidate.card.preprocessing
+    for file in bar(list(files), label=label, unit="image"):
         image = preprocess.prepare(file, spec)
         yield image.tensor, placed(image.shape, spec.size)
-
-
-def _spec(candidate: Candidate) -> preprocess.Preprocessing:
-    return candidate.card.preprocessing
 
 
 def lung_area(masks: Sequence[Path]) -> np.ndarray:
@@ -240,7 +230,7 @@ def _hidden(tensor: np.ndarray, what: np.ndarray, picture: np.ndarray) -> np.nda
 # --- the figures
 
 
-def _by_view(candidate: Candidate, rows: pd.DataFrame, area: np.ndarray, label: str) -> dict:
+def _by_view(candidate: Candidate, rows: pd.DataFrame, area: np.ndarray, label: str) -> dict[str, Any]:
     """Counts, and the AUC of each view, of rows with file, label and patient_id."""
     pictures = _pictures(candidate, rows["file"], label)
     scores = np.stack([_abnormal(candidate, _views(tensor, place, area)) for tensor, place in pictures])
@@ -265,7 +255,7 @@ def _is_normal(labels: Iterable[str]) -> np.ndarray:
     return np.array([label.casefold() == NORMAL for label in labels], bool)
 
 
-def _auc(normal: np.ndarray, scores: np.ndarray, patients: np.ndarray) -> dict:
+def _auc(normal: np.ndarray, scores: np.ndarray, patients: np.ndarray) -> FigureJson:
     """Of telling the others from the normal: null where one of the two groups is empty."""
     if normal.all() or not normal.any():
         return _figure(np.nan, np.nan, np.nan)
@@ -274,85 +264,73 @@ def _auc(normal: np.ndarray, scores: np.ndarray, patients: np.ndarray) -> dict:
     return _figure(*measured.value("auc"))
 
 
-def _figure(value: float, low: float, high: float) -> dict:
+def _figure(value: float, low: float, high: float) -> FigureJson:
     """JSON-ready: undefined values are null."""
     figures = {"value": value, "low": low, "high": high}
     return {name: None if np.isnan(figure) else float(figure) for name, figure in figures.items()}
 
 
-def _counts(rows: pd.DataFrame) -> dict:
+def _counts(rows: pd.DataFrame) -> dict[str, Any]:
     return {"images": len(rows), "patients": int(rows["patient_id"].nunique())}
 
 
 # --- the words
 
 
-def _words(figure: dict) -> str:
-    return wording.figure(figure["value"], figure["low"], figure["high"])
-
-
 _SAYS_NOTHING = "it is not shown to tell the images apart as they are, so hiding parts of them shows nothing."
 
 
-def _tells_apart(auc: dict) -> bool:
-    return auc["low"] is not None and auc["low"] > 0.5
+def _tells_apart(auc: FigureJson) -> bool:
+    return (auc["low"] or 0) > 0.5
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def _says_elsewhere(elsewhere: dict) -> str:
+def _says_elsewhere(elsewhere: Mapping[str, Any]) -> str:
     normal = next(counts for label, counts in elsewhere["labels"].items() if label.casefold() == NORMAL)
     return (
         f"On {elsewhere['collection']}, frontal X-rays of other hospitals, it "
         f"{'tells' if _tells_apart(elsewhere['auc']) else 'is not shown to tell'} normal from the rest: AUC "
-        f"{_words(elsewhere['auc'])}, with {normal['images']} normal images of {normal['patients']} patients among "
-        f"{elsewhere['images']}. Its input checks flag {_percent(elsewhere['flagged'])} of them."
+        f"{wording.figure(**elsewhere['auc'])}, with {normal['images']} normal images of {normal['patients']} patients "
+        f"among {elsewhere['images']}. Its input checks flag {wording.percent(elsewhere['flagged'])} of them."
     )
 
 
-def _says_of_lungs(auc: dict) -> str:
+def _says_of_lungs(auc: Mapping[str, FigureJson]) -> str:
     whole, without = auc["as_is"], auc["lungs_hidden"]
     from_outside = not without["low"] <= 0.5 <= without["high"]
     return (
         f"{'part of its score comes' if from_outside else 'nothing of its score is seen to come'} from outside the "
-        f"lungs: AUC {_words(without)} with the lungs hidden, {_words(whole)} as the images are."
+        f"lungs: AUC {wording.figure(**without)} with the lungs hidden, {wording.figure(**whole)} as the images are."
     )
 
 
-def _says_of_border(auc: dict) -> str:
+def _says_of_border(auc: Mapping[str, FigureJson]) -> str:
     whole, without = auc["as_is"], auc["border_hidden"]
     how = "worse" if whole["value"] > without["high"] else "no worse"
-    return f"it does {how} with the outer {_percent(BORDER)} of each side hidden: AUC {_words(without)}."
+    return (
+        f"it does {how} with the outer {wording.percent(BORDER)} of each side hidden: AUC {wording.figure(**without)}."
+    )
 
 
-def _says_of_heat(heat: dict) -> str:
+def _says_of_heat(heat: Mapping[str, Any]) -> str:
     above, how = heat["above_uniform"], "no more than chance would have it"
     if above["low"] is not None and not above["low"] <= 0 <= above["high"]:
         how = f"{'more' if above['low'] > 0 else 'less'} than chance would have it"
     return (
-        f"Its heat lies in the lungs {how}: a share of {_words(heat['energy_inside'])}, where a uniform map has "
-        f"{_words(heat['uniform'])} ({heat['images']} images with a lung mask: {', '.join(heat['labels'])})."
+        f"Its heat lies in the lungs {how}: a share of {wording.figure(**heat['energy_inside'])}, where a uniform map "
+        f"has {wording.figure(**heat['uniform'])} ({heat['images']} images with a lung mask: "
+        f"{', '.join(heat['labels'])})."
     )
 
 
-def _rows_of(part: dict, above: str = "") -> Iterator[tuple[str, str]]:
+def _rows_of(part: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
     """(its path, its value in words) of each value."""
     if {"images", "patients"} <= part.keys():
         yield above or "images", f"{part['images']} images of {part['patients']} patients"
-        part = {name: value for name, value in part.items() if name not in ("images", "patients")}
     for name, value in part.items():
         path = " · ".join(filter(None, [above, name.replace("_", " ")]))
-        if isinstance(value, dict) and not {"value", "low", "high"} <= value.keys():
+        if isinstance(value, Mapping) and not {"value", "low", "high"} <= value.keys():
             yield from _rows_of(value, path)
-        else:
-            yield path, _in_words(value)
-
-
-def _in_words(value) -> str:
-    if isinstance(value, dict):
-        return _words(value)
-    if isinstance(value, float) or value is None:
-        return wording.figure(value)
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        elif isinstance(value, Mapping):
+            yield path, wording.figure(**value)
+        elif name not in ("images", "patients"):
+            yield path, wording.figure(value) if isinstance(value, float | None) else wording.plain(value)
