@@ -6,8 +6,10 @@ Page one is the case, page two the model behind it; both say that this is resear
 import io
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
+from fpdf.enums import Align
 from PIL import Image
 
 from lungkit import palette
@@ -22,21 +24,24 @@ from lungkit.clinic.report_pages import (
     QUIET,
     WARN,
     WIDTH,
+    Color,
     ReportPages,
+    Text,
     printable,
     utc_text,
 )
 from lungkit.data import preprocess
 from lungkit.models import card_text
 from lungkit.models.card import ModelCard
-from lungkit.models.rule import DecisionRule
 from lungkit.wording import percent
 
+HALF, RIGHT = (WIDTH - 6) / 2, MARGIN + (WIDTH + 6) / 2  # mm: width of a column, and where the right one begins
 PICTURE_HEIGHT = 66  # mm
 PICTURE_PIXELS = 900  # on the long side: 300 dots an inch at the size it is printed
 HEAT_OPACITY = 0.65  # of the hottest place; none where there is no heat
 MOST_CLASSES = 8  # the likeliest ones; a line says how many more there are
 CUT = "… (shortened here; the records hold all of it)"
+_LEGEND = Text(7.5, color=QUIET)
 _HEAT = np.array([palette.rgb(colour) for colour in palette.HEAT])
 
 _TAGS = {
@@ -115,61 +120,46 @@ def _people_and_image(report: ReportPages, case: cases.Case, room: _Room) -> Non
         ("From the file", tags or "nothing stated"),
     ]
     what += [("Read", case.tags["note"])] if case.tags.get("note") else []
-    top, half = report.get_y(), (WIDTH - 8) / 2
-    ends = []
-    for x, heading, rows in ((MARGIN, "Patient", who), (MARGIN + half + 8, "Image", what)):
-        report.set_y(top)
-        report.heading(heading, x, half)
-        report.facts(rows, x, half, label=24)
-        ends.append(report.get_y())
-    report.set_y(max(ends))
+
+    def column(x: float, heading: str, rows: list[tuple[str, str]]) -> None:
+        report.heading(heading, x, HALF)
+        report.facts(rows, x, HALF, label=24)
+
+    report.beside(partial(column, MARGIN, "Patient", who), partial(column, RIGHT, "Image", what))
     if case.notes:
-        top = report.get_y()
-        report.say("Notes", MARGIN, 23, color=QUIET)
-        report.set_y(top)
-        report.say(case.notes, MARGIN + 24, WIDTH - 24, most=room.notes, cut=CUT)
-    report.gap(3)
-
-
-def decision_words(case: cases.Case) -> tuple[str, str]:
-    """What the model says, for people: a headline, and a sentence on why."""
-    probability = case.probabilities[case.label]
-    if case.decision != predictor.REVIEW:
-        return f"The model answers: {case.label}", f"Probability {percent(probability)}. {_rule_words(case.rule)}"
-    if failed := [check.name for check in case.checks if not check.passed]:
-        why = f"The image did not pass every input check ({', '.join(failed)}), so its answer cannot be relied on."
-    else:
-        why = "The probability lies within the band of uncertainty around the operating point."
-    return "Uncertain: a clinician has to decide", f"{why} Nearest: {case.label}, {percent(probability)}."
-
-
-def _rule_words(rule: DecisionRule) -> str:
-    band = rule.band
-    if rule.threshold is not None:
-        words = f"{rule.positive} is answered from {percent(rule.threshold)}"
-        if band and band.ends:
-            words += ", and {} to {} is uncertain".format(*map(percent, band.ends))
-        return words + "."
-    words = "The likeliest class is answered"
-    if band and band.times:
-        words += f", if it has 50 % and is at least {band.times:.2g} times as likely as the next"
-    return words + "."
+        notes = Text(most=room.notes, cut=CUT)
+        report.row([("Notes", 24, Text(color=QUIET)), (case.notes, WIDTH - 24, notes)])
+    report.ln(3)
 
 
 def _decision(report: ReportPages, case: cases.Case) -> None:
-    headline, why = decision_words(case)
-    color = WARN if case.decision == predictor.REVIEW else ACCENT
+    """What the model says, why, and whether a clinician agreed."""
+    nearest, color = f"{case.label}, {percent(case.probabilities[case.label])}", WARN
+    failed = [check.name for check in case.checks if not check.passed]
+    if case.decision != predictor.REVIEW:
+        headline, color = f"The model answers: {case.label}", ACCENT
+        rule = dict(card_text.rule_rows(case.rule, case.classes))
+        words = [f"{name}: {rule[name]}." for name in ("Operating point", "Band of uncertainty") if name in rule]
+        why = f"Probability {percent(case.probabilities[case.label])}. {' '.join(words)}"
+    else:
+        headline = "Uncertain: a clinician has to decide"
+        why = f"The probability lies within the band of uncertainty around the operating point. Nearest: {nearest}."
+        if failed:
+            why = (
+                f"The image did not pass every input check ({', '.join(failed)}), so the model's answer cannot be "
+                f"relied on. Nearest: {nearest}."
+            )
     status, status_color = _review_status(case)
     report.box(
         color,
-        (headline, {"size": 13, "bold": True, "color": color}),
-        (why, {}),
-        (status, {"bold": True, "color": status_color}),
+        (headline, Text(13, bold=True, color=color)),
+        (why, Text()),
+        (status, Text(bold=True, color=status_color)),
     )
-    report.gap(3)
+    report.ln(3)
 
 
-def _review_status(case: cases.Case) -> tuple[str, tuple]:
+def _review_status(case: cases.Case) -> tuple[str, Color]:
     if not case.reviews:
         return "Not reviewed by a clinician yet.", WARN
     latest = case.reviews[-1]
@@ -180,128 +170,117 @@ def _review_status(case: cases.Case) -> tuple[str, tuple]:
 
 def _pictures(report: ReportPages, case: cases.Case, card: ModelCard | None) -> None:
     gray, window = _grayscale(case, card)
-    heat = case.heat[case.classes.index(case.label)]
-    gap, half = 6, (WIDTH - 6) / 2
-    height, width = gray.shape
-    scale = min(half / width, PICTURE_HEIGHT / height)
-    drawn_width, drawn_height = width * scale, height * scale
-    y = report.get_y()
-    seen = (
-        f"CT seen at level {window[0]:g} HU, width {window[1]:g} HU"
-        if window
-        else f"{case.kind[0].upper()}{case.kind[1:]}, as uploaded"
-    )
+    overlay = _overlay(gray, case.heat[case.classes.index(case.label)])
+    seen = f"{case.kind[0].upper()}{case.kind[1:]}, as uploaded"
+    if window:
+        seen = f"CT seen at level {window[0]:g} HU, width {window[1]:g} HU"
     explained = f"Places that spoke for “{case.label}”"
-    pictures = (
-        (MARGIN, _jpeg(gray), seen, "The image that was read"),
-        (MARGIN + half + gap, _jpeg(_overlay(gray, heat)), f"Heat map. {explained}", explained),
-    )
-    ends = []
-    for x, jpeg, caption, alt in pictures:
-        report.set_fill_color(0)
-        report.rect(x, y, half, drawn_height, style="F")
-        left = x + (half - drawn_width) / 2
-        report.image(jpeg, left, y, drawn_width, drawn_height, alt_text=printable(alt))
-        report.set_y(y + drawn_height + 1.5)
-        report.say(caption, x, half, size=8, color=QUIET, most=2)
-        ends.append(report.get_y())
-    report.set_y(ends[1] + 0.5)
-    _colour_scale(report, MARGIN + half + gap, half)
-    report.set_y(max(ends[0], report.get_y()))
-    report.gap(3)
+
+    def heat_map() -> None:
+        _picture(report, RIGHT, overlay, f"Heat map. {explained}", explained)
+        report.beside(
+            lambda: report.say("no weight", RIGHT, 20, _LEGEND),
+            lambda: report.image(_jpeg(_colour_scale()), RIGHT + 17, report.get_y() + 0.6, HALF - 44, 2.6,
+                                 alt_text="Colours of the heat map"),
+            lambda: report.say("most weight", RIGHT + HALF - 25, 25, _LEGEND),
+        )  # fmt: skip
+
+    report.beside(partial(_picture, report, MARGIN, gray, seen, "The image that was read"), heat_map)
+    report.ln(3)
 
 
-def _colour_scale(report: ReportPages, x: float, width: float) -> None:
-    """From no to most weight, with the opacity that the overlay has there."""
-    y, bar = report.get_y(), width - 44
-    heat = np.linspace(0, 1, 256, dtype=np.float32)[None]
-    strip = _overlay(np.full((1, 256), 0.45, np.float32), heat)
-    report.say("no weight", x, 20, size=7.5, color=QUIET)
-    report.image(_jpeg(np.repeat(strip, 8, axis=0)), x + 17, y + 0.6, bar, 2.6, alt_text="Colours of the heat map")
-    report.set_y(y)
-    report.say("most weight", x + 17 + bar + 2, 25, size=7.5, color=QUIET)
+def _picture(report: ReportPages, x: float, pixels: np.ndarray, caption: str, alt: str) -> None:
+    """A picture in the middle of its column, on black, with its caption."""
+    height, width = pixels.shape[:2]
+    scale, y = min(HALF / width, PICTURE_HEIGHT / height), report.get_y()
+    report.fill(x, y, HALF, height * scale, (0, 0, 0))
+    left = x + (HALF - width * scale) / 2
+    report.image(_jpeg(pixels), left, y, width * scale, height * scale, alt_text=printable(alt))
+    report.set_y(y + height * scale + 1.5)
+    report.say(caption, x, HALF, Text(8, color=QUIET, most=2))
+    report.ln(0.5)
 
 
 def _probabilities(report: ReportPages, case: cases.Case) -> None:
     report.heading("Probabilities")
-    rule, ends = case.rule, case.rule.band.ends if case.rule.band else None
-    names, figure = 50, 17  # mm
-    bar_x, bar_width = MARGIN + names, WIDTH - names - figure
-    printed = sorted(case.classes, key=case.probabilities.get, reverse=True)[:MOST_CLASSES]
+    printed = sorted(case.classes, key=case.probabilities.__getitem__, reverse=True)[:MOST_CLASSES]
     for name in (name for name in case.classes if name in printed):
-        y, probability, chosen = report.get_y(), case.probabilities[name], name == case.label
-        report.say(name, MARGIN, names - 2, bold=chosen, most=1)
-        report.fill(bar_x, y + 0.8, bar_width, 3.2, LINE)
-        if name == rule.positive and ends:
-            report.fill(bar_x + bar_width * ends[0], y, bar_width * (ends[1] - ends[0]), 4.8, (247, 205, 170))
-        report.fill(bar_x, y + 0.8, bar_width * probability, 3.2, ACCENT if chosen else (120, 140, 158))
-        if name == rule.positive and rule.threshold is not None:
-            report.fill(bar_x + bar_width * rule.threshold - 0.25, y - 0.4, 0.5, 5.6, INK)
-        report.set_y(y)
-        report.say(percent(probability), bar_x + bar_width, figure, bold=chosen, align="R")
-        report.set_y(y + 5.4)
-    legend = (
-        [f"{len(case.classes) - len(printed)} more classes, less likely"] if len(printed) < len(case.classes) else []
-    )
+        _bar(report, case, name)
+    rule, legend = case.rule, []
+    if len(printed) < len(case.classes):
+        legend.append(f"{len(case.classes) - len(printed)} more classes, less likely")
     if rule.threshold is not None:
         legend.append(f"Black mark on {rule.positive}: operating point {percent(rule.threshold)}")
-        if ends:
-            legend.append(f"Orange: uncertain, {percent(ends[0])} to {percent(ends[1])}")
+        if rule.band and rule.band.ends:
+            legend.append("Orange: uncertain, {} to {}".format(*map(percent, rule.band.ends)))
     if rule.temperature is not None:
         legend.append("Calibrated on validation images")
-    report.say("".join(f"{part}. " for part in legend), MARGIN, WIDTH, size=8, color=QUIET, most=2)
-    report.gap(3)
+    report.say("".join(f"{part}. " for part in legend), style=Text(8, color=QUIET, most=2))
+    report.ln(3)
+
+
+def _bar(report: ReportPages, case: cases.Case, name: str) -> None:
+    """A class, its probability as a bar, and on the positive class the operating point and the band."""
+    names, figure, rule = 50, 17, case.rule
+    x, width, y = MARGIN + names, WIDTH - names - figure, report.get_y()
+    probability, named = case.probabilities[name], name == case.label
+    report.fill(x, y + 0.8, width, 3.2, LINE)
+    report.fill(x, y + 0.8, width * probability, 3.2, ACCENT if named else (120, 140, 158))
+    if name == rule.positive and rule.band and rule.band.ends:
+        low, high = rule.band.ends
+        for edge in (y, y + 4):
+            report.fill(x + width * low, edge, width * (high - low), 0.8, (240, 150, 80))
+    if name == rule.positive and rule.threshold is not None:
+        report.fill(x + width * rule.threshold - 0.25, y - 0.4, 0.5, 5.6, INK)
+    report.beside(
+        lambda: report.say(name, MARGIN, names - 2, Text(bold=named, most=1)),
+        lambda: report.say(percent(probability), x + width, figure, Text(bold=named, align=Align.R)),
+    )
+    report.ln(1.1)
 
 
 def _checks(report: ReportPages, case: cases.Case) -> None:
     report.heading("Image checks")
     if not case.checks:
-        report.say("None were made.", MARGIN, WIDTH, color=QUIET)
+        report.say("None were made.", style=Text(color=QUIET))
     for check in case.checks:
-        report.keep_together(15)
-        y = report.get_y()
         mark, color = ("✓ passed", GOOD) if check.passed else ("✗ not passed", WARN)
-        report.say(mark, MARGIN, 25, bold=True, color=color)
-        report.set_y(y)
-        report.say(check.words, MARGIN + 26, WIDTH - 26, most=2)
-    report.gap(3)
+        report.row([(mark, 26, Text(bold=True, color=color)), (check.words, WIDTH - 26, Text(most=2))])
+    report.ln(3)
 
 
 def _reviews(report: ReportPages, case: cases.Case, room: _Room) -> None:
     printed = case.reviews[-room.reviews :]
-    report.keep_together(18)
     report.heading("Review" if len(case.reviews) < 2 else "Reviews, latest first")
     if not printed:
-        report.say("No one has reviewed this reading yet. A model's answer alone is no finding.", MARGIN, WIDTH)
+        report.say("No one has reviewed this reading yet. A model's answer alone is no finding.")
     for review in reversed(printed):
-        given = f"Agreed with {review.label}" if review.agrees else f"Corrected to {review.label}"
-        report.keep_together(12)
-        report.say(f"{given}: {review.reviewer}", MARGIN, WIDTH - 45, bold=True, most=2, beside=utc_text(review.at))
+        verdict = f"Agreed with {review.label}" if review.agrees else f"Corrected to {review.label}"
+        report.row([
+            (f"{verdict}: {review.reviewer}", WIDTH - 45, Text(bold=True, most=2)),
+            (utc_text(review.at), 45, Text(color=QUIET, align=Align.R)),
+        ])  # fmt: skip
         if review.comment:
-            report.say(review.comment, MARGIN, WIDTH, most=room.comment, cut=CUT)
-        report.gap(1.2)
-    if len(case.reviews) > len(printed):
-        earlier = len(case.reviews) - len(printed)
-        report.say(f"{earlier} earlier in the records.", MARGIN, WIDTH, color=QUIET)
-    report.gap(3)
+            report.say(review.comment, style=Text(most=room.comment, cut=CUT))
+        report.ln(1.2)
+    if earlier := len(case.reviews) - len(printed):
+        report.say(f"{earlier} earlier in the records.", style=Text(color=QUIET))
+    report.ln(3)
 
 
 # --- page two: the model and the record
 
 
 def _model(report: ReportPages, case: cases.Case, card: ModelCard | None, room: _Room) -> None:
-    report.keep_together(40)
-    report.heading(f"The model: {case.model}@{case.version}")
+    report.heading(f"The model: {case.model}@{case.version}", room=40)
     if card is None:
-        report.say(
-            "Its card is not in the registry any more: what it learned from and how good it is cannot be stated here.",
-            MARGIN, WIDTH, color=WARN,
-        )  # fmt: skip
-        report.gap(3)
+        words = "Its card is no longer in the registry: its training data and its figures cannot be stated here."
+        report.say(words, style=Text(color=WARN))
+        report.ln(3)
         return
     if card.synthetic:
-        report.box(WARN, ("Synthetic data", {"bold": True, "color": WARN}), (card_text.SYNTHETIC, {}))
-        report.gap(2)
+        report.box(WARN, ("Synthetic data", Text(bold=True, color=WARN)), (card_text.SYNTHETIC, Text()))
+        report.ln(2)
     report.facts([
         ("Answers one of", ", ".join(card.classes)),
         ("Training data", card_text.learned_from(card)),
@@ -309,8 +288,8 @@ def _model(report: ReportPages, case: cases.Case, card: ModelCard | None, room: 
         ("Registered", card_text.registered(card)),
         ("Data fingerprint", card.data.fingerprint or "not stated"),
     ])  # fmt: skip
-    report.say(card_text.NO_FINDING, MARGIN, WIDTH, color=QUIET)
-    report.gap(3)
+    report.say(card_text.NO_FINDING, style=Text(color=QUIET))
+    report.ln(3)
     _figures(report, card, room)
 
 
@@ -319,24 +298,27 @@ def _figures(report: ReportPages, card: ModelCard, room: _Room) -> None:
     measured = dict(list(card.metrics.items())[:MOST_SPLITS])
     report.heading("How good it was")
     if not measured:
-        report.say("Its card states no figures.", MARGIN, WIDTH, color=WARN)
-        report.gap(3)
-        return
-    heads = [card_text.figures_table(split, of).title for split, of in measured.items()]
-    report.table_row("In brackets: 95 % interval by patient", heads, 66, color=QUIET, size=8)
+        report.say("Its card states no figures.", style=Text(color=WARN))
     names = [(metric, "") for metric in _PRINTED]
     if len(card.classes) <= room.classes:
         names += [(metric, name) for name in card.classes for metric in _PRINTED_BY_CLASS]
+    heads = [card_text.figures_table(split, of).title for split, of in measured.items()]
+    rows = [("In brackets: 95 % interval by patient", heads, Text(8, color=QUIET, most=2))]
     for metric, cls in names:
         values = [str(of.figure(metric, cls)) for of in measured.values()]
+        rows.append((", ".join(filter(None, (card_text.METRICS[metric], cls))), values, Text(most=2)))
+    for name, values, style in rows:
         if any(value != "–" for value in values):
-            report.table_row(", ".join(filter(None, (card_text.METRICS[metric], cls))), values, 66)
-    report.gap(4)
+            report.fill(MARGIN, report.get_y(), WIDTH, 0.2, LINE)
+            report.ln(0.8)
+            width = (WIDTH - 66) / len(values)
+            report.row([(name, 66, style), *((value, width, style) for value in values)])
+            report.ln(0.5)
+    report.ln(4)
 
 
 def _record(report: ReportPages, case: cases.Case) -> None:
-    report.keep_together(32)
-    report.heading("The record")
+    report.heading("The record", room=32)
     report.facts([
         ("Reading", case.reading_id),
         ("Read", f"{utc_text(case.read_at)}, in {case.milliseconds / 1000:.2f} s from file to answer"),
@@ -358,6 +340,12 @@ def _grayscale(case: cases.Case, card: ModelCard | None) -> tuple[np.ndarray, tu
     scale = min(1.0, PICTURE_PIXELS / max(pixels.shape))
     size = tuple(max(1, round(side * scale)) for side in reversed(pixels.shape))
     return np.clip(_resized(pixels, size), 0, 1), window
+
+
+def _colour_scale() -> np.ndarray:
+    """From no to most weight, with the opacity that the overlay has there."""
+    heat = np.linspace(0, 1, 256, dtype=np.float32)[None]
+    return np.repeat(_overlay(np.full((1, 256), 0.45, np.float32), heat), 8, axis=0)
 
 
 def _overlay(gray: np.ndarray, heat: np.ndarray) -> np.ndarray:

@@ -6,14 +6,14 @@ Lengths are in mm, sizes of text in pt.
 
 import functools
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, cast
 
 from fpdf import FPDF
 from fpdf.bidi import BidiParagraph
-from fpdf.enums import MethodReturnValue
+from fpdf.enums import Align, MethodReturnValue
 
 from lungkit import palette
 from lungkit.clinic.records import cases
@@ -21,8 +21,9 @@ from lungkit.clinic.records import cases
 RESEARCH_ONLY = "Research use only, not a diagnosis"
 MARGIN, WIDTH = 15, 180  # mm
 TOP, BOTTOM = 27, 278  # mm: what lies between belongs to the content, the rest to head and foot of the page
+FONTS = {style: Path(__file__).parent / "fonts" / f"DejaVuSans{end}.ttf" for style, end in (("", ""), ("B", "-Bold"))}
 LINE_HEIGHT = 0.3528 * 1.35  # mm for each pt of a text's size
-INK, QUIET, LINE, GROUND = map(palette.rgb, (palette.INK, palette.QUIET, palette.LINE, palette.GROUND))
+INK, QUIET, LINE = map(palette.rgb, (palette.INK, palette.QUIET, palette.LINE))
 ACCENT, WARN, GOOD = map(palette.rgb, (palette.ACCENT, palette.WARN, palette.GOOD))
 PALE = {
     ACCENT: palette.rgb(palette.ACCENT_PALE),
@@ -37,43 +38,52 @@ def utc_text(time: datetime) -> str:
     return f"{utc.day} {utc:%b %Y, %H:%M} UTC"
 
 
-def _font_file(bold: bool) -> Path:
-    """The file of DejaVu Sans, which comes with lungkit."""
-    return Path(__file__).parent / "fonts" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
-
-
 @functools.cache
 def _known() -> frozenset[int]:
     """Code points that both fonts can print."""
     from fontTools.ttLib import TTFont
 
-    regular, bold = (set(TTFont(_font_file(bold), lazy=True).getBestCmap()) for bold in (False, True))
+    regular, bold = (set(TTFont(file, lazy=True).getBestCmap()) for file in FONTS.values())
     return frozenset(regular & bold)
 
 
 def printable(text: str) -> str:
     """What the fonts can print: composed, without invisible characters, � for each character that they lack."""
-    known, shown = _known(), []
-    for character in unicodedata.normalize("NFC", text.replace("\r\n", "\n")):
-        category = unicodedata.category(character)
-        if character == "\n":
-            shown.append(character)
-        elif category in ("Cf", "Cc") or character.isspace():
-            shown.append(" " if character.isspace() else "")
-        else:
-            # Private-use characters stand for the number of pages, below; no other text may contain them.
-            shown.append(character if ord(character) in known and category != "Co" else "�")
-    return "".join(shown)
+    return "".join(map(_printable, unicodedata.normalize("NFC", text.replace("\r\n", "\n"))))
+
+
+def _printable(character: str) -> str:
+    category = unicodedata.category(character)
+    if character == "\n":
+        return character
+    if character.isspace():
+        return " "
+    if category in ("Cf", "Cc"):
+        return ""
+    # Private-use characters stand for the number of pages, below; no other text may contain them.
+    return character if ord(character) in _known() and category != "Co" else "�"
 
 
 def _in_order_of_print(line: str) -> str:
     """Right-to-left parts of one line turned round, as the page is printed from the left."""
     if any(unicodedata.bidirectional(character) in ("R", "AL") for character in line):
-        return BidiParagraph(line).get_reordered_string()
+        return str(BidiParagraph(line).get_reordered_string())
     return line
 
 
 PAGES = "\uef00\uef01"  # stands for the number of pages until that is known
+Color = tuple[int, int, int]
+
+
+class Text(NamedTuple):
+    """How a text is set. most: lines; what is longer ends with `cut`."""
+
+    size: float = 9
+    bold: bool = False
+    color: Color = INK
+    align: Align = Align.L
+    most: int = 3
+    cut: str = "…"
 
 
 class ReportPages(FPDF):
@@ -83,10 +93,10 @@ class ReportPages(FPDF):
         super().__init__(format="A4")
         self.case, self.clinic, self.printed = case, clinic, printed
         self.set_margins(MARGIN, TOP)
-        self.set_auto_page_break(False)
+        self.set_auto_page_break(True, self.h - BOTTOM)
         self.c_margin = 0
-        self.add_font("sans", "", _font_file(bold=False))
-        self.add_font("sans", "B", _font_file(bold=True))
+        for style, file in FONTS.items():
+            self.add_font("sans", style, file)
         self.set_font("sans", size=9)
         self.alias_nb_pages(PAGES)
         self.set_lang("en")
@@ -100,129 +110,95 @@ class ReportPages(FPDF):
     def header(self) -> None:
         self.fill(0, 0, self.w, 2.2, ACCENT)
         self.set_y(9)
-        self.say("Reading of a chest image", MARGIN, 100, size=15, bold=True)
+        self.say("Reading of a chest image", MARGIN, 100, Text(15, bold=True))
         self.set_y(16)
-        name = f"Patient {self.case.patient.number}"
-        self.say(f"{self.clinic} · {name}" if self.clinic else name, MARGIN, 100, size=8.5, color=QUIET, most=1)
+        words = " · ".join(filter(None, (self.clinic, f"Patient {self.case.patient.number}")))
+        self.say(words, MARGIN, 100, Text(8.5, color=QUIET, most=1))
         self.fill(MARGIN + 108, 9.2, 72, 9, PALE[WARN])
         self.fill(MARGIN + 108, 9.2, 1, 9, WARN)
         self.set_y(11.2)
-        self.say(RESEARCH_ONLY, MARGIN + 110, 70, bold=True, color=WARN, align="C")
+        self.say(RESEARCH_ONLY, MARGIN + 110, 70, Text(bold=True, color=WARN, align=Align.C))
         self.fill(MARGIN, 22.5, WIDTH, 0.3, LINE)
         self.set_y(TOP)
 
     def footer(self) -> None:
         self.fill(MARGIN, 283, WIDTH, 0.2, LINE)
         self.set_y(284.5)
-        self.say(
-            f"Reading {self.case.reading_id} · printed {utc_text(self.printed)}", MARGIN, 140, size=7.5, color=QUIET
-        )
+        words, quiet = f"Reading {self.case.reading_id} · printed {utc_text(self.printed)}", Text(7.5, color=QUIET)
+        self.say(words, MARGIN, 140, quiet)
         self.set_xy(MARGIN + 140, 284.5)
-        self._style(7.5, False, QUIET)
-        self.cell(40, 4, f"Page {self.page_no()} of {PAGES}", align="R")
+        self.cell(40, 4, f"Page {self.page_no()} of {PAGES}", align=Align.R)
 
-    def heading(self, words: str, x: float = MARGIN, width: float = WIDTH) -> None:
-        """A heading with a line below it."""
-        self.say(words, x, width, size=10.5, bold=True, color=ACCENT, most=2)
+    def heading(self, words: str, x: float = MARGIN, width: float = WIDTH, room: float = 18) -> None:
+        """A heading with a line below it; on a new page if less than `room` is left on the present one."""
+        self.keep_together(room)
+        self.say(words, x, width, Text(10.5, bold=True, color=ACCENT, most=2))
         self.fill(x, self.get_y() + 0.3, width, 0.3, LINE)
-        self.gap(1.8)
+        self.ln(1.8)
 
-    def say(
-        self,
-        text: str,
-        x: float,
-        width: float,
-        *,
-        size: float = 9,
-        bold: bool = False,
-        color: tuple[int, int, int] = INK,
-        align: str = "L",
-        most: int = 3,
-        cut: str = "…",
-        beside: str = "",
-    ) -> None:
-        """Text from the present height down, on at most `most` lines of `width`; the height is below it afterwards.
+    def say(self, text: str, x: float = MARGIN, width: float = WIDTH, style: Text = Text()) -> None:  # noqa: B008
+        """Text from the present height down; the height is below it afterwards."""
+        for line in self._lines(text, width, style):
+            self.set_x(x)
+            height = style.size * LINE_HEIGHT
+            self.cell(width, height, _in_order_of_print(line), align=style.align, new_x="LMARGIN", new_y="NEXT")
 
-        cut: ends what was too long for them.
-        beside: a short text at the right end of the first line's row, to the right of `width`.
-        """
-        lines, height = self._lines(text, width, size=size, bold=bold, color=color, most=most, cut=cut)
-        height /= max(1, len(lines))
-        top = self.get_y()
-        if beside:
-            self._style(size, False, QUIET)
-            self.set_xy(x + width, top)
-            self.cell(MARGIN + WIDTH - x - width, height, beside, align="R")
-            self._style(size, bold, color)
-        for index, line in enumerate(lines):
-            self.set_xy(x, top + index * height)
-            self.cell(width, height, _in_order_of_print(line), align=align)
-        self.set_xy(MARGIN, top + len(lines) * height)
-
-    def _lines(
-        self, text: str, width: float, *, size: float = 9, bold: bool = False, color=INK, most: int = 3, cut: str = "…"
-    ) -> tuple[list[str], float]:
-        """The lines that a text takes, with … where it was cut, and their height together."""
-        self._style(size, bold, color)
-        lines: Any = self.multi_cell(width, size, printable(text), dry_run=True, output=MethodReturnValue.LINES)
-        if len(lines) > most:
-            last = lines[most - 1].rstrip()
-            while last and self.get_string_width(last + cut) > width:
+    def _lines(self, text: str, width: float, style: Text) -> list[str]:
+        """The lines that a text takes; the last one says where it was cut."""
+        self.set_font("sans", "B" if style.bold else "", style.size)
+        self.set_text_color(*style.color)
+        split = self.multi_cell(width, style.size, printable(text), dry_run=True, output=MethodReturnValue.LINES)
+        lines = cast("list[str]", split)
+        if len(lines) > style.most:
+            last = lines[style.most - 1].rstrip()
+            while last and self.get_string_width(last + style.cut) > width:
                 last = last[:-1]
-            lines = [*lines[: most - 1], last + cut]
-        return lines, len(lines) * size * LINE_HEIGHT
+            lines = [*lines[: style.most - 1], last + style.cut]
+        return lines
 
-    def fill(self, x: float, y: float, width: float, height: float, color: tuple[int, int, int]) -> None:
+    def fill(self, x: float, y: float, width: float, height: float, color: Color) -> None:
         """A rectangle of one colour."""
         self.set_fill_color(*color)
         self.rect(x, y, width, height, style="F")
 
-    def box(self, color: tuple[int, int, int], *texts: tuple[str, dict]) -> None:
-        """A pale panel with texts below each other (each with its arguments for `say`) and a bar of its colour."""
+    def beside(self, *columns: Callable[[], object]) -> None:
+        """Parts next to each other: each begins at the present height, and the page continues below the longest."""
+        top, ends = self.get_y(), []
+        for column in columns:
+            self.set_y(top)
+            column()
+            ends.append(self.get_y())
+        self.set_y(max(ends))
+
+    def box(self, color: Color, *texts: tuple[str, Text]) -> None:
+        """A pale panel with texts below each other and a bar of its colour."""
         x, width, edge = MARGIN + 5, WIDTH - 10, 2.4
-        height = sum(self._lines(text, width, **style)[1] for text, style in texts) + 2 * edge
+        height = sum(len(self._lines(text, width, style)) * style.size * LINE_HEIGHT for text, style in texts)
         top = self.get_y()
-        self.fill(MARGIN, top, WIDTH, height, PALE[color])
-        self.fill(MARGIN, top, 1.2, height, color)
-        self.set_y(top + edge)
+        self.fill(MARGIN, top, WIDTH, height + 2 * edge, PALE[color])
+        self.fill(MARGIN, top, 1.2, height + 2 * edge, color)
+        self.ln(edge)
         for text, style in texts:
-            self.say(text, x, width, **style)
-        self.set_y(top + height)
+            self.say(text, x, width, style)
+        self.ln(edge)
 
     def facts(
-        self, rows: Sequence[tuple[str, str]], x: float = MARGIN, width: float = WIDTH, label: float = 34
+        self, rows: Iterable[tuple[str, str]], x: float = MARGIN, width: float = WIDTH, label: float = 34
     ) -> None:
         """Rows of a quiet label and a value; label: the width that the labels take."""
         for name, value in rows:
-            top = self.get_y()
-            self.say(name, x, label - 1, color=QUIET)
-            self.set_y(top)
-            self.say(value, x + label, width - label)
+            self.row([(name, label, Text(color=QUIET)), (value, width - label, Text())], x)
 
-    def table_row(self, first: str, rest: Sequence[str], names: float, **style) -> None:
-        """A row below a line: a name that takes `names` of the width, and cells that share what is left."""
+    def row(self, cells: Sequence[tuple[str, float, Text]], x: float = MARGIN) -> None:
+        """Texts next to each other, each with the width of its column."""
         self.keep_together(10)
-        top, column = self.get_y(), (WIDTH - names) / max(1, len(rest))
-        self.fill(MARGIN, top, WIDTH, 0.2, LINE)
-        end = top
-        for x, width, text in [
-            (MARGIN, names - 2, first),
-            *((MARGIN + names + i * column, column - 2, text) for i, text in enumerate(rest)),
-        ]:
-            self.set_y(top + 0.8)
-            self.say(text, x, width, most=2, **style)
-            end = max(end, self.get_y())
-        self.set_y(end + 0.5)
-
-    def gap(self, height: float) -> None:
-        """Leave this much room."""
-        self.set_y(self.get_y() + height)
+        columns = []
+        for text, width, style in cells:
+            columns.append(functools.partial(self.say, text, x, width - 1.5, style))
+            x += width
+        self.beside(*columns)
 
     def keep_together(self, height: float) -> None:
         """A new page where less than this height is left on the present one."""
-        if self.get_y() + height > BOTTOM:
+        if self.will_page_break(height):
             self.add_page()
-
-    def _style(self, size: float, bold: bool, color: tuple[int, int, int]) -> None:
-        self.set_font("sans", "B" if bold else "", size)
-        self.set_text_color(*color)

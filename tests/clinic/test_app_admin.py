@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from datetime import date, timedelta
+from pathlib import Path
 from xml.etree import ElementTree
 
 import ipywidgets as widgets
@@ -16,7 +17,7 @@ import traitlets
 
 from lungkit.clinic.app import charts, health, patients, shell, trail
 from lungkit.clinic.app.download import DownloadButton
-from lungkit.clinic.app.models import ModelsScreen
+from lungkit.clinic.app.models_screen import ModelsScreen
 from lungkit.clinic.app.page import Page
 from lungkit.clinic.app.patients import PatientsScreen
 from lungkit.clinic.app.people import PeopleScreen
@@ -492,29 +493,34 @@ def test_events_are_listed_newest_first_and_filtered(opened, read):
     everything = rows(screen.table)
     assert [row[0] for row in everything] == list(range(len(everything), 0, -1))
     screen.action.value = "case.save"
-    assert [row[3] for row in rows(screen.table)] == ["case.save"]
-    screen.clear.click()
+    assert [row[3] for row in rows(screen.table)] == ["Case saved"]
+    screen.filters.clear.click()
     assert len(rows(screen.table)) == len(everything)
     screen.person.value = dict(screen.person.options)["Test Reader (reader)"]
     assert {row[2] for row in rows(screen.table)} == {"reader"}
+
+
+def test_every_action_on_the_trail_has_words():
+    sources = "".join(file.read_text() for file in Path(administration.__file__).parent.glob("*.py"))
+    assert set(re.findall(r'"([a-z]+\.[a-z_]+)",\s+f?"\w+:', sources)) == set(trail.ACTIONS)
 
 
 def test_events_are_found_by_day(opened, read):
     read()
     screen = opened(AuditTrailScreen)
     number = len(rows(screen.table))
-    screen.first.value = screen.last.value = date.today()
+    screen.filters.first.value = screen.filters.last.value = date.today()
     assert len(rows(screen.table)) == number
-    screen.first.value = date.today() + timedelta(days=1)
+    screen.filters.first.value = date.today() + timedelta(days=1)
     assert rows(screen.table) == []
-    screen.clear.click()
-    screen.last.value = date.today() - timedelta(days=1)
+    screen.filters.clear.click()
+    screen.filters.last.value = date.today() - timedelta(days=1)
     assert rows(screen.table) == []
 
 
 def test_a_day_beyond_the_calendar_is_refused(opened, page):
     screen = opened(AuditTrailScreen)
-    screen.last.value = date.max
+    screen.filters.last.value = date.max
     assert "cannot be searched for" in page.message.value
 
 

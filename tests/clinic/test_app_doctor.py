@@ -487,7 +487,7 @@ def test_a_class_that_does_not_exist_cannot_be_given(store, opened, records):
         choice.set_state({"index": 99})
     choice.set_state({"_options_labels": ["Choose a class", "Plague"]})
     button(shown.screen, "Save correction").click()
-    reviewing = reading.Reviewing(records.case(reading_id), records, shown.act)
+    reviewing = reading.ReviewForm(records.case(reading_id), records, shown)
     shown.act(lambda: reviewing._save("Plague"))()
     assert "none of this reading" in text(shown.widget)
     assert count(store, Review) == 0
@@ -627,8 +627,8 @@ def opened_case(records, chest_image, said):
 
 def test_a_decision_and_a_call_for_review_look_different(opened_case):
     clear, unclear = opened_case(), opened_case(decision=REVIEW)
-    assert "decision-class" in reading.decided(clear) and "<h2>Pneumonia</h2>" in reading.decided(clear)
-    words = reading.decided(unclear)
+    assert "decision-class" in reading.decision_box(clear) and "<h2>Pneumonia</h2>" in reading.decision_box(clear)
+    words = reading.decision_box(unclear)
     assert "decision-review" in words and "Review needed" in words and "<h2>Pneumonia" not in words
     assert "does not decide" in words and "Do not rely on it" in words
 
@@ -645,9 +645,9 @@ def test_a_call_for_review_names_each_failed_check(opened_case):
         Check("size", True, 64, 24, "64 x 64"),
     )
     shown = opened_case(decision=REVIEW, checks=failed)
-    assert "<li>Does not look like a chest X-ray.</li>" in reading.decided(shown)
-    assert "64 x 64" not in reading.decided(shown)
-    marks = reading.checked(shown)
+    assert "<li>Does not look like a chest X-ray.</li>" in reading.decision_box(shown)
+    assert "64 x 64" not in reading.decision_box(shown)
+    marks = reading.image_checks(shown)
     assert "Failed:</b> does not look" in marks and "Passed:</b> 64 x 64" in marks
 
 
@@ -655,9 +655,9 @@ def test_a_call_for_review_names_the_band_when_the_answer_lies_in_it(opened_case
     band = UncertaintyBand(margin=1.0, low=0.27, high=0.73)
     rule = DecisionRule(kind="threshold", positive="Normal", threshold=0.5, band=band)
     within = opened_case(probability=0.6, decision=REVIEW, rule=rule)
-    assert "within the band of uncertainty" in reading.decided(within)
+    assert "within the band of uncertainty" in reading.decision_box(within)
     outside = opened_case(probability=0.95, decision=REVIEW, rule=rule)
-    assert "within the band of uncertainty" not in reading.decided(outside)
+    assert "within the band of uncertainty" not in reading.decision_box(outside)
 
 
 def test_the_operating_point_and_its_band_are_drawn_on_both_bars_of_two_classes(opened_case):
@@ -693,7 +693,7 @@ def test_classes_that_are_not_ruled_out_are_named_where_there_is_more_than_one_a
 
 
 def test_a_model_that_left_the_registry_is_described_as_unknown(opened_case):
-    assert "no longer in the registry" in reading.origin(opened_case(model="gone"))
+    assert "no longer in the registry" in reading.source(opened_case(model="gone"))
 
 
 def test_the_viewer_gets_hounsfield_units_whole_and_intensities_in_bytes(opened_case):
@@ -766,7 +766,7 @@ def test_the_worklist_is_filtered_by_class_decision_and_review(worklist, filters
 
 
 def test_the_worklist_is_filtered_by_days_both_included(worklist, records):
-    days = sorted({at.to_pydatetime().astimezone().date() for at in records.worklist()["read_at"]})
+    days = sorted({row.read_at.astimezone().date() for row in records.worklist()})
     field(worklist.screen, "From").value = days[-1]
     assert list(table(worklist).df["Patient"]) == ["T-3", "T-2"]
     field(worklist.screen, "From").value = None
@@ -854,5 +854,5 @@ def test_errors_of_the_page_are_logged_next_to_the_records(monkeypatch):
 def test_showing_a_case_does_not_change_it(opened_case, records, frame):
     shown = opened_case()
     before = dataclasses.asdict(shown) | {"pixels": shown.pixels.copy(), "heat": shown.heat.copy()}
-    reading.reading(shown, records, frame.act)
+    reading.reading(shown, records, frame)
     assert np.array_equal(shown.pixels, before["pixels"]) and np.array_equal(shown.heat, before["heat"])

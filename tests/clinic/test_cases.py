@@ -364,7 +364,7 @@ def test_all_reviews_are_stored_and_the_latest_counts(store, doctor, signed_in, 
         ("Test Doctor", True, "Pneumonia", "clear"),
         ("Test Second", False, "Normal", "<b>no</b>"),
     ]
-    row = doctor.worklist().iloc[0]
+    row = doctor.worklist()[0]
     assert (row.reviewed, row.reviewer, row.reviewer_label, row.agrees) == (True, "Test Second", "Normal", False)
     assert [event.detail["label"] for event in events(store, "case.review")] == ["Pneumonia", "Normal"]
 
@@ -393,28 +393,14 @@ def test_the_worklist_shows_every_reading_newest_first(doctor, signed_in, chest_
         .reading_id
     )
     doctor.review(first, False, "Pneumonia")
-    work = doctor.worklist()
-    assert list(work) == list(cases.WORKLIST)
-    assert [str(work[name].dtype) for name in ("probability", "flagged", "read_at")] == [
-        "float64",
-        "bool",
-        "datetime64[us, UTC]",
-    ]
-    assert work.reading_id.tolist() == [second, first]
-    new, old = work.iloc[0], work.iloc[1]
-    assert (new.number, new["name"], new.kind, new.version) == ("T-2", "Test Two", "CT", "v2")
+    new, old = doctor.worklist()
+    assert [new.reading_id, old.reading_id] == [second, first]
+    assert (new.number, new.name, new.kind, new.version) == ("T-2", "Test Two", "CT", "v2")
     assert (new.probability, new.flagged, new.read_by) == (0.8, True, "Test Second")
     assert (new.reviewed, new.reviewer, new.reviewer_label, new.agrees) == (False, None, None, None)
     assert (old.label, old.probability, old.flagged, old.agrees) == ("Normal", 0.9, False, False)
     assert old.reviewed
     assert abs(now() - new.read_at) < timedelta(minutes=1)
-
-
-def test_an_empty_worklist_has_the_same_columns_and_types(doctor, chest_image, said):
-    empty = doctor.worklist()
-    doctor.save_case(patient(), chest_image(), SHA, said())
-    assert len(empty) == 0
-    assert empty.dtypes.equals(doctor.worklist().dtypes)
 
 
 def test_the_worklist_takes_one_query_and_loads_no_pixels(store, doctor, chest_image, said):
@@ -443,10 +429,7 @@ def test_a_patients_page_shows_all_cases_oldest_first_with_thumbnails(doctor, ch
     page = doctor.patient(one.id)
     assert page.patient == one
     assert [case.reading_id for case in page.cases] == [first, second]
-    assert [(case.kind, case.notes, case.reviewed) for case in page.cases] == [
-        ("CT", "first visit", False),
-        ("X-ray", "", True),
-    ]
+    assert [(case.kind, case.reviewed) for case in page.cases] == [("CT", False), ("X-ray", True)]
     assert (page.cases[1].reviewer, page.cases[1].reviewer_label, page.cases[1].agrees) == (
         "Test Doctor",
         "Pneumonia",

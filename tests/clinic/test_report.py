@@ -101,7 +101,7 @@ def text(report) -> str:
 # --- what is on it
 
 
-def test_the_report_tells_everything_of_the_case():
+def test_the_report_contains_everything_about_the_case():
     printed = text(made(case()))
     for part in (
         "P-0042", "Łukasz Ćwikła", "1956", "male", "St. Elsewhere",
@@ -138,7 +138,7 @@ def test_a_model_of_synthetic_data_says_so():
 def test_a_case_whose_model_is_gone_is_still_printed():
     printed = made(case(), None)
     assert len(printed.pages) == 2
-    assert "lung-cnn@v2" in text(printed) and "is not in the registry any more" in text(printed)
+    assert "lung-cnn@v2" in text(printed) and "is no longer in the registry" in text(printed)
 
 
 def test_each_page_says_research_use_only_and_its_number():
@@ -175,7 +175,7 @@ def test_a_failed_check_is_the_reason_that_is_given():
     assert "✗ not passed The values are not those of a chest CT." in printed
 
 
-def test_a_correction_is_told_beside_the_models_answer():
+def test_a_correction_stands_next_to_the_models_answer():
     reviews = (
         cases.ReviewRow("Dr. First", True, "Infected", "", AT),
         cases.ReviewRow("Dr. Second", False, "Clear", "A vessel.", AT + timedelta(days=1)),
@@ -197,7 +197,9 @@ def test_three_classes_have_no_operating_point_to_mark():
     probabilities = {"A": 0.7, "B": 0.2, "C": 0.1}
     three = case(classes=names, probabilities=probabilities, label="A", decision="A", rule=rule, heat=heat)
     printed = text(made(three))
-    assert "The likeliest class is answered, if it has 50 % and is at least 1.6 times as likely as the next" in printed
+    assert (
+        "The likeliest class is the answer. Band of uncertainty: less than 1.6 times as likely as the next" in printed
+    )
     assert "Black mark" not in printed
 
 

@@ -1,4 +1,4 @@
-"""Small charts as inline SVG: they need no library in the kernel, and each has a text for screen readers.
+"""Small charts as HTML and inline SVG, without a library in the kernel; each has a text for screen readers.
 
 Each function returns HTML; texts are escaped. Colours are the stylesheet's, by class.
 """
@@ -9,10 +9,8 @@ from datetime import date
 from lungkit.clinic.app.page import safe
 from lungkit.wording import percent
 
-WIDTH, LEFT, RIGHT = 380, 60, 8  # of a chart with an axis on its left, in its own units
+WIDTH, LEFT, RIGHT = 380, 60, 8  # of a chart over days, in its own units
 TOP, HEIGHT, BOTTOM = 12, 110, 24
-ROW = 44  # of a chart with a row for each name: the name and its figures, and the marks below them
-LONGEST = 26  # characters of a name in a chart
 
 
 def bar_chart(title: str, days: Sequence[date], counts: Sequence[int]) -> str:
@@ -26,7 +24,7 @@ def bar_chart(title: str, days: Sequence[date], counts: Sequence[int]) -> str:
         if n
     )
     words = f"{title}: {sum(counts)} in total, at most {max(counts, default=0)} at a time"
-    return _chart(f"{safe(title)} <b>{sum(counts):,}</b>", words, _axes(days, top, f"{top:,}") + marks)
+    return _day_chart(f"{safe(title)} <b>{sum(counts):,}</b>", words, _axes(days, top, f"{top:,}") + marks)
 
 
 def range_chart(title: str, days: Sequence[date], medians: Sequence[float], highs: Sequence[float], unit: str) -> str:
@@ -43,56 +41,58 @@ def range_chart(title: str, days: Sequence[date], medians: Sequence[float], high
         )
     words = f"{title}: each day's median and 95th percentile; the highest is {max(highs, default=0):.0f} {unit}"
     caption = f"{safe(title)} <span>dot: median, line: up to 95 %</span>"
-    return _chart(caption, words, _axes(days, top, f"{top:,} {unit}") + marks)
+    return _day_chart(caption, words, _axes(days, top, f"{top:,} {unit}") + marks)
 
 
 def share_chart(title: str, rows: Sequence[tuple[str, int, int]], first: str = "", second: str = "") -> str:
     """A bar for each (name, n, m): n of `first`, then m of `second`, with the numbers in words above it."""
     most = max((n + m for _, n, m in rows), default=0) or 1
-    marks, words = "", []
-    for i, (name, n, m) in enumerate(rows):
-        figures = f"{n:,} {first}, {m:,} {second}" if second else f"{n:,}"
-        words.append(f"{name} {figures}")
-        wide, wider, y = WIDTH * n / most, WIDTH * m / most, i * ROW + 21
-        marks += (
-            f"{_row_heading(name, figures, i)}"
-            f'<rect class="bar" x="0" y="{y}" width="{wide:.1f}" height="12"/>'
-            f'<rect class="bar-other" x="{wide:.1f}" y="{y}" width="{wider:.1f}" height="12"/>'
+    return _bars(title, [
+        (
+            name,
+            f"{n:,} {first}, {m:,} {second}" if second else f"{n:,}",
+            _mark("fill", 0, n / most) + _mark("fill other", n / most, m / most),
         )
-    return _chart(safe(title), f"{title}: {'; '.join(words)}", marks, ROW * len(rows))
+        for name, n, m in rows
+    ])  # fmt: skip
 
 
 def interval_chart(title: str, rows: Sequence[tuple[str, float, float, float, int]]) -> str:
     """For each (name, rate, low, high, n) a dot at the rate and its 95 % interval, on an axis from 0 to 100 %."""
-    edge, bottom = 8, ROW * len(rows)
-    room = WIDTH - 2 * edge
-    marks = "".join(
-        f'<line class="grid" x1="{x}" x2="{x}" y1="20" y2="{bottom}"/>'
-        f'<text class="tick" x="{x}" y="{bottom + 15}" text-anchor="{anchor}">{tick}</text>'
-        for x, anchor, tick in (
-            (edge, "start", "0 %"),
-            (WIDTH / 2, "middle", "50 %"),
-            (WIDTH - edge, "end", "100 %"),
+    axis = '<p class="axis"><span>0 %</span><span>50 %</span><span>100 %</span></p>'
+    return _bars(title, [
+        (
+            name,
+            f"{percent(rate)} of {n:,} (95 %: {percent(low)} to {percent(high)})",
+            _mark("interval", low, high - low) + _mark("rate", rate, 0),
         )
-    )
-    words = []
-    for i, (name, rate, low, high, n) in enumerate(rows):
-        figures, y = f"{percent(rate)} of {n:,} (95 %: {percent(low)} to {percent(high)})", i * ROW + 29
-        words.append(f"{name} {figures}")
-        marks += (
-            f"{_row_heading(name, figures, i)}"
-            f'<line class="range" x1="{edge + room * low:.1f}" x2="{edge + room * high:.1f}" y1="{y}" y2="{y}"/>'
-            f'<circle class="dot" cx="{edge + room * rate:.1f}" cy="{y}" r="5"/>'
-        )
-    return _chart(safe(title), f"{title}: {'; '.join(words)}", marks, bottom + 20)
+        for name, rate, low, high, n in rows
+    ], axis)  # fmt: skip
 
 
-def _chart(caption: str, words: str, marks: str, height: float = TOP + HEIGHT + BOTTOM) -> str:
-    """caption: HTML; words: what the chart shows, for screen readers."""
-    return (
-        f'<figure class="chart"><figcaption>{caption}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{safe(words)}">{marks}</svg></figure>'
+def _bars(title: str, rows: list[tuple[str, str, str]], axis: str = "") -> str:
+    """Rows of a name, its figures, and the marks on its track (HTML); axis: HTML below them."""
+    tracks = "".join(
+        f'<p class="row"><span>{safe(name)}</span><span>{safe(figures)}</span></p><span class="track">{marks}</span>'
+        for name, figures, marks in rows
     )
+    words = f"{title}: {'; '.join(f'{name} {figures}' for name, figures, _ in rows)}"
+    return _figure(safe(title), f'<div role="img" aria-label="{safe(words)}">{tracks}{axis}</div>')
+
+
+def _mark(kind: str, start: float, width: float) -> str:
+    """A part of a track; start, width: as shares of the whole track."""
+    return f'<span class="{kind}" style="left:{100 * start:.1f}%;width:{100 * width:.1f}%"></span>'
+
+
+def _figure(caption: str, content: str) -> str:
+    return f'<figure class="chart"><figcaption>{caption}</figcaption>{content}</figure>'
+
+
+def _day_chart(caption: str, words: str, marks: str) -> str:
+    """caption, marks: HTML and SVG; words: what the chart shows, for screen readers."""
+    view = f"0 0 {WIDTH} {TOP + HEIGHT + BOTTOM}"
+    return _figure(caption, f'<svg viewBox="{view}" role="img" aria-label="{safe(words)}">{marks}</svg>')
 
 
 def _axes(days: Sequence[date], top: int, top_words: str) -> str:
@@ -109,15 +109,6 @@ def _axes(days: Sequence[date], top: int, top_words: str) -> str:
         if len(days) > 1:
             labels += f'<text class="tick" x="{WIDTH - RIGHT}" y="{y}" text-anchor="end">{_day(days[-1])}</text>'
     return lines + labels
-
-
-def _row_heading(name: str, figures: str, place: int) -> str:
-    """The first line of a row: its name on the left, its figures on the right."""
-    short, y = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…", place * ROW + 14
-    return (
-        f'<text x="0" y="{y}">{safe(short)}<title>{safe(name)}</title></text>'
-        f'<text x="{WIDTH}" y="{y}" text-anchor="end">{safe(figures)}</text>'
-    )
 
 
 def _y(value: float, top: int) -> float:

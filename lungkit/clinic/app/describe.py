@@ -4,16 +4,17 @@ import base64
 
 from lungkit.clinic.app.page import safe, when
 from lungkit.clinic.predictor import REVIEW
+from lungkit.clinic.records.cases import CaseRow, NewPatient, PatientRow
 from lungkit.wording import percent
 
 
-def born(patient) -> str:
+def born(patient: PatientRow | NewPatient) -> str:
     """Birth year and sex of a patient, as far as they are known: "born 1961, female"."""
     year = f"born {patient.birth_year}" if patient.birth_year else "birth year not known"
     return year if patient.sex == "unknown" else f"{year}, {patient.sex}"
 
 
-def patient_heading(patient) -> str:
+def patient_heading(patient: PatientRow | NewPatient) -> str:
     """Who the patient is, as HTML that stays together on one line where it fits."""
     return (
         f'<div class="patient"><span class="patient-number">{safe(patient.number)}</span> '
@@ -27,21 +28,21 @@ def decision_name(decision: str) -> str:
     return "Review needed" if decision == REVIEW else decision
 
 
-def decision_words(row, image_check_failed: bool = False) -> str:
+def decision_words(row: CaseRow) -> str:
     """What the model decided about a reading of a list: a class, or a call for review with the nearest class."""
     if row.decision != REVIEW:
         return row.decision
-    return f"? Review (nearest: {row.label}{'; image check failed' if image_check_failed else ''})"
+    return f"? Review (nearest: {row.label}{'; image check failed' if row.flagged else ''})"
 
 
-def review_words(row) -> str:
+def review_words(row: CaseRow) -> str:
     """What the latest review of a reading says, and whose it is."""
     if not row.reviewed:
         return "Not reviewed"
     return f"{'Agreed' if row.agrees else f'Corrected to {row.reviewer_label}'} ({row.reviewer})"
 
 
-def study_figure(row) -> str:
+def study_figure(row: CaseRow) -> str:
     """Thumbnail, time, decision, probability and review of one image of a patient, as HTML."""
     picture = base64.b64encode(row.thumbnail).decode()
     time = safe(when(row.read_at))

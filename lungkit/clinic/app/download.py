@@ -26,7 +26,7 @@ class DownloadButton(anywidget.AnyWidget):
         self.add_class("clinic-download")
         self.on_msg(self._heard)
 
-    def _heard(self, _widget, _message, _buffers) -> None:
+    def _heard(self, *_message: object) -> None:
         made = None
         try:
             made = self._make()

@@ -1,24 +1,25 @@
 """Health: the state of the machine and of the records, with a warning for what runs low."""
 
 from datetime import datetime
+from typing import Any
 
 import ipywidgets as widgets
 
 from lungkit.clinic.app.describe import count
 from lungkit.clinic.app.page import safe
 from lungkit.clinic.app.screen import Screen
+from lungkit.clinic.records.administration import Administration
 
 LOW_DISK, SHORT_DISK = 5 * 10**9, 10**9  # bytes free: a warning, and an urgent one
 LARGE_KERNEL = 400 * 10**6  # bytes; a clinician's page needs at most 250 MB
 
 
-class HealthScreen(Screen):
+class HealthScreen(Screen[Administration]):
     """One line for each thing to watch."""
 
-    def __init__(self, *given):
-        super().__init__(*given)
+    def build(self) -> None:
         self.lines = widgets.HTML()
-        self.again = self.button("Check again", self.refresh)
+        self.again = self.page.button("Check again", self.refresh)
         self.lay_out("Health", self.lines, widgets.HBox([self.again]).add_class("actions"))
 
     def refresh(self) -> None:
@@ -29,7 +30,7 @@ class HealthScreen(Screen):
         )
 
 
-def assess(health: dict) -> list[tuple[str, bool, str]]:
+def assess(health: dict[str, Any]) -> list[tuple[str, bool, str]]:
     """The figures of `Administration.health` as lines: (what, whether it is good, words)."""
     kernels, models = health["kernels"], health["models"]
     kind = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}.get(health["database"], health["database"])

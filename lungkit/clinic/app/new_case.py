@@ -1,21 +1,20 @@
 """New case: the patient, the model and the images; each image becomes a reading, or is refused with a reason."""
 
-import hashlib
 import time
 from collections.abc import Callable
 
 import ipywidgets as widgets
 
-from lungkit import config
+from lungkit import config, files
 from lungkit.clinic.app.describe import patient_heading
-from lungkit.clinic.app.page import notice, replace, safe, show_if
+from lungkit.clinic.app.page import FAILED, Page, field, notice, replace, safe, show_if
 from lungkit.clinic.app.patient_finder import PatientFinder
 from lungkit.clinic.app.reading import reading
 from lungkit.clinic.app.screen import Screen
 from lungkit.clinic.app.upload import UploadField
 from lungkit.clinic.predictor import REVIEW, Predictor
 from lungkit.clinic.records.accounts import Forbidden, SignedOut
-from lungkit.clinic.records.cases import NewPatient, PatientRow
+from lungkit.clinic.records.cases import NewPatient, PatientRow, Records
 from lungkit.clinic.records.tables import SEXES
 from lungkit.clinic.web import door
 from lungkit.data import images
@@ -26,43 +25,40 @@ from lungkit.wording import percent
 ACCEPTED = "PNG, JPEG, TIFF or DICOM; one file or several"
 
 
-class NewCaseScreen(Screen):
+class NewCaseScreen(Screen[Records]):
     """The form, the list of files with their results, and one reading at a time.
 
     patient: whose images these are; a NewPatient is saved with the first image that is read.
     """
 
-    def __init__(self, *given):
-        super().__init__(*given)
-        act = self.page.act
+    def build(self) -> None:
         self.patient: PatientRow | NewPatient | None = None
-        self.finder = PatientFinder(self.records, act, self._select)
-        self.entry = _PatientForm(act, self._enter)
+        self.finder = PatientFinder(self.records, self.page, self._select)
+        self.entry = _PatientForm(self.page, self._enter)
         self.search = widgets.VBox([self.finder.widget, self.entry.widget])
         self.heading = widgets.HTML()
-        self.change = self.button("Choose another patient", lambda: self._select(None), "link")
-        self.selected = widgets.VBox([self.heading, self.change])
+        change = self.page.button("Choose another patient", lambda: self._select(None), "link")
+        self.selected = widgets.VBox([self.heading, change])
 
-        self.model = widgets.Dropdown(description="Model").add_class("field")
+        self.model = field(widgets.Dropdown, "Model")
         self.about = widgets.HTML()
-        self.notes = widgets.Textarea(description="Notes (saved with each image)", placeholder="Optional", rows=3)
+        self.notes = field(widgets.Textarea, "Notes (saved with each image)", placeholder="Optional", rows=3)
         self.upload = UploadField(
-            act(self._receive), door.upload, self._ready, config.upload_bytes(), title="3. Images"
+            self.page.act(self._receive), door.upload, self._ready, config.upload_bytes(), title="3. Images"
         )
-        self.on_change(self._describe_model, self.model)
+        self.page.on_change(self._describe_model, self.model)
         steps = [
             [widgets.HTML("<h2>1. Patient</h2>"), self.selected, self.search],
-            [widgets.HTML("<h2>2. Model and notes</h2>"), self.model, self.about, self.notes.add_class("field")],
+            [widgets.HTML("<h2>2. Model and notes</h2>"), self.model, self.about, self.notes],
         ]
         cards = [widgets.VBox(parts).add_class("card") for parts in steps]
         self.form = widgets.Box([*cards, self.upload]).add_class("new-case")
-        self.files = _FileList(act, self._show)
-        self.again = self.button("Next patient", self.reset, "primary")
-        self.more = self.button("More images of this patient", lambda: self._show_form(True))
-        self.next = widgets.HBox([self.again, self.more]).add_class("case-next")
+        self.files = widgets.VBox().add_class("files")
+        self.more = self.page.button("More images of this patient", lambda: self._show_form(True))
+        self.next = widgets.HBox([self.page.button("Next patient", self.reset, "primary"), self.more])
         self.reading = widgets.VBox()
-        top = widgets.HBox([widgets.HTML("<h1>New case</h1>"), self.next]).add_class("screen-top")
-        self.widget.children = (top, self.form, self.files.widget, self.reading)
+        top = widgets.HBox([widgets.HTML("<h1>New case</h1>"), self.next.add_class("case-next")])
+        self.widget.children = (top.add_class("screen-top"), self.form, self.files, self.reading)
         self.reset()
 
     # --- the form
@@ -70,9 +66,7 @@ class NewCaseScreen(Screen):
     def reset(self) -> None:
         """Empty the form for the next patient."""
         replace(self.reading)
-        self.files.clear()
-        self.finder.clear()
-        self.entry.clear()
+        replace(self.files)
         self.notes.value = ""
         self._select(None)
         self._show_form(True)
@@ -82,11 +76,10 @@ class NewCaseScreen(Screen):
         """Offer the models that are in use now."""
         choices = self.models.choices()
         if list(self.model.options) != choices:
-            names = {name for _, name in choices}
-            wanted = self.model.value if self.model.value in names else None
+            wanted = self.model.value
             self.model.options = choices
             if choices:
-                self.model.value = wanted or self.models.default()
+                self.model.value = wanted if wanted in dict(choices).values() else self.models.default()
         self._describe_model()
 
     def _describe_model(self) -> None:
@@ -107,6 +100,8 @@ class NewCaseScreen(Screen):
 
     def _select(self, patient: PatientRow | NewPatient | None) -> None:
         self.patient = patient
+        self.finder.clear()
+        self.entry.clear()
         show_if(patient is None, self.search)
         show_if(patient is not None, self.selected)
         new = '<p class="about">New patient. Will be saved with the first image.</p>'
@@ -119,13 +114,12 @@ class NewCaseScreen(Screen):
         self._select(new)
 
     def _refuse_known_number(self, new: NewPatient) -> None:
-        if known := self._numbered(new.number):
-            raise LungkitError(
-                f"The number {new.number} already belongs to {known.name}. Select that patient, or check the number."
-            )
-
-    def _numbered(self, number: str) -> PatientRow | None:
-        return next((known for known in self.records.find_patients(number) if known.number == number), None)
+        for known in self.records.find_patients(new.number):
+            if known.number == new.number:
+                raise LungkitError(
+                    f"The number {new.number} already belongs to {known.name}. Select that patient, or check the "
+                    "number."
+                )
 
     def _ready(self) -> bool:
         return self.patient is not None and self.model.value is not None
@@ -144,7 +138,8 @@ class NewCaseScreen(Screen):
 
     def _receive(self, name: str, content: bytes | None, number: int, of: int) -> None:
         """One file: read it, save the reading, show the first of several at once."""
-        line = self.files.add(name, f"Reading … ({number} of {of})" if of > 1 else "Reading …")
+        line = _FileLine(self.page, name, f"Reading … ({number} of {of})" if of > 1 else "Reading …", self._show)
+        self.files.children += (line,)
         try:
             self._read(line, name, content)
         except (SignedOut, Forbidden):
@@ -153,28 +148,27 @@ class NewCaseScreen(Screen):
         except LungkitError as problem:
             line.refused(_without_file_name(problem, name))
         except Exception:
-            line.refused("Something went wrong and nothing was saved. Try again, or tell an administrator.")
+            line.refused(FAILED)
             raise
 
     def _read(self, line: "_FileLine", name: str, content: bytes | None) -> None:
-        started = time.perf_counter()
-        sha256 = hashlib.sha256(content or b"").hexdigest()
-        known = isinstance(self.patient, PatientRow)
+        started, patient = time.perf_counter(), self.patient
+        sha256 = files.sha256(content or b"")
         # Both calls also check who is signed in, before the model runs.
-        if not known:
-            self._refuse_known_number(self.patient)
-        elif earlier := self.records.same_upload(self.patient.id, sha256):
+        if isinstance(patient, NewPatient):
+            self._refuse_known_number(patient)
+        elif patient and (earlier := self.records.same_upload(patient.id, sha256)):
             line.known(earlier)
             return
         if content is None:
             raise LungkitError("did not arrive. Choose it again. If this happens again, reload the page.")
         image = images.read(content, name)
         answer = self._predictor().read(image, started)
-        reading_id, patient = self.records.save_case(
-            self.patient.id if known else self.patient, image, sha256, answer, self.notes.value
+        reading_id, saved = self.records.save_case(
+            patient.id if isinstance(patient, PatientRow) else patient, image, sha256, answer, self.notes.value
         )
-        if not known:
-            self._select(patient)
+        if saved != patient:
+            self._select(saved)
         probability = percent(float(answer.probabilities[list(answer.classes).index(answer.label)]))
         line.read(reading_id, answer.decision, probability, time.perf_counter() - started)
         if not self.reading.children:
@@ -194,33 +188,28 @@ class NewCaseScreen(Screen):
         case = self.records.case(reading_id)
         replace(self.reading)  # first, or a click could meet a button of the reading before
         self._show_form(False)
-        self.files.mark(reading_id)
-        replace(self.reading, reading(case, self.records, self.page.act))
+        for line in self.files.children:
+            line.mark(line.reading_id == reading_id)
+        replace(self.reading, reading(case, self.records, self.page))
 
 
 class _PatientForm:
     """The fields of a new patient; `on_enter` is called with a NewPatient that can be saved."""
 
-    def __init__(self, act: Callable, on_enter: Callable[[NewPatient], None]):
+    def __init__(self, page: Page, on_enter: Callable[[NewPatient], None]):
         self._on_enter = on_enter
-        self.number = widgets.Text(description="Patient number").add_class("field")
-        self.name = widgets.Text(description="Name").add_class("field")
-        self.birth_year = widgets.Text(description="Birth year (if known)", placeholder="YYYY").add_class("field")
-        self.sex = widgets.Dropdown(description="Sex", options=SEXES, value="unknown").add_class("field")
-        self.use = widgets.Button(description="Use this patient").add_class("primary")
-        self.use.on_click(act(lambda _: self._use()))
-        self.open = widgets.Button(description="+ New patient").add_class("link")
-        self.open.on_click(act(lambda _: self._show_fields(True)))
-        self.fields = widgets.VBox(
-            [self.number, self.name, widgets.HBox([self.birth_year, self.sex]).add_class("pair"), self.use]
-        ).add_class("entry")
+        self.number, self.name = field(widgets.Text, "Patient number"), field(widgets.Text, "Name")
+        self.birth_year = field(widgets.Text, "Birth year (if known)", placeholder="YYYY")
+        self.sex = field(widgets.Dropdown, "Sex", options=SEXES)
+        self.open = page.button("+ New patient", lambda: self._show_fields(True), "link")
+        pair = widgets.HBox([self.birth_year, self.sex]).add_class("pair")
+        use = page.button("Use this patient", self._use, "primary")
+        self.fields = widgets.VBox([self.number, self.name, pair, use]).add_class("entry")
         self.widget = widgets.VBox([self.open, self.fields])
-        self.clear()
 
     def clear(self) -> None:
         """Empty the fields and hide them."""
-        for field in (self.number, self.name, self.birth_year):
-            field.value = ""
+        self.number.value = self.name.value = self.birth_year.value = ""
         self.sex.value = "unknown"
         self._show_fields(False)
 
@@ -235,40 +224,16 @@ class _PatientForm:
         self._on_enter(NewPatient(self.number.value, self.name.value, int(year) if year else None, self.sex.value))
 
 
-class _FileList:
-    """One line for each file: its result, and a button that shows its reading."""
+class _FileLine(widgets.HBox):
+    """The result of one file, and a button that shows its reading."""
 
-    def __init__(self, act: Callable, show: Callable[[str], None]):
-        self._act, self._show = act, show
-        self.lines: list[_FileLine] = []
-        self.widget = widgets.VBox().add_class("files")
-
-    def add(self, name: str, words: str) -> "_FileLine":
-        line = _FileLine(name, words, self._act, self._show)
-        self.lines.append(line)
-        self.widget.children = [line.widget for line in self.lines]
-        return line
-
-    def mark(self, reading_id: str) -> None:
-        """Mark the file whose reading is shown below."""
-        for line in self.lines:
-            line.mark(line.reading_id == reading_id)
-
-    def clear(self) -> None:
-        replace(self.widget)
-        self.lines = []
-
-
-class _FileLine:
-    """The result of one file."""
-
-    def __init__(self, name: str, words: str, act: Callable, show: Callable[[str], None]):
-        self.name, self.reading_id, self._offer = name, None, ""
+    def __init__(self, page: Page, name: str, words: str, show: Callable[[str], None]):
+        self.name, self.reading_id, self._offer = name, "", ""
         self.words = widgets.HTML()
-        self.button = widgets.Button(tooltip=f"Show the reading of {name}")
-        self.button.on_click(act(lambda _: show(self.reading_id)))
+        self.button = page.button("", lambda: show(self.reading_id), tooltip=f"Show the reading of {name}")
         show_if(False, self.button)
-        self.widget = widgets.HBox([self.words, self.button]).add_class("file")
+        super().__init__([self.words, self.button])
+        self.add_class("file")
         self._write("working", "…", words)
 
     def read(self, reading_id: str, decision: str, probability: str, seconds: float) -> None:
@@ -290,7 +255,7 @@ class _FileLine:
 
     def mark(self, shown: bool) -> None:
         """Show whether this file's reading is the one below."""
-        (self.widget.add_class if shown else self.widget.remove_class)("shown")
+        (self.add_class if shown else self.remove_class)("shown")
         self.button.disabled = shown
         self.button.description = "Shown below" if shown else self._offer
 

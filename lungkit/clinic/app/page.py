@@ -1,20 +1,20 @@
-"""One person's page: the guard that callbacks run in, messages, and small pieces of safe HTML."""
+"""One person's page: the guard that callbacks run in, guarded buttons and fields, messages, and safe HTML."""
 
 import functools
 import html
 import logging
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 import ipywidgets as widgets
-import pandas as pd
 
 from lungkit.clinic.records.accounts import SignedOut
 from lungkit.errors import LungkitError
-from lungkit.wording import percent as percent
 
 log = logging.getLogger(__name__)
+FAILED = "Something went wrong and nothing was saved. Try again, or tell an administrator."
 
 
 class Page:
@@ -23,7 +23,7 @@ class Page:
     widget: what the browser shows. go: shows another screen by its name; set by the shell.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.go: Callable[..., None] = lambda name, **what: None
         self.header = widgets.VBox()
         self.message = widgets.HTML().add_class("clinic-message")
@@ -31,7 +31,7 @@ class Page:
         head = widgets.VBox([self.header, self.message]).add_class("clinic-head")
         self.widget = widgets.VBox([head, self.screen]).add_class("clinic")
 
-    def act(self, action: Callable) -> Callable:
+    def act(self, action: Callable[..., Any]) -> Callable[..., Any]:
         """The callback that runs `action` and shows a message if it fails.
 
         Signed out: the page is replaced by a link to sign in again. Any other LungkitError is shown as it reads.
@@ -40,7 +40,7 @@ class Page:
         """
 
         @functools.wraps(action)
-        def run(*args, **kwargs):
+        def run(*args: Any, **kwargs: Any) -> Any:
             self.say("")
             try:
                 return action(*args, **kwargs)
@@ -54,9 +54,21 @@ class Page:
                 log.error(
                     "%s in a callback\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
                 )
-                self.say("Something went wrong and nothing was saved. Try again, or tell an administrator.")
+                self.say(FAILED)
+            return None
 
         return run
+
+    def button(self, words: str, action: Callable[[], object], kind: str = "", **traits: Any) -> widgets.Button:
+        """A button that runs `action` under the guard; kind: a class such as "primary" or "link"."""
+        made = widgets.Button(description=words, **traits)
+        made.on_click(self.act(lambda _: action()))
+        return made.add_class(kind) if kind else made
+
+    def on_change(self, action: Callable[[], object], *fields: widgets.Widget) -> None:
+        """Run `action` under the guard whenever the value of one of the fields changes."""
+        for changed in fields:
+            changed.observe(self.act(lambda _: action()), "value")
 
     def say(self, words: str, kind: str = "problem") -> None:
         """Show one message above the screen ("problem" or "done"), or none for empty words."""
@@ -77,6 +89,11 @@ class Page:
                 '<p><a class="button" href="/login">Sign in</a></p></div>'
             )
         )
+
+
+def field(kind: type[widgets.Widget], description: str, **traits: Any) -> widgets.Widget:
+    """A field in the clinic's style; traits: those of its kind, such as `options`."""
+    return kind(description=description, **traits).add_class("field")
 
 
 def safe(value: object) -> str:
@@ -100,11 +117,9 @@ def when(time: datetime) -> str:
     return f"{local.day} {local:%b %Y, %H:%M}"
 
 
-def sortable_times(times: Iterable[datetime | None]) -> list[str]:
-    """Times in this place's own zone as text that sorts; empty where there is none."""
-    # pandas' astimezone needs a zone. datetime's knows the local one, with summer time on the days that have it.
-    local = (None if pd.isna(time) else pd.Timestamp(time).to_pydatetime().astimezone() for time in times)
-    return [f"{time:%Y-%m-%d %H:%M}" if time else "" for time in local]
+def sortable_time(time: datetime | None) -> str:
+    """A time in this place's own zone as text that sorts; empty where there is none."""
+    return f"{time.astimezone():%Y-%m-%d %H:%M}" if time else ""
 
 
 def show_if(condition: object, *parts: widgets.Widget) -> None:

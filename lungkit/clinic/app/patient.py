@@ -7,20 +7,19 @@ from lungkit.clinic.app.page import replace, show_if, when
 from lungkit.clinic.app.patient_finder import PatientFinder
 from lungkit.clinic.app.reading import side_by_side
 from lungkit.clinic.app.screen import Screen
-from lungkit.clinic.records.cases import CaseRow
+from lungkit.clinic.records.cases import CaseRow, Records
 from lungkit.errors import LungkitError
 
 
-class PatientScreen(Screen):
+class PatientScreen(Screen[Records]):
     """A search, then the images of the patient that was selected."""
 
-    def __init__(self, *given):
-        super().__init__(*given)
+    def build(self) -> None:
         self.patient_id: str | None = None
-        self.finder = PatientFinder(self.records, self.page.act, lambda patient: self.refresh(patient.id))
+        self.finder = PatientFinder(self.records, self.page, lambda patient: self.refresh(patient.id))
         self.head = widgets.HTML()
         self.studies = widgets.Box().add_class("studies")
-        self.compare = self.button("Compare two images", self._compare)
+        self.compare = self.page.button("Compare two images", self._compare)
         self.comparison = widgets.VBox()
         self.choices: list[tuple[CaseRow, widgets.Checkbox]] = []
         self.lay_out("Patient", self.finder.widget, self.head, self.studies, self.compare, self.comparison)
@@ -48,7 +47,7 @@ class PatientScreen(Screen):
 
     def _study(self, row: CaseRow) -> widgets.Widget:
         choice = widgets.Checkbox(description="Compare", indent=False)
-        open_it = self.button(
+        open_it = self.page.button(
             "Open",
             lambda: self.page.go("reading", reading_id=row.reading_id, back="patient"),
             tooltip=f"Open the reading of {when(row.read_at)}",

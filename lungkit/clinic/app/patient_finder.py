@@ -5,30 +5,27 @@ from collections.abc import Callable
 import ipywidgets as widgets
 
 from lungkit.clinic.app.describe import born
-from lungkit.clinic.app.page import close, safe
+from lungkit.clinic.app.page import Page, close, field, safe
 from lungkit.clinic.records.cases import PatientRow, Records
 
 SHOWN = 8  # patients in the list
 
 
 class PatientFinder:
-    """A field and, below it, a button for each patient found; a patient is selected only by a click.
+    """A field and, below it, a button for each patient that matches; a patient is selected only by a click.
 
     on_select: called with the PatientRow that was clicked.
     """
 
-    def __init__(self, records: Records, act: Callable, on_select: Callable[[PatientRow], None]):
-        self._records, self._act, self._on_select = records, act, on_select
-        self.text = widgets.Text(
-            description="Patient number or name", placeholder="Type to search", continuous_update=True
-        ).add_class("field")
+    def __init__(self, records: Records, page: Page, on_select: Callable[[PatientRow], None]):
+        self._records, self._page, self._on_select = records, page, on_select
+        self.text = field(widgets.Text, "Patient number or name", placeholder="Type to search")
         self.status = widgets.HTML().add_class("search-status")
         # A button keeps its patient: a click that arrives after the list has changed selects that patient or no one.
         self._buttons: dict[PatientRow, widgets.Button] = {}
         self.hits = widgets.VBox().add_class("search-hits")
-        self.text.observe(act(lambda _: self._search()), "value")
+        page.on_change(self._search, self.text)
         self.widget = widgets.VBox([self.text, self.status, self.hits]).add_class("search")
-        self._list([])
 
     def clear(self) -> None:
         """Empty the field and the list."""
@@ -55,9 +52,8 @@ class PatientFinder:
         return f"{number} found. Select one:" if number else "No patient found."
 
     def _button(self, patient: PatientRow) -> widgets.Button:
-        button = widgets.Button(description=f"{patient.number} · {patient.name} · {born(patient)}")
-        button.add_class("search-hit").on_click(self._act(lambda _: self._clicked(patient)))
-        return button
+        words = f"{patient.number} · {patient.name} · {born(patient)}"
+        return self._page.button(words, lambda: self._clicked(patient), "search-hit")
 
     def _clicked(self, patient: PatientRow) -> None:
         if patient in self._buttons:

@@ -3,38 +3,48 @@
 from collections.abc import Callable
 
 import ipywidgets as widgets
-import pandas as pd
 
 from lungkit.clinic.app.describe import count
-from lungkit.clinic.app.page import safe, show_if, sortable_times
+from lungkit.clinic.app.page import field, safe, show_if, sortable_time
 from lungkit.clinic.app.screen import Confirm, Screen, Table
+from lungkit.clinic.records.accounts import Account
+from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.tables import ROLES
 from lungkit.errors import LungkitError
 
 
-class PeopleScreen(Screen):
+class PeopleScreen(Screen[Administration]):
     """The accounts, what can be done with the one that is selected, and a form for a new one."""
 
-    def __init__(self, *given):
-        super().__init__(*given)
-        self.switch = self.button("Disable account …", self._ask_switch)
-        self.reset = self.button("Reset password …", self._ask_reset)
-        self.role = widgets.Dropdown(description="Role of this person", options=ROLES).add_class("field")
-        self.change = self.button("Change role …", self._ask_role)
+    def build(self) -> None:
+        button = self.page.button
+        self.switch = button("Disable account …", self._ask_switch)
+        self.reset = button("Reset password …", self._ask_reset)
+        self.role = field(widgets.Dropdown, "Role of this person", options=ROLES)
+        self.change = button("Change role …", self._ask_role)
         self.confirm = Confirm(self.page)
         self.table = Table(
             self.page,
+            {
+                "User name": lambda person: person.name,
+                "Full name": lambda person: person.full_name,
+                "Role": lambda person: person.role,
+                "State": lambda person: "active" if person.active else "disabled",
+                "Last seen": lambda person: sortable_time(person.last_seen) or "never",
+                "Open sessions": lambda person: person.sessions,
+                "Since": lambda person: sortable_time(person.created_at)[:10],
+            },
             *(self.role, self.change, self.reset, self.switch),
-            name=_who,
+            name=_full_and_user_name,
             on_select=self._selected,
         )
         self.password = widgets.HTML()
-        self.hide = self.button("I have noted it. Hide it", self._hide_password)
+        self.hide = button("I have noted it. Hide it", self._hide_password)
 
-        self.name = widgets.Text(description="User name", placeholder="a-z, 0-9, . _ @ -").add_class("field")
-        self.full_name = widgets.Text(description="Full name").add_class("field")
-        self.new_role = widgets.Dropdown(description="Role", options=ROLES).add_class("field")
-        self.add = self.button("Add person", self._add, "primary")
+        self.name = field(widgets.Text, "User name", placeholder="a-z, 0-9, . _ @ -")
+        self.full_name = field(widgets.Text, "Full name")
+        self.new_role = field(widgets.Dropdown, "Role", options=ROLES)
+        self.add = button("Add person", self._add, "primary")
         heading = widgets.HTML(
             "<h2>Add a person</h2><p class='about'>A password is generated and shown once. Hand it over in person.</p>"
         )
@@ -53,22 +63,8 @@ class PeopleScreen(Screen):
         self._load()
 
     def _load(self) -> None:
-        rows = self.records.people()
-        self.table.show(
-            pd.DataFrame(
-                {
-                    "User name": rows["name"],
-                    "Full name": rows["full_name"],
-                    "Role": rows["role"],
-                    "State": ["active" if active else "disabled" for active in rows["active"]],
-                    "Last seen": [seen or "never" for seen in sortable_times(rows["last_seen"])],
-                    "Open sessions": rows["sessions"],
-                    "Since": [at[:10] for at in sortable_times(rows["created_at"])],
-                }
-            ),
-            list(rows.itertuples(index=False)),
-            count(len(rows), "account"),
-        )
+        people = self.records.people()
+        self.table.show(people, count(len(people), "account"))
 
     def _selected(self) -> None:
         self.confirm.close()
@@ -81,53 +77,55 @@ class PeopleScreen(Screen):
 
     def _ask_switch(self) -> None:
         person = self.table.selected()
-        user_id = int(person.user_id)
         if not person.active:
-            self._done(lambda: self.records.enable(user_id), f"{person.name} can sign in again.")
+            self._do(lambda: self.records.enable(person.user_id), f"{person.name} can sign in again.")
             return
-        self.confirm.ask(
-            f"Disable {_who(person)}? Open sessions end at once. Saved records stay.",
+        self._ask(
+            f"Disable {_full_and_user_name(person)}? Open sessions end at once. Saved records stay.",
             "Disable account",
-            lambda: self._done(lambda: self.records.disable(user_id), f"{person.name} can no longer sign in."),
+            lambda: self.records.disable(person.user_id),
+            f"{person.name} can no longer sign in.",
         )
 
     def _ask_role(self) -> None:
         person, role = self.table.selected(), self.role.value
         if role == person.role:
             raise LungkitError(f"{person.name} already has the role {role}. Choose the other role first.")
-        self.confirm.ask(
-            f"Give {_who(person)} the role {role}? It applies from the next click, also in open sessions.",
+        self._ask(
+            f"Give {_full_and_user_name(person)} the role {role}? It applies from the next click, also in open "
+            "sessions.",
             f"Make {role}",
-            lambda: self._done(
-                lambda: self.records.set_role(int(person.user_id), role), f"{person.name} now has the role {role}."
-            ),
+            lambda: self.records.set_role(person.user_id, role),
+            f"{person.name} now has the role {role}.",
         )
 
     def _ask_reset(self) -> None:
         person = self.table.selected()
-        self.confirm.ask(
-            f"Reset the password of {_who(person)}? The old password stops working and open sessions end.",
+        self._ask(
+            f"Reset the password of {_full_and_user_name(person)}? The old password stops working and open sessions "
+            "end.",
             "Reset password",
-            lambda: self._done(
-                lambda: self._show_password(person.name, self.records.reset_password(int(person.user_id))),
-                f"{person.name} has a new password. Open sessions have ended.",
-            ),
+            lambda: self._show_password(person.name, self.records.reset_password(person.user_id)),
+            f"{person.name} has a new password. Open sessions have ended.",
         )
 
     def _add(self) -> None:
         name, role = self.name.value.strip().lower(), self.new_role.value
 
-        def add():
+        def add() -> None:
             self._show_password(name, self.records.add_user(name, self.full_name.value, role))
             self.name.value = self.full_name.value = ""
 
-        self._done(add, f"{name} was added with the role {role}.")
+        self._do(add, f"{name} was added with the role {role}.")
 
-    def _done(self, action: Callable[[], None], words: str) -> None:
+    def _ask(self, question: str, answer: str, action: Callable[[], None], done: str) -> None:
+        self.confirm.ask(question, answer, lambda: self._do(action, done))
+
+    def _do(self, action: Callable[[], None], done: str) -> None:
         self._hide_password()
         action()
         self._load()
-        self.page.say(words, "done")
+        self.page.say(done, "done")
 
     def _show_password(self, name: str, password: str) -> None:
         self.password.value = (
@@ -140,5 +138,5 @@ class PeopleScreen(Screen):
         show_if(False, self.hide)
 
 
-def _who(person) -> str:
+def _full_and_user_name(person: Account) -> str:
     return f"{person.full_name} ({person.name})"

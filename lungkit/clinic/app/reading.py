@@ -1,53 +1,53 @@
 """One reading as a clinician sees it: image, decision, probabilities, checks, where it comes from, and its reviews."""
 
 import gc
-from collections.abc import Callable
 
 import ipywidgets as widgets
 import numpy as np
 
 from lungkit.clinic.app.describe import patient_heading
 from lungkit.clinic.app.download import DownloadButton
-from lungkit.clinic.app.page import replace, safe, when
+from lungkit.clinic.app.page import Page, field, replace, safe, show_if, when
 from lungkit.clinic.app.screen import Screen
 from lungkit.clinic.app.viewer import Viewer
 from lungkit.clinic.predictor import REVIEW
-from lungkit.clinic.records.cases import Case, Records
+from lungkit.clinic.records.cases import Case, Records, ReviewRow
 from lungkit.errors import LungkitError
 from lungkit.models import card_text, registry
 from lungkit.models.card import ModelCard
 from lungkit.models.rule import DecisionRule, UncertaintyBand
-from lungkit.wording import percent
+from lungkit.wording import listed, percent
 
 GONE = "not known: this version is no longer in the registry"
 
 
-class ReadingScreen(Screen):
+class ReadingScreen(Screen[Records]):
     """One stored reading, with a way back to the screen it was opened from."""
 
-    def refresh(self, reading_id: str, back: str = "worklist") -> None:
+    def refresh(self, reading_id: str = "", back: str = "worklist") -> None:
         """Show this reading instead of the one before."""
         case = self.records.case(reading_id)
         patient_id = case.patient.id  # the buttons keep this alone, not the case, whose pixels are large
+        go, button = self.page.go, self.page.button
         way = [
-            self.button(f"← Back to {back}", lambda: self.page.go(back), "link"),
-            self.button("All images of this patient", lambda: self.page.go("patient", patient_id=patient_id), "link"),
+            button(f"← Back to {back}", lambda: go(back), "link"),
+            button("All images of this patient", lambda: go("patient", patient_id=patient_id), "link"),
         ]
-        replace(self.widget, widgets.HBox(way).add_class("screen-way"), reading(case, self.records, self.page.act))
+        replace(self.widget, widgets.HBox(way).add_class("screen-way"), reading(case, self.records, self.page))
 
 
-def reading(case: Case, records: Records, act: Callable) -> widgets.Widget:
+def reading(case: Case, records: Records, page: Page) -> widgets.Widget:
     """Everything about one reading, and what can be done with it."""
     head = widgets.HTML(patient_heading(case.patient) + _image_line(case) + _notes(case))
-    parts = [
-        widgets.HTML(bars(case) + checked(case)),
-        Reviewing(case, records, act).widget,
-        _report(case.reading_id, records, act),
-        widgets.HTML(origin(case)),
-    ]
-    decision_box = widgets.HTML(decided(case)).add_class("reading-decided")
-    columns = widgets.Box([decision_box, viewer(case), widgets.VBox(parts).add_class("reading-said")])
-    return widgets.VBox([head, columns.add_class("reading-columns")]).add_class("reading")
+    decision = widgets.HTML(decision_box(case)).add_class("reading-decision")
+    facts = widgets.VBox([
+        widgets.HTML(bars(case) + image_checks(case)),
+        ReviewForm(case, records, page).widget,
+        _report_button(case.reading_id, records, page),
+        widgets.HTML(source(case)),
+    ]).add_class("reading-facts")  # fmt: skip
+    columns = widgets.Box([decision, viewer(case), facts]).add_class("reading-columns")
+    return widgets.VBox([head, columns]).add_class("reading")
 
 
 def viewer(case: Case) -> Viewer:
@@ -60,7 +60,7 @@ def viewer(case: Case) -> Viewer:
 # --- the answer of the model, as HTML
 
 
-def decided(case: Case) -> str:
+def decision_box(case: Case) -> str:
     """The decision, big: a class, or that the model leaves it to the reader, which looks different in every way."""
     probability = percent(case.probabilities[case.label])
     if case.decision != REVIEW:
@@ -79,14 +79,10 @@ def decided(case: Case) -> str:
 
 
 def _reasons(case: Case) -> list[str]:
-    failed = [_sentence(check.words) for check in case.checks if not check.passed]
+    reasons = [f"{check.words[:1].upper()}{check.words[1:]}." for check in case.checks if not check.passed]
     if case.rule.uncertain(_probabilities(case))[0]:
-        failed.append("The probabilities lie within the band of uncertainty, where the model is often wrong.")
-    return failed or ["The model's own rules call for a review."]
-
-
-def _sentence(words: str) -> str:
-    return f"{words[:1].upper()}{words[1:]}."
+        reasons.append("The probabilities lie within the band of uncertainty, where the model is often wrong.")
+    return reasons or ["The model's own rules call for a review."]
 
 
 def bars(case: Case) -> str:
@@ -109,11 +105,11 @@ def _not_ruled_out(case: Case) -> str:
     if not conformal or not all(check.passed for check in case.checks):
         return ""
     kept = case.rule.prediction_set(_probabilities(case))[0]
-    if kept.sum() < 2:
+    names = [safe(name) for name, keep in zip(case.classes, kept, strict=True) if keep]
+    if len(names) < 2:
         return ""
-    names = " or ".join(safe(name) for name, keep in zip(case.classes, kept, strict=True) if keep)
     level = percent(conformal.level)
-    return f'<p class="bars-key">Not ruled out ({level} prediction set): <b>{names}</b>.</p>'
+    return f'<p class="bars-key">Not ruled out ({level} prediction set): <b>{listed(names, "or")}</b>.</p>'
 
 
 def _probabilities(case: Case) -> np.ndarray:
@@ -132,7 +128,7 @@ def _marks(case: Case) -> dict[str, tuple[float, float, float]]:
             first, last = case.classes
             return {first: (1 - point, 1 - high, 1 - low), last: (point, low, high)}
         case DecisionRule(band=UncertaintyBand(times=float(times))):
-            ranked = sorted(case.classes, key=case.probabilities.get, reverse=True)
+            ranked = sorted(case.classes, key=case.probabilities.__getitem__, reverse=True)
             second = case.probabilities[ranked[1]]
             return {ranked[0]: (second, second, min(1.0, max(0.5, second * times)))}
     return {}
@@ -140,17 +136,16 @@ def _marks(case: Case) -> dict[str, tuple[float, float, float]]:
 
 def _bar(name: str, case: Case, marks: tuple[float, float, float] | None) -> str:
     probability = case.probabilities[name]
-    chosen = " chosen" if name == case.label else ""
-    drawn = f'<span class="fill" style="width:{100 * probability:.1f}%"></span>'
+    track = f'<span class="fill" style="width:{100 * probability:.1f}%"></span>'
     if marks:
         point, low, high = (100 * mark for mark in marks)
-        drawn += (
+        track += (
             f'<span class="band" style="left:{low:.1f}%;width:{high - low:.1f}%"></span>'
             f'<span class="point" style="left:{point:.1f}%"></span>'
         )
     return (
-        f'<tr class="bar{chosen}"><th scope="row">{safe(name)}</th><td><span class="track" aria-hidden="true">{drawn}'
-        f'</span></td><td class="figure">{percent(probability)}</td></tr>'
+        f'<tr class="bar{" named" if name == case.label else ""}"><th scope="row">{safe(name)}</th><td>'
+        f'<span class="track" aria-hidden="true">{track}</span></td><td class="figure">{percent(probability)}</td></tr>'
     )
 
 
@@ -165,7 +160,7 @@ def _key(case: Case) -> str:
     )
 
 
-def checked(case: Case) -> str:
+def image_checks(case: Case) -> str:
     """The input checks in words, each marked as passed or failed."""
     rows = "".join(
         f'<li class="{"passed" if check.passed else "failed"}"><span class="mark" aria-hidden="true">'
@@ -176,7 +171,7 @@ def checked(case: Case) -> str:
     return f'<section class="checks"><h3>Image checks</h3><ul>{rows}</ul></section>' if rows else ""
 
 
-def origin(case: Case) -> str:
+def source(case: Case) -> str:
     """Which model made the reading, its training data, when, and how long it took."""
     card = card_of(case.model, case.version)
     facts = {
@@ -189,7 +184,7 @@ def origin(case: Case) -> str:
 
 
 def card_of(model: str, version: str) -> ModelCard | None:
-    """The card of a version; None where the registry does not hold it any more."""
+    """The card of a version; None if it is no longer in the registry."""
     try:
         return registry.find(f"{model}@{version}").card
     except LungkitError:
@@ -201,10 +196,10 @@ def _image_line(case: Case) -> str:
     facts = [
         ("Image" if case.kind == "image" else case.kind) + (f", view {view_position}" if view_position else ""),
         f"{case.width} × {case.height} pixels",
-        *([case.tags["note"]] if case.tags.get("note") else []),
+        case.tags.get("note"),
         f"uploaded {when(case.uploaded_at)} by {case.uploaded_by}",
     ]
-    return f'<p class="image-line">{safe(" · ".join(facts))}</p>'
+    return f'<p class="image-line">{safe(" · ".join(filter(None, facts)))}</p>'
 
 
 def _notes(case: Case) -> str:
@@ -214,32 +209,32 @@ def _notes(case: Case) -> str:
 # --- what can be done with it
 
 
-class Reviewing:
+class ReviewForm:
     """Agree with the model, or name another class; the history of reviews, oldest first."""
 
-    def __init__(self, case: Case, records: Records, act: Callable):
+    def __init__(self, case: Case, records: Records, page: Page):
         # Not the case itself: its pixels would stay in memory for as long as these buttons.
         self._reading_id, self._label, self._records = case.reading_id, case.label, records
         undecided = case.decision == REVIEW
-        self.comment = widgets.Textarea(
-            description="Comment (kept with your review)", placeholder="Optional", rows=2
-        ).add_class("field")
-        self.agree = widgets.Button(
-            description=f"Agree: {case.label}", tooltip=f"Save that you agree with {case.label}"
-        ).add_class("primary")
-        self.agree.layout.display = "none" if undecided else ""
-        others = [name for name in case.classes if undecided or name != case.label]
-        self.label = widgets.Dropdown(
-            description="Your finding" if undecided else "Correct to", options=[("Choose a class", "")] +
-            [(name, name) for name in others],
-        ).add_class("field")  # fmt: skip
-        self.correct = widgets.Button(description="Save finding" if undecided else "Save correction")
+        self.comment = field(widgets.Textarea, "Comment (kept with your review)", placeholder="Optional", rows=2)
+        agree = page.button(
+            f"Agree: {case.label}",
+            lambda: self._save(self._label),
+            "primary",
+            tooltip=f"Save that you agree with {case.label}",
+        )
+        show_if(not undecided, agree)
+        others = [(name, name) for name in case.classes if undecided or name != case.label]
+        self.label = field(
+            widgets.Dropdown,
+            "Your finding" if undecided else "Correct to",
+            options=[("Choose a class", ""), *others],
+        )
+        correct = page.button("Save finding" if undecided else "Save correction", lambda: self._save(self.label.value))
+        choice = widgets.HBox([agree, widgets.HBox([self.label, correct]).add_class("correction")])
         self.history = widgets.HTML()
-        self.agree.on_click(act(lambda _: self._save(self._label)))
-        self.correct.on_click(act(lambda _: self._save(self.label.value)))
-        given = widgets.HBox([self.agree, widgets.HBox([self.label, self.correct]).add_class("correction")])
         self.widget = widgets.VBox(
-            [widgets.HTML("<h3>Your review</h3>"), self.comment, given.add_class("review-choice"), self.history]
+            [widgets.HTML("<h3>Your review</h3>"), self.comment, choice.add_class("review-choice"), self.history]
         ).add_class("review")
         self._show(case)
 
@@ -259,15 +254,14 @@ class Reviewing:
         self.history.value = f'<div class="review-history" role="status"><h4>Reviews</h4><ol>{rows}</ol>{note}</div>'
 
 
-def _review_line(review) -> str:
+def _review_line(review: ReviewRow) -> str:
     verdict = f"agreed: {review.label}" if review.agrees else f"corrected to {review.label}"
     comment = f"<q>{safe(review.comment)}</q>" if review.comment else ""
     return f"<li><b>{safe(review.reviewer)}</b> {safe(verdict)} <time>{safe(when(review.at))}</time>{comment}</li>"
 
 
-def _report(reading_id: str, records: Records, act: Callable) -> DownloadButton:
-    @act
-    def made() -> tuple[str, bytes]:
+def _report_button(reading_id: str, records: Records, page: Page) -> DownloadButton:
+    def make() -> tuple[str, bytes]:
         from lungkit.clinic import report  # takes a while to import, and few readings need it
 
         now = records.case(reading_id)  # with the reviews that came since
@@ -275,15 +269,13 @@ def _report(reading_id: str, records: Records, act: Callable) -> DownloadButton:
         gc.collect()  # fonts and pages refer to each other: 20 MB a report, until Python happens to look
         return f"reading-{now.read_at:%Y-%m-%d}-{now.reading_id[:8]}.pdf", content
 
-    return DownloadButton("Download report (PDF)", made, "application/pdf")
+    return DownloadButton("Download report (PDF)", page.act(make), "application/pdf")
 
 
 def side_by_side(cases: list[Case]) -> widgets.Widget:
     """Several readings next to each other, oldest first, to compare: image and decision."""
-    columns = [
-        widgets.VBox(
-            [widgets.HTML(f"<h3>{safe(when(case.read_at))}</h3>{decided(case)}{bars(case)}"), viewer(case)]
-        ).add_class("compared")
-        for case in cases
-    ]
+    columns = []
+    for case in cases:
+        words = widgets.HTML(f"<h3>{safe(when(case.read_at))}</h3>{decision_box(case)}{bars(case)}")
+        columns.append(widgets.VBox([words, viewer(case)]).add_class("compared"))
     return widgets.Box(columns).add_class("comparison")

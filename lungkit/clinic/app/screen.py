@@ -1,26 +1,37 @@
-"""What all screens are made of: a heading, guarded buttons and fields, one table, and a question before an action."""
+"""What all screens are made of: a heading, one table, filters, and a question before an action."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import ipywidgets as widgets
 import pandas as pd
 from itables.widget import ITable
 
-from lungkit.clinic.app.page import Page, safe, show_if
+from lungkit.clinic.app.page import Page, field, safe, show_if
 from lungkit.errors import LungkitError
 
+if TYPE_CHECKING:
+    from lungkit.clinic.predictor import ModelPool
 
-class Screen:
+Actions = TypeVar("Actions")  # Records or Administration
+ALL = "All"  # what a filter offers first
+
+
+class Screen(Generic[Actions]):
     """One screen of a page.
 
-    records: what this person may do with the records (Records or Administration); rights are checked there.
-    models: what reads images; administrators' screens have none. widget: what the browser shows.
+    records: what this person may do with the records; rights are checked there.
+    models: what reads images; only doctors' screens use it. widget: what the browser shows.
     """
 
-    def __init__(self, records: Any, page: Page, models: Any = None):
-        self.records, self.page, self.models = records, page, models
+    def __init__(self, records: Actions, page: Page, models: "ModelPool | None" = None):
+        self.records, self.page, self.models = records, page, cast("ModelPool", models)
         self.widget = widgets.VBox()
+        self.build()
+
+    def build(self) -> None:
+        """Make the parts of the screen; called once."""
 
     def refresh(self) -> None:
         """Bring the screen up to date; called at every visit."""
@@ -30,28 +41,19 @@ class Screen:
         line = f'<p class="about">{safe(about)}</p>' if about else ""
         self.widget.children = (widgets.HTML(f"<h1>{safe(title)}</h1>{line}"), *parts)
 
-    def button(self, words: str, action: Callable[[], None], kind: str = "", **traits: Any) -> widgets.Button:
-        """A button that runs `action` under the page's guard; kind: a class such as "primary" or "link"."""
-        made = widgets.Button(description=words, **traits)
-        made.on_click(self.page.act(lambda _: action()))
-        return made.add_class(kind) if kind else made
-
-    def on_change(self, action: Callable[[], None], *fields: widgets.Widget) -> None:
-        """Run `action` under the page's guard whenever the value of one of the fields changes."""
-        for field in fields:
-            field.observe(self.page.act(lambda _: action()), "value")
-
 
 class Table:
     """Rows to sort and search, one of which can be selected for an action; texts are escaped.
 
-    actions: widgets that are enabled while a row is selected; without any, no row can be. name: an item in words.
-    on_select: called when another row, or none, is selected. empty: text for no rows. search: offer a search field.
+    columns: heading to what a cell shows of an item. actions: widgets that are enabled while a row is selected;
+    without any, no row can be. name: an item in words. on_select: called when another row, or none, is selected.
+    empty: text for no rows. search: offer a search field.
     """
 
     def __init__(
         self,
         page: Page,
+        columns: Mapping[str, Callable[[Any], object]],
         *actions: widgets.Widget,
         name: Callable[[Any], str] = str,
         on_select: Callable[[], None] = lambda: None,
@@ -60,13 +62,13 @@ class Table:
         page_length: int = 10,
         kind: str = "",
     ):
-        self.actions, self._name, self._on_select = actions, name, on_select
+        self.columns, self.actions, self._name, self._on_select = columns, actions, name, on_select
         self._items: Sequence[Any] = ()
-        self._found = ""
+        self._summary = ""
         self.status = widgets.HTML()
         selection = {"select": {"style": "single", "keys": True}} if actions else {}
         self.rows = ITable(
-            pd.DataFrame(),
+            pd.DataFrame(columns=list(columns)),
             showIndex=False,
             maxBytes=0,  # no sampling: row numbers must match `_items`
             order=[],  # as given, until a column is clicked
@@ -90,10 +92,11 @@ class Table:
         bar = widgets.HBox([*actions, self.status]).add_class("actions")
         self.widget = widgets.VBox([bar, self.rows])
 
-    def show(self, rows: pd.DataFrame, items: Sequence[Any] = (), found: str = "") -> None:
-        """Show these rows, none selected; items: what each row stands for; found: how many there are, in words."""
-        self._items, self._found = items, found
-        self.rows.update(rows.reset_index(drop=True), selected_rows=[])
+    def show(self, items: Sequence[Any], summary: str = "") -> None:
+        """Show a row for each item, none selected; summary: how many there are, in words."""
+        self._items, self._summary = items, summary
+        cells = {heading: [cell(item) for item in items] for heading, cell in self.columns.items()}
+        self.rows.update(pd.DataFrame(cells), selected_rows=[])
         self._selected()
 
     @property
@@ -115,28 +118,70 @@ class Table:
         for action in self.actions:
             action.disabled = item is None
         hint = "" if not self.actions else "Select a row." if item is None else f"Selected: {self._name(item)}."
-        words = " ".join(filter(None, (f"{self._found}." if self._found else "", hint)))
+        words = " ".join(filter(None, (f"{self._summary}." if self._summary else "", hint)))
         self.status.value = f'<span class="about" role="status">{safe(words)}</span>'
         self._on_select()
+
+
+class Filters:
+    """Dropdowns and dates that narrow a table, and a button that clears them.
+
+    choices: dropdowns; `ALL` is the first option of each. first, last: days, both included. apply: runs under the
+    page's guard after each change, and once where several fields change together.
+    """
+
+    def __init__(self, page: Page, apply: Callable[[], object], *choices: widgets.Dropdown):
+        self.choices, self._apply, self._paused = choices, apply, False
+        self.first, self.last = field(widgets.DatePicker, "From"), field(widgets.DatePicker, "To")
+        fields = [*choices, self.first, self.last]
+        page.on_change(self._changed, *fields)
+        self.clear = page.button("Clear filters", self._clear, "link")
+        self.widget = widgets.HBox([*fields, self.clear]).add_class("filters")
+
+    def offer(self, choice: widgets.Dropdown, options: Sequence[tuple[str, Any]]) -> None:
+        """Change what a dropdown offers below `ALL`, not what it is set to; `apply` is not called."""
+        options = [(ALL, ALL), *options]
+        if list(choice.options) != options:
+            kept = choice.value
+            with self._together():
+                choice.options = options
+                choice.value = kept if kept in dict(options).values() else ALL
+
+    def _clear(self) -> None:
+        with self._together():
+            for choice in self.choices:
+                choice.index = 0
+            self.first.value = self.last.value = None
+        self._apply()
+
+    def _changed(self) -> None:
+        if not self._paused:
+            self._apply()
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
 
 
 class Confirm:
     """A question with two buttons; the action runs only while the question is open, and once."""
 
     def __init__(self, page: Page):
-        self._action: Callable[[], None] | None = None
+        self._action: Callable[[], object] | None = None
         self._expected = ""
         self.question = widgets.HTML()
-        self.typed = widgets.Text().add_class("field")
-        self.yes = widgets.Button(button_style="danger")
-        self.no = widgets.Button(description="Cancel")
+        self.typed = field(widgets.Text, "")
+        self.yes = page.button("", self._confirmed, button_style="danger")
+        self.no = page.button("Cancel", self.close)
         self.widget = widgets.VBox([self.question, self.typed, widgets.HBox([self.yes, self.no]).add_class("actions")])
         self.widget.add_class("card").add_class("confirm")
-        self.yes.on_click(page.act(lambda _: self._confirmed()))
-        self.no.on_click(page.act(lambda _: self.close()))
         self.close()
 
-    def ask(self, question: str, answer: str, action: Callable[[], None], expected: str = "") -> None:
+    def ask(self, question: str, answer: str, action: Callable[[], object], expected: str = "") -> None:
         """Ask; `action` runs when the button `answer` is pressed and, where given, `expected` was typed."""
         self._action, self._expected = action, expected
         hint = " This cannot be undone." if expected else ""

@@ -5,6 +5,8 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import ipywidgets as widgets
 from IPython.display import display
@@ -14,6 +16,7 @@ from lungkit.clinic import predictor
 from lungkit.clinic.app.page import Page, safe
 from lungkit.clinic.app.screen import Screen
 from lungkit.clinic.records import accounts
+from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.cases import Records
 from lungkit.clinic.records.store import Store
 from lungkit.clinic.web import door
@@ -35,7 +38,7 @@ SCREENS = {
         "people": ("People", "people.PeopleScreen"),
         "patients": ("Patients", "patients.PatientsScreen"),
         "usage": ("Usage", "usage.UsageScreen"),
-        "models": ("Models", "models.ModelsScreen"),
+        "models": ("Models", "models_screen.ModelsScreen"),
         "trail": ("Audit trail", "trail.AuditTrailScreen"),
         "health": ("Health", "health.HealthScreen"),
     },
@@ -58,7 +61,7 @@ def served() -> bool:
     return "VOILA_KERNEL_ID" in os.environ or "VOILA_REQUEST_URL" in os.environ
 
 
-def page_of(store: Callable[[], Store], token: str, models) -> Page:
+def page_of(store: Callable[[], Store], token: str, models: predictor.ModelPool) -> Page:
     """The page of the person whose token this is; for no one, a page with a link to sign in.
 
     store: opens the records; if it fails, the page shows why.
@@ -77,7 +80,7 @@ def _log_errors() -> None:
     )
 
 
-def _warm_up() -> "predictor.ModelPool":
+def _warm_up() -> predictor.ModelPool:
     """Do everything slow that needs no user: imports, the first screen's code, the default model."""
     screen_class("doctor", "new")
     models = predictor.ModelPool()
@@ -87,32 +90,29 @@ def _warm_up() -> "predictor.ModelPool":
     return models
 
 
-def screen_class(role: str, name: str) -> type[Screen]:
+def screen_class(role: str, name: str) -> type[Screen[Any]]:
     """The class of a screen; its module is imported when it is first needed."""
     module, _, kind = SCREENS[role][name][1].partition(".")
-    return getattr(importlib.import_module(f"lungkit.clinic.app.{module}"), kind)
+    found: type[Screen[Any]] = getattr(importlib.import_module(f"lungkit.clinic.app.{module}"), kind)
+    return found
 
 
 class _Shell:
     """Header, navigation, and the screens that were visited."""
 
-    def __init__(self, page: Page, store: Store, token: str, models):
+    def __init__(self, page: Page, store: Store, token: str, models: predictor.ModelPool):
         access = accounts.Access(store, token)
-        self._page = page
+        self._page, self._models = page, models
         self.actor = accounts.whoami(store, token)
-        if self.actor.role == "admin":
-            from lungkit.clinic.records.administration import Administration
-
-            self._given = (Administration(access), page)
-        else:
-            self._given = (Records(access), page, models)
-        self._screens: dict[str, Screen] = {}
-        self._entries = {}
-        for name, (title, _) in SCREENS[self.actor.role].items():
-            if title:
-                entry = widgets.Button(description=title).add_class("nav-entry")
-                entry.on_click(page.act(lambda _, name=name: self.go(name)))
-                self._entries[name] = entry
+        self._records: Records | Administration = (
+            Records(access) if self.actor.role == "doctor" else Administration(access)
+        )
+        self._screens: dict[str, Screen[Any]] = {}
+        self._entries = {
+            name: page.button(title, partial(self.go, name), "nav-entry")
+            for name, (title, _) in SCREENS[self.actor.role].items()
+            if title
+        }
         role = "doctor" if self.actor.role == "doctor" else "administrator"
         page.go = self.go
         page.header.children = [
@@ -127,10 +127,10 @@ class _Shell:
         ]
         self.go(next(iter(self._entries)))
 
-    def go(self, name: str, **what) -> None:
+    def go(self, name: str, **what: Any) -> None:
         """Show a screen: made at the first visit, brought up to date at every visit."""
         if name not in self._screens:
-            self._screens[name] = screen_class(self.actor.role, name)(*self._given)
+            self._screens[name] = screen_class(self.actor.role, name)(self._records, self._page, self._models)
         screen = self._screens[name]
         screen.refresh(**what)
         self._page.show(screen.widget)

@@ -2,43 +2,65 @@
 
 import json
 from datetime import date, datetime, time, timedelta
+from typing import Any
 
 import ipywidgets as widgets
-import pandas as pd
 
 from lungkit.clinic.app.describe import count
-from lungkit.clinic.app.page import sortable_times
-from lungkit.clinic.app.screen import Screen, Table
+from lungkit.clinic.app.page import field, sortable_time
+from lungkit.clinic.app.screen import ALL, Filters, Screen, Table
+from lungkit.clinic.records.administration import Administration
 from lungkit.errors import LungkitError
 
 SHOWN = 200  # events at a time
-ANY = "All"
-ANYONE = 0  # no account has this number; None would leave the field empty
+ACTIONS = {  # as the trail names them, in words
+    "access.refused": "Action refused",
+    "case.open": "Case opened",
+    "case.review": "Case reviewed",
+    "case.save": "Case saved",
+    "model.promote": "Model put in use",
+    "model.roll_back": "Model rolled back",
+    "patient.erase": "Patient erased",
+    "patient.open": "Patient opened",
+    "records.export": "Records exported",
+    "records.restore": "Backup restored",
+    "session.end": "Signed out",
+    "session.refused": "Sign-in refused",
+    "session.start": "Signed in",
+    "user.add": "Account added",
+    "user.disable": "Account disabled",
+    "user.enable": "Account enabled",
+    "user.password": "Password reset",
+    "user.role": "Role changed",
+}
 
 
-class AuditTrailScreen(Screen):
+class AuditTrailScreen(Screen[Administration]):
     """Filters and the newest events that match them; older ones a step at a time."""
 
-    def __init__(self, *given):
-        super().__init__(*given)
+    def build(self) -> None:
         self._oldest: int | None = None
-        self._paused = False
-        self.action = widgets.Dropdown(description="Action", options=[ANY])
-        self.person = widgets.Dropdown(description="Person", options=[(ANY, ANYONE)])
-        self.first = widgets.DatePicker(description="From")
-        self.last = widgets.DatePicker(description="To")
-        self.filters = [self.action, self.person, self.first, self.last]
-        for field in self.filters:
-            field.add_class("field")
-        self.on_change(self._load, *self.filters)
-        self.clear = self.button("Clear filters", self._clear, "link")
-        self.verify = self.button("Verify the audit trail", self._verify)
-        self.older = self.button("Older events", lambda: self._load(self._oldest))
-        self.newest = self.button("Newest events", self._load)
-        self.table = Table(self.page, empty="No event matches the filters.")
+        self.action = field(widgets.Dropdown, "Action", options=[(ALL, ALL)])
+        self.person = field(widgets.Dropdown, "Person", options=[(ALL, ALL)])
+        self.filters = Filters(self.page, self._load, self.action, self.person)
+        self.verify = self.page.button("Verify the audit trail", self._verify)
+        self.older = self.page.button("Older events", lambda: self._load(self._oldest))
+        self.newest = self.page.button("Newest events", self._load)
+        self.table = Table(
+            self.page,
+            {
+                "No.": lambda event: event.number,
+                "Time": lambda event: sortable_time(event.at),
+                "User": lambda event: event.user or "not signed in",
+                "Action": lambda event: ACTIONS.get(event.action, event.action),
+                "Object": lambda event: event.object,
+                "Details": lambda event: _detail_words(event.detail),
+            },
+            empty="No event matches the filters.",
+        )
         self.lay_out(
             "Audit trail",
-            widgets.HBox([*self.filters, self.clear]).add_class("filters"),
+            self.filters.widget,
             widgets.HBox([self.older, self.newest, self.verify]).add_class("actions"),
             self.table.widget,
             about="Events are only added. Each contains the hash of the one before, which reveals changes and gaps.",
@@ -47,60 +69,24 @@ class AuditTrailScreen(Screen):
     def refresh(self) -> None:
         """The newest events; filters stay."""
         people = self.records.people()
-        names = [(f"{row.full_name} ({row.name})", row.user_id) for row in people.itertuples(index=False)]
-        self._offer(self.action, [ANY, *self.records.actions()])
-        self._offer(self.person, [(ANY, ANYONE), *names])
-        self._load()
-
-    def _offer(self, field: widgets.Dropdown, options: list) -> None:
-        """Change what a filter offers, not what it is set to."""
-        kept = field.value
-        if list(field.options) == options:
-            return
-        values = [option[1] if isinstance(option, tuple) else option for option in options]
-        self._paused = True
-        try:
-            field.options = options
-            field.value = kept if kept in values else values[0]
-        finally:
-            self._paused = False
-
-    def _clear(self) -> None:
-        self._paused = True
-        try:
-            self.action.value, self.person.value = ANY, ANYONE
-            self.first.value = self.last.value = None
-        finally:
-            self._paused = False
+        actions = ((ACTIONS.get(action, action), action) for action in self.records.actions())
+        self.filters.offer(self.action, sorted(actions))
+        self.filters.offer(self.person, [(f"{person.full_name} ({person.name})", person.user_id) for person in people])
         self._load()
 
     def _load(self, before: int | None = None) -> None:
-        if self._paused:
-            return
         events = self.records.trail(
             SHOWN + 1,
-            action=None if self.action.value == ANY else self.action.value,
-            user_id=self.person.value or None,
+            action=None if self.action.value == ALL else self.action.value,
+            user_id=None if self.person.value == ALL else self.person.value,
             before=before,
-            since=_midnight(self.first.value),
-            until=_midnight(self.last.value, days=1),
+            since=_midnight(self.filters.first.value),
+            until=_midnight(self.filters.last.value, days=1),
         )
-        more, events = len(events) > SHOWN, events.head(SHOWN)
+        more, events = len(events) > SHOWN, events[:SHOWN]
         words = f"{count(len(events), 'event')}, newest first{'; older ones follow' if more else ''}"
-        self.table.show(
-            pd.DataFrame(
-                {
-                    "No.": events["number"].astype(int),
-                    "Time": sortable_times(events["at"]),
-                    "User": [name or "not signed in" for name in events["user"]],
-                    "Action": events["action"],
-                    "Object": events["object"],
-                    "Details": [_detail_words(detail) for detail in events["detail"]],
-                }
-            ),
-            found=words,
-        )
-        self._oldest = int(events["number"].iloc[-1]) if len(events) else None
+        self.table.show(events, words)
+        self._oldest = events[-1].number if events else None
         self.older.disabled, self.newest.disabled = not more, before is None
 
     def _verify(self) -> None:
@@ -122,7 +108,7 @@ def _midnight(day: date | None, days: int = 0) -> datetime | None:
         raise LungkitError(f"{day} cannot be searched for. Choose another day") from None
 
 
-def _detail_words(detail: dict) -> str:
+def _detail_words(detail: dict[str, Any]) -> str:
     """A JSON object in words: "role: admin, readings: 3"."""
     return ", ".join(
         f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"

@@ -35,14 +35,14 @@ class UploadField(anywidget.AnyWidget):
         take: Callable[[], bytes | None],
         ready: Callable[[], bool],
         limit: int,
-        **traits,
+        **traits: str,
     ):
         super().__init__(limit=limit, **traits)
         self._receive, self._take, self._ready = receive, take, ready
         self.add_class("clinic-upload")
         self.on_msg(self._heard)
 
-    def _heard(self, _widget, message, _buffers) -> None:
+    def _heard(self, _widget: object, message: object, _buffers: object) -> None:
         """The page sent a file, or could not. It gets the answer "done" even if the file cannot be used."""
         try:
             match message:

@@ -5,9 +5,9 @@ import pandas as pd
 
 from lungkit.clinic.app import charts
 from lungkit.clinic.app.describe import decision_name
-from lungkit.clinic.app.page import safe
+from lungkit.clinic.app.page import field, safe
 from lungkit.clinic.app.screen import Screen
-from lungkit.clinic.records.administration import UsageFigures
+from lungkit.clinic.records.administration import Administration, UsageFigures
 from lungkit.wording import percent
 
 PERIODS = {"last 7 days": 7, "last 30 days": 30, "last 90 days": 90, "last year": 365}
@@ -15,14 +15,13 @@ BY_WEEK = 100  # more days than this are counted by week
 PER_DAY = {"sign_ins": "Sign-ins", "uploads": "Uploads", "readings": "Readings", "reviews": "Reviews"}
 
 
-class UsageScreen(Screen):
+class UsageScreen(Screen[Administration]):
     """A period, charts of it, and the numbers behind them."""
 
-    def __init__(self, *given):
-        super().__init__(*given)
-        self.period = widgets.Dropdown(description="Period", options=PERIODS, value=30).add_class("field")
+    def build(self) -> None:
+        self.period = field(widgets.Dropdown, "Period", options=PERIODS, value=30)
         self.charts, self.numbers = widgets.HTML(), widgets.HTML()
-        self.on_change(self.refresh, self.period)
+        self.page.on_change(self.refresh, self.period)
         self.lay_out("Usage", widgets.HBox([self.period]).add_class("filters"), self.charts, self.numbers)
 
     def refresh(self) -> None:

@@ -21,7 +21,7 @@ from sqlalchemy import orm
 
 from lungkit import config
 from lungkit.clinic.records import accounts, audit_trail, cases
-from lungkit.clinic.records.accounts import Access
+from lungkit.clinic.records.accounts import Access, Account
 from lungkit.clinic.records.cases import PatientPage, PatientRow
 from lungkit.clinic.records.store import Store, StoreError
 from lungkit.clinic.records.tables import AuditEvent, Base, Patient, Reading, Review, SignIn, Study, User, now
@@ -42,6 +42,9 @@ class ModelRow:
     active: bool
     card: ModelCard | None  # None where it cannot be read
     problem: str  # why the version cannot be used; empty if nothing is known to be wrong
+
+    def __str__(self) -> str:
+        return f"{self.model}@{self.version}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +74,10 @@ class Administration:
 
     # --- people
 
-    def people(self) -> pd.DataFrame:
-        """Every account by name, with the columns of accounts.Account."""
+    def people(self) -> list[Account]:
+        """Every account, by name."""
         with self.access.reads("admin") as (db, _):
-            return pd.DataFrame(accounts.list_users(db))
+            return accounts.list_users(db)
 
     def add_user(self, name: str, full_name: str, role: str) -> str:
         """Make an account; returns its password, which is shown only once."""
@@ -125,8 +128,6 @@ class Administration:
             sa.select(sa.func.count()).where(Review.reading_id == Reading.id).scalar_subquery().label("reviews")
         )
         readings = cases.with_review(
-            Patient.number,
-            Patient.name,
             Patient.birth_year,
             Patient.sex,
             Study.id.label("study_id"),
@@ -136,7 +137,6 @@ class Administration:
             Study.notes,
             Study.uploaded_at,
             Reading.milliseconds,
-            Reading.checks,
             number_of_reviews,
             of_review=("comment", "at"),
         )
@@ -235,7 +235,7 @@ class Administration:
         before: int | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
-    ) -> pd.DataFrame:
+    ) -> "Sequence[sa.Row[*tuple[Any, ...]]]":
         """The newest events of the audit trail: number, at, user (name, or None), action, object, detail.
 
         action, user_id, object: only such events. before: only events with a smaller number, to page backwards.
@@ -258,8 +258,7 @@ class Administration:
             .limit(limit)
         )
         with self.access.reads("admin") as (db, _):
-            rows = db.execute(events)
-            return pd.DataFrame(rows.all(), columns=list(rows.keys()), dtype="object")
+            return db.execute(events).all()
 
     def verify_trail(self) -> int:
         """Check that each event follows the one before; returns their number. Raises AuditBroken."""
@@ -291,7 +290,7 @@ class Administration:
             "sessions": sessions,
             "kernels": len(kernels),
             "kernels_bytes": sum(kernels),
-            "models": [f"{row.model}@{row.version}" for row in in_use if not row.problem],
+            "models": [str(row) for row in in_use if not row.problem],
             "damaged": [row.problem for row in in_use if row.problem],
             "audit_events": events,
         }

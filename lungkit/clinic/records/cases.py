@@ -14,7 +14,6 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy import orm
 
@@ -30,11 +29,6 @@ LONGEST_NUMBER, LONGEST_NAME, LONGEST_TEXT = 64, 200, 4000  # characters
 FIRST_BIRTH_YEAR = 1900
 # Invisible characters that names need: they join letters in Persian and Indian scripts.
 _JOINERS = "\u200c\u200d"
-
-WORKLIST = (
-    "reading_id", "patient_id", "number", "name", "kind", "model", "version", "label", "decision", "probability",
-    "flagged", "read_at", "read_by", "reviewed", "reviewer", "reviewer_label", "agrees",
-)  # fmt: skip
 
 
 class RecordRefused(LungkitError):
@@ -128,9 +122,12 @@ class Case:
 
 @dataclass(frozen=True)
 class CaseRow:
-    """One reading on the page of its patient; review fields are those of the latest review."""
+    """One reading in a list; review fields are those of the latest review."""
 
     reading_id: str
+    patient_id: str
+    number: str  # of the patient
+    name: str  # of the patient
     kind: str
     model: str
     version: str
@@ -139,12 +136,12 @@ class CaseRow:
     probability: float  # of the label
     read_at: datetime
     read_by: str  # full name
-    notes: str
+    flagged: bool  # an image check failed
     reviewed: bool
     reviewer: str | None  # full name
     reviewer_label: str | None
     agrees: bool | None
-    thumbnail: bytes = field(repr=False)  # PNG of at most pixels.THUMBNAIL_SIDE a side
+    thumbnail: bytes = field(default=b"", repr=False)  # PNG, at most pixels.THUMBNAIL_SIDE a side; on a patient's page
 
 
 @dataclass(frozen=True)
@@ -216,21 +213,11 @@ class Records:
             same = (Study.patient_id == _identifier(patient_id)) & (Study.sha256 == _require_sha256(sha256))
             return db.scalar(sa.select(Reading.id).join(Study).where(same).order_by(Reading.read_at.desc()).limit(1))
 
-    def worklist(self) -> pd.DataFrame:
-        """All readings, newest first, one row each; columns: WORKLIST.
-
-        probability: of the label. flagged: an input check failed. read_by: who uploaded it. Times are UTC. The columns
-        of the review are None where there is none.
-        """
+    def worklist(self) -> list[CaseRow]:
+        """All readings, newest first, without thumbnails."""
         with self.access.reads("doctor") as (db, _):
-            query = with_review(Patient.number, Patient.name, Reading.checks)
-            rows = db.execute(query.order_by(Reading.read_at.desc(), Reading.id)).all()
-        readings = pd.DataFrame(list(map(tuple, rows)), columns=query.selected_columns.keys(), dtype=object)
-        readings["probability"] = np.array([row.probabilities[row.label] for row in rows], float)
-        readings["flagged"] = np.array([not all(check["passed"] for check in row.checks) for row in rows], bool)
-        readings["reviewed"] = readings["reviewed"].astype(bool)
-        readings["read_at"] = readings["read_at"].astype("datetime64[us, UTC]")
-        return readings[list(WORKLIST)]
+            rows = db.execute(with_review().order_by(Reading.read_at.desc(), Reading.id)).all()
+        return [_case_row(row) for row in rows]
 
     def case(self, reading_id: str) -> Case:
         """Everything about one reading; the audit trail notes the opening. Raises RecordMissing."""
@@ -301,7 +288,7 @@ def latest_review() -> sa.Subquery:
 
 
 def with_review(*more: Any, of_review: tuple[str, ...] = ()) -> "sa.Select[*tuple[Any, ...]]":
-    """All readings with their patient's id, their study and their latest review.
+    """All readings with their patient, their study and their latest review.
 
     more: other columns of patient, study or reading. of_review: other columns of the review, named review_….
     """
@@ -310,12 +297,15 @@ def with_review(*more: Any, of_review: tuple[str, ...] = ()) -> "sa.Select[*tupl
         sa.select(
             Reading.id.label("reading_id"),
             Study.patient_id,
+            Patient.number,
+            Patient.name,
             Study.kind,
             Reading.model,
             Reading.version,
             Reading.label,
             Reading.decision,
             Reading.probabilities,
+            Reading.checks,
             Reading.read_at,
             uploader.full_name.label("read_by"),
             latest.c.id.is_not(None).label("reviewed"),
@@ -336,7 +326,7 @@ def with_review(*more: Any, of_review: tuple[str, ...] = ()) -> "sa.Select[*tupl
 def open_page(db: orm.Session, patient_id: str, user_id: int) -> tuple[PatientRow, Sequence[sa.Row[Any]]]:
     """What `page` needs; on the audit trail as opened by `user_id`."""
     patient = _patient_row(find_patient(db, patient_id))
-    readings = with_review(Study.notes, Study.units, Study.pixels).where(Study.patient_id == patient.id)
+    readings = with_review(Study.units, Study.pixels).where(Study.patient_id == patient.id)
     rows = db.execute(readings.order_by(Reading.read_at, Reading.id)).all()
     audit_trail.append(db, user_id, "patient.open", f"patient:{patient.id}")
     return patient, rows
@@ -344,7 +334,7 @@ def open_page(db: orm.Session, patient_id: str, user_id: int) -> tuple[PatientRo
 
 def page(patient: PatientRow, rows: Sequence[sa.Row[Any]]) -> PatientPage:
     """The patient's page; call it outside any transaction, because making thumbnails takes time."""
-    return PatientPage(patient, tuple(map(_case_row, rows)))
+    return PatientPage(patient, tuple(_case_row(row, pixels.thumbnail(row.pixels, row.units)) for row in rows))
 
 
 # --- rows
@@ -364,9 +354,10 @@ def _reviews(reading: Reading) -> tuple[ReviewRow, ...]:
     return tuple(ReviewRow(r.reviewer.full_name, r.agrees, r.label, r.comment, r.at) for r in reading.reviews)
 
 
-def _case_row(row: sa.Row[Any]) -> CaseRow:
-    thumbnail = pixels.thumbnail(row.pixels, row.units)
-    return CaseRow(**_shared(row, CaseRow), probability=row.probabilities[row.label], thumbnail=thumbnail)
+def _case_row(row: sa.Row[Any], thumbnail: bytes = b"") -> CaseRow:
+    flagged = not all(check["passed"] for check in row.checks)
+    probability = row.probabilities[row.label]
+    return CaseRow(**_shared(row, CaseRow), probability=probability, flagged=flagged, thumbnail=thumbnail)
 
 
 def _reading_columns(reading: Prediction) -> dict[str, Any]:

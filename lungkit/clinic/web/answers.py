@@ -34,7 +34,9 @@ class SecurityHeaders(web.OutputTransform):
     def __init__(self, request: Any):
         pass
 
-    def transform_first_chunk(self, status_code: int, headers: Any, chunk: bytes, finishing: bool) -> tuple:
+    def transform_first_chunk(
+        self, status_code: int, headers: Any, chunk: bytes, finishing: bool
+    ) -> tuple[int, Any, bytes]:
         for name, value in HEADERS.items():
             headers[name] = value
         headers.pop("Server", None)

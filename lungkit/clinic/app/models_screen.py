@@ -1,30 +1,38 @@
 """Models: which versions there are, how good they were, which one reads; promote another, or go back."""
 
+from collections.abc import Callable
+
 import ipywidgets as widgets
-import pandas as pd
 
 from lungkit.clinic.app.describe import count
 from lungkit.clinic.app.page import notice, safe, show_if
 from lungkit.clinic.app.screen import Confirm, Screen, Table
-from lungkit.clinic.records.administration import ModelRow
+from lungkit.clinic.records.administration import Administration, ModelRow
 from lungkit.models import card_text
 from lungkit.models.card import ModelCard
 
 
-class ModelsScreen(Screen):
+class ModelsScreen(Screen[Administration]):
     """All versions, and the card of the one that is selected."""
 
-    def __init__(self, *given):
-        super().__init__(*given)
+    def build(self) -> None:
         self.in_use = widgets.HTML()
-        self.show = self.button("Show card", self._show)
-        self.promote = self.button("Use this version …", self._promote, "primary")
-        self.back = self.button("Roll back …", self._roll_back)
+        self.show = self.page.button("Show card", self._show)
+        self.promote = self.page.button("Use this version …", self._promote, "primary")
+        self.back = self.page.button("Roll back …", self._roll_back)
         self.confirm = Confirm(self.page)
         self.table = Table(
             self.page,
+            {
+                "Version": str,
+                "In use": lambda row: "● yes" if row.active else "",
+                "Registered": _of_card(lambda card: (card.created or "")[:10]),
+                "Accuracy (95 % interval)": _of_card(lambda card: str(card.reported[1].figure("accuracy"))),
+                "AUC (95 % interval)": _of_card(lambda card: str(card.reported[1].figure("auc"))),
+                "Measured on": _of_card(lambda card: card_text.reported_on(card) if card.metrics else "not measured"),
+                "Notes": lambda row: row.problem or ("synthetic data only" if row.card and row.card.synthetic else ""),
+            },
             *(self.show, self.promote, self.back),
-            name=lambda row: f"{row.model}@{row.version}",
             on_select=self._selected,
             empty="No model is registered yet. Train one with the notebooks, or run `make demo`.",
         )
@@ -34,13 +42,13 @@ class ModelsScreen(Screen):
     def refresh(self) -> None:
         """Load all versions."""
         rows = self.records.models()
-        used = [f"{row.model}@{row.version}" for row in rows if row.active]
+        used = ", ".join(str(row) for row in rows if row.active)
         self.in_use.value = (
-            f"<p>In use now: <b>{safe(', '.join(used))}</b>. These read new images.</p>"
+            f"<p>In use now: <b>{safe(used)}</b>. These read new images.</p>"
             if used
             else notice("No version is in use, so images cannot be read. Select a version and use it.", "problem")
         )
-        self.table.show(pd.DataFrame([_readable(row) for row in rows]), rows, count(len(rows), "version"))
+        self.table.show(rows, count(len(rows), "version"))
 
     def _selected(self) -> None:
         self.confirm.close()
@@ -58,9 +66,9 @@ class ModelsScreen(Screen):
     def _promote(self) -> None:
         row = self.table.selected()
         self.confirm.ask(
-            f"Use {row.model}@{row.version} for new readings? Earlier readings stay as they are.",
+            f"Use {row} for new readings? Earlier readings stay as they are.",
             "Use this version",
-            lambda: self._done(self.records.promote(row.model, row.version)),
+            lambda: self._report(self.records.promote(row.model, row.version)),
         )
 
     def _roll_back(self) -> None:
@@ -68,37 +76,26 @@ class ModelsScreen(Screen):
         self.confirm.ask(
             f"Go back to the version of {model} that was in use before?",
             "Roll back",
-            lambda: self._done(self.records.roll_back(model)),
+            lambda: self._report(self.records.roll_back(model)),
         )
 
-    def _done(self, row: ModelRow) -> None:
+    def _report(self, row: ModelRow) -> None:
         self.refresh()
-        self.page.say(f"{row.model}@{row.version} is in use now. No restart is needed.", "done")
+        self.page.say(f"{row} is in use now. No restart is needed.", "done")
 
 
-def _readable(row: ModelRow) -> dict:
-    name, card = f"{row.model}@{row.version}", row.card
-    if card is None:
-        return {"Version": name, "In use": "● yes" if row.active else "", "Notes": row.problem}
-    _, measured = card.reported
-    return {
-        "Version": name,
-        "In use": "● yes" if row.active else "",
-        "Registered": (card.created or "")[:10],
-        "Accuracy (95 % interval)": str(measured.figure("accuracy")),
-        "AUC (95 % interval)": str(measured.figure("auc")),
-        "Measured on": card_text.reported_on(card) if card.metrics else "not measured",
-        "Notes": row.problem or ("synthetic data only" if card.synthetic else ""),
-    }
+def _of_card(text: Callable[[ModelCard], str]) -> Callable[[ModelRow], str]:
+    """A cell that shows a part of the card; empty where the card cannot be read."""
+    return lambda row: text(row.card) if row.card else ""
 
 
 def _card(card: ModelCard) -> str:
-    says = "".join(f"<li>{safe(sentence)}</li>" for sentence in card_text.trust(card))
+    sentences = "".join(f"<li>{safe(sentence)}</li>" for sentence in card_text.trust(card))
     return (
         f"<h2>{safe(card.model)}@{safe(card.version)}</h2>"
         + (notice(card_text.SYNTHETIC, "note") if card.synthetic else "")
         + "".join(_figures(card_text.figures_table(*of)) for of in card.metrics.items())
-        + (f"<h3>Trust</h3><ul>{says}</ul>" if says else "")
+        + (f"<h3>Trust</h3><ul>{sentences}</ul>" if sentences else "")
         + "".join(_facts(title, rows) for title, rows in card_text.sections(card).items() if rows)
         + _facts("Files", card_text.files(card))
     )
