@@ -41,7 +41,7 @@ def untrained(network: str, source: Path, side: int) -> registry.Version:
 
     keras.utils.set_random_seed(7)
     recipe = {"label_column": None, "limit": None, "seed": 7}
-    chest = dataset.prepare(source, **recipe)
+    chest = dataset.load_split(source, **recipe)
     spec = preprocess.training_statistics(chest.files("train"), preprocess.Preprocessing(size=(side, side)))
     shape, classes = (side, side, 1), len(chest.classes)
     if network == "cnn":

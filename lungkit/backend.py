@@ -8,11 +8,12 @@ held back here, and shown when the import fails. Import Keras from here: `from l
 import os
 import sys
 import tempfile
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def _import_keras():
+def _import_keras() -> Any:
     if "tensorflow" in sys.modules:
         import keras
 

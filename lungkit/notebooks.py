@@ -5,9 +5,9 @@ import itertools
 import json
 import logging
 import tempfile
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -87,7 +87,9 @@ def run(notebooks: list[Path], parameters: dict[str, Any], folder: Path | None =
     report = Path(parameters.get("report") or folder)
     (report / config.REGISTERED).unlink(missing_ok=True)  # an earlier run's
     for notebook in notebooks:
-        given = parameters | {"report": str(report)} | _registered(report)
+        given = parameters | {"report": str(report)}
+        if record := _record(report):  # the next notebooks take the version that this run registered
+            given["model_name"] = record["version"]
         _execute(notebook, {name: value for name, value in given.items() if name in known[notebook]}, result)
     return result
 
@@ -96,23 +98,14 @@ def _new_folder(data: str) -> Path:
     """A new folder under the reports folder, even if another run begins in the same second."""
     name = files.cut_name(f"{datetime.now():%Y%m%d-%H%M%S}-{data}", 200)
     config.reports_dir().mkdir(parents=True, exist_ok=True)
-    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(folder for folder in map(config.reports_dir().joinpath, names) if _made(folder))
-
-
-def _made(folder: Path) -> bool:
-    """Make a folder; False if it exists already."""
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        return False
-    return True
-
-
-def _registered(folder: Path) -> dict[str, Any]:
-    """The version that this run registered, as a parameter of the next notebooks; a newer one is of another run."""
-    record = _record(folder)
-    return {"model_name": record["version"]} if record else {}
+    folder = config.reports_dir() / name
+    for number in itertools.count(2):
+        try:
+            folder.mkdir()
+            break
+        except FileExistsError:
+            folder = config.reports_dir() / f"{name}-{number}"
+    return folder
 
 
 def standing(result: Run) -> str:
@@ -120,10 +113,11 @@ def standing(result: Run) -> str:
     return _record(Path(result.parameters.get("report") or result.folder)).get("says", "")
 
 
-def _record(folder: Path) -> dict[str, Any]:
+def _record(folder: Path) -> dict[str, str]:
     """What release.register recorded in this folder; empty if it recorded nothing."""
-    record = folder / config.REGISTERED
-    return json.loads(record.read_text("utf-8")) if record.is_file() else {}
+    path = folder / config.REGISTERED
+    record: dict[str, str] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return record
 
 
 def _execute(notebook: Path, parameters: dict[str, Any], result: Run) -> None:
@@ -143,7 +137,7 @@ def _execute(notebook: Path, parameters: dict[str, Any], result: Run) -> None:
         _write_index(result)
 
 
-def _papermill(notebook: Path, copy: Path, parameters: dict) -> None:
+def _papermill(notebook: Path, copy: Path, parameters: dict[str, Any]) -> None:
     """Execute `notebook` into `copy`, with an HTML page next to it. Raises NotebookFailed if a cell fails."""
 
     def execute() -> None:
@@ -170,8 +164,8 @@ def _papermill(notebook: Path, copy: Path, parameters: dict) -> None:
         case DeadKernelError():
             reason = "its Python process ended without a message; most often there was not enough memory"
             raise NotebookFailed(notebook, "a cell", reason, page)
-    if failed or unwritten:
-        raise failed or unwritten
+    if error := failed or unwritten:
+        raise error
 
 
 def _page(copy: Path) -> Exception | None:
@@ -193,32 +187,20 @@ def _in_thread(work: Callable[[], None]) -> BaseException | None:
     In the main thread, Jupyter's client handles Ctrl-C itself: it closes the connection to the kernel, and the errors
     that follow hide that a person stopped the work.
     """
-    raised: list[BaseException] = []
-    ended = threading.Event()  # after Ctrl-C, Thread.join of Python 3.11 takes a running thread for ended
-
-    def caught() -> None:
-        try:
-            work()
-        except BaseException as error:
-            raised.append(error)
-        finally:
-            ended.set()
-
     before = _children()
+    future = ThreadPoolExecutor(1).submit(work)
     try:
-        threading.Thread(target=caught, daemon=True).start()
-        ended.wait()
+        return future.exception()
     except KeyboardInterrupt:
         with ignored():
             logging.disable()  # the kernel ends on purpose
-            while not ended.is_set():
+            while not future.done():
                 for process in _children() - before:
                     with suppress(psutil.NoSuchProcess):
                         process.kill()
-                ended.wait(0.2)
+                wait([future], 0.2)
             logging.disable(logging.NOTSET)
         raise
-    return raised[0] if raised else None
 
 
 def _children() -> set[psutil.Process]:

@@ -23,7 +23,7 @@ def _in_notebook() -> bool:
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
-class _NotebookBar(tqdm):
+class _NotebookBar(tqdm):  # type: ignore[type-arg]  # tqdm takes no parameter at run time
     def __init__(self, *args: Any, **kwargs: Any):
         from IPython import display
 

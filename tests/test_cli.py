@@ -219,7 +219,7 @@ def trained(squares, tmp_path_factory) -> Path:
         release.register(
             cnn.build((32, 32, 1), 2, filters=4, blocks=2),
             "squares-cnn",
-            dataset.prepare(squares, **recipe),
+            dataset.load_split(squares, **recipe),
             preprocess.Preprocessing(size=(32, 32)),
             architecture={},
             training={},

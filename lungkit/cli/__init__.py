@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Any
 
 from lungkit.interrupts import EXIT_CODE, ignored, message
 
@@ -16,7 +17,7 @@ from lungkit.errors import LungkitError
 class _Command(TyperGroup):
     """The whole command: Ctrl-C in any verb ends it with one line, where Typer would say nothing."""
 
-    def invoke(self, ctx):
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -29,8 +30,16 @@ class _Command(TyperGroup):
 app = typer.Typer(
     cls=_Command, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
 )
-for _part in (training, data, models, clinic):
-    _part.register(app)
+for _verb in (training.run, training.train, training.search, training.evaluate, clinic.predict, clinic.serve):
+    app.command()(_verb)
+for _name, _part in {
+    "data": data.data_app,
+    "models": models.models_app,
+    "db": clinic.db_app,
+    "user": clinic.user_app,
+    "audit": clinic.audit_app,
+}.items():
+    app.add_typer(_part, name=_name)
 
 
 def main() -> None:

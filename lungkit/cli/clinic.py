@@ -19,14 +19,6 @@ user_app = typer.Typer(no_args_is_help=True, help="People who sign in: add, list
 audit_app = typer.Typer(no_args_is_help=True, help="The audit trail: verify.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the clinic's verbs to the command."""
-    app.command()(predict)
-    app.command()(serve)
-    for name, part in (("db", db_app), ("user", user_app), ("audit", audit_app)):
-        app.add_typer(part, name=name)
-
-
 # --- predict
 
 

@@ -11,11 +11,6 @@ from lungkit.cli.options import say_each, source_path
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: fetch, make, audit.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs to the command."""
-    app.add_typer(data_app, name="data")
-
-
 @data_app.command("fetch")
 def data_fetch(name: Annotated[str, typer.Argument(help="pneumoniamnist")]) -> None:
     """Download a public data set and verify its checksum."""
@@ -51,7 +46,7 @@ def data_audit(
     from lungkit.data import dataset, figures, quality
     from lungkit.training import sentences
 
-    found = quality.check(dataset.load(source_path(data), label_column=label_column))
+    found = quality.audit(dataset.load(source_path(data), label_column=label_column))
     columns = ["severity", "finding", "count", "meaning", "examples"]
     rows = found.findings.loc[found.findings["count"] > 0, columns].itertuples(index=False)
     terminal.table(columns, rows, f"Audit of {found.name}", prose=["meaning", "examples"])

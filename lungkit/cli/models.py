@@ -10,11 +10,6 @@ from lungkit.errors import LungkitError
 models_app = typer.Typer(no_args_is_help=True, help="Trained models: versions under artifacts/.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs to the command."""
-    app.add_typer(models_app, name="models")
-
-
 @models_app.command("list")
 def models_list() -> None:
     """Every version of every model, how good it was, and where that was measured; the active one is marked."""

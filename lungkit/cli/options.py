@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lungkit import terminal
-from lungkit.data.folders import shown
+from lungkit.data.folders import one_line
 from lungkit.errors import LungkitError
 
 NAMED = ("phantom", "pneumoniamnist")  # data sets that are not a path
@@ -30,7 +30,7 @@ def source_path(data: str) -> str:
 
 def say_each(lines: Iterable[str], most: int = 100, where: str = "") -> None:
     """Each as a line of its own; the first ones where there are many."""
-    lines = [shown(line) for line in lines]
+    lines = [one_line(line) for line in lines]
     for line in lines[:most]:
         terminal.say(line)
     if len(lines) > most:

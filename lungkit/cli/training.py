@@ -14,12 +14,6 @@ from lungkit.cli.options import NAMED, Source, say_each, source_path
 from lungkit.errors import LungkitError
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs to the command."""
-    for verb in (run, train, search, evaluate):
-        app.command()(verb)
-
-
 def run(
     which: Annotated[list[str], typer.Argument(help="all, or numbers such as 01 03")],
     data: Source = "phantom",
@@ -51,7 +45,7 @@ def run(
     terminal.say(f"{len(result.stages)} notebooks in {seconds:.0f} s: {result.index}")
 
 
-def _value(text: str):
+def _value(text: str) -> Any:
     """A parameter's value as JSON where it is (3, 0.5, true, null), otherwise the text itself."""
     try:
         return json.loads(text)
@@ -235,7 +229,7 @@ def evaluate(
     say_each(map(str, scored.data.notes))
 
 
-def _reviewed(review: dict) -> str:
+def _reviewed(review: dict[str, Any]) -> str:
     """In words, what the band of uncertainty leaves to a person."""
     from lungkit.wording import figure
 

@@ -167,9 +167,9 @@ def sentence(answer: Answer, undrawn: str = "") -> str:
     """
     reading = answer.reading
     if reading is None:
-        return folders.shown(answer.error)
+        return folders.one_line(answer.error)
     likely = reading.probabilities[reading.classes.index(reading.label)]
-    told = f"{folders.shown(answer.file)}: {reading.decision} ({reading.label} {likely:.3f})"
+    told = f"{folders.one_line(answer.file)}: {reading.decision} ({reading.label} {likely:.3f})"
     failed = [check.words for check in reading.checks if not check.passed]
     noted = [reading.note] if reading.note else []
     return "; ".join([told, *failed, *noted, *([f"no heat map: {undrawn}"] if undrawn else [])])
@@ -225,7 +225,7 @@ def find(patterns: Iterable[str]) -> Found:
             if stat.S_ISDIR(folders.mode(place)):
                 looked = folders.survey(place)
                 files += looked.images
-                notes += [f"{folders.shown(place)}: {sentence}" for sentence in looked.sentences(place)]
+                notes += [f"{folders.one_line(place)}: {sentence}" for sentence in looked.sentences(place)]
             else:
                 files.append(place)
         if not files:

@@ -110,7 +110,7 @@ class ModelPool:
     moves. Any thread may call.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock = Lock()
         self._compiled: OrderedDict[str, Predictor] = OrderedDict()
 

@@ -103,7 +103,7 @@ class Dataset:
     def save(self, folder: str | Path, recipe: dict[str, Any] | None = None) -> None:
         """Write manifest.csv, then dataset.json with its hash: `open` notices if the process was killed in between.
 
-        recipe: what the manifest was made from (see prepare), kept in dataset.json.
+        recipe: what the manifest was made from (see load_split), kept in dataset.json.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -180,13 +180,13 @@ def as_given(
 
 
 def name_of(source: str | Path, *, label_column: str | None = None, limit: int | None = None, seed: int = 7) -> str:
-    """The name of the data set that `load` or `prepare` returns; no phantom is made, and no image is opened."""
+    """The name of the data set that `load` or `load_split` returns; no phantom is made, and no image is opened."""
     if source == "phantom":
         return sources.phantom_folder(limit or 1500, seed).name
     return sources.read(source, label_column, limit, seed).name
 
 
-def prepare(
+def load_split(
     source: str | Path,
     *,
     label_column: str | None = None,
@@ -230,7 +230,7 @@ def prepare(
         dataset = _with_headers(listing)
         manifest = splits.assign(_read_once(dataset, kept_as), seed=seed, overlap=overlap, fold=fold, by=by)
         if by == "patient":
-            splits.check(manifest)
+            splits.refuse_leaks(manifest)
         dataset = replace(dataset, manifest=manifest)
         dataset.save(folder, recipe)
     for each in () if quiet else _not_used(dataset):

@@ -131,7 +131,7 @@ def _intensity(stored: np.ndarray, header: Header, notes: list[str]) -> np.ndarr
     return _presented(stored, header, notes)
 
 
-def _coloured(stored: np.ndarray, palette: list[lookup.Table]) -> np.ndarray:
+def _coloured(stored: np.ndarray, palette: list[lookup.LookupTable]) -> np.ndarray:
     """The luminance of palette colours, at the depth of the palette."""
     red, green, blue = (table(stored).astype(np.int64) for table in palette)
     grey = (red * 19595 + green * 38470 + blue * 7471 + 2**15) >> 16  # ITU-R 601-2, as Pillow rounds it
@@ -148,7 +148,7 @@ def _presented(stored: np.ndarray, header: Header, notes: list[str]) -> np.ndarr
     if table:
         pixels = between(table(values), 0, table.white)
     elif window:
-        pixels = windowed(values, *window)
+        pixels = apply_window(values, *window)
     elif header.bits_stored <= 8:
         every = _modality_values(np.arange(header.lowest, header.highest + 1), header)
         pixels = between(values, float(every.min()), float(every.max()))
@@ -175,18 +175,18 @@ def _modality_values(stored: np.ndarray, header: Header) -> np.ndarray:
     """The stored values after the modality LUT or the rescale, if there is one."""
     if items := header.items.get("ModalityLUTSequence"):
         try:
-            return lookup.table(items[0], header.order, header.lowest, header.highest)(stored)
+            return lookup.item_table(items[0], header.order, header.lowest, header.highest)(stored)
         except lookup.Unusable as unusable:
             raise Broken(f"ModalityLUTSequence not usable: {unusable}", "Export the image again.") from unusable
     slope, intercept = rescale(header)
     return stored if (slope, intercept) == (1, 0) else stored * slope + intercept
 
 
-def _voi_table(header: Header, reach: np.ndarray, notes: list[str]) -> lookup.Table | None:
+def _voi_table(header: Header, reach: np.ndarray, notes: list[str]) -> lookup.LookupTable | None:
     """The first usable table for display. reach: the values of the smallest and the largest stored number."""
     for item in header.items.get("VOILUTSequence", ()):
         try:
-            return lookup.table(item, header.order, float(min(reach)), float(max(reach)))
+            return lookup.item_table(item, header.order, float(min(reach)), float(max(reach)))
         except lookup.Unusable as unusable:
             notes.append(f"VOILUTSequence not used: {unusable}")
     return None
@@ -207,7 +207,7 @@ def _window(header: Header, notes: list[str]) -> tuple[float, float, str] | None
     return None
 
 
-def windowed(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
+def apply_window(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
     """float32 0..1 by PS3.3, C.11.2.1.2 and C.11.2.1.3; any other function counts as LINEAR."""
     if function == "SIGMOID":
         return (1 / (1 + np.exp(-4 * (values - centre) / width))).astype(np.float32)

@@ -156,7 +156,7 @@ class Header:
 
     def text(self, keyword: str) -> str:
         """The value as one short printable line, "" if there is none; several are joined by a backslash."""
-        return printable("\\".join(map(str, self.values(keyword))))
+        return _printable("\\".join(map(str, self.values(keyword))))
 
     def word(self, keyword: str) -> str:
         """The first value in capitals, as the standard writes its defined terms."""
@@ -201,7 +201,7 @@ class Header:
         return self.lowest + (1 << self.bits_stored) - 1
 
 
-def printable(words: str) -> str:
+def _printable(words: str) -> str:
     """The part of a value that may be shown: one line, not too long."""
     return "".join(letter for letter in words if letter.isprintable())[:64]
 
@@ -355,7 +355,7 @@ def _checked_meta(walk: _Walk) -> tuple[uid.UID, str, int]:
     syntax = uid.UID(meta.text("TransferSyntaxUID"))
     if syntax not in _TRANSFER_SYNTAXES:
         raise Broken(
-            f"transfer syntax not accepted: {printable(syntax.name) or 'no TransferSyntaxUID given'}",
+            f"transfer syntax not accepted: {_printable(syntax.name) or 'no TransferSyntaxUID given'}",
             "Export it uncompressed, or as JPEG, JPEG-LS, JPEG 2000 or RLE.",
         )
     return syntax, meta.text("MediaStorageSOPClassUID"), end
@@ -408,7 +408,7 @@ def _checked_pixels(element: _Element | None) -> int:
 def _check_object(header: Header) -> None:
     if header.kind not in _XRAY_AND_CT:
         raise Broken(
-            f"unsupported DICOM object: {printable(header.kind.name) or 'no SOPClassUID given'}",
+            f"unsupported DICOM object: {_printable(header.kind.name) or 'no SOPClassUID given'}",
             "CT, CR, DX and secondary capture images of one frame are read.",
         )
 

@@ -147,10 +147,10 @@ def mode(path: Path) -> int:
         return 0
 
 
-def shown(name: object) -> str:
+def one_line(name: object) -> str:
     """A name of any bytes as one line of printable text.
 
-    >>> print(shown("a\\nb.png"))
+    >>> print(one_line("a\\nb.png"))
     a\\nb.png
     """
     text = str(name).encode("utf-8", "backslashreplace").decode("utf-8")
@@ -173,7 +173,7 @@ def few(names: Iterable[object], most: int = 3) -> str:
     'a, b, c and 2 more'
     """
     names = list(names)
-    return ", ".join(map(shown, names[:most])) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+    return ", ".join(map(one_line, names[:most])) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def below(path: Path, root: Path) -> str:

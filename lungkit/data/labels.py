@@ -44,7 +44,7 @@ def read(path: Path, column: str = "label") -> tuple[pd.DataFrame, list[Note]]:
     header = _header(rows[0], column)
     for name in ("file", column):
         if name not in header:
-            there = ", ".join(map(folders.shown, filter(None, header)))
+            there = ", ".join(map(folders.one_line, filter(None, header)))
             raise ColumnMissing(f"{path} has no column '{name}'; it has: {there}")
     if len(rows) == 1:
         raise DatasetError(f"{path} has no rows: below the names of the columns, each line stands for an image")

@@ -17,7 +17,7 @@ class Unusable(Exception):
 
 
 @dataclass(frozen=True)
-class Table:
+class LookupTable:
     """A lookup table. Values below its range get the first entry, values above it the last."""
 
     first: int  # value mapped
@@ -30,12 +30,12 @@ class Table:
         return self.entries[np.clip(values.astype(np.int64) - self.first, 0, len(self.entries) - 1)]
 
 
-def table(item: dict[str, Raw], order: str, lowest: float, highest: float) -> Table:
+def item_table(item: dict[str, Raw], order: str, lowest: float, highest: float) -> LookupTable:
     """The table of a sequence item, for values from `lowest` to `highest`. order: "<" or ">". Raises Unusable."""
     return _table(item.get("LUTDescriptor"), item.get("LUTData"), None, "LUT", order, (lowest, highest))
 
 
-def palette(header: Header) -> list[Table]:
+def palette(header: Header) -> list[LookupTable]:
     """The tables of red, green and blue, all of one depth. Raises Broken."""
     try:
         tables = [
@@ -52,12 +52,12 @@ def palette(header: Header) -> list[Table]:
     except Unusable as unusable:
         raise Broken(f"palette not usable: {unusable}", _EXPORT) from unusable
     white = max(colour.white for colour in tables)
-    return [Table(colour.first, colour.entries, white) for colour in tables]
+    return [LookupTable(colour.first, colour.entries, white) for colour in tables]
 
 
 def _table(
     descriptor: Raw | None, data: Raw | None, segments: Raw | None, name: str, order: str, reach: tuple[float, float]
-) -> Table:
+) -> LookupTable:
     for raw in (descriptor, data, segments):
         if raw and raw.kind not in _KINDS:
             raise Broken("damaged: a lookup table that is not of numbers", _EXPORT)
@@ -74,7 +74,7 @@ def _table(
         raise Unusable(f"{name}Data missing")
     if len(entries) < count:
         raise Unusable(f"{name}Data of {len(entries)} entries, where {name}Descriptor says {count}")
-    return Table(_first(first, descriptor.kind, count, reach), entries, 2 ** _depth(entries, bits) - 1)
+    return LookupTable(_first(first, descriptor.kind, count, reach), entries, 2 ** _depth(entries, bits) - 1)
 
 
 def _words(data: Raw, order: str, wide: bool) -> np.ndarray:

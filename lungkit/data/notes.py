@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lungkit.data.folders import few, shown
+from lungkit.data.folders import few, one_line
 from lungkit.errors import LungkitError
 
 KEPT = 10  # names, of however many
@@ -50,7 +50,7 @@ class Note:
 def note(finding: str, severity: str, names: Iterable[str], meaning: str) -> list[Note]:
     """A list with a note on these names; empty if there are no names."""
     names = list(names)
-    return [Note(finding, severity, len(names), meaning, tuple(map(shown, names[:KEPT])))] if names else []
+    return [Note(finding, severity, len(names), meaning, tuple(map(one_line, names[:KEPT])))] if names else []
 
 
 def alike(text: str) -> str:

@@ -15,7 +15,7 @@ import PIL.Image
 from lungkit import progress
 from lungkit.data import images, preprocess, splits
 from lungkit.data.dataset import Dataset
-from lungkit.data.folders import shown
+from lungkit.data.folders import one_line
 from lungkit.data.notes import Note
 
 # Near duplicates: perceptual hashes (64 bits) that differ in few bits propose a pair, and the correlation of the two
@@ -88,7 +88,7 @@ class _Look:
     facts: tuple[float, ...]  # _FACTS
 
 
-def check(dataset: Dataset) -> QualityReport:
+def audit(dataset: Dataset) -> QualityReport:
     """Read every image of the manifest once (in threads, with a progress bar) and compare all pairs."""
     rows = dataset.manifest
     files = [dataset.root / file for file in rows["file"]]
@@ -356,7 +356,7 @@ def _finding(finding: str, severity: str, count: int, of: int, meaning: str, exa
         "count": count,
         "share": round(count / of, 4) if of else 0.0,
         "meaning": meaning if count else "None found.",
-        "examples": "; ".join(shown(example) for example in list(examples)[:3]) if count else "",
+        "examples": "; ".join(one_line(example) for example in list(examples)[:3]) if count else "",
     }
 
 

@@ -121,7 +121,7 @@ def _limited(rows: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:
 def _folder(path: Path, label_column: str | None) -> Listing:
     """A folder's data set: its labels.csv, or its only .npz, or that of its only folder, or its class folders."""
     if not folders.is_text(path):
-        raise DatasetError(f"{folders.shown(path)}: the folder's name is not in UTF-8; rename it")
+        raise DatasetError(f"{folders.one_line(path)}: the folder's name is not in UTF-8; rename it")
     if table := next((file for file in sorted(path.iterdir()) if file.name.casefold() == "labels.csv"), None):
         return _labels_csv(table, label_column)
     found = folders.survey(path)
@@ -247,7 +247,7 @@ def _below(files: labels.Files, names: pd.Series, column: str) -> pd.Series:
     found = names.map(lambda name: files.find(name) if name else "")
     gone = found.isna()
     if gone.any() and (there := files.hint(names[gone].iloc[0])):
-        more = f". There is {folders.shown(there)}: give each path as it is below the folder of labels.csv"
+        more = f". There is {folders.one_line(there)}: give each path as it is below the folder of labels.csv"
         labels.refuse_rows(table, gone, f"a {column} that is not there", names, more)
     labels.refuse_rows(table, gone, f"a {column} that is not there", names)
     return found

@@ -140,7 +140,7 @@ def _validation_taken(rows: pd.DataFrame, seed: int) -> np.ndarray:
     return _distributed(rows, ("train", "val"), (1 - share, share), seed)
 
 
-def check(manifest: pd.DataFrame) -> None:
+def refuse_leaks(manifest: pd.DataFrame) -> None:
     """Raises SplitLeak, naming the patients, if a patient (or byte-identical images) is in two of train, val, test."""
     leaks = _leaks(manifest)
     if len(leaks):

@@ -151,7 +151,7 @@ class TrainingData(Part):
     name: str
     fingerprint: str = ""
     counts: Mapping[str, SplitCounts] = field(default_factory=dict)  # of "train", "val" and "test"
-    recipe: Mapping[str, Any] = field(default_factory=dict)  # the arguments of dataset.prepare that give this split
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # the arguments of dataset.load_split that give this split
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,17 +32,17 @@ class RecipeData:
     """A recipe's images: the split, and the tensors of two parts in memory."""
 
     data: dataset.Dataset
-    how: dict  # the arguments of dataset.prepare that give this split again
+    how: dict  # the arguments of dataset.load_split that give this split again
     spec: preprocess.Preprocessing
     train: np.ndarray  # float32 (n, height, width, 1)
     validation: np.ndarray
 
 
 def recipe_data(recipe: Recipe, source: str | Path, limit: int | None = None) -> RecipeData:
-    """Read the images of a recipe from `source`, as dataset.prepare takes it; `limit`: at most so many."""
+    """Read the images of a recipe from `source`, as dataset.load_split takes it; `limit`: at most so many."""
     how = {"label_column": recipe.label_column, "limit": limit, "seed": 7, "fold": recipe.fold, "by": recipe.by}
     plain = preprocess.Preprocessing(size=(recipe.side, recipe.side))
-    data = dataset.prepare(source, **how, overlap="set_aside", kept_as=lambda _: plain)
+    data = dataset.load_split(source, **how, overlap="set_aside", kept_as=lambda _: plain)
     spec = preprocess.training_statistics(data.files("train"), plain)
     train = preprocess.read_batch(data.files("train"), spec, label="training images")
     return RecipeData(data, how, spec, train, preprocess.read_batch(data.files("val"), spec, label="validation images"))

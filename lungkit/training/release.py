@@ -78,7 +78,7 @@ def register(
     lungkit.training.activation); the card's "standing" says which.
 
     architecture, training, about: what people should know of them, JSON-ready, kept in the card.
-    recipe: the arguments of dataset.prepare (label_column, limit, seed …) that give this split again.
+    recipe: the arguments of dataset.load_split (label_column, limit, seed …) that give this split again.
     modality: "X-ray", "CT" or "MRI"; default: what the data set says of its images.
     measured: further figures for the card's metrics, by where they were measured.
     probes: asked last, when all was chosen; what they answer is the card's "trust".
@@ -323,7 +323,7 @@ def _as_given(version: registry.Version, source: str, recipe: dict, label_column
 def _as_trained(version: registry.Version, source: str, recipe: dict) -> dataset.Dataset | None:
     """The set split by the version's recipe; None where that is not what it was trained on."""
     try:
-        data = dataset.prepare(source, **recipe | {"overlap": "set_aside", "quiet": True})
+        data = dataset.load_split(source, **recipe | {"overlap": "set_aside", "quiet": True})
     except (dataset.DatasetError, splits.SplitError):
         return None
     return data if data.fingerprint == version.card.data.fingerprint else None

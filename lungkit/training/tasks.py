@@ -49,7 +49,7 @@ class CnnTask(SearchTask):
     """The search of the compact CNN, with all that notebook 03 needs to train what it gives."""
 
     data: dataset.Dataset
-    how: dict  # the arguments of dataset.prepare that give this split again
+    how: dict  # the arguments of dataset.load_split that give this split again
     spec: preprocess.Preprocessing
     size: config.Profile
     class_weights: dict[int, float]
@@ -77,7 +77,7 @@ def cnn_task(
 ) -> CnnTask:
     """The search of the compact CNN's settings on a data set.
 
-    source, overlap: as dataset.prepare takes them. intensity_window: as preprocess.Preprocessing. `trials` and `epochs`
+    source, overlap: as dataset.load_split takes them. intensity_window: as in Preprocessing. `trials` and `epochs`
     other than the profile's make another search, in another folder.
     """
     if strategy not in search.STRATEGIES:
@@ -89,7 +89,7 @@ def cnn_task(
     def plain(data: dataset.Dataset) -> preprocess.Preprocessing:
         return preprocess.Preprocessing(size=data.input_size(size.image_size), intensity_window=intensity_window)
 
-    chest = dataset.prepare(source, overlap=overlap, kept_as=plain, **how)
+    chest = dataset.load_split(source, overlap=overlap, kept_as=plain, **how)
     spec = preprocess.training_statistics(chest.files("train"), plain(chest))
     decoded = pipeline.decoded(chest, "train", spec)
 
@@ -197,7 +197,7 @@ def recipe_task(
 ) -> SearchTask:
     """A bayesian search of `trials` trials of `epochs` epochs (default: the recipe's) on at most `limit` images.
 
-    source: as dataset.prepare takes it; one with other classes or of another modality is refused.
+    source: as dataset.load_split takes it; one with other classes or of another modality is refused.
     """
     recipe = replace(recipe, epochs=recipe.epochs if epochs is None else epochs)
     recipe.check(dataset.load(source, label_column=recipe.label_column, limit=limit))

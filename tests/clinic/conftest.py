@@ -370,7 +370,7 @@ def _trained(folder: Path, source: str, name: str, limit: int | None = None) -> 
         patch.setenv("LUNGKIT_DATA", str(folder / "data"))
         patch.setenv("LUNGKIT_ARTIFACTS", str(folder / "artifacts"))
         recipe = {"label_column": None, "limit": limit, "seed": 7}
-        chest = dataset.prepare(source, overlap="set_aside", **recipe)
+        chest = dataset.load_split(source, overlap="set_aside", **recipe)
         spec = preprocess.training_statistics(chest.files("train"), preprocess.Preprocessing(size=(64, 64)))
         keras.utils.set_random_seed(1)
         model = cnn.compile_classifier(cnn.build((64, 64, 1), len(chest.classes), filters=8, blocks=2))

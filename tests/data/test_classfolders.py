@@ -64,7 +64,7 @@ def test_an_empty_class_folder_is_an_error_and_nothing_is_trained(root):
         ("Covid/images.zip",),
     )
     with pytest.raises(DatasetError, match=r"classes without an image: 1 \(Covid\)"):
-        dataset.prepare(root)
+        dataset.load_split(root)
     assert len(dataset.as_given(root).manifest) == 8, "a model can be scored on what is there"
 
 
@@ -150,7 +150,7 @@ def test_class_names_in_two_spellings_are_named_also_between_parts(root, one, ot
     put(root, f"train/{one}", "train/Sick", f"test/{other}", "test/Sick")
     assert notes(dataset.load(root))["classes in two spellings"].severity == "error"
     with pytest.raises(DatasetError, match="classes in two spellings"):
-        dataset.prepare(root)
+        dataset.load_split(root)
 
 
 def test_images_outside_the_class_folders_and_other_files_are_noted(root):
@@ -165,7 +165,7 @@ def test_images_outside_the_class_folders_and_other_files_are_noted(root):
 def test_a_file_whose_name_is_not_text_is_named_and_the_rest_is_read(root):
     put(root, "Normal", "Sick")
     os.rename(root / "Sick" / "0.png", os.fsencode(root / "Sick") + b"/\xff.png")  # noqa: PTH104 (bytes)
-    data = dataset.prepare(put(root, "Sick/p9"))
+    data = dataset.load_split(put(root, "Sick/p9"))
     assert len(data.manifest) == 11
     assert str(notes(data)["files whose name is not text"]).isprintable()
 
@@ -173,17 +173,17 @@ def test_a_file_whose_name_is_not_text_is_named_and_the_rest_is_read(root):
 def test_notes_of_a_source_are_saved_and_follow_the_source(root, capsys):
     put(root, "Normal", "Sick")
     (root / "README").write_text("x")
-    first = dataset.prepare(root)
+    first = dataset.load_split(root)
     assert "set: files passed over: 1 (README). They are no images, or hidden." in capsys.readouterr().err
     (root / "NOTES").write_text("x")
-    again = dataset.prepare(root)
+    again = dataset.load_split(root)
     assert notes(first)["files passed over"].count == 1
     assert notes(again)["files passed over"].examples == ("NOTES", "README")
     saved = dataset.Dataset.open(dataset.config.data_dir() / "manifests" / "set")
     assert saved.notes == again.notes
     shutil.rmtree(root / "Sick")
     with pytest.raises(DatasetError, match="every image is of class 'Normal'"):
-        dataset.prepare(root)
+        dataset.load_split(root)
 
 
 def test_ten_thousand_files_are_listed_in_seconds(root):

@@ -214,8 +214,8 @@ def test_a_file_listed_on_two_sides_is_a_leak_not_a_silent_double(table_folder):
     again = table.iloc[[0, 0]].assign(split=["test", "train"])  # one contradicts the first row, one repeats it
     write(pd.concat([table, again], ignore_index=True))
     with pytest.raises(splits.SplitLeak, match="000"):
-        dataset.prepare(root)
-    done = dataset.prepare(root, overlap="set_aside").manifest
+        dataset.load_split(root)
+    done = dataset.load_split(root, overlap="set_aside").manifest
     assert sorted(done.loc[done["file"] == "img/0-0.png", "split"]) == ["set_aside", "test"]
 
 
@@ -275,11 +275,11 @@ def test_pneumoniamnist_by_name_asks_for_the_download():
 
 def test_the_phantom_is_made_once_is_synthetic_and_splits_by_patient():
     """About 4 s, most of it drawing."""
-    data = dataset.prepare("phantom", limit=60)
+    data = dataset.load_split("phantom", limit=60)
     assert data.classes == ("Normal", "Pneumonia", "COVID-19") and data.synthetic
     assert len(data.manifest) == 60 and set(data.manifest["modality"]) == {"CT"}
     assert (data.manifest["mask"] != "").equals(data.manifest["label"] != "Normal")
-    splits.check(data.manifest)
+    splits.refuse_leaks(data.manifest)
     made = data.files()[0].stat().st_mtime_ns
     assert dataset.load("phantom", limit=60).files()[0].stat().st_mtime_ns == made
 
@@ -313,7 +313,7 @@ def test_a_limit_below_one_is_refused(table_folder):
 
 
 def test_files_labels_and_patients_of_a_split_are_in_one_order(table_folder):
-    data = dataset.prepare(table_folder[0])
+    data = dataset.load_split(table_folder[0])
     for split in ("train", "val", "test", None):
         rows = data.part(split)
         assert [path.name for path in data.files(split)] == [file.split("/")[1] for file in rows["file"]]
@@ -324,7 +324,7 @@ def test_files_labels_and_patients_of_a_split_are_in_one_order(table_folder):
 
 
 def test_the_summary_counts_images_and_patients(table_folder):
-    table = dataset.prepare(table_folder[0]).summary()
+    table = dataset.load_split(table_folder[0]).summary()
     assert table.loc["all", ("all", "images")] == 16 and table.loc["all", ("sick", "patients")] == 4
     assert table.loc[["train", "val", "test"], ("all", "images")].sum() == 16
 
@@ -336,7 +336,7 @@ def test_an_unreadable_image_is_refused_with_its_reason(table_folder):
     root, *_ = table_folder
     whole = (root / "img/3-1.png").read_bytes()
     (root / "img/3-1.png").write_bytes(whole[: len(whole) // 2])
-    data = dataset.prepare(root)
+    data = dataset.load_split(root)
     row = data.manifest.set_index("file").loc["img/3-1.png"]
     assert row["split"] == "refused" and "3-1.png" in row["note"]
     assert len(data.files()) == 15 and len(data.files("refused")) == 1
@@ -349,7 +349,7 @@ def test_notes_are_written_once_even_before_a_refusal_that_they_explain(table_fo
     table.loc[9, "patient_id"] = "007"
     write(table)
     for _ in range(2):
-        dataset.prepare(root, overlap="set_aside")
+        dataset.load_split(root, overlap="set_aside")
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("clinic: ")]
     assert told == [
         "clinic: images that cannot be read: 1 (img/3-1.png: empty file. Copy or export it again.). "
@@ -359,7 +359,7 @@ def test_notes_are_written_once_even_before_a_refusal_that_they_explain(table_fo
     for place in ("Normal/a", "Normal/b", "Sick/c", "Sick/d"):
         picture(tmp_path / "few" / place / "1.png")
     with pytest.raises(splits.SplitError, match="2 patient"):
-        dataset.prepare(tmp_path / "few")
+        dataset.load_split(tmp_path / "few")
     assert "few: patients named by folders: 4 (a, b, c and 1 more)" in capsys.readouterr().err
 
 
@@ -369,14 +369,14 @@ def test_a_class_without_a_readable_image_is_named(class_folders):
     with pytest.raises(
         DatasetError, match=r"no image of Normal can be read\. The first refusal: .*Normal.*not an image"
     ):
-        dataset.prepare(class_folders)
+        dataset.load_split(class_folders)
 
 
 def test_a_prepared_set_is_reused_without_decoding(table_folder, monkeypatch):
     root, *_ = table_folder
-    first = dataset.prepare(root)
+    first = dataset.load_split(root)
     monkeypatch.setattr(images, "read", lambda *_: pytest.fail("decoded again"))
-    again = dataset.prepare(root)
+    again = dataset.load_split(root)
     assert again.fingerprint == first.fingerprint
     pd.testing.assert_frame_equal(again.manifest, first.manifest)
     opened = Dataset.open(config.data_dir() / "manifests" / "clinic")
@@ -385,30 +385,30 @@ def test_a_prepared_set_is_reused_without_decoding(table_folder, monkeypatch):
 
 def test_a_changed_image_label_or_parameter_is_prepared_again(table_folder):
     root, table, write = table_folder
-    prints = [dataset.prepare(root).fingerprint]
+    prints = [dataset.load_split(root).fingerprint]
     picture(root / "img/0-0.png")
-    prints.append(dataset.prepare(root).fingerprint)
+    prints.append(dataset.load_split(root).fingerprint)
     table.loc[:1, "label"] = "sick"
     write(table)
-    prints.append(dataset.prepare(root).fingerprint)
-    prints.append(dataset.prepare(root, seed=11).fingerprint)
+    prints.append(dataset.load_split(root).fingerprint)
+    prints.append(dataset.load_split(root, seed=11).fingerprint)
     assert len(set(prints)) == 4
 
 
 def test_data_that_moved_is_found_at_its_new_place(table_folder, tmp_path, monkeypatch):
     root, *_ = table_folder
-    first = dataset.prepare(root)
+    first = dataset.load_split(root)
     moved = tmp_path / "elsewhere" / "clinic"
     shutil.move(root, moved)
     monkeypatch.setattr(images, "read", lambda *_: pytest.fail("decoded again"))
-    again = dataset.prepare(moved)
+    again = dataset.load_split(moved)
     assert again.fingerprint == first.fingerprint and all(file.is_file() for file in again.files())
     assert Dataset.open(config.data_dir() / "manifests" / "clinic").root == moved
 
 
 def test_a_half_written_or_damaged_record_is_named_and_made_again(table_folder):
     root, *_ = table_folder
-    first = dataset.prepare(root)
+    first = dataset.load_split(root)
     folder = config.data_dir() / "manifests" / "clinic"
     text = (folder / "manifest.csv").read_text()
     for damage in (
@@ -420,20 +420,20 @@ def test_a_half_written_or_damaged_record_is_named_and_made_again(table_folder):
         damage()
         with pytest.raises(DatasetError, match=r"clinic.*(prepare|missing)"):
             Dataset.open(folder)
-        assert dataset.prepare(root).fingerprint == first.fingerprint
+        assert dataset.load_split(root).fingerprint == first.fingerprint
 
 
 def test_a_kill_while_preparing_leaves_the_saved_set_whole(table_folder):
     """A process is killed in the middle of the second preparation; the first one must still be there. About 3 s."""
     root, table, write = table_folder
-    first = dataset.prepare(root)
+    first = dataset.load_split(root)
     table.loc[0, "source"] = "other"
     table.loc[:1, "label"] = "sick"
     write(table)
     slow = (
         "import sys, time\nfrom lungkit.data import dataset, images\nread = images.read\n"
         "def slowly(path):\n    print('reading', flush=True)\n    time.sleep(1)\n    return read(path)\n"
-        "images.read = slowly\ndataset.prepare(sys.argv[1])\n"
+        "images.read = slowly\ndataset.load_split(sys.argv[1])\n"
     )
     child = subprocess.Popen([sys.executable, "-c", slow, str(root)], stdout=subprocess.PIPE, env=os.environ)
     assert child.stdout.readline().startswith(b"reading")  # two threads may share the line
@@ -443,7 +443,7 @@ def test_a_kill_while_preparing_leaves_the_saved_set_whole(table_folder):
     child.stdout.close()
     saved = Dataset.open(config.data_dir() / "manifests" / "clinic")
     assert saved.fingerprint == first.fingerprint
-    assert dataset.prepare(root).fingerprint != first.fingerprint
+    assert dataset.load_split(root).fingerprint != first.fingerprint
 
 
 # Real data ------------------------------------------------------------------------------------------------------
@@ -454,11 +454,11 @@ def test_the_paediatric_xrays_keep_their_official_test_whole(shared_data):
     source = shared_data / "chest_xray_paediatric_224"
     with pytest.raises(splits.SplitLeak, match="170 patients"):
         splits.assign(dataset.load(source).manifest, seed=7)
-    data = dataset.prepare(source, label_column="subtype", overlap="set_aside")
+    data = dataset.load_split(source, label_column="subtype", overlap="set_aside")
     assert data.classes == ("NORMAL", "BACTERIAL", "VIRAL")
     assert data.manifest["split"].value_counts()[["test", "set_aside"]].tolist() == [624, 457]
     assert np.bincount(data.labels("test")).tolist() == [234, 242, 148]
-    splits.check(data.manifest)
+    splits.refuse_leaks(data.manifest)
 
 
 @pytest.mark.parametrize(
@@ -474,9 +474,9 @@ def test_real_sets_are_prepared_without_a_leak(shared_data, name, leaks, classes
     if leaks:
         with pytest.raises(splits.SplitLeak, match=leaks):
             splits.assign(dataset.load(shared_data / name).manifest, seed=7)
-    data = dataset.prepare(shared_data / name, overlap="set_aside")
+    data = dataset.load_split(shared_data / name, overlap="set_aside")
     assert data.classes == classes
-    splits.check(data.manifest)
+    splits.refuse_leaks(data.manifest)
     assert (data.manifest.groupby("label")["split"].apply(lambda s: set(splits.PARTS) <= set(s))).all()
     if name == "pneumoniamnist":
         assert len(data.files("test")) == 624

@@ -178,7 +178,7 @@ def test_names_with_any_bytes_are_found_and_shown_in_one_line(tmp_path):
 
 @given(st.text(st.characters(exclude_categories=()), max_size=40))
 def test_a_name_is_shown_as_printable_text_and_plain_names_as_they_are(name):
-    told = folders.shown(name)
+    told = folders.one_line(name)
     assert told.isprintable()
     told.encode("utf-8")
     if name.isprintable():

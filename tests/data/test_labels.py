@@ -207,7 +207,7 @@ def test_columns_of_one_name_are_noted_and_contradictory_ones_prevent_training(r
     assert found(data)["columns of one name that differ"].examples == ("'label' in line 2",)
     assert data.manifest["label"][0] == "Normal"
     with pytest.raises(DatasetError, match="columns of one name that differ"):
-        dataset.prepare(root)
+        dataset.load_split(root)
 
 
 @pytest.mark.parametrize("other", ["normal", "Normal\u200b", "Nor mal", "Ｎormal"])
@@ -216,7 +216,7 @@ def test_classes_in_two_spellings_are_named_before_anything_is_trained(root, oth
     note = found(data)["classes in two spellings"]
     assert note.severity == "error" and "'Normal'" in note.examples[0]
     with pytest.raises(DatasetError, match=r"classes in two spellings: 1 .*'Normal'"):
-        dataset.prepare(root)
+        dataset.load_split(root)
 
 
 def test_rows_that_name_a_file_again_are_noted_and_count_once(root):

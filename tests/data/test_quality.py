@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from lungkit.data import dataset
 from lungkit.data.figures import quality_panels
-from lungkit.data.quality import LEAST_CORRELATION, _near_pairs, chance_correlation, check
+from lungkit.data.quality import LEAST_CORRELATION, _near_pairs, audit, chance_correlation
 
 
 def chest(seed, size=128):
@@ -52,7 +52,7 @@ def finding(result, name):
 
 
 def test_a_clean_set_has_no_pair_and_no_error(folder):
-    result = check(folder.load())
+    result = audit(folder.load())
     assert result.duplicates.empty and result.unreadable.empty
     assert not (result.findings["severity"] == "error").any()
 
@@ -60,7 +60,7 @@ def test_a_clean_set_has_no_pair_and_no_error(folder):
 def test_equal_bytes_and_equal_pixels_are_exact_duplicates(folder):
     folder.put("copy.png", chest(0), split="train", patient="n0.png")
     folder.put("other-coding.png", chest(0), split="train", patient="n0.png", compress_level=0)
-    pairs = check(folder.load()).duplicates
+    pairs = audit(folder.load()).duplicates
     assert set(zip(pairs["file_a"], pairs["file_b"], strict=True)) == {
         ("copy.png", "n0.png"),
         ("copy.png", "other-coding.png"),
@@ -82,7 +82,7 @@ def test_equal_bytes_and_equal_pixels_are_exact_duplicates(folder):
 def test_an_altered_copy_is_a_near_duplicate(folder, change, how):
     suffix = how.pop("suffix", "png")
     folder.put(f"altered.{suffix}", change(chest(4)), split="test", **how)
-    pair = check(folder.load()).duplicates
+    pair = audit(folder.load()).duplicates
     assert len(pair) == 1 and set(pair.loc[0, ["file_a", "file_b"]]) == {f"altered.{suffix}", "n4.png"}
     assert pair.loc[0, "kind"] == "near" and pair.loc[0, "correlation"] > 0.97
 
@@ -91,7 +91,7 @@ def test_pairs_across_splits_and_under_two_labels_come_first(folder):
     folder.put("a-same-side.png", chest(0), "Normal", split="train")
     folder.put("b-two-labels.png", chest(2), "Sick", split="train")
     folder.put("c-across.png", chest(3), "Sick", split="test")
-    result = check(folder.load())
+    result = audit(folder.load())
     assert result.duplicates["file_a"].tolist() == ["c-across.png", "b-two-labels.png", "a-same-side.png"]
     assert finding(result, "exact duplicates across splits")[["severity", "count"]].tolist() == ["error", 1]
     assert finding(result, "same picture under two labels")[["severity", "count"]].tolist() == ["error", 1]
@@ -106,19 +106,19 @@ def test_images_set_aside_are_not_counted_as_leaks(folder):
     folder.put("copy.png", chest(0), split="test")
     data = folder.load()
     data.manifest.loc[data.manifest["file"] == "copy.png", "split"] = "set_aside"
-    assert finding(check(data), "exact duplicates across splits")["count"] == 0
+    assert finding(audit(data), "exact duplicates across splits")["count"] == 0
 
 
 def test_blank_images_of_different_size_are_not_near_duplicates(folder):
     folder.put("black.png", np.zeros((64, 64), np.uint8), split="train")
     folder.put("white.png", np.full((64, 80), 255, np.uint8), split="train")
-    assert check(folder.load()).duplicates.empty
+    assert audit(folder.load()).duplicates.empty
 
 
 def test_an_unreadable_file_is_listed_with_its_reason(folder):
     data_before = folder.load()
     (data_before.root / "n5.png").write_bytes(b"not a picture")
-    result = check(folder.load())
+    result = audit(folder.load())
     assert result.unreadable["file"].tolist() == ["n5.png"] and "not an image" in result.unreadable.loc[0, "reason"]
     assert len(result.images) == 11 and finding(result, "unreadable files")["severity"] == "error"
 
@@ -127,7 +127,7 @@ def test_a_class_without_a_readable_image_is_an_error_and_can_be_drawn(folder):
     root = folder.load().root
     for number in range(1, 12, 2):
         (root / f"n{number}.png").write_bytes(b"")
-    result = check(folder.load())
+    result = audit(folder.load())
     assert finding(result, "classes without a readable image")[["severity", "examples"]].tolist() == ["error", "Sick"]
     assert finding(result, "unreadable files")["examples"].startswith(
         "n1.png: empty file. Copy or export it again.; n11"
@@ -135,7 +135,7 @@ def test_a_class_without_a_readable_image_is_an_error_and_can_be_drawn(folder):
     quality_panels(result).canvas.draw()
     for file in root.glob("*.png"):
         file.write_bytes(b"")
-    result = check(folder.load())
+    result = audit(folder.load())
     assert len(result.unreadable) == 12
     quality_panels(result).canvas.draw()
 
@@ -145,7 +145,7 @@ def test_notes_of_the_source_are_among_the_findings(folder):
     PIL.Image.fromarray(chest(77)).save(root / "extra\nimage.png")
     (root / "rest.zip").write_bytes(b"PK\x03\x04")
     folder.rows[0] = ("n0.png", "NORMAL", "n0.png", "train")
-    result = check(folder.load())
+    result = audit(folder.load())
     extra = finding(result, "images that labels.csv does not name")
     assert (
         extra[["severity", "count", "share"]].tolist() == ["info", 1, 0.0] and extra["examples"] == r"extra\nimage.png"
@@ -159,24 +159,24 @@ def test_notes_of_the_source_are_among_the_findings(folder):
 def test_a_small_part_is_a_warning_with_its_size(folder, part):
     name = {"val": "validation", "test": "test"}[part]
     data = folder.load()
-    assert finding(check(data), f"small {name} part")[["severity", "count"]].tolist() == [
+    assert finding(audit(data), f"small {name} part")[["severity", "count"]].tolist() == [
         "warning",
         2,
     ]
     data.manifest["split"] = "train"
-    assert f"small {name} part" not in set(check(data).findings["finding"])
+    assert f"small {name} part" not in set(audit(data).findings["finding"])
 
 
 def test_a_patient_on_two_sides_is_an_error(folder):
     folder.put("again.png", chest(99), split="test", patient="n0.png")
-    row = finding(check(folder.load()), "patients on two sides of the split")
+    row = finding(audit(folder.load()), "patients on two sides of the split")
     assert row[["severity", "count", "examples"]].tolist() == ["error", 1, "n0.png"]
 
 
 def test_classes_of_different_brightness_are_a_warning(folder):
     for number in range(12):
         folder.put(f"dark{number}.png", chest(50 + number) // 3, "Dark", split="train")
-    result = check(folder.load())
+    result = audit(folder.load())
     row = finding(result, "brightness differs between classes")
     assert row["severity"] == "warning" and row["count"] == 2 and "Dark and Normal" in row["examples"]
     assert finding(result, "size differs between classes")["severity"] == "info"
@@ -188,7 +188,7 @@ def test_imbalance_few_patients_and_unknown_patients_are_warnings(tmp_path):
         label = "Rare" if number % 6 == 0 else "Common"
         (tmp_path / "set" / label).mkdir(parents=True, exist_ok=True)
         PIL.Image.fromarray(chest(number, 48)).save(tmp_path / "set" / label / f"{number}.png")
-    result = check(dataset.load(tmp_path / "set"))
+    result = audit(dataset.load(tmp_path / "set"))
     assert "5.0 images of Common for each of Rare" in finding(result, "class imbalance")["meaning"]
     assert finding(result, "few patients of Rare")[["severity", "count"]].tolist() == ["warning", 4]
     assert finding(result, "images without a patient id")["count"] == 24
@@ -196,7 +196,7 @@ def test_imbalance_few_patients_and_unknown_patients_are_warnings(tmp_path):
 
 
 def test_the_tables_count_classes_splits_and_patients(folder):
-    result = check(folder.load())
+    result = audit(folder.load())
     assert result.balance["images"].sum() == 12 and result.balance.loc[0, ["class", "split"]].tolist() == [
         "Normal",
         "train",
@@ -207,7 +207,7 @@ def test_the_tables_count_classes_splits_and_patients(folder):
 
 def test_grey_values_are_those_of_the_pixels(folder):
     folder.put("half.png", np.repeat(np.uint8([[0, 255]]), 64, axis=1).repeat(64, axis=0), split="train")
-    row = check(folder.load()).images.set_index("file").loc["half.png"]
+    row = audit(folder.load()).images.set_index("file").loc["half.png"]
     assert row[["mean", "std", "p05", "p95"]].tolist() == pytest.approx([0.5, 0.5, 0, 1])
 
 
@@ -215,7 +215,7 @@ def test_the_figure_has_four_labelled_panels_and_warns_of_nothing(folder):
     folder.put("copy.png", chest(0), split="test")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        drawn = quality_panels(check(folder.load()))
+        drawn = quality_panels(audit(folder.load()))
         drawn.canvas.draw()
     assert [axes.get_title().split(" (")[0] for axes in drawn.axes] == ["Classes", "Sizes", "Brightness", "Duplicates"]
     assert all(axes.get_xlabel() for axes in drawn.axes)
@@ -252,7 +252,7 @@ def found(result):
 
 def test_every_documented_duplicate_of_the_three_class_xrays_is_found(shared_data):
     folder = shared_data / "covid19_xray_3class"
-    result = check(dataset.load(folder))
+    result = audit(dataset.load(folder))
     known = documented(folder)
     assert len(known) == 14 and known <= found(result)
     assert len(result.duplicates) <= 25, "more pairs than were looked at and found true"
@@ -262,7 +262,7 @@ def test_every_documented_duplicate_of_the_three_class_xrays_is_found(shared_dat
 def test_the_byte_identical_paediatric_xrays_are_found_and_other_children_are_not_taken_for_copies(shared_data):
     """About 10 s: 4,471 images, ten million pairs."""
     folder = shared_data / "chest_xray_paediatric_224"
-    result = check(dataset.load(folder))
+    result = audit(dataset.load(folder))
     known = documented(folder)
     assert len(known) == 27 and known <= found(result)
     exact = result.duplicates["kind"] == "exact"
@@ -293,7 +293,7 @@ def alike(tmp_path):
 
 
 def test_people_who_look_alike_because_of_the_protocol_are_no_duplicates(alike):
-    result = check(alike.load())
+    result = audit(alike.load())
     looks = result.thresholds.iloc[0]
     assert looks["calibrated"] and looks["patients"] == 161
     assert looks["correlation"] > LEAST_CORRELATION
@@ -312,7 +312,7 @@ def test_a_patients_own_slices_need_the_fixed_correlation_only(alike):
     pixels = np.asarray(PIL.Image.open(alike.root / "p003.png")).astype(float)
     noise = gaussian_filter(np.random.default_rng(9).normal(size=pixels.shape), 4)
     PIL.Image.fromarray(np.uint8((pixels + 60 * noise / noise.std() * 0.12).clip(0, 255))).save(alike.root / "p005.png")
-    pairs = check(alike.load()).duplicates.set_index("file_a")
+    pairs = audit(alike.load()).duplicates.set_index("file_a")
     assert pairs.loc["p003.png", "file_b"] == "p005.png"
     assert LEAST_CORRELATION <= pairs.loc["p003.png", "correlation"] < 0.999
 
@@ -322,7 +322,7 @@ def test_without_known_patients_the_correlation_stays_fixed_and_the_report_says_
     for number, pixels in enumerate(slices_of_one_protocol(120, 0.93)):
         made.put(f"p{number:03d}.png", pixels, ("Normal", "Sick")[number % 2])
     made.rows = [(name, label, "", split) for name, label, _, split in made.rows]
-    looks = check(made.load()).thresholds.iloc[0]
+    looks = audit(made.load()).thresholds.iloc[0]
     assert (looks["correlation"], looks["calibrated"], looks["patients"]) == (LEAST_CORRELATION, False, 0)
 
 

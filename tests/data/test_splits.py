@@ -29,7 +29,7 @@ def test_patients_are_split_70_15_15_within_each_class():
     counts = done.groupby(["label", "split"])["patient_id"].nunique().unstack()
     assert counts.loc["Normal"].to_dict() == {"train": 14, "val": 3, "test": 3}
     assert counts.loc["Pneumonia"].to_dict() == {"train": 14, "val": 3, "test": 3}
-    splits.check(done)
+    splits.refuse_leaks(done)
 
 
 def test_another_seed_gives_another_split():
@@ -79,7 +79,7 @@ def test_validation_patients_are_taken_from_published_training_only():
     assert (done.loc[len(train) :, "split"] == "test").all()
     taken = done[: len(train)].groupby(["label", "split"])["patient_id"].nunique().unstack()
     assert taken["val"].tolist() == [4, 4]  # 0.15 / 0.85 of 20, per class
-    splits.check(done)
+    splits.refuse_leaks(done)
 
 
 def leaking():
@@ -109,7 +109,7 @@ def test_set_aside_keeps_test_whole_then_validation():
     aside = done[done["split"] == splits.SET_ASIDE]
     assert sorted(aside.index) == ["train-twice.png", "train-v.png", "val-twice.png"]
     assert aside.loc["train-v.png", "note"] == "was train; its patient, or an identical image, is also in val"
-    splits.check(done.reset_index())
+    splits.refuse_leaks(done.reset_index())
 
 
 def test_only_ten_patients_are_spelled_out_and_the_rest_counted():
@@ -133,7 +133,7 @@ def test_byte_identical_files_join_their_patients_transitively():
 def test_identical_files_of_two_patients_on_two_sides_are_a_leak():
     rows = manifest(("a.png", "Normal", "p1", "train", "x"), ("b.png", "Normal", "p2", "test", "x"))
     with pytest.raises(splits.SplitLeak, match=r"p1 = p2 \(test: b.png; train: a.png\)"):
-        splits.check(rows)
+        splits.refuse_leaks(rows)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_if_setting_aside_empties_validation_it_is_taken_from_training():
     done = splits.assign(pd.concat([table, tested], ignore_index=True), seed=7, overlap="set_aside")
     assert set(done["split"][: len(table)]) == {"train", "val"}
     assert done["split"][len(table) :].tolist() == [splits.SET_ASIDE, "test"] * 2
-    splits.check(done)
+    splits.refuse_leaks(done)
 
 
 # --- folds
@@ -186,7 +186,7 @@ def test_four_folds_test_every_patient_once_and_each_has_all_three_parts():
     tested = []
     for number in range(1, 5):
         done = splits.assign(cohort(20), seed=7, fold=f"{number}/4")
-        splits.check(done)
+        splits.refuse_leaks(done)
         assert set(done["split"]) == {"train", "val", "test"}
         tested += sorted(set(done.loc[done["split"] == "test", "patient_id"]))
     assert sorted(tested) == sorted(set(cohort(20)["patient_id"]))
@@ -201,7 +201,7 @@ def test_a_split_by_image_puts_a_patient_on_both_sides_and_the_check_finds_it():
     done = splits.assign(cohort(20), seed=7, by="image")
     assert done.groupby("patient_id")["split"].nunique().max() > 1
     with pytest.raises(splits.SplitLeak):
-        splits.check(done)
+        splits.refuse_leaks(done)
 
 
 @pytest.mark.parametrize("fold", ["5/4", "0/4", "1/1", "1/21", "first", "1/4/2", "-1/4"])

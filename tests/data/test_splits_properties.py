@@ -42,7 +42,7 @@ def test_every_image_is_placed_groups_stay_whole_and_every_part_has_every_class(
     assert done["split"].groupby(splits.groups(table)).nunique().max() == 1
     assert done["split"].groupby(done["patient_id"]).nunique().max() == 1
     assert (done.groupby("label")["split"].nunique() == 3).all()
-    splits.check(done)
+    splits.refuse_leaks(done)
 
 
 @settings(max_examples=60, deadline=None)
@@ -73,7 +73,7 @@ def test_any_published_split_can_be_cleaned_by_setting_aside(table, data):
     assume({"train"} in sides.tolist())  # without such a patient nothing is left to train on
     assume("test" in parts and any("val" in side and "test" not in side for side in sides))
     done = splits.assign(table, seed=7, overlap="set_aside")
-    splits.check(done)
+    splits.refuse_leaks(done)
     published = table["split"]
     assert (done["split"][published == "test"] == "test").all()
     moved = done["split"] != published

@@ -22,7 +22,7 @@ RECIPE = {"label_column": None, "limit": None, "seed": 7}
 
 @pytest.fixture
 def chest(squares) -> dataset.Dataset:
-    return dataset.prepare(squares, **RECIPE)
+    return dataset.load_split(squares, **RECIPE)
 
 
 def _model(right: float, swapped: bool = False) -> keras.Model:
@@ -83,7 +83,7 @@ def test_a_better_or_an_equal_version_becomes_active(chest):
 def test_classes_in_another_order_and_spelling_are_compared_by_name(chest, squares, tmp_path):
     _registered(_model(1.0), chest)
     folder = relabelled(squares, tmp_path / "squares", {"left": "LEFT ", "right": "Right"}, ["Right", "LEFT"])
-    turned = dataset.prepare(folder, **RECIPE)
+    turned = dataset.load_split(folder, **RECIPE)
     assert turned.classes == ("Right", "LEFT")
     assert _registered(_model(1.0, swapped=True), turned).card.standing.active
     assert registry.active("squares-cnn").version == "v2"
@@ -108,7 +108,7 @@ def test_a_version_for_something_else_is_not_active(chest, change, said):
 
 def test_a_version_with_other_classes_is_not_active(chest, squares, tmp_path):
     _registered(_model(0.0), chest)
-    other = dataset.prepare(relabelled(squares, tmp_path / "squares", {"left": "left", "right": "above"}), **RECIPE)
+    other = dataset.load_split(relabelled(squares, tmp_path / "squares", {"left": "left", "right": "above"}), **RECIPE)
     says = activation.sentence(_registered(_model(1.0), other))
     assert "since that one answers with left, right, this one above, left" in says
     assert registry.active("squares-cnn").version == "v1"

@@ -21,7 +21,7 @@ def _embed(tensors: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def chest(squares) -> dataset.Dataset:
-    return dataset.prepare(squares)
+    return dataset.load_split(squares)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ STILL = {"rotation": 0, "translation": 0, "scaling": 0, "brightness": 0, "contra
 
 @pytest.fixture
 def chest(squares) -> dataset.Dataset:
-    return dataset.prepare(squares)
+    return dataset.load_split(squares)
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def own(tmp_path_factory) -> dataset.Dataset:
     pd.DataFrame(rows, columns=["file", "label", "patient_id", "split"]).to_csv(folder / "labels.csv", index=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUNGKIT_DATA", str(tmp_path_factory.mktemp("prepared")))
-        chests = dataset.prepare(folder)
+        chests = dataset.load_split(folder)
     for file in chests.files("test"):
         file.unlink()
     return chests

@@ -36,7 +36,7 @@ def model(squares, tmp_path_factory) -> keras.Model:
     """A tiny network that has learned left from right; about 5 s."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUNGKIT_DATA", str(tmp_path_factory.mktemp("prepared")))
-        chest = dataset.prepare(squares)
+        chest = dataset.load_split(squares)
     keras.utils.set_random_seed(1)
     inputs = keras.Input((32, 32, 1))
     x = keras.layers.Conv2D(8, (5, 32), activation="relu")(
@@ -51,7 +51,7 @@ def model(squares, tmp_path_factory) -> keras.Model:
 
 @pytest.fixture
 def chest(squares) -> dataset.Dataset:
-    return dataset.prepare(squares, **RECIPE)
+    return dataset.load_split(squares, **RECIPE)
 
 
 def _registered(model, chest, name="squares-cnn", **recipe) -> registry.Version:
@@ -223,7 +223,7 @@ def test_a_score_has_every_key_that_programs_were_promised_and_is_strict_json(ve
 
 def test_classes_are_matched_by_name_whatever_their_case_and_order(version, chest, squares, tmp_path):
     folder = relabelled(squares, tmp_path / "squares", {"left": "LEFT", "right": "Right"}, ["Right", "LEFT"])
-    turned = dataset.prepare(folder)
+    turned = dataset.load_split(folder)
     assert turned.classes == ("Right", "LEFT")
     there, here = release.score(version, turned, "all"), release.score(version, chest, "all")
     assert there.evaluation.classes == ("left", "right")
@@ -236,7 +236,7 @@ def test_a_class_the_model_does_not_know_is_refused_by_name(version, squares, tm
     with pytest.raises(
         LungkitError, match=r"squares-cnn@v1 knows left, right, but .* labelled above; .*--label-column"
     ):
-        release.score(version, dataset.prepare(folder))
+        release.score(version, dataset.load_split(folder))
 
 
 def test_a_set_that_lacks_a_class_can_still_be_scored(version, chest):
@@ -274,7 +274,7 @@ def test_images_that_cannot_be_read_are_counted_and_listed_with_the_reason(versi
 def test_images_that_were_unreadable_when_the_set_was_split_are_counted_too(model, squares, tmp_path):
     folder = shutil.copytree(squares, tmp_path / "own")
     (folder / "p00_0.png").write_bytes(b"")
-    version = _registered(model, dataset.prepare(folder, **RECIPE))
+    version = _registered(model, dataset.load_split(folder, **RECIPE))
     scored = release.score(version, release.data_for(version, str(folder)), "all")
     assert scored.unreadable == [{"file": "p00_0.png", "reason": "empty file. Copy or export it again."}]
     assert scored.scope == "all: 119 of 120 images"
@@ -322,7 +322,7 @@ def _given(squares: Path, folder: Path, change=lambda table: table) -> Path:
 
 
 def test_the_data_of_a_version_is_split_as_it_was_for_its_training_wherever_it_lies(model, squares, tmp_path):
-    trained_on = dataset.prepare(squares, limit=60, seed=3)
+    trained_on = dataset.load_split(squares, limit=60, seed=3)
     version = _registered(model, trained_on, limit=60, seed=3)
     shutil.rmtree(config.data_dir())
     for folder in (squares, shutil.copytree(squares, tmp_path / "moved")):
@@ -397,7 +397,9 @@ def test_a_file_that_is_listed_in_two_parts_is_scored_once(version, squares, tmp
 
 
 def test_a_folder_of_classes_is_scored_by_a_version_that_learned_from_another_column(model, squares, tmp_path):
-    version = _registered(model, dataset.prepare(squares, label_column="label", seed=3), label_column="other", seed=3)
+    version = _registered(
+        model, dataset.load_split(squares, label_column="label", seed=3), label_column="other", seed=3
+    )
     for file in squares.glob("*.png"):
         label = ("LEFT", "Right")[int(file.name[1:3]) % 2]
         (tmp_path / "sides" / label).mkdir(parents=True, exist_ok=True)
