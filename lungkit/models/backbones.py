@@ -18,7 +18,7 @@ from lungkit.backend import keras
 from lungkit.data.preprocess import Preprocessing
 from lungkit.errors import LungkitError
 from lungkit.models import efficientnet_lite
-from lungkit.models.cnn import DEFAULTS
+from lungkit.models.cnn import DROPOUT
 
 layers = keras.layers
 applications = keras.applications
@@ -29,7 +29,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # 
 
 
 @keras.saving.register_keras_serializable("lungkit")
-class ChannelScale(layers.Layer):
+class ChannelScale(keras.layers.Layer):
     """factors · x + offsets, of each channel. (Keras' own Rescaling needs TensorFlow, also on another backend.)"""
 
     def __init__(self, factors: Sequence[float], offsets: Sequence[float], **options):
@@ -47,7 +47,7 @@ class ChannelScale(layers.Layer):
 
 
 @keras.saving.register_keras_serializable("lungkit")
-class Equalised(layers.Layer):
+class Equalised(keras.layers.Layer):
     """Histogram equalisation, limited in contrast, of each image (N, height, width, 1) by itself; grey in, grey out.
 
     Every grey becomes the share of the image's pixels that are darker. In flat regions that would turn noise into
@@ -87,8 +87,8 @@ class Equalised(layers.Layer):
 class _Scale:
     """What a backbone was trained on, from grey 0..1: factor · grey + offset in each of its three channels."""
 
-    factor: tuple[float, float, float]
-    offset: tuple[float, float, float]
+    factor: tuple[float, ...]
+    offset: tuple[float, ...]
 
 
 # The scales of keras.applications are those of its preprocess_input ("caffe", "torch", "tf").
@@ -156,7 +156,7 @@ def build(
     *,
     pretrained: bool = True,
     preprocessing: Preprocessing | None = None,
-    dropout: float = DEFAULTS["dropout"],
+    dropout: float = DROPOUT,
     until: str = "stage5",
     equalised: bool = False,
 ) -> keras.Model:

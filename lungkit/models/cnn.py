@@ -14,14 +14,8 @@ from lungkit.models.layerwise import LayerwiseAdamW
 layers = keras.layers
 
 # What the search starts from and a training without search uses.
-DEFAULTS = {
-    "filters": 16,
-    "blocks": 4,
-    "dropout": 0.3,
-    "optimizer": "adamw",
-    "learning_rate": 2e-3,
-    "weight_decay": 1e-4,
-}
+FILTERS, BLOCKS, DROPOUT = 16, 4, 0.3
+OPTIMIZER, LEARNING_RATE, WEIGHT_DECAY = "adamw", 2e-3, 1e-4
 
 
 def _convolution(x, filters: int, kernel: int, strides: int, name: str):
@@ -35,9 +29,9 @@ def build(
     input_shape: tuple[int, int, int],
     n_classes: int,
     *,
-    filters: int = DEFAULTS["filters"],
-    blocks: int = DEFAULTS["blocks"],
-    dropout: float = DEFAULTS["dropout"],
+    filters: int = FILTERS,
+    blocks: int = BLOCKS,
+    dropout: float = DROPOUT,
     name: str = "cnn",
 ) -> keras.Model:
     """Functional model: images (N, height, width, channels) in, logits (N, n_classes) out.
@@ -69,9 +63,9 @@ def build(
 def compile_classifier(
     model: keras.Model,
     *,
-    optimizer: str = DEFAULTS["optimizer"],
-    learning_rate: float = DEFAULTS["learning_rate"],
-    weight_decay: float = DEFAULTS["weight_decay"],
+    optimizer: str = OPTIMIZER,
+    learning_rate: float = LEARNING_RATE,
+    weight_decay: float = WEIGHT_DECAY,
     decay_steps: int | None = None,
     layer_rates: dict[str, float] | None = None,
     label_smoothing: float | None = None,
@@ -119,14 +113,14 @@ def search_space(hp, input_shape: tuple[int, int, int], n_classes: int) -> keras
     model = build(
         input_shape,
         n_classes,
-        filters=hp.Choice("filters", [12, 16, 24], default=DEFAULTS["filters"]),
-        blocks=hp.Int("blocks", 2, 4, default=DEFAULTS["blocks"]),
-        dropout=hp.Float("dropout", 0.1, 0.5, step=0.1, default=DEFAULTS["dropout"]),
+        filters=hp.Choice("filters", [12, 16, 24], default=FILTERS),
+        blocks=hp.Int("blocks", 2, 4, default=BLOCKS),
+        dropout=hp.Float("dropout", 0.1, 0.5, step=0.1, default=DROPOUT),
     )
     return compile_classifier(
         model,
-        optimizer=hp.Choice("optimizer", ["adam", "adamw"], default=DEFAULTS["optimizer"]),
-        learning_rate=hp.Float("learning_rate", 5e-4, 5e-3, sampling="log", default=DEFAULTS["learning_rate"]),
+        optimizer=hp.Choice("optimizer", ["adam", "adamw"], default=OPTIMIZER),
+        learning_rate=hp.Float("learning_rate", 5e-4, 5e-3, sampling="log", default=LEARNING_RATE),
     )
 
 

@@ -10,6 +10,7 @@ training image), fitted by lungkit.training.input_statistics and applied here wi
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def intensity_features(tensor: np.ndarray, spec: Preprocessing) -> np.ndarray:
     return np.array(
         [
             *_LEVELS[np.searchsorted(below, _SHARES)],
-            np.sqrt(max(0.0, squares - mean**2)),
+            np.sqrt(np.maximum(0.0, squares - mean**2)),
             below[5],  # the share of black
             1 - below[249],  # of white
             np.log(steps + 1e-3) / 5,  # of 0.001 to 1
@@ -68,7 +69,7 @@ def intensity_features(tensor: np.ndarray, spec: Preprocessing) -> np.ndarray:
 
 def save(folder: Path, references: dict[str, Reference]) -> None:
     """Write checks.npz: a reference for "kind" and one for "intensity"."""
-    arrays = {
+    arrays: dict[str, Any] = {
         f"{name}_{part.name}": np.asarray(getattr(reference, part.name), np.float32)
         for name, reference in references.items()
         for part in fields(Reference)

@@ -86,11 +86,11 @@ def find(ref: str) -> Version:
     return _read(model, version) if at else active(model)
 
 
-def default_name(data: str, architecture: str = "cnn") -> str:
-    """The name for a model of this architecture on the data set of this name: plain letters, 100 at most."""
+def usual_name(data: str) -> str:
+    """The name of the model that notebook 03 trains on the data set of this name: plain letters, 100 at most."""
     plain = unicodedata.normalize("NFKD", data).encode("ascii", "ignore").decode().lower()
-    words = re.sub(r"[^a-z0-9._]+", "-", plain).strip("._-")[: 99 - len(architecture)]
-    return f"{words}-{architecture}".lstrip("-")
+    words = re.sub(r"[^a-z0-9._]+", "-", plain).strip("._-")[:96]
+    return f"{words}-cnn".lstrip("-")
 
 
 def for_notebook(ref: str, data: str) -> Version:
@@ -98,7 +98,7 @@ def for_notebook(ref: str, data: str) -> Version:
 
     data: the data set's name. ModelMissing says to run notebook 03, or which other model to name.
     """
-    usual = default_name(data)
+    usual = usual_name(data)
     if ref or usual in models():
         return find(ref or usual)
     others = {name: _trained_on(name) for name in models()}
@@ -194,9 +194,8 @@ def add(model: str, card: ModelCard, write: Callable[[Path], None], promote: boo
         contents = {name: _describe(staging / name) for name in _files(staging)}
         with files.locked(folder / ".lock"):
             version = f"v{_next_number(model)}"
-            created = datetime.now(UTC).isoformat(timespec="seconds")
-            origin = {"model": model, "version": version, "created": created, "lungkit": lungkit.__version__}
-            _seal(staging, replace(card, **origin, files=contents))
+            created, by = datetime.now(UTC).isoformat(timespec="seconds"), lungkit.__version__
+            _seal(staging, replace(card, model=model, version=version, created=created, lungkit=by, files=contents))
             files.put(staging, folder / version)
     return _activate(model, version) if promote else _read(model, version)
 

@@ -45,7 +45,7 @@ def _plain(model: keras.Model) -> keras.Model:
     return plain
 
 
-def _keras_layer(layer: layers.Layer) -> layers.Layer:
+def _keras_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     """A layer of Keras that does the same; its weights are set later."""
     if not isinstance(layer, backbones.ChannelScale):
         return type(layer).from_config(layer.get_config())

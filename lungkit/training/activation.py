@@ -57,7 +57,7 @@ def standing(
         return Standing(
             active=False, reason=f"{in_use} stays active, since it cannot read these images to be compared: {error}"
         )
-    differences = {metric: list(evaluation.paired_difference(measured, before, metric)) for metric in COMPARED}
+    differences = {metric: evaluation.paired_difference(measured, before, metric) for metric in COMPARED}
     return _judged(in_use, differences, len(measured.true), len(np.unique(measured.patients)))
 
 
@@ -69,12 +69,13 @@ def _difference(before: ModelCard, now: ModelCard) -> str:
         ("answers", _question(before), _question(now)),
     ):
         if {alike(name) for name in old} != {alike(name) for name in new}:
-            told = [", ".join(names) or "no stated question" for names in (old, new)]
-            return f"that one {what} {told[0]}, this one {told[1]}"
+            then, here = (", ".join(names) or "no stated question" for names in (old, new))
+            return f"that one {what} {then}, this one {here}"
     if before.synthetic and now.synthetic:
         return ""
-    old, new = before.data.name, now.data.name
-    return "" if old == new else f"that one learned from {old}, this one from {new}"
+    if before.data.name == now.data.name:
+        return ""
+    return f"that one learned from {before.data.name}, this one from {now.data.name}"
 
 
 def _question(card: ModelCard) -> list[str]:
@@ -92,19 +93,17 @@ def _evaluated(
     position = [alike(name) for name in version.card.classes]
     order = [position.index(alike(name)) for name in like.classes]
     own = evaluation.evaluate(
-        np.array(order)[like.true], scores, like.patients, version.card.classes, version.rule, n_boot=0,
-    )  # fmt: skip
-    return replace(
-        own, classes=like.classes, true=like.true, predicted=np.argsort(order)[own.predicted],
-        probabilities=scores[:, order],
-    )  # fmt: skip
-
-
-def _judged(in_use: registry.Version, differences: dict, n: int, patients: int) -> Standing:
-    told = ", ".join(
-        f"{METRICS[metric]} {wording.figure(*figures, signed=True)}" for metric, figures in differences.items()
+        np.array(order)[like.true], scores, like.patients, version.card.classes, version.rule, n_boot=0
     )
-    where = f"on the same {n} validation images of {patients} patients: {told}"
+    predicted, probabilities = np.argsort(order)[own.predicted], scores[:, order]
+    return replace(own, classes=like.classes, true=like.true, predicted=predicted, probabilities=probabilities)
+
+
+def _judged(
+    in_use: registry.Version, differences: dict[str, tuple[float, float, float]], n: int, patients: int
+) -> Standing:
+    in_words = (f"{METRICS[metric]} {wording.figure(*of, signed=True)}" for metric, of in differences.items())
+    where = f"on the same {n} validation images of {patients} patients: {', '.join(in_words)}"
     stays = f"{in_use} stays active, since"
     known = [high for _, _, high in differences.values() if not np.isnan(high)]
     active, reason = True, f"it is not measurably worse than {in_use}, active before, {where}"

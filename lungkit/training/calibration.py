@@ -3,6 +3,7 @@
 Temperature scaling: Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,13 +11,16 @@ import numpy as np
 import pandas as pd
 import scipy.optimize
 import scipy.special
+from numpy.typing import ArrayLike
 
 from lungkit import wording
 from lungkit.errors import LungkitError
+from lungkit.models.card import ConformalFigures, Figure
 from lungkit.models.rule import ConformalLevel, DecisionRule, UncertaintyBand, log_odds
 from lungkit.training.evaluation import mean_with_interval, operating_point
 
 TEMPERATURES = (0.05, 20.0)  # searched within
+_LOG_TEMPERATURES = (math.log(TEMPERATURES[0]), math.log(TEMPERATURES[1]))
 ERRORS_HELD = 0.75  # of the validation errors are to lie within the band …
 REVIEWED = (0.02, 0.20)  # … which holds at least and at most this share of all validation images
 LEVEL = 0.9  # of the conformal sets: how often the true class is to be among those named
@@ -52,8 +56,8 @@ def temperature(y_true: np.ndarray, logits: np.ndarray) -> float:
     def loss(log_temperature: float) -> float:
         return -float(np.sum(targets * scipy.special.log_softmax(logits / np.exp(log_temperature), axis=1)) / n)
 
-    found = scipy.optimize.minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded")
-    return float(np.exp(found.x))
+    best = scipy.optimize.minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded")
+    return float(np.exp(best.x))
 
 
 def uncertainty_band(y_true: np.ndarray, probabilities: np.ndarray, rule: DecisionRule) -> UncertaintyBand:
@@ -69,13 +73,17 @@ def uncertainty_band(y_true: np.ndarray, probabilities: np.ndarray, rule: Decisi
     ordered = np.sort(margins)
     width = float(np.clip(wanted, ordered[int(least) - 1], ordered[max(0, int(most) - 1)]))
     within = replace(rule, band=UncertaintyBand(margin=width)).uncertain(probabilities)
-    ends = {"times": float(np.exp(width))}
-    if rule.threshold is not None:
+    low, high, times = None, None, None
+    if rule.threshold is None:
+        times = math.exp(width)
+    else:
         centre = log_odds(np.clip(rule.threshold, 1e-6, 1 - 1e-6))
-        ends = {"low": float(scipy.special.expit(centre - width)), "high": float(scipy.special.expit(centre + width))}
+        low, high = (float(scipy.special.expit(centre + reach)) for reach in (-width, width))
     return UncertaintyBand(
         margin=width,
-        **ends,
+        low=low,
+        high=high,
+        times=times,
         errors_held=float(within[wrong].mean()) if wrong.any() else None,
         reviewed=float(within.mean()),
         chosen_on="validation",
@@ -98,29 +106,38 @@ def conformal_level(y_true: np.ndarray, probabilities: np.ndarray, level: float 
     return ConformalLevel(level=level, least=least, chosen_on="validation", n=n)
 
 
-def conformal_table(
-    y_true: np.ndarray, probabilities: np.ndarray, patients: Sequence, classes: Sequence[str], rule: DecisionRule
-) -> pd.DataFrame:
-    """How conformal sets do on other images, over all and by true class, for people.
+def conformal_figures(
+    rule: DecisionRule, y_true: np.ndarray, probabilities: np.ndarray, patients: ArrayLike
+) -> ConformalFigures:
+    """How often the rule's prediction sets hold the true class of these images, and how many classes they name.
 
     y_true: (n,) class indices. probabilities: (n, classes). patients: (n,).
-    Columns: images; "true class named", the share of images whose set holds it, which over all has to be the stated
-    level or more; "classes named", their mean number; both with the 95 % bootstrap interval by patient. The level is
-    not promised for each class.
     """
-    y_true, patients = np.asarray(y_true), np.asarray(patients)
     named = rule.prediction_set(probabilities)
-    held, count = named[np.arange(len(y_true)), y_true], named.sum(axis=1)
-    groups = {"all": np.ones(len(y_true), bool)} | {name: y_true == i for i, name in enumerate(classes)}
-    return pd.DataFrame(
-        {
-            name: {
-                "images": int(group.sum()),
-                "true class named": wording.figure(*mean_with_interval(held[group], patients[group], share=True)),
-                "classes named": wording.figure(
-                    *mean_with_interval(count[group], patients[group], bounds=(1, len(classes)))
-                ),
-            }
-            for name, group in groups.items()
-        }
-    ).T
+    coverage, low, high = mean_with_interval(named[np.arange(len(y_true)), y_true], patients, share=True)
+    return ConformalFigures(
+        level=rule.conformal.level if rule.conformal else 0.0,
+        coverage=coverage,
+        interval=(None, None) if np.isnan(low) else (low, high),
+        classes_named=float(named.sum(axis=1).mean()),
+    )
+
+
+def conformal_table(
+    y_true: np.ndarray, probabilities: np.ndarray, patients: Sequence[str], classes: Sequence[str], rule: DecisionRule
+) -> pd.DataFrame:
+    """`conformal_figures` over all images and by true class, for people; the level is not promised for each class.
+
+    Columns: images; "true class named", the share of images whose set holds it; "classes named", their mean number;
+    both with the 95 % bootstrap interval by patient.
+    """
+    of_patients, count = np.asarray(patients), rule.prediction_set(probabilities).sum(axis=1)
+    rows = {}
+    for name, group in {"all": y_true >= 0, **{name: y_true == i for i, name in enumerate(classes)}}.items():
+        if not group.any():
+            rows[name] = (0, "–", "–")
+            continue
+        sets = conformal_figures(rule, y_true[group], probabilities[group], of_patients[group])
+        mean = mean_with_interval(count[group], of_patients[group], bounds=(1, len(classes)))
+        rows[name] = (int(group.sum()), str(Figure(sets.coverage, sets.interval)), wording.figure(*mean))
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["images", "true class named", "classes named"])

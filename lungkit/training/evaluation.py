@@ -349,19 +349,18 @@ def mean_with_interval(
     bounds: between which other values lie; where all are alike, the interval reaches as far as if each patient were an
         answer that is right, and not to the value itself alone.
     """
-    values = np.asarray(values, float)
-    patients = _checked_patients(patients, len(values))
-    defined = ~np.isnan(values)
-    values, patients = values[defined], patients[defined]
-    if not len(values):
+    given = np.asarray(values, float)
+    defined = ~np.isnan(given)
+    known, of = given[defined], _checked_patients(patients, len(given))[defined]
+    if not len(known):
         return (np.nan, np.nan, np.nan)
-    means = [(weights @ values / weights.sum(axis=1))[:, None] for weights in _resamples(patients, n_boot, seed)]
-    resampled, mean = np.concatenate([np.empty((0, 1)), *means]), values.mean(keepdims=True)
+    means = [(weights @ known / weights.sum(axis=1))[:, None] for weights in _resamples(of, n_boot, seed)]
+    resampled, mean = np.concatenate([np.empty((0, 1)), *means]), known.mean(keepdims=True)
     low, high = _interval(resampled)
     if share:
-        low, high = _share_interval(mean, resampled, np.array([len(values)]), np.array([len(np.unique(patients))]))
+        low, high = _share_interval(mean, resampled, np.array([len(known)]), np.array([len(np.unique(of))]))
     elif bounds and low == high:
-        reach = (bounds[1] - bounds[0]) * (1 - all_right(len(np.unique(patients))))
+        reach = (bounds[1] - bounds[0]) * (1 - all_right(len(np.unique(of))))
         low, high = np.maximum(mean - reach, bounds[0]), np.minimum(mean + reach, bounds[1])
     return float(mean[0]), float(low[0]), float(high[0])
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lungkit.backend import keras
 
@@ -18,6 +19,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from lungkit import files, resume, wording
 from lungkit.data import dataset, preprocess
 from lungkit.models import backbones, cnn, ensemble, registry
+from lungkit.models.card import Measured
 from lungkit.models.card_text import METRICS
 from lungkit.models.rule import DecisionRule, log_odds
 from lungkit.progress import bar
@@ -32,7 +34,7 @@ class RecipeData:
     """A recipe's images: the split, and the tensors of two parts in memory."""
 
     data: dataset.Dataset
-    how: dict  # the arguments of dataset.load_split that give this split again
+    how: dict[str, Any]  # the arguments of dataset.load_split that give this split again
     spec: preprocess.Preprocessing
     train: np.ndarray  # float32 (n, height, width, 1)
     validation: np.ndarray
@@ -40,7 +42,13 @@ class RecipeData:
 
 def recipe_data(recipe: Recipe, source: str | Path, limit: int | None = None) -> RecipeData:
     """Read the images of a recipe from `source`, as dataset.load_split takes it; `limit`: at most so many."""
-    how = {"label_column": recipe.label_column, "limit": limit, "seed": 7, "fold": recipe.fold, "by": recipe.by}
+    how: dict[str, Any] = {
+        "label_column": recipe.label_column,
+        "limit": limit,
+        "seed": 7,
+        "fold": recipe.fold,
+        "by": recipe.by,
+    }
     plain = preprocess.Preprocessing(size=(recipe.side, recipe.side))
     data = dataset.load_split(source, **how, overlap="set_aside", kept_as=lambda _: plain)
     spec = preprocess.training_statistics(data.files("train"), plain)
@@ -94,14 +102,14 @@ class Start:
     """A member before its training."""
 
     model: keras.Model
-    history: list[dict]  # rows of what has been trained already: the head
-    compiled: dict  # the arguments of cnn.compile_classifier for it
+    history: list[Any]  # a mapping for each row
+    compiled: dict[str, Any]  # the arguments of cnn.compile_classifier for it
 
 
 def calibrated(model: keras.Model, tensors: RecipeData) -> np.ndarray:
     """Probabilities (n, classes) of the validation images, calibrated on them."""
-    labels, raw = tensors.data.labels("val"), release.logits(model, tensors.validation)
-    return scipy.special.softmax(raw / calibration.temperature(labels, raw), axis=1)
+    raw = release.logits(model, tensors.validation)
+    return calibration.decision_rule(tensors.data.labels("val"), raw, tensors.data.classes).calibrate(raw)
 
 
 def start(recipe: Recipe, tensors: RecipeData, head: Path, seed: int) -> Start:
@@ -139,11 +147,11 @@ def streams(recipe: Recipe, tensors: RecipeData, seed: int) -> tuple[pipeline.In
     )
 
 
-def _varying(recipe: Recipe, tensors: RecipeData, seed: int) -> dict:
+def _varying(recipe: Recipe, tensors: RecipeData, seed: int) -> dict[str, Any]:
     return {"mean": tensors.spec.mean, "std": tensors.spec.std, "seed": 100 * seed, **recipe.augmentation}
 
 
-def _batches(recipe: Recipe, tensors: RecipeData, seed: int) -> dict:
+def _batches(recipe: Recipe, tensors: RecipeData, seed: int) -> dict[str, Any]:
     weights = fit.class_weights(tensors.data.labels("train"), len(tensors.data.classes))
     mixing = {"mixup": recipe.mixup, "cutmix": recipe.cutmix}
     return {"batch_size": recipe.batch_size, "weights": weights, "seed": seed} | mixing
@@ -229,53 +237,48 @@ def members(recipe: Recipe, source: str | Path, folder: Path, workers: int | Non
     return Trained(ensemble.combine([model for model, _ in parts], recipe.name, recipe.mirrored), tensors, history)
 
 
-def cross_validate(recipe: Recipe, source: str | Path, folder: Path, workers: int | None = None) -> tuple[dict, float]:
+def cross_validate(
+    recipe: Recipe, source: str | Path, folder: Path, workers: int | None = None
+) -> tuple[Measured, float]:
     """Train and test on each fold in turn; figures over all patients, each tested once, and the seconds of training.
 
     Temperature and operating point are those of each fold's own validation patients. To be counted together, two
     classes' probabilities are shifted so that every fold's operating point lies at 0.5; figures of calibration, which
     that changes, are left out. "auc_of_each_fold" compares within a fold only.
     """
-    folds = int(recipe.fold.split("/")[1])
-    labels, scores, patients, aucs, seconds = [], [], [], [], 0.0
-    for number in range(1, folds + 1):
-        one = replace(recipe, fold=f"{number}/{folds}")
+    answers, aucs, seconds = [], [], 0.0
+    for number in range(1, recipe.folds + 1):
+        one = replace(recipe, fold=f"{number}/{recipe.folds}")
         trained = members(one, source, _folder(folder, one), workers)
         seconds += float(trained.history["seconds"].sum())
         data = trained.tensors.data
-        answers = _at_half(trained, preprocess.read_batch(data.files("test"), trained.tensors.spec))
-        two = len(data.classes) == 2
-        rule = DecisionRule(kind="threshold", threshold=0.5) if two else DecisionRule(kind="argmax")
-        measured = evaluation.evaluate(data.labels("test"), answers, data.patients("test"), data.classes, rule)
-        aucs.append(measured.value("auc")[0])
-        labels.append(data.labels("test"))
-        scores.append(answers)
-        patients.append(data.patients("test"))
-    pooled = evaluation.evaluate(
-        np.concatenate(labels), np.concatenate(scores), np.concatenate(patients), data.classes, rule
-    ).to_dict()
-    for name in ("ece", "brier"):
-        del pooled[name], pooled["intervals"][name]
-    return pooled | {"folds": folds, "by": recipe.by, "auc_of_each_fold": aucs}, seconds
+        scores = _at_half(trained, preprocess.read_batch(data.files("test"), trained.tensors.spec))
+        answers.append((data.labels("test"), scores, data.patients("test")))
+        rule = DecisionRule(kind="argmax")
+        if len(data.classes) == 2:
+            rule = DecisionRule(kind="threshold", threshold=0.5)
+        auc, *_ = evaluation.evaluate(*answers[-1], data.classes, rule).value("auc")
+        aucs.append(None if np.isnan(auc) else auc)
+    labels, scores, patients = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+    pooled = evaluation.evaluate(labels, scores, patients, data.classes, rule).record
+    figures = {name: of for name, of in pooled.figures.items() if name not in ("ece", "brier")}
+    return replace(pooled, figures=figures, folds=recipe.folds, by=recipe.by, auc_of_each_fold=tuple(aucs)), seconds
 
 
 def _at_half(trained: Trained, tensors: np.ndarray) -> np.ndarray:
     """Calibrated probabilities (n, classes); of two classes, shifted so that the operating point lies at 0.5."""
-    data, labels = trained.tensors.data, trained.tensors.data.labels("val")
-    on_validation = release.logits(trained.model, trained.tensors.validation)
-    temperature = calibration.temperature(labels, on_validation)
-    scores = scipy.special.softmax(release.logits(trained.model, tensors) / temperature, axis=1)
-    if len(data.classes) > 2:
+    data, raw = trained.tensors.data, release.logits(trained.model, trained.tensors.validation)
+    rule = calibration.decision_rule(data.labels("val"), raw, data.classes)
+    scores = rule.calibrate(release.logits(trained.model, tensors))
+    if rule.threshold is None:
         return scores
-    held_in = scipy.special.softmax(on_validation / temperature, axis=1)
-    threshold = evaluation.operating_point(labels, held_in, data.classes).threshold
-    sure = np.clip(np.array([scores[:, 1], np.full(len(scores), threshold)]), 1e-9, 1 - 1e-9)
-    second = scipy.special.expit(log_odds(sure[0]) - log_odds(sure[1]))
-    return np.stack([1 - second, second], axis=1)
+    second, threshold = np.clip(scores[:, 1], 1e-9, 1 - 1e-9), np.clip(rule.threshold, 1e-9, 1 - 1e-9)
+    shifted = scipy.special.expit(log_odds(second) - log_odds(threshold))
+    return np.stack([1 - shifted, shifted], axis=1)
 
 
 def _folder(folder: Path, recipe: Recipe) -> Path:
-    return folder / f"fold-{recipe.fold.replace('/', '-of-')}{'' if recipe.by == 'patient' else '-by-image'}"
+    return folder / f"fold-{(recipe.fold or '').replace('/', '-of-')}{'' if recipe.by == 'patient' else '-by-image'}"
 
 
 def train_recipe(
@@ -283,7 +286,7 @@ def train_recipe(
     source: str | Path,
     folder: Path,
     *,
-    probes: Callable[[release.Candidate, dataset.Dataset], dict] | None = None,
+    probes: Callable[[release.Candidate, dataset.Dataset], dict[str, Any]] | None = None,
     compact: bool = False,
     workers: int | None = None,
     command: str = "",
@@ -302,9 +305,9 @@ def train_recipe(
     recipe.check(whole)
     command = command or recipes.command(recipe.name, source, compact=compact, workers=workers)
     measured, seconds = {}, 0.0
-    if recipe.fold:
+    if recipe.folds:
         together, seconds = cross_validate(recipe, source, folder, workers)
-        measured[f"{together['folds']} folds by patient or group"] = together
+        measured[f"{recipe.folds} folds by patient or group"] = together
         if recipe.leak:
             leaking, _ = cross_validate(replace(recipe, by="image"), source, folder, workers)
             measured["the same by image (leaks: what not to believe)"] = leaking
@@ -328,7 +331,7 @@ def train_recipe(
         modality=recipe.modality,
         about=recipe.about(whole, command, population, licence),
         measured=measured,
-        probes=probes and (lambda candidate: probes(candidate, trained.tensors.data)),
+        probes=(lambda candidate: probes(candidate, trained.tensors.data)) if probes else None,
         test_too=True,
         scored_before=recipe.scored_before if recipe.owns(whole) else 0,
         compact=compact,
@@ -370,24 +373,19 @@ def comparison(results: dict[str, Way]) -> pd.DataFrame:
 
     The last row is what always answering the largest class gives.
     """
+    figures = ("auc", "accuracy", "macro_f1")
     rows = {
-        name: {METRICS[figure]: wording.figure(*way.evaluation.value(figure))
-               for figure in ("auc", "accuracy", "macro_f1")}
-        | {
-            "weights trained": f"{sum(int(np.prod(weight.shape)) for weight in _trained_weights(way)):,}",
-            "training": f"{way.history['seconds'].sum():.0f} s",
-        }
+        name: [*(wording.figure(*way.evaluation.value(figure)) for figure in figures), *_effort(way)]
         for name, way in results.items()
-    }  # fmt: skip
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    largest, share = next(iter(results.values())).evaluation.largest_class
-    table.loc[f"always '{largest}'"] = {
-        METRICS["auc"]: "0.500",
-        METRICS["accuracy"]: f"{share:.3f}",
     }
-    return table.fillna("")
+    largest, share = next(iter(results.values())).evaluation.largest_class
+    rows[f"always '{largest}'"] = ["0.500", f"{share:.3f}", "", "", ""]
+    columns = [*(METRICS[figure] for figure in figures), "weights trained", "training"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
-def _trained_weights(way: Way) -> list:
+def _effort(way: Way) -> tuple[str, str]:
+    """How many weights were trained, in how many seconds."""
     only_head = (way.history["epoch"] == 0).all()
-    return way.model.get_layer("logits").weights if only_head else way.model.trainable_weights
+    weights = way.model.get_layer("logits").weights if only_head else way.model.trainable_weights
+    return f"{sum(math.prod(weight.shape) for weight in weights):,}", f"{way.history['seconds'].sum():.0f} s"

@@ -14,6 +14,7 @@ from sklearn.covariance import LedoitWolf
 from lungkit.data import dataset, images, preprocess
 from lungkit.models import input_checks
 from lungkit.models.card import CheckLimits
+from lungkit.training import recipes
 
 MOST_IMAGES = 2000  # of the training set that are looked at
 QUANTILE = 0.98  # of the validation images' distances …
@@ -21,7 +22,6 @@ ALLOWANCE = 1.1  # … and what a limit lies above it: new patients differ from 
 FLOORS = {"kind": 1e-3, "intensity": 0.02}  # smallest scale of a feature; 0.02: two hundredths from black to white
 MOST_DIRECTIONS = 128  # of a covariance that are kept
 _BATCH = 64
-_XRAYS = {"cr", "dx", "dr", "rg", "xr", "cxr", "xray", "x-ray", "radiograph"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +52,10 @@ def fit(
 
     embed: images (n, height, width, 1) to embeddings (n, channels).
     """
-    files, labels = np.array(data.files("train"), object), data.labels("train")
+    files, labels = data.files("train"), data.labels("train")
     if len(files) > MOST_IMAGES:
         some = np.sort(np.random.default_rng(seed).choice(len(files), MOST_IMAGES, replace=False))
-        files, labels = files[some], labels[some]
+        files, labels = [files[i] for i in some], labels[some]
     train, held_in = _look(files, spec, embed), _look(data.files("val"), spec, embed)
     one_group = np.zeros(len(files), int)
     references = {
@@ -68,7 +68,8 @@ def fit(
     sides = data.manifest[data.manifest["split"].isin(["train", "val"])][["width", "height"]].to_numpy()
     units = train.units | held_in.units
     return references, CheckLimits(
-        **limits,
+        kind=limits["kind"],
+        intensity=limits["intensity"],
         size=int(min(sides.min(), *spec.size)),
         units=units.pop() if len(units) == 1 else None,
         flagged=float(flagged.mean()),
@@ -79,15 +80,15 @@ def fit(
 
 
 def modality(data: dataset.Dataset) -> str:
-    """ "CT" or "X-ray" where every image for training says so, otherwise "image"."""
-    stated = {text.casefold() for text in data.part("train")["modality"]}
-    if stated == {"ct"}:
-        return "CT"
-    return "X-ray" if stated and stated <= _XRAYS else "image"
+    """ "CT", "X-ray" or "MRI" where every image for training says so, otherwise "image"."""
+    stated = {recipes.modality_name(text) for text in data.part("train")["modality"]}
+    return stated.pop() if len(stated) == 1 and stated <= {"CT", "X-ray", "MRI"} else "image"
 
 
 def _look(files: Sequence[Path], spec: preprocess.Preprocessing, embed: Callable) -> _Seen:
-    kind, intensity, units = [], [], set()
+    kind: list[np.ndarray] = []
+    intensity: list[np.ndarray] = []
+    units: set[str] = set()
     everything = preprocess.prepared(files, spec)
     while batch := list(itertools.islice(everything, _BATCH)):
         tensors = [image.tensor for image in batch]

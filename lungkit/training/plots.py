@@ -79,7 +79,7 @@ def confusion(evaluation: Evaluation) -> Figure:
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class (images)")
     axes.set_yticks(np.arange(len(counts)) + 0.5, [f"{c} ({n})" for c, n in support.items()], rotation=0)
-    _slant_long_labels(axes, counts.columns)
+    _slant_long_labels(axes, evaluation.classes)
     right = int(np.trace(counts.to_numpy()))
     largest = evaluation.largest_class[0]
     return _titled(
@@ -193,7 +193,7 @@ def training_curves(history: pd.DataFrame, largest: float) -> Figure:
     history: columns epoch, loss, val_loss, accuracy, val_accuracy, learning_rate.
     """
     figure, panels = _figure(10, 3.3, columns=3)
-    best = history.loc[history["val_loss"].idxmin()]
+    best = history.iloc[int(history["val_loss"].argmin())]
     for axes, name in zip(panels[:2], ("loss", "accuracy"), strict=True):
         axes.plot(history["epoch"], history[name], "o-", color=BLUE, markersize=3, label="training")
         axes.plot(history["epoch"], history[f"val_{name}"], "s-", color=VERMILLION, markersize=3, label="validation")

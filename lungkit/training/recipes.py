@@ -5,11 +5,14 @@ Settings were chosen on validation patients (bench/README.md says which were tri
 
 import shlex
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lungkit.data import dataset
 from lungkit.data.notes import alike
 from lungkit.errors import LungkitError
+from lungkit.wording import listed
 
 # What a recipe's `backbone` may be: lungkit's small network, or one of models.backbones, trained on photographs.
 NETWORKS = ("cnn", "efficientnet_lite0", "efficientnet_b0", "mobilenet_v2", "densenet121", "resnet50", "vgg16")
@@ -47,13 +50,18 @@ class Recipe:
     cutmix: float = 0.0
     ema: float = 0.0  # momentum of the weights' moving average
     equalised: bool = False  # sees images with their histogram equalised
-    augmentation: dict = field(default_factory=lambda: {"brightness": 0.15, "contrast": 0.3, "gamma": 0.4})
+    augmentation: dict[str, Any] = field(default_factory=lambda: {"brightness": 0.15, "contrast": 0.3, "gamma": 0.4})
     seeds: tuple[int, ...] = (1,)
     mirrored: bool = True  # also reads the mirrored image
 
-    def settings(self) -> dict:
+    @property
+    def folds(self) -> int:
+        """How many folds a model of this recipe is measured on; 0: on a published split."""
+        return int(self.fold.partition("/")[2]) if self.fold else 0
+
+    def settings(self) -> dict[str, Any]:
         """What decides how a member's training goes, JSON-ready; `tuned_share` comes after it."""
-        return {name: value for name, value in asdict(self).items() if name not in _WORDS}
+        return {name: value for name, value in asdict(self).items() if name not in _NO_SETTINGS}
 
     def check(self, data: dataset.Dataset) -> None:
         """Refuse a set that is labelled with other classes, or whose files say that they are of another modality."""
@@ -63,7 +71,7 @@ class Recipe:
                 f"{', '.join(data.classes)}; nothing was trained. Name its classes as the recipe does, choose another "
                 "recipe (`lungkit train list`), or train a model of your own classes: `lungkit run 03 --data FOLDER`"
             )
-        stated = {_MODALITIES.get(text.upper(), text) for text in data.manifest["modality"] if text}
+        stated = {modality_name(text) for text in data.manifest["modality"] if text}
         if self.modality and (other := sorted(stated - {self.modality})):
             raise LungkitError(
                 f"{self.name} reads {self.modality} images, but {data.name} holds {', '.join(other)} images, as its "
@@ -82,41 +90,34 @@ class Recipe:
         return data.name == f"{self.data}{column}" and counted == self.images
 
     def about(
-        self,
-        data: dataset.Dataset | None = None,
-        command: str = "",
-        population: str = "",
-        licence: str = "",
-    ) -> dict:
+        self, data: dataset.Dataset, command: str = "", population: str = "", licence: str = ""
+    ) -> dict[str, str]:
         """What people should know of the model before they use it, and the command that made and measured it.
 
-        data: what it was trained on; default: the recipe's own set. Of another set the recipe knows neither population
-        nor licence: they are "not stated", where they are not given.
+        data: what it was trained on. Of another set than the recipe's own the recipe knows neither population nor
+        licence: they are "not stated", where they are not given.
         """
-        own = data is None or self.owns(data)
-        question = self.question if own else f"{self.modality}: {', '.join(data.classes[:-1])} or {data.classes[-1]}?"
+        own = self.owns(data)
         return {
-            "question": question,
+            "question": self.question if own else f"{self.modality}: {listed(data.classes, 'or')}?",
             "population": population or (self.population if own else NOT_STATED),
             "licence": licence or (self.licence if own else NOT_STATED),
-            "command": command or self._command(),
+            "command": command,
         }
-
-    def _command(self) -> str:
-        """The command that makes and measures the model that ships."""
-        if self.data == "phantom":
-            return command(self.name, "phantom")
-        probed = self.side >= 224 and self.modality == "X-ray"
-        return command(self.name, f"FOLDER/{self.data}", outside="covid_chestxray" if probed else "", compact=True)
 
 
 def with_backbone(recipe: Recipe, backbone: str) -> Recipe:
     """The recipe with another network; its model gets another name, which ends in the network's."""
     if backbone not in NETWORKS:
         raise LungkitError(f"no network '{backbone}'; there are: {', '.join(NETWORKS)}")
-    return (
-        recipe if backbone == recipe.backbone else replace(recipe, backbone=backbone, name=f"{recipe.name}-{backbone}")
-    )
+    if backbone == recipe.backbone:
+        return recipe
+    return replace(recipe, backbone=backbone, name=f"{recipe.name}-{backbone}")
+
+
+def modality_name(text: str) -> str:
+    """What a modality is called here: "X-ray" for "DX", "MRI" for "mr"; an unknown one as it is."""
+    return {"CT": "CT", "MR": "MRI", "MRI": "MRI"}.get(text.upper(), "X-ray" if text.upper() in _XRAYS else text)
 
 
 def command(
@@ -149,25 +150,10 @@ def _named(source: str | Path) -> str:
 
 NOT_STATED = "not stated"
 _XRAYS = ("CR", "DX", "DR", "RG", "XR", "CXR", "XRAY", "X-RAY", "RADIOGRAPH")
-_MODALITIES = {"MR": "MRI", **dict.fromkeys(_XRAYS, "X-ray")}
-
-
-_WORDS = (
-    "name",
-    "modality",
-    "question",
-    "population",
-    "licence",
-    "data",
-    "images",
-    "label_column",
-    "fold",
-    "by",
-    "leak",
-    "scored_before",
-    "tuned_share",
-    "seeds",
-)
+_NO_SETTINGS = {
+    *("name", "modality", "question", "population", "licence", "data", "images", "label_column"),
+    *("fold", "by", "leak", "scored_before", "tuned_share", "seeds"),
+}
 
 # The children's X-rays were squashed into squares, the sick from other proportions than the healthy; and what differs
 # in their detectors' detail is no disease either. A network that sees all proportions and details cannot use them.
@@ -183,42 +169,40 @@ _SHAPELESS = {
     "gamma": 0.4,
 }
 
-_CHEST = {
-    "augmentation": _SHAPELESS,
-    "epochs": 8,
-    "data": "chest_xray_paediatric_224",
-    "population": "children of 1 to 5 years, one hospital in Guangzhou, frontal chest X-rays",
-    "licence": "CC BY 4.0",
-}
+_CHILDREN = "children of 1 to 5 years, one hospital in Guangzhou, frontal chest X-rays"
+_chest = partial(
+    Recipe,
+    modality="X-ray",
+    population=_CHILDREN,
+    data="chest_xray_paediatric_224",
+    licence="CC BY 4.0",
+    augmentation=_SHAPELESS,
+    scored_before=1,
+)
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe(
+        _chest(
             name="chest-xray-pneumonia",
-            modality="X-ray",
             question="Chest X-ray: normal or pneumonia?",
             images={"NORMAL": 1203, "PNEUMONIA": 3268},
-            scored_before=1,
+            epochs=8,
             learning_rate=1e-3,
-            **_CHEST,
         ),
-        Recipe(
+        _chest(
             name="chest-xray-infection",
-            modality="X-ray",
             question="Chest X-ray: normal, bacterial or viral pneumonia?",
             images={"NORMAL": 1203, "BACTERIAL": 2149, "VIRAL": 1119},
             label_column="subtype",
-            scored_before=1,
             label_smoothing=0.0,
             mixup=0.0,
-            **_CHEST | {"epochs": 6},
         ),
         Recipe(
             name="pneumoniamnist-28",
             modality="X-ray",
             question="Chest X-ray in 28 x 28 pixels (PneumoniaMNIST): normal or pneumonia?",
-            population=_CHEST["population"] + ", reduced to 28 x 28 pixels",
+            population=f"{_CHILDREN}, reduced to 28 x 28 pixels",
             data="pneumoniamnist",
             images={"normal": 1583, "pneumonia": 4273},
             licence="CC BY 4.0",

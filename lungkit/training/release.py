@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,21 +16,16 @@ import pandas as pd
 
 from lungkit import config, files, progress
 from lungkit.data import dataset, images, preprocess, splits
-from lungkit.data.notes import ColumnMissing, alike
+from lungkit.data.notes import ColumnMissing, DatasetError, alike
 from lungkit.errors import LungkitError
 from lungkit.models import graph, input_checks, registry, saved
-from lungkit.models.card import About, ConformalFigures, Measured, ModelCard, SplitCounts, TrainingData
+from lungkit.models.card import About, Measured, ModelCard, SplitCounts, TrainingData
 from lungkit.models.rule import DecisionRule
 from lungkit.training import activation, calibration, evaluation, export, input_statistics
 
 # Names of the images (by content) that a version learned from or was chosen on, one a line, in its folder.
 TRAINED_ON = "trained_on.txt"
 _BATCH = 8
-
-
-def default_name(data: dataset.Dataset, architecture: str = "cnn") -> str:
-    """The registry's name for a model of this architecture on this data set."""
-    return registry.default_name(data.name, architecture)
 
 
 def probabilities(
@@ -65,7 +60,7 @@ def register(
     recipe: dict,
     modality: str | None = None,
     about: dict | None = None,
-    measured: dict | None = None,
+    measured: Mapping[str, Measured] | None = None,
     probes: Callable[[Candidate], dict] | None = None,
     test_too: bool = False,
     scored_before: int = 0,
@@ -108,16 +103,16 @@ def register(
         if not compact:
             saved.save(model, made)
         (made / TRAINED_ON).write_text("".join(f"{sha256}\n" for sha256 in seen))
-        metrics = {"val": on_validation.to_dict()} | (measured or {})
+        metrics = {"val": on_validation.record, **(measured or {})}
         if test_too:
             test = _read(without_heat, preprocess.read_batch(data.files("test"), preprocessing))
-            metrics["test"] = _test_figures(rule, data, test) | {"times_scored": scored_before + 1}
+            metrics["test"] = replace(_test_figures(rule, data, test), times_scored=scored_before + 1)
         card = ModelCard(
             classes=data.classes,
             modality=modality or input_statistics.modality(data),
             preprocessing=preprocessing,
             data=TrainingData(name=data.name, fingerprint=data.fingerprint, counts=counts, recipe=recipe),
-            metrics={split: Measured.from_dict(figures, split) for split, figures in metrics.items()},
+            metrics=metrics,
             rule=rule,
             checks=limits,
             graph=agreement,
@@ -146,30 +141,17 @@ def _read(runtime: graph.Graph, tensors: np.ndarray) -> np.ndarray:
     return scores / scores.sum(axis=1, keepdims=True)
 
 
-def _test_figures(rule: DecisionRule, data: dataset.Dataset, scores: np.ndarray) -> dict:
-    labels = data.labels("test")
-    figures = evaluation.evaluate(labels, scores, data.patients("test"), data.classes, rule)
-    return figures.to_dict() | {"conformal": conformal_figures(rule, labels, scores, data.patients("test")).to_dict()}
-
-
-def conformal_figures(
-    rule: DecisionRule, labels: np.ndarray, scores: np.ndarray, patients: np.ndarray
-) -> ConformalFigures:
-    """How often the rule's conformal sets hold the true class of these images, and how many classes they name."""
-    named = rule.prediction_set(scores)
-    held = named[np.arange(len(labels)), labels]
-    coverage, low, high = evaluation.mean_with_interval(held, patients, share=True)
-    return ConformalFigures(
-        level=rule.conformal.level if rule.conformal else 0.0,
-        coverage=coverage,
-        interval=(low, high),
-        classes_named=float(named.sum(axis=1).mean()),
-    )
+def _test_figures(rule: DecisionRule, data: dataset.Dataset, scores: np.ndarray) -> Measured:
+    labels, patients = data.labels("test"), data.patients("test")
+    figures = evaluation.evaluate(labels, scores, patients, data.classes, rule).record
+    return replace(figures, conformal=calibration.conformal_figures(rule, labels, scores, patients))
 
 
 def _flagged(card: ModelCard, references: dict, runtime: graph.Graph, files: list[Path]) -> np.ndarray:
     """Whether the checks of "kind" and "intensity" flag each of these files."""
     spec, limits = card.preprocessing, card.checks
+    if limits is None:
+        return np.zeros(len(files), bool)
     tensors = preprocess.read_batch(files, spec)
     embeddings = np.concatenate([runtime(tensor[None])["embedding"] for tensor in tensors])
     kind = references["kind"].distance(input_checks.embedding_features(embeddings))
@@ -179,7 +161,7 @@ def _flagged(card: ModelCard, references: dict, runtime: graph.Graph, files: lis
 
 def _exported(model, folder: Path, tensors, scores, rule: DecisionRule, half: bool) -> dict:
     """Write the graph, with half-precision weights if it then still says what Keras says; the card's "graph"."""
-    export.write(model, folder, rule.temperature, half)
+    export.write(model, folder, rule.temperature or 1.0, half)
     try:
         agreement = export.agreement(model, graph.Graph(folder), tensors, scores, rule)
     except export.NotExportable:
@@ -237,7 +219,7 @@ class Scored:
         """Images of the set by the part that they are in, where that is not the split scored; unreadable ones apart."""
         rest = self.data.part()
         rest = rest[rest["split"] != self.split] if self.split != "all" else rest[:0]
-        return rest["split"].value_counts().to_dict()
+        return {str(split): int(count) for split, count in rest["split"].value_counts().items()}
 
     @property
     def absent(self) -> list[str]:
@@ -324,7 +306,7 @@ def _as_trained(version: registry.Version, source: str, recipe: dict) -> dataset
     """The set split by the version's recipe; None where that is not what it was trained on."""
     try:
         data = dataset.load_split(source, **recipe | {"overlap": "set_aside", "quiet": True})
-    except (dataset.DatasetError, splits.SplitError):
+    except (DatasetError, splits.SplitError):
         return None
     return data if data.fingerprint == version.card.data.fingerprint else None
 

@@ -209,7 +209,7 @@ def repeated_says(runs: pd.DataFrame) -> str:
         text += f" They did better than trial {trial}'s from {ahead} of {seeds} starts" + (
             "." if ahead == seeds else ": the order of the two can be chance."
         )
-    first = runs.loc[runs["searched"].idxmin(), "trial"]
+    first = runs["trial"].iloc[int(runs["searched"].argmin())]
     if first != best:
         text += f" In the search itself, trial {first} had scored better: by one start."
     return text

@@ -18,8 +18,8 @@ from sklearn.utils.class_weight import compute_sample_weight
 from lungkit import config, resume
 from lungkit.data import dataset, preprocess
 from lungkit.errors import LungkitError
-from lungkit.models import cnn, search
-from lungkit.training import finetune, fit, pipeline, release
+from lungkit.models import cnn, registry, search
+from lungkit.training import finetune, fit, pipeline
 from lungkit.training.recipes import Recipe
 
 
@@ -98,7 +98,7 @@ def cnn_task(
         return pipeline.served(decoded, size.batch_size, augment=augment, shuffle=True, most=most, seed=start)
 
     weights = fit.class_weights(chest.labels("train"), len(chest.classes))
-    model_name = model_name or release.default_name(chest)
+    model_name = model_name or registry.usual_name(chest.name)
     own_sizes = {name: value for name, value in (("trials", trials), ("epochs", epochs)) if value}
     settings = {
         "data": chest.fingerprint,

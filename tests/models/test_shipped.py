@@ -53,7 +53,10 @@ def test_all_that_ship_are_tested_and_take_less_than_60_megabytes(shipped):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_model_says_whose_what_for_and_how_well(name):
     card = registry.active(name).card
-    assert card.about.to_dict() == recipes.find(name).about()
+    recipe, about = recipes.find(name), card.about
+    assert (about.question, about.population, about.licence) == (recipe.question, recipe.population, recipe.licence)
+    source = "phantom" if recipe.data == "phantom" else f"FOLDER/{recipe.data}"
+    assert about.command.startswith(f"lungkit train {name} --data {source}")
     assert card.metrics["test"].times_scored >= 1
     assert card.metrics["test"].figure("ece").value is not None
     assert card.rule.conformal.level == 0.9

@@ -147,10 +147,9 @@ def test_probabilities_are_the_softmax_of_the_logits(model, chest):
         ("x" * 300, "x" * 96 + "-cnn"),
     ],
 )
-def test_a_default_name_can_be_registered_whatever_the_data_set_is_called(model, chest, name, expected):
-    named = release.default_name(dataclasses.replace(chest, name=name))
-    assert named == expected
-    assert registry.add(named, model_card(), lambda folder: (folder / "weights").write_bytes(b"1")).model == expected
+def test_a_usual_name_can_be_registered_whatever_the_data_set_is_called(name, expected):
+    assert registry.usual_name(name) == expected
+    assert registry.add(expected, model_card(), lambda folder: (folder / "weights").write_bytes(b"1")).model == expected
 
 
 # --- scoring
