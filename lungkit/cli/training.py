@@ -157,9 +157,9 @@ def search(
         asked |= {"recipe": recipe}
     else:
         asked |= {"strategy": strategy, "label_column": label_column, "profile": profile}
-        task = tasks.cnn_task(source, **asked)
+        task = tasks.cnn_task(source, **asked).search
     if search_parallel.worker_name():  # a worker of a search that another command began
-        search_parallel.take_part(*task.positional, **task.options)
+        search_parallel.take_part(task)
         return
     if fresh:
         shutil.rmtree(task.folder, ignore_errors=True)
@@ -175,9 +175,7 @@ def search(
             "This command hands out the trials. If it is killed, the trials in training are lost, finished ones are "
             "kept, and the same command continues."
         )
-    timed = search_parallel.search_with_workers(
-        command, *task.positional, workers=workers, settings=task.settings, **task.options
-    )
+    timed = search_parallel.search_with_workers(command, task, workers)
     table = timed.result.trials
     shown = [str(name) for name in table if name != "reason" or table.reason.any()]
     if chosen:  # whose trials all take the same

@@ -18,19 +18,16 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from lungkit.backend import keras
 
 import keras_tuner
 from keras_tuner.engine.trial import Trial
 
 from lungkit import files
 from lungkit.errors import LungkitError
-from lungkit.models import search
+from lungkit.models.search import ENDED, Search, SearchResult
 from lungkit.training.workers import Workers, end_with_parent
 
 # A trial fails when so many processes died while they trained it: some settings need more memory than there is.
@@ -44,7 +41,7 @@ _FINISHED = "finished"  # in the search's folder, when no trial is left
 class TimedResult:
     """`result`; `seconds` of this call; `whole`: seconds by number of workers, of searches run from first to last."""
 
-    result: search.SearchResult
+    result: SearchResult
     seconds: float
     whole: dict[int, float]
 
@@ -69,14 +66,14 @@ def worker_name() -> str:
 # --- in a worker
 
 
-def take_part(build, train, validation, folder: Path, *, strategy: str, trials: int, epochs: int, seed: int, **fit):
-    """Train trials until the search has ended; arguments as for `search_with_workers`."""
+def take_part(search: Search) -> None:
+    """Train trials until the search has ended."""
     end_with_parent()
     name = worker_name()
-    (folder / f"{name}.json").unlink(missing_ok=True)  # KerasTuner would load the search's state, which others write
-    tuner = search.new_tuner(strategy, build, folder, trials, epochs, seed)
-    tuner.oracle = _TrialsFromFolder(tuner.oracle.objective, folder, name)
-    tuner.search(train, validation_data=validation, verbose=0, **({"shuffle": False, "epochs": epochs} | fit))
+    (search.folder / f"{name}.json").unlink(missing_ok=True)  # KerasTuner would load the state, which others write
+    tuner = search.new_tuner()
+    tuner.oracle = _TrialsFromFolder(tuner.oracle.objective, search.folder, name)
+    search.train_trials(tuner)
 
 
 class _TrialsFromFolder:
@@ -124,49 +121,32 @@ def _files_of(folder: Path, name: str) -> tuple[Path, Path]:
 # --- in the command that hands out the trials
 
 
-def search_with_workers(
-    command: list[str],
-    build: Callable[[keras_tuner.HyperParameters], keras.Model],
-    train,
-    validation,
-    folder: Path,
-    *,
-    workers: int = 1,
-    strategy: str = "hyperband",
-    trials: int = 10,
-    epochs: int = 10,
-    seed: int = 7,
-    settings: dict | None = None,
-    **fit_options,
-) -> TimedResult:
-    """search.run_search with `workers` processes, timed; 1: in this process.
+def search_with_workers(command: list[str], search: Search, workers: int = 1) -> TimedResult:
+    """`search` with `workers` processes, timed; 1: in this process.
 
-    command: argument list of a process that calls `take_part` with the same arguments. Any number of workers can
-    continue the search in `folder`, which keeps each process's log in logs/; the seconds are kept next to the folder.
-    Ctrl-C or an error ends all processes.
+    command: argument list of a process that calls `take_part` with the same search. Any number of workers can continue
+    the search in its folder, which keeps each process's log in logs/; the seconds are kept next to the folder. Ctrl-C
+    or an error ends all processes.
 
-    Raises SearchFailed as search.run_search does, and LungkitError with the last words of a worker that cannot start.
+    Raises SearchFailed as Search.run does, and LungkitError with the last words of a worker that cannot start.
     """
     if workers < 1:
         raise LungkitError(f"a search needs at least 1 worker, not {workers}")
-    options: dict[str, Any] = {"strategy": strategy, "trials": trials, "epochs": epochs, "seed": seed}
-    is_new = not any(folder.glob("trial_*"))
+    is_new = not any(search.folder.glob("trial_*"))
     started = time.perf_counter()
     if workers == 1:
-        result = search.run_search(build, train, validation, folder, settings=settings, **options, **fit_options)
-        (folder / _FINISHED).touch()
+        result = search.run()
+        (search.folder / _FINISHED).touch()
     else:
-        result = _search_by_processes(command, build, folder, workers, options, settings)
+        result = _search_by_processes(command, search, workers)
     seconds = time.perf_counter() - started
-    return TimedResult(result, seconds, _whole(folder, workers, seconds if is_new else None))
+    return TimedResult(result, seconds, _whole(search.folder, workers, seconds if is_new else None))
 
 
 def _whole(folder: Path, workers: int, seconds: float | None) -> dict[int, float]:
     """Record this search's seconds next to its folder, and return what was recorded for the same settings."""
-    record, settings = (
-        folder.with_name(f"{folder.name}_seconds.json"),
-        json.loads((folder / "settings.json").read_text()),
-    )
+    record = folder.with_name(f"{folder.name}_seconds.json")
+    settings = json.loads((folder / "settings.json").read_text())
     kept = json.loads(record.read_text()) if record.exists() else {}
     seconds_by_workers = kept.get("seconds", {}) if kept.get("settings") == settings else {}
     if seconds is not None:
@@ -175,17 +155,14 @@ def _whole(folder: Path, workers: int, seconds: float | None) -> dict[int, float
     return {int(number): value for number, value in sorted(seconds_by_workers.items())}
 
 
-def _search_by_processes(command, build, folder: Path, workers: int, options: dict, settings) -> search.SearchResult:
-    search.same_search(folder, settings=settings, **options)
-    tuner = search.open_search(build, folder, **options)
-    stopped_early = None
+def _search_by_processes(command: list[str], search: Search, workers: int) -> SearchResult:
+    tuner, folder, stopped_early = search.open(), search.folder, None
     if not (folder / _FINISHED).exists():
-        label = f"search by {workers} workers"
         with (
-            search.epochs_bar(tuner, label, options["strategy"], options["trials"], options["epochs"]) as bar,
+            search.bar(tuner, f"search by {workers} workers") as bar,
             Workers(command, folder / "logs", workers) as processes,
         ):
-            handout = _Handout(tuner, folder, options["epochs"], bar)
+            handout = _Handout(tuner, search, bar)
             for number in range(1, workers + 1):
                 processes.start(f"worker{number}", KERASTUNER_TUNER_ID=f"worker{number}")
             try:
@@ -200,17 +177,17 @@ def _search_by_processes(command, build, folder: Path, workers: int, options: di
             except RuntimeError as error:  # KerasTuner's own limit on trials that failed one after another
                 stopped_early = error
             (folder / _FINISHED).touch()
-    return search.result_of(tuner, folder, stopped_early)
+    return search.result(tuner, stopped_early)
 
 
 class _Handout:
     """Gives the trials of a search to workers, and records what becomes of them."""
 
-    def __init__(self, tuner: keras_tuner.Tuner, folder: Path, epochs: int, bar):
-        self._tuner, self._folder, self._epochs, self._bar = tuner, folder, epochs, bar
+    def __init__(self, tuner: keras_tuner.Tuner, search: Search, bar: Any):
+        self._tuner, self._search, self._folder, self._bar = tuner, search, search.folder, bar
         self._no_trial_left = False
         self._deaths, self._failed_starts = Counter[str](), Counter[str]()
-        (folder / "queue").mkdir(exist_ok=True)
+        (self._folder / "queue").mkdir(exist_ok=True)
         for request in self._requests():  # of workers that ended with an earlier call; others ask again
             self._record(**json.loads(request.read_text()))
             request.unlink()
@@ -238,7 +215,7 @@ class _Handout:
     def _record(self, trial: dict | None = None, metrics: dict | None = None, step: int = 0) -> None:
         """What a worker reports of a trial; a report that is read a second time changes nothing."""
         oracle = self._tuner.oracle
-        if trial is None or oracle.trials[trial["trial_id"]].status in search.ENDED:
+        if trial is None or oracle.trials[trial["trial_id"]].status in ENDED:
             return
         if metrics is not None:
             oracle.update_trial(trial["trial_id"], metrics, step)
@@ -246,7 +223,7 @@ class _Handout:
         self._tuner.save()
         best = min((one.score for one in oracle.trials.values() if one.score is not None), default=float("nan"))
         self._bar.set_postfix_str(f"{len(oracle.trials)} trials, lowest validation loss {best:.3f}")
-        self._bar.update(search.epochs_of(oracle.trials[trial["trial_id"]], self._epochs))
+        self._bar.update(self._search.epochs_of(oracle.trials[trial["trial_id"]]))
 
     def take_back(self, ended, processes: Workers) -> None:
         """Say that a worker died. Its trial waits for it, or fails where it ended every worker that tried it."""

@@ -18,48 +18,29 @@ from sklearn.utils.class_weight import compute_sample_weight
 from lungkit import config, resume
 from lungkit.data import dataset, preprocess
 from lungkit.errors import LungkitError
-from lungkit.models import cnn, registry, search
+from lungkit.models import cnn, registry
+from lungkit.models.search import Search, check_strategy
 from lungkit.training import finetune, fit, pipeline
 from lungkit.training.recipes import Recipe
 
 
 @dataclass(frozen=True, eq=False)
-class SearchTask:
-    """What search.run_search takes: build, train and validation, its folder, and by name `options` and `settings`."""
-
-    build: Callable
-    train: object
-    validation: object
-    folder: Path
-    options: dict
-    settings: dict  # recorded in the folder
-
-    @property
-    def positional(self) -> tuple:
-        """The positional arguments, in order."""
-        return self.build, self.train, self.validation, self.folder
-
-    def run(self) -> search.SearchResult:
-        """Search in this process, or continue what an earlier call left in the folder."""
-        return search.run_search(*self.positional, settings=self.settings, **self.options)
-
-
-@dataclass(frozen=True, eq=False)
-class CnnTask(SearchTask):
+class CnnTask:
     """The search of the compact CNN, with all that notebook 03 needs to train what it gives."""
 
+    search: Search
     data: dataset.Dataset
-    how: dict  # the arguments of dataset.load_split that give this split again
+    how: dict[str, Any]  # the arguments of dataset.load_split that give this split again
     spec: preprocess.Preprocessing
     size: config.Profile
     class_weights: dict[int, float]
     model_name: str
-    batches: Callable  # (seed, most): training batches in an order and with variations that follow from the seed alone
+    batches: Callable[..., Any]  # (seed, most): training batches in an order and with variations from the seed alone
 
     @property
     def work(self) -> Path:
         """The folder of the search and of what follows from it."""
-        return self.folder.parent
+        return self.search.folder.parent
 
 
 def cnn_task(
@@ -80,8 +61,7 @@ def cnn_task(
     source, overlap: as dataset.load_split takes them. intensity_window: as in Preprocessing. `trials` and `epochs`
     other than the profile's make another search, in another folder.
     """
-    if strategy not in search.STRATEGIES:
-        raise LungkitError(f"no search strategy '{strategy}'; there are: {', '.join(search.STRATEGIES)}")
+    check_strategy(strategy)
     size = config.profile(profile)
     keras.utils.set_random_seed(seed)
     how: dict[str, Any] = {"label_column": label_column, "limit": size.limit(source), "seed": seed}
@@ -100,21 +80,21 @@ def cnn_task(
     weights = fit.class_weights(chest.labels("train"), len(chest.classes))
     model_name = model_name or registry.usual_name(chest.name)
     own_sizes = {name: value for name, value in (("trials", trials), ("epochs", epochs)) if value}
-    settings = {
-        "data": chest.fingerprint,
-        "profile": profile,
-        "seed": seed,
-        "spec": spec.to_dict(),
-        "strategy": strategy,
-    }
-    sizes = {"trials": size.search_trials, "epochs": size.search_epochs} | own_sizes
+    settings = {"data": chest.fingerprint, "profile": profile, "seed": seed, "spec": spec.to_dict()}
+    settings |= {"strategy": strategy}
     return CnnTask(
-        build=partial(cnn.search_space, input_shape=(*spec.size, 1), n_classes=len(chest.classes)),
-        train=batches(seed, size.search_batches),
-        validation=pipeline.batches(chest, "val", spec, size.batch_size),
-        folder=resume.work_folder(model_name, settings | own_sizes) / "search",
-        options={"strategy": strategy, "seed": seed, "class_weight": weights} | sizes,
-        settings=settings,
+        Search(
+            build=partial(cnn.search_space, input_shape=(*spec.size, 1), n_classes=len(chest.classes)),
+            train=batches(seed, size.search_batches),
+            validation=pipeline.batches(chest, "val", spec, size.batch_size),
+            folder=resume.work_folder(model_name, settings | own_sizes) / "search",
+            strategy=strategy,
+            trials=trials or size.search_trials,
+            epochs=epochs or size.search_epochs,
+            seed=seed,
+            settings=settings,
+            fit={"class_weight": weights},
+        ),
         data=chest,
         how=how,
         spec=spec,
@@ -194,7 +174,7 @@ def recipe_task(
     limit: int | None = None,
     vary: Sequence[str] = USUAL,
     seed: int = 7,
-) -> SearchTask:
+) -> Search:
     """A bayesian search of `trials` trials of `epochs` epochs (default: the recipe's) on at most `limit` images.
 
     source: as dataset.load_split takes it; one with other classes or of another modality is refused.
@@ -204,11 +184,14 @@ def recipe_task(
     tensors = finetune.recipe_data(recipe, source, limit)
     settings = recipe.settings() | {"data": tensors.data.fingerprint, "limit": limit, "vary": list(vary)}
     folder = resume.work_folder(f"{recipe.name}-search", settings | {"trials": trials, "seed": seed})
-    return SearchTask(
+    return Search(
         build=RecipeSpace(recipe, tensors, folder, seed, vary),
         train=None,
         validation=None,
         folder=folder / "search",
-        options={"strategy": "bayesian", "seed": seed, "trials": trials, "epochs": recipe.epochs},
+        strategy="bayesian",
+        trials=trials,
+        epochs=recipe.epochs,
+        seed=seed,
         settings=settings,
     )

@@ -49,7 +49,7 @@ def searches(tmp_path_factory, batches):
     """A folder and its result for each strategy; tests leave both as they are."""
     home = tmp_path_factory.mktemp("searches")
     return {
-        name: (home / name, search.run_search(dense, *batches, home / name, **options))
+        name: (home / name, search.Search(dense, *batches, home / name, **options).run())
         for name, options in OPTIONS.items()
     }
 
@@ -69,7 +69,7 @@ def test_the_best_trial_has_the_lowest_validation_loss_and_the_table_says_how_lo
 def test_a_second_call_trains_nothing_again_and_shows_what_was_done(searches, batches, strategy, capsys):
     folder, first = searches[strategy]
     BUILT.clear()
-    again = search.run_search(dense, *batches, folder, **OPTIONS[strategy])
+    again = search.Search(dense, *batches, folder, **OPTIONS[strategy]).run()
     assert again.trials.equals(first.trials)
     assert len(BUILT) <= 1, "the space is read once, no trial is built"
     total = 6 if strategy == "bayesian" else 11
@@ -81,7 +81,7 @@ def test_a_second_call_trains_nothing_again_and_shows_what_was_done(searches, ba
 def test_other_settings_in_the_same_folder_are_refused_by_name(searches, batches):
     other = OPTIONS["bayesian"] | {"epochs": 1, "settings": {"data": "b"}}
     with pytest.raises(resume.SettingsDiffer, match=r"data, epochs differ"):
-        search.run_search(dense, *batches, searches["bayesian"][0], **other)
+        search.Search(dense, *batches, searches["bayesian"][0], **other).run()
 
 
 @pytest.mark.parametrize("finished", [0, 2])
@@ -99,16 +99,16 @@ def test_a_search_that_was_stopped_continues_with_the_trial_that_was_in_training
 
     options = {"strategy": "bayesian", "trials": 3, "epochs": 1}
     with pytest.raises(Stop):
-        search.run_search(stops, *batches, tmp_path / "search", **options)
+        search.Search(stops, *batches, tmp_path / "search", **options).run()
     BUILT.clear()
-    result = search.run_search(dense, *batches, tmp_path / "search", **options)
+    result = search.Search(dense, *batches, tmp_path / "search", **options).run()
     assert result.trials.status.tolist() == ["COMPLETED"] * 3
     assert len(BUILT) == 3 - finished, "finished trials are not trained again"
 
 
 def test_failed_trials_are_kept_with_their_reason_and_the_search_continues(tmp_path, batches):
     build = partial(dense, fails_above=4)
-    result = search.run_search(build, *batches, tmp_path / "search", strategy="bayesian", trials=6, epochs=1, seed=1)
+    result = search.Search(build, *batches, tmp_path / "search", strategy="bayesian", trials=6, epochs=1, seed=1).run()
     failed = result.trials[result.trials.status != "COMPLETED"]
     assert len(failed) and failed.reason.str.match(r"ValueError: width [68] is too wide").all()
     assert result.best["width"] <= 4
@@ -117,7 +117,7 @@ def test_failed_trials_are_kept_with_their_reason_and_the_search_continues(tmp_p
 def test_a_search_without_a_finished_trial_fails_with_every_reason(tmp_path, batches):
     build = partial(dense, fails_above=0)
     with pytest.raises(search.SearchFailed, match=r"cannot be built.* width 2 is too wide for this test"):
-        search.run_search(build, *batches, tmp_path / "first", strategy="bayesian", trials=2, epochs=1)
+        search.Search(build, *batches, tmp_path / "first", strategy="bayesian", trials=2, epochs=1).run()
 
     def breaks_in_training(hp):
         model = dense(hp)
@@ -125,12 +125,12 @@ def test_a_search_without_a_finished_trial_fails_with_every_reason(tmp_path, bat
         return model
 
     with pytest.raises(search.SearchFailed, match=r"no trial .* completed:(\n  trial .*division by zero){2}"):
-        search.run_search(breaks_in_training, *batches, tmp_path / "second", strategy="bayesian", trials=2, epochs=1)
+        search.Search(breaks_in_training, *batches, tmp_path / "second", strategy="bayesian", trials=2, epochs=1).run()
 
 
 def test_an_unknown_strategy_is_refused(tmp_path, batches):
     with pytest.raises(LungkitError, match="no search strategy 'random'; there are: hyperband, bayesian"):
-        search.run_search(dense, *batches, tmp_path / "search", strategy="random")
+        search.Search(dense, *batches, tmp_path / "search", strategy="random").run()
 
 
 @pytest.mark.parametrize(("epochs", "total"), [(1, 1), (2, 4), (3, 11), (9, 75), (12, 136)])
@@ -158,10 +158,10 @@ def test_the_best_settings_do_best_on_the_mean_of_several_starts_not_in_one(tmp_
         luck.assign({1: 0.4, 2: 0.8, 3: 0.9}[seed])
         return batches[0]
 
-    result = search.run_search(build, *batches, tmp_path / "search", strategy="bayesian", trials=2, epochs=1)
+    lucky = search.Search(build, *batches, tmp_path / "search", strategy="bayesian", trials=2, epochs=1)
+    result = lucky.run()
     assert result.best == {"width": 2}, "one lucky start"
-    options = {"seeds": (1, 2, 3), "finalists": 2, "epochs": 1}
-    again = search.repeat(result, build, train, batches[1], tmp_path / "again", **options)
+    again = lucky.repeat(result, train, tmp_path / "again", seeds=(1, 2, 3))
     assert again.best == {"width": 4}
     runs = again.runs
     assert runs["seed"].tolist() == [1, 2, 3] * 2
@@ -170,15 +170,14 @@ def test_the_best_settings_do_best_on_the_mean_of_several_starts_not_in_one(tmp_
     assert runs["accuracy"].between(0, 1).all()
 
     trained.clear()
-    assert search.repeat(result, build, train, batches[1], tmp_path / "again", **options).runs.equals(runs)
+    assert lucky.repeat(result, train, tmp_path / "again", seeds=(1, 2, 3)).runs.equals(runs)
     assert not trained, "a finished training is not made again"
 
 
 def test_a_trial_that_continues_another_is_not_a_second_candidate(searches, batches, tmp_path):
     _, result = searches["hyperband"]
     assert result.trials[["width", "learning_rate"]].duplicated().any()
-    runs = search.repeat(
-        result, dense, lambda seed: batches[0], batches[1], tmp_path / "again", seeds=(1,), epochs=1
-    ).runs
+    short = search.Search(dense, *batches, tmp_path / "search", epochs=1)
+    runs = short.repeat(result, lambda seed: batches[0], tmp_path / "again", seeds=(1,)).runs
     values = result.trials.set_index("trial").loc[runs["trial"], ["width", "learning_rate"]]
     assert len(values) == 2 and not values.duplicated().any()

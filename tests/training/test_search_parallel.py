@@ -83,10 +83,14 @@ def trainings(folder: Path) -> list[tuple[str, str]]:
     return [tuple(line.split()) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def by_processes(folder: Path, command=None, **options) -> search_parallel.TimedResult:
+def searching(folder: Path, **options) -> search.Search:
+    return search.Search(Noting(folder), *batches(), folder, **options)
+
+
+def by_processes(folder: Path, command=None, workers=2, **options) -> search_parallel.TimedResult:
     options = OPTIONS | options
     command = command or [sys.executable, __file__, str(folder), json.dumps(options)]
-    return search_parallel.search_with_workers(command, Noting(folder), *batches(), folder, **{"workers": 2} | options)
+    return search_parallel.search_with_workers(command, searching(folder, **options), workers)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +132,7 @@ def test_finished_trials_are_not_trained_again_by_processes_or_without(searched)
     again = by_processes(folder, command=["false"], workers=3)
     assert again.result.trials.equals(table)
     BUILT.clear()
-    assert search.run_search(Noting(folder), *batches(), folder, **OPTIONS).trials.equals(table)
+    assert searching(folder, **OPTIONS).run().trials.equals(table)
     assert BUILT == []
 
 
@@ -138,7 +142,7 @@ def test_a_trial_that_ended_as_the_command_was_killed_is_not_trained_again(searc
     state["ongoing_trials"] = {"worker1": "0005"}  # KerasTuner writes this at the end of a trial, before it lets go
     (folder / "oracle.json").write_text(json.dumps(state))
     BUILT.clear()
-    search.run_search(Noting(folder), *batches(), folder, **OPTIONS)
+    searching(folder, **OPTIONS).run()
     assert BUILT == []
 
 
@@ -176,8 +180,9 @@ class Bar:
 
 
 def opened(folder: Path):
-    tuner = search.open_search(Noting(folder), folder, **SHORT)
-    return tuner, search_parallel._Handout(tuner, folder, SHORT["epochs"], Bar())
+    short = searching(folder, **SHORT)
+    tuner = short.open()
+    return tuner, search_parallel._Handout(tuner, short, Bar())
 
 
 def worker(folder: Path, name: str, handout):
@@ -264,7 +269,7 @@ def test_a_trial_that_ends_every_process_fails_and_the_search_continues(tmp_path
     (folder / "finished").touch()
     asking.join(10)
     assert statuses == ["STOPPED"]
-    table = search.result_of(tuner, folder).trials
+    table = searching(folder, **SHORT).result(tuner).trials
     assert table.status.tolist() == ["COMPLETED", "FAILED"]
     assert "3 processes died while they trained it" in table.reason.iloc[-1]
 
@@ -309,4 +314,4 @@ if __name__ == "__main__":
     place = Path(sys.argv[1])
     arguments = json.loads(sys.argv[2])
     arguments.pop("settings", None)
-    search_parallel.take_part(Noting(place), *batches(), place, **arguments)
+    search_parallel.take_part(searching(place, **arguments))

@@ -57,10 +57,10 @@ def test_one_worker_and_two_search_the_same_space_and_are_compared(search):
 
 
 def test_sizes_other_than_the_profiles_have_their_own_folder(squares):
-    usual, short = tasks.cnn_task(str(squares)), tasks.cnn_task(str(squares), epochs=1)
+    usual, short, again = (tasks.cnn_task(str(squares), epochs=epochs).search for epochs in (None, 1, None))
     assert usual.folder != short.folder
-    assert (usual.options["epochs"], short.options["epochs"]) == (3, 1)
-    assert usual.folder == tasks.cnn_task(str(squares)).folder
+    assert (usual.epochs, short.epochs) == (3, 1)
+    assert usual.folder == again.folder
 
 
 def test_an_unknown_strategy_or_profile_is_refused(squares):
