@@ -101,21 +101,12 @@ def for_notebook(ref: str, data: str) -> Version:
     usual = usual_name(data)
     if ref or usual in models():
         return find(ref or usual)
-    others = {name: _trained_on(name) for name in models()}
-    alike = [name for name, trained_on in others.items() if trained_on.split("-")[0] == data.split("-")[0]]
-    named = ""
-    if alike:
-        named = ", or set " + " or ".join(f"model_name='{name}'" for name in alike)
-    elif others:
+    others = {version.model: version.card.data.name.split("-")[0] for version in in_use()}
+    alike = [f"model_name='{name}'" for name, kind in others.items() if kind == data.split("-")[0]]
+    named = f", or set {' or '.join(alike)}" if alike else ""
+    if others and not alike:
         named = f", or name another model in model_name: {', '.join(others)}"
     raise ModelMissing(f"no model was trained on {data} yet: run notebook 03 first (`lungkit run 03`){named}")
-
-
-def _trained_on(model: str) -> str:
-    """The name of the data set of a model's active version; empty where that cannot be told."""
-    with suppress(LungkitError):
-        return active(model).card.data.name
-    return ""
 
 
 def active(model: str) -> Version:

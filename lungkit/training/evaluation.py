@@ -44,6 +44,7 @@ from lungkit.models.card_text import METRICS, figures_table
 from lungkit.models.rule import DecisionRule
 
 SHARES = ("accuracy", "precision", "recall", "specificity")  # of images: they have exact intervals
+RESAMPLES, SEED = 1000, 7  # of the patients, behind each interval
 ECE_BINS = 15
 LEVELS = (2.5, 97.5)  # percentiles of a 95 % interval
 _GRID = np.linspace(0, 1, 101)  # where the bands of curves are measured
@@ -276,8 +277,8 @@ def evaluate(
     patients: ArrayLike,
     classes: Sequence[str],
     rule: DecisionRule,
-    n_boot: int = 1000,
-    seed: int = 7,
+    n_boot: int = RESAMPLES,
+    seed: int = SEED,
 ) -> Evaluation:
     """Compare probabilities with the truth.
 
@@ -306,9 +307,7 @@ def _figures(classes: Sequence[str]) -> list[tuple[str, str]]:
     return [(name, "") for name in OVERALL] + [(name, cls) for cls in classes for name in PER_CLASS]
 
 
-def paired_difference(
-    a: Evaluation, b: Evaluation, metric: str = "auc", cls: str = "", n_boot: int = 1000, seed: int = 7
-) -> tuple[float, float, float]:
+def paired_difference(a: Evaluation, b: Evaluation, metric: str = "auc", cls: str = "") -> tuple[float, float, float]:
     """How much better `a` does than `b` on the same images: (a - b, low, high), a 95 % interval by patient.
 
     Both answer for the same patients, so each resample draws the same patients for both: what makes some patients hard
@@ -327,7 +326,7 @@ def paired_difference(
         return (scores[0](weights) - scores[1](weights))[:, [row]]
 
     value = float(differences(np.ones((1, len(a.true))))[0, 0])
-    resampled = [np.empty((0, 1)), *(differences(weights) for weights in _resamples(a.patients, n_boot, seed))]
+    resampled = [np.empty((0, 1)), *(differences(weights) for weights in a._resamples())]
     low, high = (float(bound[0]) for bound in _interval(np.concatenate(resampled)))
     if low == high:
         n = min(_Counts(a.true, e.predicted, a.patients, a.classes).independent(metric, cls) for e in (a, b))
@@ -338,8 +337,6 @@ def paired_difference(
 def mean_with_interval(
     values: ArrayLike,
     patients: ArrayLike,
-    n_boot: int = 1000,
-    seed: int = 7,
     share: bool = False,
     bounds: tuple[float, float] | None = None,
 ) -> tuple[float, float, float]:
@@ -354,7 +351,7 @@ def mean_with_interval(
     known, of = given[defined], _checked_patients(patients, len(given))[defined]
     if not len(known):
         return (np.nan, np.nan, np.nan)
-    means = [(weights @ known / weights.sum(axis=1))[:, None] for weights in _resamples(of, n_boot, seed)]
+    means = [(weights @ known / weights.sum(axis=1))[:, None] for weights in _resamples(of, RESAMPLES, SEED)]
     resampled, mean = np.concatenate([np.empty((0, 1)), *means]), known.mean(keepdims=True)
     low, high = _interval(resampled)
     if share:

@@ -13,11 +13,12 @@ from lungkit.backend import keras
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from lungkit import progress
 from lungkit.errors import LungkitError
-from lungkit.training.evaluation import mean_with_interval
+from lungkit.training.evaluation import SEED, mean_with_interval
 
 MEASURES = ("pointing_game", "iou_otsu", "energy_inside", "mask_share")
 
@@ -185,37 +186,32 @@ def otsu_threshold(values: np.ndarray) -> float:
     return ordered[between.argmax()] if between.size and between.max() >= 0 else -np.inf
 
 
-def localisation_summary(frame: pd.DataFrame, patients, n_boot: int = 1000, seed: int = 7) -> pd.DataFrame:
+def localisation_summary(frame: pd.DataFrame, patients: ArrayLike) -> pd.DataFrame:
     """The mean of each column of `localisation` with its 95 % bootstrap interval by patient.
 
     patients: the patient of each row of `frame`. Returns one row per measure: value, low, high, images, patients;
     rows of NaN (no lesion) do not count, and with one patient there is no interval (NaN).
     """
-    table = pd.DataFrame.from_dict(
-        {
-            measure: mean_with_interval(frame[measure], patients, n_boot, seed, share=measure == "pointing_game")
-            for measure in frame.columns
-        },
-        orient="index",
-        columns=["value", "low", "high"],
-    )
     with_lesion = frame.notna().all(axis=1).to_numpy()
-    return table.assign(images=with_lesion.sum(), patients=len(np.unique(np.asarray(patients)[with_lesion])))
+    counts = (int(with_lesion.sum()), len(np.unique(np.asarray(patients)[with_lesion])))
+    rows = {
+        str(measure): (*mean_with_interval(values, patients, share=measure == "pointing_game"), *counts)
+        for measure, values in frame.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "images", "patients"])
 
 
 # --- does the map depend on what was learned? ---
 
 
-def randomisation_check(
-    model: keras.Model, images, class_index=None, patients=None, n_boot: int = 1000, seed: int = 7
-) -> pd.DataFrame:
+def randomisation_check(model: keras.Model, images: np.ndarray, class_index=None, patients=None) -> pd.DataFrame:
     """Cascading randomisation of the weights from the output backwards (Adebayo et al. 2018).
 
     Convolution and dense layers are re-initialised (He normal, biases zero) and stay so while the next follow: first
     the output layer alone, then the others in at most seven groups. After each step the maps of the same classes
     are compared with the model's own. Maps that explain the model lose their likeness; maps that stay alike
     show the image's edges whatever was learned. The weights are put back exactly, also after an error.
-    Each step is one draw of weights: the interval covers other images, not other draws (seed).
+    Each step is one draw of weights: the interval covers other images, not other draws.
 
     images, class_index: as for `gradcam`; patients (n,): the images of one patient count together (None: none do).
 
@@ -228,7 +224,7 @@ def randomisation_check(
     groups = [learned[:1], *_in_groups(learned[1:], _RANDOMISATION_STEPS - 1)]
     before = model.get_weights()
     patients = np.arange(len(original)) if patients is None else patients
-    seeds = iter(np.random.SeedSequence(seed).generate_state(sum(len(layer.weights) for layer in learned)).tolist())
+    seeds = iter(np.random.SeedSequence(SEED).generate_state(sum(len(layer.weights) for layer in learned)).tolist())
     rows = []
     try:
         for group in progress.bar(groups, label="randomise weights", unit="step"):
@@ -237,7 +233,7 @@ def randomisation_check(
                     _reinitialise(weight, next(seeds))
             maps = gradcam(model, images, classes)
             alike = [_rank_correlation(*pair) for pair in zip(original, maps, strict=True)]
-            rows.append((group[-1].name, *mean_with_interval(alike, patients, n_boot, seed)))
+            rows.append((group[-1].name, *mean_with_interval(alike, patients)))
     finally:
         model.set_weights(before)
     return pd.DataFrame(rows, columns=["layer", "spearman", "low", "high"])

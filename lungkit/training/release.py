@@ -28,16 +28,9 @@ TRAINED_ON = "trained_on.txt"
 _BATCH = 8
 
 
-def probabilities(
-    model: keras.Model, tensors: np.ndarray, temperature: float = 1.0, batch_size: int = 64
-) -> np.ndarray:
-    """Softmax of the logits over the temperature, float64 (N, classes), for images (N, height, width, 1)."""
-    return DecisionRule(kind="argmax", temperature=temperature).calibrate(logits(model, tensors, batch_size))
-
-
-def logits(model: keras.Model, tensors: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """float64 (N, classes), for images (N, height, width, 1)."""
-    return model.predict(tensors, batch_size=batch_size, verbose=0).astype(np.float64)
+def logits(model: keras.Model, tensors: np.ndarray) -> np.ndarray:
+    """float64 (n, classes), for images (n, height, width, 1)."""
+    return model.predict(tensors, batch_size=64, verbose=0).astype(np.float64)
 
 
 @dataclass(frozen=True, eq=False)

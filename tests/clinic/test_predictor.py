@@ -20,6 +20,7 @@ from lungkit.data import images, preprocess
 from lungkit.models import graph, registry
 from lungkit.models.card import About
 from lungkit.models.rule import DecisionRule, UncertaintyBand
+from tests.answers import probabilities
 from tests.cards import model_card
 
 CAT = Path(__file__).with_name("cat.jpg")  # "Chelsea" by Stefan van der Walt, CC0, from scikit-image's sample data
@@ -52,11 +53,11 @@ def _changed(version: registry.Version, **card) -> registry.Version:
 
 def test_a_reading_is_what_keras_says_at_the_cards_temperature(tiny_version, tiny, slices):
     from lungkit.models import saved
-    from lungkit.training import gradcam, release
+    from lungkit.training import gradcam
 
     model = saved.load(tiny_version)
     tensors = np.stack([preprocess.prepare(image, tiny.spec).tensor for image in slices])
-    expected = release.probabilities(model, tensors, tiny_version.card.rule.temperature)
+    expected = probabilities(model, tensors, tiny_version.card.rule.temperature)
     found = np.stack([tiny.read(image).probabilities for image in slices])
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-12)

@@ -14,7 +14,8 @@ from lungkit.data.preprocess import Preprocessing
 from lungkit.errors import LungkitError
 from lungkit.models import backbones, cnn, efficientnet_lite, graph, saved
 from lungkit.models.rule import DecisionRule
-from lungkit.training import export, gradcam, release
+from lungkit.training import export, gradcam
+from tests.answers import probabilities
 
 SPEC = Preprocessing(size=(64, 64), mean=0.4, std=0.2)
 
@@ -164,9 +165,9 @@ def test_an_equalising_backbone_is_exported_and_reads_both_brightnesses_alike(te
     model = backbones.build("efficientnet_lite0", (64, 64, 1), 3, **options, equalised=True)
     plain = backbones.build("efficientnet_lite0", (64, 64, 1), 3, **options)
     darker = ((tensors * SPEC.std + SPEC.mean) * 0.7 - SPEC.mean) / SPEC.std
-    scores = release.probabilities(model, tensors)
-    moved = np.abs(release.probabilities(model, darker) - scores).max()
-    assert moved < 0.5 * np.abs(release.probabilities(plain, darker) - release.probabilities(plain, tensors)).max()
+    scores = probabilities(model, tensors)
+    moved = np.abs(probabilities(model, darker) - scores).max()
+    assert moved < 0.5 * np.abs(probabilities(plain, darker) - probabilities(plain, tensors)).max()
     saved.save(model, tmp_path)
     export.write(model, tmp_path)
     found = export.agreement(model, graph.Graph(tmp_path), tensors, scores, DecisionRule(kind="argmax"))
@@ -215,8 +216,8 @@ def test_every_backbone_goes_the_whole_way_to_the_clinic(network, tensors, tmp_p
     saved.save(model, tmp_path)
     again = keras.saving.load_model(tmp_path / "model.keras", compile=False, safe_mode=True)
     again.run_eagerly = True
-    scores = release.probabilities(again, tensors)
-    np.testing.assert_allclose(scores, release.probabilities(model, tensors), atol=1e-6)
+    scores = probabilities(again, tensors)
+    np.testing.assert_allclose(scores, probabilities(model, tensors), atol=1e-6)
     assert list(backbones.stages(again)) == list(backbones.STAGES)
 
     assert gradcam.gradcam(again, tensors[:1]).max() == 1

@@ -11,7 +11,8 @@ import pytest
 
 from lungkit.models import cnn, graph
 from lungkit.models.rule import DecisionRule
-from lungkit.training import export, gradcam, release
+from lungkit.training import export, gradcam
+from tests.answers import probabilities
 
 layers = keras.layers
 ARGMAX = DecisionRule(kind="argmax")
@@ -44,7 +45,7 @@ def exported(model, tmp_path_factory) -> graph.Graph:
 
 
 def test_probabilities_are_those_of_keras_at_the_temperature(model, exported, pictures):
-    expected = release.probabilities(model, pictures, temperature=1.7)
+    expected = probabilities(model, pictures, temperature=1.7)
     assert set(expected.argmax(axis=1)) == {0, 1, 2}, "the model tells the pictures apart"
     np.testing.assert_allclose(exported(pictures)["probabilities"], expected, atol=1e-5)
 
@@ -111,7 +112,7 @@ def test_any_flat_model_with_the_ending_is_exported_whatever_comes_before(head, 
     model, pictures = _ending(*head), np.random.default_rng(1).random((5, 32, 40, 1)).astype(np.float32)
     export.write(model, tmp_path)
     exported = graph.Graph(tmp_path)
-    found = export.agreement(model, exported, pictures, release.probabilities(model, pictures), ARGMAX)
+    found = export.agreement(model, exported, pictures, probabilities(model, pictures), ARGMAX)
     assert found["same_class"] == 1
     assert found["largest_probability_difference"] < 1e-5
     assert found["largest_heat_difference"] < 1e-4
@@ -166,7 +167,7 @@ def test_a_model_whose_heat_maps_have_no_closed_form_is_refused_with_what_is_acc
 
 
 def test_agreement_states_what_was_compared_and_the_precision(model, exported, pictures):
-    scores = release.probabilities(model, pictures, temperature=1.7)
+    scores = probabilities(model, pictures, temperature=1.7)
     found = export.agreement(model, exported, pictures, scores, ARGMAX)
     assert found["precision"] == "f32"
     assert found["runtime"].startswith("OpenVINO 20")
@@ -177,7 +178,7 @@ def test_agreement_states_what_was_compared_and_the_precision(model, exported, p
 
 def test_a_graph_of_other_weights_is_refused(model, pictures, tmp_path):
     export.write(cnn.build((48, 48, 1), 3, filters=8, blocks=2), tmp_path)
-    scores = release.probabilities(model, pictures)
+    scores = probabilities(model, pictures)
     with pytest.raises(export.NotExportable, match=r"on 9 validation images the largest difference .* 0\.01"):
         export.agreement(model, graph.Graph(tmp_path), pictures, scores, ARGMAX)
 
@@ -185,7 +186,7 @@ def test_a_graph_of_other_weights_is_refused(model, pictures, tmp_path):
 def test_a_graph_that_gives_one_image_another_class_is_refused_however_close_the_probabilities(
     model, exported, pictures
 ):
-    scores = release.probabilities(model, pictures, temperature=1.7)
+    scores = probabilities(model, pictures, temperature=1.7)
     nudged = scores.copy()
     near = np.sort(scores[0])[-2:].mean()
     order = scores[0].argsort()
@@ -201,7 +202,7 @@ def test_a_graph_that_gives_no_numbers_is_refused(model, exported, pictures):
     broken = exported(pictures)
     broken["probabilities"] = np.full((9, 3), np.nan, np.float32)
     with pytest.raises(export.NotExportable):
-        export.agreement(model, lambda _: broken, pictures, release.probabilities(model, pictures), ARGMAX)
+        export.agreement(model, lambda _: broken, pictures, probabilities(model, pictures), ARGMAX)
 
 
 # --- nobody is told
