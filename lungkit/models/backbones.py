@@ -174,15 +174,20 @@ def build(
     Raises LungkitError: an unknown name, a shape that does not fit, weights that cannot be downloaded.
     """
     backbone = _backbone(name)
-    _check(input_shape, n_classes)
+    if len(input_shape) != 3 or input_shape[2] != 1 or min(input_shape[:2]) < MIN_SIDE:
+        raise LungkitError(
+            f"input shape {tuple(input_shape)}: expected (height, width, 1), each side {MIN_SIDE} pixels or more"
+        )
+    if n_classes < 2:
+        raise LungkitError(f"a classifier needs at least 2 classes, not {n_classes}")
+    if until not in STAGES[:-1]:
+        raise LungkitError(f"no stage '{until}' with feature maps; there are: {', '.join(STAGES[:-1])}")
     image = keras.Input(input_shape, name="image")
     spec = preprocessing or Preprocessing()
     seen = Equalised(spec.mean, spec.std, name="equalised")(image) if equalised else image
     x = _as_in_training(seen, backbone.scale, spec)
     features = _features(name, backbone, image, x, pretrained)
     if until != STAGES[-2]:
-        if until not in STAGES[:-2]:
-            raise LungkitError(f"no stage '{until}' with feature maps; there are: {', '.join(STAGES[:-1])}")
         pooled = layers.GlobalAveragePooling2D(name="embedding")(features)
         features = _last_at(keras.Model(image, pooled, name=name), until)
     x = layers.GlobalAveragePooling2D(name="embedding")(features)
@@ -194,15 +199,6 @@ def _backbone(name: str) -> _Backbone:
     if name not in _BACKBONES:
         raise LungkitError(f"no backbone '{name}'; there are: {', '.join(NAMES)}")
     return _BACKBONES[name]
-
-
-def _check(input_shape: Sequence[int], n_classes: int) -> None:
-    if len(input_shape) != 3 or input_shape[2] != 1 or min(input_shape[:2]) < MIN_SIDE:
-        raise LungkitError(
-            f"input shape {tuple(input_shape)}: expected (height, width, 1), each side {MIN_SIDE} pixels or more"
-        )
-    if n_classes < 2:
-        raise LungkitError(f"a classifier needs at least 2 classes, not {n_classes}")
 
 
 def _as_in_training(image, scale: _Scale, preprocessing: Preprocessing):

@@ -5,7 +5,6 @@ References are fitted on training images, limits chosen on validation images, so
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +21,6 @@ ALLOWANCE = 1.1  # … and what a limit lies above it: new patients differ from 
 FLOORS = {"kind": 1e-3, "intensity": 0.02}  # smallest scale of a feature; 0.02: two hundredths from black to white
 MOST_DIRECTIONS = 128  # of a covariance that are kept
 _BATCH = 64
-
-
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    """What was measured on images: features (n, …) by check, and the units they came in."""
-
-    features: dict[str, np.ndarray]
-    units: set[str]
 
 
 def cut_off(files: Sequence[Path], spec: preprocess.Preprocessing) -> tuple[float, float]:
@@ -56,17 +47,17 @@ def fit(
     if len(files) > MOST_IMAGES:
         some = np.sort(np.random.default_rng(seed).choice(len(files), MOST_IMAGES, replace=False))
         files, labels = [files[i] for i in some], labels[some]
-    train, held_in = _look(files, spec, embed), _look(data.files("val"), spec, embed)
+    (train, units), (validation, other_units) = (_look(some, spec, embed) for some in (files, data.files("val")))
+    units |= other_units
     one_group = np.zeros(len(files), int)
     references = {
-        name: _reference(train.features[name], groups, FLOORS[name])
+        name: _reference(train[name], groups, FLOORS[name])
         for name, groups in (("kind", labels), ("intensity", one_group))
     }
-    distances = {name: reference.distance(held_in.features[name]) for name, reference in references.items()}
+    distances = {name: reference.distance(validation[name]) for name, reference in references.items()}
     limits = {name: ALLOWANCE * float(np.quantile(of, QUANTILE, method="higher")) for name, of in distances.items()}
     flagged = np.any([distances[name] > limits[name] for name in references], axis=0)
     sides = data.manifest[data.manifest["split"].isin(["train", "val"])][["width", "height"]].to_numpy()
-    units = train.units | held_in.units
     return references, CheckLimits(
         kind=limits["kind"],
         intensity=limits["intensity"],
@@ -85,7 +76,10 @@ def modality(data: dataset.Dataset) -> str:
     return stated.pop() if len(stated) == 1 and stated <= {"CT", "X-ray", "MRI"} else "image"
 
 
-def _look(files: Sequence[Path], spec: preprocess.Preprocessing, embed: Callable) -> _Seen:
+def _look(
+    files: Sequence[Path], spec: preprocess.Preprocessing, embed: Callable[[np.ndarray], np.ndarray]
+) -> tuple[dict[str, np.ndarray], set[str]]:
+    """Features of the images, (n, …) by check, and the units that they came in."""
     kind: list[np.ndarray] = []
     intensity: list[np.ndarray] = []
     units: set[str] = set()
@@ -95,7 +89,7 @@ def _look(files: Sequence[Path], spec: preprocess.Preprocessing, embed: Callable
         kind.append(input_checks.embedding_features(embed(np.stack(tensors))))
         intensity += [input_checks.intensity_features(tensor, spec) for tensor in tensors]
         units.update(image.units for image in batch)
-    return _Seen({"kind": np.concatenate(kind), "intensity": np.stack(intensity)}, units)
+    return {"kind": np.concatenate(kind), "intensity": np.stack(intensity)}, units
 
 
 def _reference(features: np.ndarray, groups: np.ndarray, floor: float) -> input_checks.Reference:
