@@ -223,7 +223,7 @@ class InMemory(keras.utils.PyDataset):
             cut.append(slice(round(max(0, middle - half)), round(min(side, middle + half))))
         mixed = x.copy()
         mixed[:, *cut] = x[::-1][:, *cut]
-        taken = mixed[0, *cut, 0].size / x[0, ..., 0].size
+        taken = mixed[0, ..., 0][tuple(cut)].size / x[0, ..., 0].size
         return mixed, np.float32(1 - taken)
 
     def on_epoch_end(self) -> None:
