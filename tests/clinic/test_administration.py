@@ -80,7 +80,7 @@ ACTIONS = [name for name, _ in inspect.getmembers(Administration, inspect.isfunc
 def calls(store, admin, doctor, saved):
     """Each action of administrators with arguments it would accept."""
     patient_id = doctor.case(saved()).patient.id
-    other = user_id(store, "doctor")
+    other = "doctor"
     add_version()
     add_version()
     return {
@@ -132,7 +132,7 @@ def test_every_action_refuses_a_session_that_was_ended_at_the_next_click(store, 
 
 
 def test_every_action_refuses_an_admin_who_became_a_doctor_in_an_open_session(store, calls, admin, signed_in):
-    Administration(signed_in("admin", "second")).set_role(user_id(store, "admin"), "doctor")
+    Administration(signed_in("admin", "second")).set_role("admin", "doctor")
     for name in ACTIONS:
         with pytest.raises(Forbidden):
             getattr(admin, name)(*calls[name])
@@ -164,17 +164,17 @@ def test_a_new_persons_password_signs_in(store, admin):
 
 def test_a_disabled_person_is_out_at_the_next_click_and_enabled_again_signs_in(store, admin, doctor):
     doctor.worklist()
-    admin.disable(user_id(store, "doctor"))
+    admin.disable("doctor")
     with pytest.raises(SignedOut):
         doctor.worklist()
     assert {person.name: person.active for person in admin.people()} == {"admin": True, "doctor": False}
-    admin.enable(user_id(store, "doctor"))
+    admin.enable("doctor")
     assert {person.name: person.active for person in admin.people()} == {"admin": True, "doctor": True}
     assert [event.action for event in events(store)][-2:] == ["user.disable", "user.enable"]
 
 
 def test_a_reset_password_ends_the_sessions_and_is_the_only_one_that_signs_in(store, admin, doctor):
-    password = admin.reset_password(user_id(store, "doctor"))
+    password = admin.reset_password("doctor")
     with pytest.raises(SignedOut):
         doctor.worklist()
     assert accounts.sign_in(store, "doctor", password, "192.0.2.9")
@@ -182,24 +182,24 @@ def test_a_reset_password_ends_the_sessions_and_is_the_only_one_that_signs_in(st
 
 
 def test_a_password_is_nowhere_on_the_trail(store, admin, doctor):
-    passwords = [admin.add_user("new", "Test New", "doctor"), admin.reset_password(user_id(store, "doctor"))]
+    passwords = [admin.add_user("new", "Test New", "doctor"), admin.reset_password("doctor")]
     trail = json.dumps([(event.object, event.detail) for event in events(store)])
     assert not any(password in trail for password in passwords)
 
 
-def test_an_admin_cannot_disable_himself_nor_take_his_own_role(store, admin, signed_in):
+def test_admins_cannot_disable_themselves_or_change_their_own_role(store, admin, signed_in):
     signed_in("admin", "second")
-    own = user_id(store, "admin")
-    with pytest.raises(LungkitError, match="cannot disable your own account; ask another admin"):
-        admin.disable(own)
-    with pytest.raises(LungkitError, match="cannot change your own role; ask another admin"):
-        admin.set_role(own, "doctor")
+    for own in ("admin", " ADMIN "):
+        with pytest.raises(LungkitError, match="cannot disable your own account; ask another admin"):
+            admin.disable(own)
+        with pytest.raises(LungkitError, match="cannot change your own role; ask another admin"):
+            admin.set_role(own, "doctor")
     admin.people()
 
 
 def test_of_two_admins_who_disable_each_other_at_once_one_remains(store, admin, signed_in):
     admins = {"admin": admin, "second": Administration(signed_in("admin", "second"))}
-    targets = {"admin": user_id(store, "second"), "second": user_id(store, "admin")}
+    targets = {"admin": "second", "second": "admin"}
     start = threading.Barrier(2)
 
     def remove(name, how):
@@ -222,8 +222,8 @@ def test_of_two_admins_who_disable_each_other_at_once_one_remains(store, admin, 
 
 def test_an_account_that_is_not_there_is_refused_in_words(admin):
     for action in (admin.disable, admin.enable, admin.reset_password):
-        with pytest.raises(LungkitError, match="no account number 77"):
-            action(77)
+        with pytest.raises(LungkitError, match="no user 'nobody'; `lungkit user list` shows all users"):
+            action("nobody")
     with pytest.raises(LungkitError, match="no role 'chief'; there are: doctor, admin"):
         admin.add_user("new", "Test New", "chief")
 
@@ -566,7 +566,7 @@ def test_a_damaged_file_of_the_version_in_use_shows_in_the_list_and_in_health(ad
 # --- trail and health
 
 
-def test_the_trail_is_read_backwards_in_pages_and_by_action_person_and_object(store, admin, doctor, saved):
+def test_the_trail_is_read_backwards_in_pages_and_by_action_and_person(store, admin, doctor, saved):
     reading_id = saved()
     doctor.case(reading_id)
     newest = admin.trail(limit=2)
@@ -575,7 +575,6 @@ def test_the_trail_is_read_backwards_in_pages_and_by_action_person_and_object(st
     older = admin.trail(limit=2, before=newest[-1].number)
     assert [event.number for event in older] == [newest[-1].number - 1, newest[-1].number - 2]
     assert [event.user for event in admin.trail(action="case.open")] == ["doctor"]
-    assert actions_in(admin.trail(object=f"reading:{reading_id}")) == ["case.open", "case.save"]
     assert set(actions_in(admin.trail(user_id=user_id(store, "admin")))) == {"session.start"}
     assert [event.user for event in admin.trail(action="user.add")] == [None, None]  # the command line
     assert len(admin.trail(action="nothing like it")) == 0

@@ -153,11 +153,13 @@ class NewCaseScreen(Screen[Records]):
 
     def _read(self, line: "_FileLine", name: str, content: bytes | None) -> None:
         started, patient = time.perf_counter(), self.patient
+        if patient is None:
+            raise LungkitError("Choose the patient first.")
         sha256 = files.sha256(content or b"")
         # Both calls also check who is signed in, before the model runs.
         if isinstance(patient, NewPatient):
             self._refuse_known_number(patient)
-        elif patient and (earlier := self.records.same_upload(patient.id, sha256)):
+        elif earlier := self.records.same_upload(patient.id, sha256):
             line.known(earlier)
             return
         if content is None:

@@ -78,12 +78,12 @@ class PeopleScreen(Screen[Administration]):
     def _ask_switch(self) -> None:
         person = self.table.selected()
         if not person.active:
-            self._do(lambda: self.records.enable(person.user_id), f"{person.name} can sign in again.")
+            self._do(lambda: self.records.enable(person.name), f"{person.name} can sign in again.")
             return
         self._ask(
             f"Disable {_full_and_user_name(person)}? Open sessions end at once. Saved records stay.",
             "Disable account",
-            lambda: self.records.disable(person.user_id),
+            lambda: self.records.disable(person.name),
             f"{person.name} can no longer sign in.",
         )
 
@@ -95,7 +95,7 @@ class PeopleScreen(Screen[Administration]):
             f"Give {_full_and_user_name(person)} the role {role}? It applies from the next click, also in open "
             "sessions.",
             f"Make {role}",
-            lambda: self.records.set_role(person.user_id, role),
+            lambda: self.records.set_role(person.name, role),
             f"{person.name} now has the role {role}.",
         )
 
@@ -105,7 +105,7 @@ class PeopleScreen(Screen[Administration]):
             f"Reset the password of {_full_and_user_name(person)}? The old password stops working and open sessions "
             "end.",
             "Reset password",
-            lambda: self._show_password(person.name, self.records.reset_password(person.user_id)),
+            lambda: self._show_password(person.name, self.records.reset_password(person.name)),
             f"{person.name} has a new password. Open sessions have ended.",
         )
 

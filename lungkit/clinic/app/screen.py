@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lungkit.clinic.predictor import ModelPool
 
 Actions = TypeVar("Actions")  # Records or Administration
+SELECT_ONE: Any = {"style": "single", "keys": True}  # how a table lets people select rows
 ALL = "All"  # what a filter offers first
 
 
@@ -66,7 +67,6 @@ class Table:
         self._items: Sequence[Any] = ()
         self._summary = ""
         self.status = widgets.HTML()
-        selection = {"select": {"style": "single", "keys": True}} if actions else {}
         self.rows = ITable(
             pd.DataFrame(columns=list(columns)),
             showIndex=False,
@@ -85,7 +85,7 @@ class Table:
             },
             classes=f"display rows {kind} {'selectable' if actions else ''} {'' if search else 'no-search'}",
             style="table-layout:auto;width:100%",
-            **selection,
+            select=SELECT_ONE if actions else False,
         ).add_class("table")
         if actions:
             self.rows.observe(page.act(lambda _: self._selected()), "selected_rows")

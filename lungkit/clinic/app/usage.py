@@ -44,20 +44,20 @@ def _charts(usage: UsageFigures) -> list[str]:
         days_read = [day.date() for day in times.index]
         made.append(charts.range_chart("Reading time", days_read, list(times["median"]), list(times["p95"]), "ms"))
     made += [
-        charts.share_chart(f"Decisions of {model}", [(row.decision, int(row.n), 0) for row in rows.itertuples()])
+        charts.share_chart(f"Decisions of {model}", [(decision, n, 0) for _, decision, n in rows.values.tolist()])
         for model, rows in _decisions(usage).groupby("model")
     ]
     made += [
         charts.share_chart(
             f"Reviews of {model}, by the reviewer's finding",
-            [(row.label, int(row.agreed), int(row.n - row.agreed)) for row in rows.itertuples()],
+            [(label, agreed, n - agreed) for _, label, n, agreed in rows.values.tolist()],
             "agreed",
             "corrected",
         )
         for model, rows in usage.reviews.groupby("model")
     ]
     if len(usage.agreement):
-        rows = [(row.model, row.rate, row.low, row.high, int(row.n)) for row in usage.agreement.itertuples()]
+        rows = [(model, rate, low, high, n) for model, n, _, rate, low, high in usage.agreement.values.tolist()]
         made.append(charts.interval_chart("Reviews that agree with the model", rows))
     else:
         made.append('<p class="about">No reading was reviewed in this period. There is no agreement to show.</p>')
@@ -70,9 +70,9 @@ def _decisions(usage: UsageFigures) -> pd.DataFrame:
 
 def _numbers(usage: UsageFigures) -> list[str]:
     per_day = usage.per_day.rename(columns=PER_DAY)
-    per_day.insert(0, "Day", per_day.index.strftime("%Y-%m-%d"))
+    per_day.insert(0, "Day", per_day.index.astype(str))
     times = usage.times.round().astype(int)
-    times.insert(0, "day", times.index.strftime("%Y-%m-%d"))
+    times.insert(0, "day", times.index.astype(str))
     agreement = usage.agreement.assign(**{name: usage.agreement[name].map(percent) for name in ("rate", "low", "high")})
     return [
         _numbers_table("Day by day", per_day[::-1]),

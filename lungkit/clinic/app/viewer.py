@@ -31,7 +31,7 @@ class Viewer(anywidget.AnyWidget):
     classes = traitlets.List(traitlets.Unicode()).tag(sync=True)
     selected = traitlets.Int().tag(sync=True)
     label = traitlets.Unicode().tag(sync=True)
-    colours = traitlets.List(traitlets.Unicode(), palette.HEAT).tag(sync=True)
+    colours = traitlets.List(traitlets.Unicode(), list(palette.HEAT)).tag(sync=True)
 
     def __init__(
         self, pixels: np.ndarray, units: str, heat: np.ndarray, classes: Sequence[str], selected: str, label: str
@@ -59,7 +59,7 @@ class Viewer(anywidget.AnyWidget):
 def _display(pixels: np.ndarray, units: str) -> np.ndarray:
     """What is sent: little-endian int16 of HU, or uint8 of an intensity."""
     if units == "HU":
-        return np.rint(np.clip(pixels, -32768, 32767)).astype("<i2")
+        return np.asarray(np.rint(np.clip(pixels, -32768, 32767)), "<i2")
     grey = np.multiply(pixels, 255, dtype=np.float32)
     grey += 0.5
-    return np.clip(grey, 0, 255, out=grey).astype(np.uint8)
+    return np.asarray(np.clip(grey, 0, 255, out=grey), np.uint8)

@@ -278,7 +278,7 @@ def _allowed(actor: Actor, roles: tuple[str, ...]) -> Actor:
     return actor
 
 
-# --- accounts; the caller has the transaction, and has checked that `by` may do this (None: the command line)
+# --- accounts; the caller has the transaction, and has checked that `by` is an administrator (None: the command line)
 
 
 def add_user(
@@ -308,8 +308,9 @@ def list_users(db: orm.Session) -> list[Account]:
 
 
 def disable_user(db: orm.Session, name: str, by: int | None = None) -> None:
-    """End the person's sessions now and refuse further sign-ins; the last admin cannot be disabled."""
+    """End the person's sessions now and refuse further sign-ins; not for oneself, nor for the last admin."""
     user = _user(db, name)
+    _not_oneself(user, by, "disable your own account")
     if user.active:
         _not_the_last_admin(db, user)
         user.active = False
@@ -326,8 +327,9 @@ def enable_user(db: orm.Session, name: str, by: int | None = None) -> None:
 
 
 def set_role(db: orm.Session, name: str, role: str, by: int | None = None) -> None:
-    """Give the person another role, which applies from the next action on, also in open sessions."""
+    """Give the person another role from the next action on, also in open sessions; not oneself, nor the last admin."""
     user = _user(db, name)
+    _not_oneself(user, by, "change your own role")
     _known_role(role)
     if role != user.role:
         _not_the_last_admin(db, user)
@@ -371,6 +373,11 @@ def _full_name(text: str) -> str:
 def _known_role(role: str) -> None:
     if role not in ROLES:
         raise LungkitError(f"no role '{role}'; there are: {', '.join(ROLES)}")
+
+
+def _not_oneself(user: User, by: int | None, action: str) -> None:
+    if user.id == by:
+        raise LungkitError(f"you cannot {action}; ask another admin")
 
 
 def _not_the_last_admin(db: orm.Session, user: User) -> None:

@@ -8,7 +8,7 @@ import csv
 import io
 import operator
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -84,27 +84,25 @@ class Administration:
         with self.access.writes("admin") as (db, actor):
             return accounts.add_user(db, name, full_name, role, by=actor.user_id)
 
-    def disable(self, user_id: int) -> None:
+    def disable(self, name: str) -> None:
         """End the person's sessions and refuse further sign-ins; not for oneself, nor for the last admin."""
         with self.access.writes("admin") as (db, actor):
-            _not_oneself(actor, user_id, "disable your own account")
-            accounts.disable_user(db, _user_name(db, user_id), by=actor.user_id)
+            accounts.disable_user(db, name, by=actor.user_id)
 
-    def enable(self, user_id: int) -> None:
+    def enable(self, name: str) -> None:
         """Let the person sign in again, with the same password as before."""
         with self.access.writes("admin") as (db, actor):
-            accounts.enable_user(db, _user_name(db, user_id), by=actor.user_id)
+            accounts.enable_user(db, name, by=actor.user_id)
 
-    def set_role(self, user_id: int, role: str) -> None:
+    def set_role(self, name: str, role: str) -> None:
         """Give the person another role from the next action on; not oneself, nor the last admin."""
         with self.access.writes("admin") as (db, actor):
-            _not_oneself(actor, user_id, "change your own role")
-            accounts.set_role(db, _user_name(db, user_id), role, by=actor.user_id)
+            accounts.set_role(db, name, role, by=actor.user_id)
 
-    def reset_password(self, user_id: int) -> str:
+    def reset_password(self, name: str) -> str:
         """Set a new random password and return it; it is shown only once. The person's sessions end."""
         with self.access.writes("admin") as (db, actor):
-            return accounts.reset_password(db, _user_name(db, user_id), by=actor.user_id)
+            return accounts.reset_password(db, name, by=actor.user_id)
 
     # --- patients
 
@@ -115,9 +113,7 @@ class Administration:
 
     def history(self, patient_id: str) -> PatientPage:
         """A patient with all readings, oldest first; the audit trail notes the opening. Raises RecordMissing."""
-        with self.access.writes("admin") as (db, actor):
-            opened = cases.open_page(db, patient_id, actor.user_id)
-        return cases.page(*opened)
+        return cases.open_patient(self.access, "admin", patient_id)
 
     def export_csv(self) -> bytes:
         """All readings with patient, study and latest review, one a line, oldest first; UTF-8 with a mark for Excel.
@@ -173,23 +169,20 @@ class Administration:
             raise LungkitError(f"{days} days: accepted are 1 to 3660")
         since = now().date() - timedelta(days=days - 1)
         start = datetime.combine(since, time(), UTC)
+        latest = cases.latest_review()
+        of_reading = (Reading.read_at, Reading.milliseconds, Reading.model, Reading.decision)
+        of_review = (latest.c.at, Reading.model, Reading.label, latest.c.label, latest.c.agrees)
+        reviewed = sa.select(*of_review).join(latest, latest.c.reading_id == Reading.id)
         with self.access.reads("admin") as (db, _):
-            sign_ins = db.scalars(sa.select(SignIn.created_at).where(SignIn.created_at >= start)).all()
-            uploads = db.scalars(sa.select(Study.uploaded_at).where(Study.uploaded_at >= start)).all()
-            of_reading = (Reading.read_at, Reading.milliseconds, Reading.model, Reading.decision)
-            read = db.execute(sa.select(*of_reading).where(Reading.read_at >= start)).all()
-            latest = cases.latest_review()
-            of_review = (latest.c.at, Reading.model, Reading.label, latest.c.label, latest.c.agrees)
-            joined = sa.select(*of_review).join(latest, latest.c.reading_id == Reading.id)
-            reviewed = db.execute(joined.where(latest.c.at >= start)).all()
-        readings = _by_day(read, ["ms", "model", "decision"])
-        reviews = _by_day(reviewed, ["model", "model_label", "label", "agreed"])
+            sign_ins = _by_day(db, sa.select(SignIn.created_at).where(SignIn.created_at >= start))
+            uploads = _by_day(db, sa.select(Study.uploaded_at).where(Study.uploaded_at >= start))
+            readings = _by_day(db, sa.select(*of_reading).where(Reading.read_at >= start), "ms", "model", "decision")
+            labels = ("model", "model_label", "label", "agreed")
+            reviews = _by_day(db, reviewed.where(latest.c.at >= start), *labels)
         reviews_of_label = reviews.groupby(["model", "label"], as_index=False)
         return UsageFigures(
             since=since,
-            per_day=_per_day(
-                since, sign_ins=_days(sign_ins), uploads=_days(uploads), readings=readings.day, reviews=reviews.day
-            ),
+            per_day=_per_day(since, sign_ins=sign_ins, uploads=uploads, readings=readings, reviews=reviews),
             times=_times(readings),
             decisions=readings.groupby(["model", "decision"], as_index=False).agg(n=("ms", "size")),
             reviews=reviews_of_label.agg(n=("agreed", "size"), agreed=("agreed", "sum")),
@@ -231,21 +224,19 @@ class Administration:
         limit: int = 200,
         action: str | None = None,
         user_id: int | None = None,
-        object: str | None = None,
         before: int | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> "Sequence[sa.Row[*tuple[Any, ...]]]":
         """The newest events of the audit trail: number, at, user (name, or None), action, object, detail.
 
-        action, user_id, object: only such events. before: only events with a smaller number, to page backwards.
+        action, user_id: only such events. before: only events with a smaller number, to page backwards.
         since, until: only events from this time on, and before that time.
         """
         event = AuditEvent
         filters: tuple[tuple[Callable[..., Any], Any, Any], ...] = (
             (operator.eq, event.action, action),
             (operator.eq, event.user_id, user_id),
-            (operator.eq, event.object, object),
             (operator.lt, event.number, before),
             (operator.ge, event.at, since),
             (operator.lt, event.at, until),
@@ -304,21 +295,6 @@ class Administration:
 def _erase(db: orm.Session, table: type[Base], which: sa.ColumnElement[bool]) -> int:
     """Delete rows; returns their number."""
     return cast("sa.CursorResult[Any]", db.execute(sa.delete(table).where(which))).rowcount
-
-
-# --- people
-
-
-def _user_name(db: orm.Session, user_id: int) -> str:
-    user = db.get(User, user_id)
-    if user is None:
-        raise LungkitError(f"there is no account number {user_id}")
-    return user.name
-
-
-def _not_oneself(actor: accounts.Actor, user_id: int, what: str) -> None:
-    if user_id == actor.user_id:
-        raise LungkitError(f"you cannot {what}; ask another admin")
 
 
 # --- export
@@ -384,20 +360,16 @@ def _cell(value: object) -> str:
 # --- figures of usage
 
 
-def _by_day(rows: Sequence[Any], columns: list[str]) -> pd.DataFrame:
-    """Rows whose first value is a time, which becomes its day."""
-    table = pd.DataFrame(list(map(tuple, rows)), columns=["day", *columns])
-    return table.assign(day=_days(table["day"]))
+def _by_day(db: orm.Session, query: "sa.Select[*tuple[Any, ...]]", *columns: str) -> pd.DataFrame:
+    """The rows of a query, whose first column is a time; it becomes the day in UTC, as the column "day"."""
+    table = pd.DataFrame(list(map(tuple, db.execute(query))), columns=["day", *columns])
+    times = pd.to_datetime(table["day"].astype(object), utc=True)
+    return table.assign(day=times.dt.tz_localize(None).dt.normalize())
 
 
-def _days(times: Iterable[datetime]) -> "pd.Series[pd.Timestamp]":
-    """The days of times, in UTC."""
-    return pd.to_datetime(pd.Series(times, dtype=object), utc=True).dt.tz_localize(None).dt.normalize()
-
-
-def _per_day(since: date, **days: "pd.Series[pd.Timestamp]") -> pd.DataFrame:
+def _per_day(since: date, **tables: pd.DataFrame) -> pd.DataFrame:
     every = pd.date_range(since, max(now().date(), since), name="day")
-    counts = {name: of.value_counts().reindex(every, fill_value=0) for name, of in days.items()}
+    counts = {name: table["day"].value_counts().reindex(every, fill_value=0) for name, table in tables.items()}
     return pd.DataFrame(counts, index=every).astype(int)
 
 

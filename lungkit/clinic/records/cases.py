@@ -8,7 +8,6 @@ opened which case or patient, by random identifiers only.
 import re
 import unicodedata
 import uuid
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -224,8 +223,9 @@ class Records:
         with self.access.writes("doctor") as (db, actor):
             whole = (orm.undefer(Reading.heat), orm.joinedload(Reading.study).undefer(Study.pixels))
             reading = _find_reading(db, reading_id, *whole)
-            study, reviews = reading.study, _reviews(reading)
+            study = reading.study
             patient, uploader = _patient_row(study.patient), study.uploader.full_name
+            reviews = [ReviewRow(r.reviewer.full_name, r.agrees, r.label, r.comment, r.at) for r in reading.reviews]
             audit_trail.append(db, actor.user_id, "case.open", f"reading:{reading.id}", patient=patient.id)
         # Decoded after the transaction, because it takes longer than everything in it.
         classes = tuple(reading.probabilities)
@@ -237,7 +237,7 @@ class Records:
             "classes": classes,
             "rule": DecisionRule.from_dict(reading.point),
             "checks": tuple(Check(**check) for check in reading.checks),
-            "reviews": reviews,
+            "reviews": tuple(reviews),
             "pixels": pixels.decode(study.pixels, study.units),
             "heat": pixels.decode_heat(reading.heat, len(classes)),
         }
@@ -245,9 +245,7 @@ class Records:
 
     def patient(self, patient_id: str) -> PatientPage:
         """A patient with all readings, oldest first; the audit trail notes the opening. Raises RecordMissing."""
-        with self.access.writes("doctor") as (db, actor):
-            opened = open_page(db, patient_id, actor.user_id)
-        return page(*opened)
+        return open_patient(self.access, "doctor", patient_id)
 
     def review(self, reading_id: str, agrees: bool, label: str, comment: str = "") -> None:
         """Save whether the model's label is right, or which class is; earlier reviews stay, the latest counts.
@@ -269,11 +267,14 @@ class Records:
             audit_trail.append(db, actor.user_id, "case.review", f"reading:{reading.id}", agrees=agrees, label=label)
 
 
-# --- shared with Administration; the caller has the transaction and has checked the role
+# --- shared with Administration
 
 
 def search_patients(db: orm.Session, text: str, limit: int) -> list[PatientRow]:
-    """Patients whose number or name contains every word of `text` in any case; the exact number comes first."""
+    """Patients whose number or name contains every word of `text` in any case; the exact number comes first.
+
+    The caller has checked the role.
+    """
     text = _one_line(text, _JOINERS)[:LONGEST_NAME]
     patients = sa.select(Patient).where(*(_contains(word) for word in text.split()))
     exact_first = patients.order_by((Patient.number == text).desc(), Patient.name, Patient.number)
@@ -323,17 +324,14 @@ def with_review(*more: Any, of_review: tuple[str, ...] = ()) -> "sa.Select[*tupl
     )
 
 
-def open_page(db: orm.Session, patient_id: str, user_id: int) -> tuple[PatientRow, Sequence[sa.Row[Any]]]:
-    """What `page` needs; on the audit trail as opened by `user_id`."""
-    patient = _patient_row(find_patient(db, patient_id))
-    readings = with_review(Study.units, Study.pixels).where(Study.patient_id == patient.id)
-    rows = db.execute(readings.order_by(Reading.read_at, Reading.id)).all()
-    audit_trail.append(db, user_id, "patient.open", f"patient:{patient.id}")
-    return patient, rows
-
-
-def page(patient: PatientRow, rows: Sequence[sa.Row[Any]]) -> PatientPage:
-    """The patient's page; call it outside any transaction, because making thumbnails takes time."""
+def open_patient(access: Access, role: str, patient_id: str) -> PatientPage:
+    """A patient's page, on the audit trail as opened; for people with this role."""
+    with access.writes(role) as (db, actor):
+        patient = _patient_row(find_patient(db, patient_id))
+        readings = with_review(Study.units, Study.pixels).where(Study.patient_id == patient.id)
+        rows = db.execute(readings.order_by(Reading.read_at, Reading.id)).all()
+        audit_trail.append(db, actor.user_id, "patient.open", f"patient:{patient.id}")
+    # Thumbnails take time, so they are made after the transaction.
     return PatientPage(patient, tuple(_case_row(row, pixels.thumbnail(row.pixels, row.units)) for row in rows))
 
 
@@ -348,10 +346,6 @@ def _shared(row: Any, kind: type) -> dict[str, Any]:
 
 def _patient_row(patient: Patient) -> PatientRow:
     return PatientRow(**_shared(patient, PatientRow))
-
-
-def _reviews(reading: Reading) -> tuple[ReviewRow, ...]:
-    return tuple(ReviewRow(r.reviewer.full_name, r.agrees, r.label, r.comment, r.at) for r in reading.reviews)
 
 
 def _case_row(row: sa.Row[Any], thumbnail: bytes = b"") -> CaseRow:
@@ -418,7 +412,7 @@ def _enter_patient(db: orm.Session, new: NewPatient, user_id: int) -> Patient:
         raise RecordRefused(
             f"the patient number {new.number!r} is taken already; search for that patient, or check the number"
         )
-    patient = Patient(number=new.number, name=new.name, birth_year=new.birth_year, sex=new.sex, created_by=user_id)
+    patient = Patient(**asdict(new), created_by=user_id)
     db.add(patient)
     db.flush()
     return patient

@@ -28,7 +28,7 @@ class ClinicPage(PageHandler, TornadoVoilaHandler):
             raise web.HTTPError(429)
         opening[session_id] += 1
         try:
-            await super().get()
+            await ensure_async(super().get())
         finally:
             opening[session_id] -= 1
             opening += Counter()  # removes counts of 0
@@ -36,7 +36,7 @@ class ClinicPage(PageHandler, TornadoVoilaHandler):
         RequestInfoSocketHandler._cache.clear()  # Voila keeps it for kernels that ask it; ours never do
 
     @property
-    def kernel_manager(self) -> OwningManager:
+    def kernel_manager(self) -> Any:
         return OwningManager(super().kernel_manager, self._own)
 
     async def _own(self, kernel_id: str) -> None:
@@ -59,13 +59,8 @@ class KernelState(PageHandler):
 
     @allow_unauthenticated
     def get(self, kernel_id: str) -> None:
-        if not self.current_user:
-            state = "signed-out"
-        elif self.clinic.owners.of_kernel(kernel_id) != self.current_user.session_id:
-            state = "gone"
-        else:
-            state = "there" if kernel_id in self.clinic.kernel_manager else "gone"
-        self.finish({"state": state})
+        there = self.owns(kernel_id) and kernel_id in self.clinic.kernel_manager
+        self.finish({"state": "signed-out" if not self.current_user else "there" if there else "gone"})
 
 
 class PageLeft(PageHandler):
@@ -76,7 +71,7 @@ class PageLeft(PageHandler):
         self.set_status(204)
         if not self.current_user:  # the kernel stopped when the session ended
             return
-        if self.clinic.owners.of_kernel(kernel_id) != self.current_user.session_id:
+        if not self.owns(kernel_id):
             raise web.HTTPError(403)
         await self.clinic.stop_kernels([kernel_id])
 
@@ -89,16 +84,17 @@ class UploadHandler(PageHandler):
     one starts (its connection was lost, for example) is dropped.
     """
 
-    async def prepare(self) -> None:
-        await ensure_async(super().prepare())
+    async def prepare(self, **options: Any) -> None:
+        await super().prepare(**options)
         kernel_id = self.path_kwargs["kernel_id"]
-        if not self.current_user or self.clinic.owners.of_kernel(kernel_id) != self.current_user.session_id:
+        if not self.owns(kernel_id):
             raise web.HTTPError(403)
         if earlier := self.clinic.uploading.get(kernel_id):
             earlier.give_up()
         self.clinic.uploading[kernel_id] = self
         self._content = bytearray()
-        self.request.connection.set_max_body_size(config.upload_bytes())
+        connection: Any = self.request.connection
+        connection.set_max_body_size(config.upload_bytes())
 
     def data_received(self, chunk: bytes) -> None:
         self._content += chunk
@@ -118,7 +114,8 @@ class UploadHandler(PageHandler):
 
     def give_up(self) -> None:
         self._content = bytearray()
-        self.request.connection.close()
+        connection: Any = self.request.connection
+        connection.close()
 
     def _end(self) -> None:
         kernel_id = self.path_kwargs["kernel_id"]
@@ -169,5 +166,5 @@ class NoSuchPage(PageHandler):
     """Every address that is not listed."""
 
     @allow_unauthenticated
-    def prepare(self) -> None:
+    async def prepare(self, **_: Any) -> None:
         raise web.HTTPError(404)

@@ -31,12 +31,13 @@ class Identity(IdentityProvider):
         if not token:
             return None
         try:
-            actor = accounts.whoami(self.parent.store, token)
+            clinic: Any = self.parent
+            actor = accounts.whoami(clinic.store, token)
         except accounts.SignedOut:
             return None
         return Visitor(username=actor.name, session_id=actor.session_id)
 
-    def get_handlers(self) -> list[tuple[str, type]]:
+    def get_handlers(self) -> list[tuple[str, object]]:
         return [(r"/login", SignInPage), (r"/logout", SignOut)]
 
 

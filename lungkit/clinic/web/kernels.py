@@ -6,6 +6,7 @@ from typing import Any
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_core.utils import ensure_async
 from jupyter_server.auth.authorizer import Authorizer
+from jupyter_server.auth.identity import User
 from jupyter_server.base.handlers import JupyterHandler
 
 from lungkit.clinic.web.identity import Visitor
@@ -23,9 +24,10 @@ class OwnPython(KernelSpecManager):
 class OwnKernelOnly(Authorizer):
     """A session may use the kernels of its own pages, and nothing else that an authorizer is asked about."""
 
-    def is_authorized(self, handler: JupyterHandler, user: Visitor, action: str, resource: str) -> bool:
-        kernel_id = handler.path_kwargs.get("kernel_id")
-        return resource == "kernels" and self.parent.owners.of_kernel(kernel_id) == user.session_id
+    def is_authorized(self, handler: JupyterHandler, user: User, action: str, resource: str) -> bool:
+        clinic: Any = self.parent
+        owner = clinic.owners.of_kernel(handler.path_kwargs.get("kernel_id"))
+        return resource == "kernels" and isinstance(user, Visitor) and owner == user.session_id
 
 
 class KernelOwners:
@@ -71,6 +73,6 @@ class OwningManager:
         return task, rendered, kernel_id
 
     async def start_kernel(self, **options: Any) -> str:
-        kernel_id = await ensure_async(self._manager.start_kernel(**options))
+        kernel_id: str = await ensure_async(self._manager.start_kernel(**options))
         await self._own(kernel_id)
         return kernel_id

@@ -108,7 +108,7 @@ def run(
         os.environ[DOOR] = str(folder / "door")
         clinic = Clinic(
             store=Store(),
-            sockets=listening,
+            listening=listening,
             tls=tls,
             behind_proxy=behind_proxy,
             secure_cookies=secure,
@@ -168,7 +168,7 @@ class Clinic(Voila):
     """Voila with the clinic's own list of what can be reached, TLS, and an orderly end."""
 
     store = traitlets.Any()
-    sockets = traitlets.List()
+    listening = traitlets.Any()  # sockets
     tls = traitlets.Any(allow_none=True)
     behind_proxy = traitlets.Bool()
     secure_cookies = traitlets.Bool()
@@ -208,7 +208,7 @@ class Clinic(Voila):
 
         If this machine cannot reach its own address there is never an answer; then it is enough that this runs.
         """
-        host, port = self.sockets[0].getsockname()[:2]
+        host, port = self.listening[0].getsockname()[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         url = f"{'https' if self.tls else 'http'}://{supervisor.in_url(host)}:{port}/clinic/alive"
         ask = httpclient.HTTPRequest(url, validate_cert=False, connect_timeout=5, request_timeout=5)
@@ -231,7 +231,8 @@ class Clinic(Voila):
 
     def init_settings(self) -> dict[str, Any]:
         pages = jinja2.Environment(loader=jinja2.FileSystemLoader(PAGES), autoescape=True)
-        return super().init_settings() | {
+        settings: dict[str, Any] = super().init_settings()
+        return settings | {
             "clinic": self,
             "jinja2_env": pages,
             "default_handler_class": handlers.NoSuchPage,
@@ -270,7 +271,7 @@ class Clinic(Voila):
             xheaders=self.behind_proxy,
             max_body_size=2**16,  # forms; UploadHandler sets its own limit
         )
-        self.server.add_sockets(self.sockets)
+        self.server.add_sockets(self.listening)
         self.tidying = ioloop.PeriodicCallback(self._stop_kernels_of_ended_sessions, 60_000)
         self.tidying.start()
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import zmq
 import zmq.asyncio
@@ -92,7 +92,7 @@ def _split(frame: bytes) -> list[bytes]:
     return [frame[start:stop] for start, stop in pairwise(offsets)]
 
 
-def _header(parts: Sequence[bytes]) -> dict:
+def _header(parts: Sequence[bytes]) -> dict[str, Any]:
     """The header, after a check of it and the two parts after it."""
     if len(parts) < len(_PARTS):
         raise BadMessage(f"{len(parts)} parts; a message has at least {len(_PARTS)}")
@@ -106,7 +106,7 @@ def _header(parts: Sequence[bytes]) -> dict:
     return header
 
 
-def _object(part: bytes, name: str) -> dict:
+def _object(part: bytes, name: str) -> dict[str, Any]:
     if name != "content" and len(part) > HEADER_BYTES:
         raise BadMessage(f"a {name} of {len(part)} bytes; there may be {HEADER_BYTES}", 1009)
     try:
@@ -122,7 +122,7 @@ def _object(part: bytes, name: str) -> dict:
     return value
 
 
-def _comm(content: dict, kind: str) -> None:
+def _comm(content: dict[str, Any], kind: str) -> None:
     texts = ("comm_id", "target_name") if kind == "comm_open" else ("comm_id",)
     if not all(isinstance(content.get(name), str) for name in texts):
         raise BadMessage(f"a {kind} without {' and '.join(texts)}")
@@ -183,7 +183,7 @@ class Connection(ZMQChannelsWebsocketConnection):
     def handle_outgoing_message(self, stream: Any, outgoing_msg: list[bytes]) -> None:
         """Send to the browser, except for broken messages and the notebook's source."""
         try:
-            _, (_, *parts) = self.session.feed_identities(outgoing_msg)
+            parts = cast("list[bytes]", self.session.feed_identities(outgoing_msg)[1])[1:]
             header = _header(parts)
             if header["msg_type"] in ("status", "error"):  # this process reads the content of these only
                 _object(parts[3], "content")
@@ -210,7 +210,8 @@ class Connection(ZMQChannelsWebsocketConnection):
 class KernelSocket(KernelWebsocketHandler):
     """The websocket of a page."""
 
-    kernel_id = connection = None
+    kernel_id = ""
+    connection: Connection | None = None
     connected = gone = False
 
     def initialize(self, gates: dict[str, Gate]) -> None:
@@ -288,11 +289,12 @@ class KernelSocket(KernelWebsocketHandler):
         self.close(bad.code, str(bad)[:100])
         self._forget()  # now, because the browser may never answer
 
-    def write_message(self, message: bytes | str, binary: bool = False) -> Any:
+    def write_message(self, message: bytes | str | dict[str, Any], binary: bool = False) -> Any:
         """Send to the browser, unless too much waits for it already."""
         if self._is_closing():
             return None
-        if len(self.ws_connection.stream._write_buffer) > UNREAD_BYTES:
+        browser: Any = self.ws_connection
+        if len(browser.stream._write_buffer) > UNREAD_BYTES:
             self._refuse(BadMessage(f"the browser has not read {UNREAD_BYTES >> 20} MiB", 1013))
             return None
         sent = super().write_message(message, binary)
@@ -321,7 +323,7 @@ class KernelSocket(KernelWebsocketHandler):
         elif connection is not None:
             connection.give_up()
 
-    def write_error(self, status_code: int, **kwargs) -> None:
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None))[1]
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.finish(f"{status_code}: {getattr(error, 'log_message', None) or self._reason}\n")
@@ -364,4 +366,5 @@ class Kernels(AsyncMappingKernelManager):
             self.log.warning("kernel %s ends: its page missed more than %d MiB", kernel_id, OFFLINE_BYTES >> 20)
             kept["buffer"].clear()
             kept["bytes"] = -float("inf")
-            ioloop.IOLoop.current().spawn_callback(self.parent.stop_kernels, [kernel_id])
+            clinic: Any = self.parent
+            ioloop.IOLoop.current().spawn_callback(clinic.stop_kernels, [kernel_id])

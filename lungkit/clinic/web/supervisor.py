@@ -14,6 +14,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -143,14 +144,14 @@ def in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _bind(port: int, host: str) -> list:
+def _bind(port: int, host: str) -> list[socket.socket]:
     try:
         return netutil.bind_sockets(port, host)
     except OSError as error:
         reason = {
             errno.EADDRINUSE: "is taken by another program; stop that one, or give another --port",
             errno.EACCES: "may not be used by this user; give a --port above 1023",
-        }.get(error.errno, f"cannot be used: {error.strerror or error}")
+        }.get(error.errno or 0, f"cannot be used: {error.strerror or error}")
         raise LungkitError(f"port {port} on {host} {reason}") from error
 
 
@@ -227,8 +228,9 @@ def _log(words: str) -> None:
 class _Server:
     """One process of the server. opened: whether it has been ready to answer."""
 
-    def __init__(self, settings: dict, listening: list[int]):
+    def __init__(self, settings: dict[str, object], listening: list[int]):
         self.opened = False
+        self._line: int | None
         self._line, line = os.pipe()
         given = json.dumps(settings | {"listening": listening, "line": line, "watched_by": os.getpid()})
         # A session of its own: only this process gets Ctrl-C and decides when the server stops.
@@ -244,8 +246,8 @@ class _Server:
             silent += min(2.0, time.monotonic() - start)
             if stop in ready:
                 return ""
-            if self._line in ready:
-                lines = os.read(self._line, 2**16).decode()
+            if ready:
+                lines = os.read(ready[0], 2**16).decode()
                 if not lines:
                     return self._ended()
                 silent = 0.0
