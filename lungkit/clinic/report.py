@@ -1,4 +1,4 @@
-"""The report of one case as PDF, to print or to keep: what was read, what the model said, and who looked at it.
+"""The report of one case as PDF, to print or to keep: the image, the model's answer, and the reviews.
 
 Page one is the case, page two the model behind it; both say that this is research and no diagnosis.
 """
@@ -60,8 +60,8 @@ MOST_SPLITS = 3
 
 
 @dataclass(frozen=True)
-class _Room:
-    """How much is printed of what has no end of its own; the records keep all of it."""
+class _Limits:
+    """How much is printed of texts and lists that can be very long; the records keep all of it."""
 
     notes: int  # lines
     comment: int  # lines
@@ -69,34 +69,34 @@ class _Room:
     classes: int  # a model of at most so many has its figures printed by class, too
 
 
-_GENEROUS, _TIGHT = _Room(6, 8, 4, 6), _Room(2, 2, 2, 0)
+_GENEROUS, _TIGHT = _Limits(6, 8, 4, 6), _Limits(2, 2, 2, 0)
 
 
-def pdf(case: cases.Case, model_card: ModelCard | None, clinic: str = "", printed: datetime | None = None) -> bytes:
+def pdf(case: cases.Case, model_card: ModelCard | None, printed: datetime | None = None) -> bytes:
     """The report of a case: two A4 pages, usually below 200 kB.
 
-    model_card: of the version that read the case; None where the registry does not hold it any more.
-    clinic: whose report it is, for its head. printed: the time of printing, default now.
+    model_card: of the version that read the case; None if it is no longer in the registry.
+    printed: the time of printing, default now.
     """
     printed = printed or datetime.now(UTC)
-    report = _written(case, model_card, clinic, printed, _GENEROUS)
+    report = _pages(case, model_card, printed, _GENEROUS)
     if report.pages_count > 2:
-        report = _written(case, model_card, clinic, printed, _TIGHT)
+        report = _pages(case, model_card, printed, _TIGHT)
     return bytes(report.output())
 
 
-def _written(case: cases.Case, card: ModelCard | None, clinic: str, printed: datetime, room: _Room) -> ReportPages:
-    report = ReportPages(case, clinic, printed)
+def _pages(case: cases.Case, card: ModelCard | None, printed: datetime, limits: _Limits) -> ReportPages:
+    report = ReportPages(case, printed)
     report.add_page()
-    _people_and_image(report, case, room)
+    _people_and_image(report, case, limits)
     _decision(report, case)
     _pictures(report, case, card)
     _probabilities(report, case)
     _checks(report, case)
-    _reviews(report, case, room)
+    _reviews(report, case, limits)
     if report.page_no() == 1:
         report.add_page()
-    _model(report, case, card, room)
+    _model(report, case, card, limits)
     _record(report, case)
     return report
 
@@ -104,7 +104,7 @@ def _written(case: cases.Case, card: ModelCard | None, clinic: str, printed: dat
 # --- page one: the case
 
 
-def _people_and_image(report: ReportPages, case: cases.Case, room: _Room) -> None:
+def _people_and_image(report: ReportPages, case: cases.Case, limits: _Limits) -> None:
     patient = case.patient
     who = [
         ("Number", patient.number),
@@ -125,9 +125,9 @@ def _people_and_image(report: ReportPages, case: cases.Case, room: _Room) -> Non
         report.heading(heading, x, HALF)
         report.facts(rows, x, HALF, label=24)
 
-    report.beside(partial(column, MARGIN, "Patient", who), partial(column, RIGHT, "Image", what))
+    report.in_columns(partial(column, MARGIN, "Patient", who), partial(column, RIGHT, "Image", what))
     if case.notes:
-        notes = Text(most=room.notes, cut=CUT)
+        notes = Text(most=limits.notes, cut=CUT)
         report.row([("Notes", 24, Text(color=QUIET)), (case.notes, WIDTH - 24, notes)])
     report.ln(3)
 
@@ -178,14 +178,14 @@ def _pictures(report: ReportPages, case: cases.Case, card: ModelCard | None) -> 
 
     def heat_map() -> None:
         _picture(report, RIGHT, overlay, f"Heat map. {explained}", explained)
-        report.beside(
+        report.in_columns(
             lambda: report.say("no weight", RIGHT, 20, _LEGEND),
             lambda: report.image(_jpeg(_colour_scale()), RIGHT + 17, report.get_y() + 0.6, HALF - 44, 2.6,
                                  alt_text="Colours of the heat map"),
             lambda: report.say("most weight", RIGHT + HALF - 25, 25, _LEGEND),
         )  # fmt: skip
 
-    report.beside(partial(_picture, report, MARGIN, gray, seen, "The image that was read"), heat_map)
+    report.in_columns(partial(_picture, report, MARGIN, gray, seen, "The image that was read"), heat_map)
     report.ln(3)
 
 
@@ -232,7 +232,7 @@ def _bar(report: ReportPages, case: cases.Case, name: str) -> None:
             report.fill(x + width * low, edge, width * (high - low), 0.8, (240, 150, 80))
     if name == rule.positive and rule.threshold is not None:
         report.fill(x + width * rule.threshold - 0.25, y - 0.4, 0.5, 5.6, INK)
-    report.beside(
+    report.in_columns(
         lambda: report.say(name, MARGIN, names - 2, Text(bold=named, most=1)),
         lambda: report.say(percent(probability), x + width, figure, Text(bold=named, align=Align.R)),
     )
@@ -249,8 +249,8 @@ def _checks(report: ReportPages, case: cases.Case) -> None:
     report.ln(3)
 
 
-def _reviews(report: ReportPages, case: cases.Case, room: _Room) -> None:
-    printed = case.reviews[-room.reviews :]
+def _reviews(report: ReportPages, case: cases.Case, limits: _Limits) -> None:
+    printed = case.reviews[-limits.reviews :]
     report.heading("Review" if len(case.reviews) < 2 else "Reviews, latest first")
     if not printed:
         report.say("No one has reviewed this reading yet. A model's answer alone is no finding.")
@@ -261,7 +261,7 @@ def _reviews(report: ReportPages, case: cases.Case, room: _Room) -> None:
             (utc_text(review.at), 45, Text(color=QUIET, align=Align.R)),
         ])  # fmt: skip
         if review.comment:
-            report.say(review.comment, style=Text(most=room.comment, cut=CUT))
+            report.say(review.comment, style=Text(most=limits.comment, cut=CUT))
         report.ln(1.2)
     if earlier := len(case.reviews) - len(printed):
         report.say(f"{earlier} earlier in the records.", style=Text(color=QUIET))
@@ -271,8 +271,8 @@ def _reviews(report: ReportPages, case: cases.Case, room: _Room) -> None:
 # --- page two: the model and the record
 
 
-def _model(report: ReportPages, case: cases.Case, card: ModelCard | None, room: _Room) -> None:
-    report.heading(f"The model: {case.model}@{case.version}", room=40)
+def _model(report: ReportPages, case: cases.Case, card: ModelCard | None, limits: _Limits) -> None:
+    report.heading(f"The model: {case.model}@{case.version}", space=40)
     if card is None:
         words = "Its card is no longer in the registry: its training data and its figures cannot be stated here."
         report.say(words, style=Text(color=WARN))
@@ -290,17 +290,17 @@ def _model(report: ReportPages, case: cases.Case, card: ModelCard | None, room: 
     ])  # fmt: skip
     report.say(card_text.NO_FINDING, style=Text(color=QUIET))
     report.ln(3)
-    _figures(report, card, room)
+    _figures(report, card, limits)
 
 
-def _figures(report: ReportPages, card: ModelCard, room: _Room) -> None:
+def _figures(report: ReportPages, card: ModelCard, limits: _Limits) -> None:
     """A row for each metric, a column for each split it was measured on; brackets hold 95 % intervals."""
     measured = dict(list(card.metrics.items())[:MOST_SPLITS])
     report.heading("How good it was")
     if not measured:
         report.say("Its card states no figures.", style=Text(color=WARN))
     names = [(metric, "") for metric in _PRINTED]
-    if len(card.classes) <= room.classes:
+    if len(card.classes) <= limits.classes:
         names += [(metric, name) for name in card.classes for metric in _PRINTED_BY_CLASS]
     heads = [card_text.figures_table(split, of).title for split, of in measured.items()]
     rows = [("In brackets: 95 % interval by patient", heads, Text(8, color=QUIET, most=2))]
@@ -318,7 +318,7 @@ def _figures(report: ReportPages, card: ModelCard, room: _Room) -> None:
 
 
 def _record(report: ReportPages, case: cases.Case) -> None:
-    report.heading("The record", room=32)
+    report.heading("The record", space=32)
     report.facts([
         ("Reading", case.reading_id),
         ("Read", f"{utc_text(case.read_at)}, in {case.milliseconds / 1000:.2f} s from file to answer"),

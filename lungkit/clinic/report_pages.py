@@ -89,9 +89,9 @@ class Text(NamedTuple):
 class ReportPages(FPDF):
     """A page with head and foot, and the few ways in which this report puts text on it. Lengths in mm, sizes in pt."""
 
-    def __init__(self, case: cases.Case, clinic: str, printed: datetime):
+    def __init__(self, case: cases.Case, printed: datetime):
         super().__init__(format="A4")
-        self.case, self.clinic, self.printed = case, clinic, printed
+        self.case, self.printed = case, printed
         self.set_margins(MARGIN, TOP)
         self.set_auto_page_break(True, self.h - BOTTOM)
         self.c_margin = 0
@@ -112,8 +112,7 @@ class ReportPages(FPDF):
         self.set_y(9)
         self.say("Reading of a chest image", MARGIN, 100, Text(15, bold=True))
         self.set_y(16)
-        words = " · ".join(filter(None, (self.clinic, f"Patient {self.case.patient.number}")))
-        self.say(words, MARGIN, 100, Text(8.5, color=QUIET, most=1))
+        self.say(f"Patient {self.case.patient.number}", MARGIN, 100, Text(8.5, color=QUIET, most=1))
         self.fill(MARGIN + 108, 9.2, 72, 9, PALE[WARN])
         self.fill(MARGIN + 108, 9.2, 1, 9, WARN)
         self.set_y(11.2)
@@ -129,9 +128,9 @@ class ReportPages(FPDF):
         self.set_xy(MARGIN + 140, 284.5)
         self.cell(40, 4, f"Page {self.page_no()} of {PAGES}", align=Align.R)
 
-    def heading(self, words: str, x: float = MARGIN, width: float = WIDTH, room: float = 18) -> None:
-        """A heading with a line below it; on a new page if less than `room` is left on the present one."""
-        self.keep_together(room)
+    def heading(self, words: str, x: float = MARGIN, width: float = WIDTH, space: float = 18) -> None:
+        """A heading with a line below it; on a new page if less than `space` is left on the present one."""
+        self.keep_together(space)
         self.say(words, x, width, Text(10.5, bold=True, color=ACCENT, most=2))
         self.fill(x, self.get_y() + 0.3, width, 0.3, LINE)
         self.ln(1.8)
@@ -161,7 +160,7 @@ class ReportPages(FPDF):
         self.set_fill_color(*color)
         self.rect(x, y, width, height, style="F")
 
-    def beside(self, *columns: Callable[[], object]) -> None:
+    def in_columns(self, *columns: Callable[[], object]) -> None:
         """Parts next to each other: each begins at the present height, and the page continues below the longest."""
         top, ends = self.get_y(), []
         for column in columns:
@@ -196,7 +195,7 @@ class ReportPages(FPDF):
         for text, width, style in cells:
             columns.append(functools.partial(self.say, text, x, width - 1.5, style))
             x += width
-        self.beside(*columns)
+        self.in_columns(*columns)
 
     def keep_together(self, height: float) -> None:
         """A new page where less than this height is left on the present one."""

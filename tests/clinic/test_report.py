@@ -88,9 +88,9 @@ def case(**changes) -> cases.Case:
     return replace(whole, **changes)
 
 
-def made(case, card=CARD, clinic="St. Elsewhere"):
+def made(case, card=CARD):
     card = card and ModelCard.from_dict(card)
-    return pypdf.PdfReader(io.BytesIO(report.pdf(case, card, clinic, PRINTED)))
+    return pypdf.PdfReader(io.BytesIO(report.pdf(case, card, PRINTED)))
 
 
 def text(report) -> str:
@@ -104,7 +104,7 @@ def text(report) -> str:
 def test_the_report_contains_everything_about_the_case():
     printed = text(made(case()))
     for part in (
-        "P-0042", "Łukasz Ćwikła", "1956", "male", "St. Elsewhere",
+        "P-0042", "Łukasz Ćwikła", "1956", "male",
         "512 × 480 pixels", "9 Mar 2026, 14:05 UTC, by Dr. Uploader", "body part CHEST, slice thickness in mm 1.25",
         "Fever for five days.", "The model answers: Infected", "Probability 87 %", "Clear 13 %", "Infected 87 %",
         "operating point 42 %", "uncertain, 33 % to 52 %", "Places that spoke for “Infected”",
@@ -277,7 +277,7 @@ def test_text_from_people_cannot_pass_for_the_number_of_pages():
 def test_whatever_was_typed_is_printed_without_an_exception(typed):
     person = cases.PatientRow("1", typed, typed, None, "unknown")
     reviews = (cases.ReviewRow(typed, False, "Clear", typed, AT),)
-    assert len(made(case(patient=person, notes=typed, uploaded_by=typed, reviews=reviews), clinic=typed).pages) == 2
+    assert len(made(case(patient=person, notes=typed, uploaded_by=typed, reviews=reviews)).pages) == 2
 
 
 def test_a_report_of_the_longest_texts_has_two_pages_and_says_what_it_left_out():
@@ -298,7 +298,7 @@ def test_a_report_of_the_longest_texts_has_two_pages_and_says_what_it_left_out()
         reviews=tuple(cases.ReviewRow("R" * 200, False, names[1], long, AT) for _ in range(9)),
         heat=np.zeros((12, 8, 8), np.float32),
     )
-    printed = made(largest, CARD | {"classes": list(names), "synthetic": True}, clinic="C" * 300)
+    printed = made(largest, CARD | {"classes": list(names), "synthetic": True})
     assert len(printed.pages) == 2
     assert "(shortened here; the records hold all of it)" in text(printed)
     assert "7 earlier in the records" in text(printed)

@@ -18,7 +18,7 @@ FAILED = "Something went wrong and nothing was saved. Try again, or tell an admi
 
 
 class Page:
-    """A header that stays in sight with a line for messages, and the screen that is shown.
+    """A header with a line for messages, which stays visible, and the screen that is shown.
 
     widget: what the browser shows. go: shows another screen by its name; set by the shell.
     """

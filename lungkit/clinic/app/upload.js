@@ -50,7 +50,7 @@ function render({ model, el }) {
   }
 
   // XMLHttpRequest, because fetch does not report how much of a file was sent.
-  const delivered = (file, told) => new Promise((resolve, reject) => {
+  const delivered = (file, report) => new Promise((resolve, reject) => {
     const { kernelId } = JSON.parse(document.getElementById("jupyter-config-data").textContent);
     const request = new XMLHttpRequest();
     request.open("POST", `/clinic/upload/${kernelId}`);
@@ -60,7 +60,7 @@ function render({ model, el }) {
       clearTimeout(still);
       still = setTimeout(() => { reject(new Error("the clinic is not answering")); request.abort(); }, 1000 * STILL);
     };
-    request.upload.onprogress = (event) => { moves(); told(event.loaded); };
+    request.upload.onprogress = (event) => { moves(); report(event.loaded); };
     request.onload = resolve; // even if refused: the kernel says what to do if nothing arrived
     request.onerror = () => reject(new Error("the server cannot be reached"));
     request.onloadend = () => clearTimeout(still);

@@ -230,7 +230,6 @@ class _Server:
 
     def __init__(self, settings: dict[str, object], listening: list[int]):
         self.opened = False
-        self._line: int | None
         self._line, line = os.pipe()
         given = json.dumps(settings | {"listening": listening, "line": line, "watched_by": os.getpid()})
         # A session of its own: only this process gets Ctrl-C and decides when the server stops.
@@ -303,7 +302,5 @@ class _Server:
                 child.kill()
         self._process.wait()
         psutil.wait_procs(family, timeout=5)
-        if self._line is not None:
-            os.close(self._line)
-            self._line = None
+        os.close(self._line)
         clear_folders()
