@@ -33,7 +33,7 @@ from lungkit.clinic.report_pages import (
 from lungkit.data import preprocess
 from lungkit.models import card_text
 from lungkit.models.card import ModelCard
-from lungkit.wording import percent
+from lungkit.wording import count, percent
 
 HALF, RIGHT = (WIDTH - 6) / 2, MARGIN + (WIDTH + 6) / 2  # mm: width of a column, and where the right one begins
 PICTURE_HEIGHT = 66  # mm
@@ -174,7 +174,7 @@ def _pictures(report: ReportPages, case: cases.Case, card: ModelCard | None) -> 
     seen = f"{case.kind[0].upper()}{case.kind[1:]}, as uploaded"
     if window:
         seen = f"CT seen at level {window[0]:g} HU, width {window[1]:g} HU"
-    explained = f"Places that spoke for “{case.label}”"
+    explained = f"Areas that support “{case.label}”"
 
     def heat_map() -> None:
         _picture(report, RIGHT, overlay, f"Heat map. {explained}", explained)
@@ -242,9 +242,9 @@ def _bar(report: ReportPages, case: cases.Case, name: str) -> None:
 def _checks(report: ReportPages, case: cases.Case) -> None:
     report.heading("Image checks")
     if not case.checks:
-        report.say("None were made.", style=Text(color=QUIET))
+        report.say("No checks were made.", style=Text(color=QUIET))
     for check in case.checks:
-        mark, color = ("✓ passed", GOOD) if check.passed else ("✗ not passed", WARN)
+        mark, color = ("✓ passed", GOOD) if check.passed else ("✗ failed", WARN)
         report.row([(mark, 26, Text(bold=True, color=color)), (check.words, WIDTH - 26, Text(most=2))])
     report.ln(3)
 
@@ -264,7 +264,7 @@ def _reviews(report: ReportPages, case: cases.Case, limits: _Limits) -> None:
             report.say(review.comment, style=Text(most=limits.comment, cut=CUT))
         report.ln(1.2)
     if earlier := len(case.reviews) - len(printed):
-        report.say(f"{earlier} earlier in the records.", style=Text(color=QUIET))
+        report.say(f"{count(earlier, 'earlier review')} in the records.", style=Text(color=QUIET))
     report.ln(3)
 
 
@@ -296,7 +296,7 @@ def _model(report: ReportPages, case: cases.Case, card: ModelCard | None, limits
 def _figures(report: ReportPages, card: ModelCard, limits: _Limits) -> None:
     """A row for each metric, a column for each split it was measured on; brackets hold 95 % intervals."""
     measured = dict(list(card.metrics.items())[:MOST_SPLITS])
-    report.heading("How good it was")
+    report.heading("Measured performance")
     if not measured:
         report.say("Its card states no figures.", style=Text(color=WARN))
     names = [(metric, "") for metric in _PRINTED]

@@ -107,7 +107,7 @@ def test_the_report_contains_everything_about_the_case():
         "P-0042", "Łukasz Ćwikła", "1956", "male",
         "512 × 480 pixels", "9 Mar 2026, 14:05 UTC, by Dr. Uploader", "body part CHEST, slice thickness in mm 1.25",
         "Fever for five days.", "The model answers: Infected", "Probability 87 %", "Clear 13 %", "Infected 87 %",
-        "operating point 42 %", "uncertain, 33 % to 52 %", "Places that spoke for “Infected”",
+        "operating point 42 %", "uncertain, 33 % to 52 %", "Areas that support “Infected”",
         "Looks like the chest CT images the model learned from.", "512 × 512 pixels are enough.",
         "Agreed with Infected: Dr. Reviewer", "9 Mar 2026, 14:10 UTC", "Lower lobe.",
         "lung-cnn@v2", "3f0f6f0e-5a5c-4f52-9c9c-0c3c6b8f2a11", "81227871" * 8, "10 Mar 2026, 08:30 UTC",
@@ -172,7 +172,7 @@ def test_a_failed_check_is_the_reason_that_is_given():
     failed = (*CHECKS, predictor.Check("intensity", False, 0.9, 0.5, "The values are not those of a chest CT."))
     printed = text(made(case(decision=predictor.REVIEW, checks=failed)))
     assert "did not pass every input check (intensity)" in printed
-    assert "✗ not passed The values are not those of a chest CT." in printed
+    assert "✗ failed The values are not those of a chest CT." in printed
 
 
 def test_a_correction_stands_next_to_the_models_answer():
@@ -234,7 +234,7 @@ def test_a_very_large_image_is_reduced_to_what_paper_shows():
 
 def test_pictures_have_words_for_people_who_cannot_see_them():
     words = " ".join(_alternatives(made(case()).trailer["/Root"]["/StructTreeRoot"]))
-    assert "Places that spoke for “Infected”" in words and "The image that was read" in words
+    assert "Areas that support “Infected”" in words and "The image that was read" in words
 
 
 def _alternatives(element) -> list[str]:
@@ -301,7 +301,7 @@ def test_a_report_of_the_longest_texts_has_two_pages_and_says_what_it_left_out()
     printed = made(largest, CARD | {"classes": list(names), "synthetic": True})
     assert len(printed.pages) == 2
     assert "(shortened here; the records hold all of it)" in text(printed)
-    assert "7 earlier in the records" in text(printed)
+    assert "7 earlier reviews in the records" in text(printed)
     assert "4 more classes, less likely" in text(printed)
     for page in printed.pages:
         assert _lowest(page) > 20  # points above the edge of the paper

@@ -53,8 +53,3 @@ def study_figure(row: CaseRow) -> str:
         f"{safe(row.model)}@{safe(row.version)}</span>"
         f"<span>{safe(review_words(row))}</span></figcaption></figure>"
     )
-
-
-def count(number: int, thing: str) -> str:
-    """A number of things: "1 image", "1,204 images"."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -5,10 +5,10 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from lungkit.clinic.app.describe import count
 from lungkit.clinic.app.page import safe
 from lungkit.clinic.app.screen import Screen
 from lungkit.clinic.records.administration import Administration
+from lungkit.wording import count
 
 LOW_DISK, SHORT_DISK = 5 * 10**9, 10**9  # bytes free: a warning, and an urgent one
 LARGE_KERNEL = 400 * 10**6  # bytes; a clinician's page needs at most 250 MB

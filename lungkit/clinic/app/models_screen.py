@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import ipywidgets as widgets
 
-from lungkit.clinic.app.describe import count
 from lungkit.clinic.app.page import notice, safe, show_if
 from lungkit.clinic.app.screen import Confirm, Screen, Table
 from lungkit.clinic.records.administration import Administration, ModelRow
 from lungkit.models import card_text
 from lungkit.models.card import ModelCard
+from lungkit.wording import count
 
 
 class ModelsScreen(Screen[Administration]):

@@ -104,7 +104,7 @@ class NewCaseScreen(Screen[Records]):
         self.entry.clear()
         show_if(patient is None, self.search)
         show_if(patient is not None, self.selected)
-        new = '<p class="about">New patient. Will be saved with the first image.</p>'
+        new = '<p class="about">This is a new patient, who is saved with the first image.</p>'
         heading = patient_heading(patient) if patient else ""
         self.heading.value = heading + (new if isinstance(patient, NewPatient) else "")
         self._update_upload()

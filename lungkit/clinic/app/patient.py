@@ -2,13 +2,14 @@
 
 import ipywidgets as widgets
 
-from lungkit.clinic.app.describe import count, patient_heading, study_figure
+from lungkit.clinic.app.describe import patient_heading, study_figure
 from lungkit.clinic.app.page import replace, show_if, when
 from lungkit.clinic.app.patient_finder import PatientFinder
 from lungkit.clinic.app.reading import side_by_side
 from lungkit.clinic.app.screen import Screen
 from lungkit.clinic.records.cases import CaseRow, Records
 from lungkit.errors import LungkitError
+from lungkit.wording import count
 
 
 class PatientScreen(Screen[Records]):

@@ -4,12 +4,12 @@ from datetime import date
 
 import ipywidgets as widgets
 
-from lungkit.clinic.app.describe import count, decision_words, patient_heading, review_words, study_figure
+from lungkit.clinic.app.describe import decision_words, patient_heading, review_words, study_figure
 from lungkit.clinic.app.download import DownloadButton
 from lungkit.clinic.app.page import field, show_if, sortable_time
 from lungkit.clinic.app.screen import Confirm, Screen, Table
 from lungkit.clinic.records.administration import Administration
-from lungkit.wording import percent
+from lungkit.wording import count, percent
 
 SHOWN = 200  # patients in the table; the search reaches the others
 PICTURES = 60  # of one patient's images, the newest

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import ipywidgets as widgets
 
-from lungkit.clinic.app.describe import count
 from lungkit.clinic.app.page import field, safe, show_if, sortable_time
 from lungkit.clinic.app.screen import Confirm, Screen, Table
 from lungkit.clinic.records.accounts import Account
 from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.tables import ROLES
 from lungkit.errors import LungkitError
+from lungkit.wording import count
 
 
 class PeopleScreen(Screen[Administration]):

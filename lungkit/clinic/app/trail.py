@@ -6,11 +6,11 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from lungkit.clinic.app.describe import count
 from lungkit.clinic.app.page import field, sortable_time
 from lungkit.clinic.app.screen import ALL, Filters, Screen, Table
 from lungkit.clinic.records.administration import Administration
 from lungkit.errors import LungkitError
+from lungkit.wording import count
 
 SHOWN = 200  # events at a time
 ACTIONS = {  # as the trail names them, in words
