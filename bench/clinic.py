@@ -247,7 +247,8 @@ def crowd(browser: sync_api.Browser, folder: Path, people: int, each: int) -> li
         for visitor in bar(visitors.values(), total=people, label="readings", unit="person"):
             seconds += finished(visitor)["read"]
         took = time.perf_counter() - started
-        strangers = sum(f"C-{other}" in visitors[name].said() for name in names for other in names if other != name)
+        texts = {name: visitors[name].visible_text() for name in names}
+        strangers = sum(f"C-{other}" in texts[name] for name in names for other in names if other != name)
         lost, mixed = wrong(clinic, own)
         kernels = [own_memory(kernel) for kernel in clinic.kernels()]
         for visitor in visitors.values():

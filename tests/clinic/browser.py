@@ -96,10 +96,10 @@ def message(kind: str, channel: str = "shell", **content) -> dict:
     return {"channel": channel, "header": header, "parent_header": {}, "metadata": {}, "content": content}
 
 
-def frame(said: dict) -> bytes:
+def frame(message: dict) -> bytes:
     """The message as it goes through the socket."""
-    parts = [json.dumps(said[part]).encode() for part in ("header", "parent_header", "metadata", "content")]
-    return serialize_msg_to_ws_v1(parts + said.get("buffers", []), said["channel"])
+    parts = [json.dumps(message[part]).encode() for part in ("header", "parent_header", "metadata", "content")]
+    return serialize_msg_to_ws_v1(parts + message.get("buffers", []), message["channel"])
 
 
 def heard(answer: bytes) -> dict:
@@ -143,7 +143,7 @@ def talk(browser: Browser, kernel: str, *messages: dict, until: Callable[[dict],
 def ask_kernel(browser: Browser, kernel: str, **headers: str) -> str:
     """Connect to a kernel's socket and ask how it is."""
     asked = message("kernel_info_request")
-    answer = talk(browser, kernel, asked, until=lambda said: said["msg_type"] == "kernel_info_reply", **headers)
+    answer = talk(browser, kernel, asked, until=lambda message: message["msg_type"] == "kernel_info_reply", **headers)
     return answer["content"]["status"]
 
 

@@ -205,7 +205,7 @@ def chest_image():
 
 
 @pytest.fixture
-def said():
+def prediction():
     """A function: a reading as the predictor gives it."""
 
     def make(label="Pneumonia", probability=0.8, model="lung", version="v1", decision=None, **changes) -> Prediction:
@@ -309,10 +309,10 @@ def _some_model(folder: Path) -> None:
 def _announced(process: subprocess.Popen, log: Path) -> str:
     """The address that the server says it is open at."""
     for _ in range(1200):
-        said = log.read_text(errors="replace")
-        if found := re.search(r"https?://\S+", said):
+        output = log.read_text(errors="replace")
+        if found := re.search(r"https?://\S+", output):
             return found[0].rstrip("/")
-        assert process.poll() is None, said
+        assert process.poll() is None, output
         time.sleep(0.1)
     process.kill()
     raise AssertionError(f"the server did not start: {log.read_text(errors='replace')}")

@@ -84,12 +84,12 @@ def test_unknown_name_wrong_password_and_disabled_account_are_refused_in_the_sam
     with store.write() as db:
         accounts.add_user(db, "gone", "Gone Test", "doctor", PASSWORD)
         accounts.disable_user(db, "gone")
-    said = set()
+    answers = set()
     for name, password in (("nobody", PASSWORD), ("anna", "wrong password 1"), ("gone", PASSWORD), ("", "")):
         with pytest.raises(SignInRefused) as caught:
             accounts.sign_in(store, name, password, HERE)
-        said.add((str(caught.value), caught.value.wait_seconds))
-    assert said == {(accounts.REFUSED, 0)}
+        answers.add((str(caught.value), caught.value.wait_seconds))
+    assert answers == {(accounts.REFUSED, 0)}
 
 
 def test_an_unknown_name_costs_the_same_work_as_a_wrong_password(store, anna, monkeypatch):
@@ -271,17 +271,17 @@ def test_signing_out_ends_only_that_session(store, token):
 
 
 @pytest.mark.parametrize(
-    ("column", "by", "said"),
+    ("column", "by", "message"),
     [
         ("seen_at", timedelta(minutes=30), "after 30 minutes without an action"),
         ("created_at", timedelta(hours=12), "after 12 hours"),
     ],
 )
-def test_a_session_ends_when_idle_and_after_a_day_of_work(store, token, column, by, said):
+def test_a_session_ends_when_idle_and_after_a_day_of_work(store, token, column, by, message):
     _earlier(store, SignIn, column, by - timedelta(minutes=1))
     assert accounts.whoami(store, token)
     _earlier(store, SignIn, column, timedelta(minutes=1))
-    with pytest.raises(SignedOut, match=said):
+    with pytest.raises(SignedOut, match=message):
         accounts.whoami(store, token)
 
 
@@ -394,7 +394,7 @@ def test_what_cannot_be_a_user_name_is_refused(sqlite_store, name):
 
 
 @pytest.mark.parametrize(
-    ("full_name", "role", "password", "said"),
+    ("full_name", "role", "password", "message"),
     [
         ("", "doctor", PASSWORD, "full name"),
         ("x" * 201, "doctor", PASSWORD, "full name"),
@@ -406,8 +406,8 @@ def test_what_cannot_be_a_user_name_is_refused(sqlite_store, name):
         ("A Person", "doctor", "abababababab", "5 different characters"),
     ],
 )
-def test_an_account_with_a_weak_password_or_without_a_name_is_refused(sqlite_store, full_name, role, password, said):
-    with pytest.raises(LungkitError, match=said), sqlite_store.write() as db:
+def test_an_account_with_a_weak_password_or_without_a_name_is_refused(sqlite_store, full_name, role, password, message):
+    with pytest.raises(LungkitError, match=message), sqlite_store.write() as db:
         accounts.add_user(db, "annabelle", full_name, role, password)
     with sqlite_store.read() as db:
         assert accounts.list_users(db) == []

@@ -49,12 +49,12 @@ def doctor(signed_in) -> Records:
 
 
 @pytest.fixture
-def saved(doctor, chest_image, said):
+def saved(doctor, chest_image, prediction):
     """A function: a saved reading's id, for a patient of its own."""
 
     def save(number="T-1", name="Test Patient", reading=None, notes="") -> str:
         patient = NewPatient(number, name, 1970, "female")
-        return doctor.save_case(patient, chest_image(), SHA, reading or said(), notes).reading_id
+        return doctor.save_case(patient, chest_image(), SHA, reading or prediction(), notes).reading_id
 
     return save
 
@@ -250,8 +250,8 @@ def rows_of(exported: bytes) -> list[dict]:
     return list(csv.DictReader(io.StringIO(exported.decode("utf-8-sig"), newline="")))
 
 
-def test_the_export_has_one_line_a_reading_with_its_latest_review(store, admin, doctor, saved, said):
-    first = saved("T-1", "Test Müller", said("Normal", 0.9), 'two\nlines, and "quotes"')
+def test_the_export_has_one_line_a_reading_with_its_latest_review(store, admin, doctor, saved, prediction):
+    first = saved("T-1", "Test Müller", prediction("Normal", 0.9), 'two\nlines, and "quotes"')
     saved("T-2", "Test Two")
     doctor.review(first, True, "Normal")
     doctor.review(first, False, "Pneumonia", "look; again")
@@ -307,11 +307,13 @@ def test_an_empty_export_is_an_empty_file(admin):
     assert rows_of(admin.export_csv()) == []
 
 
-def test_erasing_removes_all_of_one_patient_and_leaves_one_event_without_a_name(store, admin, doctor, saved, said):
+def test_erasing_removes_all_of_one_patient_and_leaves_one_event_without_a_name(
+    store, admin, doctor, saved, prediction
+):
     reading_id = saved("T-GONE", "Test Gone", notes="gone note")
     doctor.review(reading_id, True, "Pneumonia", "gone comment")
     gone = doctor.case(reading_id).patient.id
-    doctor.save_case(gone, *_another(doctor, reading_id), said())
+    doctor.save_case(gone, *_another(doctor, reading_id), prediction())
     kept = saved("T-KEPT", "Test Kept")
     doctor.review(kept, False, "Normal")
     before = events(store)
@@ -338,7 +340,9 @@ def _another(doctor, reading_id):
     return images.Image(case.pixels, case.units, "DX", "again.dcm", {}), "cd" * 32
 
 
-def test_no_action_leaves_a_name_a_number_or_a_note_on_the_trail(store, calls, admin, doctor, saved, said, chest_image):
+def test_no_action_leaves_a_name_a_number_or_a_note_on_the_trail(
+    store, calls, admin, doctor, saved, prediction, chest_image
+):
     marks = ("MARKNUMBER", "MARKNAME", "MARKNOTE", "MARKCOMMENT")
     reading_id = saved("MARKNUMBER", "Test MARKNAME", notes="MARKNOTE")
     patient_id = doctor.case(reading_id).patient.id
@@ -349,7 +353,7 @@ def test_no_action_leaves_a_name_a_number_or_a_note_on_the_trail(store, calls, a
     doctor.worklist()
     for arguments in (("MARKNUMBER", "MARKNAME"), ("MARKNUMBER", "Test Other")):
         with pytest.raises(LungkitError):
-            doctor.save_case(NewPatient(*arguments), chest_image(), SHA, said(), "MARKNOTE")
+            doctor.save_case(NewPatient(*arguments), chest_image(), SHA, prediction(), "MARKNOTE")
     with pytest.raises(Forbidden):
         doctor.__class__(admin.access).find_patients("MARKNAME")
     admin.patients("MARKNAME")
@@ -365,7 +369,7 @@ def test_no_action_leaves_a_name_a_number_or_a_note_on_the_trail(store, calls, a
     assert [mark for mark in marks if mark.lower() in trail.lower()] == []
 
 
-def test_the_bytes_of_an_erased_patient_are_gone_from_the_files(sqlite_store, cheap_passwords, chest_image, said):
+def test_the_bytes_of_an_erased_patient_are_gone_from_the_files(sqlite_store, cheap_passwords, chest_image, prediction):
     store, access = sqlite_store, {}
     for role in ("doctor", "admin"):
         with store.write() as db:
@@ -375,7 +379,7 @@ def test_the_bytes_of_an_erased_patient_are_gone_from_the_files(sqlite_store, ch
     readings = []
     for number in range(60):  # enough for tables and indexes of several pages
         new = NewPatient(f"number-{number:03}-", f"Test name-{number:03}- " + "long " * 20)
-        case = doctor.save_case(new, chest_image(seed=number), SHA, said(), f"note-{number:03}- " * 30)
+        case = doctor.save_case(new, chest_image(seed=number), SHA, prediction(), f"note-{number:03}- " * 30)
         readings.append(case.reading_id)
         doctor.review(readings[-1], True, "Pneumonia", f"comment-{number:03}-")
     for number in range(0, 60, 2):
@@ -442,15 +446,17 @@ def test_usage_is_complete_and_empty_before_the_first_action(admin):
     assert usage.confusion == {}
 
 
-def test_agreement_counts_the_latest_review_of_each_reading_by_model(admin, doctor, saved, said):
+def test_agreement_counts_the_latest_review_of_each_reading_by_model(admin, doctor, saved, prediction):
     given = ["Pneumonia"] * 6 + ["Normal"] * 2
     for number, label in enumerate(given):
-        reading_id = saved(str(number), reading=said("Pneumonia", decision="uncertain: review" if number < 3 else None))
+        reading_id = saved(
+            str(number), reading=prediction("Pneumonia", decision="uncertain: review" if number < 3 else None)
+        )
         doctor.review(reading_id, (label != "Pneumonia" and False) or label == "Pneumonia", label)
-    changed = saved("changed", reading=said("Normal"))
+    changed = saved("changed", reading=prediction("Normal"))
     doctor.review(changed, True, "Normal")
     doctor.review(changed, False, "Pneumonia")
-    doctor.review(saved("other", reading=said("Normal", model="ct")), True, "Normal")
+    doctor.review(saved("other", reading=prediction("Normal", model="ct")), True, "Normal")
     saved("not reviewed")
     usage = admin.usage()
     agreement = usage.agreement.set_index("model")
@@ -594,7 +600,7 @@ def test_the_trail_is_cut_by_time_and_verified_as_a_whole(store, admin, saved):
     assert admin.verify_trail() == last.number == len(events(store))
 
 
-def test_health_tells_sizes_sessions_models_and_the_length_of_the_trail(store, admin, saved, signed_in):
+def test_health_reports_sizes_sessions_models_and_the_length_of_the_trail(store, admin, saved, signed_in):
     before = admin.health()
     add_version()
     add_version("ct")

@@ -80,7 +80,7 @@ def opened(boss, page):
 
 
 @pytest.fixture
-def read(signed_in, chest_image, said):
+def read(signed_in, chest_image, prediction):
     """A function: a patient's image read and saved by a doctor; gives the reading's id."""
     access = signed_in("doctor", "reader")
     records = Records(access)
@@ -88,7 +88,7 @@ def read(signed_in, chest_image, said):
     def save(number="P-1", name="Test Patient", seed=0, review=None, **reading):
         known = [row for row in records.find_patients(number) if row.number == number]
         patient = known[0].id if known else NewPatient(number, name, 1950, "female")
-        made = said(**reading)
+        made = prediction(**reading)
         saved = records.save_case(patient, chest_image(seed=seed), f"{seed:064x}", made).reading_id
         if review:
             records.review(saved, review == made.label, review, "")

@@ -42,8 +42,8 @@ CARD = model_card(data={"name": "test set", "counts": {"train": {"images": 840, 
 class SaysTheSame:
     """Models whose answer the test sets."""
 
-    def __init__(self, said):
-        self.said, self.seen = said, []
+    def __init__(self, prediction):
+        self.prediction, self.seen = prediction, []
 
     def names(self):
         return registry.models()
@@ -59,7 +59,7 @@ class SaysTheSame:
 
     def read(self, image, started=None):
         self.seen.append(image)
-        return self.said(model="lung")
+        return self.prediction(model="lung")
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ def store(sqlite_store):
 
 
 @pytest.fixture
-def models(said):
+def models(prediction):
     registry.add("lung", CARD, lambda folder: (folder / "weights").write_bytes(b"1"))
-    return SaysTheSame(said)
+    return SaysTheSame(prediction)
 
 
 @pytest.fixture
@@ -240,10 +240,10 @@ def test_outside_the_server_the_notebook_says_how_to_serve_it(capsys, monkeypatc
     assert "lungkit serve" in capsys.readouterr().out
 
 
-def test_a_screen_is_updated_at_each_visit(shown, records, chest_image, said):
+def test_a_screen_is_updated_at_each_visit(shown, records, chest_image, prediction):
     button(shown.header, "Worklist").click()
     assert "0 of 0 readings" in text(shown.screen)
-    records.save_case(NewPatient("T-9", "Someone"), chest_image(), SHA, said())
+    records.save_case(NewPatient("T-9", "Someone"), chest_image(), SHA, prediction())
     button(shown.header, "New case").click()
     button(shown.header, "Worklist").click()
     assert "1 of 1 readings" in text(shown.screen)
@@ -307,8 +307,8 @@ def test_the_same_bytes_for_the_same_patient_are_not_saved_twice(store, shown):
     assert text(shown.screen).count("<h2>Pneumonia</h2>") == 1
 
 
-def test_a_patient_is_found_by_typing_and_selected_only_by_a_click(shown, records, chest_image, said):
-    records.save_case(NewPatient("T-7", "Anton Example", 1950, "male"), chest_image(), SHA, said())
+def test_a_patient_is_found_by_typing_and_selected_only_by_a_click(shown, records, chest_image, prediction):
+    records.save_case(NewPatient("T-7", "Anton Example", 1950, "male"), chest_image(), SHA, prediction())
     field(shown.screen, "Patient number or name").value = "anto"
     assert upload_of(shown.screen).disabled, "found is not chosen"
     button(shown.screen, "T-7 · Anton Example · born 1950, male").click()
@@ -317,8 +317,8 @@ def test_a_patient_is_found_by_typing_and_selected_only_by_a_click(shown, record
     assert "Anton Example" in field_before and "Choose another patient" in field_before
 
 
-def test_a_click_on_a_patient_who_is_no_longer_listed_selects_no_one(shown, records, chest_image, said):
-    records.save_case(NewPatient("T-7", "Anton Example"), chest_image(), SHA, said())
+def test_a_click_on_a_patient_who_is_no_longer_listed_selects_no_one(shown, records, chest_image, prediction):
+    records.save_case(NewPatient("T-7", "Anton Example"), chest_image(), SHA, prediction())
     search = field(shown.screen, "Patient number or name")
     search.value = "Anton"
     late = button(shown.screen, "T-7")
@@ -327,9 +327,9 @@ def test_a_click_on_a_patient_who_is_no_longer_listed_selects_no_one(shown, reco
     assert upload_of(shown.screen).disabled
 
 
-def test_a_late_click_does_not_select_the_patient_now_at_that_place(shown, records, chest_image, said):
+def test_a_late_click_does_not_select_the_patient_now_at_that_place(shown, records, chest_image, prediction):
     for number, name in (("T-7", "Anton Example"), ("T-8", "Berta Example")):
-        records.save_case(NewPatient(number, name), chest_image(), SHA, said())
+        records.save_case(NewPatient(number, name), chest_image(), SHA, prediction())
     search = field(shown.screen, "Patient number or name")
     search.value = "Anton"
     late = button(shown.screen, "T-7")
@@ -348,8 +348,8 @@ def test_an_invalid_birth_year_is_refused(shown, year):
     assert upload_of(shown.screen).disabled
 
 
-def test_a_number_in_use_is_refused_with_the_name_of_its_patient(shown, records, chest_image, said):
-    records.save_case(NewPatient("T-7", "Anton Example"), chest_image(), SHA, said())
+def test_a_number_in_use_is_refused_with_the_name_of_its_patient(shown, records, chest_image, prediction):
+    records.save_case(NewPatient("T-7", "Anton Example"), chest_image(), SHA, prediction())
     enter_patient(shown.screen, number="T-7")
     assert "The number T-7 already belongs to Anton Example" in text(shown.widget)
     assert upload_of(shown.screen).disabled
@@ -447,9 +447,9 @@ def test_a_file_sent_before_a_patient_is_selected_is_not_read(store, shown, mode
 
 
 @pytest.fixture
-def opened(shown, records, chest_image, said):
+def opened(shown, records, chest_image, prediction):
     """The page with one case open, and its reading's id."""
-    reading_id = records.save_case(NewPatient("T-1", "Test Patient"), chest_image(), SHA, said()).reading_id
+    reading_id = records.save_case(NewPatient("T-1", "Test Patient"), chest_image(), SHA, prediction()).reading_id
     button(shown.header, "Worklist").click()
     table(shown).set_state({"selected_rows": [0]})
     button(shown.screen, "Open case").click()
@@ -494,8 +494,8 @@ def test_a_class_that_does_not_exist_cannot_be_given(store, opened, records):
 
 
 @pytest.mark.parametrize("rows", [[], [1], [-1], [10**9], [0, 0]])
-def test_a_row_that_is_not_listed_opens_nothing(shown, records, chest_image, said, rows):
-    records.save_case(NewPatient("T-1", "Test Patient"), chest_image(), SHA, said())
+def test_a_row_that_is_not_listed_opens_nothing(shown, records, chest_image, prediction, rows):
+    records.save_case(NewPatient("T-1", "Test Patient"), chest_image(), SHA, prediction())
     button(shown.header, "Worklist").click()
     table(shown).set_state({"selected_rows": rows})
     way = button(shown.screen, "Open case")
@@ -504,8 +504,8 @@ def test_a_row_that_is_not_listed_opens_nothing(shown, records, chest_image, sai
     assert "Select one row" in text(shown.widget) and "<h1>Worklist" in text(shown.screen)
 
 
-def test_an_uncertain_reading_has_no_agree_button_and_takes_a_finding(store, shown, records, chest_image, said):
-    records.save_case(NewPatient("T-1", "Test Patient"), chest_image(), SHA, said(decision=REVIEW))
+def test_an_uncertain_reading_has_no_agree_button_and_takes_a_finding(store, shown, records, chest_image, prediction):
+    records.save_case(NewPatient("T-1", "Test Patient"), chest_image(), SHA, prediction(decision=REVIEW))
     button(shown.header, "Worklist").click()
     table(shown).set_state({"selected_rows": [0]})
     button(shown.screen, "Open case").click()
@@ -517,7 +517,7 @@ def test_an_uncertain_reading_has_no_agree_button_and_takes_a_finding(store, sho
 
 @pytest.mark.parametrize("action", ["review", "upload", "open", "search"])
 def test_after_the_session_was_ended_the_next_action_saves_nothing_and_empties_the_page(
-    store, opened, models, chest_image, said, action
+    store, opened, models, chest_image, prediction, action
 ):
     shown, _ = opened
     if action == "upload":
@@ -580,8 +580,8 @@ def test_reviewing_an_erased_reading_is_refused(store, opened):
 # --- what people typed stays text
 
 
-def test_names_files_notes_and_comments_are_text_on_every_screen(shown, models, said):
-    models.said = lambda **changes: said(**changes, checks=(Check("kind", False, 2, 1, HOSTILE),))
+def test_names_files_notes_and_comments_are_text_on_every_screen(shown, models, prediction):
+    models.prediction = lambda **changes: prediction(**changes, checks=(Check("kind", False, 2, 1, HOSTILE),))
     enter_patient(shown.screen, number=f"1{HOSTILE}", name=HOSTILE)
     field(shown.screen, "Notes (saved with each image)").value = HOSTILE
     send(upload_of(shown.screen), png(), f"{HOSTILE}.png")
@@ -611,14 +611,14 @@ def html_of(shown) -> str:
 
 
 @pytest.fixture
-def opened_case(records, chest_image, said):
+def opened_case(records, chest_image, prediction):
     """A function: the case of a reading with these changes."""
     numbers = itertools.count(1)
 
     def make(units="intensity", **changes):
         image = chest_image(units=units, modality="CT" if units == "HU" else "DX")
         reading_id = records.save_case(
-            NewPatient(f"N-{next(numbers)}", "Someone"), image, SHA, said(**changes)
+            NewPatient(f"N-{next(numbers)}", "Someone"), image, SHA, prediction(**changes)
         ).reading_id
         return records.case(reading_id)
 
@@ -734,15 +734,15 @@ def test_after_signing_out_the_report_button_empties_the_page(store, opened, mon
 
 
 @pytest.fixture
-def worklist(shown, store, records, chest_image, said):
+def worklist(shown, store, records, chest_image, prediction):
     """The worklist of three readings: Pneumonia, Normal in review, and a reviewed Pneumonia of last week."""
-    first = records.save_case(NewPatient("T-1", "Anna"), chest_image(seed=1), SHA, said()).reading_id
+    first = records.save_case(NewPatient("T-1", "Anna"), chest_image(seed=1), SHA, prediction()).reading_id
     records.review(first, True, "Pneumonia")
     with store.write() as db:
         row = db.get(Reading, first)
         row.read_at = row.read_at - timedelta(days=7)
-    records.save_case(NewPatient("T-2", "Bert"), chest_image(seed=2), SHA, said())
-    records.save_case(NewPatient("T-3", "Cleo"), chest_image(seed=3), SHA, said("Normal", decision=REVIEW))
+    records.save_case(NewPatient("T-2", "Bert"), chest_image(seed=2), SHA, prediction())
+    records.save_case(NewPatient("T-3", "Cleo"), chest_image(seed=3), SHA, prediction("Normal", decision=REVIEW))
     button(shown.header, "Worklist").click()
     return shown
 
@@ -788,11 +788,13 @@ def test_a_selected_row_opens_its_reading_even_after_filtering(worklist):
     assert field(worklist.screen, "Finding").value == "Pneumonia", "filters stay"
 
 
-def test_a_patients_images_are_in_order_of_time_and_two_can_be_compared(shown, records, chest_image, said):
-    first = records.save_case(NewPatient("T-1", "Test Patient"), chest_image(seed=1), "11" * 32, said()).reading_id
+def test_a_patients_images_are_in_order_of_time_and_two_can_be_compared(shown, records, chest_image, prediction):
+    first = records.save_case(
+        NewPatient("T-1", "Test Patient"), chest_image(seed=1), "11" * 32, prediction()
+    ).reading_id
     patient_id = records.case(first).patient.id
-    records.save_case(patient_id, chest_image(seed=2), "22" * 32, said("Normal"))
-    records.save_case(patient_id, chest_image(seed=3), "33" * 32, said(decision=REVIEW))
+    records.save_case(patient_id, chest_image(seed=2), "22" * 32, prediction("Normal"))
+    records.save_case(patient_id, chest_image(seed=3), "33" * 32, prediction(decision=REVIEW))
     button(shown.header, "Patient").click()
     field(shown.screen, "Patient number or name").value = "t-1"
     button(shown.screen, "T-1").click()

@@ -175,7 +175,7 @@ COPY = (
 
 
 @pytest.mark.parametrize(
-    ("statements", "number", "said"),
+    ("statements", "number", "message"),
     [
         (["UPDATE audit SET user_id = 8 WHERE number = 2"], 2, "was changed"),
         (["UPDATE audit SET user_id = NULL WHERE number = 2"], 2, "was changed"),
@@ -195,9 +195,9 @@ COPY = (
         ([COPY.format(number=0)], 1, "missing; the next row has the number 0"),
     ],
 )  # fmt: skip
-def test_the_first_manipulated_row_is_named(trail, statements, number, said):
+def test_the_first_manipulated_row_is_named(trail, statements, number, message):
     manipulate(trail, *statements)
-    with pytest.raises(AuditBroken, match=f"broken at row {number}: .*{said}") as broken:
+    with pytest.raises(AuditBroken, match=f"broken at row {number}: .*{message}") as broken:
         audit_trail.verify(trail)
     assert broken.value.number == number
 

@@ -36,13 +36,13 @@ def actions_of(kind: type) -> list[str]:
 
 
 @pytest.fixture
-def calls(doctor, chest_image, said):
+def calls(doctor, chest_image, prediction):
     """Each action of doctors with arguments it would accept."""
-    reading_id = doctor.save_case(patient(), chest_image(), SHA, said()).reading_id
+    reading_id = doctor.save_case(patient(), chest_image(), SHA, prediction()).reading_id
     patient_id = doctor.case(reading_id).patient.id
     return {
         "find_patients": ("T-1",),
-        "save_case": (patient("T-2"), chest_image(), SHA, said()),
+        "save_case": (patient("T-2"), chest_image(), SHA, prediction()),
         "same_upload": (patient_id, SHA),
         "worklist": (),
         "case": (reading_id,),
@@ -88,8 +88,8 @@ def test_every_action_refuses_a_doctor_who_became_an_admin_in_an_open_session(st
 
 
 @pytest.mark.parametrize(("units", "modality", "kind"), [("HU", "CT", "CT"), ("intensity", "DX", "X-ray")])
-def test_a_saved_case_opens_as_it_was_read(doctor, chest_image, said, units, modality, kind):
-    image, reading = chest_image(units, modality), said("Normal", 0.75, decision="uncertain: review")
+def test_a_saved_case_opens_as_it_was_read(doctor, chest_image, prediction, units, modality, kind):
+    image, reading = chest_image(units, modality), prediction("Normal", 0.75, decision="uncertain: review")
     reading_id = doctor.save_case(patient(), image, SHA, reading, " seen\r\nbefore ").reading_id
     case = doctor.case(reading_id)
     assert (case.patient.number, case.patient.name, case.patient.birth_year, case.patient.sex) == (
@@ -111,9 +111,9 @@ def test_a_saved_case_opens_as_it_was_read(doctor, chest_image, said, units, mod
     assert np.array_equal(case.heat, reading.heat)
 
 
-def test_saving_adds_one_row_of_each_kind_and_one_event(store, doctor, chest_image, said):
+def test_saving_adds_one_row_of_each_kind_and_one_event(store, doctor, chest_image, prediction):
     before = len(events(store))
-    reading_id = doctor.save_case(patient(), chest_image(), SHA, said()).reading_id
+    reading_id = doctor.save_case(patient(), chest_image(), SHA, prediction()).reading_id
     assert [count(store, table) for table in (Patient, Study, Reading, Review)] == [1, 1, 1, 0]
     event = events(store)[-1]
     assert (len(events(store)) - before, event.action, event.object) == (1, "case.save", f"reading:{reading_id}")
@@ -121,14 +121,14 @@ def test_saving_adds_one_row_of_each_kind_and_one_event(store, doctor, chest_ima
     assert audit_trail.verify(store) == len(events(store))
 
 
-def test_a_second_case_goes_to_the_patient_that_is_there(store, doctor, chest_image, said):
-    first = doctor.case(doctor.save_case(patient(), chest_image(), SHA, said()).reading_id)
-    second = doctor.case(doctor.save_case(first.patient.id, chest_image(seed=1), "cd" * 32, said()).reading_id)
+def test_a_second_case_goes_to_the_patient_that_is_there(store, doctor, chest_image, prediction):
+    first = doctor.case(doctor.save_case(patient(), chest_image(), SHA, prediction()).reading_id)
+    second = doctor.case(doctor.save_case(first.patient.id, chest_image(seed=1), "cd" * 32, prediction()).reading_id)
     assert second.patient == first.patient
     assert [count(store, table) for table in (Patient, Study, Reading)] == [1, 2, 2]
 
 
-def test_a_save_that_fails_at_any_step_leaves_nothing_behind(store, doctor, chest_image, said, monkeypatch):
+def test_a_save_that_fails_at_any_step_leaves_nothing_behind(store, doctor, chest_image, prediction, monkeypatch):
     def fail(*_, **__):
         raise ZeroDivisionError
 
@@ -136,17 +136,17 @@ def test_a_save_that_fails_at_any_step_leaves_nothing_behind(store, doctor, ches
     for table in (Patient, Study, Reading):
         sa.event.listen(table, "after_insert", fail)
         with pytest.raises(ZeroDivisionError):
-            doctor.save_case(patient(), chest_image(), SHA, said())
+            doctor.save_case(patient(), chest_image(), SHA, prediction())
         sa.event.remove(table, "after_insert", fail)
         assert everything(store) == before
     with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
         patched.setattr(audit_trail, "append", fail)
-        doctor.save_case(patient(), chest_image(), SHA, said())
+        doctor.save_case(patient(), chest_image(), SHA, prediction())
     assert everything(store) == before
-    doctor.save_case(patient(), chest_image(), SHA, said())
+    doctor.save_case(patient(), chest_image(), SHA, prediction())
 
 
-def test_the_image_is_encoded_before_the_transaction_begins(doctor, store, chest_image, said, monkeypatch):
+def test_the_image_is_encoded_before_the_transaction_begins(doctor, store, chest_image, prediction, monkeypatch):
     encode, writes = cases.pixels.encode, []
 
     def other_doctor_writes(image):
@@ -155,26 +155,26 @@ def test_the_image_is_encoded_before_the_transaction_begins(doctor, store, chest
         return encode(image)
 
     monkeypatch.setattr(cases.pixels, "encode", other_doctor_writes)
-    doctor.save_case(patient(), chest_image(), SHA, said())
+    doctor.save_case(patient(), chest_image(), SHA, prediction())
     assert writes
 
 
-def test_a_number_that_is_taken_is_refused_without_saying_whose_it_is(store, doctor, chest_image, said):
-    doctor.save_case(patient("T-1", "Test Secret"), chest_image(), SHA, said())
+def test_a_number_that_is_taken_is_refused_without_saying_whose_it_is(store, doctor, chest_image, prediction):
+    doctor.save_case(patient("T-1", "Test Secret"), chest_image(), SHA, prediction())
     with pytest.raises(RecordRefused, match="'T-1' is taken already") as refused:
-        doctor.save_case(patient(" T-1 ", "Test Other"), chest_image(), SHA, said())
+        doctor.save_case(patient(" T-1 ", "Test Other"), chest_image(), SHA, prediction())
     assert "Secret" not in str(refused.value)
     assert [count(store, table) for table in (Patient, Study, Reading)] == [1, 1, 1]
 
 
-def test_two_doctors_who_enter_the_same_number_at_once_make_one_patient(store, signed_in, chest_image, said):
+def test_two_doctors_who_enter_the_same_number_at_once_make_one_patient(store, signed_in, chest_image, prediction):
     doctors = [Records(signed_in("doctor", name)) for name in ("first", "second", "third")]
     start, outcomes = threading.Barrier(3), []
 
     def enter(who):
         start.wait()
         try:
-            outcomes.append(who.save_case(patient(), chest_image(), SHA, said()))
+            outcomes.append(who.save_case(patient(), chest_image(), SHA, prediction()))
         except RecordRefused:
             outcomes.append("taken")
 
@@ -188,11 +188,11 @@ def test_two_doctors_who_enter_the_same_number_at_once_make_one_patient(store, s
     assert [count(store, table) for table in (Patient, Study, Reading)] == [1, 1, 1]
 
 
-def test_what_an_erased_patients_open_tab_does_is_refused_in_words(store, doctor, signed_in, chest_image, said):
-    case = doctor.case(doctor.save_case(patient(), chest_image(), SHA, said()).reading_id)
+def test_what_an_erased_patients_open_tab_does_is_refused_in_words(store, doctor, signed_in, chest_image, prediction):
+    case = doctor.case(doctor.save_case(patient(), chest_image(), SHA, prediction()).reading_id)
     Administration(signed_in("admin")).erase_patient(case.patient.id)
     with pytest.raises(RecordMissing, match="erased"):
-        doctor.save_case(case.patient.id, chest_image(), SHA, said())
+        doctor.save_case(case.patient.id, chest_image(), SHA, prediction())
     with pytest.raises(RecordMissing, match="erased"):
         doctor.review(case.reading_id, True, "Pneumonia")
     with pytest.raises(RecordMissing, match="erased"):
@@ -213,21 +213,21 @@ def test_an_identifier_that_is_none_finds_nothing(doctor):
         assert doctor.same_upload(hostile, SHA) is None
 
 
-def test_the_same_bytes_for_the_same_patient_are_known_by_their_latest_reading(doctor, chest_image, said):
-    first = doctor.save_case(patient(), chest_image(), SHA, said()).reading_id
+def test_the_same_bytes_for_the_same_patient_are_known_by_their_latest_reading(doctor, chest_image, prediction):
+    first = doctor.save_case(patient(), chest_image(), SHA, prediction()).reading_id
     one = doctor.case(first).patient.id
-    other = doctor.case(doctor.save_case(patient("T-2"), chest_image(), "cd" * 32, said()).reading_id).patient.id
+    other = doctor.case(doctor.save_case(patient("T-2"), chest_image(), "cd" * 32, prediction()).reading_id).patient.id
     assert doctor.same_upload(one, SHA) == first
     assert doctor.same_upload(one, "cd" * 32) is None
     assert doctor.same_upload(other, SHA) is None
-    second = doctor.save_case(one, chest_image(), SHA, said()).reading_id
+    second = doctor.save_case(one, chest_image(), SHA, prediction()).reading_id
     assert doctor.same_upload(one, SHA) == second
 
 
-def test_a_case_without_the_hash_of_its_file_is_refused(store, doctor, chest_image, said):
+def test_a_case_without_the_hash_of_its_file_is_refused(store, doctor, chest_image, prediction):
     for digest in ("", "ab", "AB" * 32, "zz" * 32, "ab" * 32 + "\n"):
         with pytest.raises(RecordRefused, match="SHA-256"):
-            doctor.save_case(patient(), chest_image(), digest, said())
+            doctor.save_case(patient(), chest_image(), digest, prediction())
     assert count(store, Patient) == 0
 
 
@@ -289,17 +289,17 @@ def test_two_numbers_that_look_the_same_are_the_same():
     assert NewPatient(" T\u200b-1\u200d\u00ad ", "Test").number == "T-1"
 
 
-def test_free_text_keeps_its_lines_and_loses_what_cannot_be_seen(doctor, chest_image, said):
+def test_free_text_keeps_its_lines_and_loses_what_cannot_be_seen(doctor, chest_image, prediction):
     typed = "Fever\r\n\tcough\0\x1b[31m\u202e since \ud83dMonday — 39 °C\u2028end"
-    case = doctor.case(doctor.save_case(patient(), chest_image(), SHA, said(), typed).reading_id)
+    case = doctor.case(doctor.save_case(patient(), chest_image(), SHA, prediction(), typed).reading_id)
     assert case.notes == "Fever\n\tcough[31m since Monday — 39 °C\nend"
 
 
-def test_free_text_ends_at_4000_characters(store, doctor, chest_image, said):
-    reading_id = doctor.save_case(patient(), chest_image(), SHA, said(), "é" * 4000).reading_id
+def test_free_text_ends_at_4000_characters(store, doctor, chest_image, prediction):
+    reading_id = doctor.save_case(patient(), chest_image(), SHA, prediction(), "é" * 4000).reading_id
     doctor.review(reading_id, True, "Pneumonia", "x" * 4000)
     with pytest.raises(RecordRefused, match="4001 characters are too many for the notes; accepted are up to 4000"):
-        doctor.save_case(patient("T-2"), chest_image(), SHA, said(), "é" * 4001)
+        doctor.save_case(patient("T-2"), chest_image(), SHA, prediction(), "é" * 4001)
     with pytest.raises(RecordRefused, match="4001"):
         doctor.review(reading_id, True, "Pneumonia", "x" * 4001)
     assert [count(store, table) for table in (Patient, Review)] == [1, 1]
@@ -309,7 +309,7 @@ def test_free_text_ends_at_4000_characters(store, doctor, chest_image, said):
 
 
 @pytest.fixture
-def many(doctor, chest_image, said):
+def many(doctor, chest_image, prediction):
     for number, name in [
         ("T-10", "Test Anna Müller"),
         ("T-1", "Test Bert"),
@@ -318,7 +318,7 @@ def many(doctor, chest_image, said):
         ("1x0", "Test ÉMILE"),
         ("back\\slash", "Test Zoë"),
     ]:
-        doctor.save_case(patient(number, name), chest_image(), SHA, said())
+        doctor.save_case(patient(number, name), chest_image(), SHA, prediction())
     return lambda text, **limit: [found.number for found in doctor.find_patients(text, **limit)]
 
 
@@ -356,8 +356,8 @@ def test_no_more_patients_are_given_than_asked_for(many):
 # --- reviewing
 
 
-def test_all_reviews_are_stored_and_the_latest_counts(store, doctor, signed_in, chest_image, said):
-    reading_id = doctor.save_case(patient(), chest_image(), SHA, said("Pneumonia")).reading_id
+def test_all_reviews_are_stored_and_the_latest_counts(store, doctor, signed_in, chest_image, prediction):
+    reading_id = doctor.save_case(patient(), chest_image(), SHA, prediction("Pneumonia")).reading_id
     doctor.review(reading_id, True, "Pneumonia", "clear")
     Records(signed_in("doctor", "second")).review(reading_id, False, "Normal", "<b>no</b>")
     assert [(r.reviewer, r.agrees, r.label, r.comment) for r in doctor.case(reading_id).reviews] == [
@@ -369,8 +369,8 @@ def test_all_reviews_are_stored_and_the_latest_counts(store, doctor, signed_in, 
     assert [event.detail["label"] for event in events(store, "case.review")] == ["Pneumonia", "Normal"]
 
 
-def test_a_contradictory_review_or_one_with_an_unknown_class_is_refused(store, doctor, chest_image, said):
-    reading_id = doctor.save_case(patient(), chest_image(), SHA, said("Pneumonia")).reading_id
+def test_a_contradictory_review_or_one_with_an_unknown_class_is_refused(store, doctor, chest_image, prediction):
+    reading_id = doctor.save_case(patient(), chest_image(), SHA, prediction("Pneumonia")).reading_id
     for agrees, label in ((True, "Normal"), (False, "Pneumonia")):
         with pytest.raises(RecordRefused, match="the model says Pneumonia"):
             doctor.review(reading_id, agrees, label)
@@ -384,12 +384,12 @@ def test_a_contradictory_review_or_one_with_an_unknown_class_is_refused(store, d
 # --- worklist and patient
 
 
-def test_the_worklist_shows_every_reading_newest_first(doctor, signed_in, chest_image, said):
-    failed = (*said().checks, *(type(c)(c.name, False, 9.0, 1.0, "Not a chest.") for c in said().checks))
-    first = doctor.save_case(patient(), chest_image(), SHA, said("Normal", 0.9)).reading_id
+def test_the_worklist_shows_every_reading_newest_first(doctor, signed_in, chest_image, prediction):
+    failed = (*prediction().checks, *(type(c)(c.name, False, 9.0, 1.0, "Not a chest.") for c in prediction().checks))
+    first = doctor.save_case(patient(), chest_image(), SHA, prediction("Normal", 0.9)).reading_id
     second = (
         Records(signed_in("doctor", "second"))
-        .save_case(patient("T-2", "Test Two"), chest_image("HU", "CT"), SHA, said(version="v2", checks=failed))
+        .save_case(patient("T-2", "Test Two"), chest_image("HU", "CT"), SHA, prediction(version="v2", checks=failed))
         .reading_id
     )
     doctor.review(first, False, "Pneumonia")
@@ -403,9 +403,9 @@ def test_the_worklist_shows_every_reading_newest_first(doctor, signed_in, chest_
     assert abs(now() - new.read_at) < timedelta(minutes=1)
 
 
-def test_the_worklist_takes_one_query_and_loads_no_pixels(store, doctor, chest_image, said):
+def test_the_worklist_takes_one_query_and_loads_no_pixels(store, doctor, chest_image, prediction):
     for number in range(3):
-        reading_id = doctor.save_case(patient(str(number)), chest_image(), SHA, said()).reading_id
+        reading_id = doctor.save_case(patient(str(number)), chest_image(), SHA, prediction()).reading_id
         doctor.review(reading_id, True, "Pneumonia")
     asked = []
 
@@ -420,11 +420,11 @@ def test_the_worklist_takes_one_query_and_loads_no_pixels(store, doctor, chest_i
     assert "studies.pixels" not in about_readings[0]
 
 
-def test_a_patients_page_shows_all_cases_oldest_first_with_thumbnails(doctor, chest_image, said):
-    first = doctor.save_case(patient(), chest_image("HU", "CT"), SHA, said(), "first visit").reading_id
+def test_a_patients_page_shows_all_cases_oldest_first_with_thumbnails(doctor, chest_image, prediction):
+    first = doctor.save_case(patient(), chest_image("HU", "CT"), SHA, prediction(), "first visit").reading_id
     one = doctor.case(first).patient
-    second = doctor.save_case(one.id, chest_image(shape=(400, 300)), "cd" * 32, said("Normal")).reading_id
-    doctor.save_case(patient("T-2"), chest_image(), SHA, said())
+    second = doctor.save_case(one.id, chest_image(shape=(400, 300)), "cd" * 32, prediction("Normal")).reading_id
+    doctor.save_case(patient("T-2"), chest_image(), SHA, prediction())
     doctor.review(second, False, "Pneumonia")
     page = doctor.patient(one.id)
     assert page.patient == one
@@ -439,8 +439,8 @@ def test_a_patients_page_shows_all_cases_oldest_first_with_thumbnails(doctor, ch
     assert all(case.thumbnail.startswith(b"\x89PNG") and len(case.thumbnail) < 40_000 for case in page.cases)
 
 
-def test_the_trail_notes_who_opened_what(store, doctor, signed_in, chest_image, said):
-    reading_id = doctor.save_case(patient(), chest_image(), SHA, said()).reading_id
+def test_the_trail_notes_who_opened_what(store, doctor, signed_in, chest_image, prediction):
+    reading_id = doctor.save_case(patient(), chest_image(), SHA, prediction()).reading_id
     second = Records(signed_in("doctor", "second"))
     patient_id = second.case(reading_id).patient.id
     second.patient(patient_id)

@@ -255,7 +255,7 @@ def no_database(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (newer, "by a newer lungkit"),
         (foreign, "not a backup of lungkit's records"),
@@ -267,14 +267,14 @@ def no_database(file: Path) -> None:
         (lambda file: file.unlink(), "there is no backup"),
     ],
 )
-def test_a_file_that_is_not_a_sound_backup_is_refused_before_anything_changes(sqlite_store, tmp_path, spoil, said):
+def test_a_file_that_is_not_a_sound_backup_is_refused_before_anything_changes(sqlite_store, tmp_path, spoil, message):
     with sqlite_store.write() as db:
         db.add(User(name="ada", full_name="Ada", role="doctor", password_hash="-"))
     add_patient(sqlite_store, "P1")
     file = maintenance.backup(sqlite_store, tmp_path / "backup")
     add_patient(sqlite_store, "P2")
     spoil(file)
-    with pytest.raises(StoreError, match=said):
+    with pytest.raises(StoreError, match=message):
         maintenance.restore(sqlite_store, file)
     assert numbers(sqlite_store) == ["P1", "P2"]
     assert beside(sqlite_store) == []
@@ -300,8 +300,8 @@ def test_an_archive_that_is_not_a_sound_backup_is_refused_before_anything_change
 
 
 @needs_pg_dump
-@pytest.mark.parametrize(("schema", "said"), [("9999", "by a newer lungkit"), (None, "not a backup of lungkit")])
-def test_an_archive_of_a_newer_or_another_program_is_refused(postgresql_url, tmp_path, schema, said):
+@pytest.mark.parametrize(("schema", "message"), [("9999", "by a newer lungkit"), (None, "not a backup of lungkit")])
+def test_an_archive_of_a_newer_or_another_program_is_refused(postgresql_url, tmp_path, schema, message):
     store = Store(postgresql_url)
     maintenance.upgrade(store)
     statement = f"UPDATE alembic_version SET version_num = '{schema}'" if schema else "DROP TABLE alembic_version"
@@ -309,7 +309,7 @@ def test_an_archive_of_a_newer_or_another_program_is_refused(postgresql_url, tmp
     with store.engine.begin() as connection:
         connection.exec_driver_sql(statement)
     maintenance._run("pg_dump", store, "--format=custom", f"--file={file}")
-    with pytest.raises(StoreError, match=said):
+    with pytest.raises(StoreError, match=message):
         maintenance.restore(store, file)
     store.close()
 

@@ -122,8 +122,8 @@ def _shown(browser: Browser, kernel: str) -> str:
     opened["metadata"] = {"version": "1.0.0"}
     asked = message("comm_msg", comm_id="c1", data={"method": "request_states"})
 
-    def states(said: dict) -> bool:
-        return said.get("content", {}).get("data", {}).get("method") == "update_states"
+    def states(message: dict) -> bool:
+        return message.get("content", {}).get("data", {}).get("method") == "update_states"
 
     return json.dumps(talk(browser, kernel, opened, asked, until=states))
 
@@ -308,7 +308,13 @@ def test_a_page_cannot_run_code_in_its_kernel(clinic_server, annas_page):
 
     code = message("execute_request", code=f"open({str(mark)!r}, 'w')", silent=False)
     asked = message("kernel_info_request")
-    talk(annas_page.browser, annas_page.kernel, code, asked, until=lambda said: said["msg_type"] == "kernel_info_reply")
+    talk(
+        annas_page.browser,
+        annas_page.kernel,
+        code,
+        asked,
+        until=lambda message: message["msg_type"] == "kernel_info_reply",
+    )
     assert not mark.exists()
 
 
@@ -555,7 +561,7 @@ def test_an_idle_kernel_stops_with_its_session_even_while_its_page_is_open(start
     _assert_stops_cleanly(clinic, signal.SIGINT)  # Ctrl-C
 
 
-def test_the_page_is_told_that_its_kernel_was_killed(clinic_server, anna):
+def test_the_page_learns_that_its_kernel_was_killed(clinic_server, anna):
     kernel = anna.open_page()
     (process,) = [process for process in kernels_of(clinic_server) if kernel in process.cmdline()[-1]]
     process.kill()

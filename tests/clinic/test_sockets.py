@@ -228,11 +228,11 @@ def _bounds(whole: bytes) -> list[tuple[int, int]]:
 
 
 def test_a_frame_is_read_as_the_page_wrote_it():
-    said = message("comm_msg", comm_id="c", data={"x": 1}) | {"buffers": [b"", b"123"]}
-    read = sockets.parse_frame(frame(said))
+    sent = message("comm_msg", comm_id="c", data={"x": 1}) | {"buffers": [b"", b"123"]}
+    read = sockets.parse_frame(frame(sent))
     assert (read.channel, read.kind, read.parts[4:]) == ("shell", "comm_msg", [b"", b"123"])
-    assert json.loads(read.parts[3]) == said["content"]
-    assert serialize_msg_to_ws_v1(read.parts, read.channel) == frame(said)
+    assert json.loads(read.parts[3]) == sent["content"]
+    assert serialize_msg_to_ws_v1(read.parts, read.channel) == frame(sent)
 
 
 def test_any_frame_is_read_or_refused_with_a_reason_and_little_memory():
@@ -355,7 +355,7 @@ def _state(browser: Browser, kernel: str) -> dict:
     asked = message("comm_msg", comm_id="c1", data={"method": "request_states"})
     return talk(
         browser, kernel, opened, asked,
-        until=lambda said: said.get("content", {}).get("data", {}).get("method") == "update_states",
+        until=lambda message: message.get("content", {}).get("data", {}).get("method") == "update_states",
     )  # fmt: skip
 
 
@@ -372,7 +372,7 @@ def test_what_is_not_for_pages_reaches_no_kernel_on_any_channel(clinic, page, tm
     sent = message(kind, channel, code=f"open({str(mark)!r}, 'w')", restart=False, silent=False, comm_id="c", data={})
     sent["content"]["target_name"] = "flood"
     asked = message("kernel_info_request")
-    talk(*page, sent, asked, until=lambda said: said["msg_type"] == "kernel_info_reply")
+    talk(*page, sent, asked, until=lambda message: message["msg_type"] == "kernel_info_reply")
     assert ask_kernel(*page) == "ok"
     assert not mark.exists()
     assert f"{kind} on {channel} is not for pages" in clinic.log.read_text()
@@ -514,7 +514,7 @@ def test_thousands_of_broken_messages_of_a_kernel_keep_no_one_waiting(clinic, an
     with Watch(clinic) as watch:
         for _ in range(15):
             asked = message("kernel_info_request")
-            talk(anna, kernel, ordered(200), asked, until=lambda said: said["msg_type"] == "kernel_info_reply")
+            talk(anna, kernel, ordered(200), asked, until=lambda message: message["msg_type"] == "kernel_info_reply")
     print(f"3000 messages of a kernel; {watch}")
     assert_unharmed(clinic, watch)
     assert "sent a broken message, which is dropped" in clinic.log.read_text()
@@ -539,7 +539,7 @@ def test_a_browser_that_does_not_read_takes_limited_memory(clinic, anna):
     assert "the browser has not read 64 MiB" in clinic.log.read_text()
 
 
-def test_a_kernel_that_floods_a_page_which_is_away_ends_and_the_page_is_told(clinic, anna):
+def test_a_kernel_that_floods_a_page_which_is_away_ends_and_its_page_learns_so(clinic, anna):
     kernel = anna.open_page()
     flood = message("comm_open", comm_id="c", target_name="flood", data={"times": 60, "bytes": 8 * MB})
 

@@ -169,21 +169,21 @@ def test_kills_at_any_moment_leave_only_whole_writes(sqlite_store):
                                studies=[study({user_id}, pixels), study({user_id}, pixels)]))
             print(number, flush=True)
     """
-    said = 0
+    lines = 0
     for milliseconds in (1, 17):
         process = start(sqlite_store, code)
         for _ in range(5):
             process.stdout.readline()
         time.sleep(milliseconds / 1000)
         process.kill()
-        said += 5 + len(process.stdout.readlines())
+        lines += 5 + len(process.stdout.readlines())
         process.wait(10)
         assert maintenance.check(sqlite_store) == []
     with sqlite_store.read() as db:
         counts = db.scalars(sa.select(sa.func.count()).select_from(Study).group_by(Study.patient_id)).all()
     # What a process said is saved is saved; the last one may have been saved and not said.
     assert set(counts) == {2}
-    assert said <= len(counts) <= said + 2
+    assert lines <= len(counts) <= lines + 2
 
 
 # --- no room
@@ -208,8 +208,8 @@ def test_a_full_disk_gives_a_message_and_loses_nothing(sqlite_store):
         with store.write() as db:
             db.add(patient({user_id}, "after"))
     """
-    said, _ = start(sqlite_store, code).communicate(timeout=60)
-    assert said == (
+    output, _ = start(sqlite_store, code).communicate(timeout=60)
+    assert output == (
         "the disk is full or failing; nothing was saved. Tell an administrator, then try again\n['before'] []\n"
     )
     assert numbers(sqlite_store) == ["after", "before"]
@@ -254,7 +254,7 @@ def test_a_disk_that_fills_up_stops_writes_only(small_disk):
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("no url", "cannot be understood; accepted are sqlite:////whole/path"),
         ("sqlite://", "need a file with its whole path"),
@@ -264,8 +264,8 @@ def test_a_disk_that_fills_up_stops_writes_only(small_disk):
         ("sqlite:////proc/no/clinic.db", "/proc/no/clinic.db cannot be made: No such file"),
     ],
 )
-def test_the_message_for_an_unusable_database_has_no_password(url, said):
-    with pytest.raises(StoreError, match=said) as refused:
+def test_the_message_for_an_unusable_database_has_no_password(url, message):
+    with pytest.raises(StoreError, match=message) as refused:
         add_user(Store(url))
     assert "secret" not in str(refused.value)
 

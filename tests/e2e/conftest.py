@@ -61,19 +61,19 @@ class Clinic:
 
     def start(self) -> "Clinic":
         """Serve; returns when the server answers."""
-        said = self.log.open("ab")
+        log = self.log.open("ab")
         self.process = subprocess.Popen(
             [Path(sys.executable).with_name("lungkit"), "serve", "--port", str(self.port), "--pool", str(self.pool)],
-            env=self.environment, stdout=subprocess.PIPE, stderr=said, text=True, start_new_session=True,
+            env=self.environment, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
         )  # fmt: skip
-        said.close()
+        log.close()
         line = self.process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
-        assert found, f"the server did not start: {line} {self.said()}"
+        assert found, f"the server did not start: {line} {self.log_text()}"
         self.url, self.port = found[0], int(found[1])
         return self
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         """The server's log, its kernels' words included."""
         return self.log.read_text(errors="replace")
 
@@ -99,7 +99,7 @@ class Clinic:
         """End the server as an administrator would; nothing of it stays."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(30) == 0, self.said()
+        assert self.process.wait(30) == 0, self.log_text()
         self.process.stdout.close()
         _, left = psutil.wait_procs(children, timeout=10)
         assert not left, f"still running after the server's end: {left}"
@@ -195,7 +195,7 @@ class Visitor:
         """What became of a file, in the page's words."""
         return self.page.locator(".file-line", has_text=file.name).last.inner_text()
 
-    def said(self) -> str:
+    def visible_text(self) -> str:
         """All text of the page, now."""
         return self.page.locator("body").inner_text()
 

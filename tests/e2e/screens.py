@@ -38,11 +38,11 @@ def fill(clinic: Clinic, folder: Path) -> None:
             seat = seats[int(rng.integers(2))]
             file = phantom.write_dicom(cut, folder / f"{number}-{cut.index}.dcm")
             image = images.read(file.read_bytes(), file.name)
-            said = model.get("ct-infection").read(image)
-            case = seat.save_case(patient, image, hashlib.sha256(file.read_bytes()).hexdigest(), said, "")
+            answer = model.get("ct-infection").read(image)
+            case = seat.save_case(patient, image, hashlib.sha256(file.read_bytes()).hexdigest(), answer, "")
             patient = case.patient.id
             if rng.random() < 0.7:
-                seat.review(case.reading_id, said.label == drawn, drawn, "")
+                seat.review(case.reading_id, answer.label == drawn, drawn, "")
     with clinic.store.write() as db:
         for study in db.scalars(sa.select(Study)).all():
             earlier = timedelta(days=int(rng.integers(1, DAYS)), minutes=int(rng.integers(-200, 100)))

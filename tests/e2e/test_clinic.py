@@ -268,12 +268,12 @@ def test_two_doctors_at_once_see_only_what_is_their_own(visit, clinic, tmp_path)
         doctor.page.locator("input[type=file]:enabled").set_input_files(uploads[name])
     for name, doctor in doctors.items():
         expect(doctor.page.locator(".file-line.file-read, .file-line.file-review")).to_have_count(4)
-        said = doctor.said()
+        page_text = doctor.visible_text()
         other = "ben" if name == "ada" else "ada"
-        assert all(file.name in said for file in uploads[name])
-        assert f"Demo Patient of {name}" in said
-        assert f"{other}-" not in said
-        assert f"of {other}" not in said
+        assert all(file.name in page_text for file in uploads[name])
+        assert f"Demo Patient of {name}" in page_text
+        assert f"{other}-" not in page_text
+        assert f"of {other}" not in page_text
     for name, files in uploads.items():
         sent = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
         saved = readings(clinic, f"BOTH-{name}")
@@ -394,7 +394,7 @@ def test_every_screen_of_the_administrator_opens(visit, clinic, earlier):
         eve.sees(words)
         assert eve.page.locator(".notice.problem").all_inner_texts() == []
         assert not eve.usable(), screen
-    assert "New case" not in eve.said()
+    assert "New case" not in eve.visible_text()
 
 
 def test_an_administrator_adds_a_person_who_can_sign_in_at_once(visit, clinic):
@@ -490,8 +490,8 @@ class Forger:
     def widgets(self) -> dict[str, dict]:
         """Every widget there is in the kernel, shown or not: identifier to state. What was sent before was heard."""
         self.send("comm_info_request", {"target_name": "jupyter.widget"})
-        replies = self.hear(lambda heard: any(said["type"] == "comm_info_reply" for said in heard))
-        wanted = next(said["content"]["comms"] for said in replies if said["type"] == "comm_info_reply")
+        replies = self.hear(lambda heard: any(message["type"] == "comm_info_reply" for message in heard))
+        wanted = next(message["content"]["comms"] for message in replies if message["type"] == "comm_info_reply")
         for comm in wanted:
             self.tell(comm, {"method": "request_state"})
         states = {}
@@ -520,7 +520,9 @@ def test_a_doctor_gets_no_further_with_forged_messages(visit, clinic, tmp_path, 
                                         "allow_stdin": False, "stop_on_error": True})  # fmt: skip
         forger.send("complete_request", {"code": code, "cursor_pos": 4})
         heard = forger.hear(lambda heard: False, seconds=1)
-        assert not {"execute_reply", "execute_result", "error", "complete_reply"} & {said["type"] for said in heard}
+        assert not {"execute_reply", "execute_result", "error", "complete_reply"} & {
+            message["type"] for message in heard
+        }
 
         # An image although no patient is chosen; every button pressed, hidden ones too; values that no list offers.
         widgets = forger.widgets()

@@ -272,7 +272,7 @@ def test_a_server_that_hangs_is_replaced_and_the_page_shows_the_way_back(visit, 
     assert saved(clinic) == before
     assert_whole(clinic)
     assert_reads_again(ada, "H-2", next(scans))
-    assert "The server has not answered for 3 s. It starts again" in clinic.said()
+    assert "The server has not answered for 3 s. It starts again" in clinic.log_text()
 
 
 # --- the records cannot be written
