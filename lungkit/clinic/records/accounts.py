@@ -28,6 +28,7 @@ from lungkit.clinic.records import audit_trail
 from lungkit.clinic.records.store import Store, StoreError
 from lungkit.clinic.records.tables import ROLES, SignIn, SignInFailure, User, now
 from lungkit.errors import LungkitError
+from lungkit.wording import count
 
 COOKIE = "lungkit_session"
 SHORTEST, LONGEST = 12, 1024  # of a password, characters
@@ -177,10 +178,7 @@ def _until(db: orm.Session, whose: sa.ColumnElement[bool], free: int) -> datetim
 
 
 def _in_words(seconds: int) -> str:
-    if seconds < 60:
-        return f"{seconds} second{'s' * (seconds != 1)}"
-    minutes = -(-seconds // 60)
-    return f"{minutes} minute{'s' * (minutes != 1)}"
+    return count(seconds, "second") if seconds < 60 else count(math.ceil(seconds / 60), "minute")
 
 
 # --- each action

@@ -51,9 +51,9 @@ class PageHandler(JupyterHandler):
         """The application, serve.Clinic."""
         return self.settings["clinic"]
 
-    def owns(self, kernel_id: str | None) -> bool:
+    def owns(self, kernel_id: str) -> bool:
         """Whether the kernel belongs to the session that sends this request."""
-        return bool(self.current_user) and self.clinic.owners.of_kernel(kernel_id) == self.current_user.session_id
+        return bool(self.current_user) and self.clinic.owners.get(kernel_id) == self.current_user.session_id
 
     def set_default_headers(self) -> None:
         super().set_default_headers()

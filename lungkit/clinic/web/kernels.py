@@ -26,36 +26,26 @@ class OwnKernelOnly(Authorizer):
 
     def is_authorized(self, handler: JupyterHandler, user: User, action: str, resource: str) -> bool:
         clinic: Any = self.parent
-        owner = clinic.owners.of_kernel(handler.path_kwargs.get("kernel_id"))
+        owner = clinic.owners.get(handler.path_kwargs.get("kernel_id"))
         return resource == "kernels" and isinstance(user, Visitor) and owner == user.session_id
 
 
-class KernelOwners:
-    """The session that each kernel belongs to."""
-
-    def __init__(self) -> None:
-        self._owner: dict[str, str] = {}  # kernel to session, oldest first
+class KernelOwners(dict[str, str]):
+    """Kernel to the session that it belongs to, oldest first."""
 
     def add(self, kernel_id: str, session_id: str) -> list[str]:
         """Note a new page; returns the kernels of the session's oldest pages, which have to end."""
-        self._owner[kernel_id] = session_id
+        self[kernel_id] = session_id
         return self.kernels_of(session_id)[:-MOST_PAGES]
 
-    def of_kernel(self, kernel_id: str | None) -> str | None:
-        return self._owner.get(kernel_id or "")
-
     def kernels_of(self, session_id: str) -> list[str]:
-        return [kernel for kernel, owner in self._owner.items() if owner == session_id]
-
-    def sessions(self) -> set[str]:
-        return set(self._owner.values())
-
-    def forget(self, kernel_id: str) -> None:
-        self._owner.pop(kernel_id, None)
+        """The kernels of one session, oldest first."""
+        return [kernel for kernel, owner in self.items() if owner == session_id]
 
     def keep_only(self, running: list[str]) -> None:
-        for kernel_id in set(self._owner) - set(running):
-            self.forget(kernel_id)
+        """Forget kernels that run no longer."""
+        for kernel_id in set(self) - set(running):
+            del self[kernel_id]
 
 
 class OwningManager:

@@ -277,7 +277,7 @@ class Clinic(Voila):
 
     async def stop_kernels(self, kernel_ids: list[str]) -> None:
         for kernel_id in kernel_ids:
-            self.owners.forget(kernel_id)
+            self.owners.pop(kernel_id, None)
             self.door.forget(kernel_id)
             if kernel_id in self.kernel_manager:
                 await ensure_async(self.kernel_manager.shutdown_kernel(kernel_id, now=True))
@@ -288,7 +288,7 @@ class Clinic(Voila):
         for kernel_id in set(self.gates) - set(running):
             del self.gates[kernel_id]
         with contextlib.suppress(StoreError):
-            ended = accounts.ended(self.store, self.owners.sessions())
+            ended = accounts.ended(self.store, set(self.owners.values()))
             await self.stop_kernels([kernel for session in ended for kernel in self.owners.kernels_of(session)])
 
     async def _stop_all_kernels(self) -> None:
