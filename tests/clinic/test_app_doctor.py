@@ -341,6 +341,16 @@ def test_a_late_click_does_not_select_the_patient_now_at_that_place(shown, recor
     assert "Berta Example" in text(shown.screen)
 
 
+def test_choosing_another_patient_closes_and_empties_the_form_of_the_one_before(shown):
+    enter_patient(shown.screen)
+    button(shown.screen, "Choose another patient").click()
+    assert [part.description for part in on_screen(shown.screen) if isinstance(part, widgets.Text)] == [
+        "Patient number or name"
+    ]
+    button(shown.screen, "+ New patient").click()
+    assert field(shown.screen, "Patient number").value == field(shown.screen, "Name").value == ""
+
+
 @pytest.mark.parametrize("year", ["19611", "196l", "-1", "1800", "１９６１"])
 def test_an_invalid_birth_year_is_refused(shown, year):
     enter_patient(shown.screen, year=year)
