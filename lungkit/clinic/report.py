@@ -21,6 +21,7 @@ from lungkit.clinic.report_pages import (
     INK,
     LINE,
     MARGIN,
+    PLAIN,
     QUIET,
     WARN,
     WIDTH,
@@ -153,7 +154,7 @@ def _decision(report: ReportPages, case: cases.Case) -> None:
     report.box(
         color,
         (headline, Text(13, bold=True, color=color)),
-        (why, Text()),
+        (why, PLAIN),
         (status, Text(bold=True, color=status_color)),
     )
     report.ln(3)
@@ -279,7 +280,7 @@ def _model(report: ReportPages, case: cases.Case, card: ModelCard | None, limits
         report.ln(3)
         return
     if card.synthetic:
-        report.box(WARN, ("Synthetic data", Text(bold=True, color=WARN)), (card_text.SYNTHETIC, Text()))
+        report.box(WARN, ("Synthetic data", Text(bold=True, color=WARN)), (card_text.SYNTHETIC, PLAIN))
         report.ln(2)
     report.facts([
         ("Answers one of", ", ".join(card.classes)),

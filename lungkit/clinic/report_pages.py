@@ -86,6 +86,9 @@ class Text(NamedTuple):
     cut: str = "…"
 
 
+PLAIN = Text()
+
+
 class ReportPages(FPDF):
     """A page with head and foot, and the few ways in which this report puts text on it. Lengths in mm, sizes in pt."""
 
@@ -135,7 +138,7 @@ class ReportPages(FPDF):
         self.fill(x, self.get_y() + 0.3, width, 0.3, LINE)
         self.ln(1.8)
 
-    def say(self, text: str, x: float = MARGIN, width: float = WIDTH, style: Text = Text()) -> None:  # noqa: B008
+    def say(self, text: str, x: float = MARGIN, width: float = WIDTH, style: Text = PLAIN) -> None:
         """Text from the present height down; the height is below it afterwards."""
         for line in self._lines(text, width, style):
             self.set_x(x)
@@ -186,7 +189,7 @@ class ReportPages(FPDF):
     ) -> None:
         """Rows of a quiet label and a value; label: the width that the labels take."""
         for name, value in rows:
-            self.row([(name, label, Text(color=QUIET)), (value, width - label, Text())], x)
+            self.row([(name, label, Text(color=QUIET)), (value, width - label, PLAIN)], x)
 
     def row(self, cells: Sequence[tuple[str, float, Text]], x: float = MARGIN) -> None:
         """Texts next to each other, each with the width of its column."""

@@ -385,7 +385,7 @@ def test_every_screen_of_the_administrator_opens(visit, clinic, earlier):
         "Patients": "Demo Patient Three Hundred",
         "Usage": "Readings",
         "Models": "ct-infection",
-        "Audit trail": "case.save",
+        "Audit trail": "Case saved",
         "Health": "SQLite",
     }
     assert [entry.strip() for entry in eve.page.locator(".nav-entry").all_inner_texts()] == list(expected)
