@@ -29,6 +29,21 @@ from lungkit.errors import LungkitError
 from lungkit.models import registry
 from lungkit.models.card import ModelCard
 
+# The columns of the export, and what the records call those that have another name there.
+_EXPORTED = (
+    "reading_id", "patient_number", "patient_name", "birth_year", "sex", "study_id", "kind", "file_sha256", "width",
+    "height", "notes", "uploaded_at", "uploaded_by", "model", "version", "label", "decision", "probability",
+    "probabilities", "failed_checks", "milliseconds", "read_at", "reviews", "reviewer", "agrees", "reviewer_label",
+    "review_comment", "reviewed_at",
+)  # fmt: skip
+_RECORDED_AS = {
+    "patient_number": "number",
+    "patient_name": "name",
+    "file_sha256": "sha256",
+    "uploaded_by": "read_by",
+    "reviewed_at": "review_at",
+}
+
 # A spreadsheet takes these for the start of a formula; the wide ones come from Asian keyboards.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
@@ -300,37 +315,14 @@ def _erase(db: orm.Session, table: type[Base], which: sa.ColumnElement[bool]) ->
 # --- export
 
 
-def _csv_row(row: sa.Row[Any]) -> dict[str, object]:
-    return {
-        "reading_id": row.reading_id,
-        "patient_number": row.number,
-        "patient_name": row.name,
-        "birth_year": row.birth_year,
-        "sex": row.sex,
-        "study_id": row.study_id,
-        "kind": row.kind,
-        "file_sha256": row.sha256,
-        "width": row.width,
-        "height": row.height,
-        "notes": row.notes,
-        "uploaded_at": row.uploaded_at,
-        "uploaded_by": row.read_by,
-        "model": row.model,
-        "version": row.version,
-        "label": row.label,
-        "decision": row.decision,
+def _csv_row(row: "sa.Row[*tuple[Any, ...]]") -> dict[str, object]:
+    values = {
+        **row._mapping,
         "probability": row.probabilities[row.label],
         "probabilities": "; ".join(f"{name} {p:.4f}" for name, p in row.probabilities.items()),
         "failed_checks": "; ".join(check["words"] for check in row.checks if not check["passed"]),
-        "milliseconds": row.milliseconds,
-        "read_at": row.read_at,
-        "reviews": row.reviews,
-        "reviewer": row.reviewer,
-        "agrees": row.agrees,
-        "reviewer_label": row.reviewer_label,
-        "review_comment": row.review_comment,
-        "reviewed_at": row.review_at,
     }
+    return {column: values[_RECORDED_AS.get(column, column)] for column in _EXPORTED}
 
 
 def _csv(rows: list[dict[str, object]]) -> bytes:
