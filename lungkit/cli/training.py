@@ -74,6 +74,9 @@ def train(
         str, typer.Option(help="another network: cnn, efficientnet_b0, mobilenet_v2, densenet121, resnet50 or vgg16")
     ] = "",
     compact: Annotated[bool, typer.Option("--compact", help="register the graph alone, with float16 weights")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="put the graph into 8 bits if its AUC on validation hardly moves")
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="processes that share each batch; without: this one")
     ] = None,
@@ -105,16 +108,18 @@ def train(
         raise LungkitError(
             f"--outside {outside}: give the folder of covid_chestxray, and only for a chest X-ray recipe"
         )
-    from lungkit.training import activation, finetune, probes
+    from lungkit.training import activation, finetune, probes, quantization
 
+    if int8:
+        quantization.required()  # refused before hours of training
     wanted = {"population": population, "licence": licence}
     given = recipes.command(
-        recipe, data, backbone=backbone, outside=outside or "", compact=compact, workers=workers, **wanted
+        recipe, data, backbone=backbone, outside=outside or "", compact=compact, int8=int8, workers=workers, **wanted
     )
     asked = (lambda candidate, own: probes.chest_xray(candidate, own, outside)) if outside else None
     work = config.work_dir() / chosen.name
     version, history = finetune.train_recipe(
-        chosen, source, work, probes=asked, compact=compact, workers=workers, command=given, **wanted
+        chosen, source, work, probes=asked, compact=compact, int8=int8, workers=workers, command=given, **wanted
     )
     terminal.say(history.to_string(index=False))
     terminal.say(f"{activation.sentence(version)}\n{version.folder}")

@@ -188,6 +188,28 @@ class Standing(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GraphFigures(Part):
+    """How a graph of one precision did on the validation images."""
+
+    auc: float | None
+    interval: Interval
+    milliseconds: float  # of processor time for an image without heat maps, on the machine that registered the version
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization(Part):
+    """What came of putting the graph into integers of 8 bits."""
+
+    kept: bool  # whether the version's graph is the one in 8 bits
+    reason: str  # a sentence's part: what moved by how much
+    float32: GraphFigures
+    int8: GraphFigures
+    images: int  # of the training part, which the ranges of the feature maps come from
+    in_float32: str  # what was left in float32
+    tool: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class FileRecord(Part):
     """A file of the version."""
 
@@ -208,6 +230,7 @@ class ModelCard(Part):
     modality: str = "image"  # "X-ray", "CT", "MRI" or "image"
     checks: CheckLimits | None = None
     graph: Mapping[str, Any] | None = None  # how far the exported graph agrees with Keras
+    int8: Quantization | None = None  # if 8 bits were asked for
     architecture: Mapping[str, Any] | None = None
     training: Mapping[str, Any] | None = None
     about: About | None = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from lungkit.models.card import Figure, Measured, ModelCard
+from lungkit.models.card import Figure, Measured, ModelCard, Quantization
 from lungkit.models.rule import DecisionRule
 from lungkit.wording import listed, percent, plain
 
@@ -122,8 +122,27 @@ def sections(card: ModelCard) -> dict[str, list[Row]]:
         "Input checks": _labelled(card.checks.to_dict() if card.checks else {}),
         "Training": _labelled({**(card.architecture or {}), **(card.training or {})}),
         "Exported graph": _labelled(card.graph or {}),
+        "8 bits": _eight_bits(card.int8) if card.int8 else [],
         "More": _labelled(card.extra),
     }
+
+
+def _eight_bits(tried: Quantization) -> list[Row]:
+    """Whether the graph is in 8 bits, and what that changed."""
+    before, after = tried.float32, tried.int8
+    return [
+        ("The graph computes in", f"{'8 bits' if tried.kept else 'float32, not in 8 bits'}: {tried.reason}"),
+        ("AUC on validation in float32", str(Figure(before.auc, before.interval))),
+        ("AUC on validation in 8 bits", str(Figure(after.auc, after.interval))),
+        (
+            "Processor time of an image",
+            f"{before.milliseconds:.1f} ms in float32, {after.milliseconds:.1f} ms in 8 bits "
+            f"({before.milliseconds / after.milliseconds:.1f} times as fast)",
+        ),
+        ("Left in float32", tried.in_float32),
+        ("Ranges of the feature maps from", f"{tried.images} training images, none of validation or test"),
+        ("Made by", tried.tool),
+    ]
 
 
 def trust(card: ModelCard) -> list[str]:

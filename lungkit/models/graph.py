@@ -29,6 +29,21 @@ OUTPUTS = ("probabilities", "heat", "embedding")
 PRECISION = "f32"
 
 
+def read(folder: Path) -> openvino.Model:
+    """The graph in a version's folder, wholly in memory."""
+    core = openvino.Core()
+    # Weights that stay in the file would change with it, after their hashes were checked; cut short, they end the
+    # whole process.
+    core.set_property({"ENABLE_MMAP": "NO"})
+    return core.read_model(folder / FILE)
+
+
+def save(model: openvino.Model, folder: Path, half: bool = False) -> None:
+    """Write graph.xml and graph.bin into `folder`. half: weights of float32 as float16, in half the space."""
+    folder.mkdir(exist_ok=True)
+    openvino.save_model(model, folder / FILE, compress_to_fp16=half)
+
+
 class Graph:
     """A graph, compiled for this processor.
 
@@ -38,16 +53,12 @@ class Graph:
     """
 
     def __init__(self, folder: Path, heat: bool = True, many: bool = False):
-        core = openvino.Core()
-        # Weights that stay in the file would change with it, after their hashes were checked; cut short, they end the
-        # whole process.
-        core.set_property({"ENABLE_MMAP": "NO"})
-        model = core.read_model(folder / FILE)
+        model = read(folder)
         if not heat:
             wanted = [output for output in model.outputs if "heat" not in output.names]
             model = openvino.Model([output.node for output in wanted], model.get_parameters(), "without heat")
         processors = os.cpu_count() or 1
-        self._compiled = core.compile_model(
+        self._compiled = openvino.Core().compile_model(
             model,
             "CPU",
             {

@@ -45,7 +45,17 @@ def write(model: keras.Model, folder: Path, temperature: float = 1.0, half: bool
     signature = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="image")
     call = tf.function(explained, input_signature=[signature])
     converted = _converted(call.get_concrete_function())
-    graph.openvino.save_model(converted, folder / graph.FILE, compress_to_fp16=half)
+    graph.save(converted, folder, half)
+
+
+def divide_logits(folder: Path, divisor: float, half: bool = False) -> None:
+    """Divide the logits of the graph in `folder` once more before its softmax: a new temperature. half: as in write."""
+    model = graph.read(folder)
+    softmax = model.output("probabilities").get_node().input_value(0).get_node()
+    operations = graph.openvino.opset13
+    scale = operations.constant(np.array(divisor, np.float32))
+    softmax.input(0).replace_source_output(operations.divide(softmax.input_value(0), scale).output(0))
+    graph.save(model, folder, half)
 
 
 def _converted(function):
@@ -111,7 +121,22 @@ def _maker(tensor) -> keras.Operation:
 def agreement(
     model: keras.Model, exported: graph.Graph, tensors: np.ndarray, probabilities: np.ndarray, rule: DecisionRule
 ) -> dict:
-    """How far the graph and Keras are apart on validation images; NotExportable where that is too far.
+    """`differences`; NotExportable where they are too large."""
+    found = differences(model, exported, tensors, probabilities, rule)
+    difference, same = found["largest_probability_difference"], found["same_class"]
+    if not difference <= MAX_DIFFERENCE or same < 1:
+        raise NotExportable(
+            f"the exported graph answers differently from '{model.name}': on {len(tensors)} validation images "
+            f"the largest difference of a probability is {difference:.2g} (at most {MAX_DIFFERENCE} is accepted), and "
+            f"the class is the same on {same:.2%} (all is accepted)"
+        )
+    return found
+
+
+def differences(
+    model: keras.Model, exported: graph.Graph, tensors: np.ndarray, probabilities: np.ndarray, rule: DecisionRule
+) -> dict:
+    """How far the graph and Keras are apart on validation images, JSON-ready.
 
     tensors: (n, height, width, 1). probabilities: (n, classes), calibrated, from Keras.
     Heat maps are compared with `gradcam.gradcam` for the likeliest class, on the first images.
@@ -119,15 +144,8 @@ def agreement(
     answered = np.concatenate(
         [exported(tensors[start : start + _BATCH])["probabilities"] for start in range(0, len(tensors), _BATCH)]
     )
-    difference = float(np.abs(answered - probabilities).max())
     same_class = rule.decide(answered) == rule.decide(probabilities)
     same = float(np.mean(same_class | (rule.margin(probabilities) < _TIE)))
-    if not difference <= MAX_DIFFERENCE or same < 1:
-        raise NotExportable(
-            f"the exported graph answers differently from '{model.name}': on {len(tensors)} validation images "
-            f"the largest difference of a probability is {difference:.2g} (at most {MAX_DIFFERENCE} is accepted), and "
-            f"the class is the same on {same:.2%} (all is accepted)"
-        )
     few = tensors[:_HEAT_IMAGES]
     classes = probabilities[: len(few)].argmax(axis=1)
     expected = gradcam.gradcam(model, few, classes)
@@ -137,7 +155,7 @@ def agreement(
         "precision": graph.PRECISION,
         "compared_on": "validation",
         "images": len(tensors),
-        "largest_probability_difference": difference,
+        "largest_probability_difference": float(np.abs(answered - probabilities).max()),
         "same_class": same,
         "largest_heat_difference": float(np.abs(heat - expected).max()),
         "heat_images": len(few),

@@ -288,6 +288,7 @@ def train_recipe(
     *,
     probes: Callable[[release.Candidate, dataset.Dataset], dict[str, Any]] | None = None,
     compact: bool = False,
+    int8: bool = False,
     workers: int | None = None,
     command: str = "",
     population: str = "",
@@ -298,12 +299,12 @@ def train_recipe(
     A set with other classes or of another modality is refused before anything is trained.
     command, population, licence: for the card, as in recipes.Recipe.about.
     folder: keeps every member's training; a killed one continues from there. probes: what else to ask of the version
-    before it is registered, given its own data. compact: as in release.register.
+    before it is registered, given its own data. compact, int8: as in release.register.
     workers: as in `member`. Returns the version and the history of its members.
     """
     whole = dataset.load(source, label_column=recipe.label_column)
     recipe.check(whole)
-    command = command or recipes.command(recipe.name, source, compact=compact, workers=workers)
+    command = command or recipes.command(recipe.name, source, compact=compact, int8=int8, workers=workers)
     measured, seconds = {}, 0.0
     if recipe.folds:
         together, seconds = cross_validate(recipe, source, folder, workers)
@@ -335,6 +336,7 @@ def train_recipe(
         test_too=True,
         scored_before=recipe.scored_before if recipe.owns(whole) else 0,
         compact=compact,
+        int8=int8,
     )
     return version, trained.history
 

@@ -127,6 +127,7 @@ def command(
     backbone: str = "",
     outside: str | Path = "",
     compact: bool = False,
+    int8: bool = False,
     workers: int | None = None,
     population: str = "",
     licence: str = "",
@@ -136,6 +137,7 @@ def command(
     words += ["--backbone", backbone] if backbone else []
     words += ["--outside", _named(outside)] if outside else []
     words += ["--compact"] if compact else []
+    words += ["--int8"] if int8 else []
     words += ["--workers", str(workers)] if workers else []
     words += ["--population", population] if population else []
     words += ["--licence", licence] if licence else []

@@ -19,9 +19,9 @@ from lungkit.data import dataset, images, preprocess, splits
 from lungkit.data.notes import ColumnMissing, DatasetError, alike
 from lungkit.errors import LungkitError
 from lungkit.models import graph, input_checks, registry, saved
-from lungkit.models.card import About, Measured, ModelCard, SplitCounts, TrainingData
+from lungkit.models.card import About, Measured, ModelCard, Quantization, SplitCounts, TrainingData
 from lungkit.models.rule import DecisionRule
-from lungkit.training import activation, calibration, evaluation, export, input_statistics
+from lungkit.training import activation, calibration, evaluation, export, input_statistics, quantization
 
 # Names of the images (by content) that a version learned from or was chosen on, one a line, in its folder.
 TRAINED_ON = "trained_on.txt"
@@ -58,6 +58,7 @@ def register(
     test_too: bool = False,
     scored_before: int = 0,
     compact: bool = False,
+    int8: bool = False,
     report: Path | None = None,
 ) -> registry.Version:
     """Calibrate, choose the operating point and measure on the validation patients; register a new version.
@@ -75,13 +76,14 @@ def register(
     report: the folder of the run of notebooks, where config.REGISTERED is to name this version for those that follow.
     compact: leave out the model for Keras, and keep the graph's weights as float16 where it then still says what Keras
         says. The clinic and `score` need the graph alone.
+    int8: put the graph into 8 bits if its AUC on the validation patients hardly moves (lungkit.training.quantization).
+        All that is chosen and measured on them is then chosen and measured with that graph.
     Raises export.NotExportable where there is no such graph, or where it does not say what the model says.
     """
     tensors, labels = preprocess.read_batch(data.files("val"), preprocessing), data.labels("val")
     raw = logits(model, tensors)
     rule = calibration.decision_rule(labels, raw, data.classes)
     scores = rule.calibrate(raw)
-    on_validation = evaluation.evaluate(labels, scores, data.patients("val"), data.classes, rule)
     counts = {
         split: SplitCounts(images=len(data.files(split)), patients=len(set(data.patients(split))))
         for split in ("train", "val", "test")
@@ -90,6 +92,13 @@ def register(
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder)
         agreement = _exported(model, made, tensors, scores, rule, compact)
+        half = agreement["weights"] == "float16"
+        tried = _in_8_bits(made, data, preprocessing, tensors, half) if int8 else None
+        if tried and tried.kept:
+            rule, scores = _recalibrated(made, data, tensors, rule, half)
+            differences = export.differences(model, graph.Graph(made), tensors, rule.calibrate(raw), rule)
+            agreement = agreement | differences | {"precision": "int8"}
+        on_validation = evaluation.evaluate(labels, scores, data.patients("val"), data.classes, rule)
         without_heat = graph.Graph(made, heat=False)
         references, limits = input_statistics.fit(data, preprocessing, lambda batch: without_heat(batch)["embedding"])
         input_checks.save(made, references)
@@ -109,6 +118,7 @@ def register(
             rule=rule,
             checks=limits,
             graph=agreement,
+            int8=tried,
             synthetic=data.synthetic,
             architecture=architecture,
             training=training,
@@ -162,6 +172,34 @@ def _exported(model, folder: Path, tensors, scores, rule: DecisionRule, half: bo
             raise
         return _exported(model, folder, tensors, scores, rule, half=False)
     return agreement | {"weights": "float16" if half else "float32"}
+
+
+def _in_8_bits(
+    folder: Path, data: dataset.Dataset, spec: preprocess.Preprocessing, tensors, half: bool
+) -> Quantization:
+    """The graph in `folder` put into 8 bits, if the AUC on the validation images, `tensors`, hardly moves."""
+    files = data.files("train")
+    some = np.random.default_rng(0).permutation(len(files))[: quantization.IMAGES]
+
+    def auc(runtime: graph.Graph) -> quantization.Auc:
+        scores, likeliest = _read(runtime, tensors), DecisionRule(kind="argmax")
+        measured = evaluation.evaluate(data.labels("val"), scores, data.patients("val"), data.classes, likeliest)
+        return measured.value("auc")
+
+    return quantization.attempt(folder, preprocess.read_batch([files[i] for i in some], spec), auc, half)
+
+
+def _recalibrated(folder: Path, data: dataset.Dataset, tensors, rule: DecisionRule, half: bool):
+    """The decision rule chosen again on a changed graph's answers to the validation images, and these answers.
+
+    The graph gets the new temperature. Its logits, up to a number for each image that changes nothing, are the
+    logarithms of its probabilities.
+    """
+    answers = _read(graph.Graph(folder, heat=False), tensors)
+    raw = rule.temperature * np.log(np.maximum(answers, np.finfo(np.float32).tiny))
+    again = calibration.decision_rule(data.labels("val"), raw, data.classes)
+    export.divide_logits(folder, again.temperature / rule.temperature, half)
+    return again, _read(graph.Graph(folder, heat=False), tensors)
 
 
 @dataclass(frozen=True)
