@@ -5,11 +5,16 @@ medians and ratios; nothing passes or fails. What the rows mean is in bench/READ
 """
 
 import argparse
+import json
 import os
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +33,8 @@ from lungkit.progress import bar
 # Keras is imported within functions: the decoding processes import this file too.
 
 MIB = 2**20
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = "from lungkit import cli; cli.main()"
 SHIPPED = "chest-xray-pneumonia"
 Rates = dict[str, list[float]]  # what -> images/s of each round
 
@@ -58,36 +65,94 @@ def untrained(network: str, source: Path, side: int) -> registry.Version:
     return release.register(model, name, chest, spec, architecture={}, training={}, recipe=recipe)
 
 
-class Bench:
-    """One version, and the ways to have a folder's images read by it."""
+def copied(version: registry.Version, name: str, int8: bool = False) -> registry.Version:
+    """The version registered again as `name`; `int8`: with its graph in 8 bits, however much that changes its answers.
 
-    def __init__(self, version: registry.Version, files: list[Path]):
+    What it says does not matter here. Its folder is then one that the command finds, in this checkout and in others.
+    """
+
+    def write(folder: Path) -> None:
+        for file in version.card.files:
+            shutil.copy(version.folder / file, folder / file)
+        if int8:
+            from lungkit.training import quantization
+
+            noise = np.random.default_rng(7).normal(size=(16, *version.card.preprocessing.size, 1))
+            quantization.attempt(folder, noise.astype(np.float32), lambda runtime: (1.0, 1.0, 1.0))
+
+    return registry.add(name, version.card, write)
+
+
+def torch_eager(python: Path, side: int) -> dict[str, float]:
+    """What bench/torch_eager.py measures with a Python that has torch and timm."""
+    command = [str(python), str(ROOT / "bench/torch_eager.py"), "--side", str(side)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def command_rate(checkout: Path, version: registry.Version, folder: Path) -> int:
+    """Read a folder by `lungkit predict` of a checkout, from the start of the process to its end; how many images."""
+    environment = os.environ | {"PYTHONPATH": str(checkout)}
+    command = [sys.executable, "-c", COMMAND, "predict", str(folder), "--model", str(version), "--json"]
+    done = subprocess.run(command, env=environment, cwd=checkout, capture_output=True, text=True)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    if not answers or "probabilities" not in answers[0]:
+        raise SystemExit(f"lungkit predict of {checkout} gave no answer: {done.stderr or done.stdout}")
+    return len(answers)
+
+
+class Bench:
+    """One version, and the ways to have a folder's images read by it.
+
+    other: another checkout whose command reads the same folder. int8: the version with its graph in 8 bits.
+    """
+
+    def __init__(
+        self,
+        version: registry.Version,
+        files: list[Path],
+        other: Path | None = None,
+        int8: registry.Version | None = None,
+    ):
         from lungkit.models import saved
 
-        self.files = files
+        self.version, self.files, self.other, self.int8 = version, files, other, int8
         self.one_at_a_time = Predictor(version)
         self.many = Predictor(version, heat=False, many=True)
-        self.keras = saved.load(version)
+        self.eight_bits = Predictor(int8, heat=False, many=True) if int8 else None
+        self.keras = saved.load(version) if saved.holds_keras(version) else None
         self.spec = self.many.spec
         self.tensors = preprocess.read_batch(files, self.spec)
         self.few = self.tensors[:32]
 
     def ways(self) -> dict[str, Callable[[], int]]:
         """What is timed: each answers how many images it took."""
-        return {
-            "folder: lungkit predict": self.folder,
-            "folder: read, then Keras predict": self.keras_folder,
+        folder = self.files[0].parent
+        ways: dict[str, Callable[[], int]] = {
+            "folder: lungkit predict": partial(self.folder, self.many),
             "decoding alone": self.decoding,
-            "runtime alone": self.runtime,
-            "Keras predict, batch 32": lambda: len(self.keras.predict(self.tensors, batch_size=32, verbose=0)),
-            "runtime alone, batch 32": lambda: self.runtime(32),
+            "runtime alone": partial(self.runtime, self.many),
             "one image: runtime with heat maps": self.single,
-            "one image: Keras predict": self.keras_single,
-            "one image: Keras call": self.keras_call,
         }
+        if self.eight_bits:
+            ways["folder: lungkit predict, 8 bits"] = partial(self.folder, self.eight_bits)
+            ways["runtime alone, 8 bits"] = partial(self.runtime, self.eight_bits)
+        if self.other:
+            ways["command"] = partial(command_rate, ROOT, self.version, folder)
+            ways["command of the other checkout"] = partial(command_rate, self.other, self.version, folder)
+            if self.int8:
+                ways["command, 8 bits"] = partial(command_rate, ROOT, self.int8, folder)
+        if self.keras:
+            ways |= {
+                "folder: read, then Keras predict": self.keras_folder,
+                "Keras predict, batch 32": lambda: len(self.keras.predict(self.tensors, batch_size=32, verbose=0)),
+                "runtime alone, batch 32": lambda: self.runtime(self.many, 32),
+                "one image: Keras predict": self.keras_single,
+                "one image: Keras call": self.keras_call,
+            }
+        return ways
 
-    def folder(self) -> int:
-        return sum(answer.reading is not None for answer in batch.read_files(self.many, self.files))
+    def folder(self, predictor: Predictor) -> int:
+        return sum(answer.reading is not None for answer in batch.read_files(predictor, self.files))
 
     def keras_folder(self) -> int:
         # Not preprocess.read_batch: it would decode each file in the first round only.
@@ -100,9 +165,9 @@ class Bench:
         decoders.close()
         return count
 
-    def runtime(self, size: int = batch.BATCH) -> int:
+    def runtime(self, predictor: Predictor, size: int = batch.BATCH) -> int:
         batches = ((None, self.tensors[i : i + size]) for i in range(0, len(self.tensors), size))
-        return sum(len(outputs["probabilities"]) for _, outputs, _ in self.many.graph.stream(batches))
+        return sum(len(outputs["probabilities"]) for _, outputs, _ in predictor.graph.stream(batches))
 
     def single(self) -> int:
         return sum(len(self.one_at_a_time.graph(tensor[None])["heat"]) for tensor in self.few)
@@ -138,26 +203,33 @@ def table(title: str, rates: Rates) -> Table:
 
 def ratios(rates: Rates) -> dict[str, float]:
     """Medians of the ratios within a round, where all ran under much the same load."""
-    folder, decoding, runtime = (rates[n] for n in ("folder: lungkit predict", "decoding alone", "runtime alone"))
-    # Decoding and the graph share the processors: one after the other, an image costs the sum of both times.
-    both = [1 / (1 / d + 1 / r) for d, r in zip(decoding, runtime, strict=True)]
-    pairs = {
-        "folder / runtime alone on decoded tensors": (folder, runtime),
-        "folder / runtime and decoding, which share the processors": (folder, both),
-        "folder / Keras predict on decoded tensors, batch 32": (folder, rates["Keras predict, batch 32"]),
-        "folder / Keras predict on decoded tensors, one at a time": (folder, rates["one image: Keras predict"]),
-        "folder / the same folder read, then Keras predict": (folder, rates["folder: read, then Keras predict"]),
-        "runtime / Keras predict, batch 32": (runtime, rates["Keras predict, batch 32"]),
-        "one image with heat maps / Keras predict without": (
-            rates["one image: runtime with heat maps"],
-            rates["one image: Keras predict"],
-        ),
-        "one image with heat maps / Keras call without": (
-            rates["one image: runtime with heat maps"],
-            rates["one image: Keras call"],
-        ),
+    shared = {}
+    for bits in ("", ", 8 bits"):
+        if f"runtime alone{bits}" in rates:
+            # Decoding and the graph share the processors: one after the other, an image costs the sum of both times.
+            pairs = zip(rates["decoding alone"], rates[f"runtime alone{bits}"], strict=True)
+            shared[f"runtime and decoding, which share the processors{bits}"] = [1 / (1 / d + 1 / r) for d, r in pairs]
+    all_rates = rates | shared
+    compared = [
+        ("folder: lungkit predict", "runtime alone"),
+        ("folder: lungkit predict", "runtime and decoding, which share the processors"),
+        ("folder: lungkit predict, 8 bits", "runtime and decoding, which share the processors, 8 bits"),
+        ("folder: lungkit predict, 8 bits", "folder: lungkit predict"),
+        ("runtime alone, 8 bits", "runtime alone"),
+        ("command", "command of the other checkout"),
+        ("command, 8 bits", "command of the other checkout"),
+        ("folder: lungkit predict", "Keras predict, batch 32"),
+        ("folder: lungkit predict", "one image: Keras predict"),
+        ("folder: lungkit predict", "folder: read, then Keras predict"),
+        ("runtime alone", "Keras predict, batch 32"),
+        ("one image: runtime with heat maps", "one image: Keras predict"),
+        ("one image: runtime with heat maps", "one image: Keras call"),
+    ]
+    return {
+        f"{one} / {of}": statistics.median(a / b for a, b in zip(all_rates[one], all_rates[of], strict=True))
+        for one, of in compared
+        if one in all_rates and of in all_rates
     }
-    return {name: statistics.median(a / b for a, b in zip(*pair, strict=True)) for name, pair in pairs.items()}
 
 
 def memory(bench: Bench, count: int) -> tuple[list[float], list[float]]:
@@ -182,12 +254,19 @@ def report(console: Console, bench: Bench, where: str, rounds: int) -> None:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--folder", type=Path, help="a folder of real images, measured too")
+    arguments.add_argument("--folder", type=Path, help="a folder of images, measured in place of the phantom's")
     arguments.add_argument("--model", help="NAME or NAME@vN in the registry (default: --network)")
     arguments.add_argument(
         "--network", nargs="+", default=["cnn", "efficientnet_lite0", SHIPPED],
         help=f"untrained networks made for this: cnn, a name of lungkit.models.backbones, {SHIPPED} (all three)",
     )  # fmt: skip
+    arguments.add_argument("--other", type=Path, help="another checkout, whose `lungkit predict` reads the same folder")
+    arguments.add_argument(
+        "--int8", action="store_true", help="the same with the graph in 8 bits (needs lungkit[int8])"
+    )
+    arguments.add_argument(
+        "--torch", type=Path, help="a Python with torch and timm, for the shipped network in PyTorch"
+    )
     arguments.add_argument("--side", type=int, default=224, help="input of the untrained networks, pixels (224)")
     arguments.add_argument("--images", type=int, default=240, help="how many phantom slices are made (240)")
     arguments.add_argument("--rounds", type=int, default=3, help="how often everything is measured (3)")
@@ -196,18 +275,25 @@ def main() -> None:
     console = Console()
     console.print(machine("openvino", "tensorflow", "keras", "pillow"), highlight=False)
     given = registry.find(chosen.model) if chosen.model else None
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
         for name in ("data", "artifacts"):
-            os.environ[f"LUNGKIT_{name.upper()}"] = str(Path(folder, name))
-        source = phantom.make_dataset(Path(folder, "phantom"), n_slices=chosen.images)
-        drawn = batch.find([str(source / "slices")])[0]
-        real = batch.find([str(chosen.folder)])[0] if chosen.folder else []
-        versions = [given] if given else [untrained(network, source, chosen.side) for network in chosen.network]
+            os.environ[f"LUNGKIT_{name.upper()}"] = str(Path(temporary, name))
+        source = phantom.make_dataset(Path(temporary, "phantom"), n_slices=chosen.images)
+        folder = chosen.folder or source / "slices"
+        files = batch.find([str(folder)]).files
+        if given:
+            versions = [copied(given, given.model)]
+        else:
+            versions = [untrained(network, source, chosen.side) for network in chosen.network]
         for version in versions:
-            report(console, Bench(version, drawn), f"{version.model}, phantom (DICOM)", chosen.rounds)
-            if real:
-                report(console, Bench(version, real), f"{version.model}, {chosen.folder.name}", chosen.rounds)
-        own, decoders = memory(Bench(versions[0], real or drawn), chosen.files)
+            int8 = copied(version, f"{version.model}-int8", int8=True) if chosen.int8 else None
+            bench = Bench(version, files, chosen.other and chosen.other.resolve(), int8)
+            report(console, bench, f"{version.model}, {folder.name}", chosen.rounds)
+        if chosen.torch:
+            console.print(f"PyTorch, eager: {torch_eager(chosen.torch, chosen.side)}", highlight=False)
+        if not chosen.files:
+            return
+        own, decoders = memory(Bench(versions[0], files), chosen.files)
     console.print(
         f"Memory over {chosen.files} files, at each tenth of them, MiB (Keras, which only this comparison needs, is in "
         f"the same process): {', '.join(f'{mib:.0f}' for mib in own)}; its decoding processes together "

@@ -21,7 +21,7 @@ def version(squares, model, tmp_path_factory):  # noqa: F811
     with pytest.MonkeyPatch.context() as patch:
         for name in ("DATA", "ARTIFACTS"):
             patch.setenv(f"LUNGKIT_{name}", str(tmp_path_factory.mktemp(name)))
-        chest = dataset.prepare(squares, **RECIPE)
+        chest = dataset.load_split(squares, **RECIPE)
         made = release.register(
             model, "squares-int8", chest, SPEC, architecture={}, training={}, recipe=RECIPE, int8=True, test_too=True
         )
