@@ -196,9 +196,10 @@ def _recalibrated(folder: Path, data: dataset.Dataset, tensors, rule: DecisionRu
     logarithms of its probabilities.
     """
     answers = _read(graph.Graph(folder, heat=False), tensors)
-    raw = rule.temperature * np.log(np.maximum(answers, np.finfo(np.float32).tiny))
+    temperature = rule.temperature or 1.0
+    raw = temperature * np.log(np.maximum(answers, np.finfo(np.float32).tiny))
     again = calibration.decision_rule(data.labels("val"), raw, data.classes)
-    export.divide_logits(folder, again.temperature / rule.temperature, half)
+    export.divide_logits(folder, (again.temperature or 1.0) / temperature, half)
     return again, _read(graph.Graph(folder, heat=False), tensors)
 
 
