@@ -12,6 +12,7 @@ all channels have one scale, saves under 3 % of the multiplications, and makes p
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lungkit.backend import keras
 
@@ -32,16 +33,16 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # 
 class ChannelScale(keras.layers.Layer):
     """factors · x + offsets, of each channel. (Keras' own Rescaling needs TensorFlow, also on another backend.)"""
 
-    def __init__(self, factors: Sequence[float], offsets: Sequence[float], **options):
+    def __init__(self, factors: Sequence[float], offsets: Sequence[float], **options: Any) -> None:
         super().__init__(**options)
         self.factors, self.offsets = tuple(factors), tuple(offsets)
 
-    def call(self, images):
+    def call(self, images: keras.KerasTensor) -> keras.KerasTensor:
         """The scaled images (N, height, width, channels)."""
         ops = keras.ops
         return images * ops.cast(self.factors, images.dtype) + ops.cast(self.offsets, images.dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments that make this layer again."""
         return super().get_config() | {"factors": list(self.factors), "offsets": list(self.offsets)}
 
@@ -58,11 +59,11 @@ class Equalised(keras.layers.Layer):
 
     levels, limit = 64, 4.0
 
-    def __init__(self, mean: float, std: float, **options):
+    def __init__(self, mean: float, std: float, **options: Any) -> None:
         super().__init__(**options)
         self.mean, self.std = mean, std
 
-    def call(self, images):
+    def call(self, images: keras.KerasTensor) -> keras.KerasTensor:
         """The equalised images (N, height, width, 1)."""
         ops, pixels = keras.ops, images.shape[1] * images.shape[2]
         level = ops.clip(ops.reshape(images, (-1, pixels)) * self.std + self.mean, 0, 1) * (self.levels - 1)
@@ -78,7 +79,7 @@ class Equalised(keras.layers.Layer):
         grey = lower + (level - below) * (upper - lower)
         return ops.reshape((grey - self.mean) / self.std, ops.shape(images))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments that make this layer again."""
         return super().get_config() | {"mean": self.mean, "std": self.std}
 
@@ -201,7 +202,7 @@ def _backbone(name: str) -> _Backbone:
     return _BACKBONES[name]
 
 
-def _as_in_training(image, scale: _Scale, preprocessing: Preprocessing):
+def _as_in_training(image: keras.KerasTensor, scale: _Scale, preprocessing: Preprocessing) -> keras.KerasTensor:
     """Three channels in the backbone's scale, of one channel (grey 0..1 - mean) / std."""
     factors = [factor * preprocessing.std for factor in scale.factor]
     offsets = [factor * preprocessing.mean + offset for factor, offset in zip(scale.factor, scale.offset, strict=True)]
@@ -209,7 +210,9 @@ def _as_in_training(image, scale: _Scale, preprocessing: Preprocessing):
     return ChannelScale(factors, offsets, name="pretraining_scale")(x)
 
 
-def _features(name: str, backbone: _Backbone, image, x, pretrained: bool):
+def _features(
+    name: str, backbone: _Backbone, image: keras.KerasTensor, x: keras.KerasTensor, pretrained: bool
+) -> keras.KerasTensor:
     """The last feature maps of `x`, which is made from `image`."""
     if backbone.application:
         weights = "imagenet" if pretrained else None
@@ -227,7 +230,7 @@ def _features(name: str, backbone: _Backbone, image, x, pretrained: bool):
     return extractor.output
 
 
-def _last_at(model: keras.Model, until: str):
+def _last_at(model: keras.Model, until: str) -> keras.KerasTensor:
     """The last feature maps of a stage's resolution in a model of `build`."""
     height = next(layer for layer in reversed(stages(model)[until]) if layer.weights).output.shape[1]
     return next(

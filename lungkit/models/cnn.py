@@ -4,6 +4,8 @@ The graph is flat and functional and ends in global average pooling, dropout and
 so the class activation map exists in closed form (Zhou et al., CVPR 2016) and agrees with Grad-CAM.
 """
 
+from typing import Any
+
 from lungkit.backend import keras
 
 import pandas as pd
@@ -18,7 +20,7 @@ FILTERS, BLOCKS, DROPOUT = 16, 4, 0.3
 OPTIMIZER, LEARNING_RATE, WEIGHT_DECAY = "adamw", 2e-3, 1e-4
 
 
-def _convolution(x, filters: int, kernel: int, strides: int, name: str):
+def _convolution(x: keras.KerasTensor, filters: int, kernel: int, strides: int, name: str) -> keras.KerasTensor:
     # Momentum 0.9: the default 0.99 lags behind in runs of a few hundred steps.
     x = layers.Conv2D(filters, kernel, strides, padding="same", use_bias=False, name=f"{name}_conv")(x)
     x = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(x)
@@ -108,7 +110,7 @@ def compile_classifier(
     return model
 
 
-def search_space(hp, input_shape: tuple[int, int, int], n_classes: int) -> keras.Model:
+def search_space(hp: Any, input_shape: tuple[int, int, int], n_classes: int) -> keras.Model:
     """KerasTuner's view of `build` and `compile_classifier`: a compiled model for the values in `hp`."""
     model = build(
         input_shape,

@@ -32,7 +32,7 @@ _BLOCKS = (
 )
 
 
-def features(x):
+def features(x: keras.KerasTensor) -> keras.KerasTensor:
     """The last feature maps (N, height/32, width/32, 1280) of x (N, height, width, 3), (0..255 - 127) / 128."""
     x = _normalised(layers.Conv2D(32, 3, 2, padding="same", use_bias=False, name="stem_conv")(x), "stem_bn")
     x = layers.ReLU(6.0, name="stem_relu")(x)
@@ -45,7 +45,9 @@ def features(x):
     return layers.ReLU(6.0, name="head_relu")(x)
 
 
-def _block(x, name: str, filters: int, kernel: int, stride: int, expansion: int):
+def _block(
+    x: keras.KerasTensor, name: str, filters: int, kernel: int, stride: int, expansion: int
+) -> keras.KerasTensor:
     """Inverted residual: widen, filter each channel by itself, narrow again (Sandler et al., CVPR 2018)."""
     entering = x
     if expansion > 1:
@@ -57,7 +59,7 @@ def _block(x, name: str, filters: int, kernel: int, stride: int, expansion: int)
     return layers.Add(name=f"{name}_add")([entering, x]) if entering.shape == x.shape else x
 
 
-def _normalised(x, name: str):
+def _normalised(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     # Momentum 0.9, as in lungkit.models.cnn: it matters only where these layers are trained.
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-3, name=name)(x)
 

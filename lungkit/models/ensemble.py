@@ -6,6 +6,7 @@ keep their closed form, and the clinic's graph is exported as for a single netwo
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from lungkit.backend import keras
 
@@ -46,17 +47,17 @@ def combine(models: Sequence[keras.Model], name: str, mirrored: bool = True) -> 
     return whole
 
 
-def _mirrored(images):
+def _mirrored(images: keras.KerasTensor) -> keras.KerasTensor:
     """Images or feature maps (N, height, width, channels), left and right exchanged."""
     return keras.ops.flip(images, axis=2)
 
 
-def _wiring(model: keras.Model) -> list[tuple[keras.layers.Layer, object, object]]:
+def _wiring(model: keras.Model) -> list[tuple[keras.layers.Layer, Any, Any]]:
     """Each layer, the input first, with the tensors that it reads and gives; taken before any is called again."""
     return [(layer, layer.input, layer.output) for layer in model.layers]
 
 
-def _applied(wiring: list, view):
+def _applied(wiring: list[tuple[keras.layers.Layer, Any, Any]], view: keras.KerasTensor) -> keras.KerasTensor:
     """The layers one by one on `view`: neither one nested layer, nor an operation that HDF5 files have no name for."""
     (_, _, given), *rest = wiring
     made = {id(given): view}
@@ -69,7 +70,7 @@ def _applied(wiring: list, view):
 def _renamed(model: keras.Model, prefix: str) -> keras.Model:
     """A copy whose layers' names begin with `prefix`: two members have the same ones."""
 
-    def copied(layer):
+    def copied(layer: keras.layers.Layer) -> keras.layers.Layer:
         return type(layer).from_config(layer.get_config() | {"name": prefix + layer.name})
 
     copy = keras.models.clone_model(model, clone_function=copied)

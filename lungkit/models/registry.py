@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 import lungkit
 from lungkit import config, files
@@ -143,7 +144,7 @@ def verify(version: Version) -> None:
     Changed, missing and added files are refused, and so is a SHA256SUMS that is not the one that was promoted.
     """
 
-    def refuse(file: str, reason: str):
+    def refuse(file: str, reason: str) -> NoReturn:
         raise ModelDamaged(
             f"{version}: {file} {reason}. Restore the folder {version.folder} from a copy, or promote another version"
         )

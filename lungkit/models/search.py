@@ -220,14 +220,14 @@ def check_strategy(strategy: str) -> None:
 class _TrialBar(keras.callbacks.Callback):
     """Moves the search's one bar: a step for each epoch of any trial."""
 
-    def __init__(self, bar):
+    def __init__(self, bar: Any) -> None:
         super().__init__()
         self.bar = bar
 
-    def __deepcopy__(self, memo):  # KerasTuner copies its callbacks for every execution
+    def __deepcopy__(self, _memo: Any) -> "_TrialBar":  # KerasTuner copies its callbacks for every execution
         return _TrialBar(self.bar)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, _epoch: int, logs: Mapping[str, float] | None = None) -> None:
         self.bar.update(1)
         if logs and "val_accuracy" in logs:
             self.bar.set_postfix_str(f"validation accuracy {logs['val_accuracy']:.3f}")

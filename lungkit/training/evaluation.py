@@ -248,7 +248,7 @@ class Evaluation:
     def _resamples(self) -> Iterator[np.ndarray]:
         return _resamples(self.patients, self.n_boot, self.seed)
 
-    def _counts(self, cls: str, weights: np.ndarray):
+    def _counts(self, cls: str, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         index = self.classes.index(cls)
         return _counts_above(self.probabilities[:, index], self.true == index, weights)
 
@@ -527,11 +527,13 @@ class _Counts:
         of = self.true if not cls else self.true == self.classes.index(cls)
         return min(self._patients(of == group) for group in np.unique(of))
 
-    def _patients(self, chosen) -> int:
-        return len(np.unique(self.patients[chosen]))
+    def _patients(self, images: slice | np.ndarray) -> int:
+        return len(np.unique(self.patients[images]))
 
 
-def _counts_above(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray):
+def _counts_above(
+    scores: np.ndarray, positive: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """True and false positives at each threshold.
 
     Returns the distinct scores, falling (t,), and tp, fp (resamples, t + 1): the weight of positive and of other

@@ -8,6 +8,7 @@ backprop", ECCV 2016 (pointing game); Otsu, IEEE Trans. SMC 9(1), 1979 (threshol
 """
 
 from itertools import pairwise
+from typing import Any
 
 from lungkit.backend import keras
 
@@ -27,7 +28,9 @@ _LEARNED = (keras.layers.Dense, keras.layers.Conv2D, keras.layers.DepthwiseConv2
 _RANDOMISATION_STEPS = 8
 
 
-def gradcam(model: keras.Model, images: np.ndarray, class_index=None, batch_size: int = 32) -> np.ndarray:
+def gradcam(
+    model: keras.Model, images: np.ndarray, class_index: ArrayLike | None = None, batch_size: int = 32
+) -> np.ndarray:
     """Grad-CAM heat maps of a classifier (Selvaraju et al. 2017).
 
     A map is ReLU(sum over channels of weight x feature map), the weight being the spatial mean of the gradient of the
@@ -44,7 +47,9 @@ def gradcam(model: keras.Model, images: np.ndarray, class_index=None, batch_size
     return _explain(model, images, class_index, batch_size)[0]
 
 
-def _explain(model, images, class_index, batch_size: int = 32) -> tuple[np.ndarray, np.ndarray]:
+def _explain(
+    model: keras.Model, images: np.ndarray, class_index: ArrayLike | None, batch_size: int = 32
+) -> tuple[np.ndarray, np.ndarray]:
     """Heat maps (n, height, width) and the classes (n,) they explain."""
     images = np.asarray(images, dtype=np.float32)
     if images.ndim != 4 or len(images) == 0 or images.shape[1:] != model.input_shape[1:]:
@@ -64,7 +69,7 @@ def _explain(model, images, class_index, batch_size: int = 32) -> tuple[np.ndarr
     return np.concatenate(heat), np.concatenate(classes)
 
 
-def _last_feature_maps(model: keras.Model):
+def _last_feature_maps(model: keras.Model) -> keras.KerasTensor:
     """The symbolic tensor (n, height, width, channels) that Grad-CAM explains."""
     if getattr(model.layers[-1], "activation", None) is not keras.activations.linear or len(model.outputs) != 1:
         raise LungkitError(f"model '{model.name}' does not end in one dense layer of logits, without an activation")
@@ -77,14 +82,16 @@ def _last_feature_maps(model: keras.Model):
     raise LungkitError(f"no layer of model '{model.name}' gives feature maps (n, height, width, channels)")
 
 
-def score_gradient(head: keras.Model, features, classes: np.ndarray) -> np.ndarray:
+def score_gradient(head: keras.Model, features: Any, classes: np.ndarray) -> np.ndarray:
     """The gradient of each image's class logit with respect to its feature maps, float32 (n, h, w, k).
 
     head: from feature maps to logits. classes: (n,) integers.
     """
     wanted = ops.one_hot(classes, head.output_shape[1])
 
-    def total(maps):  # images do not influence each other, so the gradient of the sum holds each image's own
+    def total(
+        maps: Any,
+    ) -> Any:  # images do not influence each other, so the gradient of the sum holds each image's own
         return ops.sum(ops.cast(head(maps, training=False), "float32") * wanted)
 
     if keras.config.backend() == "jax":
@@ -113,11 +120,11 @@ def _heat_map(features: np.ndarray, gradient: np.ndarray, size: tuple[int, int])
     return np.divide(heat, peak, out=np.zeros_like(heat), where=peak > 0)
 
 
-def _as_numpy(tensor) -> np.ndarray:
+def _as_numpy(tensor: Any) -> np.ndarray:
     return ops.convert_to_numpy(ops.cast(tensor, "float32"))
 
 
-def _class_per_image(class_index, n: int, n_classes: int) -> np.ndarray:
+def _class_per_image(class_index: ArrayLike, n: int, n_classes: int) -> np.ndarray:
     classes = np.asarray(class_index)
     if not np.issubdtype(classes.dtype, np.integer) or classes.shape not in [(), (n,)]:
         raise LungkitError(
@@ -204,7 +211,9 @@ def localisation_summary(frame: pd.DataFrame, patients: ArrayLike) -> pd.DataFra
 # --- does the map depend on what was learned? ---
 
 
-def randomisation_check(model: keras.Model, images: np.ndarray, class_index=None, patients=None) -> pd.DataFrame:
+def randomisation_check(
+    model: keras.Model, images: np.ndarray, class_index: ArrayLike | None = None, patients: ArrayLike | None = None
+) -> pd.DataFrame:
     """Cascading randomisation of the weights from the output backwards (Adebayo et al. 2018).
 
     Convolution and dense layers are re-initialised (He normal, biases zero) and stay so while the next follow: first

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from lungkit.backend import keras
 
@@ -111,7 +112,7 @@ def _free_ports(count: int) -> list[int]:
         return [free.getsockname()[1] for free in bound]
 
 
-def _synchronized(layer):
+def _synchronized(layer: keras.layers.Layer) -> keras.layers.Layer:
     """A copy of the layer; batch normalisation gets the statistics of the whole batch instead of one worker's part."""
     config = layer.get_config()
     if isinstance(layer, keras.layers.BatchNormalization):
@@ -147,8 +148,8 @@ def train_as_worker(shared: Path, folder: Path, *, epochs: int, batches: dict, c
     held_out = pipeline.InMemory(val_images, val_labels, classes, 64, weights=weights)
 
     @tf.function(reduce_retracing=True)
-    def step(x, y, weight, count):
-        def on_this_worker(x, y, weight, count):
+    def step(x: Any, y: Any, weight: Any, count: Any) -> list[Any]:
+        def on_this_worker(x: Any, y: Any, weight: Any, count: Any) -> tuple[Any, Any]:
             with tf.GradientTape() as tape:
                 logits = model(x, training=True)
                 losses = keras.losses.categorical_crossentropy(

@@ -28,7 +28,7 @@ from keras_tuner.engine.trial import Trial
 from lungkit import files
 from lungkit.errors import LungkitError
 from lungkit.models.search import ENDED, Search, SearchResult
-from lungkit.training.workers import Workers, end_with_parent
+from lungkit.training.workers import Ended, Workers, end_with_parent
 
 # A trial fails when so many processes died while they trained it: some settings need more memory than there is.
 ATTEMPTS = 3
@@ -79,7 +79,7 @@ def take_part(search: Search) -> None:
 class _TrialsFromFolder:
     """What a worker's tuner has for an oracle: it passes KerasTuner's calls on to the command that started it."""
 
-    def __init__(self, objective, folder: Path, name: str):
+    def __init__(self, objective: Any, folder: Path, name: str) -> None:
         self.objective, self._finished = objective, folder / _FINISHED
         self._request, self._answer = _files_of(folder, name)
         self._trial: Trial | None = None
@@ -183,7 +183,7 @@ def _search_by_processes(command: list[str], search: Search, workers: int) -> Se
 class _Handout:
     """Gives the trials of a search to workers, and records what becomes of them."""
 
-    def __init__(self, tuner: keras_tuner.Tuner, search: Search, bar: Any):
+    def __init__(self, tuner: keras_tuner.Tuner, search: Search, bar: Any) -> None:
         self._tuner, self._search, self._folder, self._bar = tuner, search, search.folder, bar
         self._no_trial_left = False
         self._deaths, self._failed_starts = Counter[str](), Counter[str]()
@@ -225,7 +225,7 @@ class _Handout:
         self._bar.set_postfix_str(f"{len(oracle.trials)} trials, lowest validation loss {best:.3f}")
         self._bar.update(self._search.epochs_of(oracle.trials[trial["trial_id"]]))
 
-    def take_back(self, ended, processes: Workers) -> None:
+    def take_back(self, ended: Ended, processes: Workers) -> None:
         """Say that a worker died. Its trial waits for it, or fails where it ended every worker that tried it."""
         self._bar.write(f"{ended.name} of the search died ({ended.how}); it is started again", file=sys.stderr)
         trial = self._tuner.oracle.ongoing_trials.get(ended.name)

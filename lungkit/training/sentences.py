@@ -73,18 +73,18 @@ def found_nothing(findings: pd.DataFrame) -> str:
     return f"Looked for, none found: {', '.join(none)}." if none else ""
 
 
-def audit_says(found, manifest: pd.DataFrame, overlap: str) -> list[str]:
+def audit_says(report: quality.QualityReport, manifest: pd.DataFrame, overlap: str) -> list[str]:
     """What an audit found, and what training does about it.
 
-    found: a QualityReport. manifest: the data set as it is trained on, with splits. overlap: "set_aside" or "refuse".
+    manifest: the data set as it is trained on, with splits. overlap: "set_aside" or "refuse".
     """
-    here = found.findings[found.findings["count"] > 0]
+    here = report.findings[report.findings["count"] > 0]
     of = {severity: here[here["severity"] == severity] for severity in ("error", "warning")}
     return [
         _kinds("error", of["error"]) + _left_in(of["error"]),
         _kept_out(manifest, overlap),
         _kinds("warning", of["warning"]),
-        *_near(found),
+        *_near(report),
     ]
 
 
@@ -117,16 +117,16 @@ def _kept_out(manifest: pd.DataFrame, overlap: str) -> str:
     return text + f"none for a patient on two sides of the split{also}."
 
 
-def _near(found) -> list[str]:
+def _near(report: quality.QualityReport) -> list[str]:
     """How many near pairs there are, and what a pair of different patients needed to be one."""
-    near = found.duplicates[found.duplicates["kind"] == "near"]
+    near = report.duplicates[report.duplicates["kind"] == "near"]
     of_two = int(near["two_patients"].sum())
     sentences = ["No near-duplicate pair was found by likeness."]
     if len(near):
         sentences = [
             f"Found by likeness: {count(len(near), 'near-duplicate pair')}, {of_two or 'none'} of two patients."
         ]
-    for modality, looks in found.thresholds.iterrows():
+    for modality, looks in report.thresholds.iterrows():
         of = f" of {modality}" if modality else ""
         if not looks["calibrated"]:
             sentences.append(

@@ -73,7 +73,7 @@ def cnn_task(
     spec = preprocess.training_statistics(chest.files("train"), plain(chest))
     decoded = pipeline.decoded(chest, "train", spec)
 
-    def batches(start: int, most: int | None = None):
+    def batches(start: int, most: int | None = None) -> Any:
         augment = pipeline.augmentation(mean=spec.mean, std=spec.std, seed=start)
         return pipeline.served(decoded, size.batch_size, augment=augment, shuffle=True, most=most, seed=start)
 
@@ -157,7 +157,9 @@ class RecipeSpace(keras_tuner.HyperModel):
         begun = finetune.start(recipe, self.tensors, head, self.seed)
         return cnn.compile_classifier(begun.model, **begun.compiled)
 
-    def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, *_, callbacks, epochs: int, **_options) -> dict:
+    def fit(
+        self, hp: keras_tuner.HyperParameters, model: keras.Model, *_: Any, callbacks: Any, epochs: int, **_options: Any
+    ) -> dict:
         """Train the model; the trial's score."""
         train, _ = finetune.streams(self.recipe_for(hp), self.tensors, self.seed)
         model.fit(train, epochs=epochs, shuffle=False, callbacks=callbacks, verbose=0)

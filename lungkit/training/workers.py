@@ -7,8 +7,9 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 PARENT = "LUNGKIT_PARENT"  # the process that started a worker
 
@@ -38,10 +39,10 @@ class Workers:
         self._variables: dict[str, dict[str, str]] = {}
         self._running: dict[str, subprocess.Popen] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         with _interrupts_later():
             for process in self._running.values():
                 process.terminate()
@@ -92,7 +93,7 @@ def end_with_parent() -> None:
     if not parent:
         return
 
-    def watch():
+    def watch() -> None:
         while os.getppid() == int(parent):
             time.sleep(0.5)
         os._exit(1)
@@ -101,7 +102,7 @@ def end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _interrupts_later():
+def _interrupts_later() -> Iterator[None]:
     """Ctrl-C waits for the end of the block: it must not come between a process's start and our record of it."""
     if threading.current_thread() is not threading.main_thread():
         yield
