@@ -199,13 +199,12 @@ def localisation_summary(frame: pd.DataFrame, patients: ArrayLike) -> pd.DataFra
     patients: the patient of each row of `frame`. Returns one row per measure: value, low, high, images, patients;
     rows of NaN (no lesion) do not count, and with one patient there is no interval (NaN).
     """
-    with_lesion = frame.notna().all(axis=1).to_numpy()
-    counts = (int(with_lesion.sum()), len(np.unique(np.asarray(patients)[with_lesion])))
-    rows = {
-        str(measure): (*mean_with_interval(values, patients, share=measure == "pointing_game"), *counts)
+    means = {
+        str(measure): mean_with_interval(values, patients, share=measure == "pointing_game")
         for measure, values in frame.items()
     }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "images", "patients"])
+    table, with_lesion = pd.DataFrame(means, ["value", "low", "high"]).T, frame.notna().all(axis=1).to_numpy()
+    return table.assign(images=with_lesion.sum(), patients=len(np.unique(np.asarray(patients)[with_lesion])))
 
 
 # --- does the map depend on what was learned? ---
