@@ -28,7 +28,7 @@ class LayerwiseAdamW(keras.optimizers.Adam):
     def build(self, variables: list[keras.Variable]) -> None:
         """Make room for the moments of these variables, and look up each one's factor."""
         super().build(variables)
-        self._factors = tuple(self.layer_rates.get(_layer(variable), 1.0) for variable in variables)
+        self._factors = tuple(self.layer_rates.get(variable.path.split("/")[-2], 1.0) for variable in variables)
 
     def update_step(
         self, gradient: keras.KerasTensor, variable: keras.Variable, learning_rate: keras.KerasTensor
@@ -43,7 +43,3 @@ class LayerwiseAdamW(keras.optimizers.Adam):
     def get_config(self) -> dict[str, Any]:
         """The arguments that make this optimizer again."""
         return super().get_config() | {"weight_decay": self.decay, "layer_rates": dict(self.layer_rates)}
-
-
-def _layer(variable: keras.Variable) -> str:
-    return variable.path.split("/")[-2]

@@ -183,7 +183,10 @@ def add(model: str, card: ModelCard, write: Callable[[Path], None], promote: boo
         write(staging)
         if taken := {CARD, README, SUMS} & set(_files(staging)):
             raise LungkitError(f"{', '.join(sorted(taken))}: written by the registry itself; choose another file name")
-        contents = {name: _describe(staging / name) for name in _files(staging)}
+        contents = {
+            name: FileRecord(sha256=files.sha256(staging / name), bytes=(staging / name).stat().st_size)
+            for name in _files(staging)
+        }
         with files.locked(folder / ".lock"):
             version = f"v{_next_number(model)}"
             created, by = datetime.now(UTC).isoformat(timespec="seconds"), lungkit.__version__
@@ -317,10 +320,6 @@ def _pointer(model: str) -> dict:
 def _files(folder: Path) -> list[str]:
     """Every file below a folder, as relative POSIX paths, sorted."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-
-
-def _describe(path: Path) -> FileRecord:
-    return FileRecord(sha256=files.sha256(path), bytes=path.stat().st_size)
 
 
 def _parse_sums(version: Version) -> dict[str, str]:

@@ -382,10 +382,9 @@ def points_table(measured: Measured) -> pd.DataFrame:
         rows["0.5, not chosen"] = [str(measured.at_half.figure(name)) for name in names]
     if measured.largest_class:
         always, share = measured.largest_class["class"], measured.largest_class["share"]
-        by_chance = 1 / np.count_nonzero(list(measured.support.values()))
-        rows[f"always '{always}'"] = [f"{x:.3f}" for x in (share, by_chance, always == last, always != last)][
-            : len(names)
-        ]
+        constant = {"accuracy": share, "balanced_accuracy": 1 / np.count_nonzero(list(measured.support.values()))}
+        constant |= {"recall": float(always == last), "specificity": float(always != last)}
+        rows[f"always '{always}'"] = [f"{constant[name]:.3f}" for name in names]
     titles = [f"{METRICS[name]} for {last}" if name in PER_CLASS else METRICS[name] for name in names]
     return pd.DataFrame.from_dict(rows, orient="index", columns=titles)
 

@@ -78,8 +78,10 @@ def confusion(evaluation: Evaluation) -> Figure:
     )  # fmt: skip
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class (images)")
-    axes.set_yticks(np.arange(len(counts)) + 0.5, [f"{c} ({n})" for c, n in support.items()], rotation=0)
-    _slant_long_labels(axes, evaluation.classes)
+    places, names = np.arange(len(counts)) + 0.5, evaluation.classes
+    slanted = max(map(len, names)) > 11 or len(names) > 6
+    axes.set_xticks(places, names, rotation=30 if slanted else 0, ha="right" if slanted else "center")
+    axes.set_yticks(places, [f"{c} ({n})" for c, n in support.items()], rotation=0)
     right = int(np.trace(counts.to_numpy()))
     largest = evaluation.largest_class[0]
     return _titled(
@@ -536,13 +538,6 @@ def _searched_values(axes: Axes, values: pd.Series) -> pd.Series:
     axes.set_xticks(range(len(distinct)), [f"{v:g}" if isinstance(v, float) else str(v) for v in distinct])
     axes.set_xlim(-0.5, len(distinct) - 0.5)
     return values.map(dict(zip(distinct, range(len(distinct)), strict=True)))
-
-
-def _slant_long_labels(axes: Axes, names: Sequence[str]) -> None:
-    slanted = max(map(len, names)) > 11 or len(names) > 6
-    axes.set_xticks(
-        np.arange(len(names)) + 0.5, names, rotation=30 if slanted else 0, ha="right" if slanted else "center"
-    )
 
 
 def _shorten(text: str, columns: int, used: int = 0) -> str:
