@@ -8,8 +8,6 @@ from typing import Any
 
 from lungkit.backend import keras
 
-import pandas as pd
-
 from lungkit.errors import LungkitError
 from lungkit.models.layerwise import LayerwiseAdamW
 
@@ -123,17 +121,4 @@ def search_space(hp: Any, input_shape: tuple[int, int, int], n_classes: int) -> 
         model,
         optimizer=hp.Choice("optimizer", ["adam", "adamw"], default=OPTIMIZER),
         learning_rate=hp.Float("learning_rate", 5e-4, 5e-3, sampling="log", default=LEARNING_RATE),
-    )
-
-
-def layer_table(model: keras.Model) -> pd.DataFrame:
-    """One row for each layer: layer, kind, output (height × width × channels), parameters."""
-    return pd.DataFrame(
-        {
-            "layer": layer.name,
-            "kind": type(layer).__name__,
-            "output": " × ".join(str(size) for size in layer.output.shape[1:]),
-            "parameters": layer.count_params(),
-        }
-        for layer in model.layers
     )

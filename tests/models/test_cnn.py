@@ -48,10 +48,3 @@ def test_an_unknown_optimizer_and_a_single_class_are_refused():
         cnn.compile_classifier(cnn.build((32, 32, 1), 2), optimizer="sgd")
     with pytest.raises(LungkitError, match="at least 2 classes, not 1"):
         cnn.build((32, 32, 1), 1)
-
-
-def test_the_layer_table_counts_every_parameter():
-    model = cnn.build((32, 32, 1), 2)
-    table = cnn.layer_table(model)
-    assert table.parameters.sum() == model.count_params()
-    assert table.output.iloc[0] == "32 × 32 × 1"
