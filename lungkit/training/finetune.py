@@ -42,13 +42,7 @@ class RecipeData:
 
 def recipe_data(recipe: Recipe, source: str | Path, limit: int | None = None) -> RecipeData:
     """Read the images of a recipe from `source`, as dataset.load_split takes it; `limit`: at most so many."""
-    how: dict[str, Any] = {
-        "label_column": recipe.label_column,
-        "limit": limit,
-        "seed": 7,
-        "fold": recipe.fold,
-        "by": recipe.by,
-    }
+    how = dict[str, Any](label_column=recipe.label_column, limit=limit, seed=7, fold=recipe.fold, by=recipe.by)
     plain = preprocess.Preprocessing(size=(recipe.side, recipe.side))
     data = dataset.load_split(source, **how, overlap="set_aside", kept_as=lambda _: plain)
     spec = preprocess.training_statistics(data.files("train"), plain)
@@ -109,7 +103,8 @@ class Start:
 def calibrated(model: keras.Model, tensors: RecipeData) -> np.ndarray:
     """Probabilities (n, classes) of the validation images, calibrated on them."""
     raw = release.logits(model, tensors.validation)
-    return calibration.decision_rule(tensors.data.labels("val"), raw, tensors.data.classes).calibrate(raw)
+    temperature = calibration.temperature(tensors.data.labels("val"), raw)
+    return DecisionRule(kind="argmax", temperature=temperature).calibrate(raw)
 
 
 def start(recipe: Recipe, tensors: RecipeData, head: Path, seed: int) -> Start:
