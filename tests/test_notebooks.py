@@ -344,7 +344,7 @@ def test_without_a_model_a_notebook_says_at_once_what_to_run(number, tmp_path):
     (notebook,) = [file for file in PIPELINE if file.name.startswith(number)]
     with pytest.raises(notebooks.NotebookFailed) as caught:
         notebooks.run([notebook], {"profile": "quick"}, tmp_path / "run")
-    plain = "ModelMissing: no model was trained on phantom-1200 yet: run notebook 03 first (`lungkit run 03`)"
+    plain = "ModelMissing: no model was trained on phantom-600 yet: run notebook 03 first (`lungkit run 03`)"
     assert plain in str(caught.value)
     assert not config.data_dir().exists(), "nothing was made or read before"
     (error,) = [o for o in _outputs(nbformat.read(tmp_path / "run" / notebook.name, 4)) if o.output_type == "error"]

@@ -51,11 +51,17 @@ def recipe_data(recipe: Recipe, source: str | Path, limit: int | None = None) ->
 
 
 def member(
-    recipe: Recipe, tensors: RecipeData, folder: Path, seed: int, workers: int | None = None
+    recipe: Recipe,
+    tensors: RecipeData,
+    folder: Path,
+    seed: int,
+    workers: int | None = None,
+    head: Path | None = None,
 ) -> tuple[keras.Model, pd.DataFrame]:
     """One network, trained with this seed, and its history; everything is kept in `folder`, where a call continues.
 
     workers: how many processes share each batch (multiworker.fit_with_workers); None: Keras' own training.
+    head: the file that keeps the solved head; default: one in `folder`.
 
     A backbone gets the best linear head on its frozen features first: from a random one, the first steps would undo
     what they know (Kumar et al., "Fine-tuning can distort pretrained features", ICLR 2022); `epochs` 0 leaves it there.
@@ -63,7 +69,7 @@ def member(
     """
     settings = recipe.settings() | {"seed": seed, "data": tensors.data.fingerprint}
     resume.same_settings(folder, settings, "training")
-    begun = start(recipe, tensors, folder / "head.npz", seed)
+    begun = start(recipe, tensors, head or folder / "head.npz", seed)
     model, history = begun.model, begun.history
     if recipe.epochs:
         before = model.get_weights()
@@ -356,9 +362,12 @@ def compare(ways: dict[str, Recipe], tensors: RecipeData, folder: Path, seed: in
     folder: keeps every training, so a killed one can continue.
     """
     labels, patients, classes = tensors.data.labels("val"), tensors.data.patients("val"), tensors.data.classes
+    # Ways whose head is solved on the same features share it.
+    features = [(way.backbone, way.until, way.equalised, way.augmentation) for way in ways.values()]
     results = {}
     for number, (name, recipe) in enumerate(ways.items(), 1):
-        model, history = member(recipe, tensors, folder / f"way-{number}", seed)
+        head = folder / f"head-{features.index(features[number - 1]) + 1}.npz"
+        model, history = member(recipe, tensors, folder / f"way-{number}", seed, head=head)
         scores = calibrated(model, tensors)
         rule = evaluation.operating_point(labels, scores, classes)
         results[name] = Way(model, history, evaluation.evaluate(labels, scores, patients, classes, rule))

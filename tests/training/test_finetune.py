@@ -284,6 +284,7 @@ def test_ways_of_training_are_compared_on_the_validation_patients_with_what_they
     assert table.iloc[-1].tolist() == ["0.500", f"{share:.3f}", "", "", ""]
     assert table.loc["frozen", "weights trained"] == "482"  # 240 features and a bias, for each of two classes
     assert found["frozen"].history["seconds"].sum() > 0
+    assert found["tuned"].history["seconds"].iloc[0] == found["frozen"].history["seconds"].iloc[0], "one head, once"
     assert int(table.loc["tuned", "weights trained"].replace(",", "")) > 20_000
 
 
