@@ -24,7 +24,7 @@ endef
 export NO_PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test nbval-model nbval-data lab run lint lock notebooks bench docs screens
+.PHONY: help setup demo serve test pytest nbval lab run lint lock notebooks bench docs screens
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,27 +67,23 @@ lint: setup ## style, formatting, direction of imports, words, types, and the li
 	$(BIN)/mypy
 	$(BIN)/python scripts/lines.py
 
-# The notebooks run in folders of their own.
+# The notebooks run in folders of their own, at the same time as the tests, one after the other as they need each other.
 NOTEBOOK_HOME := $(CURDIR)/build/notebooks
 # LUNGKIT_* and KERASTUNER_* of the shell must not change a test.
 UNSET := env $(patsubst %,-u %,$(filter LUNGKIT_% KERASTUNER_%,$(.VARIABLES)))
-test: lint ## lint, then the package's tests with coverage, then every notebook (nbval)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
-		--cov --cov-report=term-missing:skip-covered --cov-fail-under=90 --durations=8
-	rm -rf $(NOTEBOOK_HOME)
-	$(NBVAL) $(FIRST)
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync nbval-model nbval-data
+test: lint ## lint, then the package's tests with coverage and every notebook (nbval)
+	@$(MAKE) --no-print-directory --jobs=2 pytest nbval
 
-# The first notebook draws the phantom. Then two chains run at the same time: the notebooks of one model, which need
-# each other, and those that need the data alone.
-NBVAL = $(UNSET) LUNGKIT_DATA=$(NOTEBOOK_HOME)/data LUNGKIT_ARTIFACTS=$(NOTEBOOK_HOME)/artifacts \
-	LUNGKIT_REPORTS=$(NOTEBOOK_HOME)/reports $(BIN)/python -m pytest --nbval-lax -p no:cacheprovider
-FIRST := $(wildcard notebooks/01_*.ipynb)
-OF_A_MODEL := $(sort $(wildcard notebooks/0[345]_*.ipynb))
-nbval-model:
-	$(NBVAL) $(OF_A_MODEL)
-nbval-data:
-	$(NBVAL) $(filter-out $(FIRST) $(OF_A_MODEL),$(sort $(wildcard notebooks/*.ipynb)))
+pytest:
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+		--cov --cov-report=term-missing:skip-covered --cov-fail-under=90 --durations=8
+
+nbval:
+	@rm -rf $(NOTEBOOK_HOME) && mkdir -p $(NOTEBOOK_HOME)
+	@$(UNSET) LUNGKIT_DATA=$(NOTEBOOK_HOME)/data LUNGKIT_ARTIFACTS=$(NOTEBOOK_HOME)/artifacts \
+		LUNGKIT_REPORTS=$(NOTEBOOK_HOME)/reports $(BIN)/python -m pytest --nbval-lax -p no:cacheprovider \
+		$(sort $(wildcard notebooks/*.ipynb)) > $(NOTEBOOK_HOME)/log 2>&1 || { cat $(NOTEBOOK_HOME)/log; exit 1; }
+	@echo "notebooks: $$(tail -n 1 $(NOTEBOOK_HOME)/log)"
 
 notebooks: setup ## execute the committed notebooks in place, on the phantom
 	$(BIN)/lungkit run all --in-place

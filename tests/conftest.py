@@ -7,6 +7,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ["COLUMNS"] = "200"  # tables are read line by line: none may be folded, however narrow the terminal
+if "PYTEST_XDIST_WORKER" in os.environ:  # each core has a worker: more threads would only wait for each other
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
+        os.environ.setdefault(name, "1")
 
 import hypothesis
 import pytest
@@ -21,6 +24,34 @@ if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+# Workers take whole files: the longest come first, so that none is left to a single worker at the end.
+LONGEST = (
+    "training/test_phantom_difficulty.py",
+    "training/test_finetune.py",
+    "models/test_backbones.py",
+    "e2e/test_faults.py",
+    "e2e/test_clinic.py",
+    "clinic/test_serve.py",
+    "clinic/test_sockets.py",
+    "training/test_multiworker.py",
+    "training/test_fit.py",
+    "training/test_tasks.py",
+    "e2e/test_wheel.py",
+    "training/test_release.py",
+    "clinic/test_supervisor.py",
+    "test_notebooks.py",
+    "clinic/test_administration.py",
+    "clinic/test_accounts.py",
+    "data/test_decoders.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files by how long they take; the order within a file stays."""
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(autouse=True)
