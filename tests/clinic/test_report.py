@@ -307,10 +307,23 @@ def test_a_report_of_the_longest_texts_has_two_pages_and_says_what_it_left_out()
         assert _lowest(page) > 20  # points above the edge of the paper
 
 
-def _lowest(page) -> float:
-    lowest = []
-    page.extract_text(visitor_text=lambda text, _cm, tm, _font, _size: text.strip() and lowest.append(tm[5]))
-    return min(lowest)
+def test_a_long_comment_continues_on_the_next_page_above_the_foot():
+    reviews = (cases.ReviewRow("Dr. Reviewer", True, "Infected", "word " * 160, AT),) * 2
+    printed = made(case(checks=CHECKS * 6, reviews=reviews))
+    assert len(printed.pages) == 2 and text(printed).count("word") == 320
+    assert min(_lowest(page, "word") for page in printed.pages) > 50
+
+
+def _lowest(page, words: str = "") -> float:
+    """Points from the edge of the paper to the lowest text with these words."""
+    heights = []
+
+    def note(text, _cm, tm, _font, _size):
+        if text.strip() and words in text:
+            heights.append(tm[5])
+
+    page.extract_text(visitor_text=note)
+    return min(heights)
 
 
 # --- cost
