@@ -84,7 +84,7 @@ class Graph:
         ]
         running: deque[tuple[Any, openvino.InferRequest | None]] = deque()
 
-        def finished():
+        def finished() -> tuple[Any, dict[str, np.ndarray], float]:
             key, request = running.popleft()
             if request is None:
                 return key, {}, 0.0
@@ -102,5 +102,5 @@ class Graph:
         while running:
             yield finished()
 
-    def _named(self, answered, copied: bool = False) -> dict[str, np.ndarray]:
+    def _named(self, answered: Any, copied: bool = False) -> dict[str, np.ndarray]:
         return {name: answered[name].copy() if copied else answered[name] for name in self._outputs}

@@ -9,6 +9,7 @@ ReLU(sum over k of w_k A_k) up to a factor which dividing by the maximum takes a
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lungkit.backend import keras
 
@@ -58,7 +59,7 @@ def divide_logits(folder: Path, divisor: float, half: bool = False) -> None:
     graph.save(model, folder, half)
 
 
-def _converted(function):
+def _converted(function: Any) -> Any:
     """The function as an OpenVINO model."""
     if sys.version_info >= (3, 13):
         # There OpenVINO 2026.4 cannot ask for TensorFlow's version: its exec("del tensorflow") finds no such name.
@@ -78,7 +79,7 @@ def _with_heat(model: keras.Model, temperature: float) -> Callable:
     members = _members(pooling)
     parts = keras.Model(model.input, [pooling.input, pooling.output, model.output])
 
-    def explained(image) -> dict:
+    def explained(image: Any) -> dict[str, Any]:
         features, embedding, logits = parts(image, training=False)
         heat = ops.relu(ops.matmul(features, dense.kernel))
         heat = ops.image.resize(heat, model.input_shape[1:3], interpolation="bilinear", data_format="channels_last")
@@ -114,28 +115,28 @@ def _members(pooling: keras.layers.Layer) -> int:
     return len(joined.input) if joined.name == ensemble.MEMBERS else 1
 
 
-def _maker(tensor) -> keras.Operation:
+def _maker(tensor: keras.KerasTensor) -> keras.Operation:
     return tensor._keras_history.operation
 
 
 def agreement(
     model: keras.Model, exported: graph.Graph, tensors: np.ndarray, probabilities: np.ndarray, rule: DecisionRule
-) -> dict:
+) -> dict[str, Any]:
     """`differences`; NotExportable where they are too large."""
-    found = differences(model, exported, tensors, probabilities, rule)
-    difference, same = found["largest_probability_difference"], found["same_class"]
+    measured = differences(model, exported, tensors, probabilities, rule)
+    difference, same = measured["largest_probability_difference"], measured["same_class"]
     if not difference <= MAX_DIFFERENCE or same < 1:
         raise NotExportable(
             f"the exported graph answers differently from '{model.name}': on {len(tensors)} validation images "
             f"the largest difference of a probability is {difference:.2g} (at most {MAX_DIFFERENCE} is accepted), and "
             f"the class is the same on {same:.2%} (all is accepted)"
         )
-    return found
+    return measured
 
 
 def differences(
     model: keras.Model, exported: graph.Graph, tensors: np.ndarray, probabilities: np.ndarray, rule: DecisionRule
-) -> dict:
+) -> dict[str, Any]:
     """How far the graph and Keras are apart on validation images, JSON-ready.
 
     tensors: (n, height, width, 1). probabilities: (n, classes), calibrated, from Keras.

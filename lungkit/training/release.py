@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lungkit.backend import keras
 
 import numpy as np
 import pandas as pd
 
-from lungkit import config, files, progress
+from lungkit import config, files, progress, wording
 from lungkit.data import dataset, images, preprocess, splits
 from lungkit.data.notes import ColumnMissing, DatasetError, alike
 from lungkit.errors import LungkitError
@@ -162,7 +163,9 @@ def _flagged(card: ModelCard, references: dict, runtime: graph.Graph, files: lis
     return (kind > limits.kind) | (references["intensity"].distance(intensity) > limits.intensity)
 
 
-def _exported(model, folder: Path, tensors, scores, rule: DecisionRule, half: bool) -> dict:
+def _exported(
+    model: keras.Model, folder: Path, tensors: np.ndarray, scores: np.ndarray, rule: DecisionRule, half: bool
+) -> dict[str, Any]:
     """Write the graph, with half-precision weights if it then still says what Keras says; the card's "graph"."""
     export.write(model, folder, rule.temperature or 1.0, half)
     try:
@@ -175,7 +178,7 @@ def _exported(model, folder: Path, tensors, scores, rule: DecisionRule, half: bo
 
 
 def _in_8_bits(
-    folder: Path, data: dataset.Dataset, spec: preprocess.Preprocessing, tensors, half: bool
+    folder: Path, data: dataset.Dataset, spec: preprocess.Preprocessing, tensors: np.ndarray, half: bool
 ) -> Quantization:
     """The graph in `folder` put into 8 bits, if the AUC on the validation images, `tensors`, hardly moves."""
     files = data.files("train")
@@ -189,7 +192,9 @@ def _in_8_bits(
     return quantization.attempt(folder, preprocess.read_batch([files[i] for i in some], spec), auc, half)
 
 
-def _recalibrated(folder: Path, data: dataset.Dataset, tensors, rule: DecisionRule, half: bool):
+def _recalibrated(
+    folder: Path, data: dataset.Dataset, tensors: np.ndarray, rule: DecisionRule, half: bool
+) -> tuple[DecisionRule, np.ndarray]:
     """The decision rule chosen again on a changed graph's answers to the validation images, and these answers.
 
     The graph gets the new temperature. Its logits, up to a number for each image that changes nothing, are the
@@ -218,7 +223,7 @@ class Scored:
     seen_in_training: int  # images of the split that the version was trained or chosen on
     seconds: float  # from file to probabilities, for all images
     unreadable: list[dict]  # file and reason of each image of the split that could not be read
-    chosen: bool  # whether the split was asked for, or follows from what the set publishes
+    by_request: bool  # whether the split was asked for, or follows from what the set publishes
 
     @property
     def files(self) -> list[str]:
@@ -228,23 +233,23 @@ class Scored:
     @property
     def scope(self) -> str:
         """In words: which images these are."""
-        n, given = len(self.labels), len(self.labels) + len(self.unreadable)
-        told = f"{self.split}: {n:,} {f'of {given:,} ' if n < given else ''}image{'s' * (given != 1)}"
-        no_test = not self.chosen and self.split == "all"
-        return f"{told} (the set has no published test part, so every image is scored)" if no_test else told
+        n, images = len(self.labels), wording.count(len(self.labels) + len(self.unreadable), "image")
+        text = f"{self.split}: {f'{n:,} of ' if self.unreadable else ''}{images}"
+        no_test = not self.by_request and self.split == "all"
+        return f"{text} (the set has no published test part, so every image is scored)" if no_test else text
 
     @property
     def remarks(self) -> list[str]:
         """What should be known before these figures are believed; one line each."""
         counts = self.not_scored
         rest = ", ".join(f"{count:,} {name.replace('_', ' ') or 'of no part'}" for name, count in counts.items())
-        told = [f"not scored: {rest} (--split all scores every image)"] if counts else []
-        told += [f"no image of {name}: figures that need one are left out (–)" for name in self.absent]
+        remarks = [f"not scored: {rest} (--split all scores every image)"] if counts else []
+        remarks += [f"no image of {name}: figures that need one are left out (–)" for name in self.absent]
         if len(set(self.patients)) == 1:
-            told.append("all images are of one patient, so there are no intervals (–)")
+            remarks.append("all images are of one patient, so there are no intervals (–)")
         if self.seen_in_training:
-            told.append(f"{self.seen_in_training} of these images were used to train or choose the model")
-        return told
+            remarks.append(f"{self.seen_in_training} of these images were used to train or choose the model")
+        return remarks
 
     @property
     def not_scored(self) -> dict[str, int]:
@@ -318,14 +323,14 @@ def data_for(version: registry.Version, source: str, label_column: str | None = 
     if trained is None:
         return given
     beyond = given.manifest[~given.manifest["file"].isin(trained.manifest["file"])].assign(split="")
-    return (
-        replace(trained, manifest=pd.concat([trained.manifest, beyond], ignore_index=True)) if len(beyond) else trained
-    )
+    if beyond.empty:
+        return trained
+    return replace(trained, manifest=pd.concat([trained.manifest, beyond], ignore_index=True))
 
 
 def _as_given(version: registry.Version, source: str, recipe: dict, label_column: str | None) -> dataset.Dataset:
-    drawn = version.card.synthetic and source == "phantom"  # as many slices, by the same seed
-    made = {name: recipe[name] for name in ("limit", "seed") if drawn and name in recipe}
+    phantom = version.card.synthetic and source == "phantom"  # as many slices, by the same seed
+    made = {name: recipe[name] for name in ("limit", "seed") if phantom and name in recipe}
     try:
         return dataset.as_given(source, label_column=recipe.get("label_column"), **made)
     except ColumnMissing:
@@ -355,8 +360,7 @@ def score(version: registry.Version, data: dataset.Dataset, split: str | None = 
     "all". An image that cannot be read is listed with its reason. Classes are matched by name, whatever their case; a
     class that the model does not know is refused.
     """
-    chosen, split = split is not None, split or ("test" if len(data.part("test")) else "all")
-    classes = version.card.classes
+    by_request, split = split is not None, split or ("test" if len(data.part("test")) else "all")
     rows = _rows(data, split)
     labels = _labels_for(version, data, rows)
     registry.verify(version)
@@ -372,11 +376,11 @@ def score(version: registry.Version, data: dataset.Dataset, split: str | None = 
     rows, labels = rows[kept], labels[kept]
     scores = _read(runtime, tensors)
     seconds = time.perf_counter() - started
-    measured = evaluation.evaluate(labels, scores, rows["patient_id"].to_numpy(str), classes, version.rule)
+    measured = evaluation.evaluate(labels, scores, rows["patient_id"].to_numpy(str), version.card.classes, version.rule)
     if split == "all":  # also what was refused when the set was split
         unreadable += dataset.refused(data)
     seen = int(rows["sha256"].isin(_seen(version)).sum())
-    return Scored(version, data, split, rows, tensors, labels, scores, measured, seen, seconds, unreadable, chosen)
+    return Scored(version, data, split, rows, tensors, labels, scores, measured, seen, seconds, unreadable, by_request)
 
 
 def _readable(files: list[Path], spec: preprocess.Preprocessing) -> tuple[np.ndarray, dict[int, str]]:
@@ -388,9 +392,9 @@ def _readable(files: list[Path], spec: preprocess.Preprocessing) -> tuple[np.nda
         except images.ImageRefused as error:
             return f"{error.rule}. {error.remedy}"
 
-    found = list(progress.parallel(tensor, files))
-    refused = {i: reason for i, reason in enumerate(found) if isinstance(reason, str)}
-    tensors = [one for one in found if not isinstance(one, str)]
+    results = list(progress.parallel(tensor, files))
+    refused = {i: reason for i, reason in enumerate(results) if isinstance(reason, str)}
+    tensors = [result for result in results if not isinstance(result, str)]
     return np.stack(tensors) if tensors else np.empty((0, *spec.size, 1), np.float32), refused
 
 
@@ -411,9 +415,9 @@ def _rows(data: dataset.Dataset, split: str) -> pd.DataFrame:
     rows = data.part().drop_duplicates("file") if split == "all" else data.part(split)
     if rows.empty:
         counts = data.part()["split"].replace("", "of no part").value_counts()
-        told = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "none"
+        there_are = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "none"
         raise LungkitError(
-            f"{data.name} has no image in split '{split}'; there are: {told}. --split all scores every image"
+            f"{data.name} has no image in split '{split}'; there are: {there_are}. --split all scores every image"
         )
     return rows
 
