@@ -134,13 +134,17 @@ def command(
 ) -> str:
     """The command line for these arguments of `lungkit train`, without the folders that lie only on this machine."""
     words = ["lungkit", "train", name, "--data", _named(source)]
-    words += ["--backbone", backbone] if backbone else []
-    words += ["--outside", _named(outside)] if outside else []
-    words += ["--compact"] if compact else []
-    words += ["--int8"] if int8 else []
-    words += ["--workers", str(workers)] if workers else []
-    words += ["--population", population] if population else []
-    words += ["--licence", licence] if licence else []
+    options: dict[str, Any] = {
+        "backbone": backbone,
+        "outside": outside and _named(outside),
+        "compact": compact,
+        "int8": int8,
+        "workers": workers,
+        "population": population,
+        "licence": licence,
+    }
+    for option, value in options.items():
+        words += [f"--{option}", *([] if value is True else [str(value)])] if value else []
     return shlex.join(words)
 
 
