@@ -8,21 +8,18 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
-from imagecodecs import JpeglsError, jpeg2k_decode, jpeg8_decode, jpegls_decode
-from pydicom import Dataset, uid
+from imagecodecs import JpeglsError, PackbitsError, jpeg2k_decode, jpeg8_decode, jpegls_decode, packbits_decode
+from pydicom import uid
 from pydicom.encaps import get_frame
 from pydicom.pixels.processing import convert_color_space
-from pydicom.pixels.utils import pixel_array
 
+from lungkit.data.dicom_header import JPEG_2000, Header, Raw
 from lungkit.data.image import Broken
-
-JPEG = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
-JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
-JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000)
 
 _LOSSLESS, _LS = 0xC3, 0xF7  # the frame headers that start such a picture
 _FRAME_HEADERS = {*range(0xC0, 0xD0), _LS} - {0xC4, 0xC8, 0xCC}
 _END, _SCAN, _FRAGMENT = b"\xff\xd9", b"\xff\xda", b"\xfe\xff\x00\xe0"
+_EXPORT = "Export the image again."
 
 # Bounds on what a hostile file can cost.
 _FRAGMENTS = 100_000  # of one picture; encoders write one, or one for each kilobyte
@@ -30,100 +27,128 @@ _PARTS = 5_000  # markers, or boxes, before the first pixel
 _SCANS = 100  # of one picture, and each may cover all of it; a progressive JPEG has about ten
 
 
-def stored_values(whole: Dataset) -> np.ndarray:
-    """(rows, columns) or (rows, columns, 3) as stored, of a checked header with its pixels.
+def stored_values(header: Header, pixels: Raw) -> np.ndarray:
+    """(rows, columns) or (rows, columns, 3) as stored, of a checked header and its PixelData.
 
     Values have BitsStored bits, taken from where HighBit says that they are in their words. Colour becomes RGB; a
     palette is not applied.
     """
-    syntax = whole.file_meta.TransferSyntaxUID
-    if "PixelData" not in whole:  # pydicom drops it when its closing mark is missing
-        raise Broken("truncated: the file ends within the pixels", "Copy or download it again.")
-    if not syntax.is_encapsulated:
-        _check_length(whole)
-        return _of_words(whole)
-    if whole.PixelData.count(_FRAGMENT) > _FRAGMENTS:
-        raise Broken(f"damaged: more than {_FRAGMENTS} fragments of pixels", "Export the image again.")
-    frame = get_frame(whole.PixelData, 0, number_of_frames=1)
-    if syntax in JPEG_2000:
-        return _jpeg_2000(frame, whole)
-    if syntax == uid.RLELossless:
-        if not _rle_fits(frame, whole.Rows * whole.Columns):
-            raise _does_not_fit(whole, "its runs are longer")
-        return _of_words(whole, decoding_plugin="pydicom")
-    return _jpeg(frame, whole)
+    if not header.syntax.is_encapsulated:
+        return _of_words(_uncompressed(header, pixels), header)
+    if pixels.content.count(_FRAGMENT) > _FRAGMENTS:
+        raise Broken(f"damaged: more than {_FRAGMENTS} fragments of pixels", _EXPORT)
+    frame = get_frame(pixels.content, 0, number_of_frames=1)
+    if header.syntax in JPEG_2000:
+        return _jpeg_2000(frame, header)
+    if header.syntax == uid.RLELossless:
+        return _of_words(_run_lengths(frame, header), header)
+    return _jpeg(frame, header)
 
 
-def _of_words(whole: Dataset, decoding_plugin: str = "") -> np.ndarray:
-    """Pixels that are not coded, or by runs of bytes. Bits above and below the stored ones (old overlays) are cut."""
-    below = whole.HighBit + 1 - whole.BitsStored
-    whole.BitsStored = whole.HighBit + 1  # pydicom cuts what lies above
-    found = pixel_array(whole, decoding_plugin=decoding_plugin)
-    return found >> below if below else found
+def _stated_size(header: Header) -> tuple[int, int, int]:
+    return header.columns, header.rows, header.samples
 
 
-def _check_length(whole: Dataset) -> None:
-    expected = whole.Rows * whole.Columns * whole.SamplesPerPixel * whole.BitsAllocated // 8
-    if whole.PhotometricInterpretation == "YBR_FULL_422":
-        expected = expected * 2 // 3
-    if len(whole.PixelData) < expected:
-        rule = f"truncated: {len(whole.PixelData)} of {expected} bytes of pixels"
-        raise Broken(rule, "Copy or download it again.")
-
-
-def _stated_size(whole: Dataset) -> tuple[int, int, int]:
-    return whole.Columns, whole.Rows, whole.SamplesPerPixel
-
-
-def _other_size(size: tuple[int, int, int] | None, whole: Dataset) -> Broken:
+def _other_size(size: tuple[int, int, int] | None, header: Header) -> Broken:
     coded = "states none" if size is None else f"states {size[0]} x {size[1]} with {size[2]} component(s)"
-    return _does_not_fit(whole, f"it {coded}")
+    return _does_not_fit(header, f"it {coded}")
 
 
-def _does_not_fit(whole: Dataset, coded: str) -> Broken:
+def _does_not_fit(header: Header, coded: str) -> Broken:
     """The decoders believe the coded stream, not the header: it must not unpack to more than the header says."""
-    stated = f"Columns {whole.Columns}, Rows {whole.Rows}, SamplesPerPixel {whole.SamplesPerPixel}"
+    stated = f"Columns {header.columns}, Rows {header.rows}, SamplesPerPixel {header.samples}"
     rule = "damaged: the compressed picture is not of the size that the header gives"
-    return Broken(f"{rule}: {coded}, not {stated}", "Export the image again.")
+    return Broken(f"{rule}: {coded}, not {stated}", _EXPORT)
 
 
-def _check_precision(precision: int, whole: Dataset) -> None:
-    if precision > whole.BitsAllocated:
+def _check_precision(precision: int, header: Header) -> None:
+    if precision > header.bits_allocated:
         raise Broken(
-            f"damaged: the compressed picture has {precision} bits, BitsAllocated is {whole.BitsAllocated}",
-            "Export the image again.",
+            f"damaged: the compressed picture has {precision} bits, BitsAllocated is {header.bits_allocated}", _EXPORT
         )
 
 
-def _of_bits(pixels: np.ndarray, precision: int, whole: Dataset) -> np.ndarray:
-    """The values of BitsStored bits of a coded picture, in the type that the header gives.
+def _of_bits(pixels: np.ndarray, precision: int, header: Header) -> np.ndarray:
+    """The values of BitsStored bits of a picture, in the type that the header gives.
 
     If it was coded with more bits, as whole words, the values end at HighBit; otherwise they start at the lowest bit.
-    Cutting the higher bits also corrects a lossless JPEG whose encoder took differences modulo 2^precision instead of
-    2^16: the lowest bits of libjpeg-turbo's sums are right.
+    Cutting the higher bits (old overlays) also corrects a lossless JPEG whose encoder took differences modulo
+    2^precision instead of 2^16: the lowest bits of libjpeg-turbo's sums are right.
     """
-    below = whole.HighBit + 1 - whole.BitsStored if precision > whole.BitsStored else 0
-    bits = min(precision - below, whole.BitsStored)
+    kind = f"{'i' if header.signed else 'u'}{header.bits_allocated // 8}"
+    below = header.high_bit + 1 - header.bits_stored if precision > header.bits_stored else 0
+    bits = min(precision - below, header.bits_stored)
+    if bits == header.bits_allocated:
+        return np.asarray(pixels.astype(kind))
     values = (pixels.astype(np.int32) >> below) & (2**bits - 1)
-    signed = whole.PixelRepresentation == 1
-    if signed:
+    if header.signed:
         values -= (values >> (bits - 1)) << bits
-    return np.asarray(values, f"{'i' if signed else 'u'}{whole.BitsAllocated // 8}")
+    return np.asarray(values, kind)
+
+
+# --- whole words -------------------------------------------------------------------------------------------------
+
+
+def _of_words(planes: np.ndarray, header: Header) -> np.ndarray:
+    """The stored values of words (samples, rows, columns)."""
+    values = _of_bits(planes, header.bits_allocated, header)
+    if header.samples == 1:
+        return values[0]
+    colours = np.ascontiguousarray(np.moveaxis(values, 0, -1))
+    return convert_color_space(colours, "YBR_FULL", "RGB") if header.photometric.startswith("YBR") else colours
+
+
+def _uncompressed(header: Header, pixels: Raw) -> np.ndarray:
+    """The words (samples, rows, columns) of pixels that are not coded."""
+    count, size = header.rows * header.columns * header.samples, len(pixels.content)
+    in_pairs = header.photometric == "YBR_FULL_422" and size < count  # two pixels have one colour
+    needed = count * 2 // 3 if in_pairs else count * header.bits_allocated // 8
+    if size < needed:
+        raise Broken(f"truncated: {size} of {needed} bytes of pixels", "Copy or download it again.")
+    words = np.frombuffer(pixels.content[:needed], f"{header.order}u{header.bits_allocated // 8}")
+    if header.order == ">" and header.bits_allocated == 8 and pixels.kind != "OB":  # bytes in words of 16 bits
+        words = np.frombuffer(pixels.content[: needed + needed % 2], ">u2").astype("<u2").view(np.uint8)[:needed]
+    shape = (header.rows, header.columns)
+    if in_pairs:
+        first, second, blue, red = words.reshape(-1, 4).T
+        return np.stack([np.stack(pair, axis=1).reshape(shape) for pair in ((first, second), (blue, blue), (red, red))])
+    if header.samples == 1 or header.planar:
+        return words.reshape(header.samples, *shape)
+    return np.moveaxis(words.reshape(*shape, header.samples), -1, 0)
+
+
+def _run_lengths(frame: bytes, header: Header) -> np.ndarray:
+    """The words (samples, rows, columns) of an RLE frame (PS3.5, annex G): a segment for each byte, the highest first.
+
+    A segment that unpacks to more than twice the bytes of a plane is refused.
+    """
+    plane, width = header.rows * header.columns, header.bits_allocated // 8
+    count, *offsets = struct.unpack_from("<16I", frame)
+    if count != header.samples * width:
+        raise _does_not_fit(header, f"it has {count} segments")
+    unpacked = np.empty((header.samples, plane, width), np.uint8)
+    for number, end in enumerate([*offsets[1:count], len(frame)]):
+        try:
+            segment = packbits_decode(frame[offsets[number] : end], out=2 * plane)
+        except PackbitsError as error:
+            raise _does_not_fit(header, "its runs are longer, or cut") from error
+        unpacked[number // width, :, number % width] = np.frombuffer(segment, np.uint8, plane)
+    return unpacked.view(f">u{width}").reshape(header.samples, header.rows, header.columns)
 
 
 # --- JPEG 2000 ---------------------------------------------------------------------------------------------------
 
 
-def _jpeg_2000(frame: bytes, whole: Dataset) -> np.ndarray:
+def _jpeg_2000(frame: bytes, header: Header) -> np.ndarray:
     stream = _codestream(frame)
-    if (size := _jpeg_2000_size(stream)) != _stated_size(whole):
-        raise _other_size(size, whole)
+    if (size := _jpeg_2000_size(stream)) != _stated_size(header):
+        raise _other_size(size, header)
     precision = stream[42] % 128 + 1
-    _check_precision(precision, whole)
+    _check_precision(precision, header)
     pixels = jpeg2k_decode(stream)
-    if whole.PhotometricInterpretation.startswith("YBR_FULL"):
+    if header.photometric.startswith("YBR_FULL"):
         pixels = convert_color_space(pixels, "YBR_FULL", "RGB")
-    return _of_bits(pixels, precision, whole)
+    return _of_bits(pixels, precision, header)
 
 
 def _codestream(frame: bytes) -> bytes:
@@ -171,24 +196,24 @@ class _JpegHeader:
     restart: int  # pixels from one restart to the next; 0 without restarts
 
 
-def _jpeg(frame: bytes, whole: Dataset) -> np.ndarray:
-    header = _jpeg_header(frame)
-    if header is None or header.size != _stated_size(whole):
-        raise _other_size(header.size if header else None, whole)
-    _check_precision(header.precision, whole)
-    if _END not in frame[header.precision_at :]:
+def _jpeg(frame: bytes, header: Header) -> np.ndarray:
+    coded = _jpeg_header(frame)
+    if coded is None or coded.size != _stated_size(header):
+        raise _other_size(coded.size if coded else None, header)
+    _check_precision(coded.precision, header)
+    if _END not in frame[coded.precision_at :]:
         raise Broken("truncated: the compressed picture ends before its closing mark", "Copy or download it again.")
     if frame.count(_SCAN) > _SCANS:
-        raise Broken(f"damaged: the compressed picture has more than {_SCANS} scans", "Export the image again.")
-    scans = _scans(frame, header) if header.process == _LOSSLESS else []
-    if header.process == _LS:
+        raise Broken(f"damaged: the compressed picture has more than {_SCANS} scans", _EXPORT)
+    scans = _scans(frame, coded) if coded.process == _LOSSLESS else []
+    if coded.process == _LS:
         pixels = _jpeg_ls(frame)
     elif any(scan.predictor > 4 for scan in scans):
-        pixels = _averaged(frame, header, scans)
+        pixels = _averaged(frame, coded, scans)
     else:
-        pixels = _plain_jpeg(frame, header)
-    values = _of_bits(pixels, header.precision, whole)
-    return _rgb(values, header, whole) if values.ndim == 3 else values
+        pixels = _plain_jpeg(frame, coded)
+    values = _of_bits(pixels, coded.precision, header)
+    return _rgb(values, coded, header) if values.ndim == 3 else values
 
 
 def _jpeg_header(frame: bytes) -> _JpegHeader | None:
@@ -250,11 +275,11 @@ def _jpeg_ls(frame: bytes) -> np.ndarray:
         return jpegls_decode(padded + _END)
 
 
-def _rgb(pixels: np.ndarray, header: _JpegHeader, whole: Dataset) -> np.ndarray:
+def _rgb(pixels: np.ndarray, coded: _JpegHeader, header: Header) -> np.ndarray:
     """The colour space is that of the header, unless a lossy stream states another one itself (PS3.5, 8.2.1)."""
-    is_ycc = whole.PhotometricInterpretation.startswith("YBR")
-    if header.process not in (_LOSSLESS, _LS):
-        is_ycc = (is_ycc or header.is_ycc) and header.names.lower() != b"rgb"
+    is_ycc = header.photometric.startswith("YBR")
+    if coded.process not in (_LOSSLESS, _LS):
+        is_ycc = (is_ycc or coded.is_ycc) and coded.names.lower() != b"rgb"
     return convert_color_space(pixels, "YBR_FULL", "RGB") if is_ycc else pixels
 
 
@@ -343,31 +368,3 @@ def _predicted(left: np.ndarray, above: np.ndarray, corner: np.ndarray, predicto
     if predictor == 5:
         return np.asarray(left + ((above - corner) >> 1))
     return np.asarray(above + ((left - corner) >> 1) if predictor == 6 else (left + above) >> 1)
-
-
-# --- RLE ---------------------------------------------------------------------------------------------------------
-
-
-def _rle_fits(frame: bytes, plane: int) -> bool:
-    """Whether no segment of an RLE frame (PS3.5, annex G) unpacks to more than twice the bytes of a plane."""
-    if len(frame) < 64:
-        return False
-    count, *offsets = struct.unpack("<16I", frame[:64])
-    ends = [*offsets[1:count], len(frame)]
-    return all(_unpacks_within(frame[start:end], 2 * plane) for start, end in zip(offsets, ends, strict=False))
-
-
-def _unpacks_within(segment: bytes, most: int) -> bool:
-    """Whether the runs of a segment unpack to at most `most` bytes; counting stops beyond that."""
-    total = position = 0
-    if len(segment) > most:  # it could be full of runs that unpack to nothing, and take long to count
-        return False
-    while position < len(segment) and total <= most:
-        run = segment[position]
-        if run < 128:
-            total, position = total + run + 1, position + run + 2
-        elif run > 128:
-            total, position = total + 257 - run, position + 2
-        else:
-            position += 1
-    return total <= most

@@ -4,14 +4,11 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 import PIL.Image
-from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset
-from pydicom.tag import Tag
 
 from lungkit.data import lookup
 from lungkit.data.decoders import stored_values
-from lungkit.data.dicom_header import SHOWN, Header, checked_header, more_is_brighter, rescale
+from lungkit.data.dicom_header import PIXEL_DATA, SHOWN, Header, Raw, checked_header, more_is_brighter, rescale
 from lungkit.data.image import (
     Broken,
     Image,
@@ -41,7 +38,7 @@ def probe(stream: BinaryIO) -> tuple[int, int, str]:
 def read(stream: BinaryIO, file: str) -> Image:
     """The image in a DICOM stream; `file` is its name."""
     header = _checked(stream)
-    stored, notes = stored_values(_whole(header, stream)), list[str]()
+    stored, notes = stored_values(header, _pixel_data(header, stream)), list[str]()
     units: Literal["HU", "intensity"]
     if header.is_ct:
         pixels, units = _hounsfield(stored, header, notes), "HU"
@@ -67,29 +64,17 @@ def _checked(stream: BinaryIO) -> Header:
 # --- the pixels' bytes -------------------------------------------------------------------------------------------
 
 
-def _whole(header: Header, stream: BinaryIO) -> Dataset:
-    """What the decoders need, from a stream at PixelData. PixelData is left out if its closing mark is missing."""
-    pixels = Tag("PixelData")
-    found = read_dataset(
-        stream, header.syntax.is_implicit_VR, header.order == "<", stop_when=lambda tag, *_: tag != pixels
+def _pixel_data(header: Header, stream: BinaryIO) -> Raw:
+    """PixelData, from a stream that stands there. Raises Broken."""
+    elements = read_dataset(
+        stream, header.syntax.is_implicit_VR, header.order == "<", stop_when=lambda tag, *_: tag != PIXEL_DATA
     )
-    whole = Dataset()
-    whole.file_meta = FileMetaDataset()
-    whole.file_meta.TransferSyntaxUID = header.syntax
-    whole.Rows, whole.Columns, whole.SamplesPerPixel = header.rows, header.columns, header.samples
-    whole.BitsAllocated, whole.BitsStored, whole.HighBit = header.bits_allocated, header.bits_stored, header.high_bit
-    whole.PhotometricInterpretation, whole.PixelRepresentation = header.photometric, int(header.signed)
-    if header.samples == 3:
-        whole.PlanarConfiguration = header.planar
-    if pixels in found:
-        content, kind = found.get_item(pixels).value, str(found.get_item(pixels).VR)
-        if not content:
-            raise Broken("no pixel data: PixelData is empty", "Export the image again.")
-        whole.add_new(pixels, kind if kind in ("OB", "OW") else "OW", content)
-        thinned_out = header.syntax.is_encapsulated or len(content) < header.rows * header.columns * 3
-        if header.photometric == "YBR_FULL_422" and not thinned_out:
-            whole.PhotometricInterpretation = "YBR_FULL"
-    return whole
+    if PIXEL_DATA not in elements:  # pydicom leaves it out if its closing mark is missing
+        raise Broken("truncated: the file ends within the pixels", "Copy or download it again.")
+    element = elements.get_item(PIXEL_DATA)
+    if not element.value:
+        raise Broken("no pixel data: PixelData is empty", "Export the image again.")
+    return Raw(str(element.VR), element.value)
 
 
 def _padding(stored: np.ndarray, header: Header) -> np.ndarray:

@@ -15,9 +15,11 @@ from pydicom import uid
 from pydicom.datadict import dictionary_VR
 from pydicom.tag import Tag
 
-from lungkit.data.decoders import JPEG, JPEG_2000, JPEG_LS
 from lungkit.data.image import Broken, check_size
 
+JPEG = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
+JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
+JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000)
 _MODALITIES = ("CT", "CR", "DX", "DR", "RG", "OT", "SC")
 _ENCAPSULATED = "1.2.840.10008.5.1.4.1.1.104."  # PDF, CDA, STL, OBJ, MTL
 _XRAY_AND_CT = {
@@ -102,7 +104,7 @@ _ELEMENTS = 200_000  # in all; a scanner writes a few hundred, some write thousa
 _VALUE_BYTES = 1024  # of a value other than a table
 _KEPT_BYTES = 4 * 2**20  # of all that is kept; a full table of 16 bits has 128 KiB
 
-_PIXEL_DATA = Tag("PixelData")
+PIXEL_DATA = Tag("PixelData")
 _OTHER_PIXELS: dict[int, str] = {Tag(keyword): keyword for keyword in ("FloatPixelData", "DoubleFloatPixelData")}
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _OPEN = 0xFFFFFFFF  # the length of an element that a closing mark ends
@@ -398,7 +400,7 @@ def _check_kind(header: Header) -> None:
 
 def _checked_pixels(element: _Element | None) -> int:
     """The place of PixelData."""
-    if element and element.tag == _PIXEL_DATA:
+    if element and element.tag == PIXEL_DATA:
         return element.at
     if element and element.tag in _OTHER_PIXELS:
         raise Broken(f"pixel format not accepted: {_OTHER_PIXELS[element.tag]}", "Whole numbers are read.")

@@ -11,10 +11,11 @@ import numpy as np
 import PIL.Image
 import pytest
 from openjpeg.utils import encode_array
-from pydicom import Dataset, uid
+from pydicom import uid
 from pydicom.encaps import encapsulate
 
-from lungkit.data.decoders import JPEG, JPEG_2000, JPEG_LS, stored_values
+from lungkit.data.decoders import stored_values
+from lungkit.data.dicom_header import JPEG, JPEG_2000, JPEG_LS, Header, Raw
 from lungkit.data.image import Broken
 from tests.data.jpeg_lossless import encoded
 
@@ -26,19 +27,15 @@ def noise(bits: int, *more: int) -> np.ndarray:
     return RNG.integers(0, 2**bits, (ROWS, COLUMNS, *more)).astype(np.uint8 if bits <= 8 else np.uint16)
 
 
-def decoded(frame: bytes, syntax: uid.UID, stored: int = 16, colour: str = "MONOCHROME2", **tags) -> np.ndarray:
+def decoded(frame: bytes, syntax: uid.UID, stored: int = 16, colour: str = "MONOCHROME2", **fields) -> np.ndarray:
     """The stored values of a frame under a header; `stored`: its BitsStored."""
-    whole = Dataset()
-    whole.file_meta = Dataset()
-    whole.file_meta.TransferSyntaxUID = syntax
-    whole.Rows, whole.Columns = ROWS, COLUMNS
-    whole.SamplesPerPixel = 1 if colour.startswith("MONO") else 3
-    whole.PhotometricInterpretation, whole.PlanarConfiguration = colour, 0
-    whole.BitsStored, whole.BitsAllocated, whole.PixelRepresentation = stored, 8 if stored <= 8 else 16, 0
-    whole.HighBit = stored - 1
-    whole.update(tags)
-    whole.PixelData = encapsulate([frame])
-    return stored_values(whole)
+    header = Header(syntax)
+    header.rows, header.columns = ROWS, COLUMNS
+    header.samples = 1 if colour.startswith("MONO") else 3
+    header.photometric, header.planar = colour, 0
+    header.bits_stored, header.bits_allocated, header.high_bit = stored, 8 if stored <= 8 else 16, stored - 1
+    vars(header).update(fields)
+    return stored_values(header, Raw("OB", encapsulate([frame])))
 
 
 # --- lossless JPEG -----------------------------------------------------------------------------------------------
@@ -79,11 +76,11 @@ def test_a_lossless_jpeg_in_colour_is_read(predictor, own_scans, wraps):
 def test_signed_values_keep_their_sign_at_any_precision(precision):
     values = noise(16).view(np.int16) >> (16 - precision)
     frame = encoded(values.view(np.uint16) & np.uint16(2**precision - 1), precision)
-    found = decoded(frame, uid.JPEGLosslessSV1, stored=precision, PixelRepresentation=1)
+    found = decoded(frame, uid.JPEGLosslessSV1, stored=precision, signed=1)
     np.testing.assert_array_equal(found, values)
     assert found.dtype == np.int16
     in_words = imagecodecs.jpegls_encode(values.view(np.uint16))
-    np.testing.assert_array_equal(decoded(in_words, uid.JPEGLSLossless, precision, PixelRepresentation=1), values)
+    np.testing.assert_array_equal(decoded(in_words, uid.JPEGLSLossless, precision, signed=1), values)
 
 
 def test_bits_above_those_that_the_header_says_are_stored_are_cut_off():
@@ -98,7 +95,7 @@ def test_values_high_in_their_words_are_read_from_there_in_dark_pictures_too(bri
     values = np.linspace(-signed * brightest // 2, brightest // (1 + signed), ROWS * COLUMNS).astype(np.int64)
     values = values.reshape(ROWS, COLUMNS)
     words = ((values & 4095) << 4 | noise(4)).astype(np.uint16)
-    header = {"stored": 12, "HighBit": 15, "PixelRepresentation": signed}
+    header = {"stored": 12, "high_bit": 15, "signed": signed}
     for frame, syntax in (
         (encoded(words, 16), uid.JPEGLossless),
         (imagecodecs.jpegls_encode(words), uid.JPEGLSLossless),
@@ -109,7 +106,7 @@ def test_values_high_in_their_words_are_read_from_there_in_dark_pictures_too(bri
 
 def test_values_coded_without_words_are_not_shifted_by_any_high_bit():
     values = noise(12)
-    np.testing.assert_array_equal(decoded(encoded(values, 12), uid.JPEGLossless, stored=12, HighBit=15), values)
+    np.testing.assert_array_equal(decoded(encoded(values, 12), uid.JPEGLossless, stored=12, high_bit=15), values)
 
 
 # --- lossy JPEG --------------------------------------------------------------------------------------------------
@@ -216,7 +213,7 @@ def test_the_header_decides_the_sign_of_a_jpeg_2000(precision, stored, signed, c
         values //= 2  # what both can hold
     words = values if coded_signed else values & (2**precision - 1)
     frame = encode_array(words.astype(np.int16 if coded_signed else np.uint16), precision, photometric_interpretation=2)
-    found = decoded(frame, uid.JPEG2000Lossless, stored, PixelRepresentation=signed)
+    found = decoded(frame, uid.JPEG2000Lossless, stored, signed=signed)
     np.testing.assert_array_equal(found, values)
 
 
