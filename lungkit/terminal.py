@@ -61,10 +61,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
     if title:
         say(title)
     screen = console()
-    drawn = _drawn(columns, texts, prose)
+    grid = _grid(columns, texts, prose)
     unlimited = screen.options.update(max_width=_NO_LIMIT)
-    if Measurement.get(screen, unlimited, drawn).minimum <= screen.width:
-        screen.print(drawn)
+    if Measurement.get(screen, unlimited, grid).minimum <= screen.width:
+        screen.print(grid)
         return
     for row in texts:
         for column, cell in zip(columns, row, strict=True):
@@ -73,16 +73,16 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
         say("")
 
 
-def _drawn(columns: Sequence[str], rows: list[list[str]], prose: Sequence[str]) -> Table:
-    drawn = Table()
+def _grid(columns: Sequence[str], rows: list[list[str]], prose: Sequence[str]) -> Table:
+    grid = Table()
     for column in columns:
         if column in prose:
-            drawn.add_column(column, overflow="fold", min_width=PROSE_WIDTH)
+            grid.add_column(column, overflow="fold", min_width=PROSE_WIDTH)
         else:
-            drawn.add_column(column, no_wrap=True)
+            grid.add_column(column, no_wrap=True)
     for row in rows:
-        drawn.add_row(*row)
-    return drawn
+        grid.add_row(*row)
+    return grid
 
 
 def error(text: str) -> None:
@@ -109,10 +109,12 @@ def refusal(refused: OSError) -> str:
 
 def _full_folders() -> list[str]:
     """The folders of this run on a disk without space."""
-    given = [Path(text.partition("=")[2] or text) for text in sys.argv[1:] if not text.startswith("-") or "=" in text]
+    arguments = [
+        Path(text.partition("=")[2] or text) for text in sys.argv[1:] if not text.startswith("-") or "=" in text
+    ]
     output = Path("/proc/self/fd/1").resolve()  # the file, where standard output is one
     own = [config.data_dir(), config.reports_dir(), config.artifacts_dir(), Path(tempfile.gettempdir())]
-    full = [str(folder) for folder in (*own, *([output] if output.is_file() else []), *given) if _is_full(folder)]
+    full = [str(folder) for folder in (*own, *([output] if output.is_file() else []), *arguments) if _is_full(folder)]
     return [", ".join(dict.fromkeys(full))] if full else []
 
 

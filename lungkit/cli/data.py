@@ -46,22 +46,22 @@ def data_audit(
     from lungkit.data import dataset, figures, quality
     from lungkit.training import sentences
 
-    found = quality.audit(dataset.load(source_path(data), label_column=label_column))
+    report = quality.audit(dataset.load(source_path(data), label_column=label_column))
     columns = ["severity", "finding", "count", "meaning", "examples"]
-    rows = found.findings.loc[found.findings["count"] > 0, columns].itertuples(index=False)
-    terminal.table(columns, rows, f"Audit of {found.name}", prose=["meaning", "examples"])
-    terminal.say(sentences.found_nothing(found.findings))
-    if len(found.unreadable):
-        terminal.say(f"unreadable: {len(found.unreadable):,}")
+    rows = report.findings.loc[report.findings["count"] > 0, columns].itertuples(index=False)
+    terminal.table(columns, rows, f"Audit of {report.name}", prose=["meaning", "examples"])
+    terminal.say(sentences.found_nothing(report.findings))
+    if len(report.unreadable):
+        terminal.say(f"unreadable: {len(report.unreadable):,}")
         say_each(
-            [f"  {file}: {reason}" for file, reason in found.unreadable.itertuples(index=False)],
+            [f"  {file}: {reason}" for file, reason in report.unreadable.itertuples(index=False)],
             most=10,
             where="unreadable.csv in the folder of --out lists all",
         )
     if out:
         out.mkdir(parents=True, exist_ok=True)
         for name in ("findings", "duplicates", "unreadable"):
-            getattr(found, name).to_csv(out / f"{name}.csv", index=False)
-        figures.quality_panels(found).savefig(out / "audit.png", bbox_inches="tight")
-    if strict and (found.findings["severity"] == "error").any():
+            getattr(report, name).to_csv(out / f"{name}.csv", index=False)
+        figures.quality_panels(report).savefig(out / "audit.png", bbox_inches="tight")
+    if strict and (report.findings["severity"] == "error").any():
         raise typer.Exit(1)

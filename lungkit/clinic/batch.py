@@ -27,6 +27,7 @@ from lungkit import terminal
 from lungkit.clinic import decode
 from lungkit.clinic.predictor import Predictor
 from lungkit.data import folders, preprocess
+from lungkit.data.notes import survey_notes
 from lungkit.errors import LungkitError
 from lungkit.models.prediction import Prediction
 
@@ -223,9 +224,9 @@ def find(patterns: Iterable[str]) -> Found:
         files = []
         for place in named:
             if stat.S_ISDIR(folders.mode(place)):
-                looked = folders.survey(place)
-                files += looked.images
-                notes += [f"{folders.one_line(place)}: {sentence}" for sentence in looked.sentences(place)]
+                survey = folders.survey(place)
+                files += survey.images
+                notes += [f"{folders.one_line(place)}: {note}" for note in survey_notes(survey, place)]
             else:
                 files.append(place)
         if not files:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from lungkit.data import folders, splits
-from lungkit.data.notes import DatasetError, Note, alike, note, spelling_notes
+from lungkit.data.notes import DatasetError, Note, alike, note, spelling_notes, survey_notes
 
 ACCEPTED = (
     "accepted: labels.csv with the columns file and label; images in CLASS/ or in train/CLASS/, val/CLASS/, "
@@ -75,15 +75,15 @@ class _Tree:
         return [path for path in self.images if len(path.parts) == 1]
 
 
-def read(root: Path, found: folders.Survey) -> ClassFolders:
+def read(root: Path, contents: folders.Survey) -> ClassFolders:
     """The classes of a folder that was surveyed. Raises DatasetError."""
-    named = [path for path in found.images if folders.is_text(path)]
+    named = [path for path in contents.images if folders.is_text(path)]
     tree = _Tree(root, [PurePosixPath(folders.below(path, root)) for path in named])
-    notes = survey_notes(found, root)
+    notes = survey_notes(contents, root)
     notes += note(
         "files whose name is not text",
         "warning",
-        (folders.below(path, root) for path in found.images if not folders.is_text(path)),
+        (folders.below(path, root) for path in contents.images if not folders.is_text(path)),
         "Their names are not in UTF-8, so they were passed over: rename them.",
     )
     if not tree.filled:
@@ -115,9 +115,9 @@ def read(root: Path, found: folders.Survey) -> ClassFolders:
     return ClassFolders(rows, notes)
 
 
-def inner(root: Path, found: folders.Survey) -> Path | None:
+def inner(root: Path, contents: folders.Survey) -> Path | None:
     """The only folder in a folder, if it is the data set, as in many unpacked archives; otherwise None."""
-    tree = _Tree(root, [PurePosixPath(folders.below(path, root)) for path in found.images])
+    tree = _Tree(root, [PurePosixPath(folders.below(path, root)) for path in contents.images])
     if len(tree.folders) != 1 or tree.direct:
         return None
     name = tree.folders[0]
@@ -126,22 +126,6 @@ def inner(root: Path, found: folders.Survey) -> Path | None:
         return within.root if _has_table(within.root) else None
     deeper = len(within.filled) > 1 or any(map(splits.part_named, within.filled)) or len(within.folders) == 1
     return within.root if (tree.images and deeper) or _has_table(within.root) else None
-
-
-def survey_notes(found: folders.Survey, root: Path) -> list[Note]:
-    """Notes on what a survey found besides images."""
-    kinds = (
-        ("files passed over", "info", found.passed_over, "They are no images, or hidden."),
-        ("archives", "warning", found.archives, "What is in them was not looked at: unpack them first."),
-        ("links passed over", "warning", found.broken, "They lead to nothing, or to a folder above."),
-        ("folders that may not be opened", "warning", found.closed, "What is in them was not looked at."),
-    )
-    used = {root / "dataset.json"}
-    return [
-        each
-        for finding, severity, paths, meaning in kinds
-        for each in note(finding, severity, (folders.below(path, root) for path in paths if path not in used), meaning)
-    ]
 
 
 def _has_table(folder: Path) -> bool:

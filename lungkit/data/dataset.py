@@ -4,9 +4,10 @@ What a source may be is in `sources`. Source files are never changed; the manife
 lungkit.config.
 """
 
+import io
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class Dataset:
     root: the folder that `file` and `mask` are relative to.
     synthetic: made by the phantom, not taken from people.
     notes: what else the source contains, and what is odd in it.
+    recipe: what load_split made the manifest from.
 
     For a method's `split`, None means every image except the refused ones.
     """
@@ -44,6 +46,7 @@ class Dataset:
     label_column: str = "label"
     synthetic: bool = False
     notes: tuple[Note, ...] = ()
+    recipe: dict[str, Any] = field(default_factory=dict)
 
     def part(self, split: str | None = None) -> pd.DataFrame:
         """The manifest's rows of a split."""
@@ -100,11 +103,8 @@ class Dataset:
             }
         )
 
-    def save(self, folder: str | Path, recipe: dict[str, Any] | None = None) -> None:
-        """Write manifest.csv, then dataset.json with its hash: `open` notices if the process was killed in between.
-
-        recipe: what the manifest was made from (see load_split), kept in dataset.json.
-        """
+    def save(self, folder: str | Path) -> None:
+        """Write manifest.csv, then dataset.json with its hash: `open` notices if the process was killed in between."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         table = self.manifest[COLUMNS].to_csv(index=False, lineterminator="\n").encode()
@@ -117,7 +117,7 @@ class Dataset:
             "fingerprint": self.fingerprint,
             "manifest_sha256": files.sha256(table),
             "notes": [note.to_dict() for note in self.notes],
-            "recipe": recipe or {},
+            "recipe": self.recipe,
         }
         files.replace(folder / "manifest.csv", table)
         files.replace(folder / "dataset.json", (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
@@ -125,38 +125,27 @@ class Dataset:
     @classmethod
     def open(cls, folder: str | Path) -> "Dataset":
         """The data set saved in a folder. Raises DatasetError if it is missing, damaged or half written."""
-        return cls._opened(Path(folder))[0]
-
-    @classmethod
-    def _opened(cls, folder: Path) -> tuple["Dataset", dict[str, Any]]:
+        folder = Path(folder)
         try:
             record = json.loads((folder / "dataset.json").read_text("utf-8"))
             table = (folder / "manifest.csv").read_bytes()
             if files.sha256(table) != record["manifest_sha256"]:
                 raise DatasetError(f"{folder}: manifest.csv is not the one dataset.json was written for; prepare again")
-            manifest = _text_table(folder / "manifest.csv").astype({"width": int, "height": int})
-            dataset = cls(
+            manifest = pd.read_csv(io.BytesIO(table), dtype=str, keep_default_na=False)
+            return cls(
                 record["name"],
                 tuple(record["classes"]),
-                manifest,
+                manifest.astype({"width": int, "height": int}),
                 Path(record["root"]),
                 record["label_column"],
                 record["synthetic"],
                 tuple(map(Note.from_dict, record.get("notes", []))),
+                record["recipe"],
             )
-            return dataset, record["recipe"]
         except FileNotFoundError as error:
             raise DatasetError(f"{folder} holds no saved data set: {Path(error.filename).name} is missing") from None
         except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(f"{folder} holds a damaged data set ({error}); prepare it again") from None
-
-
-def _text_table(path: Path) -> pd.DataFrame:
-    """A manifest of ours; every cell is text, and none is missing."""
-    try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} is not a manifest: {error}") from None
 
 
 def load(source: str | Path, *, label_column: str | None = None, limit: int | None = None, seed: int = 7) -> Dataset:
@@ -231,8 +220,8 @@ def load_split(
         manifest = splits.assign(_read_once(dataset, kept_as), seed=seed, overlap=overlap, fold=fold, by=by)
         if by == "patient":
             splits.refuse_leaks(manifest)
-        dataset = replace(dataset, manifest=manifest)
-        dataset.save(folder, recipe)
+        dataset = replace(dataset, manifest=manifest, recipe=recipe)
+        dataset.save(folder)
     for each in () if quiet else _not_used(dataset):
         say_once(f"{dataset.name}: {each}")
     return dataset
@@ -265,14 +254,14 @@ def refused(dataset: Dataset) -> list[dict[str, str]]:
 def _saved(folder: Path, recipe: dict[str, Any], listing: sources.Listing) -> Dataset | None:
     """The saved data set if this recipe made it, with the present root and notes."""
     try:
-        dataset, made_by = Dataset._opened(folder)
+        dataset = Dataset.open(folder)
     except DatasetError:
         return None
-    if made_by != recipe:
+    if dataset.recipe != recipe:
         return None
     if (dataset.root, dataset.notes) != (listing.root, listing.notes):
         dataset = replace(dataset, root=listing.root, notes=listing.notes)
-        dataset.save(folder, recipe)
+        dataset.save(folder)
     return dataset
 
 
@@ -296,9 +285,9 @@ def _with_headers(listing: sources.Listing) -> Dataset:
     """The data set with the size and modality that each file's header states."""
     rows = listing.rows
     headers = list(progress.parallel(_header, [listing.root / file for file in rows["file"]]))
-    found = pd.DataFrame(headers, columns=["width", "height", "modality", "note"], index=rows.index)
-    modality = rows["modality"].where(rows["modality"] != "", found["modality"])
-    rows = rows.assign(width=found["width"], height=found["height"], modality=modality, note=found["note"])
+    stated = pd.DataFrame(headers, columns=["width", "height", "modality", "note"], index=rows.index)
+    modality = rows["modality"].where(rows["modality"] != "", stated["modality"])
+    rows = rows.assign(width=stated["width"], height=stated["height"], modality=modality, note=stated["note"])
     facts = listing.label_column, listing.synthetic, listing.notes
     return Dataset(listing.name, listing.classes, rows[COLUMNS], listing.root, *facts)
 
@@ -308,17 +297,17 @@ def _read_once(dataset: Dataset, kept_as: Callable[[Dataset], preprocess.Preproc
     label, paths = f"reading {dataset.name}", dataset.files()
     if kept_as:
         read = preprocess.prepared_or_refused(paths, kept_as(dataset), label=label)
-        found = [str(one) if isinstance(one, images.ImageRefused) else "" for one in read]
+        reasons = [str(one) if isinstance(one, images.ImageRefused) else "" for one in read]
     else:
-        found = list(progress.parallel(_refusal, paths, label=label))
-    reasons = pd.Series(found, index=dataset.manifest.index)
+        reasons = list(progress.parallel(_refusal, paths, label=label))
     manifest = dataset.manifest.assign(note=reasons)
-    manifest.loc[reasons != "", "split"] = splits.REFUSED
-    lost = set(dataset.classes) - set(manifest.loc[reasons == "", "label"])
+    is_refused = manifest["note"] != ""
+    manifest.loc[is_refused, "split"] = splits.REFUSED
+    lost = set(dataset.classes) - set(manifest.loc[~is_refused, "label"])
     if lost:
         raise DatasetError(
             f"{dataset.root}: no image of {', '.join(sorted(lost))} can be read. The first refusal: "
-            f"{reasons[reasons != ''].iloc[0]}"
+            f"{manifest['note'][is_refused].iloc[0]}"
         )
     return manifest
 

@@ -93,7 +93,7 @@ def _of_words(planes: np.ndarray, header: Header) -> np.ndarray:
     """The stored values of words (samples, rows, columns)."""
     values = _of_bits(planes, header.bits_allocated, header)
     if header.samples == 1:
-        return values[0]
+        return np.asarray(values[0])
     colours = np.ascontiguousarray(np.moveaxis(values, 0, -1))
     return convert_color_space(colours, "YBR_FULL", "RGB") if header.photometric.startswith("YBR") else colours
 
@@ -218,7 +218,7 @@ def _jpeg(frame: bytes, header: Header) -> np.ndarray:
 
 def _jpeg_header(frame: bytes) -> _JpegHeader | None:
     """None if it breaks the standard: pixels before a size, two sizes, or a pyramid of them."""
-    found, is_ycc, restart, position = None, False, 0, 2
+    frame_header, is_ycc, restart, position = None, False, 0, 2
     for _ in range(_PARTS):
         if frame[position : position + 1] != b"\xff" or len(frame) < position + 4:
             return None
@@ -231,9 +231,9 @@ def _jpeg_header(frame: bytes) -> _JpegHeader | None:
         start, position = position + 4, position + 2 + struct.unpack_from(">H", frame, position + 2)[0]
         segment = frame[start:position]
         if marker in _FRAME_HEADERS:
-            if found or len(segment) < 6 or len(segment) < 6 + 3 * segment[5]:
+            if frame_header or len(segment) < 6 or len(segment) < 6 + 3 * segment[5]:
                 return None
-            found = marker, start, segment
+            frame_header = marker, start, segment
         elif marker == 0xDE:
             return None
         elif marker == 0xDD and len(segment) >= 2:
@@ -241,16 +241,16 @@ def _jpeg_header(frame: bytes) -> _JpegHeader | None:
         elif marker in (0xE0, 0xEE):
             is_ycc |= segment[:5] == b"JFIF\0" or (segment[:5] == b"Adobe" and segment[11:12] == b"\1")
         elif marker == 0xDA:
-            return _with_scan(found, segment, start - 4, is_ycc, restart)
+            return _with_scan(frame_header, segment, start - 4, is_ycc, restart)
     return None
 
 
 def _with_scan(
-    found: tuple[int, int, bytes] | None, scan: bytes, scan_at: int, is_ycc: bool, restart: int
+    frame_header: tuple[int, int, bytes] | None, scan: bytes, scan_at: int, is_ycc: bool, restart: int
 ) -> _JpegHeader | None:
-    if not found or len(scan) < 6:
+    if not frame_header or len(scan) < 6:
         return None
-    process, at, frame = found
+    process, at, frame = frame_header
     precision, height, width, components = struct.unpack_from(">BHHB", frame)
     names = frame[6 : 6 + 3 * components : 3]
     return _JpegHeader(process, precision, at, scan_at, (width, height, components), names, is_ycc, restart)
@@ -318,13 +318,9 @@ def _averaged(frame: bytes, header: _JpegHeader, scans: list[_Scan]) -> np.ndarr
         as_16[scan.shift_at] = 0
     values = _plain_jpeg(bytes(as_16), header).astype(np.int32)
     of_name = {name: scan for scan in scans for name in scan.names}
-    for name, plane in zip(header.names, _planes(values), strict=True):
+    for name, plane in zip(header.names, np.moveaxis(np.atleast_3d(values), -1, 0), strict=True):  # views of them
         plane[:] = _in_range(plane, of_name.get(name, scans[0]), header)
     return values
-
-
-def _planes(values: np.ndarray) -> list[np.ndarray]:
-    return [values] if values.ndim == 2 else [values[..., number] for number in range(values.shape[2])]
 
 
 def _in_range(plane: np.ndarray, scan: _Scan, header: _JpegHeader) -> np.ndarray:

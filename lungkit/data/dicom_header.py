@@ -170,8 +170,8 @@ class Header:
 
     def number(self, keyword: str) -> float | None:
         """The single number of an attribute; None if it is absent, NaN if it is anything else."""
-        found = self.numbers(keyword)
-        return None if not found else found[0] if len(found) == 1 else math.nan
+        numbers = self.numbers(keyword)
+        return None if not numbers else numbers[0] if len(numbers) == 1 else math.nan
 
     def whole(self, keyword: str, default: int | None = None) -> int:
         """The single whole number of an attribute, `default` if it is absent. Raises Broken."""
@@ -381,13 +381,13 @@ def _read(header: Header, walk: _Walk, start: int) -> _Element | None:
 
 
 def _item(walk: _Walk, elements: Iterator[_Element]) -> dict[str, Raw]:
-    found = {}
+    kept = {}
     for element in elements:
         if element.tag in (_ITEM_END, _SEQUENCE_END):
             break
         if element.tag in _IN_ITEMS:
-            found[_IN_ITEMS[element.tag]] = walk.value(element, _KEPT_BYTES)
-    return found
+            kept[_IN_ITEMS[element.tag]] = walk.value(element, _KEPT_BYTES)
+    return kept
 
 
 def _check_kind(header: Header) -> None:

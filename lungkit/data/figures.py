@@ -12,8 +12,8 @@ _MARKS = "o^sDvPX"
 
 def quality_panels(report: QualityReport) -> Figure:
     """Four panels: images by class and split, sizes, brightness by class, duplicate pairs by kind."""
-    drawn = Figure(figsize=(11, 7.5), layout="constrained")
-    balance, sizes, brightness, pairs = drawn.subplots(2, 2).flat
+    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    balance, sizes, brightness, pairs = figure.subplots(2, 2).flat
     _draw_balance(balance, report)
     _draw_sizes(sizes, report)
     _draw_brightness(brightness, report)
@@ -22,8 +22,8 @@ def quality_panels(report: QualityReport) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     errors = int((report.findings["severity"] == "error").sum())
     images_, unread = len(report.images), len(report.unreadable)
-    drawn.suptitle(f"{report.name}: {images_:,} readable images, {unread} unreadable; kinds of error: {errors}")
-    return drawn
+    figure.suptitle(f"{report.name}: {images_:,} readable images, {unread} unreadable; kinds of error: {errors}")
+    return figure
 
 
 def _draw_balance(axes: Axes, report: QualityReport) -> None:
@@ -90,7 +90,7 @@ def _draw_pairs(axes: Axes, report: QualityReport) -> None:
     }
     height = 0.38
     for place, kind in enumerate(("exact", "near")):
-        counts = [int((chosen & (table["kind"] == kind)).sum()) for chosen in kinds.values()]
+        counts = [int((rows & (table["kind"] == kind)).sum()) for rows in kinds.values()]
         bars = axes.barh(
             np.arange(len(kinds)) + (place - 0.5) * height, counts, height, color=SERIES[place], label=kind
         )

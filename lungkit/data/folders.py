@@ -83,29 +83,15 @@ class Survey:
     broken: list[Path] = field(default_factory=list)
     closed: list[Path] = field(default_factory=list)
 
-    def sentences(self, root: Path) -> list[str]:
-        """One line for each kind of thing that was left out, with the first names relative to `root`."""
-        kinds = (
-            (self.passed_over, "file{} passed over (no image, or hidden)"),
-            (self.archives, "archive{} not looked into (to be unpacked first)"),
-            (self.broken, "link{} passed over (to nothing, or to a folder above)"),
-            (self.closed, "folder{} passed over (may not be opened)"),
-        )
-        return [
-            f"{len(paths):,} {what.format('s' * (len(paths) != 1))}: {few(below(path, root) for path in paths)}"
-            for paths, what in kinds
-            if paths
-        ]
-
 
 def survey(folder: Path) -> Survey:
     """Look at every file in a folder and below it. Links to folders are followed, but no folder is searched twice."""
-    found = Survey()
-    for path in _files(folder, found):
-        _sort_in(path, found)
-    for paths in vars(found).values():
+    contents = Survey()
+    for path in _files(folder, contents):
+        _sort_in(path, contents)
+    for paths in vars(contents).values():
         paths.sort()
-    return found
+    return contents
 
 
 def is_rubbish(name: str) -> bool:
@@ -181,7 +167,7 @@ def below(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
-def _files(folder: Path, found: Survey) -> Iterator[Path]:
+def _files(folder: Path, contents: Survey) -> Iterator[Path]:
     """The files in a folder and below it. Linked folders come last, so that a file keeps its own path if it has one."""
     above = {_identity(place) for place in folder.resolve().parents}  # they are not part of the folder
     seen, tops = set(above), deque([folder])
@@ -190,39 +176,39 @@ def _files(folder: Path, found: Survey) -> Iterator[Path]:
         while waiting:
             place = waiting.pop()
             if (identity := _identity(place)) in above:
-                found.broken.append(place)
+                contents.broken.append(place)
             if identity in seen:
                 continue
             seen.add(identity)
-            for path in _entries(place, found):
+            for path in _entries(place, contents):
                 if not stat.S_ISDIR(mode(path)):
                     yield path
                 elif path.name.startswith("."):
-                    found.passed_over.append(path)
+                    contents.passed_over.append(path)
                 else:
                     (tops if path.is_symlink() else waiting).append(path)
 
 
-def _entries(folder: Path, found: Survey) -> list[Path]:
+def _entries(folder: Path, contents: Survey) -> list[Path]:
     try:
         return [path for path in folder.iterdir() if not is_rubbish(path.name)]
     except OSError:
-        found.closed.append(folder)
+        contents.closed.append(folder)
         return []
 
 
-def _sort_in(path: Path, found: Survey) -> None:
+def _sort_in(path: Path, contents: Survey) -> None:
     kind = mode(path)
     if not kind and path.is_symlink():
-        found.broken.append(path)
+        contents.broken.append(path)
     elif (kind and not stat.S_ISREG(kind)) or path.name.startswith("."):
-        found.passed_over.append(path)
+        contents.passed_over.append(path)
     elif is_image(path):
-        found.images.append(path)
+        contents.images.append(path)
     elif is_archive(path):
-        found.archives.append(path)
+        contents.archives.append(path)
     else:
-        found.passed_over.append(path)
+        contents.passed_over.append(path)
 
 
 def _identity(path: Path) -> tuple[int, int] | Path:

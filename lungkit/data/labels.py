@@ -122,16 +122,16 @@ def _check_lengths(path: Path, header: list[str], lines: list[int], rows: list[l
 
 def _doubled(table: pd.DataFrame) -> list[Note]:
     """Columns with the same name. If they contradict each other, the set cannot be used for training."""
-    found = []
+    notes: list[Note] = []
     for name in dict.fromkeys(table.columns[table.columns.duplicated()]):
         columns = table.loc[:, [other == name for other in table.columns]]
         differ = columns.nunique(axis=1) > 1
         if name and differ.any():
             where = [f"'{name}' in line {line}" for line in table.index[differ]]
-            found += note("columns of one name that differ", "error", where, "The first one was taken: rename one.")
+            notes += note("columns of one name that differ", "error", where, "The first one was taken: rename one.")
         elif name:
-            found += note("columns of one name", "warning", [name], "They say the same; the first one was taken.")
-    return found
+            notes += note("columns of one name", "warning", [name], "They say the same; the first one was taken.")
+    return notes
 
 
 def _oddities(table: pd.DataFrame, column: str) -> list[Note]:
@@ -189,8 +189,8 @@ class Files:
             path = PurePosixPath(written)
             if stat.S_ISREG(folders.mode(self._root / path)):
                 return path.as_posix()
-        found = self._by_spelling.get(normalize("NFC", PurePosixPath(name.replace("\\", "/")).as_posix()), [])
-        return found[0] if len(found) == 1 else None
+        paths = self._by_spelling.get(normalize("NFC", PurePosixPath(name.replace("\\", "/")).as_posix()), [])
+        return paths[0] if len(paths) == 1 else None
 
     def hint(self, name: str) -> str:
         """Where else a file of this name is, or one in another case; empty if there is none."""

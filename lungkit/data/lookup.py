@@ -142,7 +142,7 @@ def _expanded(words: np.ndarray, count: int, wide: bool) -> np.ndarray:
 def _copied(offset: list[int], starts: set[int], wide: bool) -> int:
     """Where the segments to copy start. The standard counts bytes, but some files count entries."""
     position = sum(part << (16 if wide else 8) * place for place, part in enumerate(offset))
-    found = [place for place in (position // 2 if wide else position, position) if place in starts]
-    if not found:
+    places = [place for place in (position // 2 if wide else position, position) if place in starts]
+    if not places:
         raise Unusable("a segment that copies from where none starts")
-    return found[0]
+    return places[0]

@@ -3,9 +3,10 @@
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from lungkit.data.folders import few, one_line
+from lungkit.data.folders import Survey, below, few, one_line
 from lungkit.errors import LungkitError
 
 KEPT = 10  # names, of however many
@@ -51,6 +52,23 @@ def note(finding: str, severity: str, names: Iterable[str], meaning: str) -> lis
     """A list with a note on these names; empty if there are no names."""
     names = list(names)
     return [Note(finding, severity, len(names), meaning, tuple(map(one_line, names[:KEPT])))] if names else []
+
+
+def survey_notes(survey: Survey, root: Path) -> list[Note]:
+    """Notes on what a survey of `root` left out besides images."""
+    kinds = (
+        ("files passed over", "info", survey.passed_over, "They are no images, or hidden."),
+        ("archives", "warning", survey.archives, "What is in them was not looked at: unpack them first."),
+        ("links passed over", "warning", survey.broken, "They lead to nothing, or to a folder above."),
+        ("folders that may not be opened", "warning", survey.closed, "What is in them was not looked at."),
+    )
+    return [
+        each
+        for finding, severity, paths, meaning in kinds
+        for each in note(
+            finding, severity, (below(path, root) for path in paths if path != root / "dataset.json"), meaning
+        )
+    ]
 
 
 def alike(text: str) -> str:

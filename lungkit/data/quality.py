@@ -160,11 +160,8 @@ def chance_correlation(grids: np.ndarray, patients: np.ndarray) -> float:
     slower than an exponential beyond its upper quantiles. Two stretches of it are extrapolated, 90 to 99 % and 99 to
     99.9 %, and the lower result counts: real duplicates among the pairs bend the second upwards.
     """
-    if len(grids) > SAMPLED:
-        some = np.random.default_rng(7).choice(len(grids), SAMPLED, replace=False)
-        grids, patients = grids[some], patients[some]
-    a, b = np.triu_indices(len(grids), 1)
-    correlation = (grids @ grids.T)[a, b][patients[a] != patients[b]]
+    a, b, correlation = _sampled_pairs(grids)
+    correlation = correlation[patients[a] != patients[b]]
     if not len(correlation):
         return LEAST_CORRELATION
     z = np.arctanh(np.clip(correlation, -0.9999, 0.9999))
@@ -212,13 +209,18 @@ def _duplicates(rows: pd.DataFrame, looks: list[_Look], thresholds: pd.DataFrame
     )
 
 
-def _closest(grids: np.ndarray, patients: np.ndarray, taken: set[Pair]) -> list[Pair]:
-    """Of SAMPLED images, the CLOSEST pairs of different patients with the highest correlation that are not taken."""
+def _sampled_pairs(grids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The rows a and b of every pair among SAMPLED images, and the correlation of the two."""
     sampled = np.arange(len(grids))
     if len(grids) > SAMPLED:
         sampled = np.sort(np.random.default_rng(7).choice(len(grids), SAMPLED, replace=False))
-    a, b = (sampled[side] for side in np.triu_indices(len(sampled), 1))
-    correlation = (grids[sampled] @ grids[sampled].T)[np.triu_indices(len(sampled), 1)]
+    a, b = np.triu_indices(len(sampled), 1)
+    return sampled[a], sampled[b], (grids[sampled] @ grids[sampled].T)[a, b]
+
+
+def _closest(grids: np.ndarray, patients: np.ndarray, taken: set[Pair]) -> list[Pair]:
+    """Of SAMPLED images, the CLOSEST pairs of different patients with the highest correlation that are not taken."""
+    a, b, correlation = _sampled_pairs(grids)
     correlation[patients[a] == patients[b]] = -1
     order = np.argsort(-correlation, kind="stable")[: CLOSEST + len(taken)]
     pairs = [(int(a[i]), int(b[i])) for i in order if correlation[i] > 0]
@@ -260,14 +262,14 @@ def _equal_pairs(content: pd.Series) -> set[Pair]:
 def _near_pairs(bits: np.ndarray, grids: np.ndarray) -> set[Pair]:
     """All pairs (a, b), a < b, within MOST_BITS whose grids correlate with LEAST_CORRELATION or more."""
     signs = bits.astype(np.float32) * 2 - 1  # a product of these matrices counts equal bits
-    found: set[Pair] = set()
+    pairs: set[Pair] = set()
     for start in range(0, len(signs), ROWS_AT_ONCE):
         agreement = signs[start : start + ROWS_AT_ONCE] @ signs[start:].T  # 64 - 2 x differing bits
         a, b = np.nonzero(agreement >= 64 - 2 * MOST_BITS)
         a, b = a[a < b] + start, b[a < b] + start
         alike = np.einsum("ij,ij->i", grids[a], grids[b]) >= LEAST_CORRELATION
-        found.update(zip(a[alike].tolist(), b[alike].tolist(), strict=True))
-    return found
+        pairs.update(zip(a[alike].tolist(), b[alike].tolist(), strict=True))
+    return pairs
 
 
 # Tables ---------------------------------------------------------------------------------------------------------
@@ -305,7 +307,7 @@ def _findings(
 ) -> pd.DataFrame:
     rows = dataset.manifest
     exact, across = duplicates["kind"] == "exact", duplicates["across_splits"]
-    found = [
+    findings = [
         _finding(
             "unreadable files", "error", len(unreadable), len(rows),
             "They cannot be used: training and every score leave them out.",
@@ -315,8 +317,8 @@ def _findings(
         *(_noted(note) for note in dataset.notes),
         _patient_finding(rows),
         *(
-            _pair_finding(what, severity, duplicates[chosen], len(rows), meaning)
-            for what, severity, chosen, meaning in (
+            _pair_finding(what, severity, duplicates[pairs], len(rows), meaning)
+            for what, severity, pairs, meaning in (
                 ("exact duplicates across splits", "error", exact & across,
                  "A test or validation image was seen in training: the scores are too high."),
                 ("near duplicates across splits", "error", ~exact & across,
@@ -344,7 +346,7 @@ def _findings(
         _difference(pictures, (pictures["width"] * pictures["height"]).map(np.log), "size differs between classes",
                     "A model can tell the classes by resolution, without the disease."),
     ]  # fmt: skip
-    table = pd.DataFrame([finding for finding in found if finding])
+    table = pd.DataFrame([finding for finding in findings if finding])
     rank = table["severity"].map(["error", "warning", "info"].index)
     return table.assign(rank=rank).sort_values(["rank"], kind="stable", ignore_index=True).drop(columns="rank")
 

@@ -17,7 +17,7 @@ from PIL import Image as Picture
 
 from lungkit import config, files, progress
 from lungkit.data import classfolders, folders, labels, phantom, splits
-from lungkit.data.notes import ColumnMissing, DatasetError, Note, note, spelling_notes
+from lungkit.data.notes import ColumnMissing, DatasetError, Note, note, spelling_notes, survey_notes
 
 COLUMNS = [
     "file",  # POSIX path below the data set's root
@@ -124,25 +124,23 @@ def _folder(path: Path, label_column: str | None) -> Listing:
         raise DatasetError(f"{folders.one_line(path)}: the folder's name is not in UTF-8; rename it")
     if table := next((file for file in sorted(path.iterdir()) if file.name.casefold() == "labels.csv"), None):
         return _labels_csv(table, label_column)
-    found = folders.survey(path)
+    contents = folders.survey(path)
     archives = sorted(path.glob("*.npz"))
-    if len(archives) == 1 and not found.images:
+    if len(archives) == 1 and not contents.images:
         return _npz(archives[0], path.name, label_column)
-    if below := classfolders.inner(path, found):
+    if below := classfolders.inner(path, contents):
         listing = _folder(below, label_column)
         taken = note(
             "folder that was taken", "info", [below.name], "It is the only one there, and contains the data set."
         )
-        return replace(
-            listing, notes=(*taken, *listing.notes, *classfolders.survey_notes(_outside(found, below), path))
-        )
+        return replace(listing, notes=(*taken, *listing.notes, *survey_notes(_outside(contents, below), path)))
     _refuse_label_column(path, label_column)
-    return _class_folders(path, found)
+    return _class_folders(path, contents)
 
 
-def _outside(found: folders.Survey, below: Path) -> folders.Survey:
+def _outside(contents: folders.Survey, below: Path) -> folders.Survey:
     """What a survey found outside one of its folders."""
-    kept = {kind: [path for path in paths if not path.is_relative_to(below)] for kind, paths in vars(found).items()}
+    kept = {kind: [path for path in paths if not path.is_relative_to(below)] for kind, paths in vars(contents).items()}
     return folders.Survey(**kept)
 
 
@@ -200,21 +198,21 @@ def _labels_csv(path: Path, label_column: str | None) -> Listing:
 
 def _not_listed(root: Path, table: pd.DataFrame, rows: pd.DataFrame) -> list[Note]:
     """Notes on images in the folder that no cell of the table names, and on what else could contain images."""
-    found = folders.survey(root)
+    contents = folders.survey(root)
     used = {*rows["file"], *rows["mask"]}
-    rest = [name for name in (folders.below(path, root) for path in found.images) if name not in used]
+    rest = [name for name in (folders.below(path, root) for path in contents.images) if name not in used]
     mentioned = set(table.to_numpy().ravel()) if rest else set()
     meaning = "They are in the folder, but not in labels.csv, so they were passed over."
     return [
         *note(
             "images that labels.csv does not name", "info", (name for name in rest if name not in mentioned), meaning
         ),
-        *classfolders.survey_notes(replace(found, passed_over=[]), root),
+        *survey_notes(replace(contents, passed_over=[]), root),
     ]
 
 
-def _class_folders(root: Path, found: folders.Survey) -> Listing:
-    layout = classfolders.read(root, found)
+def _class_folders(root: Path, contents: folders.Survey) -> Listing:
+    layout = classfolders.read(root, contents)
     about = _about(root)
     return Listing(
         root.name,
@@ -244,13 +242,13 @@ def _below(files: labels.Files, names: pd.Series, column: str) -> pd.Series:
     """The paths in one spelling. Raises DatasetError if one leaves the folder or is not there."""
     table = names.to_frame()
     labels.refuse_rows(table, names.map(labels.escapes), f"a {column} outside the data set's folder", names)
-    found = names.map(lambda name: files.find(name) if name else "")
-    gone = found.isna()
+    paths = names.map(lambda name: files.find(name) if name else "")
+    gone = paths.isna()
     if gone.any() and (there := files.hint(names[gone].iloc[0])):
         more = f". There is {folders.one_line(there)}: give each path as it is below the folder of labels.csv"
         labels.refuse_rows(table, gone, f"a {column} that is not there", names, more)
     labels.refuse_rows(table, gone, f"a {column} that is not there", names)
-    return found
+    return paths
 
 
 # MedMNIST -------------------------------------------------------------------------------------------------------
@@ -265,13 +263,13 @@ def _npz(path: Path, name: str, label_column: str | None) -> Listing:
     if not order_file.is_file():
         with files.new_folder(root) as draft:
             _write_pngs(path, draft)
-    found = [
+    rows = [
         {"file": file.relative_to(root).as_posix(), "label": file.parent.name, "split": part, "source": path.name}
         for part in splits.PARTS
         for file in (root / part).glob("*/*.png")
     ]
     order = tuple(json.loads(order_file.read_text("utf-8")))
-    return Listing(name, root, _table(pd.DataFrame(found)), order=order)
+    return Listing(name, root, _table(pd.DataFrame(rows)), order=order)
 
 
 def _write_pngs(path: Path, folder: Path) -> None:

@@ -216,7 +216,7 @@ def test_a_folder_stands_for_the_images_in_it_and_below_and_the_rest_is_noted(fo
     found = batch.find([str(folder)])
     assert _names(found) == ["a.dcm", "b.png", "IM0001", "c.JPG"]
     assert found.notes == [
-        f"{folder}: 3 files passed over (no image, or hidden): .hidden.png, below/notes.txt, labels.csv"
+        f"{folder}: files passed over: 3 (.hidden.png, below/notes.txt, labels.csv). They are no images, or hidden."
     ]
 
 
@@ -320,8 +320,8 @@ def test_predict_of_a_folder_says_what_it_passed_over_and_json_stays_json(lungki
     code, out, _ = lungkit("predict", folder)
     assert code == 0
     lines = out.splitlines()
-    assert lines[0] == f"{folder}: 1 file passed over (no image, or hidden): README.txt"
-    assert lines[1] == f"{folder}: 1 archive not looked into (to be unpacked first): rest.zip"
+    assert lines[0] == f"{folder}: files passed over: 1 (README.txt). They are no images, or hidden."
+    assert lines[1].startswith(f"{folder}: archives: 1 (rest.zip).")
     _, out, err = lungkit("predict", folder, "--json")
     assert [json.loads(line)["file"] for line in out.splitlines()] == [str(folder / "slice")]
     assert "README.txt" in err and "rest.zip" in err

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lungkit.data import folders
+from lungkit.data.notes import survey_notes
 
 
 def encoded(kind: str) -> bytes:
@@ -113,7 +114,7 @@ def test_files_of_operating_systems_are_not_mentioned_and_hidden_images_are(tmp_
     put(tmp_path / ".thumbnails", **{"d.png": encoded("PNG")})
     found = folders.survey(tmp_path)
     assert (found.images, names(found.passed_over)) == ([], [".b.png", ".thumbnails"])
-    assert len(found.sentences(tmp_path)) == 1
+    assert len(survey_notes(found, tmp_path)) == 1
 
 
 def test_links_to_files_and_folders_are_followed_and_loops_end(tmp_path):
@@ -155,7 +156,8 @@ def test_a_folder_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "iterdir", iterdir)
     found = folders.survey(put(tmp_path, **{"b.png": encoded("PNG")}))
     assert (names(found.images), names(found.closed)) == (["b.png"], ["closed"])
-    assert found.sentences(tmp_path) == ["1 folder passed over (may not be opened): closed"]
+    (note,) = survey_notes(found, tmp_path)
+    assert str(note) == "folders that may not be opened: 1 (closed). What is in them was not looked at."
 
 
 def test_a_file_that_cannot_be_opened_is_left_for_the_reader_to_refuse(tmp_path, monkeypatch):
@@ -171,18 +173,18 @@ def test_names_with_any_bytes_are_found_and_shown_in_one_line(tmp_path):
             pass
     found = folders.survey(tmp_path)
     assert len(found.passed_over) == 5
-    (sentence,) = found.sentences(tmp_path)
-    assert sentence.isprintable()
-    sentence.encode("utf-8")
+    (note,) = survey_notes(found, tmp_path)
+    assert str(note).isprintable()
+    str(note).encode("utf-8")
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=40))
 def test_a_name_is_shown_as_printable_text_and_plain_names_as_they_are(name):
-    told = folders.one_line(name)
-    assert told.isprintable()
-    told.encode("utf-8")
+    line = folders.one_line(name)
+    assert line.isprintable()
+    line.encode("utf-8")
     if name.isprintable():
-        assert told == name
+        assert line == name
 
 
 @given(st.binary(max_size=600))
@@ -200,6 +202,5 @@ def test_ten_thousand_files_take_seconds(tmp_path):
     found = folders.survey(tmp_path)
     assert time.process_time() - started < 10
     assert len(found.passed_over) == 10_000
-    assert found.sentences(tmp_path) == [
-        "10,000 files passed over (no image, or hidden): 0.txt, 1.txt, 10.txt and 9,997 more"
-    ]
+    (note,) = survey_notes(found, tmp_path)
+    assert str(note).startswith("files passed over: 10,000 (0.txt, 1.txt, 10.txt and 9,997 more).")

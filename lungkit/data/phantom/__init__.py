@@ -68,12 +68,12 @@ def make_patient(patient_id: str, label: str, seed: int, slices: int = 6, size: 
     if slices < 1 or not 64 <= size <= 1024:
         raise LungkitError(f"{slices} slices of {size} pixels; a patient has 1 or more slices of 64 to 1024 pixels")
     patient = SyntheticPatient(patient_id, label, seed, size)
-    drawn = []
+    series = []
     for index, z_mm in enumerate((np.arange(slices) + 0.5) / slices * LENGTH_MM):
         hu, lesion, lungs = patient.slice(z_mm)
         hu = np.clip(np.rint(hu), EMPTY, 3071).astype(np.int16)
-        drawn.append(Slice(hu, lesion, lungs, label, patient_id, index, patient.pixel_mm, float(z_mm), seed))
-    return drawn
+        series.append(Slice(hu, lesion, lungs, label, patient_id, index, patient.pixel_mm, float(z_mm), seed))
+    return series
 
 
 # --- files ------------------------------------------------------------------------------------------
@@ -198,8 +198,8 @@ def _made_before(folder: Path, parameters: dict[str, Any]) -> bool:
         raise LungkitError(f"{folder} exists and is no phantom data set; give a new or an empty folder")
     differing = [key for key in parameters if there.get(key) != parameters[key]]
     if differing:
-        told = ", ".join(f"{key} {there.get(key)} instead of {parameters[key]}" for key in differing)
-        raise LungkitError(f"{folder} holds another data set ({told}); give another folder, or delete it")
+        differences = ", ".join(f"{key} {there.get(key)} instead of {parameters[key]}" for key in differing)
+        raise LungkitError(f"{folder} holds another data set ({differences}); give another folder, or delete it")
     return True
 
 
@@ -217,12 +217,12 @@ def _patients(n_slices: int, seed: int) -> list[tuple[str, str, int]]:
 def _write_patient(folder: Path, patient_id: str, label: str, slices: int, seed: int, size: int) -> list[Row]:
     """Draw one patient into the data set; returns the rows of labels.csv. Runs in a worker process."""
     rows: list[Row] = []
-    for drawn in make_patient(patient_id, label, seed, slices, size):
-        name = f"{patient_id}_{drawn.index + 1:02d}"
-        write_dicom(drawn, folder / "slices" / f"{name}.dcm")
+    for cut in make_patient(patient_id, label, seed, slices, size):
+        name = f"{patient_id}_{cut.index + 1:02d}"
+        write_dicom(cut, folder / "slices" / f"{name}.dcm")
         mask = ""
-        if drawn.lesion.any():
+        if cut.lesion.any():
             mask = f"masks/{name}.png"
-            Picture.fromarray(drawn.lesion).save(folder / mask)
+            Picture.fromarray(cut.lesion).save(folder / mask)
         rows.append((f"slices/{name}.dcm", label, patient_id, "", "phantom", mask))
     return rows
