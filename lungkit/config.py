@@ -48,9 +48,9 @@ def reports_dir() -> Path:
     return _folder("LUNGKIT_REPORTS", "reports")
 
 
-def report_folder(given: str = "") -> Path:
+def report_folder(path: str = "") -> Path:
     """The folder for a notebook's figures and tables: the run's, or reports/notebooks if it is opened by hand."""
-    folder = Path(given) if given else reports_dir() / "notebooks"
+    folder = Path(path) if path else reports_dir() / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -25,19 +25,19 @@ def run(
     """Run the numbered notebooks; executed copies and an HTML index go to reports/."""
     from lungkit import notebooks
 
-    chosen = notebooks.select(which)
+    numbered = notebooks.select(which)
     if in_place:
-        for notebook in chosen:
+        for notebook in numbered:
             notebooks.refresh(notebook)
         return
     if malformed := [text for text in parameter if "=" not in text]:
         raise LungkitError(f"-p {malformed[0]}: give key=value")
     config.profile(profile)  # refuse an unknown name before anything starts
-    given = {"data": source_path(data), "profile": profile} | ({"model_name": model_name} if model_name else {})
+    parameters = {"data": source_path(data), "profile": profile} | ({"model_name": model_name} if model_name else {})
     for key, _, value in (text.partition("=") for text in parameter):
-        given[key] = source_path(value) if key == "data" else _value(value)
-    say_each(_left_out(given["data"], given.get("label_column")))
-    result = notebooks.run(chosen, given)
+        parameters[key] = source_path(value) if key == "data" else _value(value)
+    say_each(_left_out(parameters["data"], parameters.get("label_column")))
+    result = notebooks.run(numbered, parameters)
     for sentence in (notebooks.standing(result), notebooks.headline(result.folder)):
         if sentence:
             terminal.say(sentence)
@@ -98,13 +98,13 @@ def train(
             prose=["question"],
         )
         return
-    chosen = recipes.find(recipe)
+    plan = recipes.find(recipe)
     if backbone:
-        chosen = recipes.with_backbone(chosen, backbone)
+        plan = recipes.with_backbone(plan, backbone)
     if not data:
-        raise LungkitError(f"--data is missing: the folder of {chosen.data}")
+        raise LungkitError(f"--data is missing: the folder of {plan.data}")
     source = source_path(data)
-    if outside and (chosen.modality != "X-ray" or not outside.is_dir()):
+    if outside and (plan.modality != "X-ray" or not outside.is_dir()):
         raise LungkitError(
             f"--outside {outside}: give the folder of covid_chestxray, and only for a chest X-ray recipe"
         )
@@ -112,14 +112,29 @@ def train(
 
     if int8:
         quantization.required()  # refused before hours of training
-    wanted = {"population": population, "licence": licence}
-    given = recipes.command(
-        recipe, data, backbone=backbone, outside=outside or "", compact=compact, int8=int8, workers=workers, **wanted
+    about_images = {"population": population, "licence": licence}
+    command = recipes.command(
+        recipe,
+        data,
+        backbone=backbone,
+        outside=outside or "",
+        compact=compact,
+        int8=int8,
+        workers=workers,
+        **about_images,
     )
-    asked = (lambda candidate, own: probes.chest_xray(candidate, own, outside)) if outside else None
-    work = config.work_dir() / chosen.name
+    probe = (lambda candidate, own: probes.chest_xray(candidate, own, outside)) if outside else None
+    work = config.work_dir() / plan.name
     version, history = finetune.train_recipe(
-        chosen, source, work, probes=asked, compact=compact, int8=int8, workers=workers, command=given, **wanted
+        plan,
+        source,
+        work,
+        probes=probe,
+        compact=compact,
+        int8=int8,
+        workers=workers,
+        command=command,
+        **about_images,
     )
     terminal.say(history.to_string(index=False))
     terminal.say(f"{activation.sentence(version)}\n{version.folder}")
@@ -150,31 +165,31 @@ def search(
     source = source_path(data)
     from lungkit.training import recipes
 
-    chosen = recipes.find(recipe) if recipe else None
-    if chosen and label_column:
+    plan = recipes.find(recipe) if recipe else None
+    if plan and label_column:
         raise LungkitError(f"the recipe {recipe} names its label column itself; leave out --label-column")
     from lungkit.training import search_parallel, tasks
 
-    asked: dict[str, Any] = {"trials": trials, "epochs": epochs, "seed": seed}
-    if chosen:  # which says the rest itself
-        asked |= {"limit": limit, "vary": vary}
-        task = tasks.recipe_task(chosen, source, **{name: value for name, value in asked.items() if value is not None})
-        asked |= {"recipe": recipe}
+    settings: dict[str, Any] = {"trials": trials, "epochs": epochs, "seed": seed}
+    if plan:  # which says the rest itself
+        settings |= {"limit": limit, "vary": vary}
+        task = tasks.recipe_task(plan, source, **{name: value for name, value in settings.items() if value is not None})
+        settings |= {"recipe": recipe}
     else:
-        asked |= {"strategy": strategy, "label_column": label_column, "profile": profile}
-        task = tasks.cnn_task(source, **asked).search
+        settings |= {"strategy": strategy, "label_column": label_column, "profile": profile}
+        task = tasks.cnn_task(source, **settings).search
     if search_parallel.worker_name():  # a worker of a search that another command began
         search_parallel.take_part(task)
         return
     if fresh:
         shutil.rmtree(task.folder, ignore_errors=True)
-    given = [
+    options = [
         f"--{name.replace('_', '-')}={value}"
-        for name, values in asked.items()
+        for name, values in settings.items()
         for value in (values if isinstance(values, list) else [values])
         if value is not None
     ]
-    command = [sys.executable, "-c", "from lungkit import cli; cli.main()", "search", f"--data={source}", *given]
+    command = [sys.executable, "-c", "from lungkit import cli; cli.main()", "search", f"--data={source}", *options]
     if workers > 1:
         terminal.say(
             "This command hands out the trials. If it is killed, the trials in training are lost, finished ones are "
@@ -182,15 +197,14 @@ def search(
         )
     timed = search_parallel.search_with_workers(command, task, workers)
     table = timed.result.trials
-    shown = [str(name) for name in table if name != "reason" or table.reason.any()]
-    if chosen:  # whose trials all take the same
-        shown.remove("epochs")
-    rows = [
+    columns = [str(name) for name in table if name != "reason" or table.reason.any()]
+    if plan:  # whose trials all take the same number of epochs
+        columns.remove("epochs")
+    rows = (
         [f"{value:.4g}" if isinstance(value, float) else value for value in row]
-        for row in table[shown].itertuples(index=False)
-    ]
-    title = f"{len(table)} trials in {task.folder.parent.name}"
-    terminal.table(shown, rows, title, prose=["reason"])
+        for row in table[columns].itertuples(index=False)
+    )
+    terminal.table(columns, rows, f"{len(table)} trials in {task.folder.parent.name}", prose=["reason"])
     terminal.say("best: " + ", ".join(f"{name} {value}" for name, value in timed.result.best.items()))
     terminal.say(f"{timed.seconds:.0f} s with {workers} worker{'s' * (workers > 1)}")
     if timed.speed_up(workers):
@@ -236,9 +250,9 @@ def _reviewed(review: dict[str, Any]) -> str:
     """In words, what the band of uncertainty leaves to a person."""
     from lungkit.wording import figure
 
-    told = f"left to a person as uncertain: {review['share']:.1%} of the images"
+    sentence = f"left to a person as uncertain: {review['share']:.1%} of the images"
     if review["errors_held"] is not None:
-        told += f", with {review['errors_held']:.0%} of the errors"
+        sentence += f", with {review['errors_held']:.0%} of the errors"
     if review["accuracy"] is not None:
-        told += f"; accuracy of the rest {figure(review['accuracy'], *review['interval'])}"
-    return told
+        sentence += f"; accuracy of the rest {figure(review['accuracy'], *review['interval'])}"
+    return sentence
