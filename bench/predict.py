@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -121,12 +121,17 @@ class Bench:
         self.eight_bits = Predictor(int8, heat=False, many=True) if int8 else None
         self.keras = saved.load(version) if saved.holds_keras(version) else None
         self.spec = self.many.spec
-        self.tensors = preprocess.read_batch(files, self.spec)
-        self.few = self.tensors[:32]
+
+    @cached_property
+    def tensors(self) -> np.ndarray:
+        return preprocess.read_batch(self.files, self.spec)
+
+    @property
+    def few(self) -> np.ndarray:
+        return self.tensors[:32]
 
     def ways(self) -> dict[str, Callable[[], int]]:
         """What is timed: each answers how many images it took."""
-        folder = self.files[0].parent
         ways: dict[str, Callable[[], int]] = {
             "folder: lungkit predict": partial(self.folder, self.many),
             "decoding alone": self.decoding,
@@ -136,11 +141,6 @@ class Bench:
         if self.eight_bits:
             ways["folder: lungkit predict, 8 bits"] = partial(self.folder, self.eight_bits)
             ways["runtime alone, 8 bits"] = partial(self.runtime, self.eight_bits)
-        if self.other:
-            ways["command"] = partial(command_rate, ROOT, self.version, folder)
-            ways["command of the other checkout"] = partial(command_rate, self.other, self.version, folder)
-            if self.int8:
-                ways["command, 8 bits"] = partial(command_rate, ROOT, self.int8, folder)
         if self.keras:
             ways |= {
                 "folder: read, then Keras predict": self.keras_folder,
@@ -150,6 +150,16 @@ class Bench:
                 "one image: Keras call": self.keras_call,
             }
         return ways
+
+    def commands(self) -> dict[str, Callable[[], int]]:
+        """The whole command, in this checkout and in the other one."""
+        folder = self.files[0].parent
+        commands = {"command": partial(command_rate, ROOT, self.version, folder)}
+        if self.other:
+            commands["command of the other checkout"] = partial(command_rate, self.other, self.version, folder)
+        if self.int8:
+            commands["command, 8 bits"] = partial(command_rate, ROOT, self.int8, folder)
+        return commands
 
     def folder(self, predictor: Predictor) -> int:
         return sum(answer.reading is not None for answer in batch.read_files(predictor, self.files))
@@ -179,12 +189,11 @@ class Bench:
         return sum(len(self.keras(tensor[None], training=False).numpy()) for tensor in self.few)
 
 
-def measured(bench: Bench, rounds: int) -> Rates:
-    """Each round times every way once; the order turns round by round. A first round only warms up."""
+def measured(ways: dict[str, Callable[[], int]], rounds: int, warm: bool = True) -> Rates:
+    """Each round times every way once; the order turns round by round. warm: a round before that is not counted."""
     rates: Rates = {}
-    for number in bar(range(rounds + 1), label="rounds", unit="round"):
-        ways = list(bench.ways().items())
-        for name, way in ways if number % 2 else ways[::-1]:
+    for number in bar(range(0 if warm else 1, rounds + 1), label="rounds", unit="round"):
+        for name, way in list(ways.items())[:: 1 if number % 2 else -1]:
             started = time.perf_counter()
             count = way()
             if number:
@@ -205,7 +214,7 @@ def ratios(rates: Rates) -> dict[str, float]:
     """Medians of the ratios within a round, where all ran under much the same load."""
     shared = {}
     for bits in ("", ", 8 bits"):
-        if f"runtime alone{bits}" in rates:
+        if "decoding alone" in rates and f"runtime alone{bits}" in rates:
             # Decoding and the graph share the processors: one after the other, an image costs the sum of both times.
             pairs = zip(rates["decoding alone"], rates[f"runtime alone{bits}"], strict=True)
             shared[f"runtime and decoding, which share the processors{bits}"] = [1 / (1 / d + 1 / r) for d, r in pairs]
@@ -244,12 +253,18 @@ def memory(bench: Bench, count: int) -> tuple[list[float], list[float]]:
     return own, decoders
 
 
-def report(console: Console, bench: Bench, where: str, rounds: int) -> None:
+def report(console: Console, bench: Bench, where: str, rounds: int, part: str) -> None:
     height, width = bench.spec.size
-    rates = measured(bench, rounds)
-    console.print(table(f"{where}: {len(bench.files)} files, model input {height} x {width}", rates))
-    for name, ratio in ratios(rates).items():
-        console.print(f"  {ratio:6.2f}  {name}", highlight=False)
+    parts = {
+        "inside": lambda: measured(bench.ways(), rounds),
+        "commands": lambda: measured(bench.commands(), rounds, False),
+    }
+    for name, of_part in parts.items():
+        if part in ("", name):
+            rates = of_part()
+            console.print(table(f"{where}: {len(bench.files)} files, model input {height} x {width}", rates))
+            for name, ratio in ratios(rates).items():
+                console.print(f"  {ratio:6.2f}  {name}", highlight=False)
 
 
 def main() -> None:
@@ -267,6 +282,7 @@ def main() -> None:
     arguments.add_argument(
         "--torch", type=Path, help="a Python with torch and timm, for the shipped network in PyTorch"
     )
+    arguments.add_argument("--part", choices=["inside", "commands"], default="", help="one of the two (default: both)")
     arguments.add_argument("--side", type=int, default=224, help="input of the untrained networks, pixels (224)")
     arguments.add_argument("--images", type=int, default=240, help="how many phantom slices are made (240)")
     arguments.add_argument("--rounds", type=int, default=3, help="how often everything is measured (3)")
@@ -288,7 +304,7 @@ def main() -> None:
         for version in versions:
             int8 = copied(version, f"{version.model}-int8", int8=True) if chosen.int8 else None
             bench = Bench(version, files, chosen.other and chosen.other.resolve(), int8)
-            report(console, bench, f"{version.model}, {folder.name}", chosen.rounds)
+            report(console, bench, f"{version.model}, {folder.name}", chosen.rounds, chosen.part)
         if chosen.torch:
             console.print(f"PyTorch, eager: {torch_eager(chosen.torch, chosen.side)}", highlight=False)
         if not chosen.files:
