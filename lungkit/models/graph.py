@@ -6,7 +6,8 @@ One input, preprocessed images float32 (N, height, width, 1), N free, and three 
     heat          (N, classes, height, width)  Grad-CAM of each class, its maximum 1, or all 0
     embedding     (N, channels)                the last feature maps' means
 
-It is computed in float32 on every processor. By default OpenVINO uses bfloat16 where the processor has it, and the
+It is computed in float32 on every processor. A graph in 8 bits (see lungkit.training.quantization) computes most of its
+convolutions in integers, and the rest in float32. By default OpenVINO uses bfloat16 where the processor has it, and the
 same image would get other probabilities on another machine.
 """
 
