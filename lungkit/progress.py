@@ -14,6 +14,8 @@ from typing import Any, TypeVar, cast
 
 from tqdm import tqdm
 
+_LARGEST_MAPPED = 31 * 2**20  # bytes; glibc adapts to at most 32 MiB
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -65,8 +67,19 @@ def parallel(
     machine's processors and four. Only a few results are kept ahead of the caller. The first exception ends it.
     """
     workers = workers or min(32, (os.cpu_count() or 1) + 4)
+    _keep_freed_memory()
     results = _ahead(work, items, workers)
     yield from bar(results, total=len(items), label=label, unit=unit) if label else results
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Let threads use their memory again instead of giving each picture's back to the system.
+
+    By default, glibc maps a new piece for each array of a picture, and the threads wait for each other while the system
+    clears it. It stops doing so for all sizes up to that of the largest piece that was ever freed.
+    """
+    bytearray(_LARGEST_MAPPED)
 
 
 def _ahead(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:

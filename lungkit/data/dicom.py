@@ -112,7 +112,7 @@ def _intensity(stored: np.ndarray, header: Header, notes: list[str]) -> np.ndarr
     if header.photometric == "PALETTE COLOR":
         return _coloured(stored, lookup.palette(header))
     if stored.ndim == 3:
-        return luminance(PIL.Image.fromarray(stored)).astype(np.float32) / 255
+        return np.asarray(luminance(PIL.Image.fromarray(stored))) / np.float32(255)
     return _presented(stored, header, notes)
 
 

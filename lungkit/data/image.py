@@ -113,25 +113,27 @@ def square(pixels: np.ndarray, row_spacing: float, column_spacing: float) -> np.
     return resized(pixels, shape)
 
 
-def resized(pixels: np.ndarray, shape: tuple[int, int], box: Box | None = None) -> np.ndarray:
+def resized(pixels: np.ndarray | PIL.Image.Image, shape: tuple[int, int], box: Box | None = None) -> np.ndarray:
     """float32 of `shape` (height, width), by the triangle filter, widened when reducing: no aliasing, no ringing.
 
-    box: the part to take, which may start and end within pixels; default: all.
+    pixels: an array, or a picture of floats (mode F). box: the part to take, which may start and end within pixels;
+    default: all.
     """
-    picture = PIL.Image.fromarray(np.ascontiguousarray(pixels, np.float32))
-    return np.asarray(picture.resize(shape[::-1], PIL.Image.Resampling.BILINEAR, box))
+    if isinstance(pixels, np.ndarray):
+        pixels = PIL.Image.fromarray(np.ascontiguousarray(pixels, np.float32))
+    return np.asarray(pixels.resize(shape[::-1], PIL.Image.Resampling.BILINEAR, box))
 
 
-def luminance(picture: PIL.Image.Image) -> np.ndarray:
-    """uint8 (height, width); transparent parts lie on black."""
+def luminance(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """Grey of 8 bits (mode L); transparent parts lie on black."""
     if picture.mode == "La":  # multiplied by its alpha: it lies on black already
-        return np.asarray(picture)[..., 0]
+        return picture.getchannel("L")
     if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = PIL.Image.alpha_composite(PIL.Image.new("RGBA", picture.size, "black"), picture)
     if picture.mode not in ("L", "RGB"):
         picture = picture.convert("L" if picture.mode == "1" else "RGB")
-    return np.asarray(picture.convert("L"))
+    return picture if picture.mode == "L" else picture.convert("L")
 
 
 def stretched(values: np.ndarray, usable: np.ndarray | None = None) -> np.ndarray:

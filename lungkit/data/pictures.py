@@ -152,7 +152,7 @@ def _grey(picture: ImageFile.ImageFile, stream: BinaryIO, kind: str) -> np.ndarr
         return 1 - grey if isinstance(picture, tiff.Tiff) and picture.min_is_white else grey
     if kind == "TIFF" and mode == "L":
         return samples.astype(np.float32) / 255
-    return luminance(loaded).astype(np.float32) / 255
+    return np.asarray(luminance(loaded)) / np.float32(255)
 
 
 def _transparent(picture: ImageFile.ImageFile) -> Any:
@@ -167,7 +167,8 @@ def _loaded(picture: ImageFile.ImageFile, stream: BinaryIO, kind: str) -> PIL.Im
     """Decoded and upright."""
     _orientation(picture)  # Pillow keeps this one, although another may follow the pixels
     _decode(picture, stream, kind)
-    return ImageOps.exif_transpose(picture)
+    ImageOps.exif_transpose(picture, in_place=True)
+    return picture
 
 
 def _check_scans(stream: BinaryIO) -> None:
@@ -192,33 +193,46 @@ def _decode(picture: ImageFile.ImageFile, stream: BinaryIO, kind: str) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Reduced:
-    """A JPEG decoded at a smaller scale."""
+class EightBit:
+    """A decoded PNG or JPEG of at most 8 bits, which `fitted` scales without an array of the whole picture."""
 
-    pixels: np.ndarray  # float32 0..1, as stored: not turned upright, pixels not square
-    box: Box  # the part of them that the picture covers
+    stored: PIL.Image.Image  # grey (mode L): not turned upright, pixels not square
+    box: Box | None  # the part of it that the picture covers; None: all
     shape: tuple[int, int]  # (height, width) of the whole picture: upright, of square pixels
     orientation: int  # EXIF's
     note: str  # as in the tags of an Image
 
-    def fitted(self, pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-        """`pixels`, which are these after windowing, as an upright picture of `shape` (height, width)."""
+    def fitted(self, shape: tuple[int, int], curve: np.ndarray) -> np.ndarray:
+        """float32 of `shape` (height, width), upright. curve: float32 (256,), what each stored value becomes."""
         stored = shape[::-1] if self.orientation in _TURNED else shape
-        return _UPRIGHT[self.orientation](resized(pixels, stored, self.box))
+        return _UPRIGHT[self.orientation](resized(self.stored.point(curve.tolist(), "F"), stored, self.box))
 
 
-def reduced(stream: BinaryIO, size: tuple[int, int]) -> Reduced | None:
-    """A JPEG at the smallest scale that is enough for a tensor of `size` (height, width); None if that is full scale.
+def eight_bit(
+    stream: BinaryIO, kind: str, size: tuple[int, int] | None = None, *, only_reduced: bool = False
+) -> EightBit | None:
+    """A PNG or JPEG for a tensor of `size` (height, width); None if `read` must read it.
 
-    libjpeg leaves out the finer waves of each 8 x 8 block, which saves most of the time. Files are refused by the same
-    rules as at full scale.
+    With a size, a JPEG is decoded at the smallest scale that is enough for it: libjpeg leaves out the finer waves of
+    each 8 x 8 block, which saves much of the time. only_reduced: None if that is full scale. Files are refused by the
+    rules of `read`.
     """
-    picture = opened(stream, "JPEG")
-    shape, orientation = upright_size(picture)[::-1], _orientation(picture)
-    height, width = (_REDUCED_AT_LEAST * (place.stop - place.start) for place in placed(shape, size))
-    whole, note = picture.size, squared_note(_upright_shape(picture), shape)
-    drafted = picture.draft("", (height, width) if orientation in _TURNED else (width, height))
-    if picture.size == whole or not drafted:
+    if kind == "TIFF":
         return None
-    _decode(picture, stream, "JPEG")
-    return Reduced(luminance(picture).astype(np.float32) / 255, drafted[1], shape, orientation, note)
+    picture = opened(stream, kind)
+    upright, shape, orientation = _upright_shape(picture), upright_size(picture)[::-1], _orientation(picture)
+    box = _drafted(picture, shape, size) if kind == "JPEG" and size else None
+    many_bits = picture.mode.startswith(("I", "F")) or deep_colour.is_deep(picture)
+    if box is None and (only_reduced or many_bits or upright != shape):
+        return None
+    _transparent(picture)
+    _decode(picture, stream, kind)
+    return EightBit(luminance(picture), box, shape, orientation, squared_note(upright, shape))
+
+
+def _drafted(picture: ImageFile.ImageFile, shape: tuple[int, int], size: tuple[int, int]) -> Box | None:
+    """Have a JPEG decoded at a smaller scale; the part of the pixels that it covers. None: full scale is needed."""
+    height, width = (_REDUCED_AT_LEAST * (place.stop - place.start) for place in placed(shape, size))
+    whole, turned = picture.size, _orientation(picture) in _TURNED
+    drafted = picture.draft("", (height, width) if turned else (width, height))
+    return None if picture.size == whole or not drafted else drafted[1]

@@ -14,7 +14,7 @@ from lungkit.data import images, pictures, tensor_cache
 from lungkit.data.image import Image, ImageRefused, placed, resized
 from lungkit.errors import LungkitError
 
-_Fit = Callable[[np.ndarray, tuple[int, int]], np.ndarray]  # scales pixels to (height, width)
+_GREYS = np.arange(256, dtype=np.float32) / 255  # the intensity of each value of 8 bits
 _BEFORE = {"intensity_window": None, "jpeg": "full"}  # what was done before a card had these fields
 
 
@@ -100,26 +100,30 @@ def prepare(source: images.Source | Image, spec: Preprocessing, name: str | None
     """
     if not isinstance(source, Image):
         with images.opened(source, name) as (stream, kind, file):
-            return _of_reduced(stream, kind, spec) or _of_image(images.decode(stream, kind, file), spec)
-    if source.jpeg is None:
+            return _of_eight_bit(stream, kind, spec) or _of_image(images.decode(stream, kind, file), spec)
+    if source.jpeg is None or spec.jpeg == "full":
         return _of_image(source, spec)
     with images.opened(source.jpeg, source.file) as (stream, kind, _):
-        return _of_reduced(stream, kind, spec) or _of_image(source, spec)
+        return _of_eight_bit(stream, kind, spec, only_reduced=True) or _of_image(source, spec)
 
 
-def _of_reduced(stream: BinaryIO, kind: str, spec: Preprocessing) -> Prepared | None:
-    """From a JPEG decoded at a smaller scale; None if it must be decoded in full. The stream ends at its start."""
-    reduced = pictures.reduced(stream, spec.size) if kind == "JPEG" and spec.jpeg == "scaled" else None
-    stream.seek(0)
-    if reduced is None:
+def _of_eight_bit(stream: BinaryIO, kind: str, spec: Preprocessing, only_reduced: bool = False) -> Prepared | None:
+    """From pictures.eight_bit; None where that gives None. The stream is at its start again."""
+    if kind == "DICOM":
         return None
-    shown = _shown(reduced.pixels, "intensity", spec)
-    return Prepared(_tensor(shown, reduced.shape, spec, reduced.fitted), "intensity", reduced.shape, reduced.note)
+    size = spec.size if spec.jpeg == "scaled" else None
+    picture = pictures.eight_bit(stream, kind, size, only_reduced=only_reduced)
+    stream.seek(0)
+    if picture is None:
+        return None
+    curve = _shown(_GREYS, "intensity", spec)
+    tensor = _tensor(lambda shape: picture.fitted(shape, curve), picture.shape, spec)
+    return Prepared(tensor, "intensity", picture.shape, picture.note)
 
 
 def _of_image(image: Image, spec: Preprocessing) -> Prepared:
     shape = image.pixels.shape
-    tensor = _tensor(_shown(image.pixels, image.units, spec), shape, spec, resized)
+    tensor = _tensor(partial(resized, _shown(image.pixels, image.units, spec)), shape, spec)
     return Prepared(tensor, image.units, shape, image.tags.get("note", ""))
 
 
@@ -138,16 +142,11 @@ def _shown(pixels: np.ndarray, units: str, spec: Preprocessing) -> np.ndarray:
     return window_level(pixels * np.float32(255), (low + high) / 2, high - low)
 
 
-def _tensor(
-    pixels: np.ndarray,
-    shape: tuple[int, int],
-    spec: Preprocessing,
-    fit: Callable[[np.ndarray, tuple[int, int]], np.ndarray],
-) -> np.ndarray:
-    """The tensor of a picture of `shape`; fit(pixels, (height, width)) scales it."""
+def _tensor(fit: Callable[[tuple[int, int]], np.ndarray], shape: tuple[int, int], spec: Preprocessing) -> np.ndarray:
+    """The tensor of a picture of `shape`; fit((height, width)) scales it, after windowing."""
     canvas = np.zeros(spec.size, np.float32)
     rows, columns = placed(shape, spec.size)
-    fitted = fit(pixels, (rows.stop - rows.start, columns.stop - columns.start))
+    fitted = fit((rows.stop - rows.start, columns.stop - columns.start))
     canvas[rows, columns] = np.clip(fitted, 0, 1)
     return _normalised(canvas[..., np.newaxis], spec)
 
@@ -177,22 +176,14 @@ def prepared_or_refused(
     """
     plain = replace(spec, mean=0.0, std=1.0)
     cache = tensor_cache.opened(plain.to_dict())
-    fresh: list[tuple[str, np.ndarray, dict[str, Any]]] = []
-    enough = max(1, tensor_cache.PACK_BYTES // (4 * spec.size[0] * spec.size[1]))
-    try:
+    with cache.writer() as kept:
         for one, sha256 in progress.parallel(partial(_known, cache, plain), files, label=label, workers=workers):
             if isinstance(one, ImageRefused):
                 yield one
                 continue
             if sha256:
-                facts = {"units": one.units, "shape": one.shape, "note": one.note}
-                fresh.append((sha256, one.tensor[..., 0], facts))
-            if len(fresh) == enough:
-                cache.put(fresh)
-                fresh = []
+                kept.put(sha256, one.tensor[..., 0], {"units": one.units, "shape": one.shape, "note": one.note})
             yield replace(one, tensor=_normalised(one.tensor, spec))
-    finally:
-        cache.put(fresh)
 
 
 def _known(cache: tensor_cache.TensorCache, plain: Preprocessing, file: Path) -> tuple[Prepared | ImageRefused, str]:

@@ -2,9 +2,9 @@
 
 The key of an entry is the SHA-256 of the file's bytes together with everything that makes its tensor: the
 preprocessing, the code of lungkit.data and the versions of the decoders. No entry can be out of date. A pack keeps many
-entries: a line of JSON, then the rows, as uint8 where this loses nothing, otherwise as float32. Packs appear whole, and
-a row is used only while its checksum is right. The packs of all data sets take at most MOST_BYTES together; those that
-were not used for the longest time go first.
+entries: the rows, as uint8 where this loses nothing, otherwise as float32, then an index in JSON and its length. Packs
+appear whole, and a row is used only while its checksum is right. The packs of all data sets take at most MOST_BYTES
+together; those that were not used for the longest time go first.
 """
 
 import functools
@@ -15,8 +15,8 @@ import shutil
 import threading
 import time
 import zlib
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +26,10 @@ from lungkit import config, files, progress
 
 MOST_BYTES = 8 * 2**30
 MOST_PACKS = 1000
-PACK_BYTES = 256 * 2**20  # of float32 tensors in one pack
+PACK_BYTES = 256 * 2**20  # a pack is full
+SPARE_BYTES = 2**29  # that are left free on the disk
 _DECODERS = ("pillow", "numpy", "pydicom", "imagecodecs", "pylibjpeg-openjpeg")
+_LENGTH = 8  # bytes: the length of a pack's index
 _SETTLED = 2.0  # seconds; a file changed more recently could change again with the same time stamp
 
 
@@ -59,30 +61,77 @@ class TensorCache:
         row = np.array(rows[number])
         return (_exact(row), facts) if zlib.crc32(row.data) == checksum else None
 
-    def put(self, entries: Sequence[tuple[str, np.ndarray, dict[str, Any]]]) -> None:
-        """Keep (hash, tensor, facts) of some files. A full or read-only disk costs their next decoding, and a line."""
-        if not entries:
-            return
-        tensors = [tensor for _, tensor, _ in entries]
-        lossless = all(
-            np.array_equal(_exact(_greys(tensor)), tensor) for tensor in tensors
-        )  # up to the first that is not
-        rows = np.stack([_greys(tensor) for tensor in tensors] if lossless else tensors)
-        index = {sha256: [zlib.crc32(row.data), facts] for (sha256, _, facts), row in zip(entries, rows, strict=True)}
-        header = json.dumps({"dtype": rows.dtype.name, "shape": rows.shape, "index": index}).encode() + b"\n"
+    @contextmanager
+    def writer(self) -> Iterator["Writer"]:
+        """For new entries, which `get` knows when the block ends. One thread."""
+        writer = Writer(self.folder, self._key)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if shutil.disk_usage(self.folder).free < 4 * rows.nbytes:
-                raise OSError("there is little space left on the disk")
-            path = self.folder / f"{self._key}-{files.sha256(header)[:16]}.pack"
-            with files.draft(path) as new:
-                with new.open("wb") as file:
-                    file.writelines((header, rows.data))
-                files.put(new, path, durable=False)
-            _shrink(self.folder)
+            yield writer
+        finally:
+            writer.close()
+            self.refresh()
+
+
+class Writer:
+    """Writes entries as they come. A full or read-only disk costs a line, and the next decoding of the files."""
+
+    def __init__(self, folder: Path, key: str):
+        self._folder, self._key, self._failed = folder, key, False
+        self._open = ExitStack()  # the draft of a pack
+        self._index: dict[str, list[Any]] = {}
+
+    def put(self, sha256: str, tensor: np.ndarray, facts: dict[str, Any]) -> None:
+        """Keep the tensor and the facts of the file with this hash."""
+        with self._tolerant():
+            if not self._failed and sha256 not in self._index:
+                self._put(sha256, tensor, facts)
+
+    def close(self) -> None:
+        """Put the last pack in its place."""
+        with self._tolerant():
+            self._finish()
+
+    @contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            progress.say_once(f"{self.folder}: preprocessed images are not kept for later runs ({error})")
-        self.refresh()
+            self._failed = True
+            progress.say_once(f"{self._folder}: preprocessed images are not kept for later runs ({error})")
+            with suppress(OSError):
+                self._open.close()
+
+    def _put(self, sha256: str, tensor: np.ndarray, facts: dict[str, Any]) -> None:
+        row = tensor
+        if not self._index or self._dtype == np.uint8:
+            greys = _greys(tensor)
+            row = greys if np.array_equal(_exact(greys), tensor) else tensor
+        if self._index and (self._dtype != row.dtype or self._file.tell() >= PACK_BYTES):
+            self._finish()
+        if not self._index:
+            self._begin(row)
+        self._file.write(row.data)
+        self._index[sha256] = [zlib.crc32(row.data), facts]
+
+    def _begin(self, row: np.ndarray) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(self._folder).free < SPARE_BYTES:
+            raise OSError("there is little space left on the disk")
+        self._draft = self._open.enter_context(files.draft(self._folder / f"{self._key}.pack"))
+        self._file = self._open.enter_context(self._draft.open("wb"))
+        self._dtype, self._shape = row.dtype, row.shape
+
+    def _finish(self) -> None:
+        if not self._index:
+            return
+        shape = (len(self._index), *self._shape)
+        index = json.dumps({"dtype": self._dtype.name, "shape": shape, "index": self._index}).encode()
+        self._index = {}
+        with self._open:
+            self._file.write(index + len(index).to_bytes(_LENGTH, "little"))
+            self._file.close()
+            files.put(self._draft, self._folder / f"{self._key}-{files.sha256(index)[:16]}.pack", durable=False)
+        _shrink(self._folder)
 
 
 def _greys(tensor: np.ndarray) -> np.ndarray:
@@ -124,11 +173,14 @@ def _index(path: Path) -> dict[str, _Row]:
     """The rows of a pack, still on disk; nothing where it is damaged or was removed meanwhile."""
     try:
         with path.open("rb") as file:
-            header = json.loads(file.readline())
-            rows = np.memmap(file, header["dtype"], "r", file.tell(), tuple(header["shape"]))
+            file.seek(-_LENGTH, os.SEEK_END)
+            length = int.from_bytes(file.read(), "little")
+            file.seek(-_LENGTH - length, os.SEEK_END)
+            header = json.loads(file.read(length))
+            rows = np.memmap(file, header["dtype"], "r", 0, tuple(header["shape"]))
         os.utime(path)
         return {sha256: _Row(rows, number, *entry) for number, (sha256, entry) in enumerate(header["index"].items())}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return {}
 
 

@@ -520,16 +520,16 @@ def test_a_small_jpeg_is_decoded_fully_and_gives_the_same_bits(smaller):
 
 
 def test_fewer_pixels_are_decoded(monkeypatch):
-    decoded, reduced = [], pictures.reduced
+    decoded, eight_bit = [], pictures.eight_bit
 
-    def watched(*arguments):
-        decoded.append(reduced(*arguments))
+    def watched(*arguments, **options):
+        decoded.append(eight_bit(*arguments, **options))
         return decoded[-1]
 
-    monkeypatch.setattr(pictures, "reduced", watched)
+    monkeypatch.setattr(pictures, "eight_bit", watched)
     for side, scale in ((2048, 4), (1000, 2), (3600, 8)):
         prepare(jpeg((side, side)), SCALED)
-        assert decoded[-1].pixels.shape == (side // scale, side // scale)
+        assert decoded[-1].stored.size == (side // scale, side // scale)
 
 
 def test_an_image_read_in_full_gives_the_tensor_of_its_file(tmp_path):

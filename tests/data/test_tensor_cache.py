@@ -80,6 +80,27 @@ def test_greys_of_8_bits_take_a_quarter_of_the_space(tmp_path, files):
     )
 
 
+def test_greys_and_other_tensors_of_one_folder_are_all_kept(tmp_path, files, decodings):
+    exact = preprocess.Preprocessing(size=(50, 40))
+    larger = Image.fromarray(np.random.default_rng(4).integers(0, 256, (90, 80), np.uint8))
+    for number in (2, 3):
+        larger.rotate(90 * number).save(files[number])
+    first = preprocess.read_batch([*files, *files], exact)
+    assert len(_packs()) == 2 and len(decodings) <= 12
+    _forget()
+    np.testing.assert_array_equal(preprocess.read_batch([*files, *files], exact), first)
+    assert len(decodings) <= 12
+
+
+def test_a_run_of_many_images_fills_several_packs(files, decodings, monkeypatch):
+    monkeypatch.setattr(tensor_cache, "PACK_BYTES", 2 * 4 * 32 * 32)
+    first = preprocess.read_batch(files, SPEC)
+    assert len(_packs()) == 3
+    _forget()
+    np.testing.assert_array_equal(preprocess.read_batch(files, SPEC), first)
+    assert len(decodings) == 6
+
+
 def test_a_file_with_other_content_under_the_same_name_is_decoded(files, decodings):
     preprocess.read_batch(files, SPEC)
     times = files[0].stat()
@@ -98,7 +119,14 @@ def test_other_code_or_another_decoder_makes_other_entries(files, decodings, mon
     assert len(decodings) == 12
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b'{"dtype": "object"}\n'], ids=["empty", "cut", "odd"])
+ODD = b'{"dtype": "object"}'
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"{", ODD + len(ODD).to_bytes(8, "little"), b"\xff" * 40, b"0" + bytes(8)],
+    ids=["empty", "cut", "odd", "far", "no index"],
+)
 def test_a_damaged_pack_is_decoded_again(files, decodings, damage):
     preprocess.read_batch(files, SPEC)
     _packs()[0].write_bytes(damage)
@@ -110,7 +138,7 @@ def test_a_damaged_pack_is_decoded_again(files, decodings, damage):
 def test_a_row_that_changed_on_the_disk_is_decoded_again(files, decodings):
     first = preprocess.read_batch(files, SPEC)
     pack = bytearray(_packs()[0].read_bytes())
-    pack[-5] ^= 1
+    pack[5] ^= 1
     _packs()[0].write_bytes(pack)
     _forget()
     np.testing.assert_array_equal(preprocess.read_batch(files, SPEC), first)
