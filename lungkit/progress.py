@@ -64,9 +64,9 @@ def parallel(
     """work(item) of each item, in their order, done by threads. A label shows a progress bar.
 
     For work that releases the interpreter's lock, such as reading, hashing and decoding. workers: default, the
-    machine's processors and four. Only a few results are kept ahead of the caller. The first exception ends it.
+    machine's processors and one. Only a few results are kept ahead of the caller. The first exception ends it.
     """
-    workers = workers or min(32, (os.cpu_count() or 1) + 4)
+    workers = workers or min(32, (os.cpu_count() or 1) + 1)
     _keep_freed_memory()
     results = _ahead(work, items, workers)
     yield from bar(results, total=len(items), label=label, unit=unit) if label else results

@@ -171,7 +171,7 @@ def prepared_or_refused(
     """`prepare` of each file, in their order, or why it was refused. A file is decoded once.
 
     For training and evaluation: tensors are kept on disk (lungkit.data.tensor_cache), which those of a clinic's
-    patients must not be. Read by `workers` threads (default: the machine's processors and a few); a label shows a
+    patients must not be. Read by `workers` threads (default: the machine's processors and one); a label shows a
     progress bar.
     """
     plain = replace(spec, mean=0.0, std=1.0)
