@@ -147,11 +147,13 @@ def _tensor(fit: Callable[[tuple[int, int]], np.ndarray], shape: tuple[int, int]
     canvas = np.zeros(spec.size, np.float32)
     rows, columns = placed(shape, spec.size)
     fitted = fit((rows.stop - rows.start, columns.stop - columns.start))
-    canvas[rows, columns] = np.clip(fitted, 0, 1)
+    np.clip(fitted, 0, 1, out=canvas[rows, columns])
     return _normalised(canvas[..., np.newaxis], spec)
 
 
 def _normalised(tensor: np.ndarray, spec: Preprocessing) -> np.ndarray:
+    if (spec.mean, spec.std) == (0.0, 1.0):
+        return tensor
     return (tensor - np.float32(spec.mean)) / np.float32(spec.std)
 
 

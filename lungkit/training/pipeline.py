@@ -1,8 +1,9 @@
 """Training images: decoded once, varied by a seed that decides every number, in batches that any thread may make."""
 
+import itertools
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from lungkit.backend import keras
@@ -273,11 +274,17 @@ class _Split:
         """Some of the images, from the disk."""
         return preprocess.read_batch([self.files[number] for number in numbers], self.spec)
 
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """The images in their order; the next are decoded while the caller works."""
+        images = preprocess.prepared(self.files, self.spec)
+        while some := [one.tensor for one in itertools.islice(images, size)]:
+            yield np.stack(some)
+
 
 def decoded(dataset: Dataset, split: str, preprocessing: preprocess.Preprocessing) -> _Split:
     """The images of one split for `served`, with the tensors that evaluation and prediction see (preprocess.prepared).
 
-    All that is served from one of these shares its memory.
+    All that is served shuffled from one of these shares its memory.
     """
     return _Split(dataset, split, preprocessing)
 
@@ -300,28 +307,43 @@ def served(
     import tensorflow as tf
 
     count = min(math.ceil(len(source.files) / batch_size), most or len(source.files))
-    numbers = tf.data.Dataset.range(len(source.files))
-    if shuffle:
-        numbers = numbers.shuffle(max(1, len(source.files)), seed=seed)
-    numbers = numbers.batch(batch_size).take(count)
-    keys = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
+    stream = _shuffled(source, batch_size, count, seed) if shuffle else _in_order(source, batch_size, count)
+    if augment is not None:
+        keys = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
+        stream = tf.data.Dataset.zip(stream, keys).map(
+            lambda batch, key: (augment(batch[0], key=key % 2**31), batch[1]), num_parallel_calls=tf.data.AUTOTUNE
+        )
+    return stream.prefetch(tf.data.AUTOTUNE).apply(tf.data.experimental.assert_cardinality(count))
+
+
+def _in_order(source: _Split, batch_size: int, count: int):
+    """(images, labels) of `count` batches; kept in memory from the first epoch on, if they fit."""
+    import tensorflow as tf
+
+    signature = tf.TensorSpec((None, *source.shape), tf.float32)
+    pictures = tf.data.Dataset.from_generator(lambda: source.batches(batch_size), output_signature=signature)
+    labels = tf.data.Dataset.from_tensor_slices(source.labels).batch(batch_size)
+    stream = tf.data.Dataset.zip(pictures, labels).take(count)
+    return stream.cache() if source.in_memory else stream
+
+
+def _shuffled(source: _Split, batch_size: int, count: int, seed: int):
+    """(images, labels) of `count` batches in a new order each epoch: rows of one tensor, or from the disk."""
+    import tensorflow as tf
+
+    size = max(1, len(source.files))
+    numbers = tf.data.Dataset.range(size).shuffle(size, seed=seed).batch(batch_size).take(count)
     labels = tf.constant(source.labels)
 
-    def batch(rows, key, everything=None):
+    def batch(rows, everything=None):
         if everything is None:
             pictures = tf.numpy_function(source.rows, [rows], tf.float32, stateful=False)
-        elif shuffle:
-            pictures = tf.gather(everything, rows)
         else:
-            pictures = everything[rows[0] : rows[-1] + 1]  # no copy
-        pictures = tf.ensure_shape(pictures, (None, *source.shape))
-        if augment is not None:
-            pictures = augment(pictures, key=key % 2**31)
-        return pictures, tf.gather(labels, rows)
+            pictures = tf.gather(everything, rows)
+        return tf.ensure_shape(pictures, (None, *source.shape)), tf.gather(labels, rows)
 
-    parts = [numbers, keys]
+    parts = [numbers]
     if source.in_memory:
         whole = tf.data.Dataset.from_tensors(0).map(lambda _: tf.py_function(source.tensor, [], tf.float32))
         parts.append(whole.cache().repeat())
-    stream = tf.data.Dataset.zip(*parts).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
-    return stream.prefetch(tf.data.AUTOTUNE).apply(tf.data.experimental.assert_cardinality(count))
+    return tf.data.Dataset.zip(*parts).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
