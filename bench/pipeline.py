@@ -158,7 +158,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3, help="how often everything is measured (3)")
     arguments.add_argument("--side", type=int, nargs="+", default=SIDES, help="pixels of the stored images (512 2000)")
     chosen = arguments.parse_args()
-    console = Console()
+    console = Console(width=110)  # no column is cut
     gpus = len(tf.config.list_physical_devices("GPU"))
     console.print(machine("tensorflow", "keras", "pillow", "numpy") + f", {gpus} GPUs", highlight=False)
     for side in chosen.side:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -15,6 +16,7 @@ from lungkit.data.dataset import Dataset
 
 # Tensors of a split are kept in memory up to this size; beyond it each batch is read from the disk.
 MEMORY_BYTES = 4 * 2**30
+_CORES = os.cpu_count() or 1
 
 
 class _Fixed(keras.random.SeedGenerator):
@@ -311,9 +313,13 @@ def served(
     if augment is not None:
         keys = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
         stream = tf.data.Dataset.zip(stream, keys).map(
-            lambda batch, key: (augment(batch[0], key=key % 2**31), batch[1]), num_parallel_calls=tf.data.AUTOTUNE
+            lambda batch, key: (augment(batch[0], key=key % 2**31), batch[1]), num_parallel_calls=_CORES
         )
-    return stream.prefetch(tf.data.AUTOTUNE).apply(tf.data.experimental.assert_cardinality(count))
+    stream = stream.prefetch(_CORES).apply(tf.data.experimental.assert_cardinality(count))
+    # The thread that tunes would keep the end of an epoch waiting until it wakes up the next time.
+    fixed = tf.data.Options()
+    fixed.autotune.enabled = False
+    return stream.with_options(fixed)
 
 
 def _in_order(source: _Split, batch_size: int, count: int):
@@ -346,4 +352,4 @@ def _shuffled(source: _Split, batch_size: int, count: int, seed: int):
     if source.in_memory:
         whole = tf.data.Dataset.from_tensors(0).map(lambda _: tf.py_function(source.tensor, [], tf.float32))
         parts.append(whole.cache().repeat())
-    return tf.data.Dataset.zip(*parts).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+    return tf.data.Dataset.zip(*parts).map(batch, num_parallel_calls=_CORES)
