@@ -5,6 +5,7 @@ log level applies (tensorflow/tensorflow issue 100442); in a notebook they would
 held back here, and shown when the import fails. Import Keras from here: `from lungkit.backend import keras`.
 """
 
+import logging
 import os
 import sys
 import tempfile
@@ -38,6 +39,12 @@ def _import_keras() -> Any:
     return keras
 
 
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """False for TensorFlow's advice on retracing: it takes the first prediction of each model for one function."""
+    return "triggered tf.function retracing" not in record.getMessage()
+
+
+logging.getLogger("tensorflow").addFilter(_is_worth_a_line)
 keras = _import_keras()
 
 

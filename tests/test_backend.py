@@ -38,3 +38,16 @@ def test_what_is_written_after_the_import_is_not_held_back(tmp_path):
         [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, timeout=60
     )
     assert done.stderr == b"a later warning\n"
+
+
+def test_predictions_of_many_models_in_one_process_warn_of_nothing():
+    script = """
+import logging, sys
+import numpy as np
+from lungkit.backend import keras
+for side in range(1, 8):
+    keras.Sequential([keras.Input((side,)), keras.layers.Dense(1)]).predict(np.zeros((3, side)), verbose=0)
+logging.getLogger("tensorflow").warning("another warning")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr.splitlines() == ["WARNING:tensorflow:another warning"]
