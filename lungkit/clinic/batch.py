@@ -17,7 +17,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from dataclasses import asdict, dataclass
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -30,6 +30,8 @@ from lungkit.data import folders, preprocess
 from lungkit.data.notes import survey_notes
 from lungkit.errors import LungkitError
 from lungkit.models.prediction import Prediction
+
+_Batch = tuple[list[decode.Decoded], np.ndarray]  # what decode.decode gives
 
 BATCH = 8  # images at a time: the feature maps of more of them leave the processor's cache
 _AHEAD = 4  # batches that wait, decoded, for the graph
@@ -82,9 +84,9 @@ class _Decoders:
         self._spec, self._workers, self._processes = spec, workers or os.cpu_count() or 1, processes
         self._executor = self._start()
 
-    def batches(self, files: Sequence[Path]) -> Iterator[tuple[list[decode.Decoded], np.ndarray]]:
+    def batches(self, files: Sequence[Path]) -> Iterator[_Batch]:
         """What decode.decode gives, BATCH files at a time, in order."""
-        waiting: deque[tuple[list[Path], Future]] = deque()
+        waiting: deque[tuple[list[Path], Future[_Batch]]] = deque()
         rest = iter(files)
         while chunk := list(islice(rest, BATCH)):
             waiting.append((chunk, self._submit(chunk)))
@@ -106,21 +108,21 @@ class _Decoders:
         context.set_forkserver_preload([decode.__name__])
         return ProcessPoolExecutor(self._workers, mp_context=context, initializer=_begin)
 
-    def _submit(self, chunk: list[Path]) -> Future:
+    def _submit(self, chunk: list[Path]) -> Future[_Batch]:
         try:
             return self._executor.submit(decode.decode, chunk, self._spec)
         except BrokenExecutor:  # noticed before its result was asked for
             self._executor = self._start()
             return self._executor.submit(decode.decode, chunk, self._spec)
 
-    def _result(self, chunk: list[Path], future: Future) -> tuple[list[decode.Decoded], np.ndarray]:
+    def _result(self, chunk: list[Path], future: Future[_Batch]) -> _Batch:
         try:
             return future.result()
         except BrokenExecutor:  # a process died, with the batches that were on their way: which file was it?
             alone = [self._alone(file) for file in chunk]
             return [file for files, _ in alone for file in files], np.concatenate([tensors for _, tensors in alone])
 
-    def _alone(self, file: Path) -> tuple[list[decode.Decoded], np.ndarray]:
+    def _alone(self, file: Path) -> _Batch:
         for _ in range(2):  # the first process may be one that another file has broken
             try:
                 return self._submit([file]).result()
@@ -138,7 +140,7 @@ def _begin() -> None:
 # --- what is told of each
 
 
-def record(answer: Answer, heatmap: Path | None = None, undrawn: str = "") -> dict:
+def record(answer: Answer, heatmap: Path | None = None, undrawn: str = "") -> dict[str, Any]:
     """JSON-ready: file, sha256, probabilities, label, decision, checks, model, version, ms; or file and error.
 
     "note" stands where the reader did something out of the ordinary. With heat maps also "heatmap", its path, or
@@ -191,6 +193,8 @@ def write_heat(answer: Answer, folder: Path) -> Path:
     cannot be written; no part of it is left then.
     """
     reading, drawn = answer.reading, io.BytesIO()
+    if reading is None or reading.heat is None:
+        raise LungkitError(f"{answer.file} has no heat map: it was not read, or without one")
     heat = reading.heat[reading.classes.index(reading.label)]
     PIL.Image.fromarray(np.rint(255 * heat).astype(np.uint8)).save(drawn, "PNG")
     ending = f"-{answer.sha256[:12]}.png"

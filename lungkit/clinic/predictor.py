@@ -36,7 +36,9 @@ class Predictor:
             raise NoGraph(
                 f"{version} has no exported graph, so that the clinic cannot run it; train and register it again"
             )
-        self.version, self.card, self.rule = version, version.card, version.rule
+        if version.card.checks is None:
+            raise NoGraph(f"{version} has no limits for its image checks; train and register it again")
+        self.version, self.card, self.rule, self._limits = version, version.card, version.rule, version.card.checks
         self.classes = self.card.classes
         self.spec = self.card.preprocessing
         self.graph = graph.Graph(version.folder, heat=heat, many=many)
@@ -78,7 +80,7 @@ class Predictor:
         )
 
     def _checks(self, facts: decode.Facts, embedding: np.ndarray) -> tuple[Check, ...]:
-        limits, trained_on = self.card.checks, f"the {card_text.subject(self.card)} that this model learned from"
+        limits, trained_on = self._limits, f"the {card_text.subject(self.card)} that this model learned from"
         features = {"kind": input_checks.embedding_features(embedding), "intensity": facts.intensity}
         kind, intensity = (float(self._references[name].distance(of[np.newaxis])[0]) for name, of in features.items())
         usual_units, usual_intensity = limits.units in (None, facts.units), intensity <= limits.intensity
@@ -121,7 +123,7 @@ class ModelPool:
     def choices(self) -> list[tuple[str, str]]:
         """(what it answers, name) of each, those of one modality together; a phantom's comes last and says so."""
 
-        def place(version: registry.Version) -> tuple:
+        def place(version: registry.Version) -> tuple[bool, int, bool, str]:
             modality = version.card.modality
             position = _ORDER.index(modality) if modality in _ORDER else len(_ORDER)
             return version.card.synthetic, position, version.model != _FIRST, version.model
@@ -142,7 +144,7 @@ class ModelPool:
         if _FIRST in {version.model for version in versions}:
             return _FIRST
         real = [version for version in versions if not version.card.synthetic]
-        return max(real or versions, key=lambda version: version.card.created).model
+        return max(real or versions, key=lambda version: version.card.created or "").model
 
     def get(self, name: str) -> Predictor:
         """The active version of a model, ready to read."""

@@ -253,6 +253,12 @@ def test_a_version_without_a_graph_is_refused_with_what_to_do():
         Predictor(_without_graph("old-cnn"))
 
 
+def test_a_version_without_limits_for_its_image_checks_is_refused_with_what_to_do(tiny_version):
+    card = dataclasses.replace(tiny_version.card, checks=None)
+    with pytest.raises(NoGraph, match=r"tiny-cnn@v1 has no limits for its image checks.*register it again"):
+        Predictor(dataclasses.replace(tiny_version, card=card))
+
+
 # --- the models there are
 
 
