@@ -26,7 +26,7 @@ if os.environ.get("CI"):
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
-# Workers take whole files: the longest come first, so that none is left to a single worker at the end.
+# Workers take whole files. The longest come first: otherwise one of them keeps a single worker busy at the end.
 LONGEST = (
     "training/test_phantom_difficulty.py",
     "training/test_finetune.py",

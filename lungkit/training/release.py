@@ -20,7 +20,7 @@ from lungkit.data import dataset, images, preprocess, splits
 from lungkit.data.notes import ColumnMissing, DatasetError, alike
 from lungkit.errors import LungkitError
 from lungkit.models import graph, input_checks, registry, saved
-from lungkit.models.card import About, Measured, ModelCard, Quantization, SplitCounts, TrainingData
+from lungkit.models.card import About, CheckLimits, Measured, ModelCard, Quantization, SplitCounts, TrainingData
 from lungkit.models.rule import DecisionRule
 from lungkit.training import activation, calibration, evaluation, export, input_statistics, quantization
 
@@ -126,7 +126,7 @@ def register(
             about=About.from_dict(about) if about else None,
         )
         if probes:
-            flagged = partial(_flagged, card, references, without_heat)
+            flagged = partial(_flagged, preprocessing, limits, references, without_heat)
             card = replace(card, trust=probes(Candidate(card, graph.Graph(made), flagged)))
         with registry.registering(name):
             standing = activation.standing(name, card, data, on_validation, _read)
@@ -151,11 +151,10 @@ def _test_figures(rule: DecisionRule, data: dataset.Dataset, scores: np.ndarray)
     return replace(figures, conformal=calibration.conformal_figures(rule, labels, scores, patients))
 
 
-def _flagged(card: ModelCard, references: dict, runtime: graph.Graph, files: list[Path]) -> np.ndarray:
+def _flagged(
+    spec: preprocess.Preprocessing, limits: CheckLimits, references: dict, runtime: graph.Graph, files: list[Path]
+) -> np.ndarray:
     """Whether the checks of "kind" and "intensity" flag each of these files."""
-    spec, limits = card.preprocessing, card.checks
-    if limits is None:
-        return np.zeros(len(files), bool)
     tensors = preprocess.read_batch(files, spec)
     embeddings = np.concatenate([runtime(tensor[None])["embedding"] for tensor in tensors])
     kind = references["kind"].distance(input_checks.embedding_features(embeddings))
