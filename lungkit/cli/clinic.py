@@ -151,7 +151,7 @@ def db_upgrade() -> None:
 
 
 @db_app.command("backup")
-def db_backup(path: Annotated[Path, typer.Argument(help="a new file, or a folder")]) -> None:
+def db_backup(path: Annotated[str, typer.Argument(help="a new file, or a folder")]) -> None:
     """Copy the records to one file while people continue to work; keep it as safe as the records themselves."""
     from lungkit.clinic.records import maintenance
 

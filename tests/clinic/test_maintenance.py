@@ -168,6 +168,9 @@ def test_a_backup_needs_a_folder_and_tables(database_url, tmp_path):
     with pytest.raises(StoreError, match="`lungkit db upgrade` makes them"):
         maintenance.backup(store, tmp_path / "backup")
     maintenance.upgrade(store)
+    with pytest.raises(StoreError, match=r"there is no folder .*backups for the backup"):
+        maintenance.backup(store, f"{tmp_path}/backups/")
+    assert not (tmp_path / "backups").exists()
     with pytest.raises(StoreError, match="there is no folder"):
         maintenance.backup(store, tmp_path / "nowhere" / "backup")
     store.close()

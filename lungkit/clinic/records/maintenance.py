@@ -90,7 +90,10 @@ def backup(store: Store, path: Path | str) -> Path:
 
     path: a new file, or a folder, in which the file is named by the time. It appears complete or not at all.
     """
+    in_folder = str(path).endswith("/")
     path = Path(path).expanduser().resolve()
+    if in_folder and not path.is_dir():
+        raise StoreError(f"there is no folder {path} for the backup; make it first")
     if path.is_dir():
         path /= f"lungkit-{_stamp()}{'.db' if store.path else '.pgdump'}"
     if path.exists():
