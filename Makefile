@@ -84,13 +84,13 @@ test: lint ## lint, then the package's tests with coverage and every notebook (n
 	@$(MAKE) --no-print-directory --jobs=2 pytest nbval
 
 pytest:
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	$(BIN)/python -m pytest -p no:nbval --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 		--cov --cov-report=term-missing:skip-covered --cov-fail-under=90 --durations=8
 
 nbval:
 	@rm -rf $(NOTEBOOK_HOME) && mkdir -p $(NOTEBOOK_HOME)
 	@$(UNSET) LUNGKIT_DATA=$(NOTEBOOK_HOME)/data LUNGKIT_ARTIFACTS=$(NOTEBOOK_HOME)/artifacts \
-		LUNGKIT_REPORTS=$(NOTEBOOK_HOME)/reports $(BIN)/python -m pytest --nbval-lax -p no:cacheprovider \
+		LUNGKIT_REPORTS=$(NOTEBOOK_HOME)/reports $(BIN)/python -m pytest -p lungkit.unneeded --nbval-lax -p no:cacheprovider \
 		$(sort $(wildcard notebooks/*.ipynb)) > $(NOTEBOOK_HOME)/log 2>&1 || { cat $(NOTEBOOK_HOME)/log; exit 1; }
 	@echo "notebooks: $$(tail -n 1 $(NOTEBOOK_HOME)/log)"
 

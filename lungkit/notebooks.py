@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import lungkit.unneeded  # noqa: F401
 from lungkit.interrupts import ignored
 
 import nbformat

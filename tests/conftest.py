@@ -11,6 +11,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # each core has a worker: more threads 
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
         os.environ.setdefault(name, "1")
 
+import lungkit.unneeded  # noqa: F401
+
 import hypothesis
 import pytest
 
