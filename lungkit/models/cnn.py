@@ -105,7 +105,16 @@ def compile_classifier(
     else:
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
     model.compile(built, loss, metrics=["accuracy"])
+    _build_metrics(model, one_hot=label_smoothing is not None)
     return model
+
+
+def _build_metrics(model: keras.Model, one_hot: bool) -> None:
+    """Create the variables of the model's metrics now: TensorFlow traces a training step that creates some twice."""
+    logits = keras.ops.zeros((1, model.output_shape[-1]))
+    labels = logits if one_hot else keras.ops.zeros((1,), "int32")
+    model.compute_metrics(x=None, y=labels, y_pred=logits, sample_weight=None)
+    model.reset_metrics()
 
 
 def search_space(hp: Any, input_shape: tuple[int, int, int], n_classes: int) -> keras.Model:

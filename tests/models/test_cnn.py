@@ -48,3 +48,13 @@ def test_an_unknown_optimizer_and_a_single_class_are_refused():
         cnn.compile_classifier(cnn.build((32, 32, 1), 2), optimizer="sgd")
     with pytest.raises(LungkitError, match="at least 2 classes, not 1"):
         cnn.build((32, 32, 1), 1)
+
+
+@pytest.mark.parametrize("smoothing", [None, 0.1], ids=["integers", "one-hot"])
+def test_the_training_step_is_traced_once(smoothing):
+    model = cnn.compile_classifier(cnn.build((12, 12, 1), 2, blocks=1), label_smoothing=smoothing)
+    traced, step = [], model.train_step
+    model.train_step = lambda batch: traced.append(batch) or step(batch)
+    labels = np.array([0, 1])
+    model.fit(np.zeros((2, 12, 12, 1)), labels if smoothing is None else np.eye(2)[labels], verbose=0)
+    assert len(traced) == 1
