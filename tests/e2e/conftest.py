@@ -35,7 +35,7 @@ class Clinic:
 
     folder: holds data, artifacts (a copy of the committed ct-infection, which knows the phantom) and the server's log.
     After `start`, `url` is where it answers; a later start takes the same port. passwords: user name to password of
-    PEOPLE.
+    PEOPLE. pool: processes that wait for the next page; with 0 each page starts its own.
     """
 
     def __init__(self, folder: Path, pool: int = 1, **environment: str):
@@ -59,12 +59,12 @@ class Clinic:
             for name, (full_name, role) in PEOPLE.items():
                 self.passwords[name] = accounts.add_user(db, name, full_name, role)
 
-    def start(self) -> "Clinic":
-        """Serve; returns when the server answers."""
+    def start(self, **environment: str) -> "Clinic":
+        """Serve, with these additions to the environment; returns when the server answers."""
         log = self.log.open("ab")
         self.process = subprocess.Popen(
             [Path(sys.executable).with_name("lungkit"), "serve", "--port", str(self.port), "--pool", str(self.pool)],
-            env=self.environment, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
+            env=self.environment | environment, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
         )  # fmt: skip
         log.close()
         line = self.process.stdout.readline()
@@ -136,9 +136,13 @@ class Visitor:
 
     def sign_in(self, name: str) -> "Visitor":
         """Open the clinic as a person who signed in a moment ago."""
-        self.token = self.clinic.token(name)
-        self.context.add_cookies([{"name": accounts.COOKIE, "value": self.token, "url": self.clinic.url}])
+        token = self.clinic.token(name)
+        self.context.add_cookies([{"name": accounts.COOKIE, "value": token, "url": self.clinic.url}])
         return self.open()
+
+    def cookie(self, name: str = accounts.COOKIE) -> str:
+        """The value of a cookie; by default the session's token."""
+        return next(cookie["value"] for cookie in self.context.cookies() if cookie["name"] == name)
 
     def open(self) -> "Visitor":
         self.page.goto(self.clinic.url)
@@ -187,9 +191,8 @@ class Visitor:
     def send_file(self, content: bytes) -> int:
         """Send a file to the page's kernel past the page; the answer's status."""
         kernel = self.page.evaluate("JSON.parse(document.getElementById('jupyter-config-data').textContent).kernelId")
-        token = next(cookie["value"] for cookie in self.context.cookies() if cookie["name"] == "_xsrf")
         address = f"{self.clinic.url}clinic/upload/{kernel}"
-        return self.context.request.post(address, data=content, headers={"X-XSRFToken": token}).status
+        return self.context.request.post(address, data=content, headers={"X-XSRFToken": self.cookie("_xsrf")}).status
 
     def line(self, file: Path) -> str:
         """What became of a file, in the page's words."""
@@ -274,7 +277,7 @@ def start_clinic(browser, tmp_path_factory) -> Iterator[Callable[..., Clinic]]:
 @pytest.fixture(scope="module")
 def clinic(start_clinic) -> Clinic:
     """The clinic that all tests of a file share."""
-    return start_clinic(pool=2)
+    return start_clinic()
 
 
 @pytest.fixture(scope="module")
@@ -290,23 +293,21 @@ def open_pages() -> Iterator[dict[str, Visitor]]:
 def visit(browser, open_pages, request) -> Iterator[Callable[..., Visitor]]:
     """A function: a browser on the clinic, signed in if a name is given.
 
-    The page is one that an earlier test used, back at its first screen, unless the test ends the session or the
-    like (`alone=True`), or has its own clinic. After the test: no requests to other machines, no failed scripts.
+    To open a page takes seconds, so it is one that an earlier test used, back at its first screen. Later tests use it
+    again, unless this one ends its session or the like (`ends=True`). Pages that get a name in `open_pages` during the
+    test stay open too. After the test: no requests to other machines, no failed scripts.
     """
     visitors = []
 
-    def open_browser(
-        name: str | None = None, width: int = WIDTHS["desk"], clinic: Clinic | None = None, alone: bool = False
-    ) -> Visitor:
-        shared = name is not None and clinic is None and not alone
-        if shared and name in open_pages:
+    def open_browser(name: str | None = None, width: int = WIDTHS["desk"], ends: bool = False) -> Visitor:
+        if name in open_pages:
             visitor = open_pages[name].start_over()
         else:
-            visitor = Visitor(browser, clinic or request.getfixturevalue("clinic"), width)
+            visitor = Visitor(browser, request.getfixturevalue("clinic"), width)
             if name:
-                visitor.sign_in(name)
-        if shared:
-            open_pages[name] = visitor
+                open_pages[name] = visitor.sign_in(name)
+        if ends:
+            del open_pages[name]
         visitors.append(visitor)
         return visitor
 

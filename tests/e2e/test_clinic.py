@@ -45,7 +45,7 @@ def readings(clinic, number: str) -> list[sa.Row]:
 # --- signing in and out
 
 
-def test_sign_in_refuses_a_wrong_password_and_lets_the_right_one_in(visit, clinic):
+def test_sign_in_refuses_a_wrong_password_and_lets_the_right_one_in(visit, clinic, open_pages):
     ada = visit()
     page = ada.page
     page.goto(clinic.url)
@@ -60,35 +60,7 @@ def test_sign_in_refuses_a_wrong_password_and_lets_the_right_one_in(visit, clini
     page.locator(".clinic-nav").wait_for()
     ada.sees("Demo Doctor, doctor")
     ada.sees(RESEARCH)
-
-
-def test_after_signing_out_the_back_button_shows_no_record(visit, clinic, slices):
-    ada = visit("ada", alone=True)
-    ada.new_patient("OUT-1", "Demo Patient Out")
-    ada.upload(slices["Normal"])
-    ada.sees("Demo Patient Out")
-    ada.page.get_by_role("button", name="Sign out").click()
-    ada.page.get_by_label("User name").wait_for()
-    ada.page.go_back()
-    ada.page.get_by_label("User name").wait_for()
-    assert "Demo Patient Out" not in ada.page.content()
-    with pytest.raises(accounts.SignedOut):
-        accounts.whoami(clinic.store, ada.token)
-
-
-def test_a_session_ended_in_mid_work_is_refused_at_the_next_click(visit, clinic, slices):
-    ada = visit("ada", alone=True)
-    ada.new_patient("END-1", "Demo Patient End")
-    ada.upload(slices["Normal"])
-    ada.page.get_by_role("button", name="Agree: Normal").wait_for()
-    accounts.sign_out(clinic.store, ada.token)
-    ada.page.get_by_role("button", name="Agree: Normal").click()
-    ada.page.get_by_role("heading", name="You are signed out").wait_for()
-    assert "Demo Patient End" not in ada.page.content()
-    with clinic.store.read() as db:
-        assert not db.scalars(sa.select(Review).join(Reading).join(Study).join(Patient).filter_by(number="END-1")).all()
-    ada.page.get_by_role("link", name="Sign in").click()
-    ada.page.get_by_label("User name").wait_for()
+    open_pages["ada"] = ada
 
 
 # --- reading an image
@@ -217,26 +189,24 @@ def test_each_refused_file_says_why_and_the_others_are_read(visit, clinic, slice
     assert not ben.usable()
 
 
-def test_a_file_over_the_limit_is_refused_before_anything_is_sent(visit, clinic, tmp_path):
+def test_a_file_over_the_limit_is_refused_before_anything_is_sent_and_a_large_one_arrives_whole(
+    visit, clinic, tmp_path
+):
     ben = visit("ben")
     ben.new_patient("P-201", "Demo Patient Large")
-    large = tmp_path / "series.dcm"
-    with large.open("wb") as file:
+    too_large = tmp_path / "series.dcm"
+    with too_large.open("wb") as file:
         file.truncate(config.upload_bytes() + 1)
-    ben.page.locator("input[type=file]:enabled").set_input_files(large)
+    ben.page.locator("input[type=file]:enabled").set_input_files(too_large)
     expect(ben.page.get_by_role("alert").filter(has_text="series.dcm was not sent")).to_contain_text("64 MiB")
     assert not [url for url in ben.requests if "/upload/" in url]
     assert readings(clinic, "P-201") == []
 
-
-def test_a_large_file_arrives_whole(visit, clinic, tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (3000, 3000), np.uint8)
     large = tmp_path / "large.tiff"
     Image.fromarray(noise).save(large)
-    ben = visit("ben")
-    ben.new_patient("P-203", "Demo Patient Large File")
     ben.upload(large)
-    assert [row.sha256 for row in readings(clinic, "P-203")] == [hashlib.sha256(large.read_bytes()).hexdigest()]
+    assert [row.sha256 for row in readings(clinic, "P-201")] == [hashlib.sha256(large.read_bytes()).hexdigest()]
 
 
 def test_a_chest_x_ray_is_flagged_by_the_model_of_ct(visit, clinic, shared_data):
@@ -397,19 +367,30 @@ def test_every_screen_of_the_administrator_opens(visit, clinic, earlier):
     assert "New case" not in eve.visible_text()
 
 
-def test_an_administrator_adds_a_person_who_can_sign_in_at_once(visit, clinic):
+def test_an_administrator_adds_a_person_and_changes_of_that_account_count_from_the_next_click(visit, clinic):
     eve = visit("eve")
     eve.page.get_by_role("textbox", name="User name").fill("fred")
-    eve.page.get_by_role("textbox", name="Full name").fill("Third Doctor")
+    eve.page.get_by_role("textbox", name="Full name").fill("Second Admin")
+    eve.page.get_by_label("Role", exact=True).select_option(label="admin")
     eve.page.get_by_role("button", name="Add person").click()
     clinic.passwords["fred"] = eve.page.locator(".password code").inner_text()
-    fred = visit("fred", alone=True)
-    fred.sees("Third Doctor, doctor")
+    fred = visit("fred", ends=True)
+    fred.sees("Second Admin, administrator")
+
+    with clinic.store.write() as db:
+        accounts.set_role(db, "fred", "doctor")
+    fred.page.get_by_role("textbox", name="User name").fill("mallory")
+    fred.page.get_by_role("textbox", name="Full name").fill("Nobody")
+    fred.page.get_by_role("button", name="Add person").click()
+    fred.page.get_by_text("This needs the role admin").wait_for()
+    with clinic.store.read() as db:
+        assert "mallory" not in [user.name for user in accounts.list_users(db)]
+
     eve.page.locator("tbody tr", has_text="fred").click()
     eve.page.get_by_role("button", name="Disable account …").click()
     eve.page.get_by_role("button", name="Disable account", exact=True).click()
     expect(eve.page.locator("tbody tr", has_text="fred")).to_contain_text("disabled")
-    fred.page.locator(".nav-entry", has_text="Worklist").click()
+    fred.page.locator(".nav-entry", has_text="Usage").click()
     fred.page.get_by_role("heading", name="You are signed out").wait_for()
 
 
@@ -457,7 +438,7 @@ class Forger:
         config_data = json.loads(visitor.page.locator("#jupyter-config-data").text_content())
         self.kernel_id = config_data["kernelId"]
         address = visitor.clinic.url.replace("http", "ws") + f"api/kernels/{self.kernel_id}/channels"
-        cookie = {"Cookie": f"{accounts.COOKIE}={visitor.token}"}
+        cookie = {"Cookie": f"{accounts.COOKIE}={visitor.cookie()}"}
         self._way = connect(address, additional_headers=cookie, subprotocols=["v1.kernel.websocket.jupyter.org"])
 
     def __enter__(self) -> "Forger":
@@ -508,12 +489,25 @@ class Forger:
         self.send("comm_msg", {"comm_id": comm, "data": data}, *buffers)
 
 
+def test_the_kernel_of_a_colleague_does_not_answer(visit, clinic):
+    ada, ben = visit("ada"), visit("ben")
+    ben.page, page = ada.page, ben.page  # ben's cookie, ada's kernel
+    with pytest.raises(InvalidStatus, match="403"), Forger(ben):
+        pass
+    assert ben.send_file(b"for ada") == 403
+    ben.page = page
+    with Forger(ben) as forger:
+        assert forger.widgets()
+
+
 def test_a_doctor_gets_no_further_with_forged_messages(visit, clinic, tmp_path, slices):
-    ada = visit("ada", alone=True)
-    entries = ada.page.locator(".nav-entry").all_inner_texts()
+    with clinic.store.write() as db:
+        clinic.passwords["ida"] = accounts.add_user(db, "ida", "Third Doctor", "doctor")
+    ida = visit("ida", ends=True)
+    entries = ida.page.locator(".nav-entry").all_inner_texts()
     assert [entry.strip() for entry in entries] == ["New case", "Worklist", "Patient"]
     before = everything(clinic)
-    with Forger(ada) as forger:
+    with Forger(ida) as forger:
         # No code runs.
         code = f"open({str(tmp_path / 'pwned')!r}, 'w')"
         forger.send("execute_request", {"code": code, "silent": False, "store_history": False, "user_expressions": {},
@@ -530,7 +524,7 @@ def test_a_doctor_gets_no_further_with_forged_messages(visit, clinic, tmp_path, 
         upload = next(comm for comm, state in widgets.items() if "limit" in state and "hint" in state)
         forger.tell(upload, {"method": "update", "state": {"disabled": False, "limit": 2**40}, "buffer_paths": []})
         content = slices["Normal"].read_bytes()
-        assert ada.send_file(content) == 204
+        assert ida.send_file(content) == 204
         forger.tell(upload, {"method": "custom", "content": {"name": "x.dcm", "number": 1, "of": 1}}, content)
         for comm, state in widgets.items():
             match state["_model_name"]:
@@ -555,26 +549,34 @@ def everything(clinic) -> dict[str, int]:
         }
 
 
-def test_the_kernel_of_a_colleague_does_not_answer(visit, clinic):
-    ada, ben = visit("ada"), visit("ben")
-    ben.page, page = ada.page, ben.page  # ben's cookie, ada's kernel
-    with pytest.raises(InvalidStatus, match="403"), Forger(ben):
-        pass
-    assert ben.send_file(b"for ada") == 403
-    ben.page = page
-    with Forger(ben) as forger:
-        assert forger.widgets()
+# --- sessions that end; the pages end with them
 
 
-def test_an_administrator_who_is_made_a_doctor_is_refused_at_the_next_click(visit, clinic):
-    with clinic.store.write() as db:
-        clinic.passwords["gus"] = accounts.add_user(db, "gus", "Second Admin", "admin")
-    gus = visit("gus", alone=True)
-    with clinic.store.write() as db:
-        accounts.set_role(db, "gus", "doctor")
-    gus.page.get_by_role("textbox", name="User name").fill("mallory")
-    gus.page.get_by_role("textbox", name="Full name").fill("Nobody")
-    gus.page.get_by_role("button", name="Add person").click()
-    gus.page.get_by_text("This needs the role admin").wait_for()
+def test_after_signing_out_the_back_button_shows_no_record(visit, clinic, slices):
+    ada = visit("ada", ends=True)
+    token = ada.cookie()
+    ada.new_patient("OUT-1", "Demo Patient Out")
+    ada.upload(slices["Normal"])
+    ada.sees("Demo Patient Out")
+    ada.page.get_by_role("button", name="Sign out").click()
+    ada.page.get_by_label("User name").wait_for()
+    ada.page.go_back()
+    ada.page.get_by_label("User name").wait_for()
+    assert "Demo Patient Out" not in ada.page.content()
+    with pytest.raises(accounts.SignedOut):
+        accounts.whoami(clinic.store, token)
+
+
+def test_a_session_ended_in_mid_work_is_refused_at_the_next_click(visit, clinic, slices):
+    ben = visit("ben", ends=True)
+    ben.new_patient("END-1", "Demo Patient End")
+    ben.upload(slices["Normal"])
+    ben.page.get_by_role("button", name="Agree: Normal").wait_for()
+    accounts.sign_out(clinic.store, ben.cookie())
+    ben.page.get_by_role("button", name="Agree: Normal").click()
+    ben.page.get_by_role("heading", name="You are signed out").wait_for()
+    assert "Demo Patient End" not in ben.page.content()
     with clinic.store.read() as db:
-        assert "mallory" not in [user.name for user in accounts.list_users(db)]
+        assert not db.scalars(sa.select(Review).join(Reading).join(Study).join(Patient).filter_by(number="END-1")).all()
+    ben.page.get_by_role("link", name="Sign in").click()
+    ben.page.get_by_label("User name").wait_for()
