@@ -113,6 +113,11 @@ class Organ(NamedTuple):
         outside = 10 * np.maximum(2 - rx, 0)
         return np.asarray(ellipse(x, y, cx, cy, np.maximum(rx, 1), np.maximum(ry, 1), self.tilt) + outside)
 
+    def reach(self, level: float, wall_mm: float = 0.0) -> tuple[float, float, float]:
+        """Centre at a level, and how far from it, in mm, the tube and a wall around it reach at most."""
+        cx, cy, rx, ry = (float(np.interp(level, self.level, column)) for column in self[2:6])
+        return cx, cy, max(rx, ry, 1) + wall_mm
+
 
 MEDIASTINUM = Organ(FAT, (0, 0.4, 0.7, 1), (0, 0, 2, 4), (18, 16, 14, 14), (30, 29, 24, 22), (60, 60, 60, 60))
 # In front of the heart the lungs all but meet.

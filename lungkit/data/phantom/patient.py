@@ -18,6 +18,7 @@ NORMAL, PNEUMONIA, COVID = CLASSES
 THICKNESS_MM = 3.0  # of a slice
 WARP_MM = 3.2  # how far a patient's shapes stray from the reference adult's
 LEAST_LESION_MM2 = 150.0  # on every slice of a diseased patient
+BLOCK = 8  # pixels: shapes are drawn within a box of whole blocks
 
 
 class _Plane(NamedTuple):
@@ -30,6 +31,20 @@ class _Plane(NamedTuple):
     cavity: np.ndarray  # signed distances, negative inside
     lungs: np.ndarray
     texture: np.ndarray  # of tissue: smooth noise, mean 0
+
+
+def _near(plane: _Plane, cx: float, cy: float, reach_mm: float, pixel_mm: float) -> tuple[slice, slice]:
+    """Rows and columns that hold every pixel within `reach_mm` of (cx, cy), and few others.
+
+    pixel_mm: in mm of the reference adult.
+    """
+    x, y = plane.x[::BLOCK, ::BLOCK], plane.y[::BLOCK, ::BLOCK]
+    margin = 2 * BLOCK * pixel_mm  # a block's diagonal, and the warp
+    rows, columns = np.nonzero(np.hypot(x - cx, y - cy) < reach_mm + margin)
+    if not len(rows):
+        return slice(0), slice(0)
+    top, left, bottom, right = BLOCK * rows.min(), BLOCK * columns.min(), BLOCK * rows.max(), BLOCK * columns.max()
+    return slice(top, bottom + BLOCK), slice(left, right + BLOCK)
 
 
 class SyntheticPatient:
@@ -51,6 +66,7 @@ class SyntheticPatient:
         self.rib_phase, self.rib_step = rng.uniform(0, 1, 2).tolist(), math.radians(rng.uniform(24, 29))
         width = 2 * (160 + self.fat_mm) * self.scale[0]
         self.pixel_mm = float(round(width * rng.uniform(1.03, 1.13) / size, 4))
+        self.largest_pixel_mm = self.pixel_mm / min(self.scale)  # of the reference adult
         field = self.pixel_mm * size
         turn, (dx, dy) = rng.normal(0, math.radians(3.5)), rng.normal(0, 0.018 * field, 2)
         along = ((np.arange(size) - (size - 1) / 2) * self.pixel_mm).astype(np.float32)
@@ -114,10 +130,11 @@ class SyntheticPatient:
         alpha, opacity = self._lesions(plane, lungs)
         paint(image, cover(plane.lungs, self.pixel_mm), self._parenchyma(plane, alpha, opacity))
         for airway in adult.AIRWAYS:
-            distance = airway.distance(x, y, level)
-            paint(image, cover(distance - 1.6, self.pixel_mm), adult.MUSCLE)
-            paint(image, cover(distance, self.pixel_mm), adult.AIR)
-            lungs &= distance > 0
+            near = _near(plane, *airway.reach(level, 1.6), self.largest_pixel_mm)
+            distance = airway.distance(x[near], y[near], level)
+            paint(image[near], cover(distance - 1.6, self.pixel_mm), adult.MUSCLE)
+            paint(image[near], cover(distance, self.pixel_mm), adult.AIR)
+            lungs[near] &= distance > 0
         return self._scan(image), (alpha > 0.5) & lungs, lungs
 
     def _body(self, plane: _Plane) -> np.ndarray:
@@ -143,7 +160,8 @@ class SyntheticPatient:
         for organ in (adult.HEART, *adult.HILA, *adult.AORTA, *adult.VEINS_AND_TRUNK, adult.OESOPHAGUS):
             if np.interp(level, organ.level, organ.half_width) > 0.5:
                 hu = organ.hu + self.contrast * (organ.hu == adult.BLOOD)
-                paint(image, cover(organ.distance(x, y, level), pixel), hu)
+                near = _near(plane, *organ.reach(level), self.largest_pixel_mm)
+                paint(image[near], cover(organ.distance(x[near], y[near], level), pixel), hu)
         liver = np.maximum(adult.liver_distance(x, y, level), cavity)
         paint(image, cover(liver, pixel), adult.LIVER + 0.3 * self.contrast)
         return image
@@ -152,27 +170,32 @@ class SyntheticPatient:
         """Ribs cut aslant, their cartilage in front, sternum, scapulae, and a vertebra or a disc."""
         x, y, z_mm, level, cavity, _, _ = plane
 
-        def bone(distance: np.ndarray, hu: int = adult.MARROW, shell_mm: float = 1.8) -> None:
+        def bone(image: np.ndarray, distance: np.ndarray, hu: int = adult.MARROW, shell_mm: float = 1.8) -> None:
             paint(image, cover(distance, self.pixel_mm), adult.CORTEX if hu == adult.MARROW else hu)
             paint(image, cover(distance + shell_mm, self.pixel_mm), hu)
+
+        def round_bone(cx: float, cy: float, rx: float, ry: float, tilt: float = 0.0, hu: int = adult.MARROW) -> None:
+            near = _near(plane, cx, cy, max(rx, ry), self.largest_pixel_mm)
+            bone(image[near], ellipse(x[near], y[near], cx, cy, rx, ry, tilt), hu)
 
         angle = np.arctan2(np.abs(x), -y)  # 0 in front, pi at the back
         phase = np.where(x < 0, self.rib_phase[0], self.rib_phase[1]) + z_mm / 24  # ribs run down and forwards
         along = (np.mod(angle / self.rib_step + phase, 1) - 0.5) * self.rib_step * np.sqrt(x * x + y * y)
         rib = ellipse(along, cavity - 7, 0, 0, 15, 4.8)
         front, back = angle < 0.75, angle > 2.75
-        bone(np.where(front | back, 9, rib))
-        bone(np.where(front & (angle > 0.2), rib, 9), adult.CARTILAGE)
-        bone(ellipse(x, y, 0, -95 - 6 * level, 20, 5.5))
+        bone(image, np.where(front | back, 9, rib))
+        bone(image, np.where(front & (angle > 0.2), rib, 9), adult.CARTILAGE)
+        round_bone(0, -95 - 6 * level, 20, 5.5)
         if level < 0.6:
             for side in (-1, 1):
-                bone(ellipse(x, y, 118 * side, 62, 3.2, 34 * (0.75 - level) + 6, 0.75 * side))
+                round_bone(118 * side, 62, 3.2, 34 * (0.75 - level) + 6, 0.75 * side)
         disc = abs((z_mm + 24 * self.rib_phase[0]) % 24 - 12) > 9.5
-        bone(ellipse(x, y, 0, 60, 18, 14), 85 if disc else adult.MARROW)
-        bone(ellipse(x, y, 0, 98, 3.5, 17))  # spinous process
+        round_bone(0, 60, 18, 14, hu=85 if disc else adult.MARROW)
+        round_bone(0, 98, 3.5, 17)  # spinous process
         for side in (-1, 1):
-            bone(ellipse(x, y, 20 * side, 80, 19, 5, 0.45 * side))  # lamina and transverse process
-        paint(image, cover(ellipse(x, y, 0, 80, 9, 8), self.pixel_mm), adult.CORD)
+            round_bone(20 * side, 80, 19, 5, 0.45 * side)  # lamina and transverse process
+        near = _near(plane, 0, 80, 9, self.largest_pixel_mm)
+        paint(image[near], cover(ellipse(x[near], y[near], 0, 80, 9, 8), self.pixel_mm), adult.CORD)
 
     def _lesions(self, plane: _Plane, lungs: np.ndarray) -> tuple[np.ndarray, Any]:
         """Opacity 0..1 of the slice's lesions and their HU; each lung's share of lesion is met on every slice."""
