@@ -19,41 +19,61 @@ from lungkit.training import fit
 
 
 class Batches(keras.utils.PyDataset):
-    """Eight batches in a fixed order; with `marker`, stops for good in the middle of the third epoch."""
+    """Four batches in a fixed order; with `marker`, stops for good in the middle of the third epoch."""
 
     def __init__(self, marker: Path | None = None):
         super().__init__()
         rng = np.random.default_rng(3)
-        self.y = rng.integers(0, 2, 64)
-        self.x = rng.normal(size=(64, 16, 16, 1)).astype("float32") + self.y[:, None, None, None]
+        self.y = rng.integers(0, 2, 32)
+        self.x = rng.normal(size=(32, 16, 16, 1)).astype("float32") + self.y[:, None, None, None]
         self.marker, self.served = marker, 0
 
     def __len__(self):
-        return 8
+        return 4
 
     def __getitem__(self, index):
         self.served += 1
-        if self.marker and self.served > 2 * len(self) + 4:
+        if self.marker and self.served > 2 * len(self) + 2:
             self.marker.touch()
             time.sleep(120)
         return self.x[index * 8 : index * 8 + 8], self.y[index * 8 : index * 8 + 8]
 
 
-def train(folder: Path, batches=None, epochs=5, patience=10, ema=0.0, **options):
+def train(folder: Path, batches=None, epochs=4, patience=10, ema=0.0, **options):
+    import tensorflow as tf
+
     keras.utils.set_random_seed(1)
     # Without dropout, whose draws Keras does not save: everything else has to be as if nothing had happened.
-    model = cnn.build((16, 16, 1), 2, filters=4, blocks=2, dropout=0.0)
-    cnn.compile_classifier(model, decay_steps=8 * epochs, ema=ema)
-    return fit.fit(model, batches or Batches(), Batches(), folder, epochs=epochs, patience=patience, **options)
+    model = cnn.build((16, 16, 1), 2, filters=4, blocks=1, dropout=0.0)
+    cnn.compile_classifier(model, decay_steps=4 * epochs, ema=ema)
+    tf.config.run_functions_eagerly(True)  # so few small batches take less time than tracing a step
+    try:
+        return fit.fit(model, batches or Batches(), Batches(), folder, epochs=epochs, patience=patience, **options)
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
-def test_a_training_killed_in_mid_epoch_ends_as_if_it_had_not_been(tmp_path):
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """Folder, model and history of a training; tests leave all of them as they are."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    return folder, *train(folder, settings={"data": "one"})
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    """Model and history of a training with a moving average of the weights."""
+    return train(tmp_path_factory.mktemp("averaged"), ema=0.9)
+
+
+def test_a_training_killed_in_mid_epoch_ends_as_if_it_had_not_been(tmp_path, unbroken):
     marker = tmp_path / "in_third_epoch"
     script = f"""
 import pathlib, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_fit
-test_fit.train(pathlib.Path({str(tmp_path / "killed")!r}), test_fit.Batches(pathlib.Path({str(marker)!r})))
+test_fit.train(pathlib.Path({str(tmp_path / "killed")!r}), test_fit.Batches(pathlib.Path({str(marker)!r})),
+               settings={{"data": "one"}})
 """
     child = subprocess.Popen([sys.executable, "-c", script], env=os.environ, stderr=subprocess.DEVNULL)
     try:
@@ -61,42 +81,41 @@ test_fit.train(pathlib.Path({str(tmp_path / "killed")!r}), test_fit.Batches(path
         while not marker.exists():
             assert child.poll() is None, "the training ended before it could be killed"
             assert time.monotonic() < deadline, "the third epoch never came"
-            time.sleep(0.1)
+            time.sleep(0.02)
     finally:
         child.kill()
         child.wait()
     left = json.loads((tmp_path / "killed" / "state.json").read_text())
     assert left["epoch"] == 2 and not left["finished"]
 
-    resumed, history = train(tmp_path / "killed")
-    unbroken, expected = train(tmp_path / "unbroken")
-    assert history.epoch.tolist() == [1, 2, 3, 4, 5]
+    resumed, history = train(tmp_path / "killed", settings={"data": "one"})
+    _, model, expected = unbroken
+    assert history.epoch.tolist() == [1, 2, 3, 4]
     assert history.loss[:2].tolist() == [row["loss"] for row in left["history"]], "finished epochs are not repeated"
     np.testing.assert_allclose(history.loss, expected.loss, rtol=1e-3)
     np.testing.assert_allclose(history.learning_rate, expected.learning_rate)
-    for one, other in zip(resumed.get_weights(), unbroken.get_weights(), strict=True):
+    for one, other in zip(resumed.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=0.02, atol=2e-3)
 
 
-def test_a_finished_training_is_returned_at_once(tmp_path):
-    model, history = train(tmp_path, epochs=2)
+def test_a_finished_training_is_returned_at_once(unbroken):
+    folder, model, history = unbroken
     watched = Batches()
-    again, same = train(tmp_path, watched, epochs=2)
+    again, same = train(folder, watched, settings={"data": "one"})
     assert watched.served == 0
     assert same.equals(history)
     np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])
 
 
-def test_a_moving_average_of_the_weights_is_what_is_judged_and_returned(tmp_path):
-    plain, _ = train(tmp_path / "plain", epochs=2)
-    model, history = train(tmp_path / "average", epochs=2, ema=0.9)
-    kernels = [one.get_layer("logits").get_weights()[0] for one in (plain, model)]
+def test_a_moving_average_of_the_weights_is_what_is_judged_and_returned(unbroken, averaged):
+    model, history = averaged
+    kernels = [one.get_layer("logits").get_weights()[0] for one in (unbroken[1], model)]
     assert np.abs(kernels[0] - kernels[1]).max() > 1e-4
     judged = cnn.compile_classifier(model).evaluate(Batches(), verbose=0, return_dict=True)
     assert judged["loss"] == pytest.approx(history.val_loss.min(), rel=1e-4)
 
 
-def test_a_moving_average_goes_on_where_a_training_was_stopped(tmp_path):
+def test_a_moving_average_continues_where_a_training_was_stopped(tmp_path, averaged):
     class Stopped(Exception):
         pass
 
@@ -106,12 +125,12 @@ def test_a_moving_average_goes_on_where_a_training_was_stopped(tmp_path):
                 raise Stopped
 
     with pytest.raises(Stopped):
-        train(tmp_path / "stopped", Stopping(), ema=0.9)
-    resumed, history = train(tmp_path / "stopped", ema=0.9)
-    unbroken, expected = train(tmp_path / "unbroken", ema=0.9)
-    assert history.epoch.tolist() == [1, 2, 3, 4, 5]
+        train(tmp_path, Stopping(), ema=0.9)
+    resumed, history = train(tmp_path, ema=0.9)
+    model, expected = averaged
+    assert history.epoch.tolist() == [1, 2, 3, 4]
     np.testing.assert_allclose(history.val_loss, expected.val_loss, rtol=1e-3)
-    for one, other in zip(resumed.get_weights(), unbroken.get_weights(), strict=True):
+    for one, other in zip(resumed.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=0.02, atol=2e-3)
 
 
@@ -125,32 +144,30 @@ class Worsening(Batches):
 
 def test_training_stops_after_patience_and_returns_the_best_epoch(tmp_path):
     keras.utils.set_random_seed(1)
-    model = cnn.compile_classifier(cnn.build((16, 16, 1), 2, filters=4, blocks=2))
+    model = cnn.compile_classifier(cnn.build((16, 16, 1), 2, filters=4, blocks=1))
     model, history = fit.fit(model, Batches(), Worsening(), tmp_path, epochs=12, patience=2)
     best = history.val_loss.idxmin() + 1
     assert len(history) == best + 2 < 12
     assert model.evaluate(Worsening(), verbose=0)[0] == pytest.approx(history.val_loss.min(), rel=1e-3)
 
 
-def test_only_the_last_and_the_best_epoch_are_kept(tmp_path):
-    train(tmp_path, epochs=4)
-    state = json.loads((tmp_path / "state.json").read_text())
-    assert {f.name for f in tmp_path.iterdir()} == {"state.json", "settings.json", state["last"], state["best"]}
+def test_only_the_last_and_the_best_epoch_are_kept(unbroken):
+    folder = unbroken[0]
+    state = json.loads((folder / "state.json").read_text())
+    assert {f.name for f in folder.iterdir()} == {"state.json", "settings.json", state["last"], state["best"]}
 
 
-def test_a_folder_with_another_training_is_refused_by_name(tmp_path):
-    train(tmp_path, epochs=1, settings={"data": "one"})
+def test_a_folder_with_another_training_is_refused_by_name(unbroken):
     with pytest.raises(resume.SettingsDiffer, match="data differ"):
-        train(tmp_path, epochs=1, settings={"data": "two"})
+        train(unbroken[0], settings={"data": "two"})
 
 
 def test_a_loss_that_is_no_number_stops_the_training_with_advice(tmp_path):
     keras.utils.set_random_seed(1)
-    model = cnn.compile_classifier(cnn.build((16, 16, 1), 2, filters=4, blocks=2))
     broken = Batches()
     broken.x[:] = np.nan
     with pytest.raises(LungkitError, match="loss became nan in epoch 1; try a smaller learning rate"):
-        fit.fit(model, broken, Batches(), tmp_path, epochs=3)
+        train(tmp_path, broken)
 
 
 def test_rare_classes_weigh_more_and_all_images_together_weigh_one_each():
