@@ -1,6 +1,7 @@
 """A recipe becomes a registered version: fine-tuned in stages, measured by fold on patients not trained on."""
 
 import dataclasses
+import functools
 import shutil
 
 import numpy as np
@@ -13,8 +14,9 @@ from typer.testing import CliRunner
 from lungkit import cli, resume
 from lungkit.data import dataset, preprocess
 from lungkit.errors import LungkitError
-from lungkit.models import backbones, card_text, graph, registry, saved
+from lungkit.models import backbones, card_text, cnn, graph, registry, saved
 from lungkit.training import finetune, fit, recipes, release, tasks
+from tests.training.one_worker import in_this_process
 
 TINY = recipes.Recipe(
     name="squares-lite",
@@ -35,6 +37,14 @@ TINY = recipes.Recipe(
     mirrored=False,
 )
 SHORT_LITE0 = {"backbone": "efficientnet_lite0", "until": "stage3", "unfrozen": "stage3"}  # few layers to trace
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow():
+    """The compact CNN with a quarter of its filters, which is enough for squares."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cnn, "build", functools.partial(cnn.build, filters=cnn.FILTERS // 4))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +234,17 @@ def test_an_unknown_recipe_is_refused_with_the_list():
         recipes.find("chest")
 
 
-def test_a_backbone_gets_its_head_first_then_learns_in_its_later_stages(squares, tmp_path):
+@pytest.fixture
+def eager():
+    """To trace a step of a few hundred layers takes longer than a few steps."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def test_a_backbone_gets_its_head_first_then_learns_in_its_later_stages(squares, tmp_path, eager):
     recipe = dataclasses.replace(TINY, backbone="efficientnet_lite0", epochs=1, unfrozen="stage5", batch_size=32)
     tensors = finetune.recipe_data(recipe, squares)
     model, _ = finetune.member(recipe, tensors, tmp_path / "all", seed=2)
@@ -291,10 +311,12 @@ def test_ways_of_training_are_compared_on_the_validation_patients_with_what_they
 def test_two_workers_train_a_backbone_along_the_curve_of_one_process(squares, tmp_path):
     recipe = dataclasses.replace(TINY, **SHORT_LITE0, epochs=2, dropout=0.0, mixup=0.0, augmentation={})
     tensors = finetune.recipe_data(recipe, squares)
-    curves = [finetune.member(recipe, tensors, tmp_path / str(n), seed=1, workers=n)[1] for n in (1, 2)]
-    assert list(curves[0]["epoch"]) == [0, 1, 2]
-    np.testing.assert_allclose(curves[1]["loss"], curves[0]["loss"], rtol=5e-3)
-    np.testing.assert_allclose(curves[1]["val_loss"], curves[0]["val_loss"], rtol=5e-3)
+    with in_this_process():
+        _, alone = finetune.member(recipe, tensors, tmp_path / "1", seed=1, workers=1)
+    _, together = finetune.member(recipe, tensors, tmp_path / "2", seed=1, workers=2)
+    assert list(alone["epoch"]) == [0, 1, 2]
+    np.testing.assert_allclose(together["loss"], alone["loss"], rtol=5e-3)
+    np.testing.assert_allclose(together["val_loss"], alone["val_loss"], rtol=5e-3)
 
 
 def test_a_recipe_takes_another_network_under_a_name_of_its_own():

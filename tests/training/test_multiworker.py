@@ -12,6 +12,7 @@ import pytest
 from lungkit.errors import LungkitError
 from lungkit.models import cnn
 from lungkit.training import fit, multiworker, pipeline
+from tests.training.one_worker import in_this_process
 
 # Without dropout, which each worker draws for itself: all else has to be the same.
 COMPILED = {"learning_rate": 1e-3, "label_smoothing": 0.1, "decay_steps": 20}
@@ -21,7 +22,7 @@ OPTIONS = {"epochs": 4, "batches": BATCHES, "compiled": COMPILED}
 
 def start() -> keras.Model:
     keras.utils.set_random_seed(7)
-    return cnn.build((16, 16, 1), 2, filters=4, blocks=2, dropout=0.0)
+    return cnn.build((16, 16, 1), 2, filters=4, blocks=1, dropout=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -37,42 +38,57 @@ def chest():
 
 
 @pytest.fixture(scope="module")
-def runs(chest, tmp_path_factory):
-    """Model, history and folder by number of workers."""
-    folder = tmp_path_factory.mktemp("multiworker")
-    return {
-        n: (*multiworker.fit_with_workers(start(), *chest, folder / str(n), workers=n, **OPTIONS), folder / str(n))
-        for n in (1, 2)
-    }
+def together(chest, tmp_path_factory):
+    """Model, history and folder of a training by two workers."""
+    folder = tmp_path_factory.mktemp("together")
+    return *multiworker.fit_with_workers(start(), *chest, folder, workers=2, **OPTIONS), folder
 
 
-def test_two_workers_learn_what_one_learns(runs):
-    (one, alone, _), (two, together, _) = runs[1], runs[2]
+@pytest.fixture(scope="module")
+def alone(chest, tmp_path_factory):
+    """Model and history of a training by one worker: this process."""
+    with in_this_process():
+        return multiworker.fit_with_workers(start(), *chest, tmp_path_factory.mktemp("alone"), workers=1, **OPTIONS)
+
+
+def test_two_workers_learn_what_one_learns(alone, together):
+    (one, expected), (two, history, _) = alone, together
     # The same sums in another order: float32 rounds to 6e-8, which 20 steps of AdamW, dividing by the size of the
     # gradient, let grow. A worker's own statistics, or its gradient alone, show in the first or second digit.
     for figure in ("loss", "val_loss"):
-        np.testing.assert_allclose(together[figure], alone[figure], rtol=5e-3)
-    np.testing.assert_allclose(together.accuracy, alone.accuracy, atol=0.03)
-    assert alone.loss.iloc[-1] < 0.95 * alone.loss.iloc[0], "a curve that does not move would prove nothing"
+        np.testing.assert_allclose(history[figure], expected[figure], rtol=5e-3)
+    np.testing.assert_allclose(history.accuracy, expected.accuracy, atol=0.03)
+    assert expected.loss.iloc[-1] < 0.95 * expected.loss.iloc[0], "a curve that does not move would prove nothing"
     for mine, other in zip(one.get_weights(), two.get_weights(), strict=True):
         np.testing.assert_allclose(other, mine, rtol=0.02, atol=5e-3)
 
 
-def test_the_curve_is_that_of_keras_own_training(runs, chest, tmp_path):
-    """Without variation, which Keras' own loop draws once more before it starts."""
-    still = OPTIONS | {"batches": {"batch_size": 16, "weights": BATCHES["weights"]}}
-    _, history = multiworker.fit_with_workers(start(), *chest, tmp_path / "workers", workers=1, **still)
-    train, validation = (pipeline.InMemory(*part, 2, 16, weights=BATCHES["weights"]) for part in chest)
+class FromTheFirstEpoch(pipeline.InMemory):
+    """Keras' own loop ends an epoch once before it starts: that one does not count."""
+
+    ended = -1
+
+    def on_epoch_end(self):
+        self.ended += 1
+        if self.ended != 1:  # 0: made; 1: before the start
+            super().on_epoch_end()
+
+
+def test_the_curve_is_that_of_keras_own_training(alone, chest, tmp_path):
+    options = BATCHES | {"augment": pipeline.augmentation(**BATCHES["augment"])}
+    train = FromTheFirstEpoch(*chest[0], 2, **options)
+    validation = pipeline.InMemory(*chest[1], 2, 16, weights=BATCHES["weights"])
     model = cnn.compile_classifier(start(), **COMPILED)
     model.run_eagerly = True  # so few small batches take less time than tracing a step
-    _, expected = fit.fit(model, train, validation, tmp_path / "keras", epochs=4, patience=4)
+    _, expected = fit.fit(model, train, validation, tmp_path, epochs=4, patience=4)
+    _, history = alone
     assert set(history) == set(expected)
     for figure in ("loss", "val_loss", "learning_rate"):
         np.testing.assert_allclose(history[figure], expected[figure], rtol=5e-3)
 
 
-def test_the_model_that_is_left_is_an_ordinary_one_with_the_weights_of_its_best_epoch(runs, chest):
-    model, history, _ = runs[2]
+def test_the_model_that_is_left_is_an_ordinary_one_with_the_weights_of_its_best_epoch(together, chest):
+    model, history, _ = together
     assert not any(getattr(layer, "synchronized", False) for layer in model.layers)
     cnn.compile_classifier(model, **COMPILED)
     held_out = pipeline.InMemory(*chest[1], 2, 64, weights=BATCHES["weights"])
@@ -81,8 +97,8 @@ def test_the_model_that_is_left_is_an_ordinary_one_with_the_weights_of_its_best_
     )
 
 
-def test_a_finished_training_is_not_done_again(runs, chest):
-    model, history, folder = runs[2]
+def test_a_finished_training_is_not_done_again(together, chest):
+    model, history, folder = together
     before = (folder / "history.csv").stat().st_mtime_ns
     again, same = multiworker.fit_with_workers(start(), *chest, folder, workers=2, **OPTIONS)
     assert (folder / "history.csv").stat().st_mtime_ns == before
