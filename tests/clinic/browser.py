@@ -153,14 +153,20 @@ def eventually(true: Callable[[], bool], seconds: float = 20) -> bool:
     while not true():
         if time.monotonic() > end:
             return False
-        time.sleep(0.1)
+        time.sleep(0.03)
     return True
 
 
 def kernels_of(clinic) -> list[psutil.Process]:
     """The kernels that run now."""
-    children = psutil.Process(clinic.process.pid).children(recursive=True)
-    return [child for child in children if "ipykernel_launcher" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process(clinic.process.pid).children(recursive=True) if _is_kernel(child)]
+
+
+def _is_kernel(process: psutil.Process) -> bool:
+    try:
+        return "ipykernel_launcher" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it ended a moment ago
+        return False
 
 
 def server_of(clinic) -> psutil.Process:

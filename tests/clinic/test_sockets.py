@@ -15,7 +15,7 @@ import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import nbformat
 import pytest
@@ -32,7 +32,6 @@ from tests.clinic.browser import (
     eventually,
     frame,
     heard,
-    kernels_of,
     message,
     server_of,
     signed_in_as,
@@ -87,6 +86,20 @@ def page(clinic) -> tuple[Browser, str]:
     return browser, browser.open_page()
 
 
+@pytest.fixture(scope="module")
+def other_page(clinic) -> tuple[Browser, str]:
+    """A page of bert's, and its kernel, that must work whatever anna does."""
+    browser = signed_in_as(clinic, "bert")
+    return browser, browser.open_page()
+
+
+@pytest.fixture(scope="module")
+def misused(clinic) -> tuple[Browser, list[str]]:
+    """Kernels of four pages of anna's, for tests that misuse them and say what remains of them."""
+    browser = signed_in_as(clinic, "anna")
+    return browser, [browser.open_page() for _ in range(4)]
+
+
 class Watch:
     """Asks for the sign-in page all the time; `slowest` answer in seconds, `grown`: bytes of the server's memory.
 
@@ -138,13 +151,14 @@ class Watch:
         return f"sign-in page: {self.answers} answers, {times}; {self.grown / MB:.0f} MiB more"
 
 
-def assert_unharmed(clinic, watch: Watch, grown: float = 150) -> None:
+def assert_unharmed(clinic, watch: Watch, other_page: tuple[Browser, str], grown: float = 150) -> None:
+    """Nothing is lost or slow, and another person signs in and uses a page."""
     assert clinic.process.poll() is None
     assert watch.slowest < SLOWEST + watch.idle, watch
     assert watch.grown < grown * MB, watch
     assert "Traceback" not in clinic.log.read_text(errors="replace")
-    other = signed_in_as(clinic, "bert")
-    assert ask_kernel(other, other.open_page()) == "ok"
+    signed_in_as(clinic, "bert")
+    assert ask_kernel(*other_page) == "ok"
 
 
 # --- what a frame may be
@@ -236,22 +250,22 @@ def test_a_frame_is_read_as_the_page_wrote_it():
 
 
 def test_any_frame_is_read_or_refused_with_a_reason_and_little_memory():
-    counts, numbered = Counter(), frames(1)
-    tracemalloc.start()
-    start = time.monotonic()
-    for _ in range(8000):
-        kind, made = next(numbered)
-        try:
-            sockets.parse_frame(made)
-            counts[kind, "read"] += 1
-        except sockets.BadMessage as bad:
-            counts[kind, "refused"] += 1
-            assert 0 < len(str(bad)) < 200
-            assert str(bad).isprintable()
-            assert 1001 <= bad.code <= 1013
-    seconds, (_, peak) = time.monotonic() - start, tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    print(f"8000 frames in {seconds:.1f} s, at most {peak / MB:.1f} MiB: {dict(counts)}")
+    counts, numbered, peak = Counter(), frames(1), 0
+    for _ in range(16):
+        some = list(islice(numbered, 500))  # made before memory is measured, which is slow
+        tracemalloc.start()
+        for kind, made in some:
+            try:
+                sockets.parse_frame(made)
+                counts[kind, "read"] += 1
+            except sockets.BadMessage as bad:
+                counts[kind, "refused"] += 1
+                assert 0 < len(str(bad)) < 200
+                assert str(bad).isprintable()
+                assert 1001 <= bad.code <= 1013
+        peak = max(peak, tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    print(f"8000 frames, at most {peak / MB:.1f} MiB: {dict(counts)}")
     assert peak < 20 * MB
     assert not counts["sound", "refused"] and not counts["forbidden", "refused"]
     assert not counts["old", "read"] and not counts["noise", "read"] and not counts["cut", "read"]
@@ -338,14 +352,14 @@ def test_sockets_to_one_kernel_are_few_and_closed_ones_make_room(page):
     assert ask_kernel(*page) == "ok"
 
 
-def test_the_old_protocol_next_to_the_page_stops_no_one(clinic, page):
+def test_the_old_protocol_next_to_the_page_stops_no_one(clinic, page, other_page):
     """A second socket in the old protocol, then a message with a buffer, once stopped the server."""
     with Watch(clinic) as watch:
         with pytest.raises(httpclient.HTTPClientError):
             asyncio.run(connect(*page, "?session_id=2", protocol=""))
         assert _state(*page)["buffers"]
         time.sleep(1)
-    assert_unharmed(clinic, watch)
+    assert_unharmed(clinic, watch, other_page)
 
 
 def _state(browser: Browser, kernel: str) -> dict:
@@ -398,8 +412,8 @@ def test_a_broken_frame_closes_its_own_socket_with_a_reason(clinic, page):
 # --- thousands of frames, in both directions, while others sign in
 
 
-def test_thousands_of_frames_from_a_page_keep_no_one_waiting(clinic, anna):
-    kernels = [anna.open_page() for _ in range(4)]  # each admits some sockets a second
+def test_thousands_of_frames_from_a_page_keep_no_one_waiting(clinic, misused, other_page):
+    anna, kernels = misused  # each admits some sockets a second
     counts = Counter()
 
     async def misuse(number: int, amount: int) -> None:
@@ -425,15 +439,15 @@ def test_thousands_of_frames_from_a_page_keep_no_one_waiting(clinic, anna):
             connection.close()
 
     async def all_at_once() -> None:
-        await asyncio.gather(*(misuse(number, 750) for number in range(4)))
+        await asyncio.gather(*(misuse(number, 500) for number in range(4)))
 
     start = time.monotonic()
     with Watch(clinic) as watch:
         asyncio.run(all_at_once())
     print(f"{dict(sorted(counts.items()))} in {time.monotonic() - start:.0f} s; {watch}")
-    assert counts["frames"] == 3000
-    assert counts["refused"] > 800
-    assert_unharmed(clinic, watch)
+    assert counts["frames"] == 2000
+    assert counts["refused"] > 530
+    assert_unharmed(clinic, watch, other_page)
     assert all(ask_kernel(anna, kernel) == "ok" for kernel in kernels)
 
 
@@ -449,7 +463,7 @@ def raw(rng: random.Random) -> bytes:
     return bytes([first]) + length + rng.randbytes(rng.choice([0, 1, 4, 130, 3000])) * rng.choice([1, 1, 50])
 
 
-def test_data_that_is_not_a_websocket_frame_keeps_no_one_waiting(clinic, anna):
+def test_data_that_is_not_a_websocket_frame_keeps_no_one_waiting(clinic, anna, other_page):
     rng, kernel, sent, answers = random.Random(7), anna.open_page(), 0, Counter()
     asked = (
         f"GET /api/kernels/{kernel}/channels?session_id=raw HTTP/1.1\r\nHost: {anna.address.netloc}\r\n"
@@ -478,11 +492,12 @@ def test_data_that_is_not_a_websocket_frame_keeps_no_one_waiting(clinic, anna):
     print(f"{sent} of no frame, 60000 empty ones; {dict(answers)}; {watch}")
     assert set(answers) <= {b"101", b"429"}  # 429: those before it are still open
     assert answers[b"101"] > 20
-    assert_unharmed(clinic, watch)
+    assert_unharmed(clinic, watch, other_page)
 
 
-def test_thousands_of_broken_messages_of_a_kernel_keep_no_one_waiting(clinic, anna):
-    rng, kernel = random.Random(3), anna.open_page()
+def test_thousands_of_broken_messages_of_a_kernel_keep_no_one_waiting(clinic, misused, other_page):
+    anna, (kernel, *_) = misused
+    rng = random.Random(3)
     header = json.dumps(message("display_data")["header"]).encode()
     ill = {"msg_id": "1", "version": "5.3"}
 
@@ -516,13 +531,14 @@ def test_thousands_of_broken_messages_of_a_kernel_keep_no_one_waiting(clinic, an
             asked = message("kernel_info_request")
             talk(anna, kernel, ordered(200), asked, until=lambda message: message["msg_type"] == "kernel_info_reply")
     print(f"3000 messages of a kernel; {watch}")
-    assert_unharmed(clinic, watch)
+    assert_unharmed(clinic, watch, other_page)
     assert "sent a broken message, which is dropped" in clinic.log.read_text()
     assert ask_kernel(anna, kernel) == "ok"
 
 
-def test_a_browser_that_does_not_read_takes_limited_memory(clinic, anna):
-    kernel = anna.open_page()
+def test_a_browser_that_does_not_read_takes_limited_memory(clinic, misused, other_page):
+    anna, (_, kernel, *_) = misused
+    words, end = "the browser has not read 64 MiB", time.monotonic() + 10
     flood = message("comm_open", comm_id="c", target_name="flood", data={"times": 80, "bytes": 8 * MB})
 
     async def unread() -> None:
@@ -530,17 +546,19 @@ def test_a_browser_that_does_not_read_takes_limited_memory(clinic, anna):
         connection.protocol.stream.close_fd  # noqa: B018  # there is a stream, of which nothing more is read
         await connection.write_message(frame(flood), binary=True)
         asyncio.get_running_loop().remove_reader(connection.protocol.stream.fileno())
-        await asyncio.sleep(6)
+        while words not in clinic.log.read_text() and time.monotonic() < end:
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(2)  # more of the flood arrives
 
     with Watch(clinic) as watch:
         asyncio.run(unread())
     print(watch)
-    assert_unharmed(clinic, watch, grown=500)
-    assert "the browser has not read 64 MiB" in clinic.log.read_text()
+    assert_unharmed(clinic, watch, other_page, grown=500)
+    assert words in clinic.log.read_text()
 
 
-def test_a_kernel_that_floods_a_page_which_is_away_ends_and_its_page_learns_so(clinic, anna):
-    kernel = anna.open_page()
+def test_a_kernel_that_floods_a_page_which_is_away_ends_and_its_page_learns_so(clinic, misused, other_page):
+    anna, (*_, kernel, _) = misused
     flood = message("comm_open", comm_id="c", target_name="flood", data={"times": 60, "bytes": 8 * MB})
 
     async def away() -> None:
@@ -553,19 +571,19 @@ def test_a_kernel_that_floods_a_page_which_is_away_ends_and_its_page_learns_so(c
         asyncio.run(away())
         assert eventually(lambda: json.loads(anna.get(f"/clinic/there/{kernel}").text)["state"] == "gone")
     print(watch)
-    assert_unharmed(clinic, watch, grown=500)
+    assert_unharmed(clinic, watch, other_page, grown=500)
 
 
-def test_a_page_that_was_away_for_a_moment_gets_the_messages_it_missed(clinic, anna):
-    kernel = anna.open_page()
+def test_a_page_that_was_away_for_a_moment_gets_the_messages_it_missed(clinic, misused, anna):
+    misuser, (*_, kernel) = misused
 
     async def back() -> dict:
-        connection = await connect(anna, kernel, "?session_id=flaky")
+        connection = await connect(misuser, kernel, "?session_id=flaky")
         few = message("comm_open", comm_id="c", target_name="flood", data={"times": 3, "bytes": 100})
         await connection.write_message(frame(few), binary=True)
         connection.close()
         await asyncio.sleep(1)
-        connection = await connect(anna, kernel, "?session_id=flaky")
+        connection = await connect(misuser, kernel, "?session_id=flaky")
         answer = {"msg_type": ""}
         while answer["msg_type"] != "display_data":
             answer = heard(await asyncio.wait_for(connection.read_message(), 10))
@@ -573,4 +591,4 @@ def test_a_page_that_was_away_for_a_moment_gets_the_messages_it_missed(clinic, a
         return answer
 
     assert asyncio.run(back())["buffers"] == [bytes(100)]
-    assert kernels_of(clinic)
+    assert ask_kernel(anna, anna.open_page()) == "ok"  # after all this, new pages open too

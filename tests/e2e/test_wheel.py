@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,6 +62,15 @@ def _build(folder: Path) -> Path:
     return wheel
 
 
+def _share_bytecode(packages: Path) -> None:
+    """Put what these tests' own environment compiled next to the same packages, for speed; Python checks if it fits."""
+    own = Path(sysconfig.get_path("purelib"))
+    for folder in [path for path in packages.rglob("*") if path.is_dir() and path.name != "__pycache__"]:
+        compiled = own / folder.relative_to(packages) / "__pycache__"
+        if compiled.is_dir() and not (folder / "__pycache__").exists():
+            shutil.copytree(compiled, folder / "__pycache__")
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory, shipped) -> Installed:
     """The wheel with its extra `clinic`; the versions are those of the lock file."""
@@ -75,6 +85,8 @@ def installed(tmp_path_factory, shipped) -> Installed:
     if re.search("network|connect|dns", done.stderr, re.IGNORECASE):
         pytest.skip(f"no package can be had here: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
+    (packages,) = (folder / "venv" / "lib").glob("python*/site-packages")
+    _share_bytecode(packages)
     return Installed(folder, shipped / "ct-infection")
 
 
