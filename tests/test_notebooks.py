@@ -78,13 +78,19 @@ def test_an_unknown_parameter_is_refused_by_name_before_anything_runs(three, tmp
 
 
 # About 4 s: two kernels start.
-def test_each_notebook_gets_the_parameters_it_knows_and_the_pages_escape_them(folder, tmp_path):
-    known = "data = 'phantom'\nreport = ''\nprofile = 'quick'"
+def test_each_notebook_gets_what_it_knows_and_the_version_of_this_run_and_the_pages_escape_it(folder, tmp_path):
+    known = "data = 'phantom'\nreport = ''\nmodel_name = ''"
     show = "from pathlib import Path\nPath(report, f'{data[:1]}{profile}.txt').write_text(f'{data}|{profile}')"
     no_sockets = "import os\nassert all(file.endswith('.ipynb') for file in os.listdir()), os.listdir()"
-    first = _write(folder / "01_first.ipynb", show, parameters=known)
-    second = _write(folder / "02_second.ipynb", "assert data == 'a<b>x' and 'profile' not in dir()", no_sockets)
-    run = notebooks.run([first, second], {"data": "a<b>x", "profile": "full"}, tmp_path / "run")
+    register = "assert model_name == 'two'\nPath(report, 'registered.json').write_text('{\"version\": \"two@v1\"}')"
+    first = _write(folder / "01_first.ipynb", show, register, parameters=f"{known}\nprofile = 'quick'")
+    its_data = "assert data == 'a<b>x' and 'profile' not in dir()"
+    later = "assert model_name == 'two@v1', model_name"
+    second = _write(folder / "02_second.ipynb", its_data, later, no_sockets, parameters=known)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "registered.json").write_text('{"version": "two@v9"}')  # an earlier run's
+    given = {"data": "a<b>x", "profile": "full", "model_name": "two"}
+    run = notebooks.run([first, second], given, tmp_path / "run")
     assert (run.folder / "afull.txt").read_text() == "a<b>x|full"
     assert [(name, status) for name, _, status in run.stages] == [("01_first", "done"), ("02_second", "done")]
     assert all(seconds > 0 for _, seconds, _ in run.stages)
@@ -221,18 +227,6 @@ def test_a_run_on_data_with_the_longest_name_has_a_folder(folder, monkeypatch):
     monkeypatch.setattr(notebooks, "_papermill", lambda *_: None)
     run = notebooks.run([notebook], {"data": f"/somewhere/{'ä' * 127}"})
     assert run.index.is_file()
-
-
-# About 4 s: two kernels start.
-def test_later_notebooks_show_the_version_that_this_run_registered(folder, tmp_path):
-    register = "from pathlib import Path\nPath(report, 'registered.json').write_text('{\"version\": \"two@v1\"}')"
-    known = "model_name = ''\nreport = ''"
-    first = _write(folder / "03_first.ipynb", "assert model_name == 'two'", register, parameters=known)
-    second = _write(folder / "04_second.ipynb", "assert model_name == 'two@v1', model_name", parameters=known)
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "registered.json").write_text('{"version": "two@v9"}')  # an earlier run's
-    run = notebooks.run([first, second], {"model_name": "two"}, tmp_path / "run")
-    assert [status for _, _, status in run.stages] == ["done", "done"]
 
 
 def test_the_index_shows_the_figures_that_the_notebooks_left(folder, tmp_path, monkeypatch):

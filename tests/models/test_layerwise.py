@@ -13,7 +13,8 @@ RATE = 1e-2
 FACTORS = {"early": 0.1, "late": 0.5}
 
 
-def _model(optimizer, jit: bool = False) -> keras.Model:
+def _model(optimizer, **how) -> keras.Model:
+    """Three dense layers; `how`: of compile. Step by step by default, as tracing takes longer than a few steps."""
     keras.utils.set_random_seed(1)
     inputs = keras.Input((6,))
     x = inputs
@@ -21,7 +22,7 @@ def _model(optimizer, jit: bool = False) -> keras.Model:
         x = keras.layers.Dense(6, "tanh", name=name)(x)
     model = keras.Model(inputs, x)
     optimizer.build(model.trainable_variables)
-    model.compile(optimizer, "mse", jit_compile=jit)
+    model.compile(optimizer, "mse", **(how or {"run_eagerly": True}))
     return model
 
 
@@ -37,7 +38,7 @@ def _step(model: keras.Model, steps: int = 1) -> None:
 
 @pytest.mark.parametrize("jit", [False, True], ids=["graph", "jit"])
 def test_the_first_step_of_each_layer_is_its_own_rate(jit):
-    model = _model(LayerwiseAdamW(RATE, layer_rates=FACTORS), jit)
+    model = _model(LayerwiseAdamW(RATE, layer_rates=FACTORS), jit_compile=jit)
     before = _kernels(model)
     _step(model)
     # Adam's first step moves each weight by the rate, whatever the size of its gradient.
