@@ -234,16 +234,6 @@ def test_an_unknown_recipe_is_refused_with_the_list():
         recipes.find("chest")
 
 
-@pytest.fixture
-def eager():
-    """To trace a step of a few hundred layers takes longer than a few steps."""
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 def test_a_backbone_gets_its_head_first_then_learns_in_its_later_stages(squares, tmp_path, eager):
     recipe = dataclasses.replace(TINY, backbone="efficientnet_lite0", epochs=1, unfrozen="stage5", batch_size=32)
     tensors = finetune.recipe_data(recipe, squares)

@@ -105,7 +105,7 @@ def test_only_what_is_asked_for_varies_and_another_setting_is_refused(squares, t
         tasks.RecipeSpace(SMALL, tensors, tmp_path, seed=1, vary=["until", "side"])
 
 
-def test_without_epochs_the_solved_heads_of_stages_are_compared(squares, monkeypatch):
+def test_without_epochs_the_solved_heads_of_stages_are_compared(squares, monkeypatch, eager):
     monkeypatch.setitem(recipes.RECIPES, SMALL.name, SMALL)
     asked = ("search", "--recipe", SMALL.name, "--data", str(squares), "--vary", "until", "--epochs", "0")
     done = CliRunner().invoke(cli.app, [*asked, "--trials", "2", "--limit", "80"])
@@ -114,7 +114,7 @@ def test_without_epochs_the_solved_heads_of_stages_are_compared(squares, monkeyp
     assert len(re.findall("COMPLETED", done.stdout)) == 2
 
 
-def test_a_trial_is_scored_after_calibration(space):
+def test_a_trial_is_scored_after_calibration(space, eager):
     values = keras_tuner.HyperParameters()
     model = space.build(values)
     model.get_layer("logits").set_weights([10 * weights for weights in model.get_layer("logits").get_weights()])
@@ -129,7 +129,7 @@ def test_a_trial_is_scored_after_calibration(space):
     assert min(of_temperatures) - 1e-3 < score < 1.1 * min(of_temperatures) < 0.7 * as_it_says
 
 
-def test_trials_are_listed_by_their_calibrated_log_loss_on_validation(squares, monkeypatch):
+def test_trials_are_listed_by_their_calibrated_log_loss_on_validation(squares, monkeypatch, eager):
     monkeypatch.setitem(recipes.RECIPES, SMALL.name, SMALL)
     asked = ("search", "--recipe", SMALL.name, "--data", str(squares), "--trials", "2", "--limit", "80")
     done = CliRunner().invoke(cli.app, asked)
