@@ -24,7 +24,7 @@ endef
 export NO_PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-model demo-transfer serve test pytest nbval lab run lint lock notebooks bench docs screens
+.PHONY: help setup demo demo-model demo-transfer serve test checks pytest nbval lab run lint lock notebooks bench docs screens
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,8 +80,13 @@ lint: setup ## style, formatting, direction of imports, words, types, and the li
 NOTEBOOK_HOME := $(CURDIR)/build/notebooks
 # LUNGKIT_* and KERASTUNER_* of the shell must not change a test.
 UNSET := env $(patsubst %,-u %,$(filter LUNGKIT_% KERASTUNER_%,$(.VARIABLES)))
-test: lint ## lint, then the package's tests with coverage and every notebook (nbval)
-	@$(MAKE) --no-print-directory --jobs=2 pytest nbval
+test: setup ## lint, the package's tests with coverage, and every notebook (nbval)
+	@$(MAKE) --no-print-directory --jobs=2 pytest checks
+
+# Next to the tests, one after the other.
+checks:
+	@$(MAKE) --no-print-directory --output-sync lint
+	@$(MAKE) --no-print-directory nbval
 
 pytest:
 	$(BIN)/python -m pytest -p no:nbval --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
