@@ -60,9 +60,22 @@ def _registered(model, chest, name="squares-cnn", **recipe) -> registry.Version:
     )
 
 
+@pytest.fixture(scope="module")
+def artifacts(model, squares, tmp_path_factory) -> Path:
+    """The artifacts folder after the model was registered; tests take copies."""
+    home = tmp_path_factory.mktemp("registered")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("data", "artifacts", "reports"):
+            patch.setenv(f"LUNGKIT_{name.upper()}", str(home / name))
+        _registered(model, dataset.load_split(squares, **RECIPE))
+    return home / "artifacts"
+
+
 @pytest.fixture
-def version(model, chest) -> registry.Version:
-    return _registered(model, chest)
+def version(artifacts, chest) -> registry.Version:
+    """The registered model, which a test may damage."""
+    shutil.copytree(artifacts, config.artifacts_dir())
+    return registry.find("squares-cnn")
 
 
 def _with_labels(chest, split, change) -> dataset.Dataset:
