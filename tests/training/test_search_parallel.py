@@ -64,7 +64,7 @@ def batches():
 
     rng = np.random.default_rng(0)
     x = rng.normal(size=(64, 4)).astype("float32")
-    data = tf.data.Dataset.from_tensor_slices((x, (x[:, 0] > 0).astype("int64"))).batch(16)
+    data = tf.data.Dataset.from_tensor_slices((x, (x[:, 0] > 0).astype("int64"))).batch(64)
     return data, data
 
 
