@@ -62,9 +62,9 @@ def test_a_problem_that_a_person_has_to_fix_is_reported_in_the_servers_words_and
 
 def test_a_silent_server_is_replaced(servers, monkeypatch):
     monkeypatch.setattr(supervisor, "RESTARTS", 0)
-    monkeypatch.setenv("LUNGKIT_HANG_SECONDS", "1.5")
-    with pytest.raises(LungkitError, match=r"the server has not answered for 1\.5 s"):
-        servers("say('open')\nfor _ in range(8): say('alive'); time.sleep(0.3)\ntime.sleep(99)")
+    monkeypatch.setenv("LUNGKIT_HANG_SECONDS", "1")
+    with pytest.raises(LungkitError, match=r"the server has not answered for 1 s"):
+        servers("say('open')\nfor _ in range(8): say('alive'); time.sleep(0.15)\ntime.sleep(99)")
     assert servers.opened == 1
 
 
@@ -99,7 +99,7 @@ def test_a_supervisor_that_does_not_read_cannot_block_the_server():
 
 
 def test_a_server_that_hangs_or_crashes_is_replaced_on_its_port_and_a_stop_ends_a_hanging_one(start_clinic, tmp_path):
-    clinic = start_clinic(tmp_path, LUNGKIT_HANG_SECONDS="3")
+    clinic = start_clinic(tmp_path, pool=0, LUNGKIT_HANG_SECONDS="3")
     anna = signed_in_as(clinic, "anna")
     anna.open_page()
     before, kernels = server_of(clinic), kernels_of(clinic)
