@@ -1,12 +1,15 @@
-"""The verbs of `lungkit data`: fetch, phantom, audit."""
+"""The verbs of `lungkit data`: fetch, phantom, join, audit."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lungkit import terminal
-from lungkit.cli.options import say_each, source_path
+from lungkit.cli.options import LabelColumns, Labels, Omitted, say_each, source_path
+
+if TYPE_CHECKING:
+    from lungkit.data.dataset import Dataset
 
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: fetch, make, audit.")
 
@@ -31,6 +34,36 @@ def data_phantom(
     terminal.say(str(phantom.make_dataset(folder, n_slices=slices, seed=seed)))
 
 
+@data_app.command("join")
+def data_join(
+    folder: Annotated[Path, typer.Argument(help="a new folder, for the joined set")],
+    data: Annotated[list[str], typer.Argument(help="two data sets or more: folders, or .npz files")],
+    label: Labels = [],  # noqa: B006
+    omit: Omitted = [],  # noqa: B006
+    label_column: LabelColumns = [],  # noqa: B006
+) -> None:
+    """Make one data set of several, with links to their images; each image keeps its source.
+
+    Classes of the same name are matched; say with --label which others are the same. The new folder can be given
+    wherever a data set can. Images of one patient in two sets are only recognised if the files are identical.
+    """
+    from lungkit.data import joined, relabel
+    from lungkit.data.dataset import load
+
+    given = [source_path(each) for each in data]
+    notes = joined.join(folder, given, relabel.Labels.parse(label, omit), label_column)
+    say_each(map(str, notes))
+    _show_sources(load(folder))
+    terminal.say(str(folder))
+
+
+def _show_sources(data: "Dataset") -> None:
+    """Images and patients of each class by source."""
+    table = data.by_source()
+    columns = ["source", *map(", ".join, table.columns.to_flat_index())]
+    terminal.table(columns, ([name, *counts] for name, counts in zip(table.index, table.to_numpy(), strict=True)))
+
+
 @data_app.command("audit")
 def data_audit(
     data: Annotated[str, typer.Argument(help="phantom, pneumoniamnist, a folder, or a .npz")],
@@ -46,11 +79,14 @@ def data_audit(
     from lungkit.data import dataset, figures, quality
     from lungkit.training import sentences
 
-    report = quality.audit(dataset.load(source_path(data), label_column=label_column))
+    images = dataset.load(source_path(data), label_column=label_column)
+    report = quality.audit(images)
     columns = ["severity", "finding", "count", "meaning", "examples"]
     rows = report.findings.loc[report.findings["count"] > 0, columns].itertuples(index=False)
     terminal.table(columns, rows, f"Audit of {report.name}", prose=["meaning", "examples"])
     terminal.say(sentences.found_nothing(report.findings))
+    if len(images.source_names) > 1:
+        _show_sources(images)
     if len(report.unreadable):
         terminal.say(f"unreadable: {len(report.unreadable):,}")
         say_each(

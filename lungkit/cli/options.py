@@ -14,6 +14,15 @@ NAMED = ("phantom", "pneumoniamnist")  # data sets that are not a path
 
 Source = Annotated[str, typer.Option("--data", help="phantom, pneumoniamnist, a folder, or a MedMNIST .npz")]
 
+Labels = Annotated[
+    list[str],
+    typer.Option(help="CLASS=LABEL,LABEL: labels that mean a class; SET:LABEL for a label of one set; again for more"),
+]
+Omitted = Annotated[list[str], typer.Option(help="LABEL,LABEL: leave their images out, and count them")]
+LabelColumns = Annotated[
+    list[str], typer.Option(help="column of labels.csv, where a set has it; again for another set's column")
+]
+
 
 def source_path(data: str) -> str:
     """Names as they are, folders and files as absolute paths (notebooks run in a folder of their own).

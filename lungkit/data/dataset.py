@@ -17,7 +17,7 @@ import pandas as pd
 import lungkit
 from lungkit import config, files, progress
 from lungkit.data import images, preprocess, sources, splits
-from lungkit.data.notes import DatasetError, Note, note
+from lungkit.data.notes import DatasetError, Note, alike, note
 from lungkit.data.sources import COLUMNS
 from lungkit.progress import say_once
 
@@ -68,6 +68,15 @@ class Dataset:
         """Patient ids, str (n,), in the order of `files`."""
         return self.part(split)["patient_id"].to_numpy(str)
 
+    def sources(self, split: str | None = None) -> np.ndarray:
+        """The source of each image (hospital or collection), str (n,), in the order of `files`."""
+        return self.part(split)["source"].to_numpy(str)
+
+    @property
+    def source_names(self) -> list[str]:
+        """Where the images come from, sorted."""
+        return sorted(set(self.manifest["source"]))
+
     def input_size(self, at_most: int) -> tuple[int, int]:
         """Height and width of a model's square input: `at_most` pixels, but never more than the largest image."""
         side = min(at_most, int(self.manifest[["width", "height"]].to_numpy().max()))
@@ -84,7 +93,10 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the classes and of each row's file, label, patient, split and content."""
+        """SHA-256 (hex) of the classes and of each row's file, label, patient, split and content.
+
+        Also of its source, where there are several.
+        """
         return _fingerprint(self.classes, self.manifest)
 
     def summary(self) -> pd.DataFrame:
@@ -92,6 +104,11 @@ class Dataset:
         rows = {side: self.manifest[self.manifest["split"] == side] for side in SIDES}
         rows = {side: part for side, part in rows.items() if len(part) or side in splits.PARTS}
         return pd.DataFrame({side: self._counts(part) for side, part in (rows | {"all": self.manifest}).items()}).T
+
+    def by_source(self) -> pd.DataFrame:
+        """Source by class: columns as in `summary`; last row "all"."""
+        rows = {name: self.manifest[self.manifest["source"] == name] for name in self.source_names}
+        return pd.DataFrame({name: self._counts(part) for name, part in (rows | {"all": self.manifest}).items()}).T
 
     def _counts(self, rows: pd.DataFrame) -> pd.Series:
         by_class = {name: rows[rows["label"] == name] for name in self.classes} | {"all": rows}
@@ -184,12 +201,13 @@ def load_split(
     overlap: str = "refuse",
     fold: str | None = None,
     by: str = "patient",
+    leave_out: str | None = None,
     quiet: bool = False,
     kept_as: Callable[[Dataset], preprocess.Preprocessing] | None = None,
 ) -> Dataset:
     """load, then read each image once (unreadable ones get split "refused"), then split by patient (splits.assign).
 
-    overlap, fold, by: as in splits.assign.
+    overlap, fold, by: as in splits.assign. leave_out: a source whose images are not in the set (see source_named).
 
     The result is saved in manifests/<name> of the data folder. Later calls use it again as long as the source's
     content and the parameters stay the same. A process killed at any time leaves the saved one, or none.
@@ -198,8 +216,8 @@ def load_split(
     quiet: do not write on standard error what is left out or odd. A set whose notes have an error is refused.
     Raises DatasetError, splits.SplitError.
     """
-    listing = _for_training(sources.choose(source, label_column, limit, seed))
-    recipe = {
+    listing = _for_training(_without(sources.choose(source, label_column, limit, seed), leave_out))
+    recipe: dict[str, Any] = {
         "source": _fingerprint(listing.classes, listing.rows),
         "label_column": label_column,
         "limit": limit,
@@ -208,7 +226,7 @@ def load_split(
         "fold": fold,
         "by": by,
         "lungkit": lungkit.__version__,
-    }
+    } | ({"leave_out": leave_out} if leave_out else {})
     if wrong := [str(note) for note in listing.notes if note.severity == "error"]:
         raise DatasetError(f"{listing.root}: {' '.join(wrong)}")
     for each in () if quiet else listing.notes:  # before anything can fail for a reason that they explain
@@ -252,12 +270,12 @@ def refused(dataset: Dataset) -> list[dict[str, str]]:
 
 
 def _saved(folder: Path, recipe: dict[str, Any], listing: sources.Listing) -> Dataset | None:
-    """The saved data set if this recipe made it, with the present root and notes."""
+    """The saved data set if this recipe made it, from the same sources, with the present root and notes."""
     try:
         dataset = Dataset.open(folder)
     except DatasetError:
         return None
-    if dataset.recipe != recipe:
+    if dataset.recipe != recipe or dataset.source_names != sorted(set(listing.rows["source"])):
         return None
     if (dataset.root, dataset.notes) != (listing.root, listing.notes):
         dataset = replace(dataset, root=listing.root, notes=listing.notes)
@@ -266,6 +284,28 @@ def _saved(folder: Path, recipe: dict[str, Any], listing: sources.Listing) -> Da
 
 
 # --- what preparing a set does
+
+
+def source_named(names: Iterable[str], text: str) -> str:
+    """The source that `text` names: the whole name or a part of it that only one has, whatever its case."""
+    names = sorted(set(names))
+    whole = [name for name in names if alike(name) == alike(text)]
+    fitting = whole or [name for name in names if alike(text) in alike(name)]
+    if len(fitting) != 1:
+        why = "is in the names of several sources" if fitting else "is no source of these images"
+        raise DatasetError(f"'{text}' {why}; there are: {'; '.join(fitting or names)}")
+    return fitting[0]
+
+
+def _without(listing: sources.Listing, source: str | None) -> sources.Listing:
+    """The listing without the images of a source; its name says so."""
+    if not source:
+        return listing
+    name = source_named(listing.rows["source"], source)
+    rows = listing.rows[listing.rows["source"] != name].reset_index(drop=True)
+    if rows.empty:
+        raise DatasetError(f"{listing.root}: every image is of {name}; there is nothing without it")
+    return replace(listing, name=f"{listing.name}-without-{name.replace('/', '_')}", rows=rows)
 
 
 def _for_training(listing: sources.Listing) -> sources.Listing:
@@ -330,10 +370,8 @@ def _refusal(path: Path) -> str:
 
 
 def _fingerprint(classes: Iterable[str], rows: pd.DataFrame) -> str:
-    content = (
-        rows[["file", "label", "patient_id", "split", "sha256", "mask"]]
-        .sort_values(["file", "split"])
-        .to_numpy()
-        .tolist()
-    )
+    columns = ["file", "label", "patient_id", "split", "sha256", "mask"]
+    if rows["source"].nunique() > 1:  # fingerprints from before sources counted stay valid for all other sets
+        columns.append("source")
+    content = rows[columns].sort_values(["file", "split"]).to_numpy().tolist()
     return files.sha256(json.dumps([list(classes), content]).encode())

@@ -35,6 +35,7 @@ GRID = 32  # pixels
 ROWS_AT_ONCE = 512  # of the matrix of all pairs
 
 IMBALANCE = 3.0  # largest class by smallest, images
+UNEVEN_SOURCE = 0.2  # difference of a class's share in one source from its share of all images
 FEW_PATIENTS = 10  # of a class
 SMALL_PART = 50  # images of validation or test
 STRONG_DIFFERENCE = 0.8  # Cohen's d between classes: conventionally "large"
@@ -334,6 +335,7 @@ def _findings(
             )
         ),
         _imbalance(rows, dataset.classes),
+        _uneven_sources(rows),
         *(_few_patients(rows, name) for name in dataset.classes),
         *(_small_part(rows, part, name) for part, name in (("val", "validation"), ("test", "test"))),
         _unknown_patients(rows),
@@ -382,6 +384,20 @@ def _imbalance(rows: pd.DataFrame, classes: Iterable[str]) -> Row:
     count = int(sizes.min()) if ratio > IMBALANCE else 0
     meaning = f"{ratio:.1f} images of {sizes.idxmax()} for each of {sizes.idxmin()}: accuracy alone will mislead."
     return _finding("class imbalance", "warning", count, len(rows), meaning, [str(sizes.idxmin())])
+
+
+def _uneven_sources(rows: pd.DataFrame) -> Row | None:
+    """Counts the sources with a class whose share differs by UNEVEN_SOURCE or more from its share of all images."""
+    if rows["source"].nunique() == 1:
+        return None
+    whole = rows["label"].value_counts(normalize=True)
+    shares = pd.crosstab(rows["source"], rows["label"], normalize="index")
+    gaps = (shares - whole).stack()
+    odd = gaps[gaps.abs() >= UNEVEN_SOURCE].sort_values(key=abs, ascending=False, kind="stable")
+    named = [f"{source}: {shares.at[source, name]:.0%} {name}, of all {whole[name]:.0%}" for source, name in odd.index]
+    meaning = "A model can tell the classes by where an image comes from, without the disease."
+    sources = odd.index.get_level_values(0).unique()
+    return _finding("sources with other shares of classes", "warning", len(sources), len(shares), meaning, named)
 
 
 def _few_patients(rows: pd.DataFrame, label: str) -> Row | None:

@@ -25,7 +25,7 @@ COLUMNS = [
     "patient_id",
     "split",  # train, val, test; set_aside or refused (note says why); before splitting, as published or empty
     "sha256",  # of the file's bytes
-    "source",  # where the image comes from
+    "source",  # the hospital or collection that the image comes from; never empty
     "width",  # pixels; 0 where unreadable
     "height",
     "modality",  # DICOM modality or as labels.csv says; empty where unknown
@@ -97,15 +97,18 @@ def choose(source: str | Path, label_column: str | None, limit: int | None, seed
 
 
 def _limited(rows: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:
-    """Whole patients in reproducible random order: from each (split, class) its share of the limit, at least one."""
+    """Whole patients in reproducible random order: from each (split, source, class) its share of the limit, at least
+    one patient.
+    """
     if len(rows) <= limit:
         return rows
     rarity = rows["label"].map(rows["label"].value_counts().rank(method="first"))
     by_patient = rows.assign(rarity=rarity).groupby("patient_id")  # a patient with two labels counts for the rarer
-    patients = by_patient.agg(size=("file", "size"), split=("split", "min"), rarity=("rarity", "min"))
+    facts = {name: (name, "min") for name in ("split", "source", "rarity")}
+    patients = by_patient.agg(size=("file", "size"), **facts)
     patients = patients.sort_index(key=lambda names: names.map(lambda name: splits.chance(name, seed)))
     kept = []
-    for _, stratum in patients.groupby(["split", "rarity"]):
+    for _, stratum in patients.groupby(list(facts)):
         quota = int(limit * stratum["size"].sum() / len(rows))
         taken = 0
         for patient, size in stratum["size"].items():
@@ -164,10 +167,16 @@ def _labels_csv(path: Path, label_column: str | None) -> Listing:
     root, column = path.parent, label_column or "label"
     table, notes = labels.read(path, column)
     labels.refuse_rows(table, table["file"] == "", "no file")
-    labels.refuse_rows(table, table[column] == "", f"no {column}")
+    if column == "label":
+        labels.refuse_rows(table, table[column] == "", f"no {column}")
+    table, unlabelled = table[table[column] != ""], table.index[table[column] == ""]
+    if table.empty:
+        raise ColumnMissing(f"{path} has no value in column '{column}'; choose a column that labels images")
+    lines = [f"line {line}" for line in unlabelled]
+    notes += note(f"rows without {column}", "warning", lines, "They have no label there, so they were left out.")
     blank = pd.Series("", index=table.index)
     group, patient = table.get("group_id", blank), table.get("patient_id", blank)
-    published = table.get("split", blank)
+    published, source = table.get("split", blank), table.get("source", blank)
     files = labels.Files(root)
     rows = table.drop(columns="label", errors="ignore").assign(
         file=_below(files, table["file"], "file"),
@@ -175,7 +184,7 @@ def _labels_csv(path: Path, label_column: str | None) -> Listing:
         label=table[column],
         patient_id=group.where(group != "", patient),
         split=published.map(lambda name: splits.part_named(name) or name),
-        source=table.get("source", blank),
+        source=source.where(source != "", root.name),
     )
     # A file may be listed twice. Rows that differ in split are kept: splitting then finds the file on two sides.
     again = rows.duplicated(["file", "label", "patient_id", "split"])
@@ -264,7 +273,7 @@ def _npz(path: Path, name: str, label_column: str | None) -> Listing:
         with files.new_folder(root) as draft:
             _write_pngs(path, draft)
     rows = [
-        {"file": file.relative_to(root).as_posix(), "label": file.parent.name, "split": part, "source": path.name}
+        {"file": file.relative_to(root).as_posix(), "label": file.parent.name, "split": part, "source": name}
         for part in splits.PARTS
         for file in (root / part).glob("*/*.png")
     ]

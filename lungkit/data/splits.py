@@ -197,25 +197,30 @@ def _named(leaks: pd.DataFrame) -> str:
 
 
 def _distributed(rows: pd.DataFrame, parts: tuple[str, ...], shares: tuple[float, ...], seed: int) -> np.ndarray:
-    """The part of each row: whole groups, distributed to bring each class's images near the shares.
+    """The part of each row: whole groups, distributed to bring the images of each class near the shares, within each
+    source.
 
-    The rarest class comes first. Its groups go, the largest first, to the part that has least of its quota
+    The rarest class of a source comes first. Its groups go, the largest first, to the part that has least of its quota
     (apportionment by Sainte-Laguë: every part gets patients with many images), and the last ones to parts that still
-    lack the class. Groups of one size are shuffled by a hash of seed and patient.
+    lack the class. Groups of one size are shuffled by a hash of seed and patient. A class that has too few patients in
+    one of several sources may be missing in a part there, but not in the part.
     """
     group = groups(rows)
-    table = pd.crosstab(group, rows["label"].to_numpy())
-    counts = table.to_numpy()  # groups x classes: images
-    owners = (counts > 0).sum(axis=0)  # classes: groups with images of it
+    strata = pd.MultiIndex.from_frame(rows[["source", "label"]])
+    stratum, there_are = pd.factorize(strata, sort=True)
+    counts = pd.crosstab(group, stratum).to_numpy()  # groups x strata: images of a class in a source
+    labels = pd.Series(there_are.get_level_values(1))
+    alone = ~labels.duplicated(keep=False)  # classes that have one source
+    owners = (counts > 0).sum(axis=0)  # of each stratum: groups with images of it
     key = rows["patient_id"].groupby(group).min().map(lambda name: chance(name, seed)).to_numpy()
-    quota = counts.sum(axis=0)[:, None] * np.array(shares)  # classes x parts: images
+    quota = counts.sum(axis=0)[:, None] * np.array(shares)  # strata x parts: images
     filled = np.zeros_like(quota)
     part_of = np.full(len(counts), -1)
 
     for c in np.argsort(owners, kind="stable"):
-        if owners[c] < len(parts):
+        if alone[c] and owners[c] < len(parts):
             raise SplitError(
-                f"class '{table.columns[c]}' has images of {owners[c]} patient(s) only; to be in each of "
+                f"class '{labels[c]}' has images of {owners[c]} patient(s) only; to be in each of "
                 f"{', '.join(parts)} it needs {len(parts)} or more"
             )
         waiting = sorted(np.flatnonzero((counts[:, c] > 0) & (part_of < 0)), key=lambda g: (-counts[g, c], key[g]))
@@ -225,11 +230,12 @@ def _distributed(rows: pd.DataFrame, parts: tuple[str, ...], shares: tuple[float
             fullness = (filled[c, choices] + counts[g, c] / 2) / quota[c, choices]
             part_of[g] = choices[np.argmin(fullness)]
             filled[:, part_of[g]] += counts[g]
-        if not filled[c].all():
-            raise SplitError(
-                f"class '{table.columns[c]}' cannot be in each of {', '.join(parts)}: too few of its patients have "
-                "images of no rarer class"
-            )
+    there = pd.DataFrame(filled).groupby(labels.to_numpy()).sum()
+    if (missing := there.index[(there == 0).any(axis=1)]).size:
+        raise SplitError(
+            f"class '{missing[0]}' cannot be in each of {', '.join(parts)}: too few of its patients have "
+            "images of no rarer class"
+        )
     return np.asarray(np.array(parts)[part_of[group]])
 
 

@@ -10,7 +10,7 @@ def manifest(*rows):
     """Rows (file, label, patient_id, split[, sha256]); the content is its own unless given."""
     table = pd.DataFrame([(*row, row[0])[:5] if len(row) == 4 else row for row in rows])
     table.columns = ["file", "label", "patient_id", "split", "sha256"]
-    return table.assign(note="")
+    return table.assign(note="", source="")
 
 
 def cohort(patients_per_class=20, images_per_patient=3, classes=("Normal", "Pneumonia"), split=""):
@@ -213,3 +213,41 @@ def test_a_wrong_fold_is_refused_with_what_is_accepted(fold):
 def test_images_are_split_by_patient_or_by_image_and_nothing_else():
     with pytest.raises(splits.SplitError, match="accepted: patient, image"):
         splits.assign(cohort(), seed=7, by="slice")
+
+
+# --- several sources
+
+
+def of_sources(**patients):
+    """A manifest of patients with an image each; patients: of each source, (how many normal, how many sick)."""
+    tables = []
+    for source, (normal, sick) in patients.items():
+        rows = [(f"{source}-n{i}.png", "Normal", f"{source}-n{i}", "") for i in range(normal)]
+        rows += [(f"{source}-s{i}.png", "Sick", f"{source}-s{i}", "") for i in range(sick)]
+        tables.append(manifest(*rows).assign(source=source))
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_each_class_of_each_source_is_in_every_part_in_the_same_shares():
+    rows = splits.assign(of_sources(big=(200, 40), small=(20, 60)), seed=7)
+    counts = rows.groupby(["source", "label", "split"]).size()
+    assert len(counts) == 2 * 2 * 3
+    shares = counts / counts.groupby(["source", "label"]).transform("sum")
+    for part, share in zip(splits.PARTS, splits.SHARES, strict=True):
+        assert shares.xs(part, level="split").to_numpy() == pytest.approx(share, abs=0.05)
+
+
+def test_a_source_with_one_patient_of_a_class_is_split_if_other_sources_have_enough():
+    rows = splits.assign(of_sources(big=(20, 20), small=(1, 20)), seed=7)
+    lone = rows[(rows["source"] == "small") & (rows["label"] == "Normal")]
+    assert lone["split"].tolist() == ["train"]
+    with pytest.raises(splits.SplitError, match="class 'Normal' cannot be in each of train, val, test"):
+        splits.assign(of_sources(a=(1, 20), b=(1, 20)), seed=7)
+
+
+def test_an_image_in_two_sources_is_on_one_side():
+    rows = of_sources(a=(20, 20), b=(20, 20))
+    rows.loc[rows["file"].isin(["a-n3.png", "b-n7.png"]), "sha256"] = "the same"
+    dealt = splits.assign(rows, seed=7)
+    assert dealt.loc[dealt["sha256"] == "the same", "split"].nunique() == 1
+    splits.refuse_leaks(dealt)

@@ -17,7 +17,7 @@ def cohorts(draw, least=3, most=25, size=8, twins=True):
     for label in CLASSES[: draw(st.integers(2, 3))]:
         for patient, count in enumerate(draw(st.lists(st.integers(1, size), min_size=least, max_size=most))):
             rows += [(f"{label}/{patient}/{image}.png", label, f"{label}{patient}") for image in range(count)]
-    table = pd.DataFrame(rows, columns=["file", "label", "patient_id"]).assign(split="", note="")
+    table = pd.DataFrame(rows, columns=["file", "label", "patient_id"]).assign(split="", note="", source="")
     table["sha256"] = table["file"]
     if twins:
         place = st.integers(0, len(table) - 1)
