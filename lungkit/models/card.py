@@ -57,6 +57,7 @@ class Measured(Part):
     folds: int | None = None  # of a cross-validation, which splits …
     by: str | None = None  # … by "patient" or by "image"
     auc_of_each_fold: tuple[float | None, ...] | None = None
+    sources: "Mapping[str, Measured] | None" = None  # the same, of each source's images alone, where there are several
     figures: Mapping[str, Figure] = field(default_factory=dict)  # over all images
     by_class: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
     support: Mapping[str, int] = field(default_factory=dict)  # images of each class

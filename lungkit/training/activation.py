@@ -93,7 +93,7 @@ def _evaluated(
     position = [alike(name) for name in version.card.classes]
     order = [position.index(alike(name)) for name in like.classes]
     own = evaluation.evaluate(
-        np.array(order)[like.true], scores, like.patients, version.card.classes, version.rule, n_boot=0
+        np.array(order)[like.true], scores, like.patients, version.card.classes, version.rule, 0, sources=like.sources
     )
     predicted, probabilities = np.argsort(order)[own.predicted], scores[:, order]
     return replace(own, classes=like.classes, true=like.true, predicted=predicted, probabilities=probabilities)

@@ -107,14 +107,19 @@ def conformal_level(y_true: np.ndarray, probabilities: np.ndarray, level: float 
 
 
 def conformal_figures(
-    rule: DecisionRule, y_true: np.ndarray, probabilities: np.ndarray, patients: ArrayLike
+    rule: DecisionRule,
+    y_true: np.ndarray,
+    probabilities: np.ndarray,
+    patients: ArrayLike,
+    sources: ArrayLike | None = None,
 ) -> ConformalFigures:
     """How often the rule's prediction sets hold the true class of these images, and how many classes they name.
 
-    y_true: (n,) class indices. probabilities: (n, classes). patients: (n,).
+    y_true: (n,) class indices. probabilities: (n, classes). patients: (n,). sources: as in evaluation.evaluate.
     """
     named = rule.prediction_set(probabilities)
-    coverage, low, high = mean_with_interval(named[np.arange(len(y_true)), y_true], patients, share=True)
+    right = named[np.arange(len(y_true)), y_true]
+    coverage, low, high = mean_with_interval(right, patients, share=True, sources=sources)
     return ConformalFigures(
         level=rule.conformal.level if rule.conformal else 0.0,
         coverage=coverage,

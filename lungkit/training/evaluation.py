@@ -3,7 +3,8 @@
 Images of one patient resemble each other, so the bootstrap draws patients, with all their images, and an interval says
 how far the figure could have moved with other patients from the same source. A resample is a weight for each image
 (how often its patient was drawn), so one weighted computation gives the figure itself (all weights 1) and a thousand
-resamples at once.
+resamples at once. Where images come from several sources, each resample draws as many patients from each as it has:
+an interval is of other patients from the same sources, and says nothing about another source.
 
 A bootstrap of results that are all right says that nothing could have been wrong. Two rules keep an interval honest:
 
@@ -28,7 +29,7 @@ Conventions, where a figure is undefined (null in JSON, NaN in tables):
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ class Evaluation:
     predicted: np.ndarray  # (n,) class indices at the operating point
     probabilities: np.ndarray  # (n, classes)
     patients: np.ndarray  # (n,) str
+    sources: np.ndarray  # (n,) str; "" where not given
     rule: DecisionRule
     metrics: pd.DataFrame
     n_boot: int
@@ -130,8 +132,27 @@ class Evaluation:
         return table.assign(support=np.bincount(self.true, minlength=len(self.classes))).rename_axis(columns=None)
 
     @cached_property
+    def by_source(self) -> dict[str, "Evaluation"]:
+        """The evaluation of each source's images alone; empty where there is one source."""
+        names = np.unique(self.sources)
+        return {str(name): self._of(self.sources == name) for name in names} if len(names) > 1 else {}
+
+    def _of(self, images: np.ndarray) -> "Evaluation":
+        """The evaluation of some of the images (bool, n)."""
+        return evaluate(
+            self.true[images],
+            self.probabilities[images],
+            self.patients[images],
+            self.classes,
+            self.rule,
+            self.n_boot,
+            self.seed,
+            self.sources[images],
+        )
+
+    @cached_property
     def record(self) -> Measured:
-        """The figures as a card keeps them; undefined ones are None."""
+        """The figures as a card keeps them, also of each source where there are several; undefined ones are None."""
         of = {(metric, cls): _figure(*row) for metric, cls, *row in self.metrics.itertuples(index=False)}
         largest, share = self.largest_class
         return Measured(
@@ -145,6 +166,7 @@ class Evaluation:
             figures={metric: of[metric, ""] for metric in OVERALL},
             by_class={cls: {metric: of[metric, cls] for metric in PER_CLASS} for cls in self.classes},
             support={str(cls): int(images) for cls, images in self.per_class["support"].items()},
+            sources={name: replace(of.record, at_half=None) for name, of in self.by_source.items()} or None,
         )
 
     def _at_half(self) -> Measured | None:
@@ -152,7 +174,7 @@ class Evaluation:
         if self.rule.threshold is None:
             return None
         rule = DecisionRule(kind="threshold", positive=self.classes[-1], threshold=0.5)
-        half = evaluate(self.true, self.probabilities, self.patients, self.classes, rule, self.n_boot, self.seed)
+        half = replace(self, rule=rule)._of(np.full(len(self.true), True))
         wanted = {"accuracy": "", "balanced_accuracy": "", "recall": self.classes[-1], "specificity": self.classes[-1]}
         return Measured(figures={metric: _figure(*half.value(metric, cls)) for metric, cls in wanted.items()})
 
@@ -246,7 +268,7 @@ class Evaluation:
         predictions.to_csv(folder / "predictions.csv", index=False)
 
     def _resamples(self) -> Iterator[np.ndarray]:
-        return _resamples(self.patients, self.n_boot, self.seed)
+        return _resamples(self.patients, self.n_boot, self.seed, self.sources)
 
     def _counts(self, cls: str, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         index = self.classes.index(cls)
@@ -279,11 +301,13 @@ def evaluate(
     rule: DecisionRule,
     n_boot: int = RESAMPLES,
     seed: int = SEED,
+    sources: ArrayLike | None = None,
 ) -> Evaluation:
     """Compare probabilities with the truth.
 
     y_true: (n,) class indices. probabilities: (n, classes), rows sum to 1. patients: (n,) identifiers.
     rule: from `operating_point` on validation images. n_boot: resamples of patients behind each interval.
+    sources: (n,) hospitals or collections, within which patients are drawn; a patient belongs to the first one.
     Precision, recall, specificity, F1, accuracy and confusion are of the decision at the operating point; AUC (of the
     last class for two classes, else the mean of one-against-rest), average precision, Brier score and ECE are of the
     probabilities. ECE: Guo et al., "On Calibration of Modern Neural Networks" (2017), 15 bins of equal width.
@@ -291,15 +315,18 @@ def evaluate(
     """
     y_true, probabilities = _checked(y_true, probabilities, classes)
     patients = _checked_patients(patients, len(y_true))
+    of_sources = _checked_sources(sources, len(y_true))
     predicted = rule.decide(probabilities)
     names = _figures(classes)
     score = _Scores(y_true, probabilities, predicted)
     value = score(np.ones((1, len(y_true))))[0]
-    resampled = [np.empty((0, len(names))), *(score(weights) for weights in _resamples(patients, n_boot, seed))]
+    drawn = _resamples(patients, n_boot, seed, of_sources)
+    resampled = [np.empty((0, len(names))), *(score(weights) for weights in drawn)]
     counts = _Counts(y_true, predicted, patients, tuple(classes))
     low, high = _intervals(names, value, np.concatenate(resampled), counts)
     table = pd.DataFrame(names, columns=["metric", "class"]).assign(value=value, low=low, high=high)
-    return Evaluation(tuple(classes), y_true, predicted, probabilities, patients, rule, table, n_boot, seed)
+    given = y_true, predicted, probabilities, patients, of_sources
+    return Evaluation(tuple(classes), *given, rule, table, n_boot, seed)
 
 
 def _figures(classes: Sequence[str]) -> list[tuple[str, str]]:
@@ -339,19 +366,22 @@ def mean_with_interval(
     patients: ArrayLike,
     share: bool = False,
     bounds: tuple[float, float] | None = None,
+    sources: ArrayLike | None = None,
 ) -> tuple[float, float, float]:
     """Mean of one value per image with its 95 % interval by patient: (mean, low, high); NaNs are left out.
 
     share: the values are 0 or 1, and the mean is a share of images, which has an exact interval.
     bounds: between which other values lie; where all are alike, the interval reaches as far as if each patient were an
         answer that is right, and not to the value itself alone.
+    sources: as in `evaluate`.
     """
     given = np.asarray(values, float)
     defined = ~np.isnan(given)
     known, of = given[defined], _checked_patients(patients, len(given))[defined]
+    places = _checked_sources(sources, len(given))[defined]
     if not len(known):
         return (np.nan, np.nan, np.nan)
-    means = [(weights @ known / weights.sum(axis=1))[:, None] for weights in _resamples(of, RESAMPLES, SEED)]
+    means = [(weights @ known / weights.sum(axis=1))[:, None] for weights in _resamples(of, RESAMPLES, SEED, places)]
     resampled, mean = np.concatenate([np.empty((0, 1)), *means]), known.mean(keepdims=True)
     low, high = _interval(resampled)
     if share:
@@ -439,19 +469,34 @@ def _checked_patients(patients: ArrayLike, n: int) -> np.ndarray:
     return names.astype(str)
 
 
+def _checked_sources(sources: ArrayLike | None, n: int) -> np.ndarray:
+    names = np.full(n, "") if sources is None else np.asarray(sources).astype(str)
+    if len(names) != n:
+        raise LungkitError(f"{len(names)} sources for {n} images; give one for each image")
+    return names
+
+
 # --- weighted computation; weights: (resamples, n)
 
 
-def _resamples(patients: np.ndarray, n_boot: int, seed: int, chunk: int = 50) -> Iterator[np.ndarray]:
-    """Weights of the images, (chunk, n) at a time: how often each image's patient was drawn. None with one patient."""
-    _, patient = np.unique(patients, return_inverse=True)
-    count = patient.max() + 1
-    if count < 2:
+def _resamples(
+    patients: np.ndarray, n_boot: int, seed: int, sources: np.ndarray, chunk: int = 50
+) -> Iterator[np.ndarray]:
+    """Weights of the images, (chunk, n) at a time: how often each image's patient was drawn. None with one patient.
+
+    As many patients are drawn from each source as it has.
+    """
+    names, first, patient = np.unique(patients, return_index=True, return_inverse=True)
+    if len(names) < 2:
         return
+    at_home = sources[first]  # of each patient
+    groups = [np.flatnonzero(at_home == source) for source in np.unique(at_home)]
     rng = np.random.default_rng(seed)
     for start in range(0, n_boot, chunk):
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(chunk, n_boot - start))
-        yield drawn[:, patient].astype(float)
+        drawn = np.empty((min(chunk, n_boot - start), len(names)))
+        for group in groups:
+            drawn[:, group] = rng.multinomial(len(group), np.full(len(group), 1 / len(group)), size=len(drawn))
+        yield drawn[:, patient]
 
 
 def _interval(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -254,14 +254,14 @@ def cross_validate(
         seconds += float(trained.history["seconds"].sum())
         data = trained.tensors.data
         scores = _at_half(trained, preprocess.read_batch(data.files("test"), trained.tensors.spec))
-        answers.append((data.labels("test"), scores, data.patients("test")))
+        answers.append((data.labels("test"), scores, data.patients("test"), data.sources("test")))
         rule = DecisionRule(kind="argmax")
         if len(data.classes) == 2:
             rule = DecisionRule(kind="threshold", threshold=0.5)
-        auc, *_ = evaluation.evaluate(*answers[-1], data.classes, rule).value("auc")
+        auc, *_ = evaluation.evaluate(*answers[-1][:3], data.classes, rule).value("auc")
         aucs.append(None if np.isnan(auc) else auc)
-    labels, scores, patients = (np.concatenate(parts) for parts in zip(*answers, strict=True))
-    pooled = evaluation.evaluate(labels, scores, patients, data.classes, rule).record
+    labels, scores, patients, sources = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+    pooled = evaluation.evaluate(labels, scores, patients, data.classes, rule, sources=sources).record
     figures = {name: of for name, of in pooled.figures.items() if name not in ("ece", "brier")}
     return replace(pooled, figures=figures, folds=recipe.folds, by=recipe.by, auc_of_each_fold=tuple(aucs)), seconds
 
@@ -361,7 +361,8 @@ def compare(ways: dict[str, Recipe], tensors: RecipeData, folder: Path, seed: in
 
     folder: keeps every training, so a killed one can continue.
     """
-    labels, patients, classes = tensors.data.labels("val"), tensors.data.patients("val"), tensors.data.classes
+    data = tensors.data
+    labels, patients, sources, classes = data.labels("val"), data.patients("val"), data.sources("val"), data.classes
     # Ways whose head is solved on the same features share it.
     features = [(way.backbone, way.until, way.equalised, way.augmentation) for way in ways.values()]
     results = {}
@@ -370,7 +371,8 @@ def compare(ways: dict[str, Recipe], tensors: RecipeData, folder: Path, seed: in
         model, history = member(recipe, tensors, folder / f"way-{number}", seed, head=head)
         scores = calibrated(model, tensors)
         rule = evaluation.operating_point(labels, scores, classes)
-        results[name] = Way(model, history, evaluation.evaluate(labels, scores, patients, classes, rule))
+        measured = evaluation.evaluate(labels, scores, patients, classes, rule, sources=sources)
+        results[name] = Way(model, history, measured)
     return results
 
 

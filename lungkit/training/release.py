@@ -99,7 +99,7 @@ def register(
             rule, scores = _recalibrated(made, data, tensors, rule, half)
             differences = export.differences(model, graph.Graph(made), tensors, rule.calibrate(raw), rule)
             agreement = agreement | differences | {"precision": "int8"}
-        on_validation = evaluation.evaluate(labels, scores, data.patients("val"), data.classes, rule)
+        on_validation = _evaluated(data, "val", scores, rule)
         without_heat = graph.Graph(made, heat=False)
         references, limits = input_statistics.fit(data, preprocessing, lambda batch: without_heat(batch)["embedding"])
         input_checks.save(made, references)
@@ -146,9 +146,14 @@ def _read(runtime: graph.Graph, tensors: np.ndarray) -> np.ndarray:
 
 
 def _test_figures(rule: DecisionRule, data: dataset.Dataset, scores: np.ndarray) -> Measured:
-    labels, patients = data.labels("test"), data.patients("test")
-    figures = evaluation.evaluate(labels, scores, patients, data.classes, rule).record
-    return replace(figures, conformal=calibration.conformal_figures(rule, labels, scores, patients))
+    figures = _evaluated(data, "test", scores, rule).record
+    sets = calibration.conformal_figures(rule, data.labels("test"), scores, data.patients("test"), data.sources("test"))
+    return replace(figures, conformal=sets)
+
+
+def _evaluated(data: dataset.Dataset, split: str, scores: np.ndarray, rule: DecisionRule) -> evaluation.Evaluation:
+    labels, patients, sources = data.labels(split), data.patients(split), data.sources(split)
+    return evaluation.evaluate(labels, scores, patients, data.classes, rule, sources=sources)
 
 
 def _flagged(
@@ -184,9 +189,7 @@ def _in_8_bits(
     some = np.random.default_rng(0).permutation(len(files))[: quantization.IMAGES]
 
     def auc(runtime: graph.Graph) -> quantization.Auc:
-        scores, likeliest = _read(runtime, tensors), DecisionRule(kind="argmax")
-        measured = evaluation.evaluate(data.labels("val"), scores, data.patients("val"), data.classes, likeliest)
-        return measured.value("auc")
+        return _evaluated(data, "val", _read(runtime, tensors), DecisionRule(kind="argmax")).value("auc")
 
     return quantization.attempt(folder, preprocess.read_batch([files[i] for i in some], spec), auc, half)
 
@@ -274,7 +277,8 @@ class Scored:
         uncertain = rule.uncertain(self.probabilities)
         wrong = rule.decide(self.probabilities) != self.labels
         right = (~wrong[~uncertain]).astype(float)
-        figures = evaluation.mean_with_interval(right, self.patients[~uncertain], share=True)
+        sources = self.rows["source"].to_numpy(str)[~uncertain]
+        figures = evaluation.mean_with_interval(right, self.patients[~uncertain], share=True, sources=sources)
         accuracy, *interval = (None if np.isnan(figure) else figure for figure in figures)
         return {
             "share": float(uncertain.mean()),
@@ -375,7 +379,8 @@ def score(version: registry.Version, data: dataset.Dataset, split: str | None = 
     rows, labels = rows[kept], labels[kept]
     scores = _read(runtime, tensors)
     seconds = time.perf_counter() - started
-    measured = evaluation.evaluate(labels, scores, rows["patient_id"].to_numpy(str), version.card.classes, version.rule)
+    patients, sources = (rows[name].to_numpy(str) for name in ("patient_id", "source"))
+    measured = evaluation.evaluate(labels, scores, patients, version.card.classes, version.rule, sources=sources)
     if split == "all":  # also what was refused when the set was split
         unreadable += dataset.refused(data)
     seen = int(rows["sha256"].isin(_seen(version)).sum())

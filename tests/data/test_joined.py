@@ -138,7 +138,7 @@ def test_an_audit_names_the_source_that_gives_a_class_away(moscow, paper, tmp_pa
     findings = quality.audit(dataset.load(tmp_path / "both")).findings.set_index("finding")
     row = findings.loc["sources with other shares of classes"]
     assert (row["severity"], row["count"]) == ("warning", 1)
-    assert row["examples"].startswith("lopsided: 95% COVID, of all 66%")
+    assert "lopsided: 95% COVID, of all 66%" in row["examples"]
     alone = quality.audit(dataset.load(moscow)).findings
     assert "sources with other shares of classes" not in alone["finding"].tolist()
 
