@@ -49,20 +49,34 @@ def models_show(ref: Annotated[str, typer.Argument(help="NAME or NAME@vN")]) -> 
 @models_app.command("table")
 def models_table(
     markdown: Annotated[bool, typer.Option("--markdown", help="as it stands in README.md")] = False,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="every model on every source that it has not seen, the worst first")
+    ] = False,
 ) -> None:
-    """What each active model was measured on, and its figures with their 95 % intervals, from the cards."""
+    """The worst unseen source of each active model, what it was measured on at home, and the figures of both.
+
+    In brackets: 95 % intervals by patient. `lungkit evaluate --outside` adds a source.
+    """
     from lungkit.models import card_text, registry
 
-    rows = [card_text.summary_row(str(version), version.card, registry.size(version)) for version in registry.in_use()]
-    if not rows:
+    versions = registry.in_use()
+    if not versions:
         raise LungkitError("no model is active; train one with `lungkit train` or `lungkit run`")
+    rows = [card_text.summary_row(str(version), version.card, registry.size(version)) for version in versions]
+    if sources:
+        rows = [row for version in versions for row in card_text.outside_rows(str(version), version.card)]
+    if not rows:
+        raise LungkitError("no model was measured on a source that it has not seen; `lungkit evaluate --outside` does")
     if markdown:
         typer.echo(card_text.markdown_table(rows[0], (row.values() for row in rows)), nl=False)
+        return
+    if sources:
+        terminal.table([*rows[0]], ([*row.values()] for row in rows))
         return
     for row in rows:
         terminal.say(row.pop("model"))
         for name, value in row.items():
-            terminal.say(f"  {name:<16} {value}")
+            terminal.say(f"  {name:<20} {value}")
 
 
 def _active(name: str) -> str:

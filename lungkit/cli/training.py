@@ -4,14 +4,18 @@ import json
 import shutil
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lungkit import config, terminal
-from lungkit.cli.options import NAMED, Source, say_each, source_path
+from lungkit.cli.options import NAMED, LabelColumns, Labels, Omitted, Source, say_each, source_path
 from lungkit.errors import LungkitError
+
+if TYPE_CHECKING:
+    from lungkit.models.registry import Version
 
 
 def run(
@@ -66,7 +70,15 @@ def _left_out(source: str, label_column: str | None) -> list[str]:
 
 def train(
     recipe: Annotated[str, typer.Argument(help="a name of lungkit.training.recipes; `lungkit train list` shows them")],
-    data: Annotated[str, typer.Option("--data", help="the recipe's data set: a folder")] = "",
+    data: Annotated[
+        list[str], typer.Option("--data", help="the recipe's data set: a folder; again for each set that it joins")
+    ] = [],  # noqa: B006
+    leave_out: Annotated[
+        str, typer.Option(help="a source: train without it, test on all of it; the model gets a name of its own")
+    ] = "",
+    balance_sources: Annotated[
+        bool, typer.Option("--balance-sources", help="in each class, every source weighs alike in training")
+    ] = False,
     outside: Annotated[
         Path | None, typer.Option(help="covid_chestxray, for a chest X-ray model's probes of trust: a folder")
     ] = None,
@@ -89,6 +101,7 @@ def train(
 
     A version that is measurably worse than the active one is registered without becoming active.
     """
+    from lungkit.data import dataset, joined
     from lungkit.training import recipes
 
     if recipe == "list":
@@ -103,7 +116,15 @@ def train(
         plan = recipes.with_backbone(plan, backbone)
     if not data:
         raise LungkitError(f"--data is missing: the folder of {plan.data}")
-    source = source_path(data)
+    source = source_path(data[0])
+    if len(data) > 1:
+        folder, notes = joined.kept(plan.data, [source_path(each) for each in data], plan.labels, plan.label_columns)
+        say_each(notes)
+        source = str(folder)
+    plan = replace(plan, balanced_sources=balance_sources or plan.balanced_sources)
+    if leave_out:
+        there = dataset.load(source, label_column=plan.label_column).source_names
+        plan = recipes.without(plan, dataset.source_named(there, leave_out))
     if outside and (plan.modality != "X-ray" or not outside.is_dir()):
         raise LungkitError(
             f"--outside {outside}: give the folder of covid_chestxray, and only for a chest X-ray recipe"
@@ -112,7 +133,6 @@ def train(
 
     if int8:
         quantization.required()  # refused before hours of training
-    about_images = {"population": population, "licence": licence}
     command = recipes.command(
         recipe,
         data,
@@ -121,7 +141,10 @@ def train(
         compact=compact,
         int8=int8,
         workers=workers,
-        **about_images,
+        leave_out=leave_out,
+        balance_sources=balance_sources,
+        population=population,
+        licence=licence,
     )
     probe = (lambda candidate, own: probes.chest_xray(candidate, own, outside)) if outside else None
     work = config.work_dir() / plan.name
@@ -134,7 +157,8 @@ def train(
         int8=int8,
         workers=workers,
         command=command,
-        **about_images,
+        population=population,
+        licence=licence,
     )
     terminal.say(history.to_string(index=False))
     terminal.say(f"{activation.sentence(version)}\n{version.folder}")
@@ -213,8 +237,13 @@ def search(
 
 def evaluate(
     model: Annotated[str, typer.Option(help="NAME or NAME@vN")],
-    data: Source,
-    label_column: Annotated[str | None, typer.Option(help="column of labels.csv; default: the model's own")] = None,
+    data: Annotated[str, typer.Option("--data", help="phantom, pneumoniamnist, a folder, or a MedMNIST .npz")] = "",
+    outside: Annotated[
+        list[str], typer.Option(help="a folder of a source that the model has not seen; again for more")
+    ] = [],  # noqa: B006
+    label_column: LabelColumns = [],  # noqa: B006
+    label: Labels = [],  # noqa: B006
+    omit: Omitted = [],  # noqa: B006
     split: Annotated[
         str | None,
         typer.Option(help="train, val, test or all; default: the test part that the set publishes, otherwise all"),
@@ -225,13 +254,26 @@ def evaluate(
 
     A set is scored as it is given: its published test part, or all of it where it has none. Only the set that the model
     was trained on is split as it was then. Images that cannot be read are counted and named.
+
+    With --outside, all images of each source are scored, and the model's card keeps the figures. --label and --omit say
+    what labels mean that the model does not know. A source that the model learned from is refused.
     """
     from lungkit.models import registry
 
-    version, source = registry.find(model), source_path(data)  # refused before TensorFlow takes seconds to load
+    version = registry.find(model)  # refused before TensorFlow takes seconds to load
+    if bool(data) == bool(outside):
+        raise LungkitError("give either --data, or --outside for sources that the model has not seen")
+    if outside:
+        if split:
+            raise LungkitError("--split has no use with --outside: every image of a source is scored")
+        _evaluate_outside(version, [source_path(folder) for folder in outside], label_column, label, omit, as_json)
+        return
+    if label or omit or len(label_column) > 1:
+        raise LungkitError("--label, --omit and several --label-column are for --outside")
+    source = source_path(data)
     from lungkit.training import release
 
-    scored = release.score(version, release.data_for(version, source, label_column), split)
+    scored = release.score(version, release.data_for(version, source, *label_column), split)
     if as_json:
         typer.echo(json.dumps(scored.to_dict()))
         return
@@ -244,6 +286,27 @@ def evaluate(
         terminal.say(f"not in these figures, because unreadable: {len(scored.unreadable):,}")
         say_each([f"  {one['file']}: {one['reason']}" for one in scored.unreadable], most=5, where="--json lists all")
     say_each(map(str, scored.data.notes))
+
+
+def _evaluate_outside(
+    version: "Version", folders: list[str], columns: list[str], label: list[str], omit: list[str], as_json: bool
+) -> None:
+    """Measure a version on the sources in these folders, record it, and show it."""
+    from lungkit.data import relabel
+    from lungkit.models import card_text, registry
+    from lungkit.training import outside
+
+    labels = relabel.Labels.parse(label, omit)
+    given = [outside.images(version, folder, columns, labels) for folder in folders]
+    labels.refuse_unused({data.name: data.manifest["label_there"] for data in given})
+    measured = [one for data in given for one in outside.measure(version, data)]
+    for one in measured:
+        registry.record_outside(version, one)
+    if as_json:
+        typer.echo(json.dumps({"model": str(version), "outside": [one.to_dict() for one in measured]}))
+        return
+    rows = [card_text.outside_row(one) for one in measured]
+    terminal.table([*rows[0]], ([*row.values()] for row in rows), f"{version} on sources that it has not seen")
 
 
 def _reviewed(review: dict[str, Any]) -> str:

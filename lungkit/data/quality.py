@@ -390,13 +390,18 @@ def _uneven_sources(rows: pd.DataFrame) -> Row | None:
     """Counts the sources with a class whose share differs by UNEVEN_SOURCE or more from its share of all images."""
     if rows["source"].nunique() == 1:
         return None
-    whole = rows["label"].value_counts(normalize=True)
+    whole = rows["label"].value_counts(normalize=True).to_dict()
     shares = pd.crosstab(rows["source"], rows["label"], normalize="index")
-    gaps = (shares - whole).stack()
-    odd = gaps[gaps.abs() >= UNEVEN_SOURCE].sort_values(key=abs, ascending=False, kind="stable")
-    named = [f"{source}: {shares.at[source, name]:.0%} {name}, of all {whole[name]:.0%}" for source, name in odd.index]
+    gaps = {
+        (source, label): (share, whole[label])
+        for source, row in shares.to_dict("index").items()
+        for label, share in row.items()
+        if abs(share - whole[label]) >= UNEVEN_SOURCE
+    }
+    odd = sorted(gaps, key=lambda one: -abs(gaps[one][0] - gaps[one][1]))
+    named = [f"{one[0]}: {gaps[one][0]:.0%} {one[1]}, of all {gaps[one][1]:.0%}" for one in odd]
     meaning = "A model can tell the classes by where an image comes from, without the disease."
-    sources = odd.index.get_level_values(0).unique()
+    sources = {source for source, _ in odd}
     return _finding("sources with other shares of classes", "warning", len(sources), len(shares), meaning, named)
 
 

@@ -153,6 +153,21 @@ class TrainingData(Part):
     fingerprint: str = ""
     counts: Mapping[str, SplitCounts] = field(default_factory=dict)  # of "train", "val" and "test"
     recipe: Mapping[str, Any] = field(default_factory=dict)  # the arguments of dataset.load_split that give this split
+    sources: tuple[str, ...] | None = None  # hospitals or collections of the images for training and validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outside(Part):
+    """What was measured on a source, a hospital or a collection, of which the version has not seen an image."""
+
+    source: str
+    data: str  # the data set that its images came in
+    measured: Measured  # with times_scored: how often the version was scored on this source, this time included
+    labels: Mapping[str, str] = field(default_factory=dict)  # of the source's labels, those that mean another class
+    omitted: int = 0  # images left out by their label …
+    seen: int = 0  # … because the version has seen their content …
+    unreadable: int = 0  # … and because they could not be read
+    at: str | None = None  # ISO 8601, UTC
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +251,7 @@ class ModelCard(Part):
     training: Mapping[str, Any] | None = None
     about: About | None = None
     trust: Mapping[str, Any] | None = None  # what probes found; "says": in sentences
+    outside: tuple[Outside, ...] | None = None  # one for each source; measured later, kept by the registry
     standing: Standing | None = None
     model: str | None = None
     version: str | None = None
@@ -279,3 +295,10 @@ class ModelCard(Part):
             if split in self.metrics:
                 return split, self.metrics[split]
         return "nothing", Measured()
+
+    @property
+    def worst_outside(self) -> Outside | None:
+        """The unseen source with the lowest AUC; None where none has one."""
+        aucs = [(one.measured.figure("auc").value, one) for one in self.outside or ()]
+        known = [(auc, one) for auc, one in aucs if auc is not None]
+        return min(known, key=lambda pair: pair[0])[1] if known else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from lungkit.models.card import Figure, Measured, ModelCard, Quantization
+from lungkit.models.card import Figure, Measured, ModelCard, Outside, Quantization
 from lungkit.models.rule import DecisionRule
 from lungkit.wording import listed, percent, plain
 
@@ -102,6 +102,7 @@ def sections(card: ModelCard) -> dict[str, list[Row]]:
     about = card.about.to_dict() if card.about else {}
     counts = {name: f"{of.images:,} images of {of.patients:,} patients" for name, of in card.data.counts.items()}
     return {
+        "On sources that it has not seen": [(one.source, _outside_text(one)) for one in card.outside or ()],
         "What it is": [
             ("Question", question(card)),
             ("Answers one of", ", ".join(card.classes)),
@@ -109,10 +110,16 @@ def sections(card: ModelCard) -> dict[str, list[Row]]:
             ("Registered", registered(card)),
             ("When registered", became(card)),
         ],
+        "Each source alone": [
+            (f"{SPLITS.get(split, split).capitalize()}: {source}", _figures_text(of))
+            for split, measured in card.metrics.items()
+            for source, of in (measured.sources or {}).items()
+        ],
         "Data and population": [
             *_labelled({name: value for name, value in about.items() if name != "question"}),
             ("Data set", card.data.name),
             ("Data fingerprint", card.data.fingerprint or "not stated"),
+            *([("Sources", "; ".join(card.data.sources))] if card.data.sources else []),
             *((SPLITS.get(name, name).capitalize(), text) for name, text in counts.items()),
             *_labelled(card.data.recipe),
             *_labelled(card.data.extra),
@@ -125,6 +132,52 @@ def sections(card: ModelCard) -> dict[str, list[Row]]:
         "8 bits": _eight_bits(card.int8) if card.int8 else [],
         "More": _labelled(card.extra),
     }
+
+
+def _figures_text(measured: Measured) -> str:
+    """The figures that compare sources, in one line."""
+    largest = measured.largest_class
+    always = f" (always '{largest['class']}': {Figure(largest['share'])})" if largest else ""
+    return (
+        f"AUC {measured.figure('auc')}, accuracy {measured.figure('accuracy')}{always}, "
+        f"{METRICS['ece'].lower()} {measured.figure('ece')}; {measured.counts}"
+    )
+
+
+def _outside_text(one: Outside) -> str:
+    row = outside_row(one)
+    labels = "; ".join(f"{label} as {name}" for label, name in one.labels.items())
+    more = [
+        f"read {labels}" if labels else "",
+        f"left out: {row['left out']}" if row["left out"] else "",
+        row["scored"],
+    ]
+    return ". ".join(filter(None, [_figures_text(one.measured), *more]))
+
+
+def outside_row(one: Outside) -> dict[str, str]:
+    """What a version is worth on a source that it has not seen, in one row of a table."""
+    measured, times = one.measured, one.measured.times_scored or 1
+    left_out = {"by label": one.omitted, "seen in training": one.seen, "unreadable": one.unreadable}
+    largest = measured.largest_class
+    return {
+        "source": one.source,
+        "AUC": str(measured.figure("auc")),
+        "accuracy": str(measured.figure("accuracy")),
+        "largest class": f"{Figure(largest['share'])} {largest['class']}" if largest else "",
+        "ECE": str(measured.figure("ece")),
+        "images": f"{measured.n or 0:,}",
+        "patients": f"{measured.patients or 0:,}",
+        "left out": ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count),
+        "scored": "once" if times == 1 else f"{times} times",
+    }
+
+
+def outside_rows(name: str, card: ModelCard) -> list[dict[str, str]]:
+    """A model on every source that it has not seen, the lowest AUC first; name: "MODEL@vN"."""
+    aucs = [(one.measured.figure("auc").value, one) for one in card.outside or ()]
+    ordered = sorted(aucs, key=lambda pair: (pair[0] is None, pair[0] or 0))
+    return [{"model": name} | outside_row(one) for _, one in ordered]
 
 
 def _eight_bits(tried: Quantization) -> list[Row]:
@@ -205,8 +258,11 @@ def summary_row(name: str, card: ModelCard, size: int) -> dict[str, str]:
     sets = card.metrics["test"].conformal if "test" in card.metrics else None
     seconds = (card.training or {}).get("seconds")
     ece = card.metrics["val"].figure("ece").value if "val" in card.metrics else None
+    worst = card.worst_outside
+    unseen = f"{worst.source}: AUC {worst.measured.figure('auc')}, {worst.measured.counts}" if worst else "not measured"
     return {
         "model": f"{name}{' (synthetic)' if card.synthetic else ''}",
+        "worst unseen source": unseen,
         "reported on": ": ".join(filter(None, (reported_on(card), measured.counts))),
         "AUC": str(measured.figure("auc")),
         "accuracy": str(measured.figure("accuracy")),

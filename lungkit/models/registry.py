@@ -6,6 +6,8 @@
                      v1/SHA256SUMS hashes of all of these (`sha256sum -c SHA256SUMS` checks them without lungkit)
     artifacts/<model>/active.json  {"version", "history", "sums"}: the active version, the ones active before it
                                    (latest last), and the SHA-256 of each promoted version's SHA256SUMS
+    artifacts/<model>/v1.outside.json  what was measured since on sources that the version has not seen; the card that
+                                   `find` gives contains it
 
 A version appears whole, by one rename, and is never changed afterwards; the pointer moves by one replace. A process
 killed at any moment leaves the version that was active active, and at most a hidden staging folder, which the next
@@ -30,9 +32,9 @@ import lungkit
 from lungkit import config, files
 from lungkit.errors import LungkitError
 from lungkit.models import card_text
-from lungkit.models.card import FileRecord, ModelCard
+from lungkit.models.card import SCHEMA, FileRecord, ModelCard, Outside
 from lungkit.models.rule import DecisionRule
-from lungkit.models.schema import Malformed
+from lungkit.models.schema import Malformed, checked
 
 CARD, README, SUMS, POINTER = "card.json", "README.md", "SHA256SUMS", "active.json"
 
@@ -89,9 +91,13 @@ def find(ref: str) -> Version:
 
 def usual_name(data: str) -> str:
     """The name of the model that notebook 03 trains on the data set of this name: plain letters, 100 at most."""
-    plain = unicodedata.normalize("NFKD", data).encode("ascii", "ignore").decode().lower()
-    words = re.sub(r"[^a-z0-9._]+", "-", plain).strip("._-")[:96]
-    return f"{words}-cnn".lstrip("-")
+    return f"{plain_name(data)}-cnn".lstrip("-")
+
+
+def plain_name(text: str) -> str:
+    """A text in letters that a model's name may have, 96 at most."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9._]+", "-", plain).strip("._-")[:96]
 
 
 def for_notebook(ref: str, data: str) -> Version:
@@ -203,6 +209,20 @@ def _check_json(card: ModelCard) -> None:
             raise LungkitError(f"the model card's '{key}' cannot be written as JSON: {error}") from None
 
 
+def record_outside(version: Version, measured: Outside) -> Version:
+    """Keep what was measured on a source that a version has not seen, in place of an earlier measurement there.
+
+    The version itself, its card and its hashes stay as they were registered.
+    """
+    path = _outside_file(version.folder)
+    with files.locked(version.folder.parent / ".lock"):
+        others = [one for one in _outside(path, str(version)) if one.source != measured.source]
+        kept = sorted([*others, measured], key=lambda one: one.source)
+        content = {"schema": SCHEMA, "outside": [one.to_dict() for one in kept]}
+        files.replace(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", durable=True)
+    return _read(version.model, version.version)
+
+
 @contextmanager
 def registering(model: str) -> Iterator[None]:
     """Keeps other registrations of this model waiting: the active version cannot change within the block."""
@@ -286,9 +306,28 @@ def _read(model: str, version: str) -> Version:
     folder = _model_folder(model) / version
     values = _read_json(folder / CARD, f"{model}@{version}")
     try:
-        return Version(model, version, folder, ModelCard.from_dict(values))
+        card = ModelCard.from_dict(values)
+        later = _outside(_outside_file(folder), f"{model}@{version}")
+        return Version(model, version, folder, replace(card, outside=later) if later else card)
     except Malformed as error:
         raise ModelDamaged(f"{model}@{version}: {folder / CARD}: {error}. Restore the folder from a copy") from None
+
+
+def _outside_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.outside.json")
+
+
+def _outside(path: Path, whose: str) -> tuple[Outside, ...]:
+    """What a version's file of measurements elsewhere contains; empty where there is none."""
+    if not path.exists():
+        return ()
+    values = _read_json(path, whose)
+    try:
+        if checked(values.get("schema", 0), int, "schema") > SCHEMA:
+            raise Malformed(f"'schema' is {values['schema']}; this lungkit reads up to {SCHEMA}: install a newer one")
+        return checked(values.get("outside"), tuple[Outside, ...], "outside")
+    except Malformed as error:
+        raise ModelDamaged(f"{whose}: {path}: {error}. Restore the file from a copy, or remove it") from None
 
 
 def _read_json(path: Path, whose: str) -> dict:

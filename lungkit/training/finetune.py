@@ -14,16 +14,16 @@ import pandas as pd
 import scipy.special
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.utils.class_weight import compute_sample_weight
 
 from lungkit import files, resume, wording
 from lungkit.data import dataset, preprocess
+from lungkit.errors import LungkitError
 from lungkit.models import backbones, cnn, ensemble, registry
 from lungkit.models.card import Measured
 from lungkit.models.card_text import METRICS
 from lungkit.models.rule import DecisionRule, log_odds
 from lungkit.progress import bar
-from lungkit.training import calibration, evaluation, fit, multiworker, pipeline, recipes, release
+from lungkit.training import calibration, evaluation, fit, multiworker, outside, pipeline, recipes, release
 from lungkit.training.recipes import Recipe
 
 PENALTIES = (1e4, 1e3, 1e2, 1e1, 1e0)  # of the squared kernel, on standardised features
@@ -43,6 +43,7 @@ class RecipeData:
 def recipe_data(recipe: Recipe, source: str | Path, limit: int | None = None) -> RecipeData:
     """Read the images of a recipe from `source`, as dataset.load_split takes it; `limit`: at most so many."""
     how = dict[str, Any](label_column=recipe.label_column, limit=limit, seed=7, fold=recipe.fold, by=recipe.by)
+    how |= {"leave_out": recipe.leave_out} if recipe.leave_out else {}
     plain = preprocess.Preprocessing(size=(recipe.side, recipe.side))
     data = dataset.load_split(source, **how, overlap="set_aside", kept_as=lambda _: plain)
     spec = preprocess.training_statistics(data.files("train"), plain)
@@ -71,6 +72,8 @@ def member(
     resume.same_settings(folder, settings, "training")
     begun = start(recipe, tensors, head or folder / "head.npz", seed)
     model, history = begun.model, begun.history
+    if workers and recipe.balanced_sources:
+        raise LungkitError("weights by source are kept by a single process only: leave out workers")
     if recipe.epochs:
         before = model.get_weights()
         if workers:
@@ -125,7 +128,9 @@ def start(recipe: Recipe, tensors: RecipeData, head: Path, seed: int) -> Start:
             recipe.backbone, shape, classes, preprocessing=tensors.spec, dropout=recipe.dropout, until=recipe.until,
             equalised=recipe.equalised,
         )  # fmt: skip
-        history.append({"epoch": 0, "seconds": _with_head(model, tensors, _varying(recipe, tensors, seed), head)})
+        weights = [_image_weights(recipe, tensors, part) for part in ("train", "val")]
+        seconds = _with_head(model, tensors, _varying(recipe, tensors, seed), weights, head)
+        history.append({"epoch": 0, "seconds": seconds})
         backbones.unfreeze(model, recipe.unfrozen)
     compiled = {
         "learning_rate": recipe.learning_rate,
@@ -144,7 +149,9 @@ def streams(recipe: Recipe, tensors: RecipeData, seed: int) -> tuple[pipeline.In
     augment = pipeline.augmentation(**_varying(recipe, tensors, seed))
     return (
         pipeline.InMemory(tensors.train, tensors.data.labels("train"), classes, augment=augment, **batches),
-        pipeline.InMemory(tensors.validation, tensors.data.labels("val"), classes, 64, weights=batches["weights"]),
+        pipeline.InMemory(
+            tensors.validation, tensors.data.labels("val"), classes, 64, weights=_weights(recipe, tensors, "val")
+        ),
     )
 
 
@@ -153,9 +160,22 @@ def _varying(recipe: Recipe, tensors: RecipeData, seed: int) -> dict[str, Any]:
 
 
 def _batches(recipe: Recipe, tensors: RecipeData, seed: int) -> dict[str, Any]:
-    weights = fit.class_weights(tensors.data.labels("train"), len(tensors.data.classes))
     mixing = {"mixup": recipe.mixup, "cutmix": recipe.cutmix}
-    return {"batch_size": recipe.batch_size, "weights": weights, "seed": seed} | mixing
+    return {"batch_size": recipe.batch_size, "weights": _weights(recipe, tensors, "train"), "seed": seed} | mixing
+
+
+def _weights(recipe: Recipe, tensors: RecipeData, part: str) -> dict[int, float] | np.ndarray:
+    """In the loss: of each class in training or, where sources are balanced, of each of the part's images."""
+    if recipe.balanced_sources:
+        return _image_weights(recipe, tensors, part)
+    return fit.class_weights(tensors.data.labels("train"), len(tensors.data.classes))
+
+
+def _image_weights(recipe: Recipe, tensors: RecipeData, part: str) -> np.ndarray:
+    data = tensors.data
+    return fit.image_weights(
+        data.labels(part), len(data.classes), data.sources(part) if recipe.balanced_sources else None
+    )
 
 
 def _between(model: keras.Model, before: list[np.ndarray], share: float) -> None:
@@ -168,10 +188,10 @@ def _between(model: keras.Model, before: list[np.ndarray], share: float) -> None
     model.set_weights([share * late + (1 - share) * early for early, late in zip(before, after, strict=True)])
 
 
-def _with_head(model: keras.Model, tensors: RecipeData, varying: dict, kept: Path) -> float:
+def _with_head(model: keras.Model, tensors: RecipeData, varying: dict, weights: list[np.ndarray], kept: Path) -> float:
     """Give the model the best dense layer on its features as they are: logistic regression on the training images as
     they are and varied once, with the penalty that suits the validation images best. Returns the seconds it took;
-    `kept`: the file that keeps it for the next call.
+    `kept`: the file that keeps it for the next call. weights: of the images of "train" and "val".
     """
     if not kept.exists():
         started = time.perf_counter()
@@ -183,9 +203,8 @@ def _with_head(model: keras.Model, tensors: RecipeData, varying: dict, kept: Pat
         ])  # fmt: skip
         seen = [features.predict(part, verbose=0) for part in (tensors.train, varied_once, tensors.validation)]
         labels = tensors.data.labels("train")
-        kernel, bias = linear_head(
-            np.concatenate(seen[:2]), np.concatenate([labels, labels]), seen[2], tensors.data.labels("val")
-        )
+        labels, weights[0] = np.concatenate([labels, labels]), np.concatenate([weights[0], weights[0]])
+        kernel, bias = linear_head(np.concatenate(seen[:2]), labels, seen[2], tensors.data.labels("val"), *weights)
         seconds = round(time.perf_counter() - started, 2)
         with files.draft(kept) as draft:  # several workers of a search may write this file
             np.savez(draft, kernel=kernel, bias=bias, seconds=seconds)
@@ -196,23 +215,29 @@ def _with_head(model: keras.Model, tensors: RecipeData, varying: dict, kept: Pat
 
 
 def linear_head(
-    features: np.ndarray, labels: np.ndarray, validation: np.ndarray, validation_labels: np.ndarray
+    features: np.ndarray,
+    labels: np.ndarray,
+    validation: np.ndarray,
+    validation_labels: np.ndarray,
+    weights: np.ndarray,
+    validation_weights: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Kernel (width, classes) and bias (classes,) of a dense layer that gives logits, float32.
 
-    features, validation: (n, width); brought to unit spread for the fit, but not what varies least. Of PENALTIES, the
-    one with the lowest log loss on validation, with classes of equal weight in both.
+    features, validation: (n, width); brought to unit spread for the fit, but not what varies least. weights: (n,) of
+    the images. Of PENALTIES, the one with the lowest log loss on validation.
     """
     middle, spread = features.mean(axis=0), features.std(axis=0)
     # A feature that hardly varies would otherwise be blown up, and with it what fine-tuning changes in it.
     spread = np.maximum(spread, np.median(spread) + 1e-6)
     standard, held_out = (features - middle) / spread, (validation - middle) / spread
-    balanced = compute_sample_weight("balanced", validation_labels)
     fitted = [
-        LogisticRegression(C=1 / penalty, class_weight="balanced", max_iter=300).fit(standard, labels)
+        LogisticRegression(C=1 / penalty, max_iter=300).fit(standard, labels, weights)
         for penalty in bar(PENALTIES, label="linear head", unit="penalty")
     ]
-    losses = [log_loss(validation_labels, one.predict_proba(held_out), sample_weight=balanced) for one in fitted]
+    losses = [
+        log_loss(validation_labels, one.predict_proba(held_out), sample_weight=validation_weights) for one in fitted
+    ]
     best = fitted[int(np.argmin(losses))]
     coefficients, bias = best.coef_, best.intercept_
     if len(best.classes_) == 2:  # scikit-learn keeps the difference of two classes
@@ -302,20 +327,21 @@ def train_recipe(
     folder: keeps every member's training; a killed one continues from there. probes: what else to ask of the version
     before it is registered, given its own data. compact, int8: as in release.register.
     workers: as in `member`. Returns the version and the history of its members.
+    A recipe that leaves a source out is trained once, without folds, and its version is then measured on all of that
+    source, as lungkit.training.outside does.
     """
     whole = dataset.load(source, label_column=recipe.label_column)
     recipe.check(whole)
     command = command or recipes.command(recipe.name, source, compact=compact, int8=int8, workers=workers)
     measured, seconds = {}, 0.0
-    if recipe.folds:
+    if recipe.folds and not recipe.leave_out:
         together, seconds = cross_validate(recipe, source, folder, workers)
         measured[f"{recipe.folds} folds by patient or group"] = together
         if recipe.leak:
             leaking, _ = cross_validate(replace(recipe, by="image"), source, folder, workers)
             measured["the same by image (leaks: what not to believe)"] = leaking
-        trained = members(recipe, source, _folder(folder, recipe), workers)
-    else:
-        trained = members(recipe, source, folder, workers)
+    trained = members(recipe, source, _folder(folder, recipe) if recipe.folds else folder, workers)
+    if not measured:
         seconds = float(trained.history["seconds"].sum())
     version = release.register(
         trained.model,
@@ -339,6 +365,10 @@ def train_recipe(
         compact=compact,
         int8=int8,
     )
+    if recipe.leave_out:
+        rows = whole.manifest[whole.manifest["source"] == recipe.leave_out]
+        for one in outside.measure(version, replace(whole, manifest=rows)):
+            version = registry.record_outside(version, one)
     return version, trained.history
 
 
@@ -364,7 +394,9 @@ def compare(ways: dict[str, Recipe], tensors: RecipeData, folder: Path, seed: in
     data = tensors.data
     labels, patients, sources, classes = data.labels("val"), data.patients("val"), data.sources("val"), data.classes
     # Ways whose head is solved on the same features share it.
-    features = [(way.backbone, way.until, way.equalised, way.augmentation) for way in ways.values()]
+    features = [
+        (way.backbone, way.until, way.equalised, way.augmentation, way.balanced_sources) for way in ways.values()
+    ]
     results = {}
     for number, (name, recipe) in enumerate(ways.items(), 1):
         head = folder / f"head-{features.index(features[number - 1]) + 1}.npz"

@@ -24,6 +24,22 @@ def class_weights(labels: np.ndarray, n_classes: int) -> dict[int, float]:
     return {i: float(len(labels) / (n_classes * count)) for i, count in enumerate(counts)}
 
 
+def image_weights(labels: np.ndarray, n_classes: int, sources: np.ndarray | None = None) -> np.ndarray:
+    """The loss weight of each image, mean 1: with these all classes weigh alike, and in each the sources that have it.
+
+    labels: (n,) integers 0 … n_classes-1. sources: (n,); None: one.
+    """
+    per_class = class_weights(labels, n_classes)
+    weights = np.array([per_class[label] for label in labels.tolist()])
+    if sources is None:
+        return weights
+    _, source = np.unique(sources, return_inverse=True)
+    counts = np.zeros((source.max() + 1, n_classes))
+    np.add.at(counts, (source, labels), 1)
+    alike = counts.sum(axis=0) / (counts > 0).sum(axis=0)  # images of a class in each source, if all had as many
+    return weights * alike[labels] / counts[source, labels]
+
+
 class _Checkpoint(keras.callbacks.Callback):
     """The whole state of a training after each epoch, so a kill costs at most one epoch.
 

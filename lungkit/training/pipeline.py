@@ -176,7 +176,7 @@ class InMemory(keras.utils.PyDataset):
         a share drawn from Beta(alpha, alpha) for the batch. 0: none.
     cutmix: the alpha of CutMix (Yun et al., ICCV 2019): a rectangle of each image is another one's, its share of the
         area drawn likewise; labels are blended by it. 0: none. With both, each batch gets one of the two by chance.
-    weights: of each class in the loss; a blend's is the blend of both.
+    weights: in the loss, of each class or of each image (n,); a blend's is the blend of both.
     """
 
     def __init__(
@@ -189,12 +189,14 @@ class InMemory(keras.utils.PyDataset):
         augment: Augmentation | None = None,
         mixup: float = 0.0,
         cutmix: float = 0.0,
-        weights: dict[int, float] | None = None,
+        weights: dict[int, float] | np.ndarray | None = None,
         seed: int = 7,
     ):
         super().__init__()
         self._images, self._targets = images, np.eye(n_classes, dtype=np.float32)[labels]
-        self._weights = np.array([(weights or {}).get(i, 1.0) for i in range(n_classes)], np.float32)
+        if not isinstance(weights, np.ndarray):
+            weights = np.array([(weights or {}).get(label, 1.0) for label in np.asarray(labels).tolist()])
+        self._weights = weights.astype(np.float32)
         self._batch_size, self._augment, self._mixup, self._cutmix = batch_size, augment, mixup, cutmix
         self._seed, self._epoch, self._order = seed, -1, np.arange(len(labels))
         self.on_epoch_end()
@@ -204,18 +206,18 @@ class InMemory(keras.utils.PyDataset):
 
     def __getitem__(self, number: int):
         rows = self._order[number * self._batch_size : (number + 1) * self._batch_size]
-        x, y = self._images[rows], self._targets[rows]
+        x, y, weights = self._images[rows], self._targets[rows], self._weights[rows]
         key = derived(self._seed, self._epoch, number)
         if self._augment is not None:
             x = keras.ops.convert_to_numpy(self._augment(x, key=key))
         random = np.random.default_rng(key)
         if self._cutmix and not (self._mixup and random.random() < 0.5):
             x, share = self._cut(x, random)
-            y = share * y + (1 - share) * y[::-1]
+            y, weights = (_blended(part, share) for part in (y, weights))
         elif self._mixup:
             share = np.float32(random.beta(self._mixup, self._mixup))
-            x, y = share * x + (1 - share) * x[::-1], share * y + (1 - share) * y[::-1]
-        return x, y, y @ self._weights
+            x, y, weights = (_blended(part, share) for part in (x, y, weights))
+        return x, y, weights
 
     def _cut(self, x: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.float32]:
         """The images with one rectangle of the others', and the share of the area that is still their own."""
@@ -234,6 +236,11 @@ class InMemory(keras.utils.PyDataset):
         self._epoch += 1
         if self._augment is not None:
             np.random.default_rng((self._seed, self._epoch)).shuffle(self._order)
+
+
+def _blended(batch: np.ndarray, share: np.float32) -> np.ndarray:
+    """Each row with that at the same place from the end, which gets the rest of the share."""
+    return share * batch + (1 - share) * batch[::-1]
 
 
 def batches(

@@ -4,6 +4,7 @@ Settings were chosen on validation patients (bench/README.md says which were tri
 """
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 
 from lungkit.data import dataset
 from lungkit.data.notes import alike
+from lungkit.data.relabel import Labels
 from lungkit.errors import LungkitError
+from lungkit.models import registry
 from lungkit.wording import listed
 
 # What a recipe's `backbone` may be: lungkit's small network, or one of models.backbones, trained on photographs.
@@ -30,8 +33,14 @@ class Recipe:
     images: dict[str, int] = field(default_factory=dict)  # of each class in that set; of a phantom any number (0)
     licence: str = ""  # of those images, as their publishers state it
     label_column: str | None = None
+    labels: Labels = field(
+        default_factory=Labels
+    )  # of a set joined of several: what their labels mean, in `images`' classes …
+    label_columns: tuple[str, ...] = ()  # … and from which columns, where a set has one of them
     fold: str | None = None  # of splits.assign; None: the published split
     by: str = "patient"
+    leave_out: str | None = None  # a source that it neither learns from nor is chosen on
+    balanced_sources: bool = False  # each class weighs alike in training, and within it each source; else classes alone
     leak: bool = False  # also measure what a split by image would have shown
     scored_before: int = 0  # times that an earlier version, not shipped, was scored on the same test images
     backbone: str = "efficientnet_lite0"  # one of NETWORKS; "cnn" starts from random weights
@@ -100,10 +109,18 @@ class Recipe:
         own = self.owns(data)
         return {
             "question": self.question if own else f"{self.modality}: {listed(data.classes, 'or')}?",
-            "population": population or (self.population if own else NOT_STATED),
+            "population": population or (self._population() if own else NOT_STATED),
             "licence": licence or (self.licence if own else NOT_STATED),
             "command": command,
         }
+
+    def _population(self) -> str:
+        return f"{self.population}, without {self.leave_out}" if self.leave_out else self.population
+
+
+def without(recipe: Recipe, source: str) -> Recipe:
+    """The recipe without a source of its data; its model gets another name, which ends in the source's."""
+    return replace(recipe, leave_out=source, name=f"{recipe.name}-without-{registry.plain_name(source)}"[:100])
 
 
 def with_backbone(recipe: Recipe, backbone: str) -> Recipe:
@@ -122,24 +139,33 @@ def modality_name(text: str) -> str:
 
 def command(
     name: str,
-    source: str | Path,
+    source: str | Path | Sequence[str],
     *,
     backbone: str = "",
     outside: str | Path = "",
     compact: bool = False,
     int8: bool = False,
     workers: int | None = None,
+    leave_out: str = "",
+    balance_sources: bool = False,
     population: str = "",
     licence: str = "",
 ) -> str:
-    """The command line for these arguments of `lungkit train`, without the folders that lie only on this machine."""
-    words = ["lungkit", "train", name, "--data", _named(source)]
+    """The command line for these arguments of `lungkit train`, without the folders that lie only on this machine.
+
+    source: one data set, or the ones that are joined.
+    """
+    words = ["lungkit", "train", name]
+    for each in [source] if isinstance(source, str | Path) else source:
+        words += ["--data", _named(each)]
     options: dict[str, Any] = {
         "backbone": backbone,
         "outside": outside and _named(outside),
         "compact": compact,
         "int8": int8,
         "workers": workers,
+        "leave-out": leave_out,
+        "balance-sources": balance_sources,
         "population": population,
         "licence": licence,
     }
@@ -158,7 +184,8 @@ NOT_STATED = "not stated"
 _XRAYS = ("CR", "DX", "DR", "RG", "XR", "CXR", "XRAY", "X-RAY", "RADIOGRAPH")
 _NO_SETTINGS = {
     *("name", "modality", "question", "population", "licence", "data", "images", "label_column"),
-    *("fold", "by", "leak", "scored_before", "tuned_share", "seeds"),
+    *("labels", "label_columns"),
+    *("fold", "by", "leave_out", "leak", "scored_before", "tuned_share", "seeds"),
 }
 
 # The children's X-rays were squashed into squares, the sick from other proportions than the healthy; and what differs

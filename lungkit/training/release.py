@@ -114,7 +114,13 @@ def register(
             classes=data.classes,
             modality=modality or input_statistics.modality(data),
             preprocessing=preprocessing,
-            data=TrainingData(name=data.name, fingerprint=data.fingerprint, counts=counts, recipe=recipe),
+            data=TrainingData(
+                name=data.name,
+                fingerprint=data.fingerprint,
+                counts=counts,
+                recipe=recipe,
+                sources=tuple(sorted({*data.sources("train"), *data.sources("val")})),
+            ),
             metrics=metrics,
             rule=rule,
             checks=limits,
@@ -322,7 +328,7 @@ def data_for(version: registry.Version, source: str, label_column: str | None = 
     registry.verify(version)
     recipe = dict(version.card.data.recipe) | ({"label_column": label_column} if label_column else {})
     given = _as_given(version, source, recipe, label_column)
-    trained = _as_trained(version, source, recipe) if _seen(version) <= set(given.manifest["sha256"]) else None
+    trained = _as_trained(version, source, recipe) if seen_images(version) <= set(given.manifest["sha256"]) else None
     if trained is None:
         return given
     beyond = given.manifest[~given.manifest["file"].isin(trained.manifest["file"])].assign(split="")
@@ -351,8 +357,8 @@ def _as_trained(version: registry.Version, source: str, recipe: dict) -> dataset
     return data if data.fingerprint == version.card.data.fingerprint else None
 
 
-def _seen(version: registry.Version) -> set[str]:
-    """Names, by content, of the images that a version was trained or chosen on."""
+def seen_images(version: registry.Version) -> set[str]:
+    """SHA-256 of each image that a version was trained or chosen on."""
     return set((version.folder / TRAINED_ON).read_text().split())
 
 
@@ -383,7 +389,7 @@ def score(version: registry.Version, data: dataset.Dataset, split: str | None = 
     measured = evaluation.evaluate(labels, scores, patients, version.card.classes, version.rule, sources=sources)
     if split == "all":  # also what was refused when the set was split
         unreadable += dataset.refused(data)
-    seen = int(rows["sha256"].isin(_seen(version)).sum())
+    seen = int(rows["sha256"].isin(seen_images(version)).sum())
     return Scored(version, data, split, rows, tensors, labels, scores, measured, seen, seconds, unreadable, by_request)
 
 

@@ -261,7 +261,8 @@ def test_a_linear_head_says_as_a_dense_layer_what_logistic_regression_says(class
     random = np.random.default_rng(1)
     labels = np.arange(120) % classes
     features = (random.normal(size=(120, 5)) + 2 * np.eye(5)[labels]) * [1, 10, 1e-4, 2, 3] + 3
-    kernel, bias = finetune.linear_head(features[:90], labels[:90], features[90:], labels[90:])
+    weights = [fit.image_weights(of, classes) for of in (labels[:90], labels[90:])]
+    kernel, bias = finetune.linear_head(features[:90], labels[:90], features[90:], labels[90:], *weights)
     assert (kernel.shape, bias.shape) == ((5, classes), (classes,))
     spread = features[:90].std(axis=0)
     standard = (features - features[:90].mean(axis=0)) / np.maximum(spread, np.median(spread))

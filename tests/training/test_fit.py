@@ -177,3 +177,18 @@ def test_rare_classes_weigh_more_and_all_images_together_weigh_one_each():
     assert np.mean([weights[label] for label in labels]) == pytest.approx(1)
     with pytest.raises(LungkitError, match="class number 2 has no training image"):
         fit.class_weights(labels, 3)
+
+
+def test_images_weigh_so_that_classes_and_the_sources_of_each_weigh_alike():
+    labels, sources = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 0]), np.array([*"aaaaaaabbb"])
+    weights = fit.image_weights(labels, 2, sources)
+    assert weights.mean() == pytest.approx(1)
+    of = {
+        (label, source): weights[(labels == label) & (sources == source)].sum() for label in (0, 1) for source in "ab"
+    }
+    assert list(of.values()) == pytest.approx([2.5] * 4)
+    # A class that one source has weighs as much as the other class.
+    lone = fit.image_weights(np.array([0, 0, 0, 1]), 2, np.array([*"aabb"]))
+    assert lone[:3].sum() == pytest.approx(lone[3]) and lone[:2].sum() == pytest.approx(lone[2])
+    by_class = fit.class_weights(labels, 2)
+    np.testing.assert_allclose(fit.image_weights(labels, 2), [by_class[label] for label in labels])

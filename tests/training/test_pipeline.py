@@ -443,3 +443,12 @@ def test_batches_in_memory_are_the_same_in_whatever_order_they_are_asked_for(pic
     for number, parts in forwards.items():
         for part, same in zip(parts, backwards[number], strict=True):
             np.testing.assert_array_equal(part, same)
+
+
+def test_weights_can_be_of_each_image_and_follow_it_into_blends(pictures):
+    labels, weights = np.arange(16) % 2, np.linspace(0.5, 2, 16)
+    _, _, seen = _seen(pipeline.InMemory(pictures[:16], labels, 2, 5, weights=weights))
+    np.testing.assert_allclose(seen, weights, rtol=1e-6)
+    _, y, blended = _seen(pipeline.InMemory(pictures[:16], labels, 2, 16, mixup=0.4, weights=weights, seed=3))
+    share = y[0, 0]  # image 0 is of class 0, and the last one of class 1
+    np.testing.assert_allclose(blended, share * weights + (1 - share) * weights[::-1], rtol=1e-5)

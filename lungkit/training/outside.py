@@ -1,0 +1,92 @@
+"""What a registered version is worth elsewhere: on sources of which it has not seen an image.
+
+A source is a hospital or a collection. All of its images are scored, at the version's own operating point: whatever
+parts the source publishes, none of them was seen. Each source is measured alone, since a figure over several would hide
+the worst, and the registry keeps every measurement with the number of times that the source was scored.
+"""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pandas as pd
+
+from lungkit.data import dataset
+from lungkit.data.notes import ColumnMissing, DatasetError, alike
+from lungkit.data.relabel import Labels
+from lungkit.errors import LungkitError
+from lungkit.models import registry
+from lungkit.models.card import Outside
+from lungkit.training import release
+
+MOST_SEEN = 0.1  # of a source's images: a version that has seen more of them knows the source
+
+
+def images(version: registry.Version, source: str, columns: list[str], labels: Labels) -> dataset.Dataset:
+    """The data set at `source`, its labels in the version's classes; of images to leave out "".
+
+    columns: of labels.csv, for the class; the first one that the set has is taken, by default the version's own.
+    Raises DatasetError where a label is none of the classes.
+    """
+    own = version.card.data.recipe.get("label_column")
+    data = _read(source, [*columns, *([own] if own and not columns else [])])
+    known = {alike(name): name for name in version.card.classes}
+    if unknown := [name for name in labels.classes if alike(name) not in known]:
+        raise DatasetError(f"{version} has no class '{unknown[0]}'; it answers {', '.join(version.card.classes)}")
+    means = labels.meanings(data.manifest["label"], version.card.classes, data.name)
+    classes = {label: known[alike(name)] if name else "" for label, name in means.items()}
+    label = data.manifest["label"].map(classes)
+    return replace(data, manifest=data.manifest.assign(label_there=data.manifest["label"], label=label))
+
+
+def _read(source: str, columns: list[str]) -> dataset.Dataset:
+    for column in columns:
+        try:
+            return dataset.as_given(source, label_column=column)
+        except ColumnMissing:
+            continue
+    return dataset.as_given(source)
+
+
+def measure(version: registry.Version, data: dataset.Dataset) -> list[Outside]:
+    """The version on each source of the data, which is as `images` gives it; nothing is recorded yet.
+
+    Images that the version has seen, by their content, are left out and counted. LungkitError where it knows a source:
+    one that it learned from, or of which it has seen more than MOST_SEEN of the images.
+    """
+    rows = data.part().drop_duplicates("file")
+    return [_measured(version, data, str(name), of) for name, of in rows.groupby("source")]
+
+
+def _measured(version: registry.Version, data: dataset.Dataset, source: str, rows: pd.DataFrame) -> Outside:
+    seen = rows["sha256"].isin(release.seen_images(version))
+    learned = alike(source) in map(alike, version.card.data.sources or ())
+    if learned or seen.mean() > MOST_SEEN:
+        what = f"{seen.sum():,} of its {len(rows):,} images" if seen.any() else "other images of it"
+        raise LungkitError(
+            f"{source} is not outside for {version}, which has seen {what}; `lungkit evaluate --data` scores its test "
+            "part"
+        )
+    used = rows[~seen & (rows["label"] != "")]
+    if used.empty:
+        raise LungkitError(f"{source}: no image of it is left to score; {len(rows):,} were left out")
+    scored = release.score(version, replace(data, manifest=used), "all")
+    there = used.get("label_there", used["label"])
+    renamed = {label: name for label, name in zip(there, used["label"], strict=True) if alike(label) != alike(name)}
+    return Outside(
+        source=source,
+        data=data.name,
+        labels=dict(sorted(renamed.items())),
+        omitted=int((rows["label"] == "").sum()),
+        seen=int(seen.sum()),
+        unreadable=len(scored.unreadable),
+        measured=replace(scored.evaluation.record, at_half=None, times_scored=_times(version, source) + 1),
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _times(version: registry.Version, source: str) -> int:
+    """How often a version was scored on a source before."""
+    before = [
+        one.measured.times_scored or 1 for one in version.card.outside or () if alike(one.source) == alike(source)
+    ]
+    return max(before, default=0)
