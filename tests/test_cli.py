@@ -15,6 +15,7 @@ import typer
 from PIL import Image
 
 from lungkit import cli, config, extras, notebooks
+from lungkit.files import sha256
 from lungkit.models import registry
 from lungkit.models.card import ModelCard
 
@@ -328,6 +329,95 @@ def test_evaluate_refuses_a_tampered_model_by_name(lungkit, version, squares):
     code, out, err = lungkit("evaluate", "--model", "squares-cnn", "--data", squares, "--json")
     assert (code, out) == (1, "")
     assert "squares-cnn@v1: model.keras was changed after it was registered" in err
+
+
+# --- sources that a model has not seen
+
+
+def _outside(version) -> dict:
+    """What the registry keeps of a version's measurements elsewhere, by source."""
+    return {one.source: one for one in registry.find(str(version)).card.outside or ()}
+
+
+def test_a_version_is_measured_on_a_source_it_has_not_seen_and_each_look_is_counted(lungkit, version, elsewhere):
+    code, out, _ = lungkit("evaluate", "--model", "squares-cnn", "--outside", elsewhere)
+    (row,) = _rows(out, "elsewhere")
+    assert code == 0 and (row[0], row[5:7], row[-1]) == ("elsewhere", ["24", "24"], "once")
+    record = json.loads(lungkit("evaluate", "--model", "squares-cnn", "--outside", elsewhere, "--json")[1])
+    assert [one["measured"]["times_scored"] for one in record["outside"]] == [2]
+    kept = _outside(version)["elsewhere"]
+    assert kept.to_dict() == record["outside"][0]
+    same = json.loads(lungkit("evaluate", "--model", "squares-cnn", "--data", elsewhere, "--json")[1])
+    assert kept.measured.figure("auc").value == same["auc"]
+    registry.verify(registry.find("squares-cnn"))  # the version itself is as it was registered
+
+
+def test_the_table_of_models_leads_with_the_worst_source(lungkit, version, elsewhere):
+    assert _rows(lungkit("models", "table")[1], "worst unseen source")[0][0].endswith("not measured")
+    assert "no model was measured on a source" in lungkit("models", "table", "--sources")[2]
+    swapped = elsewhere.with_name("swapped")
+    shutil.copytree(elsewhere, swapped)
+    for name, other in (("Left", "x"), ("RIGHT", "Left"), ("x", "RIGHT")):
+        (swapped / name).rename(swapped / other)
+    lungkit("evaluate", "--model", "squares-cnn", "--outside", elsewhere, "--outside", swapped)
+    aucs = {name: one.measured.figure("auc") for name, one in _outside(version).items()}
+    assert aucs["elsewhere"].value == pytest.approx(1 - aucs["swapped"].value)
+    worst = min(aucs, key=lambda name: aucs[name].value)
+    shown = lungkit("models", "table")[1].splitlines()
+    assert shown[1].split(maxsplit=3)[3].startswith(f"{worst}: AUC {aucs[worst]}, 24 images of 24 patients")
+    listed = _rows(lungkit("models", "table", "--sources")[1], "squares-cnn@v1")
+    assert [row[1] for row in listed] == sorted(aucs, key=lambda name: aucs[name].value)
+    assert "| squares-cnn@v1 | " in lungkit("models", "table", "--sources", "--markdown")[1]
+    assert f"AUC {aucs[worst]}" in lungkit("models", "show", "squares-cnn")[1]
+
+
+def test_a_source_that_the_model_learned_from_is_refused_by_name(lungkit, version, squares, elsewhere):
+    refused = lungkit("evaluate", "--model", "squares-cnn", "--outside", squares)[2].splitlines()[-1]
+    assert re.search(r"squares is not outside for squares-cnn@v1, which has seen 10\d of its 120 images", refused)
+    home = elsewhere.with_name("squares")  # other images of the same source
+    shutil.copytree(elsewhere, home)
+    assert "has seen other images of it" in lungkit("evaluate", "--model", "squares-cnn", "--outside", home)[2]
+    assert not _outside(version)
+
+
+def test_images_that_the_model_has_seen_are_left_out_and_counted(lungkit, version, squares, elsewhere):
+    seen = set((version.folder / "trained_on.txt").read_text().split())
+    known = next(file for file in sorted(squares.glob("*.png")) if sha256(file) in seen)
+    shutil.copy(known, elsewhere / ("Left", "RIGHT")[int(known.name[1:3]) % 2] / "again.png")
+    (row,) = _rows(lungkit("evaluate", "--model", "squares-cnn", "--outside", elsewhere)[1], "elsewhere")
+    assert (row[5], row[7]) == ("24", "1 seen in training")
+
+
+def test_labels_that_the_model_does_not_know_are_named_mapped_or_left_out(lungkit, version, elsewhere):
+    (elsewhere / "RIGHT").rename(elsewhere / "Starboard")
+    other = elsewhere / "Middle"
+    other.mkdir()
+    for file in sorted((elsewhere / "Left").iterdir())[:3]:
+        file.rename(other / file.name)
+    measure = ("evaluate", "--model", "squares-cnn", "--outside", elsewhere)
+    assert "elsewhere has 'Middle', 'Starboard', but the classes are left, right. Name" in lungkit(*measure)[2]
+    (row,) = _rows(lungkit(*measure, "--label", "right=Starboard", "--omit", "Middle")[1], "elsewhere")
+    assert (row[5], row[7]) == ("21", "3 by label")
+    kept = _outside(version)["elsewhere"]
+    assert (kept.labels, kept.omitted, dict(kept.measured.support)) == (
+        {"Starboard": "right"},
+        3,
+        {"left": 9, "right": 12},
+    )
+    assert "has no class 'up'" in lungkit(*measure, "--label", "up=Starboard", "--omit", "Middle")[2]
+    assert "no image has the label 'Top'" in lungkit(*measure, "--label", "right=Starboard", "--omit", "Middle,Top")[2]
+
+
+def test_evaluate_takes_one_of_data_and_outside(lungkit, version, squares, elsewhere):
+    for given in ([], ["--data", squares, "--outside", elsewhere]):
+        assert "give either --data, or --outside" in lungkit("evaluate", "--model", "squares-cnn", *given)[2]
+
+
+def test_a_damaged_record_of_other_sources_is_refused_by_name(lungkit, version, elsewhere):
+    lungkit("evaluate", "--model", "squares-cnn", "--outside", elsewhere)
+    file = version.folder.with_name("v1.outside.json")
+    file.write_text(file.read_text().replace('"source": "elsewhere"', '"source": 7'))
+    assert "'outside[0].source' is 7; accepted: a text" in lungkit("models", "show", "squares-cnn")[2]
 
 
 # --- models

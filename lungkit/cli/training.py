@@ -307,6 +307,7 @@ def _evaluate_outside(
         return
     rows = [card_text.outside_row(one) for one in measured]
     terminal.table([*rows[0]], ([*row.values()] for row in rows), f"{version} on sources that it has not seen")
+    say_each(str(note) for data in given for note in data.notes)
 
 
 def _reviewed(review: dict[str, Any]) -> str:

@@ -32,6 +32,7 @@ def images(version: registry.Version, source: str, columns: list[str], labels: L
     known = {alike(name): name for name in version.card.classes}
     if unknown := [name for name in labels.classes if alike(name) not in known]:
         raise DatasetError(f"{version} has no class '{unknown[0]}'; it answers {', '.join(version.card.classes)}")
+    data = replace(data, name=data.name.removesuffix(f"-{data.label_column}"))
     means = labels.meanings(data.manifest["label"], version.card.classes, data.name)
     classes = {label: known[alike(name)] if name else "" for label, name in means.items()}
     label = data.manifest["label"].map(classes)

@@ -13,6 +13,7 @@ from sklearn.calibration import calibration_curve
 
 from lungkit import wording
 from lungkit.errors import LungkitError
+from lungkit.models.card import Measured
 from lungkit.models.rule import DecisionRule
 from lungkit.training.evaluation import (
     evaluate,
@@ -602,3 +603,45 @@ def test_a_class_without_a_label_keeps_its_row_and_column():
     y, p = predictions(size=4)  # no image of the fourth
     confusion = evaluated(y, p, ("a", "b", "c", "d")).to_dict()["confusion"]
     assert confusion == sk.confusion_matrix(y, p.argmax(1), labels=range(4)).tolist()
+
+
+# --- several sources
+
+
+def test_an_interval_keeps_the_share_of_each_source():
+    right = np.repeat([1.0, 0.0], 20)
+    patients, sources = np.arange(40), np.repeat(["a", "b"], 20)
+    _, low, high = mean_with_interval(right, patients)
+    assert high - low > 0.25
+    # Within each source all patients are alike, so no resample of them moves the mean.
+    assert mean_with_interval(right, patients, sources=sources) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_one_source_changes_no_interval():
+    rng = np.random.default_rng(5)
+    y, p = np.arange(40) % 2, rng.uniform(size=40)
+    scores, patients = np.column_stack([1 - p, p]), np.arange(40) // 2
+    rule = DecisionRule(kind="argmax")
+    plain = evaluate(y, scores, patients, ("a", "b"), rule, n_boot=50)
+    named = evaluate(y, scores, patients, ("a", "b"), rule, n_boot=50, sources=np.full(40, "home"))
+    pd.testing.assert_frame_equal(plain.metrics, named.metrics)
+    assert not named.by_source and "sources" not in named.to_dict()
+
+
+def test_each_source_has_figures_of_its_own_which_a_card_keeps():
+    rng = np.random.default_rng(6)
+    y, p, sources = np.arange(60) % 2, rng.uniform(size=60), np.repeat(["near", "far"], [40, 20])
+    p[:40] = y[:40] * 0.8 + 0.1  # all right at home
+    scores, patients = np.column_stack([1 - p, p]), np.arange(60)
+    measured = evaluate(y, scores, patients, ("a", "b"), DecisionRule(kind="argmax"), n_boot=50, sources=sources)
+    alone = evaluate(y[40:], scores[40:], patients[40:], ("a", "b"), DecisionRule(kind="argmax"), n_boot=50)
+    assert measured.by_source["near"].value("auc")[0] == 1
+    assert measured.by_source["far"].value("auc") == pytest.approx(alone.value("auc"))
+    kept = Measured.from_dict(measured.to_dict())
+    assert (kept.sources["far"].n, kept.sources["far"].figure("ece")) == (20, alone.record.figure("ece"))
+    assert kept == measured.record
+
+
+def test_sources_of_another_number_are_refused():
+    with pytest.raises(LungkitError, match="1 sources for 2 images"):
+        mean_with_interval([0, 1], ["a", "b"], sources=["x"])

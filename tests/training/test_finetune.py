@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.special
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from typer.testing import CliRunner
 
 from lungkit import cli, resume
-from lungkit.data import dataset, preprocess
+from lungkit.data import dataset, joined, preprocess
+from lungkit.data.relabel import Labels
 from lungkit.errors import LungkitError
 from lungkit.models import backbones, card_text, cnn, graph, registry, saved
 from lungkit.training import finetune, fit, recipes, release, tasks
@@ -330,3 +332,58 @@ def test_the_command_line_trains_another_network(squares, tmp_path, monkeypatch)
     ((recipe, options),) = asked
     assert (recipe.name, recipe.backbone) == ("short-cnn", "cnn")
     assert options["command"] == "lungkit train short --data FOLDER/squares --backbone cnn"
+
+
+# --- several sources
+
+
+@pytest.fixture(scope="module")
+def two_hospitals(home, squares):
+    """The squares of two hospitals, whose pictures and classes differ, as one set."""
+    other = home / "elsewhere"
+    shutil.copytree(squares, other)
+    for file in sorted(other.glob("*.png")):
+        Image.open(file).point(lambda grey: min(255, grey + 9)).save(file)
+    table = (other / "labels.csv").read_text().replace(",left,", ",port,").replace(",right,", ",starboard,")
+    (other / "labels.csv").write_text(table)
+    joined.join(home / "both", [squares, other], Labels.parse(["left=port", "right=starboard"]))
+    return home / "both"
+
+
+@pytest.fixture(scope="module")
+def without_elsewhere(home, trained, two_hospitals):
+    """A version trained on one hospital's images and measured on the other's."""
+    recipe = recipes.without(dataclasses.replace(TINY, data="both", images={"left": 120, "right": 120}), "elsewhere")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("data", "artifacts", "reports"):
+            patch.setenv(f"LUNGKIT_{name.upper()}", str(home / name))
+        return finetune.train_recipe(recipe, two_hospitals, home / "without", compact=True)[0]
+
+
+def test_a_recipe_without_a_source_is_trained_on_the_others_and_measured_on_it(without_elsewhere, two_hospitals):
+    card = without_elsewhere.card
+    assert (card.model, card.data.sources) == ("squares-lite-without-elsewhere", ("squares",))
+    assert card.about.population == "squares, without elsewhere"
+    (outside,) = card.outside
+    assert (outside.source, outside.measured.n, outside.measured.patients, outside.seen) == ("elsewhere", 120, 60, 0)
+    assert outside.measured.times_scored == 1 and outside.measured.figure("auc").value > 0.6
+    assert not any("folds" in name for name in card.metrics)
+    data = release.data_for(without_elsewhere, str(two_hospitals))
+    assert set(data.sources("test")) == {"squares"}
+    assert set(data.manifest.loc[data.manifest["split"] == "", "source"]) == {"elsewhere"}
+
+
+def test_weights_by_source_need_a_single_process(squares, tmp_path):
+    balanced = dataclasses.replace(TINY, balanced_sources=True)
+    with pytest.raises(LungkitError, match="by a single process only"):
+        finetune.member(balanced, finetune.recipe_data(balanced, squares), tmp_path, 1, workers=2)
+
+
+def test_balanced_sources_weigh_alike_in_training_and_validation(two_hospitals):
+    balanced = dataclasses.replace(TINY, balanced_sources=True)
+    tensors = finetune.recipe_data(balanced, two_hospitals)
+    data = tensors.data
+    for part, stream in zip(("train", "val"), finetune.streams(balanced, tensors, 1), strict=True):
+        weights = np.concatenate([stream[number][2] for number in range(len(stream))])
+        expected = fit.image_weights(data.labels(part), 2, data.sources(part))
+        np.testing.assert_allclose(np.sort(weights), np.sort(expected), rtol=1e-5)
