@@ -420,6 +420,23 @@ def test_a_damaged_record_of_other_sources_is_refused_by_name(lungkit, version, 
     assert "'outside[0].source' is 7; accepted: a text" in lungkit("models", "show", "squares-cnn")[2]
 
 
+def test_two_versions_are_compared_at_home_on_test_patients_and_elsewhere(lungkit, version, squares, elsewhere):
+    registry.add("squares-cnn", version.card, lambda to: _copy_files(version, to))
+    _, out, _ = lungkit("compare", "squares-cnn@v1", "squares-cnn@v2", squares, elsewhere)
+    home, away = _rows(out, "squares (home)")[0], _rows(out, "elsewhere  ")[0]
+    test = version.card.data.counts["test"]
+    assert home[7] == f"{test.images} of {test.patients} patients" and away[7] == "24 of 24 patients"
+    assert (home[4], away[4], home[6]) == ("1.000", "1.000", "1.000")  # they are copies
+    assert out.splitlines()[-1].endswith("not enough to promote it.")
+    record = json.loads(lungkit("compare", "squares-cnn@v1", "squares-cnn@v2", elsewhere, "--json")[1])
+    assert (record["enough"], record["sources"][0]["auc_difference"][0]) == (False, 0)
+
+
+def _copy_files(version, to) -> None:
+    for name in version.card.files:
+        shutil.copy(version.folder / name, to / name)
+
+
 # --- models
 
 

@@ -30,7 +30,15 @@ class _Command(TyperGroup):
 app = typer.Typer(
     cls=_Command, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
 )
-for _verb in (training.run, training.train, training.search, training.evaluate, clinic.predict, clinic.serve):
+for _verb in (
+    training.run,
+    training.train,
+    training.search,
+    training.evaluate,
+    training.compare,
+    clinic.predict,
+    clinic.serve,
+):
     app.command()(_verb)
 for _name, _part in {
     "data": data.data_app,

@@ -1,4 +1,4 @@
-"""The verbs of the `lungkit` command that train and measure: run, train, search, evaluate."""
+"""The verbs of the `lungkit` command that train and measure: run, train, search, evaluate, compare."""
 
 import json
 import shutil
@@ -286,6 +286,43 @@ def evaluate(
         terminal.say(f"not in these figures, because unreadable: {len(scored.unreadable):,}")
         say_each([f"  {one['file']}: {one['reason']}" for one in scored.unreadable], most=5, where="--json lists all")
     say_each(map(str, scored.data.notes))
+
+
+def compare(
+    old: Annotated[str, typer.Argument(help="NAME or NAME@vN: the version in use")],
+    new: Annotated[str, typer.Argument(help="NAME@vN: the one that could take its place")],
+    data: Annotated[list[str], typer.Argument(help="data sets: at home, where both learned, and elsewhere")],
+    margin: Annotated[
+        float, typer.Option(min=0.0, max=0.5, help="of AUC: a loss that is smaller does not count as worse")
+    ] = 0.02,
+    label_column: LabelColumns = [],  # noqa: B006
+    label: Labels = [],  # noqa: B006
+    omit: Omitted = [],  # noqa: B006
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Compare two versions on the same patients, source by source, and say whether the new one may be promoted.
+
+    Images that either version was trained or chosen on are left out, which leaves the test part of its own set.
+    Differences have 95 % intervals by patient. The margin is to be chosen before the figures are known.
+    """
+    from lungkit.models import registry
+
+    versions = registry.find(old), registry.find(new)
+    from lungkit.data import relabel
+    from lungkit.training import outside, paired
+
+    labels = relabel.Labels.parse(label, omit)
+    given = [outside.images(versions[0], source_path(folder), label_column, labels) for folder in data]
+    labels.refuse_unused({of.name: of.manifest["label_there"] for of in given})
+    pairs = paired.compare(*versions, given, margin)
+    verdict = paired.says(str(versions[0]), str(versions[1]), pairs)
+    if as_json:
+        record = {"old": str(versions[0]), "new": str(versions[1]), "sources": [pair.to_dict() for pair in pairs]}
+        typer.echo(json.dumps(record | {"enough": paired.enough(pairs), "says": verdict}))
+        return
+    rows = [paired.row(pair) for pair in pairs]
+    terminal.table([*rows[0]], ([*row.values()] for row in rows), f"{versions[1]} against {versions[0]}")
+    terminal.say(verdict)
 
 
 def _evaluate_outside(

@@ -285,6 +285,7 @@ def _model(report: ReportPages, case: cases.Case, card: ModelCard | None, limits
     report.facts([
         ("Answers one of", ", ".join(card.classes)),
         ("Training data", card_text.learned_from(card)),
+        ("Worst unseen source", card_text.worst_unseen(card)),
         ("Data set", card.data.name),
         ("Registered", card_text.registered(card)),
         ("Data fingerprint", card.data.fingerprint or "not stated"),

@@ -155,6 +155,14 @@ def _outside_text(one: Outside) -> str:
     return ". ".join(filter(None, [_figures_text(one.measured), *more]))
 
 
+def worst_unseen(card: ModelCard) -> str:
+    """The figures on the source with the lowest AUC of those that a version has not seen."""
+    worst = card.worst_outside
+    if not worst:
+        return "not measured"
+    return f"{worst.source}: AUC {worst.measured.figure('auc')}, {worst.measured.counts}"
+
+
 def outside_row(one: Outside) -> dict[str, str]:
     """What a version is worth on a source that it has not seen, in one row of a table."""
     measured, times = one.measured, one.measured.times_scored or 1
@@ -258,11 +266,9 @@ def summary_row(name: str, card: ModelCard, size: int) -> dict[str, str]:
     sets = card.metrics["test"].conformal if "test" in card.metrics else None
     seconds = (card.training or {}).get("seconds")
     ece = card.metrics["val"].figure("ece").value if "val" in card.metrics else None
-    worst = card.worst_outside
-    unseen = f"{worst.source}: AUC {worst.measured.figure('auc')}, {worst.measured.counts}" if worst else "not measured"
     return {
         "model": f"{name}{' (synthetic)' if card.synthetic else ''}",
-        "worst unseen source": unseen,
+        "worst unseen source": worst_unseen(card),
         "reported on": ": ".join(filter(None, (reported_on(card), measured.counts))),
         "AUC": str(measured.figure("auc")),
         "accuracy": str(measured.figure("accuracy")),

@@ -60,8 +60,7 @@ def measure(version: registry.Version, data: dataset.Dataset) -> list[Outside]:
 
 def _measured(version: registry.Version, data: dataset.Dataset, source: str, rows: pd.DataFrame) -> Outside:
     seen = rows["sha256"].isin(release.seen_images(version))
-    learned = alike(source) in map(alike, version.card.data.sources or ())
-    if learned or seen.mean() > MOST_SEEN:
+    if knows(version, source, rows):
         what = f"{seen.sum():,} of its {len(rows):,} images" if seen.any() else "other images of it"
         raise LungkitError(
             f"{source} is not outside for {version}, which has seen {what}; `lungkit evaluate --data` scores its test "
@@ -83,6 +82,12 @@ def _measured(version: registry.Version, data: dataset.Dataset, source: str, row
         measured=replace(scored.evaluation.record, at_half=None, times_scored=_times(version, source) + 1),
         at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def knows(version: registry.Version, source: str, rows: pd.DataFrame) -> bool:
+    """Whether a version learned from a source, or has seen more than MOST_SEEN of these images of it."""
+    learned = alike(source) in map(alike, version.card.data.sources or ())
+    return learned or bool(rows["sha256"].isin(release.seen_images(version)).mean() > MOST_SEEN)
 
 
 def _times(version: registry.Version, source: str) -> int:

@@ -1,0 +1,115 @@
+"""Two versions on the same patients: the tests against independent computations, and the verdict."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from lungkit.errors import LungkitError
+from lungkit.models.rule import DecisionRule
+from lungkit.training import paired
+from lungkit.training.evaluation import evaluate
+
+
+def _z(p: float) -> float:
+    return scipy.stats.norm.isf(p / 2)
+
+
+def _delong_by_pairs(y, a, b) -> float:
+    """DeLong, DeLong and Clarke-Pearson's z, from every pair of images and the covariances of their formula 5."""
+    kernels = []
+    for scores in (a, b):
+        sick, well = scores[y == 1], scores[y == 0]
+        kernels.append((sick[:, None] > well).astype(float) + 0.5 * (sick[:, None] == well))
+    sick = np.cov([kernel.mean(axis=1) for kernel in kernels]) / len(kernels[0])
+    well = np.cov([kernel.mean(axis=0) for kernel in kernels]) / kernels[0].shape[1]
+    contrast = np.array([1, -1])
+    difference = contrast @ [kernel.mean() for kernel in kernels]
+    return float(abs(difference) / np.sqrt(contrast @ (sick + well) @ contrast))
+
+
+def test_delongs_test_of_two_scores_is_that_of_every_pair_also_with_ties():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 60)
+    a, b = (np.round(y * lift + rng.normal(size=60), 1) for lift in (1.5, 0.5))
+    p = paired.auc_test(y, a, b, np.arange(60))
+    assert _z(p) == pytest.approx(_delong_by_pairs(y, a, b))
+    assert paired.auc_test(y, a, 3 * a + 1, np.arange(60)) == 1.0  # they rank alike
+
+
+def test_copies_of_each_patients_image_add_no_evidence():
+    rng = np.random.default_rng(1)
+    y, patients = rng.integers(0, 2, 50), np.arange(50)
+    a, b = (y * lift + rng.normal(size=50) for lift in (1.5, 0.5))
+    once = paired.auc_test(y, a, b, patients)
+    copied = paired.auc_test(*(np.repeat(part, 4) for part in (y, a, b, patients)))
+    assert copied == pytest.approx(once)
+    as_if_independent = paired.auc_test(*(np.repeat(part, 4) for part in (y, a, b)), np.arange(200))
+    assert as_if_independent < once / 2
+
+
+def test_the_test_of_auc_rejects_one_in_twenty_where_two_scores_are_alike():
+    rng = np.random.default_rng(2)
+    ps = []
+    for _ in range(400):
+        y = np.repeat([0, 1], 40)
+        patients = np.arange(80) // 2  # two images of each patient, who share a part of their noise
+        shared = rng.normal(size=40)[patients]
+        ps.append(paired.auc_test(y, *(y + shared + rng.normal(size=80) for _ in range(2)), patients))
+    assert 0.02 < np.mean(np.array(ps) < 0.05) < 0.09
+
+
+def test_mcnemars_test_counts_patients_exactly():
+    a, b = np.array([1] * 9 + [0] * 2 + [1] * 30), np.array([0] * 9 + [1] * 2 + [1] * 30)
+    assert paired.decision_test(a, b, np.arange(41)) == pytest.approx(scipy.stats.binomtest(9, 11).pvalue)
+    assert paired.decision_test(np.repeat(a, 3), np.repeat(b, 3), np.repeat(np.arange(41), 3)) == pytest.approx(
+        scipy.stats.binomtest(9, 11).pvalue
+    )
+    assert paired.decision_test(a, a, np.arange(41)) == 1.0
+
+
+def test_a_class_without_an_image_leaves_the_auc_untested():
+    assert np.isnan(paired.auc_test([1, 1], [0.1, 0.2], [0.2, 0.1], ["a", "b"]))
+
+
+# --- the verdict
+
+
+def _measured(lift: float, n: int = 120, noise: int = 3):
+    """An evaluation whose scores lie `lift` apart, with the same noise for all."""
+    y, random = np.arange(n) % 2, np.random.default_rng(noise).normal(size=n)
+    p = 1 / (1 + np.exp(-(lift * (y - 0.5) + random)))
+    rule = DecisionRule(kind="threshold", positive="sick", threshold=0.5)
+    return evaluate(y, np.column_stack([1 - p, p]), np.arange(n), ("well", "sick"), rule, n_boot=200)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "margin", "verdict"),
+    [
+        (_measured(0.5), _measured(2.5), 0.02, "better"),
+        (_measured(2.5), _measured(0.5), 0.02, "worse"),
+        (_measured(3), _measured(3.01), 0.2, "not worse"),
+        (_measured(1), _measured(1, noise=4), 0.0, "open"),
+    ],
+)
+def test_the_interval_of_the_difference_decides(old, new, margin, verdict):
+    assert paired.paired(old, new, "there", margin).verdict == verdict
+
+
+def test_a_version_may_be_promoted_if_it_keeps_home_and_gains_elsewhere():
+    better, worse = (_measured(0.5), _measured(2.5)), (_measured(2.5), _measured(0.5))
+    same = (_measured(3), _measured(3.01))
+    home = paired.paired(*same, "home", 0.2, at_home=True)
+    gain, loss = paired.paired(*better, "abroad", 0.2), paired.paired(*worse, "abroad", 0.2)
+    assert paired.enough([home, gain])
+    assert not paired.enough([home]) and not paired.enough([home, loss])
+    assert not paired.enough([paired.paired(*worse, "home", 0.2, at_home=True), gain])
+    says = paired.says("m@v1", "m@v2", [home, gain])
+    assert (
+        says == "m@v2 is better than m@v1 on abroad, is not worse, by a margin of 0.2, on home: enough to promote it."
+    )
+    assert paired.says("m@v1", "m@v2", [home, loss]).endswith("is worse on abroad: not enough to promote it.")
+
+
+def test_other_images_cannot_be_paired():
+    with pytest.raises(LungkitError, match="cannot be paired"):
+        paired.paired(_measured(1), _measured(1, n=60), "there")
