@@ -74,7 +74,8 @@ def train(
         list[str], typer.Option("--data", help="the recipe's data set: a folder; again for each set that it joins")
     ] = [],  # noqa: B006
     leave_out: Annotated[
-        str, typer.Option(help="a source: train without it, test on all of it; the model gets a name of its own")
+        str,
+        typer.Option(help="a source: train without it and test on it; each: for the card, without each source in turn"),
     ] = "",
     balance_sources: Annotated[
         bool, typer.Option("--balance-sources", help="in each class, every source weighs alike in training")
@@ -122,7 +123,7 @@ def train(
         say_each(notes)
         source = str(folder)
     plan = replace(plan, balanced_sources=balance_sources or plan.balanced_sources)
-    if leave_out:
+    if leave_out and leave_out != "each":
         there = dataset.load(source, label_column=plan.label_column).source_names
         plan = recipes.without(plan, dataset.source_named(there, leave_out))
     if outside and (plan.modality != "X-ray" or not outside.is_dir()):
@@ -156,6 +157,7 @@ def train(
         compact=compact,
         int8=int8,
         workers=workers,
+        each_left_out=leave_out == "each",
         command=command,
         population=population,
         licence=licence,

@@ -158,11 +158,15 @@ class TrainingData(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Outside(Part):
-    """What was measured on a source, a hospital or a collection, of which the version has not seen an image."""
+    """What was measured on a source, a hospital or a collection, of which the version has not seen an image.
+
+    left_out: the version has, but the model that was measured has not: it was trained likewise without the source.
+    """
 
     source: str
     data: str  # the data set that its images came in
     measured: Measured  # with times_scored: how often the version was scored on this source, this time included
+    left_out: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)  # of the source's labels, those that mean another class
     omitted: int = 0  # images left out by their label …
     seen: int = 0  # … because the version has seen their content …
@@ -251,7 +255,7 @@ class ModelCard(Part):
     training: Mapping[str, Any] | None = None
     about: About | None = None
     trust: Mapping[str, Any] | None = None  # what probes found; "says": in sentences
-    outside: tuple[Outside, ...] | None = None  # one for each source; measured later, kept by the registry
+    outside: tuple[Outside, ...] | None = None  # one for each source; those measured later are kept by the registry
     standing: Standing | None = None
     model: str | None = None
     version: str | None = None

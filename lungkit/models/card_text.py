@@ -177,7 +177,11 @@ def outside_row(one: Outside) -> dict[str, str]:
         "images": f"{measured.n or 0:,}",
         "patients": f"{measured.patients or 0:,}",
         "left out": ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count),
-        "scored": "once" if times == 1 else f"{times} times",
+        "scored": "left out of a training like this one"
+        if one.left_out
+        else "once"
+        if times == 1
+        else f"{times} times",
     }
 
 

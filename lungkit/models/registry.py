@@ -308,7 +308,8 @@ def _read(model: str, version: str) -> Version:
     try:
         card = ModelCard.from_dict(values)
         later = _outside(_outside_file(folder), f"{model}@{version}")
-        return Version(model, version, folder, replace(card, outside=later) if later else card)
+        together = (*(card.outside or ()), *later)
+        return Version(model, version, folder, replace(card, outside=together or None))
     except Malformed as error:
         raise ModelDamaged(f"{model}@{version}: {folder / CARD}: {error}. Restore the folder from a copy") from None
 

@@ -19,7 +19,7 @@ from lungkit import files, resume, wording
 from lungkit.data import dataset, preprocess
 from lungkit.errors import LungkitError
 from lungkit.models import backbones, cnn, ensemble, registry
-from lungkit.models.card import Measured
+from lungkit.models.card import Measured, Outside
 from lungkit.models.card_text import METRICS
 from lungkit.models.rule import DecisionRule, log_odds
 from lungkit.progress import bar
@@ -291,6 +291,30 @@ def cross_validate(
     return replace(pooled, figures=figures, folds=recipe.folds, by=recipe.by, auc_of_each_fold=tuple(aucs)), seconds
 
 
+def left_out(
+    recipe: Recipe, source: str | Path, folder: Path, data: dataset.Dataset, name: str, workers: int | None = None
+) -> tuple[Outside, float]:
+    """Train a recipe without the source `name`; figures on all of that source, and the seconds of training.
+
+    data: the whole set, whose unreadable images are known. Images whose content is also in another source are left out.
+    """
+    one = replace(recipe, leave_out=name)
+    trained = members(one, source, folder / f"without-{registry.plain_name(name)}", workers)
+    of, rows = trained.tensors.data, data.part()
+    rows = rows[rows["source"] == name].drop_duplicates("file")
+    seen = rows["sha256"].isin({*of.part("train")["sha256"], *of.part("val")["sha256"]})
+    there = replace(data, manifest=rows[~seen], classes=of.classes)
+    rule = calibration.decision_rule(
+        of.labels("val"), release.logits(trained.model, trained.tensors.validation), of.classes
+    )
+    tensors = preprocess.read_batch(there.files(), trained.tensors.spec, label=name)
+    scores = rule.calibrate(release.logits(trained.model, tensors))
+    measured = evaluation.evaluate(there.labels(), scores, there.patients(), of.classes, rule).record
+    measured = replace(measured, at_half=None, times_scored=1)
+    outside_it = Outside(source=name, data=data.name, measured=measured, left_out=True, seen=int(seen.sum()))
+    return outside_it, float(trained.history["seconds"].sum())
+
+
 def _at_half(trained: Trained, tensors: np.ndarray) -> np.ndarray:
     """Calibrated probabilities (n, classes); of two classes, shifted so that the operating point lies at 0.5."""
     data, raw = trained.tensors.data, release.logits(trained.model, trained.tensors.validation)
@@ -316,6 +340,7 @@ def train_recipe(
     compact: bool = False,
     int8: bool = False,
     workers: int | None = None,
+    each_left_out: bool = False,
     command: str = "",
     population: str = "",
     licence: str = "",
@@ -327,12 +352,18 @@ def train_recipe(
     folder: keeps every member's training; a killed one continues from there. probes: what else to ask of the version
     before it is registered, given its own data. compact, int8: as in release.register.
     workers: as in `member`. Returns the version and the history of its members.
+    each_left_out: also train it without each source in turn, and measure that model on all of the source, for the card.
     A recipe that leaves a source out is trained once, without folds, and its version is then measured on all of that
     source, as lungkit.training.outside does.
     """
     whole = dataset.load(source, label_column=recipe.label_column)
     recipe.check(whole)
-    command = command or recipes.command(recipe.name, source, compact=compact, int8=int8, workers=workers)
+    names = whole.source_names if each_left_out else []
+    if len(names) == 1:
+        raise LungkitError(f"every image of {whole.name} is of {names[0]}; to leave each source out takes two or more")
+    command = command or recipes.command(
+        recipe.name, source, compact=compact, int8=int8, workers=workers, leave_out="each" if each_left_out else ""
+    )
     measured, seconds = {}, 0.0
     if recipe.folds and not recipe.leave_out:
         together, seconds = cross_validate(recipe, source, folder, workers)
@@ -343,6 +374,8 @@ def train_recipe(
     trained = members(recipe, source, _folder(folder, recipe) if recipe.folds else folder, workers)
     if not measured:
         seconds = float(trained.history["seconds"].sum())
+    unseen = [left_out(recipe, source, folder, trained.tensors.data, name, workers) for name in names]
+    seconds += sum(taken for _, taken in unseen)
     version = release.register(
         trained.model,
         recipe.name,
@@ -362,6 +395,7 @@ def train_recipe(
         probes=(lambda candidate: probes(candidate, trained.tensors.data)) if probes else None,
         test_too=True,
         scored_before=recipe.scored_before if recipe.owns(whole) else 0,
+        outside=tuple(one for one, _ in unseen),
         compact=compact,
         int8=int8,
     )

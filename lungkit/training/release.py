@@ -20,7 +20,16 @@ from lungkit.data import dataset, images, preprocess, splits
 from lungkit.data.notes import ColumnMissing, DatasetError, alike
 from lungkit.errors import LungkitError
 from lungkit.models import graph, input_checks, registry, saved
-from lungkit.models.card import About, CheckLimits, Measured, ModelCard, Quantization, SplitCounts, TrainingData
+from lungkit.models.card import (
+    About,
+    CheckLimits,
+    Measured,
+    ModelCard,
+    Outside,
+    Quantization,
+    SplitCounts,
+    TrainingData,
+)
 from lungkit.models.rule import DecisionRule
 from lungkit.training import activation, calibration, evaluation, export, input_statistics, quantization
 
@@ -58,6 +67,7 @@ def register(
     probes: Callable[[Candidate], dict] | None = None,
     test_too: bool = False,
     scored_before: int = 0,
+    outside: tuple[Outside, ...] = (),
     compact: bool = False,
     int8: bool = False,
     report: Path | None = None,
@@ -74,6 +84,7 @@ def register(
     probes: asked last, when all was chosen; what they answer is the card's "trust".
     test_too: whether the test part is scored, now and once, for the card. scored_before: how often the same test part
         was scored for earlier versions, for the card's "times_scored".
+    outside: figures on sources that were left out of a training like this one.
     report: the folder of the run of notebooks, where config.REGISTERED is to name this version for those that follow.
     compact: leave out the model for Keras, and keep the graph's weights as float16 where it then still says what Keras
         says. The clinic and `score` need the graph alone.
@@ -130,6 +141,7 @@ def register(
             architecture=architecture,
             training=training,
             about=About.from_dict(about) if about else None,
+            outside=outside or None,
         )
         if probes:
             flagged = partial(_flagged, preprocessing, limits, references, without_heat)
