@@ -368,7 +368,9 @@ def test_the_table_of_models_leads_with_the_worst_source(lungkit, version, elsew
     listed = _rows(lungkit("models", "table", "--sources")[1], "squares-cnn@v1")
     assert [row[1] for row in listed] == sorted(aucs, key=lambda name: aucs[name].value)
     assert "| squares-cnn@v1 | " in lungkit("models", "table", "--sources", "--markdown")[1]
-    assert f"AUC {aucs[worst]}" in lungkit("models", "show", "squares-cnn")[1]
+    card = lungkit("models", "show", "squares-cnn")[1]
+    assert card.startswith(f"squares-cnn@v1. Worst unseen source: {worst}: AUC {aucs[worst]}")
+    assert card.index(f"│ {worst}") < card.index(f"│ {max(aucs, key=lambda name: aucs[name].value)}")
 
 
 def test_a_source_that_the_model_learned_from_is_refused_by_name(lungkit, version, squares, elsewhere):
@@ -418,6 +420,15 @@ def test_a_damaged_record_of_other_sources_is_refused_by_name(lungkit, version, 
     file = version.folder.with_name("v1.outside.json")
     file.write_text(file.read_text().replace('"source": "elsewhere"', '"source": 7'))
     assert "'outside[0].source' is 7; accepted: a text" in lungkit("models", "show", "squares-cnn")[2]
+
+
+def test_evaluate_shows_each_source_of_a_joined_set_alone(lungkit, version, squares, elsewhere, tmp_path):
+    assert lungkit("data", "join", tmp_path / "both", squares, elsewhere)[0] == 0
+    out = lungkit("evaluate", "--model", "squares-cnn", "--data", tmp_path / "both")[1]
+    rows = [row for row in _rows(out[out.index("each source alone") :], "│") if "(" in row[1]]
+    assert {row[0]: row[5:7] for row in rows} == {"squares": ["120", "60"], "elsewhere": ["24", "24"]}
+    record = json.loads(lungkit("evaluate", "--model", "squares-cnn", "--data", elsewhere, "--json")[1])
+    assert record["auc"] == pytest.approx(float(next(row[1][:5] for row in rows if row[0] == "elsewhere")), abs=0.0006)
 
 
 def test_two_versions_are_compared_at_home_on_test_patients_and_elsewhere(lungkit, version, squares, elsewhere):

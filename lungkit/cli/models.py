@@ -34,7 +34,7 @@ def models_show(ref: Annotated[str, typer.Argument(help="NAME or NAME@vN")]) -> 
 
     version = registry.find(ref)
     card = version.card
-    terminal.say(str(version))
+    terminal.say(f"{version}. Worst unseen source: {card_text.worst_unseen(card)}")
     if card.synthetic:
         terminal.say(card_text.SYNTHETIC)
     for table in (card_text.figures_table(*of) for of in card.metrics.items()):

@@ -273,6 +273,7 @@ def evaluate(
     if label or omit or len(label_column) > 1:
         raise LungkitError("--label, --omit and several --label-column are for --outside")
     source = source_path(data)
+    from lungkit.models import card_text
     from lungkit.training import release
 
     scored = release.score(version, release.data_for(version, source, *label_column), split)
@@ -282,6 +283,9 @@ def evaluate(
     summary = scored.evaluation.summary()
     title = f"{version} on {scored.data.name}, {scored.scope}"
     terminal.table(("", *summary.columns), ((metric, *cells) for metric, cells in summary.iterrows()), title)
+    if alone := scored.evaluation.record.sources:
+        rows = [card_text.source_row(source, measured) for source, measured in alone.items()]
+        terminal.table([*rows[0]], ([*row.values()] for row in rows), "each source alone")
     terminal.say(_reviewed(scored.review))
     say_each(scored.remarks)
     if scored.unreadable:
@@ -314,15 +318,15 @@ def compare(
     from lungkit.training import outside, paired
 
     labels = relabel.Labels.parse(label, omit)
-    given = [outside.images(versions[0], source_path(folder), label_column, labels) for folder in data]
+    given = [outside.relabelled(versions[0], source_path(folder), label_column, labels) for folder in data]
     labels.refuse_unused({of.name: of.manifest["label_there"] for of in given})
-    pairs = paired.compare(*versions, given, margin)
+    pairs = paired.by_source(*versions, given, margin)
     verdict = paired.says(str(versions[0]), str(versions[1]), pairs)
     if as_json:
         record = {"old": str(versions[0]), "new": str(versions[1]), "sources": [pair.to_dict() for pair in pairs]}
         typer.echo(json.dumps(record | {"enough": paired.enough(pairs), "says": verdict}))
         return
-    rows = [paired.row(pair) for pair in pairs]
+    rows = [paired.pair_row(pair) for pair in pairs]
     terminal.table([*rows[0]], ([*row.values()] for row in rows), f"{versions[1]} against {versions[0]}")
     terminal.say(verdict)
 
@@ -336,7 +340,7 @@ def _evaluate_outside(
     from lungkit.training import outside
 
     labels = relabel.Labels.parse(label, omit)
-    given = [outside.images(version, folder, columns, labels) for folder in folders]
+    given = [outside.relabelled(version, folder, columns, labels) for folder in folders]
     labels.refuse_unused({data.name: data.manifest["label_there"] for data in given})
     measured = [one for data in given for one in outside.measure(version, data)]
     for one in measured:

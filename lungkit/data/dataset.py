@@ -305,6 +305,8 @@ def _without(listing: sources.Listing, source: str | None) -> sources.Listing:
     rows = listing.rows[listing.rows["source"] != name].reset_index(drop=True)
     if rows.empty:
         raise DatasetError(f"{listing.root}: every image is of {name}; there is nothing without it")
+    if lost := set(listing.rows["label"]) - set(rows["label"]):
+        raise DatasetError(f"{listing.root}: without {name} there is no image of {', '.join(sorted(lost))}")
     return replace(listing, name=f"{listing.name}-without-{name.replace('/', '_')}", rows=rows)
 
 

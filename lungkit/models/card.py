@@ -301,8 +301,11 @@ class ModelCard(Part):
         return "nothing", Measured()
 
     @property
-    def worst_outside(self) -> Outside | None:
-        """The unseen source with the lowest AUC; None where none has one."""
-        aucs = [(one.measured.figure("auc").value, one) for one in self.outside or ()]
-        known = [(auc, one) for auc, one in aucs if auc is not None]
-        return min(known, key=lambda pair: pair[0])[1] if known else None
+    def worst_first(self) -> list[Outside]:
+        """The unseen sources, the lowest AUC first; those without one last."""
+
+        def place(one: Outside) -> tuple[bool, float]:
+            auc = one.measured.figure("auc").value
+            return auc is None, auc or 0.0
+
+        return sorted(self.outside or (), key=place)

@@ -102,10 +102,11 @@ def sections(card: ModelCard) -> dict[str, list[Row]]:
     about = card.about.to_dict() if card.about else {}
     counts = {name: f"{of.images:,} images of {of.patients:,} patients" for name, of in card.data.counts.items()}
     return {
-        "On sources that it has not seen": [(one.source, _outside_text(one)) for one in card.outside or ()],
+        "On sources that it has not seen": [(one.source, _outside_text(one)) for one in card.worst_first],
         "What it is": [
             ("Question", question(card)),
             ("Answers one of", ", ".join(card.classes)),
+            ("Worst unseen source", worst_unseen(card)),
             ("Learned from", learned_from(card)),
             ("Registered", registered(card)),
             ("When registered", became(card)),
@@ -157,39 +158,41 @@ def _outside_text(one: Outside) -> str:
 
 def worst_unseen(card: ModelCard) -> str:
     """The figures on the source with the lowest AUC of those that a version has not seen."""
-    worst = card.worst_outside
-    if not worst:
+    if not card.outside:
         return "not measured"
-    return f"{worst.source}: AUC {worst.measured.figure('auc')}, {worst.measured.counts}"
+    worst = card.worst_first[0]
+    how = ", left out of a training like this one" if worst.left_out else ""
+    return f"{worst.source}: AUC {worst.measured.figure('auc')}, {worst.measured.counts}{how}"
 
 
 def outside_row(one: Outside) -> dict[str, str]:
     """What a version is worth on a source that it has not seen, in one row of a table."""
-    measured, times = one.measured, one.measured.times_scored or 1
+    times = one.measured.times_scored or 1
     left_out = {"by label": one.omitted, "seen in training": one.seen, "unreadable": one.unreadable}
+    scored = "once" if times == 1 else f"{times} times"
+    return source_row(one.source, one.measured) | {
+        "left out": ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count),
+        "scored": "left out of a training like this one" if one.left_out else scored,
+    }
+
+
+def source_row(source: str, measured: Measured) -> dict[str, str]:
+    """The figures that compare sources, in one row of a table."""
     largest = measured.largest_class
     return {
-        "source": one.source,
+        "source": source,
         "AUC": str(measured.figure("auc")),
         "accuracy": str(measured.figure("accuracy")),
         "largest class": f"{Figure(largest['share'])} {largest['class']}" if largest else "",
         "ECE": str(measured.figure("ece")),
         "images": f"{measured.n or 0:,}",
         "patients": f"{measured.patients or 0:,}",
-        "left out": ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count),
-        "scored": "left out of a training like this one"
-        if one.left_out
-        else "once"
-        if times == 1
-        else f"{times} times",
     }
 
 
 def outside_rows(name: str, card: ModelCard) -> list[dict[str, str]]:
     """A model on every source that it has not seen, the lowest AUC first; name: "MODEL@vN"."""
-    aucs = [(one.measured.figure("auc").value, one) for one in card.outside or ()]
-    ordered = sorted(aucs, key=lambda pair: (pair[0] is None, pair[0] or 0))
-    return [{"model": name} | outside_row(one) for _, one in ordered]
+    return [{"model": name} | outside_row(one) for one in card.worst_first]
 
 
 def _eight_bits(tried: Quantization) -> list[Row]:

@@ -68,12 +68,12 @@ def member(
     what they know (Kumar et al., "Fine-tuning can distort pretrained features", ICLR 2022); `epochs` 0 leaves it there.
     History: as fit.fit gives, with the head as epoch 0, of which there are only the seconds.
     """
+    if workers and recipe.balanced_sources:
+        raise LungkitError("weights by source are kept by a single process only: leave out workers")
     settings = recipe.settings() | {"seed": seed, "data": tensors.data.fingerprint}
     resume.same_settings(folder, settings, "training")
     begun = start(recipe, tensors, head or folder / "head.npz", seed)
     model, history = begun.model, begun.history
-    if workers and recipe.balanced_sources:
-        raise LungkitError("weights by source are kept by a single process only: leave out workers")
     if recipe.epochs:
         before = model.get_weights()
         if workers:
@@ -287,8 +287,16 @@ def cross_validate(
         aucs.append(None if np.isnan(auc) else auc)
     labels, scores, patients, sources = (np.concatenate(parts) for parts in zip(*answers, strict=True))
     pooled = evaluation.evaluate(labels, scores, patients, data.classes, rule, sources=sources).record
-    figures = {name: of for name, of in pooled.figures.items() if name not in ("ece", "brier")}
-    return replace(pooled, figures=figures, folds=recipe.folds, by=recipe.by, auc_of_each_fold=tuple(aucs)), seconds
+    alone = {name: _uncalibrated(of) for name, of in (pooled.sources or {}).items()}
+    pooled = replace(_uncalibrated(pooled), sources=alone or None)
+    return replace(pooled, folds=recipe.folds, by=recipe.by, auc_of_each_fold=tuple(aucs)), seconds
+
+
+def _uncalibrated(measured: Measured) -> Measured:
+    """The record without the figures of calibration."""
+    return replace(
+        measured, figures={name: of for name, of in measured.figures.items() if name not in ("ece", "brier")}
+    )
 
 
 def left_out(

@@ -21,7 +21,7 @@ from lungkit.training import release
 MOST_SEEN = 0.1  # of a source's images: a version that has seen more of them knows the source
 
 
-def images(version: registry.Version, source: str, columns: list[str], labels: Labels) -> dataset.Dataset:
+def relabelled(version: registry.Version, source: str, columns: list[str], labels: Labels) -> dataset.Dataset:
     """The data set at `source`, its labels in the version's classes; of images to leave out "".
 
     columns: of labels.csv, for the class; the first one that the set has is taken, by default the version's own.
@@ -49,7 +49,7 @@ def _read(source: str, columns: list[str]) -> dataset.Dataset:
 
 
 def measure(version: registry.Version, data: dataset.Dataset) -> list[Outside]:
-    """The version on each source of the data, which is as `images` gives it; nothing is recorded yet.
+    """The version on each source of the data, which is as `relabelled` gives it; nothing is recorded yet.
 
     Images that the version has seen, by their content, are left out and counted. LungkitError where it knows a source:
     one that it learned from, or of which it has seen more than MOST_SEEN of the images.

@@ -73,10 +73,10 @@ class Pair:
         }
 
 
-def compare(
+def by_source(
     old: registry.Version, new: registry.Version, data: Sequence[dataset.Dataset], margin: float = MARGIN
 ) -> list[Pair]:
-    """The versions on each source of the data, which are as outside.images gives them for `old`.
+    """The versions on each source of the data, which are as outside.relabelled gives them for `old`.
 
     Images that either version was trained or chosen on are left out: on a source that one learned from, its test part
     is left. LungkitError where the versions answer with other classes, or where a source has no image left.
@@ -212,7 +212,7 @@ def enough(pairs: Sequence[Pair]) -> bool:
     return home_kept and gained and not any(pair.verdict == WORSE for pair in pairs)
 
 
-def row(pair: Pair) -> Mapping[str, str]:
+def pair_row(pair: Pair) -> Mapping[str, str]:
     """A pair in one row of a table."""
     counts = f"{len(pair.new.true):,} of {wording.count(len(np.unique(pair.new.patients)), 'patient')}"
     return {

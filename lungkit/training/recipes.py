@@ -33,10 +33,8 @@ class Recipe:
     images: dict[str, int] = field(default_factory=dict)  # of each class in that set; of a phantom any number (0)
     licence: str = ""  # of those images, as their publishers state it
     label_column: str | None = None
-    labels: Labels = field(
-        default_factory=Labels
-    )  # of a set joined of several: what their labels mean, in `images`' classes …
-    label_columns: tuple[str, ...] = ()  # … and from which columns, where a set has one of them
+    labels: Labels = field(default_factory=Labels)  # of sets that it joins: which of its classes each means …
+    label_columns: tuple[str, ...] = ()  # … and the columns that they are in, where a set has one of them
     fold: str | None = None  # of splits.assign; None: the published split
     by: str = "patient"
     leave_out: str | None = None  # a source that it neither learns from nor is chosen on
@@ -69,8 +67,12 @@ class Recipe:
         return int(self.fold.partition("/")[2]) if self.fold else 0
 
     def settings(self) -> dict[str, Any]:
-        """What decides how a member's training goes, JSON-ready; `tuned_share` comes after it."""
-        return {name: value for name, value in asdict(self).items() if name not in _NO_SETTINGS}
+        """What decides how a member's training goes, JSON-ready; `tuned_share` comes after it.
+
+        `balanced_sources` is named only where it is on: trainings that began before there was a choice can continue.
+        """
+        left_out = _NO_SETTINGS if self.balanced_sources else {*_NO_SETTINGS, "balanced_sources"}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     def check(self, data: dataset.Dataset) -> None:
         """Refuse a set that is labelled with other classes, or whose files say that they are of another modality."""

@@ -118,6 +118,12 @@ def test_a_source_can_be_left_out_of_a_split(moscow, paper, tmp_path):
         dataset.load_split(tmp_path / "both", leave_out="Madrid")
 
 
+def test_a_source_that_alone_has_a_class_cannot_be_left_out(moscow, paper, tmp_path):
+    joined.join(tmp_path / "both", [moscow, paper], Labels.parse(["NonCOVID=Normal", "COVID=COVID", "Old=COVID-19"]))
+    with pytest.raises(DatasetError, match="without Moscow Set there is no image of Old"):
+        dataset.load_split(tmp_path / "both", leave_out="Moscow Set")
+
+
 def test_a_saved_set_from_before_its_source_was_known_is_prepared_again(moscow):
     data = dataset.load_split(moscow)
     folder = next(iter((dataset.config.data_dir() / "manifests").iterdir()))

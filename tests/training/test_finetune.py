@@ -382,6 +382,7 @@ def test_weights_by_source_need_a_single_process(squares, tmp_path):
 
 def test_balanced_sources_weigh_alike_in_training_and_validation(two_hospitals):
     balanced = dataclasses.replace(TINY, balanced_sources=True)
+    assert (balanced.settings()["balanced_sources"], "balanced_sources" in TINY.settings()) == (True, False)
     tensors = finetune.recipe_data(balanced, two_hospitals)
     data = tensors.data
     for part, stream in zip(("train", "val"), finetune.streams(balanced, tensors, 1), strict=True):
@@ -405,7 +406,8 @@ def test_a_recipe_with_each_source_left_out_in_turn_has_their_figures_on_its_car
     alone = without_elsewhere.card.outside[0].measured.figure("auc").value  # of the same training
     assert card.outside[0].measured.figure("auc").value == pytest.approx(alone, abs=0.01)
     row = card_text.summary_row(str(version), card, 0)
-    assert row["worst unseen source"].startswith(f"{card.worst_outside.source}: AUC ")
+    assert row["worst unseen source"].startswith(f"{card.worst_first[0].source}: AUC ")
+    assert row["worst unseen source"].endswith("120 images of 60 patients, left out of a training like this one")
     assert card_text.outside_row(card.outside[0])["scored"] == "left out of a training like this one"
     assert set(card.metrics["test"].sources) == {"elsewhere", "squares"}
     assert "Each source alone" in card_text.markdown(card)
