@@ -390,6 +390,16 @@ def test_images_that_the_model_has_seen_are_left_out_and_counted(lungkit, versio
     assert (row[5], row[7]) == ("24", "1 seen in training")
 
 
+def test_images_of_another_modality_are_left_out_and_counted(lungkit, version, elsewhere):
+    card = json.loads((version.folder / "card.json").read_text()) | {"modality": "X-ray"}
+    registry.add("squares-cnn", ModelCard.from_dict(card), lambda to: _copy_files(version, to))
+    files = sorted(path.relative_to(elsewhere).as_posix() for path in elsewhere.rglob("*.png"))
+    rows = [f"{file},{file.split('/')[0]},{('DX', 'CT', '')[i % 3]}" for i, file in enumerate(files)]
+    (elsewhere / "labels.csv").write_text("\n".join(["file,label,modality", *rows]) + "\n")
+    (row,) = _rows(lungkit("evaluate", "--model", "squares-cnn", "--outside", elsewhere)[1], "elsewhere")
+    assert (row[5], row[7]) == ("16", "8 of another modality")
+
+
 def test_labels_that_the_model_does_not_know_are_named_mapped_or_left_out(lungkit, version, elsewhere):
     (elsewhere / "RIGHT").rename(elsewhere / "Starboard")
     other = elsewhere / "Middle"

@@ -168,7 +168,12 @@ def worst_unseen(card: ModelCard) -> str:
 def outside_row(one: Outside) -> dict[str, str]:
     """What a version is worth on a source that it has not seen, in one row of a table."""
     times = one.measured.times_scored or 1
-    left_out = {"by label": one.omitted, "seen in training": one.seen, "unreadable": one.unreadable}
+    left_out = {
+        "by label": one.omitted,
+        "of another modality": one.other_modality,
+        "seen in training": one.seen,
+        "unreadable": one.unreadable,
+    }
     scored = "once" if times == 1 else f"{times} times"
     return source_row(one.source, one.measured) | {
         "left out": ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count),

@@ -16,7 +16,7 @@ from lungkit.data.relabel import Labels
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 from lungkit.models.card import Outside
-from lungkit.training import release
+from lungkit.training import recipes, release
 
 MOST_SEEN = 0.1  # of a source's images: a version that has seen more of them knows the source
 
@@ -51,7 +51,8 @@ def _read(source: str, columns: list[str]) -> dataset.Dataset:
 def measure(version: registry.Version, data: dataset.Dataset) -> list[Outside]:
     """The version on each source of the data, which is as `relabelled` gives it; nothing is recorded yet.
 
-    Images that the version has seen, by their content, are left out and counted. LungkitError where it knows a source:
+    Images that the version has seen, by their content, and those stated to be of a modality that it does not read are
+    left out and counted. LungkitError where it knows a source:
     one that it learned from, or of which it has seen more than MOST_SEEN of the images.
     """
     rows = data.part().drop_duplicates("file")
@@ -59,14 +60,16 @@ def measure(version: registry.Version, data: dataset.Dataset) -> list[Outside]:
 
 
 def _measured(version: registry.Version, data: dataset.Dataset, source: str, rows: pd.DataFrame) -> Outside:
-    seen = rows["sha256"].isin(release.seen_images(version))
+    why = left_out(version, rows)
     if knows(version, source, rows):
-        what = f"{seen.sum():,} of its {len(rows):,} images" if seen.any() else "other images of it"
+        what = (
+            f"{(why == 'seen').sum():,} of its {len(rows):,} images" if (why == "seen").any() else "other images of it"
+        )
         raise LungkitError(
             f"{source} is not outside for {version}, which has seen {what}; `lungkit evaluate --data` scores its test "
             "part"
         )
-    used = rows[~seen & (rows["label"] != "")]
+    used = rows[why == ""]
     if used.empty:
         raise LungkitError(f"{source}: no image of it is left to score; {len(rows):,} were left out")
     scored = release.score(version, replace(data, manifest=used), "all")
@@ -76,12 +79,24 @@ def _measured(version: registry.Version, data: dataset.Dataset, source: str, row
         source=source,
         data=data.name,
         labels=dict(sorted(renamed.items())),
-        omitted=int((rows["label"] == "").sum()),
-        seen=int(seen.sum()),
+        omitted=int((why == "label").sum()),
+        other_modality=int((why == "modality").sum()),
+        seen=int((why == "seen").sum()),
         unreadable=len(scored.unreadable),
         measured=replace(scored.evaluation.record, at_half=None, times_scored=_times(version, source) + 1),
         at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def left_out(version: registry.Version, rows: pd.DataFrame) -> pd.Series:
+    """Why each image is not scored: "label" (it was to be left out), "modality", or "seen"; empty where it is."""
+    why = pd.Series("", rows.index, dtype=str)
+    why[rows["sha256"].isin(release.seen_images(version))] = "seen"
+    stated, reads = rows["modality"].map(recipes.modality_name), version.card.modality
+    if reads != "image":  # which means that the training images stated none
+        why[(stated != reads) & (stated != "")] = "modality"
+    why[rows["label"] == ""] = "label"
+    return why
 
 
 def knows(version: registry.Version, source: str, rows: pd.DataFrame) -> bool:

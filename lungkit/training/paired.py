@@ -91,13 +91,13 @@ def by_source(
 
 def _pair(old: registry.Version, new: registry.Version, data: dataset.Dataset, source: str, margin: float) -> Pair:
     rows = data.part().drop_duplicates("file")
-    rows = rows[(rows["source"] == source) & (rows["label"] != "")]
-    seen = rows["sha256"].isin(release.seen_images(old) | release.seen_images(new))
-    if seen.all():
+    rows = rows[rows["source"] == source]
+    used = (outside.left_out(old, rows) == "") & (outside.left_out(new, rows) == "")
+    if not used.any():
         raise LungkitError(
-            f"{source}: {old} or {new} was trained or chosen on every image of it; none is left to compare"
+            f"{source}: no image is left to compare {old} and {new}, each trained or chosen on some of it"
         )
-    unseen = replace(data, manifest=rows[~seen])
+    unseen = replace(data, manifest=rows[used])
     before, after = (release.score(version, unseen, "all").evaluation for version in (old, new))
     at_home = any(outside.knows(version, source, rows) for version in (old, new))
     return paired(before, _in_order(after, before.classes), source, margin, at_home)
