@@ -203,7 +203,7 @@ def test_a_score_says_what_is_left_to_a_person_and_what_the_rest_is_worth(versio
         scored,
         labels=np.array([0, 0, 1, 1]),
         probabilities=np.array([[0.9, 0.1], [0.45, 0.55], [0.52, 0.48], [0.1, 0.9]]),
-        rows=pd.DataFrame({"patient_id": ["a", "b", "c", "d"]}),
+        rows=pd.DataFrame({"patient_id": ["a", "b", "c", "d"], "source": "home"}),
     )
     rule = DecisionRule(kind="threshold", threshold=0.5)
 
