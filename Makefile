@@ -88,10 +88,8 @@ checks:
 	@$(MAKE) --no-print-directory --output-sync lint
 	@$(MAKE) --no-print-directory nbval
 
-# One worker more than processors, four at most: tests of servers and browsers wait a fifth of their time.
-WORKERS = $(shell $(BIN)/python -c "import os; print(min(4, (os.cpu_count() or 1) + 1))")
 pytest:
-	$(BIN)/python -m pytest -p no:nbval --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	$(BIN)/python -m pytest -p no:nbval --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 		--cov --cov-report=term-missing:skip-covered --cov-fail-under=90 --durations=8
 
 nbval:
