@@ -169,7 +169,7 @@ def _labels_csv(path: Path, label_column: str | None) -> Listing:
     labels.refuse_rows(table, table["file"] == "", "no file")
     if column == "label":
         labels.refuse_rows(table, table[column] == "", f"no {column}")
-    table, unlabelled = table[table[column] != ""], table.index[table[column] == ""]
+    listed, table, unlabelled = table, table[table[column] != ""], table.index[table[column] == ""]
     if table.empty:
         raise ColumnMissing(f"{path} has no value in column '{column}'; choose a column that labels images")
     lines = [f"line {line}" for line in unlabelled]
@@ -201,16 +201,16 @@ def _labels_csv(path: Path, label_column: str | None) -> Listing:
         column,
         tuple(about["classes"]) if column == "label" and "classes" in about else None,
         bool(about.get("synthetic", False)),
-        (*notes, *spelling_notes(rows["label"]), *_not_listed(root, table, rows)),
+        (*notes, *spelling_notes(rows["label"]), *_not_listed(root, listed, rows)),
     )
 
 
-def _not_listed(root: Path, table: pd.DataFrame, rows: pd.DataFrame) -> list[Note]:
-    """Notes on images in the folder that no cell of the table names, and on what else could contain images."""
+def _not_listed(root: Path, listed: pd.DataFrame, rows: pd.DataFrame) -> list[Note]:
+    """Notes on images in the folder that no cell of labels.csv names, and on what else could contain images."""
     contents = folders.survey(root)
     used = {*rows["file"], *rows["mask"]}
     rest = [name for name in (folders.below(path, root) for path in contents.images) if name not in used]
-    mentioned = set(table.to_numpy().ravel()) if rest else set()
+    mentioned = set(listed.to_numpy().ravel()) if rest else set()
     meaning = "They are in the folder, but not in labels.csv, so they were passed over."
     return [
         *note(

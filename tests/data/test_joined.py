@@ -99,6 +99,7 @@ def test_rows_without_a_label_in_another_column_are_left_out_and_named(tmp_path)
     data = dataset.load(folder, label_column="severity")
     assert data.manifest["label"].tolist() == ["x", "y", "x", "y"]
     assert any("rows without severity: 2 (line 3, line 7)" in str(note) for note in data.notes)
+    assert not any("does not name" in str(note) for note in data.notes)
 
 
 def test_the_fingerprint_counts_the_source_where_there_are_several(moscow, paper, tmp_path):
