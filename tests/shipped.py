@@ -31,7 +31,7 @@ def export(folder: Path, root: Path = ROOT) -> Path:
 
 
 def _first_version(model: Path, to: Path) -> None:
-    version = min((path.name for path in model.glob("v*")), key=lambda name: int(name[1:]))
+    version = min((path.name for path in model.glob("v*") if path.is_dir()), key=lambda name: int(name[1:]))
     shutil.copytree(model / version, to / version, dirs_exist_ok=True)
     sums = json.loads((model / "active.json").read_text())["sums"]
     (to / "active.json").write_text(json.dumps({"version": version, "history": [], "sums": {version: sums[version]}}))
