@@ -443,7 +443,10 @@ def test_evaluate_shows_each_source_of_a_joined_set_alone(lungkit, version, squa
 
 def test_two_versions_are_compared_at_home_on_test_patients_and_elsewhere(lungkit, version, squares, elsewhere):
     registry.add("squares-cnn", version.card, lambda to: _copy_files(version, to))
+    lungkit("evaluate", "--model", "squares-cnn@v1", "--outside", elsewhere)
+    kept = _outside(version)["elsewhere"].measured
     _, out, _ = lungkit("compare", "squares-cnn@v1", "squares-cnn@v2", squares, elsewhere)
+    assert _outside(version)["elsewhere"].measured == dataclasses.replace(kept, times_scored=2)  # a look that counts
     home, away = _rows(out, "squares (home)")[0], _rows(out, "elsewhere  ")[0]
     test = version.card.data.counts["test"]
     assert home[7] == f"{test.images} of {test.patients} patients" and away[7] == "24 of 24 patients"

@@ -321,6 +321,9 @@ def compare(
     given = [outside.relabelled(versions[0], source_path(folder), label_column, labels) for folder in data]
     labels.refuse_unused({of.name: of.manifest["label_there"] for of in given})
     pairs = paired.by_source(*versions, given, margin)
+    for version in versions:
+        for pair in pairs:
+            outside.count_look(version, pair.source)
     verdict = paired.says(str(versions[0]), str(versions[1]), pairs)
     if as_json:
         record = {"old": str(versions[0]), "new": str(versions[1]), "sources": [pair.to_dict() for pair in pairs]}

@@ -105,6 +105,14 @@ def knows(version: registry.Version, source: str, rows: pd.DataFrame) -> bool:
     return learned or bool(rows["sha256"].isin(release.seen_images(version)).mean() > MOST_SEEN)
 
 
+def count_look(version: registry.Version, source: str) -> None:
+    """Count that a version was scored once more on a source, if the registry keeps its figures there."""
+    for one in version.card.outside or ():
+        if one.source == source and not one.left_out:
+            again = replace(one.measured, times_scored=_times(version, source) + 1)
+            registry.record_outside(version, replace(one, measured=again))
+
+
 def _times(version: registry.Version, source: str) -> int:
     """How often a version was scored on a source before."""
     before = [
