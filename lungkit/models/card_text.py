@@ -141,7 +141,7 @@ def _figures_text(measured: Measured) -> str:
     always = f" (always '{largest['class']}': {Figure(largest['share'])})" if largest else ""
     return (
         f"AUC {measured.figure('auc')}, accuracy {measured.figure('accuracy')}{always}, "
-        f"{METRICS['ece'].lower()} {measured.figure('ece')}; {measured.counts}"
+        f"ECE {measured.figure('ece')}; {measured.counts}"
     )
 
 
@@ -149,9 +149,9 @@ def _outside_text(one: Outside) -> str:
     row = outside_row(one)
     labels = "; ".join(f"{label} as {name}" for label, name in one.labels.items())
     more = [
-        f"read {labels}" if labels else "",
-        f"left out: {row['left out']}" if row["left out"] else "",
-        row["scored"],
+        f"Read {labels}" if labels else "",
+        f"Left out: {row['left out']}" if row["left out"] else "",
+        "The source was left out of a training like this one" if one.left_out else f"Scored {row['scored']}",
     ]
     return ". ".join(filter(None, [_figures_text(one.measured), *more]))
 

@@ -36,7 +36,7 @@ class Pair:
     """Two versions on the same images of one source; differences are new minus old."""
 
     source: str
-    at_home: bool  # whether one of the two learned from this source
+    at_home: bool  # whether the old version learned from this source
     old: Evaluation
     new: Evaluation
     auc: tuple[float, float, float]  # difference, low, high
@@ -44,6 +44,7 @@ class Pair:
     auc_p: float  # NaN for more than two classes
     decision_p: float
     margin: float
+    new_knows: bool = False  # whether the new version learned from this source, of which these are other patients
 
     @property
     def verdict(self) -> str:
@@ -60,6 +61,7 @@ class Pair:
         return {
             "source": self.source,
             "at_home": self.at_home,
+            "new_knows": self.new_knows,
             "images": len(self.new.true),
             "patients": len(np.unique(self.new.patients)),
             "old_auc": _json(self.old.value("auc")),
@@ -99,8 +101,9 @@ def _pair(old: registry.Version, new: registry.Version, data: dataset.Dataset, s
         )
     unseen = replace(data, manifest=rows[used])
     before, after = (release.score(version, unseen, "all").evaluation for version in (old, new))
-    at_home = any(outside.knows(version, source, rows) for version in (old, new))
-    return paired(before, _in_order(after, before.classes), source, margin, at_home)
+    at_home, new_knows = (outside.knows(version, source, rows) for version in (old, new))
+    pair = paired(before, _in_order(after, before.classes), source, margin, at_home)
+    return replace(pair, new_knows=new_knows)
 
 
 def paired(old: Evaluation, new: Evaluation, source: str, margin: float = MARGIN, at_home: bool = False) -> Pair:
@@ -186,7 +189,7 @@ def decision_test(a_right: ArrayLike, b_right: ArrayLike, patients: ArrayLike) -
 def says(old: str, new: str, pairs: Sequence[Pair]) -> str:
     """One sentence: where the new version is better, not worse, worse or open, and whether it may be promoted.
 
-    It may if it is shown to be not worse on each source that one of the two learned from, is worse on no other, and is
+    It may if it is shown to be not worse on each source that the old one learned from, is worse on no other, and is
     better on one.
     """
     of = {word: [pair.source for pair in pairs if pair.verdict == word] for word in (BETTER, NOT_WORSE, WORSE, OPEN)}
@@ -216,7 +219,7 @@ def pair_row(pair: Pair) -> Mapping[str, str]:
     """A pair in one row of a table."""
     counts = f"{len(pair.new.true):,} of {wording.count(len(np.unique(pair.new.patients)), 'patient')}"
     return {
-        "source": f"{pair.source}{' (home)' if pair.at_home else ''}",
+        "source": f"{pair.source}{' (home)' if pair.at_home else ' (learned by the new)' if pair.new_knows else ''}",
         "AUC, old": wording.figure(*pair.old.value("auc")),
         "AUC, new": wording.figure(*pair.new.value("auc")),
         "difference": wording.figure(*pair.auc, signed=True),
