@@ -52,8 +52,8 @@ def measure(version: registry.Version, data: dataset.Dataset) -> list[Outside]:
     """The version on each source of the data, which is as `relabelled` gives it; nothing is recorded yet.
 
     Images that the version has seen, by their content, and those stated to be of a modality that it does not read are
-    left out and counted. LungkitError where it knows a source:
-    one that it learned from, or of which it has seen more than MOST_SEEN of the images.
+    left out and counted. LungkitError where it knows a source: one that it learned from, or of which it has seen more
+    than MOST_SEEN of the images.
     """
     rows = data.part().drop_duplicates("file")
     return [_measured(version, data, str(name), of) for name, of in rows.groupby("source")]
