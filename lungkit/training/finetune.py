@@ -203,8 +203,11 @@ def _with_head(model: keras.Model, tensors: RecipeData, varying: dict, weights: 
         ])  # fmt: skip
         seen = [features.predict(part, verbose=0) for part in (tensors.train, varied_once, tensors.validation)]
         labels = tensors.data.labels("train")
-        labels, weights[0] = np.concatenate([labels, labels]), np.concatenate([weights[0], weights[0]])
-        kernel, bias = linear_head(np.concatenate(seen[:2]), labels, seen[2], tensors.data.labels("val"), *weights)
+        of_train, of_validation = weights
+        kernel, bias = linear_head(
+            np.concatenate(seen[:2]), np.tile(labels, 2), seen[2], tensors.data.labels("val"), np.tile(of_train, 2),
+            of_validation,
+        )  # fmt: skip
         seconds = round(time.perf_counter() - started, 2)
         with files.draft(kept) as draft:  # several workers of a search may write this file
             np.savez(draft, kernel=kernel, bias=bias, seconds=seconds)
