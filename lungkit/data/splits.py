@@ -212,7 +212,7 @@ def _distributed(rows: pd.DataFrame, parts: tuple[str, ...], shares: tuple[float
     labels = pd.Series(there_are.get_level_values(1))
     alone = ~labels.duplicated(keep=False)  # classes that have one source
     owners = (counts > 0).sum(axis=0)  # of each stratum: groups with images of it
-    key = rows["patient_id"].groupby(group).min().map(lambda name: chance(name, seed)).to_numpy()
+    key = _own_names(rows).groupby(group).min().map(lambda name: chance(name, seed)).to_numpy()
     quota = counts.sum(axis=0)[:, None] * np.array(shares)  # strata x parts: images
     filled = np.zeros_like(quota)
     part_of = np.full(len(counts), -1)
@@ -237,6 +237,13 @@ def _distributed(rows: pd.DataFrame, parts: tuple[str, ...], shares: tuple[float
             "images of no rarer class"
         )
     return np.asarray(np.array(parts)[part_of[group]])
+
+
+def _own_names(rows: pd.DataFrame) -> pd.Series:
+    """Each row's patient, without what a joined set puts before a slash: so it keeps the parts of the sets it is of."""
+    first, slash, rest = (rows["patient_id"].str.partition("/")[i] for i in range(3))
+    shared = first.groupby(rows["source"]).transform("nunique").eq(1) & slash.ne("")
+    return rows["patient_id"].mask(shared & first.ne(""), rest)
 
 
 def chance(name: str, seed: int) -> str:
