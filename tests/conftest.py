@@ -16,6 +16,10 @@ import lungkit.unneeded  # noqa: F401
 import hypothesis
 import pytest
 
+from tests import untraced
+
+untraced.pause()
+
 # Settings of the shell must not change a test, or be handed on to the processes that tests start.
 for name in [name for name in os.environ if name.startswith(("LUNGKIT_", "KERASTUNER_"))]:
     del os.environ[name]

@@ -1,0 +1,95 @@
+"""Coverage pauses where only other packages run.
+
+On Python 3.11 a tracer slows every line of its thread, whoever wrote it. Keras and TensorFlow run tens of millions of
+lines to load, to build a network or to trace a graph, and none of them is lungkit's: no tracer has to look at them.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec, PathFinder
+from operator import attrgetter
+from types import ModuleType
+from typing import Any
+
+# These packages are loaded without the tracer...
+PACKAGES = (
+    "keras", "keras_tuner", "matplotlib", "openvino", "pandas", "scipy", "seaborn", "sklearn", "tensorflow"
+)  # fmt: skip
+# ...and these functions and methods run without it: module -> names. `Model.fit` is not one of them: it calls lungkit's
+# callbacks. Of lungkit's code, the others call back a few lines: the settings of its layers, the step of its optimizer.
+FUNCTIONS = {
+    "keras": (
+        "Layer.__call__",
+        "Layer.set_weights",
+        "Model.evaluate",
+        "Model.load_weights",
+        "Model.predict",
+        "Model.save",
+        "Model.save_weights",
+        "Model.train_on_batch",
+        "applications.DenseNet121",
+        "applications.EfficientNetB0",
+        "applications.MobileNetV2",
+        "applications.ResNet50",
+        "applications.VGG16",
+        "models.clone_model",
+        "saving.load_model",
+    ),
+    "matplotlib.figure": ("Figure.savefig",),
+    "openvino": ("Core.compile_model", "convert_model"),
+    "tensorflow.python.eager.polymorphic_function.polymorphic_function": (
+        "Function.__call__",
+        "Function.get_concrete_function",
+    ),
+}
+
+
+def untraced(function: Callable) -> Callable:
+    """The same function; the tracer of the calling thread pauses while it runs, but not for objects of lungkit."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        tracer = sys.gettrace()
+        if tracer is None or (args and type(args[0]).__module__.startswith("lungkit.")):
+            return function(*args, **kwargs)
+        sys.settrace(None)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            sys.settrace(tracer)
+            _call()
+
+    return call
+
+
+def _call() -> None:
+    """A tracer that was put back starts with the next call: with this one, to see how its caller ends."""
+
+
+class _Finder:
+    """Finds the modules of PACKAGES where Python does, and has them loaded without the tracer."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, _target: Any = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name.partition(".")[0] in PACKAGES else None
+        if spec and spec.loader:
+            spec.loader.exec_module = untraced(_loading(spec.loader.exec_module))  # type: ignore[method-assign]
+        return spec
+
+
+def _loading(execute: Callable) -> Callable:
+    def load(module: ModuleType) -> None:
+        execute(module)
+        for name in FUNCTIONS.get(module.__name__, ()):
+            *owner, function = name.split(".")
+            place = attrgetter(".".join(owner))(module) if owner else module
+            setattr(place, function, untraced(getattr(place, function)))
+
+    return load
+
+
+def pause() -> None:
+    """Begin: from now on, where a tracer is at work in this process."""
+    if sys.gettrace():
+        sys.meta_path.insert(0, _Finder)
