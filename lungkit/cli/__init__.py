@@ -33,6 +33,8 @@ app = typer.Typer(
 for _verb in (
     training.run,
     training.train,
+    training.lungs,
+    training.distil,
     training.search,
     training.evaluate,
     training.compare,

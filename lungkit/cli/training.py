@@ -170,6 +170,37 @@ def train(
         terminal.say(f'its card says "{recipes.NOT_STATED}" of {" and ".join(unstated)}: state it with {options}')
 
 
+def lungs(
+    kind: Annotated[str, typer.Argument(help="X-ray or CT")],
+    data: Annotated[
+        list[str],
+        typer.Option("--data", help="X-ray: covid_chestxray, for its masks; CT: data sets of slices; again for more"),
+    ],
+    out: Annotated[Path, typer.Option(help="the file for the weights (.npz)")],
+    plausible: Annotated[
+        list[str], typer.Option(help="a data set without masks: is what is found there plausible? again for more")
+    ] = [],  # noqa: B006
+    epochs: Annotated[int, typer.Option(min=1)] = 60,
+) -> None:
+    """Train the network that finds lungs, and measure it on patients that it has not seen."""
+    from lungkit.training import lung_finder
+
+    say_each(lung_finder.command(kind, data, out, plausible, epochs))
+
+
+def distil(
+    data: Annotated[list[str], typer.Option("--data", help="a data set of CT slices; again for more")],
+    teacher: Annotated[Path, typer.Option(help="a folder for the teacher's weights (187 MB, downloaded once)")],
+    out: Annotated[Path, typer.Option(help="the file for the student's weights (.npz)")],
+    work: Annotated[Path, typer.Option(help="a folder for maps and training; a second call continues there")],
+    epochs: Annotated[int, typer.Option(min=1)] = 20,
+) -> None:
+    """Bring what a large network knows of chest CT into the small one that comes with lungkit."""
+    from lungkit.training import distillation
+
+    say_each(distillation.command(data, teacher, work, out, epochs))
+
+
 def search(
     data: Source,
     workers: Annotated[int, typer.Option(min=1, help="processes that train; 1: this one")] = 1,

@@ -60,7 +60,7 @@ class Predictor:
         probabilities /= probabilities.sum()
         row = probabilities[np.newaxis]
         label = self.classes[int(self.rule.decide(row)[0])]
-        checks = self._checks(facts, outputs["embedding"])
+        checks = self._checks(facts, outputs["embedding"], outputs.get("lungs"))
         certain = all(check.passed for check in checks) and not self.rule.uncertain(row)[0]
         heat = outputs.get("heat")
         if heat is not None:
@@ -79,7 +79,7 @@ class Predictor:
             note=facts.note,
         )
 
-    def _checks(self, facts: decode.Facts, embedding: np.ndarray) -> tuple[Check, ...]:
+    def _checks(self, facts: decode.Facts, embedding: np.ndarray, lung: np.ndarray | None) -> tuple[Check, ...]:
         limits, trained_on = self._limits, f"the {card_text.subject(self.card)} that this model learned from"
         features = {"kind": input_checks.embedding_features(embedding), "intensity": facts.intensity}
         kind, intensity = (float(self._references[name].distance(of[np.newaxis])[0]) for name, of in features.items())
@@ -98,11 +98,15 @@ class Predictor:
         side, size_words = min(facts.shape), f"{facts.shape[1]} x {facts.shape[0]} pixels"
         if side < limits.size:
             size_words += f"; this model needs {limits.size} on each side"
-        return (
+        checks = (
             Check("kind", usual_units and kind <= limits.kind, kind, limits.kind, kind_words),
             Check("intensity", usual_intensity, intensity, limits.intensity, intensity_words),
             Check("size", side >= limits.size, float(side), float(limits.size), size_words),
         )
+        if lung is None:
+            return checks
+        share, passed, lung_words = input_checks.lungs_seen(lung, facts.shape, self.card.modality)
+        return (*checks, Check("lungs", passed, share, input_checks.LEAST_LUNG, lung_words))
 
 
 class ModelPool:

@@ -18,7 +18,7 @@ from lungkit.backend import keras
 
 from lungkit.data.preprocess import Preprocessing
 from lungkit.errors import LungkitError
-from lungkit.models import efficientnet_lite
+from lungkit.models import efficientnet_lite, lungs
 from lungkit.models.cnn import DROPOUT
 
 layers = keras.layers
@@ -108,13 +108,20 @@ class _Backbone:
     scale: _Scale
     # The first layer with weights at each resolution, from half the image's down to a 32nd.
     begins: tuple[str, str, str, str, str]
-    application: Callable[..., keras.Model] | None = None  # None: lungkit's own
+    application: Callable[..., keras.Model] | None = None
+    own: tuple[Callable, Callable] | None = None  # lungkit's features of a tensor, and what loads their weights
 
 
 _BACKBONES = {
     "efficientnet_lite0": _Backbone(
         _LITE,
         ("stem_conv", "block1_expand_conv", "block3_expand_conv", "block5_expand_conv", "block11_expand_conv"),
+        own=(efficientnet_lite.features, efficientnet_lite.load_imagenet),
+    ),
+    "efficientnet_lite0_ct": _Backbone(
+        _LITE,
+        ("stem_conv", "block1_expand_conv", "block3_expand_conv", "block5_expand_conv", ""),
+        own=(efficientnet_lite.ct_features, efficientnet_lite.load_ct),
     ),
     "efficientnet_b0": _Backbone(
         _BYTES,
@@ -161,10 +168,11 @@ def build(
     until: str = "stage5",
     equalised: bool = False,
 ) -> keras.Model:
-    """Functional model, named `name`: images (N, height, width, 1) in, logits (N, n_classes) out.
+    """Functional model, named `name`: images (N, height, width, 1 or 2) in, logits (N, n_classes) out.
 
     name: one of NAMES.
-    input_shape: (height, width, 1), each side MIN_SIDE or more.
+    input_shape: (height, width, 1), each side MIN_SIDE or more; or 2 channels, as lungs.LungSquare gives them: the
+        feature maps are then averaged within the lungs.
     pretrained: with the ImageNet weights, otherwise random. Those of efficientnet_lite0 come with lungkit; Keras
         downloads those of the others once.
     preprocessing: what the tensors were made with; its mean and std lead back to grey 0..1. Default: they are that.
@@ -175,9 +183,10 @@ def build(
     Raises LungkitError: an unknown name, a shape that does not fit, weights that cannot be downloaded.
     """
     backbone = _backbone(name)
-    if len(input_shape) != 3 or input_shape[2] != 1 or min(input_shape[:2]) < MIN_SIDE:
+    if len(input_shape) != 3 or input_shape[2] not in (1, 2) or min(input_shape[:2]) < MIN_SIDE:
         raise LungkitError(
-            f"input shape {tuple(input_shape)}: expected (height, width, 1), each side {MIN_SIDE} pixels or more"
+            f"input shape {tuple(input_shape)}: expected (height, width, 1), or 2 channels where the second is the "
+            f"probability of lung, each side {MIN_SIDE} pixels or more"
         )
     if n_classes < 2:
         raise LungkitError(f"a classifier needs at least 2 classes, not {n_classes}")
@@ -185,12 +194,15 @@ def build(
         raise LungkitError(f"no stage '{until}' with feature maps; there are: {', '.join(STAGES[:-1])}")
     image = keras.Input(input_shape, name="image")
     spec = preprocessing or Preprocessing()
-    seen = Equalised(spec.mean, spec.std, name="equalised")(image) if equalised else image
+    seen = lungs.Channel(0, name="grey")(image) if input_shape[2] == 2 else image
+    seen = Equalised(spec.mean, spec.std, name="equalised")(seen) if equalised else seen
     x = _as_in_training(seen, backbone.scale, spec)
     features = _features(name, backbone, image, x, pretrained)
     if until != STAGES[-2]:
         pooled = layers.GlobalAveragePooling2D(name="embedding")(features)
         features = _last_at(keras.Model(image, pooled, name=name), until)
+    if input_shape[2] == 2:
+        features = lungs.InLungs(name="in_lungs")([features, image])
     x = layers.GlobalAveragePooling2D(name="embedding")(features)
     x = layers.Dropout(dropout, name="dropout")(x)
     return keras.Model(image, layers.Dense(n_classes, name="logits")(x), name=name)
@@ -224,9 +236,10 @@ def _features(
                 "file elsewhere and put it into the folder models of KERAS_HOME (by default ~/.keras); "
                 "efficientnet_lite0 needs no download"
             ) from error
-    extractor = keras.Model(image, efficientnet_lite.features(x))
+    features, load = backbone.own or (efficientnet_lite.features, efficientnet_lite.load_imagenet)
+    extractor = keras.Model(image, features(x))
     if pretrained:
-        efficientnet_lite.load_imagenet(extractor)
+        load(extractor)
     return extractor.output
 
 

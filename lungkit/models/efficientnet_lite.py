@@ -5,20 +5,13 @@ processors without a graphics card; the stem and the last layers keep their widt
 authors trained (tensorflow/tpu, models/official/efficientnet/lite); weights/README.md says how they were converted.
 """
 
-import hashlib
-import io
-from pathlib import Path
+from collections.abc import Sequence
 
 from lungkit.backend import keras
 
-import numpy as np
-
-from lungkit.errors import LungkitError
+from lungkit.models import weights_file
 
 layers = keras.layers
-
-WEIGHTS = Path(__file__).parent / "weights" / "efficientnet_lite0_imagenet.npz"
-SHA256 = "9f25ff3960f2d031b07a674efda7e6f9121e0db8aecb7c8010c3a6c9a99410ee"
 
 # Blocks of each kind, filters, kernel, stride of the first, expansion.
 _BLOCKS = (
@@ -34,15 +27,29 @@ _BLOCKS = (
 
 def features(x: keras.KerasTensor) -> keras.KerasTensor:
     """The last feature maps (N, height/32, width/32, 1280) of x (N, height, width, 3), (0..255 - 127) / 128."""
+    x = _normalised(layers.Conv2D(1280, 1, use_bias=False, name="head_conv")(_blocks(x, _BLOCKS)), "head_bn")
+    return layers.ReLU(6.0, name="head_relu")(x)
+
+
+def ct_features(x: keras.KerasTensor) -> keras.KerasTensor:
+    """Maps (N, height/16, width/16, 1024) of x, as `features` takes it: what ct_teacher's network would give.
+
+    The blocks down to a 16th of the image, and what brings their 112 channels to the teacher's, standardised.
+    """
+    x = layers.Conv2D(512, 1, use_bias=False, name="widen_conv")(_blocks(x, _BLOCKS[:5]))
+    x = layers.ReLU(6.0, name="widen_relu")(_normalised(x, "widen_bn"))
+    return layers.Conv2D(1024, 1, name="taught")(x)
+
+
+def _blocks(x: keras.KerasTensor, kinds: Sequence[tuple[int, int, int, int, int]]) -> keras.KerasTensor:
     x = _normalised(layers.Conv2D(32, 3, 2, padding="same", use_bias=False, name="stem_conv")(x), "stem_bn")
     x = layers.ReLU(6.0, name="stem_relu")(x)
     number = 0
-    for repeats, filters, kernel, stride, expansion in _BLOCKS:
+    for repeats, filters, kernel, stride, expansion in kinds:
         for repeat in range(repeats):
             x = _block(x, f"block{number}", filters, kernel, 1 if repeat else stride, expansion)
             number += 1
-    x = _normalised(layers.Conv2D(1280, 1, use_bias=False, name="head_conv")(x), "head_bn")
-    return layers.ReLU(6.0, name="head_relu")(x)
+    return x
 
 
 def _block(
@@ -65,14 +72,13 @@ def _normalised(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
 
 
 def load_imagenet(model: keras.Model) -> None:
-    """Put the ImageNet weights into the layers that `features` made.
+    """Put the ImageNet weights into the layers that `features` made, or into those of `ct_features` that it shares.
 
     Raises LungkitError where the file is missing or is not the one that belongs to this version of lungkit.
     """
-    content = WEIGHTS.read_bytes() if WEIGHTS.is_file() else b""
-    if hashlib.sha256(content).hexdigest() != SHA256:
-        raise LungkitError(f"{WEIGHTS} is missing or damaged; install lungkit again")
-    with np.load(io.BytesIO(content), allow_pickle=False) as tensors:
-        for weight in model.weights:
-            if weight.path in tensors:
-                weight.assign(tensors[weight.path])
+    weights_file.load(model, "efficientnet_lite0_imagenet.npz")
+
+
+def load_ct(model: keras.Model) -> None:
+    """Put the weights that lungkit.training.distillation made into the layers of `ct_features`; raises as above."""
+    weights_file.load(model, "efficientnet_lite0_ct.npz")

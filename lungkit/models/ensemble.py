@@ -13,6 +13,7 @@ from lungkit.backend import keras
 import numpy as np
 
 from lungkit.errors import LungkitError
+from lungkit.models import lungs
 
 layers = keras.layers
 
@@ -45,6 +46,13 @@ def combine(models: Sequence[keras.Model], name: str, mirrored: bool = True) -> 
     kernels, biases = zip(*dense, strict=True)
     logits.set_weights([np.concatenate(kernels) / len(maps), np.mean(biases, axis=0)])
     return whole
+
+
+def over_whole_image(network: keras.Model, square: lungs.LungSquare, side: int) -> keras.Model:
+    """The flat model of whole images (N, side, side, 1), of one that reads what `square` gives."""
+    image = keras.Input((side, side, 1), name="whole_image")
+    seen, *_ = square(image)
+    return keras.Model(image, _applied(_wiring(network), seen), name=network.name)
 
 
 def _mirrored(images: keras.KerasTensor) -> keras.KerasTensor:

@@ -1,10 +1,11 @@
 """A version's exported graph on OpenVINO: what the clinic runs instead of Keras.
 
-One input, preprocessed images float32 (N, height, width, 1), N free, and three outputs, float32:
+One input, preprocessed images float32 (N, height, width, 1), N free, and three outputs or four, float32:
 
     probabilities (N, classes)                 softmax of the logits over the version's temperature
     heat          (N, classes, height, width)  Grad-CAM of each class, its maximum 1, or all 0
     embedding     (N, channels)                the last feature maps' means
+    lungs         (N, h, w)                    the probability of lung, where the graph looks for lungs first
 
 It is computed in float32 on every processor. A graph in 8 bits (see lungkit.training.quantization) computes most of its
 convolutions in integers, and the rest in float32. By default OpenVINO uses bfloat16 where the processor has it, and the
@@ -26,7 +27,7 @@ import numpy as np  # noqa: E402
 import openvino  # noqa: E402
 
 FILE = "graph.xml"  # its weights are in graph.bin
-OUTPUTS = ("probabilities", "heat", "embedding")
+OUTPUTS = ("probabilities", "heat", "embedding", "lungs")
 PRECISION = "f32"
 
 
@@ -55,6 +56,11 @@ class Graph:
 
     def __init__(self, folder: Path, heat: bool = True, many: bool = False):
         model = read(folder)
+        self._outputs = [
+            name
+            for name in OUTPUTS
+            if any(name in output.names for output in model.outputs) and (heat or name != "heat")
+        ]
         if not heat:
             wanted = [output for output in model.outputs if "heat" not in output.names]
             model = openvino.Model([output.node for output in wanted], model.get_parameters(), "without heat")
@@ -68,7 +74,6 @@ class Graph:
                 "INFERENCE_NUM_THREADS": processors if many else min(4, processors),
             },
         )
-        self._outputs = [name for name in OUTPUTS if heat or name != "heat"]
 
     def __call__(self, tensors: np.ndarray) -> dict[str, np.ndarray]:
         """Every output for images float32 (N, height, width, 1). Any thread may call."""

@@ -6,6 +6,8 @@ training image), fitted by lungkit.training.input_statistics and applied here wi
 - kind: of the model's embedding, to the nearest class (Lee et al., "A simple unified framework for detecting
   out-of-distribution samples", NeurIPS 2018). What the image shows.
 - intensity: of brightness, contrast, empty and saturated parts and sharpness of the preprocessed image.
+
+Of a version that looks for lungs first, also: are they there, and whole?
 """
 
 from dataclasses import dataclass, fields
@@ -14,9 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from lungkit.data.image import placed
 from lungkit.data.preprocess import Preprocessing
 
 FILE = "checks.npz"
+LEAST_LUNG = 0.04  # share of the picture
+LEAST_SECOND = 0.2  # area of the second largest part, over that of the largest
+MOST_AT_EDGE = 0.5  # length of the lungs' border on the picture's edge, over the square root of their area
 _LEVELS = np.arange(256) / 255
 _SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)  # the brightness below which these shares of a picture lie
 
@@ -65,6 +71,28 @@ def intensity_features(tensor: np.ndarray, spec: Preprocessing) -> np.ndarray:
             np.log(steps + 1e-3) / 5,  # of 0.001 to 1
         ]
     )
+
+
+def lungs_seen(lung: np.ndarray, shape: tuple[int, int], modality: str) -> tuple[float, bool, str]:
+    """What a version finds of the lungs: their share of the picture, whether that will do, and words for the clinician.
+
+    lung: (h, w), the graph's output "lungs". shape: of the image, (height, width), which lies in it with bars.
+    An X-ray shows two lungs; a CT slice may show one, or both as one.
+    """
+    from scipy import ndimage  # processes that only decode import this module as well
+
+    seen = lung[placed(shape, lung.shape)] > 0.5
+    pieces, count = ndimage.label(seen)
+    sizes = np.sort(np.bincount(pieces.ravel())[1:])[::-1] / seen.size if count else np.zeros(1)
+    share = float(seen.mean())
+    if share < LEAST_LUNG:
+        return share, False, "no lungs were found in this image"
+    if modality == "X-ray" and (len(sizes) < 2 or sizes[1] < LEAST_SECOND * sizes[0]):
+        return share, False, "two separate lungs were not found in this image"
+    edges = np.concatenate([seen[0], seen[-1], seen[:, 0], seen[:, -1]])
+    if edges.sum() > MOST_AT_EDGE * np.sqrt(seen.sum()):
+        return share, False, "the lungs reach the edge of this image: a part of them may be cut off"
+    return share, True, "both lungs were found, and are whole" if modality == "X-ray" else "lungs were found"
 
 
 def save(folder: Path, references: dict[str, Reference]) -> None:

@@ -16,7 +16,7 @@ from lungkit.backend import keras
 import numpy as np
 
 from lungkit.errors import LungkitError
-from lungkit.models import ensemble, graph
+from lungkit.models import ensemble, graph, lungs
 from lungkit.models.rule import DecisionRule
 from lungkit.training import gradcam
 
@@ -40,13 +40,7 @@ def write(model: keras.Model, folder: Path, temperature: float = 1.0, half: bool
     temperature: what the logits are divided by before the softmax.
     half: keep the weights as float16, in half the space; the runtime widens them and computes as before.
     """
-    import tensorflow as tf
-
-    explained = _with_heat(model, temperature)
-    signature = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name="image")
-    call = tf.function(explained, input_signature=[signature])
-    converted = _converted(call.get_concrete_function())
-    graph.save(converted, folder, half)
+    graph.save(converted(_with_heat(model, temperature), (None, *model.input_shape[1:])), folder, half)
 
 
 def divide_logits(folder: Path, divisor: float, half: bool = False) -> None:
@@ -59,35 +53,41 @@ def divide_logits(folder: Path, divisor: float, half: bool = False) -> None:
     graph.save(model, folder, half)
 
 
-def _converted(function: Any) -> Any:
-    """The function as an OpenVINO model."""
+def converted(function: Callable, shape: tuple[int | None, ...]) -> Any:
+    """A function of images of this shape, or a Keras model, as an OpenVINO model."""
+    import tensorflow as tf
+
     if sys.version_info >= (3, 13):
         # There OpenVINO 2026.4 cannot ask for TensorFlow's version: its exec("del tensorflow") finds no such name.
-        import tensorflow as tf
         from openvino.frontend.tensorflow import utils
 
         utils.get_environment_setup = lambda _framework: {"tensorflow": tf.__version__}
-    return graph.openvino.convert_model(function)
+    call = tf.function(function, input_signature=[tf.TensorSpec(shape, tf.float32, name="image")])
+    return graph.openvino.convert_model(call.get_concrete_function())
 
 
 def _with_heat(model: keras.Model, temperature: float) -> Callable:
-    """A function of images that gives the three outputs of the graph.
+    """A function of images that gives the outputs of the graph.
 
     It computes on tensors and is no Keras model: there, each operation would need a name that no layer has.
     """
     pooling, dense = _ending(model)
     members = _members(pooling)
-    parts = keras.Model(model.input, [pooling.input, pooling.output, model.output])
+    square = lungs.square_of(model)
+    parts = keras.Model(
+        model.input, [pooling.input, pooling.output, model.output, *(square.output[1:] if square else ())]
+    )
 
     def explained(image: Any) -> dict[str, Any]:
-        features, embedding, logits = parts(image, training=False)
+        features, embedding, logits, *found = parts(image, training=False)
         heat = ops.relu(ops.matmul(features, dense.kernel))
-        heat = ops.image.resize(heat, model.input_shape[1:3], interpolation="bilinear", data_format="channels_last")
+        heat = gradcam.over_image(heat, model.input_shape[1:3], *found[:1])
         peak = ops.max(heat, axis=(1, 2), keepdims=True)
         heat = ops.transpose(heat / ops.where(peak > 0, peak, 1.0), (0, 3, 1, 2))
         if members > 1:  # side by side they would be too many numbers for the input checks
             embedding = ops.mean(ops.reshape(embedding, (-1, members, embedding.shape[1] // members)), axis=1)
-        return {"probabilities": ops.softmax(logits / temperature), "heat": heat, "embedding": embedding}
+        outputs = {"probabilities": ops.softmax(logits / temperature), "heat": heat, "embedding": embedding}
+        return outputs | ({"lungs": found[1]} if found else {})
 
     return explained
 

@@ -18,7 +18,7 @@ from sklearn.metrics import log_loss
 from lungkit import files, resume, wording
 from lungkit.data import dataset, preprocess
 from lungkit.errors import LungkitError
-from lungkit.models import backbones, cnn, ensemble, registry
+from lungkit.models import backbones, cnn, ensemble, lungs, registry
 from lungkit.models.card import Measured, Outside
 from lungkit.models.card_text import METRICS
 from lungkit.models.rule import DecisionRule, log_odds
@@ -26,6 +26,7 @@ from lungkit.progress import bar
 from lungkit.training import calibration, evaluation, fit, multiworker, outside, pipeline, recipes, release
 from lungkit.training.recipes import Recipe
 
+_BATCH = 64
 PENALTIES = (1e4, 1e3, 1e2, 1e1, 1e0)  # of the squared kernel, on standardised features
 
 
@@ -36,19 +37,44 @@ class RecipeData:
     data: dataset.Dataset
     how: dict[str, Any]  # the arguments of dataset.load_split that give this split again
     spec: preprocess.Preprocessing
-    train: np.ndarray  # float32 (n, height, width, 1)
+    train: np.ndarray  # float32 (n, height, width, 1), or (…, 2) of the square of the lungs
     validation: np.ndarray
+    square: lungs.LungSquare | None = None
+
+    @property
+    def network_spec(self) -> preprocess.Preprocessing:
+        """How what the network sees was made of greys 0..1."""
+        if self.square:
+            return preprocess.Preprocessing(size=(self.square.side,) * 2, mean=lungs.MEAN, std=lungs.STD)
+        return self.spec
+
+    def read(self, files: list[Path], label: str = "") -> np.ndarray:
+        """What the network sees of files."""
+        return seen(preprocess.read_batch(files, self.spec, label=label), self.square)
 
 
 def recipe_data(recipe: Recipe, source: str | Path, limit: int | None = None) -> RecipeData:
     """Read the images of a recipe from `source`, as dataset.load_split takes it; `limit`: at most so many."""
     how = dict[str, Any](label_column=recipe.label_column, limit=limit, seed=7, fold=recipe.fold, by=recipe.by)
     how |= {"leave_out": recipe.leave_out} if recipe.leave_out else {}
-    plain = preprocess.Preprocessing(size=(recipe.side, recipe.side))
+    side = lungs.WHOLE if recipe.lungs else recipe.side
+    plain = preprocess.Preprocessing(size=(side, side))
     data = dataset.load_split(source, **how, overlap="set_aside", kept_as=lambda _: plain)
     spec = preprocess.training_statistics(data.files("train"), plain)
-    train = preprocess.read_batch(data.files("train"), spec, label="training images")
-    return RecipeData(data, how, spec, train, preprocess.read_batch(data.files("val"), spec, label="validation images"))
+    square = lungs.LungSquare(recipe.modality, recipe.side, spec.mean, spec.std, name="lungs") if recipe.lungs else None
+    train, validation = (
+        seen(preprocess.read_batch(data.files(part), spec, label=label), square)
+        for part, label in (("train", "training images"), ("val", "validation images"))
+    )
+    return RecipeData(data, how, spec, train, validation, square)
+
+
+def seen(tensors: np.ndarray, square: lungs.LungSquare | None) -> np.ndarray:
+    """What the network sees of whole images (n, height, width, 1)."""
+    if square is None or not len(tensors):
+        return tensors
+    parts = (tensors[start : start + _BATCH] for start in range(0, len(tensors), _BATCH))
+    return np.concatenate([keras.ops.convert_to_numpy(square(part)[0]) for part in parts])
 
 
 def member(
@@ -125,7 +151,8 @@ def start(recipe: Recipe, tensors: RecipeData, head: Path, seed: int) -> Start:
         model = cnn.build(shape, classes, dropout=recipe.dropout)
     else:
         model = backbones.build(
-            recipe.backbone, shape, classes, preprocessing=tensors.spec, dropout=recipe.dropout, until=recipe.until,
+            recipe.backbone, shape, classes, preprocessing=tensors.network_spec, dropout=recipe.dropout,
+            until=recipe.until,
             equalised=recipe.equalised,
         )  # fmt: skip
         weights = [_image_weights(recipe, tensors, part) for part in ("train", "val")]
@@ -156,7 +183,8 @@ def streams(recipe: Recipe, tensors: RecipeData, seed: int) -> tuple[pipeline.In
 
 
 def _varying(recipe: Recipe, tensors: RecipeData, seed: int) -> dict[str, Any]:
-    return {"mean": tensors.spec.mean, "std": tensors.spec.std, "seed": 100 * seed, **recipe.augmentation}
+    spec = tensors.network_spec
+    return {"mean": spec.mean, "std": spec.std, "seed": 100 * seed, **recipe.augmentation}
 
 
 def _batches(recipe: Recipe, tensors: RecipeData, seed: int) -> dict[str, Any]:
@@ -253,9 +281,15 @@ def linear_head(
 class Trained:
     """The result of a recipe's training."""
 
-    model: keras.Model  # all members as one graph
+    model: keras.Model  # all members as one graph, of what `tensors` holds
     tensors: RecipeData
     history: pd.DataFrame  # one row an epoch of any member: seed, epoch, loss, accuracy, val_loss, … seconds
+
+    @property
+    def of_whole_images(self) -> keras.Model:
+        """The model that is registered."""
+        square = self.tensors.square
+        return ensemble.over_whole_image(self.model, square, self.tensors.spec.size[0]) if square else self.model
 
 
 def members(recipe: Recipe, source: str | Path, folder: Path, workers: int | None = None) -> Trained:
@@ -281,7 +315,7 @@ def cross_validate(
         trained = members(one, source, _folder(folder, one), workers)
         seconds += float(trained.history["seconds"].sum())
         data = trained.tensors.data
-        scores = _at_half(trained, preprocess.read_batch(data.files("test"), trained.tensors.spec))
+        scores = _at_half(trained, trained.tensors.read(data.files("test")))
         answers.append((data.labels("test"), scores, data.patients("test"), data.sources("test")))
         rule = DecisionRule(kind="argmax")
         if len(data.classes) == 2:
@@ -318,7 +352,7 @@ def left_out(
     rule = calibration.decision_rule(
         of.labels("val"), release.logits(trained.model, trained.tensors.validation), of.classes
     )
-    tensors = preprocess.read_batch(there.files(), trained.tensors.spec, label=name)
+    tensors = trained.tensors.read(there.files(), label=name)
     scores = rule.calibrate(release.logits(trained.model, tensors))
     measured = evaluation.evaluate(there.labels(), scores, there.patients(), of.classes, rule).record
     measured = replace(measured, at_half=None, times_scored=1)
@@ -388,7 +422,7 @@ def train_recipe(
     unseen = [left_out(recipe, source, folder, trained.tensors.data, name, workers) for name in names]
     seconds += sum(taken for _, taken in unseen)
     version = release.register(
-        trained.model,
+        trained.of_whole_images,
         recipe.name,
         trained.tensors.data,
         trained.tensors.spec,

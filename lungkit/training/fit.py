@@ -105,7 +105,8 @@ class _Bar(keras.callbacks.Callback):
         self.bar.update(1)
 
     def on_epoch_end(self, epoch, logs=None):
-        self.bar.set_postfix_str(f"validation: loss {logs['val_loss']:.3f}, accuracy {logs['val_accuracy']:.3f}")
+        accuracy = f", accuracy {logs['val_accuracy']:.3f}" if "val_accuracy" in logs else ""
+        self.bar.set_postfix_str(f"validation: loss {logs['val_loss']:.3f}{accuracy}")
 
 
 def fit(

@@ -19,6 +19,7 @@ from scipy import stats
 
 from lungkit import progress
 from lungkit.errors import LungkitError
+from lungkit.models import lungs
 from lungkit.training.evaluation import SEED, mean_with_interval
 
 MEASURES = ("pointing_game", "iou_otsu", "energy_inside", "mask_share")
@@ -55,16 +56,18 @@ def _explain(
     if images.ndim != 4 or len(images) == 0 or images.shape[1:] != model.input_shape[1:]:
         raise LungkitError(f"images have shape {images.shape}; the model needs 1 or more of {model.input_shape[1:]}")
     maps = _last_feature_maps(model)
-    trunk, head = keras.Model(model.input, [maps, model.output]), keras.Model(maps, model.output)
+    square = lungs.square_of(model)
+    boxes = [square.output[1]] if square else []
+    trunk, head = keras.Model(model.input, [maps, model.output, *boxes]), keras.Model(maps, model.output)
     heat, classes = [], []
     for start in range(0, len(images), batch_size):
-        features, logits = trunk(images[start : start + batch_size], training=False)
+        features, logits, *box = trunk(images[start : start + batch_size], training=False)
         logits = _as_numpy(logits)
         wanted = logits.argmax(axis=1)
         if class_index is not None:
             wanted = _class_per_image(class_index, len(images), logits.shape[1])[start : start + batch_size]
         gradient = score_gradient(head, features, wanted)
-        heat.append(_heat_map(_as_numpy(features), gradient, images.shape[1:3]))
+        heat.append(_heat_map(_as_numpy(features), gradient, images.shape[1:3], *box))
         classes.append(wanted)
     return np.concatenate(heat), np.concatenate(classes)
 
@@ -110,12 +113,21 @@ def score_gradient(head: keras.Model, features: Any, classes: np.ndarray) -> np.
     return _as_numpy(tape.gradient(score, features))
 
 
-def _heat_map(features: np.ndarray, gradient: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def over_image(heat: Any, size: tuple[int, int], box: Any = None) -> Any:
+    """Maps (n, h, w, classes) over the whole image, (n, *size, classes), bilinearly.
+
+    box: (n, 3), the square that the maps show, as lungs.LungSquare gives it; None: they show all of the image.
+    """
+    if box is not None:
+        return lungs.placed_back(heat, box, size[0])
+    return ops.image.resize(heat, size, interpolation="bilinear", data_format="channels_last")
+
+
+def _heat_map(features: np.ndarray, gradient: np.ndarray, size: tuple[int, int], box: Any = None) -> np.ndarray:
     heat = np.maximum(np.einsum("nhwk,nk->nhw", features, gradient.mean(axis=(1, 2))), 0)
     if not np.isfinite(heat).all():
         raise LungkitError("the model's feature maps or gradient are not finite: look for NaN in images and weights")
-    resized = ops.image.resize(heat[..., None], size, interpolation="bilinear", data_format="channels_last")
-    heat = _as_numpy(resized)[..., 0]
+    heat = _as_numpy(over_image(ops.convert_to_tensor(heat[..., None]), size, box))[..., 0]
     peak = heat.max(axis=(1, 2), keepdims=True)
     return np.divide(heat, peak, out=np.zeros_like(heat), where=peak > 0)
 

@@ -103,8 +103,18 @@ def _exposed(pictures, draws: _Draws, contrast: float, brightness: float, gamma:
     return (grey - mean) / std
 
 
+def _of_greys(step: Callable) -> Callable:
+    """The step on the first channel alone: the second says where the lungs are."""
+
+    def on_first(pictures, draws: _Draws):
+        greys = step(pictures[..., :1], draws)
+        return greys if pictures.shape[-1] == 1 else keras.ops.concatenate([greys, pictures[..., 1:]], axis=-1)
+
+    return on_first
+
+
 class Augmentation:
-    """Varies a batch (N, height, width, 1) of preprocessed images; see `augmentation`."""
+    """Varies a batch (N, height, width, 1 or 2) of preprocessed images; see `augmentation`."""
 
     def __init__(self, steps: Sequence[Callable], seed: int):
         self._steps, self._seed, self._calls = tuple(steps), seed, 0
@@ -155,12 +165,12 @@ def augmentation(
     The defaults are mild and true to the anatomy: a chest is never upside down, a few degrees are how people lie.
     `mean` and `std` are those of the preprocessing: new border pixels are black, not grey.
     """
-    steps = [
+    steps: list[Callable] = [
         partial(_moved, rotation=rotation, translation=translation, scaling=scaling, stretch=stretch, fill=-mean / std),
-        partial(_exposed, contrast=contrast, brightness=brightness, gamma=gamma, mean=mean, std=std),
+        _of_greys(partial(_exposed, contrast=contrast, brightness=brightness, gamma=gamma, mean=mean, std=std)),
     ]
     if sharpness or noise:
-        steps.insert(1, partial(_detailed, sharpness=sharpness, noise=noise, std=std))
+        steps.insert(1, _of_greys(partial(_detailed, sharpness=sharpness, noise=noise, std=std)))
     return Augmentation([_mirrored, *steps] if flip else steps, seed)
 
 

@@ -64,7 +64,7 @@ def out_of_source(candidate: Candidate, folder: Path) -> dict[str, Any]:
     "labels": images, patients and the share flagged, by the folder's labels. "unflagged": the same figures on what the
     checks let pass; its AUC is null where one of the two groups is gone.
     """
-    rows = _frontal(folder)
+    rows = frontal(folder)
     normal, patients = _is_normal(rows["label"]), rows["patient_id"].to_numpy(str)
     pictures = _pictures(candidate, rows["file"], "X-rays of other hospitals")
     scores = np.concatenate([_abnormal(candidate, tensor[None]) for tensor, _ in pictures])
@@ -88,7 +88,7 @@ def shortcuts(candidate: Candidate, own: dataset.Dataset, folder: Path) -> dict[
 
     The area of lungs is measured on the folder's masks and laid over every picture in the picture's own proportions.
     """
-    rows, validation = _frontal(folder), own.part("val")
+    rows, validation = frontal(folder), own.part("val")
     validation = validation.assign(file=pd.Series(own.files("val"), validation.index))
     area = lung_area(rows["mask"].dropna().tolist())
     return {
@@ -104,7 +104,7 @@ def heat_in_lungs(candidate: Candidate, folder: Path) -> dict[str, Any]:
     get, the lungs' share of the picture. "above_uniform": the mean difference of the two. "labels": which of the
     folder's labels these images have.
     """
-    rows = _frontal(folder).dropna(subset="mask")
+    rows = frontal(folder).dropna(subset="mask")
     plain = preprocess.Preprocessing(size=candidate.card.preprocessing.size)
     pictures = _pictures(candidate, rows["file"], "heat in the lungs")
     measures = []
@@ -155,7 +155,7 @@ def table(part: Mapping[str, Any]) -> pd.DataFrame:
 # --- the images
 
 
-def _frontal(folder: Path) -> pd.DataFrame:
+def frontal(folder: Path) -> pd.DataFrame:
     """The frontal X-rays of a folder: file and mask (paths; None without one), label, patient_id."""
     folder = Path(folder)
     try:

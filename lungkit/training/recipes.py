@@ -44,6 +44,7 @@ class Recipe:
     backbone: str = "efficientnet_lite0"  # one of NETWORKS; "cnn" starts from random weights
     until: str = "stage5"  # as in backbones.build
     side: int = 224  # pixels, of the square that images are fitted into
+    lungs: bool = False  # sees the square of the lungs alone, and averages its feature maps within them
     epochs: int = 6  # with `unfrozen` and what follows it trained
     unfrozen: str = "stage3"
     batch_size: int = 32
@@ -69,9 +70,10 @@ class Recipe:
     def settings(self) -> dict[str, Any]:
         """What decides how a member's training goes, JSON-ready; `tuned_share` comes after it.
 
-        `balanced_sources` is named only where it is on: trainings that began before there was a choice can continue.
+        `balanced_sources` and `lungs` are named only where they are on: trainings that began before there was a choice
+        can continue.
         """
-        left_out = _NO_SETTINGS if self.balanced_sources else {*_NO_SETTINGS, "balanced_sources"}
+        left_out = {*_NO_SETTINGS, *(name for name in ("balanced_sources", "lungs") if not getattr(self, name))}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     def check(self, data: dataset.Dataset) -> None:

@@ -1,0 +1,40 @@
+"""Weights that come with lungkit, each file checked against its hash: weights/README.md says where they are from."""
+
+import io
+from pathlib import Path
+
+from lungkit.backend import keras
+
+import numpy as np
+
+from lungkit import files
+from lungkit.errors import LungkitError
+
+FOLDER = Path(__file__).parent / "weights"
+SHA256 = {
+    "efficientnet_lite0_imagenet.npz": "9f25ff3960f2d031b07a674efda7e6f9121e0db8aecb7c8010c3a6c9a99410ee",
+}
+
+
+def load(model: keras.Model, name: str) -> None:
+    """Put the tensors of a file into those of the model's weights that have their paths; others stay as they are.
+
+    Raises LungkitError where the file is missing or is not the one that belongs to this version of lungkit.
+    """
+    file = FOLDER / name
+    content = file.read_bytes() if file.is_file() else b""
+    if files.sha256(content) != SHA256.get(name):
+        raise LungkitError(f"{file} is missing or damaged; install lungkit again")
+    with np.load(io.BytesIO(content), allow_pickle=False) as tensors:
+        for weight in model.weights:
+            if weight.path in tensors:
+                weight.assign(tensors[weight.path].astype(np.float32))
+
+
+def write(model: keras.Model, file: Path) -> str:
+    """Keep the model's weights as float16 in `file` (.npz), without a pickle; returns its SHA-256."""
+    arrays = {weight.path: keras.ops.convert_to_numpy(weight).astype(np.float16) for weight in model.weights}
+    with files.draft(file) as draft:
+        np.savez_compressed(draft, **arrays)
+        files.put(draft, file, durable=False)
+    return files.sha256(file)
