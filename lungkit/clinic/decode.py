@@ -20,6 +20,7 @@ class Facts:
     units: str  # that the image came in: "HU" or "intensity"
     shape: tuple[int, int]  # of the image, (height, width)
     note: str  # what the reader did that is out of the ordinary, or ""
+    age: float | None = None  # of the patient in years, where it is known
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +37,8 @@ class Decoded:
 def prepare(source, spec: preprocess.Preprocessing, name: str | None = None) -> tuple[np.ndarray, Facts]:
     """The tensor, float32 (height, width, 1), and the facts, of all that preprocess.prepare takes."""
     prepared = preprocess.prepare(source, spec, name)
-    facts = Facts(input_checks.intensity_features(prepared.tensor, spec), prepared.units, prepared.shape, prepared.note)
-    return prepared.tensor, facts
+    intensity = input_checks.intensity_features(prepared.tensor, spec)
+    return prepared.tensor, Facts(intensity, prepared.units, prepared.shape, prepared.note, prepared.age)
 
 
 def decode(files: Sequence[Path], spec: preprocess.Preprocessing) -> tuple[list[Decoded], np.ndarray]:

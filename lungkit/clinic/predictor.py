@@ -2,6 +2,7 @@
 
 import time
 from collections import OrderedDict
+from dataclasses import replace
 from threading import Lock
 
 import numpy as np
@@ -44,13 +45,15 @@ class Predictor:
         self.graph = graph.Graph(version.folder, heat=heat, many=many)
         self._references = input_checks.load(version.folder)
 
-    def read(self, image: images.Image, started: float | None = None) -> Prediction:
+    def read(self, image: images.Image, started: float | None = None, age: float | None = None) -> Prediction:
         """What the version says about an image.
 
         started: time.perf_counter() when its file arrived, which `milliseconds` counts from; default: now.
+        age: of the patient in years, where the file does not state it.
         """
         started = time.perf_counter() if started is None else started
         tensor, facts = decode.prepare(image, self.spec)
+        facts = replace(facts, age=age) if facts.age is None else facts
         outputs = self.graph(tensor[np.newaxis])
         return self.reading(facts, {name: values[0] for name, values in outputs.items()}, started)
 
@@ -98,15 +101,27 @@ class Predictor:
         side, size_words = min(facts.shape), f"{facts.shape[1]} x {facts.shape[0]} pixels"
         if side < limits.size:
             size_words += f"; this model needs {limits.size} on each side"
-        checks = (
+        checks: tuple[Check, ...] = (
             Check("kind", usual_units and kind <= limits.kind, kind, limits.kind, kind_words),
             Check("intensity", usual_intensity, intensity, limits.intensity, intensity_words),
             Check("size", side >= limits.size, float(side), float(limits.size), size_words),
         )
-        if lung is None:
+        if lung is not None:
+            share, passed, lung_words = input_checks.lungs_seen(lung, facts.shape, self.card.modality)
+            checks = (*checks, Check("lungs", passed, share, input_checks.LEAST_LUNG, lung_words))
+        ages = self.card.about.ages if self.card.about else None
+        if ages is None or facts.age is None:
             return checks
-        share, passed, lung_words = input_checks.lungs_seen(lung, facts.shape, self.card.modality)
-        return (*checks, Check("lungs", passed, share, input_checks.LEAST_LUNG, lung_words))
+        return (*checks, _of_age(facts.age, ages))
+
+
+def _of_age(age: float, ages: tuple[float, float]) -> Check:
+    """Whether the patient is of an age that the version learned from; a year more or less is no difference."""
+    youngest, oldest = ages
+    passed = youngest - 1 <= age <= oldest + 1
+    patients = f"patients of {youngest:.0f} to {oldest:.0f} years"
+    words = f"the patient is {age:.0f} years old; this model learned from {patients}"
+    return Check("age", passed, age, oldest if age > youngest else youngest, words)
 
 
 class ModelPool:

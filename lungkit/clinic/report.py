@@ -54,6 +54,7 @@ _TAGS = {
     "pixel_spacing": "pixel spacing in mm",
     "detector_spacing": "detector spacing in mm",
     "slice_thickness": "slice thickness in mm",
+    "age": "age",
 }
 _PRINTED = ("accuracy", "balanced_accuracy", "auc", "ece")
 _PRINTED_BY_CLASS = ("recall", "specificity")

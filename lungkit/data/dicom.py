@@ -10,6 +10,7 @@ from lungkit.data import lookup
 from lungkit.data.decoders import stored_values
 from lungkit.data.dicom_header import PIXEL_DATA, SHOWN, Header, Raw, checked_header, more_is_brighter, rescale
 from lungkit.data.image import (
+    OLDEST_SHOWN,
     Broken,
     Image,
     between,
@@ -19,6 +20,7 @@ from lungkit.data.image import (
     square_shape,
     squared_note,
     stretched,
+    years_in,
 )
 
 AIR = -1024.0  # HU
@@ -46,6 +48,8 @@ def read(stream: BinaryIO, file: str) -> Image:
         pixels, units = _intensity(stored, header, notes), "intensity"
     pixels = _squared(pixels, header, notes)
     tags = {ours: header.text(theirs) for ours, theirs in SHOWN.items() if header.text(theirs)}
+    if (years_in(tags.get("age", "")) or 0) >= OLDEST_SHOWN:
+        tags["age"] = f"{OLDEST_SHOWN:03}Y"
     if notes:
         tags["note"] = "; ".join(notes)
     return Image(pixels, units, header.modality, file, tags)

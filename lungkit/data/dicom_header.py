@@ -59,6 +59,7 @@ SHOWN = {
     "pixel_spacing": "PixelSpacing",
     "detector_spacing": "ImagerPixelSpacing",
     "slice_thickness": "SliceThickness",
+    "age": "PatientAge",
 }
 PALETTES = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
 # Only these are read from a header: never a patient's name or number.

@@ -53,6 +53,20 @@ class Image:
     jpeg: bytes | None = field(default=None, init=False, repr=False)
 
 
+OLDEST_SHOWN = 90  # years: there are so few older people that an age could say who it is
+
+
+def years_in(age: str) -> float | None:
+    """A DICOM age such as "047Y" or "011M" (PS3.5: days, weeks, months or years) in years; None where it is none.
+
+    >>> years_in("047Y"), years_in("006M"), years_in("old")
+    (47.0, 0.5, None)
+    """
+    number, unit = age.strip()[:-1], age.strip()[-1:]
+    in_a_year = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}.get(unit)
+    return int(number) / in_a_year if in_a_year and number.isascii() and number.isdecimal() else None
+
+
 def check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise Broken(

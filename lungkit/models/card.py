@@ -196,6 +196,7 @@ class About(Part):
     question: str | None = None  # "Chest X-ray: normal or pneumonia?"
     population: str | None = None  # whose images it learned from
     licence: str | None = None  # of these images
+    ages: tuple[float, float] | None = None  # of these patients: the youngest and the oldest, years
     command: str | None = None  # that trained it
 
 

@@ -29,6 +29,7 @@ class Recipe:
     modality: str = ""  # "X-ray", "CT" or "MRI"
     question: str = ""  # what the model answers, for clinicians
     population: str = ""  # whose images it learned from, for clinicians
+    ages: tuple[float, float] | None = None  # of these patients, years
     data: str = ""  # the folder's name among the public sets
     images: dict[str, int] = field(default_factory=dict)  # of each class in that set; of a phantom any number (0)
     licence: str = ""  # of those images, as their publishers state it
@@ -104,7 +105,7 @@ class Recipe:
 
     def about(
         self, data: dataset.Dataset, command: str = "", population: str = "", licence: str = ""
-    ) -> dict[str, str]:
+    ) -> dict[str, Any]:
         """What people should know of the model before they use it, and the command that made and measured it.
 
         data: what it was trained on. Of another set than the recipe's own the recipe knows neither population nor
@@ -115,6 +116,7 @@ class Recipe:
             "question": self.question if own else f"{self.modality}: {listed(data.classes, 'or')}?",
             "population": population or (self._population() if own else NOT_STATED),
             "licence": licence or (self.licence if own else NOT_STATED),
+            **({"ages": list(self.ages)} if own and self.ages and not population else {}),
             "command": command,
         }
 
@@ -187,7 +189,7 @@ def _named(source: str | Path) -> str:
 NOT_STATED = "not stated"
 _XRAYS = ("CR", "DX", "DR", "RG", "XR", "CXR", "XRAY", "X-RAY", "RADIOGRAPH")
 _NO_SETTINGS = {
-    *("name", "modality", "question", "population", "licence", "data", "images", "label_column"),
+    *("name", "modality", "question", "population", "ages", "licence", "data", "images", "label_column"),
     *("labels", "label_columns"),
     *("fold", "by", "leave_out", "leak", "scored_before", "tuned_share", "seeds"),
 }
@@ -211,6 +213,7 @@ _chest = partial(
     Recipe,
     modality="X-ray",
     population=_CHILDREN,
+    ages=(1, 5),
     data="chest_xray_paediatric_224",
     licence="CC BY 4.0",
     augmentation=_SHAPELESS,

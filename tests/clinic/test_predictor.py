@@ -120,6 +120,31 @@ def test_an_image_that_fails_a_check_is_for_review_however_sure_the_model_is(tin
     assert reading.label in reading.classes
 
 
+@pytest.mark.parametrize(
+    ("in_file", "in_record", "passed"),
+    [
+        ("", None, None),
+        ("", 4.0, True),
+        ("", 54.0, False),
+        ("005Y", 54.0, True),
+        ("054Y", 4.0, False),
+        ("003M", None, True),
+    ],
+)
+def test_a_patient_of_another_age_than_those_it_learned_from_is_for_review(
+    tiny, slices, monkeypatch, in_file, in_record, passed
+):
+    monkeypatch.setattr(tiny, "card", dataclasses.replace(tiny.card, about=About(ages=(1, 5))))
+    known = next(image for image in slices if not _flagged(tiny.read(image)))
+    reading = tiny.read(dataclasses.replace(known, tags=known.tags | {"age": in_file}), age=in_record)
+    checks = {check.name: check for check in reading.checks}
+    assert ("age" in checks) == (passed is not None)
+    if passed is not None:
+        assert checks["age"].passed == passed
+        assert "learned from patients of 1 to 5 years" in checks["age"].words
+        assert passed or reading.decision == REVIEW
+
+
 @pytest.mark.parametrize(("shape", "expected"), [((300, 100), (64, 21)), ((90, 180), (32, 64)), ((77, 77), (64, 64))])
 def test_the_heat_map_covers_the_image_and_not_the_margin_that_fills_the_square(tiny, slices, shape, expected):
     pixels = np.full(shape, -1000, np.float32)

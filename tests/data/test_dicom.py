@@ -753,3 +753,8 @@ def test_pixels_of_an_unknown_kind_are_read_and_missing_ones_are_called_so():
     assert refusal(content[: at + 8] + bytes(4)).rule == "no pixel data: PixelData is empty"
     assert refusal(content[: at + 6]).rule == "truncated: the file ends within the header"
     assert refusal(content[:at]).rule == "no pixel data"
+
+
+@pytest.mark.parametrize(("age", "shown"), [("047Y", "047Y"), ("006M", "006M"), ("089Y", "089Y"), ("097Y", "090Y")])
+def test_an_age_is_kept_unless_so_few_people_reach_it_that_it_says_who_it_is(age, shown):
+    assert read(dicom(TWELVE, PatientAge=age)).tags["age"] == shown

@@ -14,7 +14,7 @@ from lungkit.clinic.app.screen import Screen
 from lungkit.clinic.app.upload import UploadField
 from lungkit.clinic.predictor import REVIEW, Predictor
 from lungkit.clinic.records.accounts import Forbidden, SignedOut
-from lungkit.clinic.records.cases import NewPatient, PatientRow, Records
+from lungkit.clinic.records.cases import NewPatient, PatientRow, Records, age_of
 from lungkit.clinic.records.tables import SEXES
 from lungkit.clinic.web import door
 from lungkit.data import images
@@ -165,7 +165,7 @@ class NewCaseScreen(Screen[Records]):
         if content is None:
             raise LungkitError("did not arrive. Choose it again. If this happens again, reload the page.")
         image = images.read(content, name)
-        answer = self._predictor().read(image, started)
+        answer = self._predictor().read(image, started, age_of(patient))
         reading_id, saved = self.records.save_case(
             patient.id if isinstance(patient, PatientRow) else patient, image, sha256, answer, self.notes.value
         )

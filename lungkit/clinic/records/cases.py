@@ -70,6 +70,11 @@ class NewPatient:
             raise RecordRefused(f"sex {self.sex!r}: accepted are {', '.join(SEXES)}")
 
 
+def age_of(patient: PatientRow | NewPatient) -> float | None:
+    """In years this year, where the birth year is known."""
+    return None if patient.birth_year is None else float(now().year - patient.birth_year)
+
+
 @dataclass(frozen=True)
 class ReviewRow:
     """What one clinician said about a reading."""
