@@ -165,7 +165,14 @@ class Dataset:
             raise DatasetError(f"{folder} holds a damaged data set ({error}); prepare it again") from None
 
 
-def load(source: str | Path, *, label_column: str | None = None, limit: int | None = None, seed: int = 7) -> Dataset:
+def load(
+    source: str | Path,
+    *,
+    label_column: str | None = None,
+    limit: int | None = None,
+    seed: int = 7,
+    max_images: int | None = None,
+) -> Dataset:
     """The data set of a source, its split as published (train, val, test) or empty; no pixel is decoded.
 
     source: "phantom" (made at the first call), "pneumoniamnist" (fetched before), a folder with labels.csv, a
@@ -173,9 +180,10 @@ def load(source: str | Path, *, label_column: str | None = None, limit: int | No
     label_column: the column of labels.csv with the class; "label" by default.
     limit: the most images, as whole patients in the proportions of classes and published splits (at least one
         patient of each); for the phantom, the number of slices.
+    max_images: the most images, as fewer images of each patient, evenly spaced.
     Raises DatasetError.
     """
-    return _with_headers(_for_training(sources.choose(source, label_column, limit, seed)))
+    return _with_headers(_for_training(sources.choose(source, label_column, limit, seed, max_images)))
 
 
 def as_given(
@@ -202,6 +210,7 @@ def load_split(
     fold: str | None = None,
     by: str = "patient",
     leave_out: str | None = None,
+    max_images: int | None = None,
     quiet: bool = False,
     kept_as: Callable[[Dataset], preprocess.Preprocessing] | None = None,
 ) -> Dataset:
@@ -216,7 +225,7 @@ def load_split(
     quiet: do not write on standard error what is left out or odd. A set whose notes have an error is refused.
     Raises DatasetError, splits.SplitError.
     """
-    listing = _for_training(_without(sources.choose(source, label_column, limit, seed), leave_out))
+    listing = _for_training(_without(sources.choose(source, label_column, limit, seed, max_images), leave_out))
     recipe: dict[str, Any] = {
         "source": _fingerprint(listing.classes, listing.rows),
         "label_column": label_column,
@@ -226,7 +235,8 @@ def load_split(
         "fold": fold,
         "by": by,
         "lungkit": lungkit.__version__,
-    } | ({"leave_out": leave_out} if leave_out else {})
+    }
+    recipe |= {name: value for name, value in (("leave_out", leave_out), ("max_images", max_images)) if value}
     if wrong := [str(note) for note in listing.notes if note.severity == "error"]:
         raise DatasetError(f"{listing.root}: {' '.join(wrong)}")
     for each in () if quiet else listing.notes:  # before anything can fail for a reason that they explain

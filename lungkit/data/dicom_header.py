@@ -95,6 +95,7 @@ _VALUES: dict[int, str] = {
         "VOILUTFunction",
         "WindowCenter",
         "WindowWidth",
+        "SliceLocation",
     ]
 }
 _IN_ITEMS: dict[int, str] = {Tag("LUTDescriptor"): "LUTDescriptor", Tag("LUTData"): "LUTData"}

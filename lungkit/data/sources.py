@@ -1,7 +1,8 @@
 """What a data set can be made from, and what it states of its images before any of them is opened.
 
-Sources: the phantom, PneumoniaMNIST, a folder with labels.csv (read by `labels`), a folder per class (`classfolders`),
-a MedMNIST .npz. Source files are never changed; what is made from them lies in the data folder of lungkit.config.
+Sources: the phantom, PneumoniaMNIST, a folder with labels.csv (read by `labels`), a public CT set as it is published
+(`ct_sets`), a folder per class (`classfolders`), a MedMNIST .npz. Source files are never changed; what is made from
+them lies in the data folder of lungkit.config.
 """
 
 import json
@@ -16,7 +17,7 @@ import pandas as pd
 from PIL import Image as Picture
 
 from lungkit import config, files, progress
-from lungkit.data import classfolders, folders, labels, phantom, splits
+from lungkit.data import classfolders, ct_sets, folders, labels, phantom, splits
 from lungkit.data.notes import ColumnMissing, DatasetError, Note, note, spelling_notes, survey_notes
 
 COLUMNS = [
@@ -80,9 +81,16 @@ def read(source: str | Path, label_column: str | None, limit: int | None, seed: 
     return _folder(path.resolve(), label_column)
 
 
-def choose(source: str | Path, label_column: str | None, limit: int | None, seed: int) -> Listing:
-    """The source's images within the limit, each with its sha256; an image of an unknown patient is its own patient."""
+def choose(
+    source: str | Path, label_column: str | None, limit: int | None, seed: int, max_images: int | None = None
+) -> Listing:
+    """The source's images within the limits, each with its sha256; an image of an unknown patient is its own patient.
+
+    limit: the most images, as whole patients. max_images: the most, as fewer images of each patient.
+    """
     listing = read(source, label_column, limit, seed)
+    if max_images and len(listing.rows) > max_images:
+        listing = _thinned(listing, max_images)
     rows = listing.rows
     hashes = list(progress.parallel(files.sha256, [listing.root / file for file in rows["file"]]))
     own = "image-" + pd.Series(hashes, index=rows.index).str[:16]
@@ -94,6 +102,19 @@ def choose(source: str | Path, label_column: str | None, limit: int | None, seed
         more = note("images beyond the limit", "info", beyond, meaning)
         return replace(listing, rows=kept, notes=(*listing.notes, *more))
     return replace(listing, rows=rows)
+
+
+def _thinned(listing: Listing, most: int) -> Listing:
+    """At most so many images, but one of each patient: as many of each, evenly spaced in the order of their files."""
+    rows = listing.rows
+    patients = rows["patient_id"].where(rows["patient_id"] != "", rows["file"])
+    sizes = patients.value_counts().to_numpy()
+    each = max((n for n in range(1, sizes.max() + 1) if np.minimum(sizes, n).sum() <= most), default=1)
+    size, place = patients.map(patients.value_counts()), patients.groupby(patients).cumcount()
+    kept = (size <= each) | ((place + 1) * each // size > place * each // size)
+    meaning = f"Their neighbours show almost the same: {each} evenly spaced images of each patient are used."
+    more = note("images between others of a patient", "info", rows["file"][~kept], meaning)
+    return replace(listing, rows=rows[kept].reset_index(drop=True), notes=(*listing.notes, *more))
 
 
 def _limited(rows: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:
@@ -122,12 +143,15 @@ def _limited(rows: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:
 
 
 def _folder(path: Path, label_column: str | None) -> Listing:
-    """A folder's data set: its labels.csv, or its only .npz, or that of its only folder, or its class folders."""
+    """A folder's data set: its labels.csv, a published layout, its only .npz, its only folder or its class folders."""
     if not folders.is_text(path):
         raise DatasetError(f"{folders.one_line(path)}: the folder's name is not in UTF-8; rename it")
     if table := next((file for file in sorted(path.iterdir()) if file.name.casefold() == "labels.csv"), None):
         return _labels_csv(table, label_column)
     contents = folders.survey(path)
+    if layout := ct_sets.read(path, contents):
+        _refuse_label_column(path, label_column)
+        return _of_layout(path, layout)
     archives = sorted(path.glob("*.npz"))
     if len(archives) == 1 and not contents.images:
         return _npz(archives[0], path.name, label_column)
@@ -138,7 +162,7 @@ def _folder(path: Path, label_column: str | None) -> Listing:
         )
         return replace(listing, notes=(*taken, *listing.notes, *survey_notes(_outside(contents, below), path)))
     _refuse_label_column(path, label_column)
-    return _class_folders(path, contents)
+    return _of_layout(path, ct_sets.common_names(classfolders.read(path, contents)))
 
 
 def _outside(contents: folders.Survey, below: Path) -> folders.Survey:
@@ -220,14 +244,15 @@ def _not_listed(root: Path, listed: pd.DataFrame, rows: pd.DataFrame) -> list[No
     ]
 
 
-def _class_folders(root: Path, contents: folders.Survey) -> Listing:
-    layout = classfolders.read(root, contents)
-    about = _about(root)
+def _of_layout(root: Path, layout: ct_sets.Layout) -> Listing:
+    """The data set of a layout, with its classes in their own order where it has all of them."""
+    about, rows = _about(root), pd.DataFrame(layout.rows).reindex(columns=COLUMNS, fill_value="")
+    order = layout.order if {*rows["label"]} == {*layout.order} else None
     return Listing(
         root.name,
         root,
-        _table(pd.DataFrame(layout.rows).assign(source=root.name)),
-        order=tuple(about["classes"]) if "classes" in about else None,
+        _table(rows.assign(source=rows["source"].where(rows["source"] != "", root.name))),
+        order=tuple(about["classes"]) if "classes" in about else order,
         synthetic=bool(about.get("synthetic")),
         notes=tuple(layout.notes),
     )
