@@ -113,8 +113,6 @@ def train(
         )
         return
     plan = recipes.find(recipe)
-    if backbone:
-        plan = recipes.with_backbone(plan, backbone)
     if not data:
         raise LungkitError(f"--data is missing: the folder of {plan.data}")
     source = source_path(data[0])
@@ -122,9 +120,14 @@ def train(
         folder, notes = joined.kept(plan.data, [source_path(each) for each in data], plan.labels, plan.label_columns)
         say_each(notes)
         source = str(folder)
+    plan = recipes.suited(plan, source)
+    if plan.name != recipe:
+        terminal.say(f"these are real images, so the model is trained with other settings, as {plan.name}")
+    if backbone:
+        plan = recipes.with_backbone(plan, backbone)
     plan = replace(plan, balanced_sources=balance_sources or plan.balanced_sources)
     if leave_out and leave_out != "each":
-        there = dataset.load(source, label_column=plan.label_column).source_names
+        there = dataset.load(source, label_column=plan.label_column, max_images=plan.max_images).source_names
         plan = recipes.without(plan, dataset.source_named(there, leave_out))
     if outside and (plan.modality != "X-ray" or not outside.is_dir()):
         raise LungkitError(
@@ -222,7 +225,7 @@ def search(
     source = source_path(data)
     from lungkit.training import recipes
 
-    plan = recipes.find(recipe) if recipe else None
+    plan = recipes.suited(recipes.find(recipe), source) if recipe else None
     if plan and label_column:
         raise LungkitError(f"the recipe {recipe} names its label column itself; leave out --label-column")
     from lungkit.training import search_parallel, tasks

@@ -57,6 +57,7 @@ def recipe_data(recipe: Recipe, source: str | Path, limit: int | None = None) ->
     """Read the images of a recipe from `source`, as dataset.load_split takes it; `limit`: at most so many."""
     how = dict[str, Any](label_column=recipe.label_column, limit=limit, seed=7, fold=recipe.fold, by=recipe.by)
     how |= {"leave_out": recipe.leave_out} if recipe.leave_out else {}
+    how |= {"max_images": recipe.max_images} if recipe.max_images else {}
     side = lungs.WHOLE if recipe.lungs else recipe.side
     plain = preprocess.Preprocessing(size=(side, side))
     data = dataset.load_split(source, **how, overlap="set_aside", kept_as=lambda _: plain)
@@ -401,7 +402,7 @@ def train_recipe(
     A recipe that leaves a source out is trained once, without folds, and its version is then measured on all of that
     source, as lungkit.training.outside does.
     """
-    whole = dataset.load(source, label_column=recipe.label_column)
+    whole = dataset.load(source, label_column=recipe.label_column, max_images=recipe.max_images)
     recipe.check(whole)
     names = whole.source_names if each_left_out else []
     if len(names) == 1:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lungkit.data import dataset
+from lungkit.data import dataset, sources
 from lungkit.data.notes import alike
 from lungkit.data.relabel import Labels
 from lungkit.errors import LungkitError
@@ -62,6 +62,8 @@ class Recipe:
     augmentation: dict[str, Any] = field(default_factory=lambda: {"brightness": 0.15, "contrast": 0.3, "gamma": 0.4})
     seeds: tuple[int, ...] = (1,)
     mirrored: bool = True  # also reads the mirrored image
+    max_images: int | None = None  # more are thinned: fewer images of each patient
+    real: dict[str, Any] = field(default_factory=dict)  # of a phantom's recipe: what differs for real images
 
     @property
     def folds(self) -> int:
@@ -79,7 +81,7 @@ class Recipe:
 
     def check(self, data: dataset.Dataset) -> None:
         """Refuse a set that is labelled with other classes, or whose files say that they are of another modality."""
-        if self.images and {alike(name) for name in self.images} != {alike(name) for name in data.classes}:
+        if self.images and not self.fits(data.classes):
             raise LungkitError(
                 f"{self.name} tells apart {', '.join(self.images)}, but {data.name} is labelled "
                 f"{', '.join(data.classes)}; nothing was trained. Name its classes as the recipe does, choose another "
@@ -91,6 +93,10 @@ class Recipe:
                 f"{self.name} reads {self.modality} images, but {data.name} holds {', '.join(other)} images, as its "
                 "files say; nothing was trained. Leave them out, or choose another recipe (`lungkit train list`)"
             )
+
+    def fits(self, classes: Sequence[str]) -> bool:
+        """Whether these are the recipe's classes, in any spelling."""
+        return {alike(name) for name in self.images} == {alike(name) for name in classes}
 
     def owns(self, data: dataset.Dataset) -> bool:
         """Whether this is the set that the recipe was made for: of its name and with as many images of each class.
@@ -127,6 +133,16 @@ class Recipe:
 def without(recipe: Recipe, source: str) -> Recipe:
     """The recipe without a source of its data; its model gets another name, which ends in the source's."""
     return replace(recipe, leave_out=source, name=f"{recipe.name}-without-{registry.plain_name(source)}"[:100])
+
+
+def suited(recipe: Recipe, source: str | Path) -> Recipe:
+    """The recipe for the images of `source`: that of a phantom has other settings for real images of its classes."""
+    if not recipe.real or source == "phantom":
+        return recipe
+    listing = sources.read(source, recipe.label_column, None, 7)
+    if listing.synthetic or not recipe.fits(listing.classes):
+        return recipe
+    return replace(recipe, **recipe.real, real={})
 
 
 def with_backbone(recipe: Recipe, backbone: str) -> Recipe:
@@ -191,7 +207,7 @@ _XRAYS = ("CR", "DX", "DR", "RG", "XR", "CXR", "XRAY", "X-RAY", "RADIOGRAPH")
 _NO_SETTINGS = {
     *("name", "modality", "question", "population", "ages", "licence", "data", "images", "label_column"),
     *("labels", "label_columns"),
-    *("fold", "by", "leave_out", "leak", "scored_before", "tuned_share", "seeds"),
+    *("fold", "by", "leave_out", "leak", "scored_before", "tuned_share", "seeds", "max_images", "real"),
 }
 
 # The children's X-rays were squashed into squares, the sick from other proportions than the healthy; and what differs
@@ -219,6 +235,28 @@ _chest = partial(
     augmentation=_SHAPELESS,
     scored_before=1,
 )
+
+# Real CT slices, of any public set of three classes: as ct-covid is trained, whose settings were chosen on real slices.
+# Sets such as COVIDx CT have hundreds of thousands, of many sources that differ in their classes.
+_REAL_CT = {
+    "name": "ct-infection-real",
+    "data": "",
+    "population": "",
+    "licence": "",
+    "backbone": "efficientnet_lite0",
+    "until": "stage3",
+    "unfrozen": "stage2",
+    "tuned_share": 0.5,
+    "side": 224,
+    "epochs": 6,
+    "learning_rate": 3e-4,
+    "label_smoothing": 0.1,
+    "mixup": 0.2,
+    "augmentation": {"brightness": 0.15, "contrast": 0.3, "gamma": 0.4},
+    "mirrored": True,
+    "balanced_sources": True,
+    "max_images": 20_000,
+}
 
 RECIPES = {
     recipe.name: recipe
@@ -309,6 +347,7 @@ RECIPES = {
             mixup=0.0,
             augmentation={},
             mirrored=False,
+            real=_REAL_CT,
         ),
     )
 }
