@@ -76,7 +76,8 @@ lint: setup ## style, formatting, direction of imports, words, types, and the li
 	$(BIN)/mypy
 	$(BIN)/python scripts/lines.py
 
-# The notebooks run in folders of their own, at the same time as the tests, one after the other as they need each other.
+# The notebooks run in folders of their own, at the same time as the tests, one after the other as they need each other;
+# those that train do it in copies with less to do (scripts/smoke.py).
 NOTEBOOK_HOME := $(CURDIR)/build/notebooks
 # LUNGKIT_* and KERASTUNER_* of the shell must not change a test.
 UNSET := env $(patsubst %,-u %,$(filter LUNGKIT_% KERASTUNER_%,$(.VARIABLES)))
@@ -93,10 +94,11 @@ pytest:
 		--cov --cov-report=term-missing:skip-covered --cov-fail-under=90 --durations=8
 
 nbval:
-	@rm -rf $(NOTEBOOK_HOME) && mkdir -p $(NOTEBOOK_HOME)
+	@rm -rf $(NOTEBOOK_HOME)
+	@$(BIN)/python scripts/smoke.py $(NOTEBOOK_HOME)/notebooks
 	@$(UNSET) LUNGKIT_DATA=$(NOTEBOOK_HOME)/data LUNGKIT_ARTIFACTS=$(NOTEBOOK_HOME)/artifacts \
 		LUNGKIT_REPORTS=$(NOTEBOOK_HOME)/reports $(BIN)/python -m pytest -p lungkit.unneeded --nbval-lax -p no:cacheprovider \
-		$(sort $(wildcard notebooks/*.ipynb)) > $(NOTEBOOK_HOME)/log 2>&1 || { cat $(NOTEBOOK_HOME)/log; exit 1; }
+		$(addprefix $(NOTEBOOK_HOME)/,$(sort $(wildcard notebooks/*.ipynb))) > $(NOTEBOOK_HOME)/log 2>&1 || { cat $(NOTEBOOK_HOME)/log; exit 1; }
 	@echo "notebooks: $$(tail -n 1 $(NOTEBOOK_HOME)/log)"
 
 notebooks: setup ## execute the committed notebooks in place, on the phantom

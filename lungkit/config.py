@@ -114,7 +114,7 @@ def server_bytes() -> int:
 
 @dataclass(frozen=True)
 class Profile:
-    """Sizes of a run: `quick` to see that everything works, `full` for results to report."""
+    """Sizes of a run: `quick` to see what comes out, `full` for results to report, `smoke` to test that it runs."""
 
     image_size: int  # side of the model's square input, pixels
     phantom_slices: int
@@ -137,6 +137,7 @@ class Profile:
 PROFILES = {
     "quick": Profile(96, 600, 6000, 12, 3, 4, 40, 40, 32, 60, 2, 2),
     "full": Profile(224, 1500, None, 100, 12, 20, 60, 10, 32, 600, 3, 3),
+    "smoke": Profile(96, 600, 600, 6, 2, 2, 8, 8, 32, 12, 2, 1),
 }
 
 

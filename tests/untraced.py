@@ -57,14 +57,9 @@ def untraced(function: Callable) -> Callable:
         try:
             return function(*args, **kwargs)
         finally:
-            sys.settrace(tracer)
-            _call()
+            sys.settrace(tracer)  # also of this frame: coverage's tracer has itself in `f_trace`, for this very use
 
     return call
-
-
-def _call() -> None:
-    """A tracer that was put back starts with the next call: with this one, to see how its caller ends."""
 
 
 class _Finder:
