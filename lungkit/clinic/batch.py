@@ -143,6 +143,7 @@ def _begin() -> None:
 def record(answer: Answer, heatmap: Path | None = None, undrawn: str = "") -> dict[str, Any]:
     """JSON-ready: file, sha256, probabilities, label, decision, checks, model, version, ms; or file and error.
 
+    "grades" stands where the classes are grades: the range, what it means, and what a person has to know.
     "note" stands where the reader did something out of the ordinary. With heat maps also "heatmap", its path, or
     "heatmap_error", why it could not be written (`undrawn`).
     """
@@ -160,6 +161,7 @@ def record(answer: Answer, heatmap: Path | None = None, undrawn: str = "") -> di
         "version": reading.version,
         "ms": round(reading.milliseconds, 3),
     }
+    told |= {"grades": asdict(reading.grades)} if reading.grades else {}
     told |= {"note": reading.note} if reading.note else {}
     return told | ({"heatmap": str(heatmap)} if heatmap else {}) | ({"heatmap_error": undrawn} if undrawn else {})
 
@@ -174,6 +176,9 @@ def sentence(answer: Answer, undrawn: str = "") -> str:
     likely = reading.probabilities[reading.classes.index(reading.label)]
     told = f"{folders.one_line(answer.file)}: {reading.decision} ({reading.label} {likely:.3f})"
     failed = [check.words for check in reading.checks if not check.passed]
+    if graded := reading.grades:
+        told = f"{folders.one_line(answer.file)}: {reading.decision} ({graded.name} {graded.probability:.3f})"
+        failed = [graded.extent, *failed, graded.caution]
     noted = [reading.note] if reading.note else []
     return "; ".join([told, *failed, *noted, *([f"no heat map: {undrawn}"] if undrawn else [])])
 

@@ -12,7 +12,7 @@ from lungkit.data import images
 from lungkit.data.image import placed
 from lungkit.errors import LungkitError
 from lungkit.models import card_text, graph, input_checks, registry
-from lungkit.models.prediction import Check, Prediction
+from lungkit.models.prediction import Check, Prediction, grade_range
 
 REVIEW = "uncertain: review"
 _KEPT = 2  # compiled versions that a kernel keeps; each takes some ten megabytes
@@ -63,6 +63,7 @@ class Predictor:
         probabilities /= probabilities.sum()
         row = probabilities[np.newaxis]
         label = self.classes[int(self.rule.decide(row)[0])]
+        graded = grade_range(self.rule, dict(zip(self.classes, probabilities.tolist(), strict=True)))
         checks = self._checks(facts, outputs["embedding"], outputs.get("lungs"))
         certain = all(check.passed for check in checks) and not self.rule.uncertain(row)[0]
         heat = outputs.get("heat")
@@ -74,7 +75,7 @@ class Predictor:
             classes=self.classes,
             probabilities=probabilities,
             label=label,
-            decision=label if certain else REVIEW,
+            decision=REVIEW if not certain else graded.name if graded else label,
             rule=self.rule,
             heat=heat,
             checks=checks,

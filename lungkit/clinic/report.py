@@ -33,7 +33,7 @@ from lungkit.clinic.report_pages import (
 )
 from lungkit.data import preprocess
 from lungkit.models import card_text
-from lungkit.models.card import ModelCard
+from lungkit.models.card import GRADED, ModelCard
 from lungkit.wording import count, percent
 
 HALF, RIGHT = (WIDTH - 6) / 2, MARGIN + (WIDTH + 6) / 2  # mm: width of a column, and where the right one begins
@@ -56,7 +56,7 @@ _TAGS = {
     "slice_thickness": "slice thickness in mm",
     "age": "age",
 }
-_PRINTED = ("accuracy", "balanced_accuracy", "auc", "ece")
+_PRINTED = ("accuracy", "balanced_accuracy", "auc", "ece", *GRADED)
 _PRINTED_BY_CLASS = ("recall", "specificity")
 MOST_SPLITS = 3
 
@@ -137,15 +137,21 @@ def _people_and_image(report: ReportPages, case: cases.Case, limits: _Limits) ->
 def _decision(report: ReportPages, case: cases.Case) -> None:
     """What the model says, why, and whether a clinician agreed."""
     nearest, color = f"{case.label}, {percent(case.probabilities[case.label])}", WARN
+    graded = case.grades
     failed = [check.name for check in case.checks if not check.passed]
     if case.decision != predictor.REVIEW:
         headline, color = f"The model answers: {case.label}", ACCENT
         rule = dict(card_text.rule_rows(case.rule, case.classes))
         words = [f"{name}: {rule[name]}." for name in ("Operating point", "Band of uncertainty") if name in rule]
         why = f"Probability {percent(case.probabilities[case.label])}. {' '.join(words)}"
+        if graded:
+            headline = f"The model answers: {graded.name}, {graded.extent}"
+            why = f"Probability of the range {percent(graded.probability)}. {graded.caution}."
     else:
         headline = "Uncertain: a clinician has to decide"
         why = f"The probability lies within the band of uncertainty around the operating point. Nearest: {nearest}."
+        if graded:
+            why = f"The model cannot rule out any grade. Nearest: {nearest}. {graded.caution}."
         if failed:
             why = (
                 f"The image did not pass every input check ({', '.join(failed)}), so the model's answer cannot be "
@@ -215,6 +221,9 @@ def _probabilities(report: ReportPages, case: cases.Case) -> None:
         legend.append(f"Black mark on {rule.positive}: operating point {percent(rule.threshold)}")
         if rule.band and rule.band.ends:
             legend.append("Orange: uncertain, {} to {}".format(*map(percent, rule.band.ends)))
+    if rule.grades:
+        legend.append("Bold: the range that the model names")
+        legend += [f"{name}: {rule.grades.extent(i, i)}" for i, name in enumerate(case.classes)]
     if rule.temperature is not None:
         legend.append("Calibrated on validation images")
     report.say("".join(f"{part}. " for part in legend), style=Text(8, color=QUIET, most=2))
@@ -225,7 +234,10 @@ def _bar(report: ReportPages, case: cases.Case, name: str) -> None:
     """A class, its probability as a bar, and on the positive class the operating point and the band."""
     names, figure, rule = 50, 17, case.rule
     x, width, y = MARGIN + names, WIDTH - names - figure, report.get_y()
-    probability, named = case.probabilities[name], name == case.label
+    probability = case.probabilities[name]
+    named = name == case.label
+    if case.grades and case.decision != predictor.REVIEW:
+        named = name in case.grades.names
     report.fill(x, y + 0.8, width, 3.2, LINE)
     report.fill(x, y + 0.8, width * probability, 3.2, ACCENT if named else (120, 140, 158))
     if name == rule.positive and rule.band and rule.band.ends:
@@ -309,7 +321,8 @@ def _figures(report: ReportPages, card: ModelCard, limits: _Limits) -> None:
     rows = [("In brackets: 95 % interval by patient", heads, Text(8, color=QUIET, most=2))]
     for metric, cls in names:
         values = [str(of.figure(metric, cls)) for of in measured.values()]
-        rows.append((", ".join(filter(None, (card_text.METRICS[metric], cls))), values, Text(most=2)))
+        name = card_text.metric_name(metric, card.classes)
+        rows.append((", ".join(filter(None, (name, cls))), values, Text(most=2)))
     for name, values, style in rows:
         if any(value != "–" for value in values):
             report.fill(MARGIN, report.get_y(), WIDTH, 0.2, LINE)

@@ -6,7 +6,7 @@ lungkit.config.
 
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -165,6 +165,9 @@ class Dataset:
             raise DatasetError(f"{folder} holds a damaged data set ({error}); prepare it again") from None
 
 
+Merged = Mapping[str, Sequence[str]] | None  # class to the labels that become one in it
+
+
 def load(
     source: str | Path,
     *,
@@ -172,6 +175,7 @@ def load(
     limit: int | None = None,
     seed: int = 7,
     max_images: int | None = None,
+    merged: Merged = None,
 ) -> Dataset:
     """The data set of a source, its split as published (train, val, test) or empty; no pixel is decoded.
 
@@ -181,16 +185,22 @@ def load(
     limit: the most images, as whole patients in the proportions of classes and published splits (at least one
         patient of each); for the phantom, the number of slices.
     max_images: the most images, as fewer images of each patient, evenly spaced.
+    merged: class to the labels that become one in it, for labels with too few images; a note says how many.
     Raises DatasetError.
     """
-    return _with_headers(_for_training(sources.choose(source, label_column, limit, seed, max_images)))
+    return _with_headers(_for_training(_merged(sources.choose(source, label_column, limit, seed, max_images), merged)))
 
 
 def as_given(
-    source: str | Path, *, label_column: str | None = None, limit: int | None = None, seed: int = 7
+    source: str | Path,
+    *,
+    label_column: str | None = None,
+    limit: int | None = None,
+    seed: int = 7,
+    merged: Merged = None,
 ) -> Dataset:
     """Like load, to score a model: one class is enough, and classes that dataset.json names may be missing."""
-    return _with_headers(sources.choose(source, label_column, limit, seed))
+    return _with_headers(_merged(sources.choose(source, label_column, limit, seed), merged))
 
 
 def name_of(source: str | Path, *, label_column: str | None = None, limit: int | None = None, seed: int = 7) -> str:
@@ -211,12 +221,14 @@ def load_split(
     by: str = "patient",
     leave_out: str | None = None,
     max_images: int | None = None,
+    merged: Merged = None,
     quiet: bool = False,
     kept_as: Callable[[Dataset], preprocess.Preprocessing] | None = None,
 ) -> Dataset:
     """load, then read each image once (unreadable ones get split "refused"), then split by patient (splits.assign).
 
     overlap, fold, by: as in splits.assign. leave_out: a source whose images are not in the set (see source_named).
+    merged: as in load.
 
     The result is saved in manifests/<name> of the data folder. Later calls use it again as long as the source's
     content and the parameters stay the same. A process killed at any time leaves the saved one, or none.
@@ -225,7 +237,8 @@ def load_split(
     quiet: do not write on standard error what is left out or odd. A set whose notes have an error is refused.
     Raises DatasetError, splits.SplitError.
     """
-    listing = _for_training(_without(sources.choose(source, label_column, limit, seed, max_images), leave_out))
+    chosen = sources.choose(source, label_column, limit, seed, max_images)
+    listing = _for_training(_merged(_without(chosen, leave_out), merged))
     recipe: dict[str, Any] = {
         "source": _fingerprint(listing.classes, listing.rows),
         "label_column": label_column,
@@ -237,6 +250,7 @@ def load_split(
         "lungkit": lungkit.__version__,
     }
     recipe |= {name: value for name, value in (("leave_out", leave_out), ("max_images", max_images)) if value}
+    recipe |= {"merged": {name: list(labels) for name, labels in merged.items()}} if merged else {}
     if wrong := [str(note) for note in listing.notes if note.severity == "error"]:
         raise DatasetError(f"{listing.root}: {' '.join(wrong)}")
     for each in () if quiet else listing.notes:  # before anything can fail for a reason that they explain
@@ -318,6 +332,20 @@ def _without(listing: sources.Listing, source: str | None) -> sources.Listing:
     if lost := set(listing.rows["label"]) - set(rows["label"]):
         raise DatasetError(f"{listing.root}: without {name} there is no image of {', '.join(sorted(lost))}")
     return replace(listing, name=f"{listing.name}-without-{name.replace('/', '_')}", rows=rows)
+
+
+def _merged(listing: sources.Listing, merged: Merged) -> sources.Listing:
+    """The listing with labels that become one class, and a note that says so; nothing where it has none of them."""
+    names = {alike(label): name for name, labels in (merged or {}).items() for label in labels}
+    became = listing.rows["label"].map(lambda label: names.get(alike(label), label))
+    counts = listing.rows["label"][became != listing.rows["label"]].value_counts().sort_index()
+    if counts.empty:
+        return listing
+    each = ", ".join(f"{label} ({n:,}) as {names[alike(str(label))]}" for label, n in counts.items())
+    order = listing.order and tuple(dict.fromkeys(names.get(alike(label), label) for label in listing.order))
+    joined = Note("images of merged classes", "info", int(counts.sum()), f"One class: {each}.")
+    rows = listing.rows.assign(label=became)
+    return replace(listing, rows=rows, order=order, notes=(*listing.notes, joined))
 
 
 def _for_training(listing: sources.Listing) -> sources.Listing:

@@ -15,6 +15,7 @@ from lungkit.models.schema import Malformed, Part, checked
 
 SCHEMA = 1
 OVERALL = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "ece", "brier")
+GRADED = ("kappa", "kappa_without_second", "grades_off", "auc_first_third", "auc_first_second", "auc_second_third")
 PER_CLASS = ("precision", "recall", "specificity", "f1", "auc", "average_precision")
 _RULE = {"band": "uncertainty", "temperature": "temperature", "conformal": "conformal"}  # in the rule, in card.json
 Interval = tuple[float | None, float | None]
@@ -280,6 +281,8 @@ class ModelCard(Part):
         read = super().from_dict(card | {"schema": SCHEMA}, where)
         if not read.classes:
             raise Malformed("'classes' is empty; accepted: one name for each output of the model")
+        if read.rule.grades and len(read.rule.grades.extents) != len(read.classes):
+            raise Malformed(f"'operating_point.grades.extents' is not of {len(read.classes)} classes")
         return read
 
     def to_dict(self) -> dict[str, Any]:

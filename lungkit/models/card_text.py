@@ -24,6 +24,13 @@ METRICS = {
     "precision": "Precision",
     "f1": "F1",
     "average_precision": "Average precision",
+    # Of grades; {0}, {1}, {2}: the names of the lowest three.
+    "kappa": "Quadratic kappa",
+    "kappa_without_second": "Quadratic kappa without {1}",
+    "grades_off": "Mean error in grades",
+    "auc_first_third": "AUC, {0} against {2} and above",
+    "auc_first_second": "AUC, {0} against {1}",
+    "auc_second_third": "AUC, {1} against {2} and above",
 }
 SPLITS = {"train": "training", "val": "validation", "test": "test"}  # of a data set, as people call them
 SYNTHETIC = (
@@ -35,6 +42,12 @@ _SUBJECTS = {"CT": "chest CT", "X-ray": "chest X-rays", "MRI": "brain MRI"}
 _QUESTIONS = {"CT": "Chest CT", "X-ray": "Chest X-ray", "MRI": "Brain MRI"}
 
 Row = tuple[str, str]  # label and value
+
+
+def metric_name(metric: str, classes: Iterable[str] | None = None) -> str:
+    """What people call a metric of these classes: "Quadratic kappa without CT-1"."""
+    name = METRICS.get(metric, metric.replace("_", " "))
+    return name.format(*classes) if classes and "{" in name else name
 
 
 def question(card: ModelCard) -> str:
@@ -78,6 +91,8 @@ def rule_rows(rule: DecisionRule, classes: tuple[str, ...]) -> list[Row]:
     """How probabilities become an answer."""
     last, band, conformal = classes[-1], rule.band, rule.conformal
     rows = [("Operating point", "The likeliest class is the answer")]
+    if rule.grades:
+        return _grade_rows(rule, classes)
     if rule.threshold is not None:
         rows = [("Operating point", f"{last} is the answer from {percent(rule.threshold)} on")]
     if rule.criterion:
@@ -92,6 +107,22 @@ def rule_rows(rule: DecisionRule, classes: tuple[str, ...]) -> list[Row]:
         rows.append(
             ("Prediction sets", f"name each class from {least} on; made to hold the true one {level} of the time")
         )
+    if rule.temperature is not None:
+        rows.append(("Temperature", plain(rule.temperature)))
+    return rows
+
+
+def _grade_rows(rule: DecisionRule, classes: tuple[str, ...]) -> list[Row]:
+    """How the probabilities of grades become a range of them."""
+    rows = [("Operating point", "The middle grade, at which half of the probability is reached")]
+    if rule.conformal:
+        least, level = percent(rule.conformal.least), percent(rule.conformal.level)
+        rows.append(
+            ("Range", f"and its neighbours until they sum to {least}; made to hold the true one {level} of the time")
+        )
+    if rule.grades:
+        meant = [f"{name}: {rule.grades.extent(i, i)}" for i, name in enumerate(classes)]
+        rows += [("Grades", "; ".join(meant)), ("Caution", rule.grades.caution)]
     if rule.temperature is not None:
         rows.append(("Temperature", plain(rule.temperature)))
     return rows
@@ -139,8 +170,9 @@ def _figures_text(measured: Measured) -> str:
     """The figures that compare sources, in one line."""
     largest = measured.largest_class
     always = f" (always '{largest['class']}': {Figure(largest['share'])})" if largest else ""
+    graded = f"quadratic kappa {measured.figure('kappa')}, " if "kappa" in measured.figures else ""
     return (
-        f"AUC {measured.figure('auc')}, accuracy {measured.figure('accuracy')}{always}, "
+        f"{graded}AUC {measured.figure('auc')}, accuracy {measured.figure('accuracy')}{always}, "
         f"ECE {measured.figure('ece')}; {measured.counts}"
     )
 
@@ -251,7 +283,7 @@ def figures_table(split: str, measured: Measured) -> FiguresTable:
     rows = []
     for name in [*known, *(name for name in dict.fromkeys(names) if name not in METRICS)]:
         of_classes = (_text(of.get(name)) for of in measured.by_class.values())
-        rows.append((METRICS.get(name, name.replace("_", " ")), (_text(measured.figures.get(name)), *of_classes)))
+        rows.append((metric_name(name, measured.classes), (_text(measured.figures.get(name)), *of_classes)))
         if name == "accuracy" and measured.largest_class:
             largest = measured.largest_class
             constant = (str(Figure(largest["share"])), *[""] * len(measured.by_class))
@@ -278,13 +310,14 @@ def summary_row(name: str, card: ModelCard, size: int) -> dict[str, str]:
     sets = card.metrics["test"].conformal if "test" in card.metrics else None
     seconds = (card.training or {}).get("seconds")
     ece = card.metrics["val"].figure("ece").value if "val" in card.metrics else None
+    graded = f"; quadratic kappa {measured.figure('kappa')}" if "kappa" in measured.figures else ""
     return {
         "model": f"{name}{' (synthetic)' if card.synthetic else ''}",
         "worst unseen source": worst_unseen(card),
         "reported on": ": ".join(filter(None, (reported_on(card), measured.counts))),
         "AUC": str(measured.figure("auc")),
         "accuracy": str(measured.figure("accuracy")),
-        "macro F1": str(measured.figure("macro_f1")),
+        "macro F1": f"{measured.figure('macro_f1')}{graded}",
         "ECE": str(measured.figure("ece")),
         "ECE, validation": str(Figure(ece)),
         "90 % sets": f"{Figure(sets.coverage, sets.interval)}, {sets.classes_named:.2f} classes" if sets else "–",

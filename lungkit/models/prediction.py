@@ -1,9 +1,11 @@
 """What a registered version says about one image; the predictor makes it, the records keep it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from lungkit.models.grades import range_name
 from lungkit.models.rule import DecisionRule
 
 
@@ -18,6 +20,38 @@ class Check:
     words: str  # for the clinician: the result, and what it means
 
 
+@dataclass(frozen=True)
+class GradeRange:
+    """The adjacent grades that a reading names."""
+
+    names: tuple[str, ...]
+    percent: tuple[float, float]  # the least and the most that they mean …
+    extent: str  # … in words: "about 0 to 50 % of the lungs"
+    probability: float  # of all of them together
+    caution: str  # what a person has to know who sees it
+
+    @property
+    def name(self) -> str:
+        """ "CT-1 to CT-2", or the name of the only grade."""
+        return range_name(self.names)
+
+
+def grade_range(rule: DecisionRule, probabilities: Mapping[str, float]) -> GradeRange | None:
+    """The range that the rule gives for probabilities by class; None where the classes are no grades."""
+    if rule.grades is None or rule.conformal is None:
+        return None
+    values = np.array([*probabilities.values()])
+    within = np.flatnonzero(rule.prediction_set(values[np.newaxis])[0]).tolist()
+    first, last = within[0], within[-1]
+    return GradeRange(
+        names=tuple([*probabilities][first : last + 1]),
+        percent=(rule.grades.extents[first][0], rule.grades.extents[last][1]),
+        extent=rule.grades.extent(first, last),
+        probability=float(values[first : last + 1].sum()),
+        caution=rule.grades.caution,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """What a version says about one image."""
@@ -27,10 +61,24 @@ class Prediction:
     classes: tuple[str, ...]
     probabilities: np.ndarray  # float64 (classes,), calibrated, sum 1
     label: str  # the class at the operating point
-    decision: str  # the label, or predictor.REVIEW: within the band of uncertainty, or an input check failed
+    # The label, the name of the range of grades, or predictor.REVIEW: uncertain, or an input check failed.
+    decision: str
     rule: DecisionRule  # the card's
     # float32 (classes, height, width) 0..1: over the whole image, in its aspect, not in its size. None: not asked for.
     heat: np.ndarray | None
     checks: tuple[Check, ...]
     milliseconds: float  # from file to answer
     note: str = ""  # what was unusual when the file was read
+
+    @property
+    def grades(self) -> GradeRange | None:
+        """The range of grades that it names, where the classes are grades."""
+        return grade_range(self.rule, dict(zip(self.classes, self.probabilities.tolist(), strict=True)))
+
+    @property
+    def probability(self) -> float:
+        """Of the grades that are the decision, together; otherwise of the label."""
+        graded = self.grades
+        if graded and graded.name == self.decision:
+            return graded.probability
+        return float(self.probabilities[self.classes.index(self.label)])

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lungkit.errors import LungkitError
+from lungkit.models import grades
+from lungkit.models.grades import Grades
 from lungkit.models.schema import Malformed, Part
 
 SCHEMA = 1
@@ -39,10 +41,10 @@ class UncertaintyBand(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class ConformalLevel(Part):
-    """How likely a class must be to be named in a prediction set."""
+    """How likely a class must be to be named in a prediction set, or a range of grades in all."""
 
     level: float  # how often the true class of a new patient like those of validation is named, at least
-    least: float  # the probability from which a class is named
+    least: float  # the probability from which a class is named; of grades, what those of a range sum to at least
     chosen_on: str | None = None
     n: int | None = None  # validation images
 
@@ -51,7 +53,8 @@ class ConformalLevel(Part):
 class DecisionRule(Part):
     """How a version's probabilities become an answer."""
 
-    kind: Literal["argmax", "threshold"]  # the likeliest class, or the last of two from a threshold on
+    # The likeliest class, the last of two from a threshold on, or the middle one of grades.
+    kind: Literal["argmax", "threshold", "median"]
     threshold: float | None = None  # on the probability of the last of two classes
     positive: str | None = None  # name of that class
     chosen_on: str | None = None
@@ -60,11 +63,14 @@ class DecisionRule(Part):
     temperature: float | None = None  # what logits are divided by before the softmax
     band: UncertaintyBand | None = None
     conformal: ConformalLevel | None = None
+    grades: Grades | None = None  # for classes that are grades
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         if (self.kind == "threshold") != (self.threshold is not None):
             raise Malformed(f"'threshold' of a decision rule is {self.threshold}, and 'kind' is {self.kind}")
+        if (self.kind == "median") != (self.grades is not None):
+            raise Malformed(f"'grades' of a decision rule are {self.grades}, and 'kind' is {self.kind}")
         if self.schema > SCHEMA:
             raise Malformed(
                 f"'schema' of a decision rule is {self.schema}; this lungkit reads up to {SCHEMA}: install a newer one"
@@ -77,7 +83,7 @@ class DecisionRule(Part):
     def describe(self) -> str:
         """How probabilities become a class, for people: "0.312, chosen on validation by Youden's J"."""
         if self.threshold is None:
-            return "the likeliest class"
+            return "the middle grade" if self.grades else "the likeliest class"
         chosen = f", chosen on {self.chosen_on} by {self.criterion}" if self.criterion else ""
         return f"{self.threshold:.3f}{chosen}"
 
@@ -90,6 +96,8 @@ class DecisionRule(Part):
     def decide(self, probabilities: ArrayLike) -> NDArray[np.int64]:
         """Class index of each row of probabilities (n, classes): int (n,)."""
         rows = np.asarray(probabilities)
+        if self.grades:
+            return grades.middle(rows)
         if self.threshold is None:
             return np.asarray(rows.argmax(axis=1))
         if rows.shape[1] != 2:
@@ -112,9 +120,11 @@ class DecisionRule(Part):
         """Whether each row of probabilities (n, classes) is left to a person: bool (n,); none is without a band.
 
         Within the band, or where no class is likelier than all others together: "Normal, 46 %" would be read as an
-        answer.
+        answer. Of grades: where the range names all of them.
         """
         rows = np.asarray(probabilities)
+        if self.grades and self.conformal:
+            return np.asarray(self.prediction_set(rows).all(axis=1))
         if self.band is None:
             return np.zeros(len(rows), bool)
         return np.asarray((self.margin(rows) <= self.band.margin) | (np.max(rows, axis=1) < 0.5))
@@ -122,12 +132,15 @@ class DecisionRule(Part):
     def prediction_set(self, probabilities: ArrayLike) -> NDArray[np.bool_]:
         """Which classes the conformal set names for each row of probabilities (n, classes): bool (n, classes).
 
-        Every class from the conformal level's `least` on, and always the likeliest. The true class of new patients like
-        those of validation is among them for a share of at least `level`.
+        Every class from the conformal level's `least` on, and always the likeliest. Of grades: the one that is decided
+        on, and its neighbours until the probabilities sum to `least`. The true class of new patients like those of
+        validation is among them for a share of at least `level`.
         """
         if self.conformal is None:
             raise LungkitError("this decision rule has no conformal level: its version was registered without one")
         rows = np.asarray(probabilities)
+        if self.grades:
+            return np.asarray(grades.sums_before(rows, self.decide(rows)) < self.conformal.least)
         named = np.asarray(rows >= self.conformal.least)
         named[np.arange(len(named)), rows.argmax(axis=1)] = True
         return named

@@ -20,6 +20,7 @@ from lungkit.models.card_text import METRICS
 from lungkit.training import evaluation
 
 COMPARED = ("balanced_accuracy", "auc")  # lower by more than chance in one of them is worse
+COMPARED_GRADES = ("kappa", "auc")  # the same, where the classes are grades
 
 
 def sentence(version: registry.Version) -> str:
@@ -57,7 +58,8 @@ def standing(
         return Standing(
             active=False, reason=f"{in_use} stays active, since it cannot read these images to be compared: {error}"
         )
-    differences = {metric: evaluation.paired_difference(measured, before, metric) for metric in COMPARED}
+    compared = COMPARED_GRADES if card.rule.grades else COMPARED
+    differences = {metric: evaluation.paired_difference(measured, before, metric) for metric in compared}
     return _judged(in_use, differences, len(measured.true), len(np.unique(measured.patients)))
 
 

@@ -15,7 +15,9 @@ from numpy.typing import ArrayLike
 
 from lungkit import wording
 from lungkit.errors import LungkitError
+from lungkit.models import grades as of_grades
 from lungkit.models.card import ConformalFigures, Figure
+from lungkit.models.grades import Grades
 from lungkit.models.rule import ConformalLevel, DecisionRule, UncertaintyBand, log_odds
 from lungkit.training.evaluation import mean_with_interval, operating_point
 
@@ -26,14 +28,19 @@ REVIEWED = (0.02, 0.20)  # … which holds at least and at most this share of al
 LEVEL = 0.9  # of the conformal sets: how often the true class is to be among those named
 
 
-def decision_rule(y_true: np.ndarray, logits: np.ndarray, classes: Sequence[str]) -> DecisionRule:
+def decision_rule(
+    y_true: np.ndarray, logits: np.ndarray, classes: Sequence[str], grades: Grades | None = None
+) -> DecisionRule:
     """Temperature, operating point, band of uncertainty and conformal level, all chosen on these validation images.
 
-    y_true: (n,) class indices. logits: (n, classes).
+    y_true: (n,) class indices. logits: (n, classes). grades: where the classes are grades; their range is what shows
+    how uncertain an answer is, so there is no band.
     """
     calibrated = DecisionRule(kind="argmax", temperature=temperature(y_true, logits))
     probabilities = calibrated.calibrate(logits)
-    rule = replace(operating_point(y_true, probabilities, classes), temperature=calibrated.temperature)
+    rule = replace(operating_point(y_true, probabilities, classes, grades), temperature=calibrated.temperature)
+    if grades:
+        return replace(rule, conformal=range_level(y_true, probabilities))
     band = uncertainty_band(y_true, probabilities, rule)
     return replace(rule, band=band, conformal=conformal_level(y_true, probabilities))
 
@@ -106,6 +113,19 @@ def conformal_level(y_true: np.ndarray, probabilities: np.ndarray, level: float 
     return ConformalLevel(level=level, least=least, chosen_on="validation", n=n)
 
 
+def range_level(y_true: np.ndarray, probabilities: np.ndarray, level: float = LEVEL) -> ConformalLevel:
+    """What the probabilities of a range of grades must sum to, for it to hold the true grade as often as `level`.
+
+    Split-conformal, with what a range sums to before it takes in the true grade (grades.sums_before). It promises what
+    conformal_level does.
+    """
+    y_true, n = np.asarray(y_true), len(y_true)
+    before = of_grades.sums_before(np.asarray(probabilities), of_grades.middle(probabilities))
+    scores, rank = np.sort(before[np.arange(n), y_true]), int(np.ceil((n + 1) * level))
+    least = float(np.nextafter(scores[rank - 1], 2)) if rank <= n else 1.0  # too few images: every grade is named
+    return ConformalLevel(level=level, least=min(least, 1.0), chosen_on="validation", n=n)
+
+
 def conformal_figures(
     rule: DecisionRule,
     y_true: np.ndarray,
@@ -117,11 +137,18 @@ def conformal_figures(
 
     y_true: (n,) class indices. probabilities: (n, classes). patients: (n,). sources: as in evaluation.evaluate.
     """
-    named = rule.prediction_set(probabilities)
+    level = rule.conformal.level if rule.conformal else 0.0
+    return sets_figures(rule.prediction_set(probabilities), y_true, patients, level, sources)
+
+
+def sets_figures(
+    named: np.ndarray, y_true: np.ndarray, patients: ArrayLike, level: float, sources: ArrayLike | None = None
+) -> ConformalFigures:
+    """As conformal_figures, of the sets themselves: named, bool (n, classes)."""
     right = named[np.arange(len(y_true)), y_true]
     coverage, low, high = mean_with_interval(right, patients, share=True, sources=sources)
     return ConformalFigures(
-        level=rule.conformal.level if rule.conformal else 0.0,
+        level=level,
         coverage=coverage,
         interval=(None, None) if np.isnan(low) else (low, high),
         classes_named=float(named.sum(axis=1).mean()),

@@ -22,6 +22,9 @@ Conventions, where a figure is undefined (null in JSON, NaN in tables):
 - precision of a class never predicted is 0, as is its F1, if the class has images; undefined if it has none either.
 - Means over classes (balanced accuracy, macro F1, AUC of three and more classes) leave undefined classes out.
 - Brier score: of the last class for two classes (0 to 1), summed over classes for more (0 to 2; Brier 1950).
+- Of classes that are grades: kappa is that of Cohen, "Weighted kappa" (Psychological Bulletin 1968), with squared
+  distances as weights, undefined where all images are of one grade and all answers, too. The second grade is often the
+  hard one, so there is a kappa without its images. AUCs are of the grade that the probabilities expect.
 - An interval spans the resamples in which its figure is defined; with one patient there is none, nor has a precision
   that is 0 because nothing was predicted.
 - The interval of the ECE leans upwards: resampling adds scatter within each bin, which an ECE counts as error.
@@ -40,8 +43,9 @@ import scipy.stats
 from numpy.typing import ArrayLike
 
 from lungkit.errors import LungkitError
-from lungkit.models.card import OVERALL, PER_CLASS, Figure, Measured
+from lungkit.models.card import GRADED, OVERALL, PER_CLASS, Figure, Measured
 from lungkit.models.card_text import METRICS, figures_table
+from lungkit.models.grades import Grades
 from lungkit.models.rule import DecisionRule
 
 SHARES = ("accuracy", "precision", "recall", "specificity")  # of images: they have exact intervals
@@ -54,14 +58,21 @@ _GRID = np.linspace(0, 1, 101)  # where the bands of curves are measured
 # --- the operating point
 
 
-def operating_point(y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -> DecisionRule:
+def operating_point(
+    y_true: ArrayLike, probabilities: ArrayLike, classes: Sequence[str], grades: Grades | None = None
+) -> DecisionRule:
     """How probabilities become a class, chosen on validation images only.
 
     y_true: (n,) class indices. probabilities: (n, classes), rows sum to 1.
     Two classes: the threshold on the last class's probability with the highest balanced accuracy (Youden's J, 1950),
     in the middle between two neighbouring probabilities; among equals the one nearest 0.5. More: the likeliest class.
+    grades: where the classes are grades, of which there are three or more; then the middle one.
     """
     y_true, probabilities = _checked(y_true, probabilities, classes)
+    if grades:
+        return DecisionRule(
+            kind="median", grades=grades, chosen_on="validation", criterion="middle grade", n=len(y_true)
+        )
     if len(classes) != 2:
         return DecisionRule(kind="argmax", chosen_on="validation", criterion="likeliest class", n=len(y_true))
     for index, name in enumerate(classes):
@@ -106,7 +117,8 @@ class Evaluation:
         rows = self.metrics[(self.metrics["metric"] == metric) & (self.metrics["class"] == cls)]
         if rows.empty:
             raise LungkitError(
-                f"no metric '{metric}' for class '{cls}'; there are {OVERALL} and, by class, {PER_CLASS}"
+                f"no metric '{metric}' for class '{cls}'; there are {OVERALL}, of grades {GRADED}, and, by class, "
+                f"{PER_CLASS}"
             )
         value, low, high = rows[["value", "low", "high"]].to_numpy(float)[0].tolist()
         return value, low, high
@@ -163,7 +175,7 @@ class Evaluation:
             largest_class={"class": largest, "share": share},
             operating_point=self.rule.operating_point(),
             at_half=self._at_half(),
-            figures={metric: of[metric, ""] for metric in OVERALL},
+            figures={metric: of[metric, ""] for metric in (*OVERALL, *GRADED) if (metric, "") in of},
             by_class={cls: {metric: of[metric, cls] for metric in PER_CLASS} for cls in self.classes},
             support={str(cls): int(images) for cls, images in self.per_class["support"].items()},
             sources={name: replace(of.record, at_half=None) for name, of in self.by_source.items()} or None,
@@ -317,8 +329,10 @@ def evaluate(
     patients = _checked_patients(patients, len(y_true))
     of_sources = _checked_sources(sources, len(y_true))
     predicted = rule.decide(probabilities)
-    names = _figures(classes)
-    score = _Scores(y_true, probabilities, predicted)
+    if rule.grades and len(classes) < 3:
+        raise LungkitError(f"{len(classes)} classes are no grades; accepted: 3 or more")
+    names = _figures(classes, rule)
+    score = _Scores(y_true, probabilities, predicted, graded=bool(rule.grades))
     value = score(np.ones((1, len(y_true))))[0]
     drawn = _resamples(patients, n_boot, seed, of_sources)
     resampled = [np.empty((0, len(names))), *(score(weights) for weights in drawn)]
@@ -329,9 +343,10 @@ def evaluate(
     return Evaluation(tuple(classes), *given, rule, table, n_boot, seed)
 
 
-def _figures(classes: Sequence[str]) -> list[tuple[str, str]]:
+def _figures(classes: Sequence[str], rule: DecisionRule) -> list[tuple[str, str]]:
     """(metric, class) of every figure, in the order of _Scores."""
-    return [(name, "") for name in OVERALL] + [(name, cls) for cls in classes for name in PER_CLASS]
+    of_all = [(name, "") for name in OVERALL] + [(name, cls) for cls in classes for name in PER_CLASS]
+    return of_all + ([(name, "") for name in GRADED] if rule.grades else [])
 
 
 def paired_difference(a: Evaluation, b: Evaluation, metric: str = "auc", cls: str = "") -> tuple[float, float, float]:
@@ -346,11 +361,11 @@ def paired_difference(a: Evaluation, b: Evaluation, metric: str = "auc", cls: st
     same = a.classes == b.classes and np.array_equal(a.true, b.true) and np.array_equal(a.patients, b.patients)
     if not same:
         raise LungkitError("two evaluations of other images cannot be paired; evaluate both on the same ones, in order")
-    row = _figures(a.classes).index((metric, cls))
-    scores = [_Scores(e.true, e.probabilities, e.predicted) for e in (a, b)]
+    row = _figures(a.classes, a.rule).index((metric, cls))
+    scores = [_Scores(e.true, e.probabilities, e.predicted, metric in GRADED) for e in (a, b)]
 
     def differences(weights: np.ndarray) -> np.ndarray:
-        return (scores[0](weights) - scores[1](weights))[:, [row]]
+        return scores[0](weights)[:, [row]] - scores[1](weights)[:, [row]]
 
     value = float(differences(np.ones((1, len(a.true))))[0, 0])
     resampled = [np.empty((0, 1)), *(differences(weights) for weights in a._resamples())]
@@ -543,7 +558,8 @@ def _intervals(
     for i, (metric, cls) in enumerate(names):
         if metric not in (*SHARES, "ece", "brier") and low[i] == high[i]:
             reach = 1 - all_right(counts.independent(metric, cls))
-            low[i], high[i] = max(value[i] - reach, 0.0), min(value[i] + reach, 1.0)
+            least, most = counts.bounds(metric)
+            low[i], high[i] = max(value[i] - reach * most, least), min(value[i] + reach * most, most)
     return low, high
 
 
@@ -570,6 +586,12 @@ class _Counts:
             return self.behind(metric, cls)[1]
         of = self.true if not cls else self.true == self.classes.index(cls)
         return min(self._patients(of == group) for group in np.unique(of))
+
+    def bounds(self, metric: str) -> tuple[float, float]:
+        """The least and the most that a figure can be."""
+        if metric == "grades_off":
+            return 0.0, len(self.classes) - 1.0
+        return -1.0 if metric.startswith("kappa") else 0.0, 1.0
 
     def _patients(self, images: slice | np.ndarray) -> int:
         return len(np.unique(self.patients[images]))
@@ -617,9 +639,9 @@ def _nanmean(values: np.ndarray) -> np.ndarray:
 class _Scores:
     """All figures of one set of predictions: call with weights (resamples, n), get (resamples, figures)."""
 
-    def __init__(self, true: np.ndarray, probabilities: np.ndarray, predicted: np.ndarray):
+    def __init__(self, true: np.ndarray, probabilities: np.ndarray, predicted: np.ndarray, graded: bool = False):
         n, self.size = probabilities.shape
-        self.true, self.probabilities = true, probabilities
+        self.true, self.probabilities, self.graded = true, probabilities, graded
         confidence, bins = probabilities.max(axis=1), _confidence_bins(probabilities.max(axis=1))
         excess = confidence - (probabilities.argmax(axis=1) == true)
         squared = (probabilities - np.eye(self.size)[true]) ** 2
@@ -646,5 +668,28 @@ class _Scores:
             auc, average_precision = areas.transpose(1, 2, 0)
             auc_of_all = auc[:, -1] if self.size == 2 else _nanmean(auc)
             overall = [tp.sum(axis=1) / total, _nanmean(recall), _nanmean(f1), auc_of_all, ece, brier]
+            of_grades = self._of_grades(confusion, weights) if self.graded else []
         per_class = np.stack([precision, recall, specificity, f1, auc, average_precision], axis=2)
-        return np.column_stack([*overall, per_class.reshape(len(weights), -1)])
+        return np.column_stack([*overall, per_class.reshape(len(weights), -1), *of_grades])
+
+    def _of_grades(self, confusion: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:
+        """The figures GRADED, each (resamples,); confusion: (resamples, true, predicted)."""
+        grade = np.arange(self.size)
+        expected, group = self.probabilities @ grade, np.minimum(self.true, 2)
+        aucs = []
+        for low, high in ((0, 2), (0, 1), (1, 2)):
+            of = (group == low) | (group == high)
+            none = np.full(len(weights), np.nan)
+            aucs.append(_areas(expected[of], group[of] == high, weights[:, of])[0] if of.any() else none)
+        off = (confusion * abs(grade[:, None] - grade)).sum(axis=(1, 2)) / confusion.sum(axis=(1, 2))
+        without = np.where((grade == 1)[:, None], 0, confusion)
+        return [_quadratic_kappa(confusion), _quadratic_kappa(without), off, *aucs]
+
+
+def _quadratic_kappa(confusion: np.ndarray) -> np.ndarray:
+    """1 - squared distances there are / those of answers by chance: (resamples,), of (resamples, true, predicted)."""
+    grade = np.arange(confusion.shape[1])
+    squared = (grade[:, None] - grade) ** 2
+    chance = np.einsum("ri,rj->rij", confusion.sum(axis=2), confusion.sum(axis=1))
+    total = confusion.sum(axis=(1, 2))
+    return 1 - (confusion * squared).sum(axis=(1, 2)) * total / (chance * squared).sum(axis=(1, 2))

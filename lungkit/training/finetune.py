@@ -58,6 +58,7 @@ def recipe_data(recipe: Recipe, source: str | Path, limit: int | None = None) ->
     how = dict[str, Any](label_column=recipe.label_column, limit=limit, seed=7, fold=recipe.fold, by=recipe.by)
     how |= {"leave_out": recipe.leave_out} if recipe.leave_out else {}
     how |= {"max_images": recipe.max_images} if recipe.max_images else {}
+    how |= {"merged": recipe.merged} if recipe.merged else {}
     side = lungs.WHOLE if recipe.lungs else recipe.side
     plain = preprocess.Preprocessing(size=(side, side))
     data = dataset.load_split(source, **how, overlap="set_aside", kept_as=lambda _: plain)
@@ -310,23 +311,27 @@ def cross_validate(
     classes' probabilities are shifted so that every fold's operating point lies at 0.5; figures of calibration, which
     that changes, are left out. "auc_of_each_fold" compares within a fold only.
     """
-    answers, aucs, seconds = [], [], 0.0
+    answers, named, aucs, seconds = [], [], [], 0.0
     for number in range(1, recipe.folds + 1):
         one = replace(recipe, fold=f"{number}/{recipe.folds}")
         trained = members(one, source, _folder(folder, one), workers)
         seconds += float(trained.history["seconds"].sum())
         data = trained.tensors.data
-        scores = _at_half(trained, trained.tensors.read(data.files("test")))
-        answers.append((data.labels("test"), scores, data.patients("test"), data.sources("test")))
-        rule = DecisionRule(kind="argmax")
-        if len(data.classes) == 2:
-            rule = DecisionRule(kind="threshold", threshold=0.5)
+        of_fold = _rule(one, trained)
+        scores = of_fold.calibrate(release.logits(trained.model, trained.tensors.read(data.files("test"))))
+        named.append(of_fold.prediction_set(scores))
+        answers.append((data.labels("test"), _at_half(of_fold, scores), data.patients("test"), data.sources("test")))
+        threshold = None if of_fold.threshold is None else 0.5
+        rule = DecisionRule(kind=of_fold.kind, threshold=threshold, grades=recipe.grades)
         auc, *_ = evaluation.evaluate(*answers[-1][:3], data.classes, rule).value("auc")
         aucs.append(None if np.isnan(auc) else auc)
     labels, scores, patients, sources = (np.concatenate(parts) for parts in zip(*answers, strict=True))
     pooled = evaluation.evaluate(labels, scores, patients, data.classes, rule, sources=sources).record
     alone = {name: _uncalibrated(of) for name, of in (pooled.sources or {}).items()}
     pooled = replace(_uncalibrated(pooled), sources=alone or None)
+    if recipe.grades:
+        sets = calibration.sets_figures(np.concatenate(named), labels, patients, calibration.LEVEL, sources)
+        pooled = replace(pooled, conformal=sets)
     return replace(pooled, folds=recipe.folds, by=recipe.by, auc_of_each_fold=tuple(aucs)), seconds
 
 
@@ -350,9 +355,7 @@ def left_out(
     rows = rows[rows["source"] == name].drop_duplicates("file")
     seen = rows["sha256"].isin({*of.part("train")["sha256"], *of.part("val")["sha256"]})
     there = replace(data, manifest=rows[~seen], classes=of.classes)
-    rule = calibration.decision_rule(
-        of.labels("val"), release.logits(trained.model, trained.tensors.validation), of.classes
-    )
+    rule = _rule(recipe, trained)
     tensors = trained.tensors.read(there.files(), label=name)
     scores = rule.calibrate(release.logits(trained.model, tensors))
     measured = evaluation.evaluate(there.labels(), scores, there.patients(), of.classes, rule).record
@@ -361,11 +364,14 @@ def left_out(
     return outside_it, float(trained.history["seconds"].sum())
 
 
-def _at_half(trained: Trained, tensors: np.ndarray) -> np.ndarray:
-    """Calibrated probabilities (n, classes); of two classes, shifted so that the operating point lies at 0.5."""
+def _rule(recipe: Recipe, trained: Trained) -> DecisionRule:
+    """The decision rule that the validation patients give."""
     data, raw = trained.tensors.data, release.logits(trained.model, trained.tensors.validation)
-    rule = calibration.decision_rule(data.labels("val"), raw, data.classes)
-    scores = rule.calibrate(release.logits(trained.model, tensors))
+    return calibration.decision_rule(data.labels("val"), raw, data.classes, recipe.grades)
+
+
+def _at_half(rule: DecisionRule, scores: np.ndarray) -> np.ndarray:
+    """Calibrated probabilities (n, classes); of two classes, shifted so that the operating point lies at 0.5."""
     if rule.threshold is None:
         return scores
     second, threshold = np.clip(scores[:, 1], 1e-9, 1 - 1e-9), np.clip(rule.threshold, 1e-9, 1 - 1e-9)
@@ -402,7 +408,9 @@ def train_recipe(
     A recipe that leaves a source out is trained once, without folds, and its version is then measured on all of that
     source, as lungkit.training.outside does.
     """
-    whole = dataset.load(source, label_column=recipe.label_column, max_images=recipe.max_images)
+    whole = dataset.load(
+        source, label_column=recipe.label_column, max_images=recipe.max_images, merged=recipe.merged
+    )
     recipe.check(whole)
     names = whole.source_names if each_left_out else []
     if len(names) == 1:
@@ -436,6 +444,7 @@ def train_recipe(
         training=recipe.settings() | {"tuned_share": recipe.tuned_share, "seconds": round(seconds, 1)},
         recipe=trained.tensors.how,
         modality=recipe.modality,
+        grades=recipe.grades,
         about=recipe.about(whole, command, population, licence),
         measured=measured,
         probes=(lambda candidate: probes(candidate, trained.tensors.data)) if probes else None,
@@ -482,7 +491,7 @@ def compare(ways: dict[str, Recipe], tensors: RecipeData, folder: Path, seed: in
         head = folder / f"head-{features.index(features[number - 1]) + 1}.npz"
         model, history = member(recipe, tensors, folder / f"way-{number}", seed, head=head)
         scores = calibrated(model, tensors)
-        rule = evaluation.operating_point(labels, scores, classes)
+        rule = evaluation.operating_point(labels, scores, classes, recipe.grades)
         measured = evaluation.evaluate(labels, scores, patients, classes, rule, sources=sources)
         results[name] = Way(model, history, measured)
     return results

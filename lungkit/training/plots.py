@@ -84,10 +84,11 @@ def confusion(evaluation: Evaluation) -> Figure:
     axes.set_yticks(places, [f"{c} ({n})" for c, n in support.items()], rotation=0)
     right = int(np.trace(counts.to_numpy()))
     largest = evaluation.largest_class[0]
+    graded = f"; quadratic kappa {wording.figure(*evaluation.value('kappa'))}" if evaluation.rule.grades else ""
     return _titled(
         figure,
         f"{right} of {int(support.sum())} images are classified correctly, {support[largest]} would be by always "
-        f"answering '{largest}'",
+        f"answering '{largest}'{graded}",
     )
 
 

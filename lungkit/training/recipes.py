@@ -15,6 +15,7 @@ from lungkit.data.notes import alike
 from lungkit.data.relabel import Labels
 from lungkit.errors import LungkitError
 from lungkit.models import registry
+from lungkit.models.grades import Grades
 from lungkit.wording import listed
 
 # What a recipe's `backbone` may be: lungkit's small network, or one of models.backbones, trained on photographs.
@@ -34,6 +35,8 @@ class Recipe:
     images: dict[str, int] = field(default_factory=dict)  # of each class in that set; of a phantom any number (0)
     licence: str = ""  # of those images, as their publishers state it
     label_column: str | None = None
+    grades: Grades | None = None  # its classes are grades, in the order of `images`
+    merged: dict[str, list[str]] = field(default_factory=dict)  # class to the labels that become one in it
     labels: Labels = field(default_factory=Labels)  # of sets that it joins: which of its classes each means …
     label_columns: tuple[str, ...] = ()  # … and the columns that they are in, where a set has one of them
     fold: str | None = None  # of splits.assign; None: the published split
@@ -86,6 +89,11 @@ class Recipe:
                 f"{self.name} tells apart {', '.join(self.images)}, but {data.name} is labelled "
                 f"{', '.join(data.classes)}; nothing was trained. Name its classes as the recipe does, choose another "
                 "recipe (`lungkit train list`), or train a model of your own classes: `lungkit run 03 --data FOLDER`"
+            )
+        if self.grades and [*map(alike, self.images)] != [*map(alike, data.classes)]:
+            raise LungkitError(
+                f"{self.name} answers with grades in the order {', '.join(self.images)}, but {data.name} has them in "
+                f"the order {', '.join(data.classes)}; nothing was trained. State the order in its dataset.json"
             )
         stated = {modality_name(text) for text in data.manifest["modality"] if text}
         if self.modality and (other := sorted(stated - {self.modality})):
@@ -206,7 +214,7 @@ NOT_STATED = "not stated"
 _XRAYS = ("CR", "DX", "DR", "RG", "XR", "CXR", "XRAY", "X-RAY", "RADIOGRAPH")
 _NO_SETTINGS = {
     *("name", "modality", "question", "population", "ages", "licence", "data", "images", "label_column"),
-    *("labels", "label_columns"),
+    *("labels", "label_columns", "grades", "merged"),
     *("fold", "by", "leave_out", "leak", "scored_before", "tuned_share", "seeds", "max_images", "real"),
 }
 
@@ -300,6 +308,27 @@ RECIPES = {
             fold="1/4",
             until="stage3",
             scored_before=2,
+            unfrozen="stage2",
+            tuned_share=0.5,
+        ),
+        Recipe(
+            name="ct-covid-extent",
+            modality="CT",
+            question="Chest CT slice: how much of the lungs does viral pneumonia affect?",
+            population="patients of Moscow's hospitals, spring 2020, one slice of each study. The grade is of the "
+            "whole study, and many CT-1 slices show no lesion. CT-4 has two patients, so CT-3 and CT-4 are one grade",
+            data="mosmed_ct",
+            images={"CT-0": 196, "CT-1": 515, "CT-2": 94, "CT-3/4": 34},
+            licence="CC BY-NC-ND 3.0 as the paper of the set states; research only, images are not republished",
+            label_column="severity",
+            merged={"CT-3/4": ["CT-3", "CT-4"]},
+            grades=Grades(
+                extents=((0, 0), (0, 25), (25, 50), (50, 100)),
+                of="the lungs",
+                caution="One slice is not the whole scan: the grade is of all slices, and others can show more or less",
+            ),
+            fold="1/4",
+            until="stage3",
             unfrozen="stage2",
             tuned_share=0.5,
         ),

@@ -30,6 +30,7 @@ from lungkit.models.card import (
     SplitCounts,
     TrainingData,
 )
+from lungkit.models.grades import Grades
 from lungkit.models.rule import DecisionRule
 from lungkit.training import activation, calibration, evaluation, export, input_statistics, quantization
 
@@ -62,6 +63,7 @@ def register(
     training: dict,
     recipe: dict,
     modality: str | None = None,
+    grades: Grades | None = None,
     about: dict | None = None,
     measured: Mapping[str, Measured] | None = None,
     probes: Callable[[Candidate], dict] | None = None,
@@ -80,6 +82,7 @@ def register(
     architecture, training, about: what people should know of them, JSON-ready, kept in the card.
     recipe: the arguments of dataset.load_split (label_column, limit, seed …) that give this split again.
     modality: "X-ray", "CT" or "MRI"; default: what the data set says of its images.
+    grades: what the classes mean, where they are grades.
     measured: further figures for the card's metrics, by where they were measured.
     probes: asked last, when all was chosen; what they answer is the card's "trust".
     test_too: whether the test part is scored, now and once, for the card. scored_before: how often the same test part
@@ -94,7 +97,7 @@ def register(
     """
     tensors, labels = preprocess.read_batch(data.files("val"), preprocessing), data.labels("val")
     raw = logits(model, tensors)
-    rule = calibration.decision_rule(labels, raw, data.classes)
+    rule = calibration.decision_rule(labels, raw, data.classes, grades)
     scores = rule.calibrate(raw)
     counts = {
         split: SplitCounts(images=len(data.files(split)), patients=len(set(data.patients(split))))
@@ -223,7 +226,7 @@ def _recalibrated(
     answers = _read(graph.Graph(folder, heat=False), tensors)
     temperature = rule.temperature or 1.0
     raw = temperature * np.log(np.maximum(answers, np.finfo(np.float32).tiny))
-    again = calibration.decision_rule(data.labels("val"), raw, data.classes)
+    again = calibration.decision_rule(data.labels("val"), raw, data.classes, rule.grades)
     export.divide_logits(folder, (again.temperature or 1.0) / temperature, half)
     return again, _read(graph.Graph(folder, heat=False), tensors)
 
@@ -352,6 +355,7 @@ def data_for(version: registry.Version, source: str, label_column: str | None = 
 def _as_given(version: registry.Version, source: str, recipe: dict, label_column: str | None) -> dataset.Dataset:
     phantom = version.card.synthetic and source == "phantom"  # as many slices, by the same seed
     made = {name: recipe[name] for name in ("limit", "seed") if phantom and name in recipe}
+    made |= {"merged": recipe["merged"]} if "merged" in recipe else {}
     try:
         return dataset.as_given(source, label_column=recipe.get("label_column"), **made)
     except ColumnMissing:

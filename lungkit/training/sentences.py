@@ -286,6 +286,7 @@ def evaluation_says(measured: Evaluation, seen: int, synthetic: bool, own: bool 
         _against_chance(measured),
         _against_the_largest(measured),
         _missed_most(measured),
+        _graded(measured),
         f"**{count(seen, 'image')} of this part {'was' if seen == 1 else 'were'} seen in training: these figures are "
         "too good.**"
         if seen
@@ -349,6 +350,23 @@ def _missed_most(measured: Evaluation) -> str:
         return f"Of each class the same share is found: {recall.iloc[0]:.3f}." if len(recall) > 1 else ""
     missed = str(recall.idxmin())
     return f"'{missed}' is missed most often: {figure(*measured.value('recall', missed))} of its images are found."
+
+
+def _graded(measured: Evaluation) -> str:
+    """How far the grades are right, also without the images of the second one; empty where there are no grades."""
+    if not measured.rule.grades:
+        return ""
+    kappa, without, off = (measured.value(name) for name in ("kappa", "kappa_without_second", "grades_off"))
+    verdict = {
+        "above": "The grades agree with the true ones beyond chance",
+        "below": "**The grades agree with the true ones less than by chance**",
+        "open": "**The grades are not shown to agree with the true ones beyond chance**",
+        "unknown": "One patient says nothing of how well grades agree",
+    }[_side(kappa, 0)]
+    return (
+        f"{verdict}: quadratic kappa {figure(*kappa)}, and {figure(*without)} without the images of "
+        f"{measured.classes[1]}. An answer is {figure(*off)} grades off on average."
+    )
 
 
 def conformal_says(figures: ConformalFigures, classes: int, split: str) -> str:

@@ -108,7 +108,7 @@ def test_every_rule_survives_json_with_the_keys_that_this_version_does_not_know(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "magic"}, r"""'kind' is 'magic'; accepted: "argmax" or "threshold\""""),
+        ({"kind": "magic"}, r"""'kind' is 'magic'; accepted: "argmax" or "threshold" or "median\""""),
         ({}, "'kind' is missing"),
         ({"kind": "threshold"}, "'threshold' of a decision rule is None, and 'kind' is threshold"),
         ({"kind": "threshold", "threshold": "0.5"}, "'threshold' is '0.5'; accepted: a number"),

@@ -9,6 +9,7 @@ import scipy.special
 from lungkit.errors import LungkitError
 from lungkit.models.rule import ConformalLevel, DecisionRule
 from lungkit.training import calibration
+from tests.graded import CLASSES, GRADES, RANGES, answers
 
 ARGMAX = DecisionRule(kind="argmax")
 
@@ -189,3 +190,28 @@ def test_the_table_of_conformal_sets_has_a_row_for_all_and_for_each_class():
     assert [text.split()[0] for text in table["true class named"]] == ["0.750", "1.000", "1.000", "0.000"]
     assert [text.split()[0] for text in table["classes named"]] == ["1.250", "1.500", "1.000", "1.000"]
     assert table.loc["all", "true class named"] == "0.750 (0.194–0.994)", "exact, for four patients"
+
+
+# --- ranges of grades
+
+
+@pytest.mark.parametrize("level", [0.8, 0.9])
+def test_ranges_chosen_on_some_patients_hold_the_true_grade_of_others_as_often_as_stated(level):
+    (y, p), (others, theirs) = answers(2000, seed=1), answers(4000, seed=2)
+    rule = replace(RANGES, conformal=calibration.range_level(y, p, level))
+    figures = calibration.conformal_figures(rule, others, theirs, np.arange(4000))
+    assert figures.coverage == pytest.approx(level, abs=0.03)
+    assert 1 < figures.classes_named < 3
+
+
+def test_few_validation_images_leave_every_grade_in_the_range():
+    y, p = answers(5)
+    rule = replace(RANGES, conformal=calibration.range_level(y, p))
+    assert rule.conformal.least == 1 and rule.prediction_set(p).all()
+
+
+def test_a_rule_of_grades_has_a_range_in_place_of_a_band():
+    y, p = answers()
+    rule = calibration.decision_rule(y, np.log(p), CLASSES, GRADES)
+    assert (rule.kind, rule.grades, rule.band) == ("median", GRADES, None)
+    assert rule.conformal == calibration.range_level(y, rule.calibrate(np.log(p)))

@@ -13,8 +13,9 @@ from sklearn.calibration import calibration_curve
 
 from lungkit import wording
 from lungkit.errors import LungkitError
-from lungkit.models.card import Measured
+from lungkit.models.card import GRADED, Measured
 from lungkit.models.rule import DecisionRule
+from lungkit.training import evaluation
 from lungkit.training.evaluation import (
     evaluate,
     mean_with_interval,
@@ -23,6 +24,8 @@ from lungkit.training.evaluation import (
     points_table,
     side_by_side,
 )
+from tests.graded import CLASSES as GRADED_CLASSES
+from tests.graded import MIDDLE, answers
 
 CLASSES = ("Normal", "Pneumonia", "COVID-19")
 ARGMAX = DecisionRule(kind="argmax")
@@ -645,3 +648,75 @@ def test_each_source_has_figures_of_its_own_which_a_card_keeps():
 def test_sources_of_another_number_are_refused():
     with pytest.raises(LungkitError, match="1 sources for 2 images"):
         mean_with_interval([0, 1], ["a", "b"], sources=["x"])
+
+
+# --- grades
+
+
+def graded(y, p, **options):
+    return evaluated(y, p, GRADED_CLASSES, patients=np.arange(len(y)) // 2, point=MIDDLE, **options)
+
+
+def test_figures_of_grades_agree_with_scikit_learn():
+    y, p = answers()
+    got = graded(y, p)
+    answer, expected, others = got.predicted, p @ np.arange(4), y != 1
+    assert got.value("kappa")[0] == pytest.approx(sk.cohen_kappa_score(y, answer, weights="quadratic"))
+    without = sk.cohen_kappa_score(y[others], answer[others], weights="quadratic", labels=range(4))
+    assert got.value("kappa_without_second")[0] == pytest.approx(without)
+    assert got.value("grades_off")[0] == pytest.approx(sk.mean_absolute_error(y, answer))
+    pairs = {"auc_first_third": others, "auc_first_second": y < 2, "auc_second_third": y > 0}
+    for metric, of in pairs.items():
+        above = y[of] > (0 if metric == "auc_first_second" else 1)
+        assert got.value(metric)[0] == pytest.approx(sk.roc_auc_score(above, expected[of])), metric
+
+
+def test_kappa_has_an_interval_by_patient_that_narrows_with_more_of_them():
+    few, many = (graded(*answers(n), n_boot=300).value("kappa") for n in (60, 2000))
+    assert few[1] < few[0] < few[2] and many[1] < many[0] < many[2]
+    assert few[2] - few[1] > 3 * (many[2] - many[1])
+
+
+def test_a_resample_of_kappa_is_the_kappa_of_the_images_drawn():
+    y, p = answers(40)
+    times = np.random.default_rng(1).integers(0, 3, (1, 40))
+    drawn = np.repeat(np.arange(40), times[0])
+    scores = evaluation._Scores(y, p, MIDDLE.decide(p), graded=True)(times.astype(float))[0]
+    again = graded(y[drawn], p[drawn], n_boot=0)
+    np.testing.assert_allclose(scores[-6:], [again.value(metric)[0] for metric in GRADED])
+
+
+def test_grades_that_are_all_right_do_not_have_intervals_without_width():
+    y = np.tile(np.arange(4), 5)
+    got = evaluated(y, np.eye(4)[y], GRADED_CLASSES, patients=np.arange(20), point=MIDDLE)
+    assert got.value("kappa") == pytest.approx((1, 0.478, 1), abs=1e-3)
+    assert got.value("grades_off") == pytest.approx((0, 0, 3 * (1 - 0.478)), abs=1e-2)
+
+
+def test_kappa_is_undefined_where_all_images_and_answers_are_of_one_grade_and_0_where_answers_are():
+    one = np.tile([0.0, 1, 0, 0], (6, 1))
+    assert np.isnan(graded(np.ones(6, int), one).value("kappa")[0])
+    assert graded(np.array([0, 1, 2, 3, 1, 1]), one).value("kappa")[0] == pytest.approx(0)
+
+
+def test_only_grades_have_kappa_and_two_classes_are_no_grades():
+    y, p = answers(60)
+    assert "kappa" not in evaluated(y, p, GRADED_CLASSES).record.figures
+    assert "kappa" in graded(y, p).record.figures
+    with pytest.raises(LungkitError, match="2 classes are no grades; accepted: 3 or more"):
+        evaluated(y % 2, np.full((60, 2), 0.5), GRADED_CLASSES, point=MIDDLE)
+
+
+def test_figures_of_grades_name_the_classes_that_they_are_of_and_survive_the_card():
+    measured = graded(*answers(60)).record
+    assert Measured.from_dict(json.loads(json.dumps(measured.to_dict()))).figures == measured.figures
+    rows = graded(*answers(60)).summary().index
+    assert {"Quadratic kappa", "Quadratic kappa without CT-1", "AUC, CT-0 against CT-2 and above"} <= set(rows)
+
+
+def test_two_models_of_grades_are_compared_by_kappa_on_the_same_patients():
+    y, p = answers(400)
+    better, worse = graded(y, p, n_boot=300), graded(y, answers(400, skill=0.5)[1][::-1], n_boot=300)
+    difference, low, _ = paired_difference(better, worse, "kappa")
+    assert difference == pytest.approx(better.value("kappa")[0] - worse.value("kappa")[0])
+    assert low > 0

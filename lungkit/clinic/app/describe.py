@@ -35,6 +35,11 @@ def decision_words(row: CaseRow) -> str:
     return f"? Review (nearest: {row.label}{'; image check failed' if row.flagged else ''})"
 
 
+def likely(row: CaseRow) -> str:
+    """What the probability of a row is of: its decision or, where that is a call for review, the nearest class."""
+    return row.label if row.decision == REVIEW else row.decision
+
+
 def review_words(row: CaseRow) -> str:
     """What the latest review of a reading says, and whose it is."""
     if not row.reviewed:

@@ -171,8 +171,7 @@ class NewCaseScreen(Screen[Records]):
         )
         if saved != patient:
             self._select(saved)
-        probability = percent(float(answer.probabilities[list(answer.classes).index(answer.label)]))
-        line.read(reading_id, answer.decision, probability, time.perf_counter() - started)
+        line.read(reading_id, answer.decision, percent(answer.probability), time.perf_counter() - started)
         if not self.reading.children:
             self._show(reading_id)
 

@@ -4,7 +4,7 @@ from datetime import date
 
 import ipywidgets as widgets
 
-from lungkit.clinic.app.describe import decision_words, patient_heading, review_words, study_figure
+from lungkit.clinic.app.describe import decision_words, likely, patient_heading, review_words, study_figure
 from lungkit.clinic.app.download import DownloadButton
 from lungkit.clinic.app.page import field, show_if, sortable_time
 from lungkit.clinic.app.screen import Confirm, Screen, Table
@@ -47,7 +47,7 @@ class PatientsScreen(Screen[Administration]):
                 "Read": lambda row: sortable_time(row.read_at),
                 "Modality": lambda row: row.kind,
                 "Decision": decision_words,
-                "Probability": lambda row: f"{row.label}, {percent(row.probability)}",
+                "Probability": lambda row: f"{likely(row)}, {percent(row.probability)}",
                 "Model": lambda row: f"{row.model}@{row.version}",
                 "Uploaded by": lambda row: row.read_by,
                 "Review": review_words,

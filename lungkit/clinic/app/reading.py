@@ -15,6 +15,7 @@ from lungkit.clinic.records.cases import Case, Records, ReviewRow
 from lungkit.errors import LungkitError
 from lungkit.models import card_text, registry
 from lungkit.models.card import ModelCard
+from lungkit.models.prediction import GradeRange
 from lungkit.models.rule import DecisionRule, UncertaintyBand
 from lungkit.wording import listed, percent
 
@@ -63,6 +64,8 @@ def viewer(case: Case) -> Viewer:
 def decision_box(case: Case) -> str:
     """The decision, big: a class, or that the model leaves it to the reader, which looks different in every way."""
     probability = percent(case.probabilities[case.label])
+    if case.grades and case.decision != REVIEW:
+        return _range_box(case.grades)
     if case.decision != REVIEW:
         return (
             '<section class="decision decision-class" aria-label="Reading of the model"><p class="kicker">'
@@ -78,9 +81,27 @@ def decision_box(case: Case) -> str:
     )
 
 
+def _range_box(graded: GradeRange) -> str:
+    """The grades that the model names, what they mean, and what one image cannot say."""
+    together = " together" if len(graded.names) > 1 else ""
+    return (
+        '<section class="decision decision-class" aria-label="Reading of the model"><p class="kicker">'
+        f"Finding of the model</p><h2>{safe(graded.name)}</h2><p><b>{_sentence(graded.extent)}</b></p>"
+        f"<p>Probability{together} {percent(graded.probability)}. Your review decides.</p>"
+        f"<p>{_sentence(graded.caution)}</p></section>"
+    )
+
+
+def _sentence(text: str) -> str:
+    return safe(f"{text[:1].upper()}{text[1:]}.")
+
+
 def _reasons(case: Case) -> list[str]:
     reasons = [f"{check.words[:1].upper()}{check.words[1:]}." for check in case.checks if not check.passed]
-    if case.rule.uncertain(_probabilities(case))[0]:
+    uncertain = case.rule.uncertain(_probabilities(case))[0]
+    if uncertain and case.grades:
+        reasons.append(f"The model cannot rule out any grade. {case.grades.caution}.")
+    elif uncertain:
         reasons.append("The probabilities lie within the band of uncertainty, where the model is often wrong.")
     return reasons or ["The model's own rules call for a review."]
 
@@ -102,7 +123,7 @@ def _not_ruled_out(case: Case) -> str:
     the band of uncertainty does, and would sound like more.
     """
     conformal = case.rule.conformal
-    if not conformal or not all(check.passed for check in case.checks):
+    if case.grades or not conformal or not all(check.passed for check in case.checks):
         return ""
     kept = case.rule.prediction_set(_probabilities(case))[0]
     names = [safe(name) for name, keep in zip(case.classes, kept, strict=True) if keep]
@@ -135,7 +156,10 @@ def _marks(case: Case) -> dict[str, tuple[float, float, float]]:
 
 
 def _bar(name: str, case: Case, marks: tuple[float, float, float] | None) -> str:
-    probability = case.probabilities[name]
+    probability, named = (
+        case.probabilities[name],
+        case.grades.names if case.grades and case.decision != REVIEW else (case.label,),
+    )
     track = f'<span class="fill" style="width:{100 * probability:.1f}%"></span>'
     if marks:
         point, low, high = (100 * mark for mark in marks)
@@ -144,13 +168,13 @@ def _bar(name: str, case: Case, marks: tuple[float, float, float] | None) -> str
             f'<span class="point" style="left:{point:.1f}%"></span>'
         )
     return (
-        f'<tr class="bar{" named" if name == case.label else ""}"><th scope="row">{safe(name)}</th><td>'
+        f'<tr class="bar{" named" if name in named else ""}"><th scope="row">{safe(name)}</th><td>'
         f'<span class="track" aria-hidden="true">{track}</span></td><td class="figure">{percent(probability)}</td></tr>'
     )
 
 
 def _key(case: Case) -> str:
-    marks = {"Operating point": "key-point", "Band of uncertainty": "key-band"}
+    marks = {"Operating point": "key-point", "Band of uncertainty": "key-band", "Range": "", "Grades": ""}
     rows = dict(card_text.rule_rows(case.rule, case.classes))
     return " ".join(
         (f'<span class="{mark}" aria-hidden="true"></span> ' if case.rule.band else "")
@@ -215,7 +239,7 @@ class ReviewForm:
     def __init__(self, case: Case, records: Records, page: Page):
         # Not the case itself: its pixels would stay in memory for as long as these buttons.
         self._reading_id, self._label, self._records = case.reading_id, case.label, records
-        undecided = case.decision == REVIEW
+        undecided = case.decision != case.label  # a call for review, or a range of grades
         self.comment = field(widgets.Textarea, "Comment (kept with your review)", placeholder="Optional", rows=2)
         agree = page.button(
             f"Agree: {case.label}",
@@ -224,7 +248,7 @@ class ReviewForm:
             tooltip=f"Save that you agree with {case.label}",
         )
         show_if(not undecided, agree)
-        others = [(name, name) for name in case.classes if undecided or name != case.label]
+        others = [(_meaning(case, name), name) for name in case.classes if undecided or name != case.label]
         self.label = field(
             widgets.Dropdown,
             "Your finding" if undecided else "Correct to",
@@ -252,6 +276,12 @@ class ReviewForm:
         rows = "".join(_review_line(review) for review in case.reviews)
         note = "<p>The latest review counts.</p>" if len(case.reviews) > 1 else ""
         self.history.value = f'<div class="review-history" role="status"><h4>Reviews</h4><ol>{rows}</ol>{note}</div>'
+
+
+def _meaning(case: Case, name: str) -> str:
+    """A class as a clinician chooses it: a grade with what it means."""
+    place = case.classes.index(name)
+    return f"{name} ({case.rule.grades.extent(place, place)})" if case.rule.grades else name
 
 
 def _review_line(review: ReviewRow) -> str:

@@ -21,7 +21,7 @@ from lungkit.clinic.records.accounts import Access
 from lungkit.clinic.records.tables import SEXES, Patient, Reading, Review, Study, User, new_id, now
 from lungkit.data import images
 from lungkit.errors import LungkitError
-from lungkit.models.prediction import Check, Prediction
+from lungkit.models.prediction import Check, GradeRange, Prediction, grade_range
 from lungkit.models.rule import DecisionRule
 
 LONGEST_NUMBER, LONGEST_NAME, LONGEST_TEXT = 64, 200, 4000  # characters
@@ -123,6 +123,11 @@ class Case:
     pixels: np.ndarray = field(repr=False)  # float32 (height, width), HU or 0..1
     heat: np.ndarray = field(repr=False)  # float32 (classes, height, width) 0..1
 
+    @property
+    def grades(self) -> GradeRange | None:
+        """The range of grades that the reading names, where the classes are grades."""
+        return grade_range(self.rule, {name: self.probabilities[name] for name in self.classes})
+
 
 @dataclass(frozen=True)
 class CaseRow:
@@ -137,7 +142,7 @@ class CaseRow:
     version: str
     label: str
     decision: str
-    probability: float  # of the label
+    probability: float  # of the label, or of the range of grades that is the decision
     read_at: datetime
     read_by: str  # full name
     flagged: bool  # an image check failed
@@ -311,6 +316,7 @@ def with_review(*more: Any, of_review: tuple[str, ...] = ()) -> "sa.Select[*tupl
             Reading.label,
             Reading.decision,
             Reading.probabilities,
+            Reading.point,
             Reading.checks,
             Reading.read_at,
             uploader.full_name.label("read_by"),
@@ -355,7 +361,9 @@ def _patient_row(patient: Patient) -> PatientRow:
 
 def _case_row(row: sa.Row[Any], thumbnail: bytes = b"") -> CaseRow:
     flagged = not all(check["passed"] for check in row.checks)
-    probability = row.probabilities[row.label]
+    graded = grade_range(DecisionRule.from_dict(row.point), row.probabilities) if "grades" in row.point else None
+    together = graded is not None and graded.name == row.decision
+    probability = graded.probability if graded and together else row.probabilities[row.label]
     return CaseRow(**_shared(row, CaseRow), probability=probability, flagged=flagged, thumbnail=thumbnail)
 
 
