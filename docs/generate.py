@@ -219,11 +219,12 @@ def cards() -> dict[str, str]:
     from lungkit.models import card_text, registry
     from lungkit.training import recipes
 
-    shipped = [registry.active(name) for name in sorted(recipes.RECIPES)]
+    names = set(recipes.RECIPES) & set(registry.models())  # a recipe can come before its model
+    shipped = [registry.active(name) for name in sorted(names)]
     pages = {f"models/{version.model}": card_text.markdown(version.card) for version in shipped}
     rows = [row for version in shipped for row in card_text.outside_rows(str(version), version.card)]
     sources = card_text.markdown_table(rows[0], (row.values() for row in rows)) if rows else "None was measured yet.\n"
-    return pages | {"models-table.inc": _models_table(set(recipes.RECIPES)), "models-sources.inc": sources}
+    return pages | {"models-table.inc": _models_table(names), "models-sources.inc": sources}
 
 
 def _models_table(shipped: set[str]) -> str:

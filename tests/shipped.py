@@ -8,6 +8,8 @@ from pathlib import Path
 from lungkit.training import recipes
 
 ROOT = Path(__file__).parents[1]
+NOT_YET = {"ct-covid-extent"}  # recipes whose models do not ship so far
+SHIPPED = [name for name in recipes.RECIPES if name not in NOT_YET]
 
 
 def export(folder: Path, root: Path = ROOT) -> Path:
@@ -25,7 +27,7 @@ def export(folder: Path, root: Path = ROOT) -> Path:
         prefix = f"--prefix={folder.resolve()}/"
         subprocess.run([*git, "checkout-index", "-z", "--stdin", "--force", prefix], input=listed, check=True)
     else:
-        for name in recipes.RECIPES:
+        for name in SHIPPED:
             _first_version(root / "artifacts" / name, folder / "artifacts" / name)
     return folder / "artifacts"
 

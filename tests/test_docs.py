@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from lungkit import cli
-from lungkit.training import recipes
+from tests.shipped import SHIPPED
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -139,9 +139,9 @@ def test_every_page_is_in_a_table_of_contents(generated):
 def test_every_notebook_and_every_shipped_model_has_a_page(generated):
     notebooks = {path.name for path in (ROOT / "notebooks").glob("0*.ipynb")}
     assert {path.name for path in (generated / "notebooks").iterdir()} == notebooks
-    assert {path.stem for path in (generated / "models").iterdir()} == set(recipes.RECIPES)
+    assert {path.stem for path in (generated / "models").iterdir()} == set(SHIPPED)
     table = (generated / "models-table.inc").read_text(encoding="utf-8")
-    assert all(f"{name}@v" in table for name in recipes.RECIPES)
+    assert all(f"{name}@v" in table for name in SHIPPED)
 
 
 def test_every_public_function_of_the_described_packages_is_in_the_api_reference(generated):

@@ -32,6 +32,7 @@ from lungkit.data import phantom
 from lungkit.models import registry
 from lungkit.models.rule import ConformalLevel, DecisionRule, UncertaintyBand
 from tests.cards import model_card
+from tests.graded import CAUTION, CLASSES, RANGES
 from tests.shipped import export
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -641,6 +642,62 @@ def test_a_decision_and_a_call_for_review_look_different(opened_case):
     words = reading.decision_box(unclear)
     assert "decision-review" in words and "Review needed" in words and "<h2>Pneumonia" not in words
     assert "does not decide" in words and "Do not rely on it" in words
+
+
+@pytest.fixture
+def graded_reading(prediction):
+    """A function: a reading of CT-1 to CT-2, or of these probabilities."""
+
+    def make(probabilities=(0.15, 0.55, 0.25, 0.05), **changes):
+        of = prediction()
+        p = np.array(probabilities)
+        label = CLASSES[int(RANGES.decide(p[None])[0])]
+        graded = {"classes": CLASSES, "probabilities": p, "label": label, "rule": RANGES}
+        made = dataclasses.replace(of, **graded, heat=np.zeros((4, 6, 8), np.float32))
+        return dataclasses.replace(made, **{"decision": made.grades.name} | changes)
+
+    return make
+
+
+@pytest.fixture
+def opened_grades(records, chest_image, graded_reading):
+    """A function: the case of a reading of grades."""
+
+    def make(*probabilities, **changes):
+        answer = graded_reading(*probabilities, **changes)
+        return records.case(records.save_case(NewPatient("G-1", "Someone"), chest_image(), SHA, answer).reading_id)
+
+    return make
+
+
+def test_grades_are_shown_as_a_range_with_the_share_of_the_lungs_and_what_one_slice_cannot_say(opened_grades):
+    case = opened_grades()
+    words = reading.decision_box(case)
+    assert "<h2>CT-1 to CT-2</h2>" in words and "About 0 to 50 % of the lungs." in words
+    assert "Probability together 80 %" in words and f"{CAUTION}." in words
+    drawn = reading.bars(case)
+    assert drawn.count('class="bar named"') == 2 and "Not ruled out" not in drawn
+    assert "CT-3/4: about 50 to 100 % of the lungs" in drawn
+
+
+def test_a_range_of_every_grade_calls_for_a_review_and_says_why(opened_grades):
+    words = reading.decision_box(opened_grades((0.25, 0.25, 0.25, 0.25), decision=REVIEW))
+    assert "Review needed" in words and "cannot rule out any grade" in words and f"{CAUTION}." in words
+
+
+def test_a_clinician_chooses_one_grade_of_a_range_and_agrees_with_a_single_one(
+    records, chest_image, graded_reading, frame
+):
+    wide, single = graded_reading(), graded_reading((0.05, 0.9, 0.05, 0))
+    for number, (answer, agrees) in enumerate(((wide, False), (single, True))):
+        saved = records.save_case(NewPatient(f"G-{number}", "Someone"), chest_image(seed=number), SHA, answer)
+        form = reading.ReviewForm(records.case(saved.reading_id), records, frame)
+        shown = [name for name, _ in form.label.options]
+        assert ("CT-1 (about 0 to 25 % of the lungs)" in shown) is not agrees
+        assert "CT-2 (about 25 to 50 % of the lungs)" in shown
+    rows = {row.number: row for row in records.worklist()}
+    assert (rows["G-0"].decision, rows["G-0"].probability) == ("CT-1 to CT-2", pytest.approx(0.8))
+    assert (rows["G-1"].decision, rows["G-1"].probability) == ("CT-1", pytest.approx(0.9))
 
 
 def test_a_case_shows_notes_about_reading_its_image(opened_case):

@@ -17,6 +17,7 @@ from lungkit.clinic import predictor, report, report_pages
 from lungkit.clinic.records import cases
 from lungkit.models.card import ModelCard
 from lungkit.models.rule import DecisionRule, UncertaintyBand
+from tests.graded import CAUTION, CLASSES, MIDDLE, RANGES
 
 AT = datetime(2026, 3, 9, 14, 5, tzinfo=UTC)
 PRINTED = datetime(2026, 3, 10, 8, 30, tzinfo=UTC)
@@ -208,6 +209,22 @@ def test_three_classes_have_no_operating_point_to_mark():
 
 def pictures(report) -> list[np.ndarray]:
     return [np.asarray(image.image.convert("RGB")) for image in report.pages[0].images]
+
+
+def test_grades_are_printed_as_a_range_with_their_meaning_and_what_one_slice_cannot_say():
+    p = dict(zip(CLASSES, (0.15, 0.55, 0.25, 0.05), strict=True))
+    graded = {"classes": CLASSES, "probabilities": p, "label": "CT-1", "rule": RANGES, "heat": np.zeros((4, 9, 9))}
+    metrics = {"test": {"n": 99, "patients": 99, "kappa": 0.52, "intervals": {"kappa": [0.41, 0.61]}}}
+    card = CARD | {"classes": list(CLASSES), "operating_point": MIDDLE.to_dict(), "metrics": metrics}
+    printed = text(made(case(**graded, decision="CT-1 to CT-2"), card))
+    for part in (
+        "The model answers: CT-1 to CT-2, about 0 to 50 % of the lungs", "Probability of the range 80 %", CAUTION,
+        "CT-3/4: about 50 to 100 % of the lungs", "Quadratic kappa 0.520 (0.410–0.610)",
+    ):  # fmt: skip
+        assert part in printed, part
+    every = dict.fromkeys(CLASSES, 0.25)
+    undecided = text(made(case(**graded | {"probabilities": every}, decision=predictor.REVIEW), card))
+    assert "cannot rule out any grade" in undecided and CAUTION in undecided
 
 
 def test_a_ct_is_seen_through_the_models_window():

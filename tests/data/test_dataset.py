@@ -172,6 +172,24 @@ def test_an_absent_label_column_names_those_there_are(table_folder, class_folder
         dataset.load(class_folders, label_column="grade")
 
 
+def test_labels_with_too_few_images_can_become_one_class_and_a_note_says_so(table_folder, capsys):
+    root, _, _ = table_folder
+    merged = {"one": ["SICK "]}
+    data = dataset.load_split(root, merged=merged)
+    assert (data.classes, (data.manifest["label"] == "one").sum()) == (("No finding", "one"), 8)
+    assert "images of merged classes: 8. One class: sick (8) as one." in capsys.readouterr().err
+    again = dataset.load_split(root, merged=merged, quiet=True)
+    assert again.recipe["merged"] == merged and again.fingerprint == data.fingerprint
+    assert dataset.load_split(root, quiet=True).classes == ("No finding", "sick")
+    assert dataset.as_given(root, merged={"other": ["absent"]}).classes == ("No finding", "sick")
+
+
+def test_merged_classes_take_the_place_that_dataset_json_gives_the_first_of_them(class_folders):
+    (class_folders / "dataset.json").write_text(json.dumps({"classes": ["COVID-19", "Pneumonia", "Normal"]}))
+    merged = {"viral": ["COVID-19", "Pneumonia"]}
+    assert dataset.load(class_folders, merged=merged).classes == ("viral", "Normal")
+
+
 def test_group_id_has_priority_over_patient_id_and_content_counts_without_both(table_folder):
     root, table, write = table_folder
     table["group_id"] = ["g1", "g1"] + [""] * 14

@@ -11,9 +11,7 @@ import pytest
 from lungkit.clinic import predictor
 from lungkit.models import card_text, registry
 from lungkit.training import recipes
-from tests.shipped import export
-
-SHIPPED = list(recipes.RECIPES)
+from tests.shipped import SHIPPED, export
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import shutil
 import sys
 
@@ -19,6 +20,7 @@ from lungkit.data.relabel import Labels
 from lungkit.errors import LungkitError
 from lungkit.models import backbones, card_text, cnn, graph, registry, saved
 from lungkit.training import finetune, fit, recipes, release, tasks
+from tests.graded import CAUTION, CLASSES, GRADES
 from tests.training.one_worker import in_this_process
 
 TINY = recipes.Recipe(
@@ -439,3 +441,73 @@ def test_the_command_joins_the_sets_of_a_recipe_and_leaves_a_source_out(squares,
 def test_a_set_of_one_source_cannot_leave_each_out(squares, tmp_path):
     with pytest.raises(LungkitError, match="every image of squares is of squares"):
         finetune.train_recipe(TINY, squares, tmp_path, each_left_out=True)
+
+
+# --- grades
+
+
+@pytest.fixture(scope="module")
+def stripes(tmp_path_factory):
+    """Pictures whose bright part grows from grade to grade; the last grade has two patients."""
+    folder, rng = tmp_path_factory.mktemp("grades") / "stripes", np.random.default_rng(0)
+    folder.mkdir()
+    lines = ["file,label,severity,patient_id,split"]
+    for patient, grade in enumerate([0, 1, 2, 3] * 8 + [4] * 2):
+        pixels = rng.integers(0, 90, (32, 32))
+        pixels[: 6 * grade + rng.integers(0, 3)] += 140
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{patient:02d}.png")
+        lines.append(f"{patient:02d}.png,some,CT-{grade},p{patient:02d},")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def graded(home, stripes):
+    """A version of a recipe whose classes are grades."""
+    recipe = dataclasses.replace(
+        TINY, name="stripes-extent", modality="CT", question="How much is bright?", data="stripes", epochs=10,
+        images={"CT-0": 8, "CT-1": 8, "CT-2": 8, "CT-3/4": 10}, label_column="severity", grades=GRADES,
+        merged={"CT-3/4": ["CT-3", "CT-4"]},
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("data", "artifacts", "reports"):
+            patch.setenv(f"LUNGKIT_{name.upper()}", str(home / name))
+        return finetune.train_recipe(recipe, stripes, home / "stripes", compact=True)[0]
+
+
+def test_grades_are_kept_by_the_card_and_measured_by_kappa_over_all_folds(graded):
+    card = registry.find(str(graded)).card
+    assert (card.classes, card.rule.kind, card.rule.grades) == (CLASSES, "median", GRADES)
+    together = card.metrics["2 folds by patient or group"]
+    assert together.n == 34 and together.figure("kappa").value > 0.3 and together.figure("kappa").interval[0] > -1
+    assert together.conformal.level == 0.9 and 0.5 < together.conformal.coverage <= 1
+    assert card.about.population == TINY.population, "the set with its merged grades is the recipe's own"
+    assert "quadratic kappa" in card_text.summary_row(str(graded), card, 0)["macro F1"]
+
+
+def test_a_model_of_grades_is_scored_on_its_own_test_part_and_on_the_grades_as_published(graded, stripes):
+    data = release.data_for(graded, str(stripes))
+    assert data.fingerprint == graded.card.data.fingerprint
+    shown = CliRunner().invoke(cli.app, ["evaluate", "--model", str(graded), "--data", str(stripes)]).output
+    assert "Quadratic kappa without CT-1" in shown and "AUC, CT-0 against CT-2 and above" in shown
+    assert "One class: CT-3 (8) as CT-3/4, CT-4 (2) as CT-3/4" in " ".join(shown.split())
+
+
+def test_predict_answers_with_a_range_of_grades_in_words_and_in_json(graded, stripes):
+    given = ["predict", str(stripes / "02.png"), "--model", str(graded)]
+    said, record = (CliRunner().invoke(cli.app, [*given, *more]).stdout for more in ([], ["--json"]))
+    told = json.loads(record)["grades"]
+    assert set(told["names"]) <= set(CLASSES) and told["extent"].endswith("% of the lungs")
+    assert told["percent"][0] < told["percent"][1] and told["caution"] == CAUTION
+    assert f"; {told['extent']}; " in said and said.strip().endswith(CAUTION)
+
+
+def test_grades_in_another_order_are_refused(stripes, tmp_path):
+    names = ["CT-1", "CT-0", "CT-2", "CT-3"]
+    for name in names:
+        (tmp_path / "other" / name).mkdir(parents=True)
+        shutil.copy(stripes / "00.png", tmp_path / "other" / name / f"{name}.png")
+    (tmp_path / "other" / "dataset.json").write_text(json.dumps({"classes": names}))
+    recipe = dataclasses.replace(TINY, modality="", images=dict.fromkeys(sorted(names), 1), grades=GRADES)
+    with pytest.raises(LungkitError, match=r"grades in the order CT-0, CT-1, .* but other has them in .* CT-1, CT-0"):
+        recipe.check(dataset.load(tmp_path / "other"))

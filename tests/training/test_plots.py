@@ -11,10 +11,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
+from lungkit import wording
 from lungkit.errors import LungkitError
 from lungkit.models.rule import DecisionRule
 from lungkit.training import plots
 from lungkit.training.evaluation import evaluate, operating_point
+from tests.graded import CLASSES as GRADED_CLASSES
+from tests.graded import MIDDLE, answers
 
 CLASSES = ("Normal", "Pneumonia", "COVID-19")
 RNG = np.random.default_rng(0)
@@ -57,6 +60,13 @@ pytestmark = pytest.mark.filterwarnings("error", *_OTHERS)
 
 
 # --- from an evaluation
+
+
+def test_the_confusion_of_grades_has_their_kappa_in_its_title():
+    y, p = answers(80)
+    graded = evaluate(y, p, np.arange(80), GRADED_CLASSES, MIDDLE, n_boot=20)
+    assert f"quadratic kappa {wording.figure(*graded.value('kappa'))}" in title(plots.confusion(graded))
+    assert "kappa" not in title(plots.confusion(evaluation()))
 
 
 def test_the_confusion_matrix_shows_counts_and_shares_of_the_true_class():

@@ -13,6 +13,7 @@ from lungkit.models.card import ConformalFigures, Figure, Measured
 from lungkit.models.rule import DecisionRule
 from lungkit.training import activation, evaluation, sentences
 from tests.cards import model_card
+from tests.graded import CLASSES, MIDDLE, answers
 
 TWO = ("Normal", "COVID-19")
 
@@ -29,6 +30,16 @@ def chest(n=200, sick=0.768, skill=0.0, seed=1):
     rng = np.random.default_rng(seed)
     y = (np.arange(n) < round(n * sick)).astype(int)
     return y, 1 / (1 + np.exp(-(rng.normal(size=n) + skill * (2 * y - 1))))
+
+
+def test_grades_are_said_to_agree_beyond_chance_or_not():
+    y, p = answers()
+    good, bad = (evaluation.evaluate(y, of, range(len(y)), CLASSES, MIDDLE, n_boot=200) for of in (p, p[::-1]))
+    told = "\n".join(sentences.evaluation_says(good, 0, False))
+    assert f"agree with the true ones beyond chance: quadratic kappa {wording.figure(*good.value('kappa'))}" in told
+    assert "without the images of CT-1" in told and "grades off on average" in told
+    assert "not shown to agree with the true ones beyond chance" in "".join(sentences.evaluation_says(bad, 0, False))
+    assert "kappa" not in "".join(sentences.evaluation_says(evaluated(*chest()), 0, False))
 
 
 # --- what always answering the largest class gives
