@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from lungkit.models.card import Figure, Measured, ModelCard, Outside, Quantization
+from lungkit.models.card import GRADED, Figure, Measured, ModelCard, Outside, Quantization
 from lungkit.models.rule import DecisionRule
 from lungkit.wording import listed, percent, plain
 
@@ -44,10 +44,11 @@ _QUESTIONS = {"CT": "Chest CT", "X-ray": "Chest X-ray", "MRI": "Brain MRI"}
 Row = tuple[str, str]  # label and value
 
 
-def metric_name(metric: str, classes: Iterable[str] | None = None) -> str:
+def metric_name(metric: str, classes: tuple[str, ...] | None = None) -> str:
     """What people call a metric of these classes: "Quadratic kappa without CT-1"."""
     name = METRICS.get(metric, metric.replace("_", " "))
-    return name.format(*classes) if classes and "{" in name else name
+    grades = classes if classes and len(classes) > 2 else ("the first grade", "the second grade", "the third grade")
+    return name.format(*grades) if metric in GRADED else name
 
 
 def question(card: ModelCard) -> str:

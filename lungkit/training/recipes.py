@@ -93,7 +93,7 @@ class Recipe:
         if self.grades and [*map(alike, self.images)] != [*map(alike, data.classes)]:
             raise LungkitError(
                 f"{self.name} answers with grades in the order {', '.join(self.images)}, but {data.name} has them in "
-                f"the order {', '.join(data.classes)}; nothing was trained. Name them in the recipe's order in its dataset.json"
+                f"the order {', '.join(data.classes)}; nothing was trained. State the right order in its dataset.json"
             )
         stated = {modality_name(text) for text in data.manifest["modality"] if text}
         if self.modality and (other := sorted(stated - {self.modality})):
@@ -328,8 +328,6 @@ RECIPES = {
                 caution="One slice is not the whole scan: the grade is of all slices, and others can show more or less",
             ),
             fold="1/4",
-            until="stage3",
-            unfrozen="stage2",
             tuned_share=0.5,
         ),
         Recipe(
