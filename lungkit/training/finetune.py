@@ -408,9 +408,7 @@ def train_recipe(
     A recipe that leaves a source out is trained once, without folds, and its version is then measured on all of that
     source, as lungkit.training.outside does.
     """
-    whole = dataset.load(
-        source, label_column=recipe.label_column, max_images=recipe.max_images, merged=recipe.merged
-    )
+    whole = dataset.load(source, label_column=recipe.label_column, max_images=recipe.max_images, merged=recipe.merged)
     recipe.check(whole)
     names = whole.source_names if each_left_out else []
     if len(names) == 1:
