@@ -182,7 +182,7 @@ def recipe_task(
     source: as dataset.load_split takes it; one with other classes or of another modality is refused.
     """
     recipe = replace(recipe, epochs=recipe.epochs if epochs is None else epochs)
-    parts = {"max_images": recipe.max_images, "merged": recipe.merged}
+    parts: dict[str, Any] = {"max_images": recipe.max_images, "merged": recipe.merged}
     recipe.check(dataset.load(source, label_column=recipe.label_column, limit=limit, **parts))
     tensors = finetune.recipe_data(recipe, source, limit)
     settings = recipe.settings() | {"data": tensors.data.fingerprint, "limit": limit, "vary": list(vary)}
