@@ -36,8 +36,11 @@ FUNCTIONS = {
         "models.clone_model",
         "saving.load_model",
     ),
-    "matplotlib.figure": ("Figure.savefig",),
+    "matplotlib.backends.backend_agg": ("FigureCanvasAgg.draw",),
+    "matplotlib.pyplot": ("subplots",),
     "openvino": ("Core.compile_model", "convert_model"),
+    "sklearn.metrics": ("accuracy_score", "average_precision_score", "roc_auc_score"),
+    "tensorflow.python.data.ops.dataset_ops": ("DatasetV2.map",),
     "tensorflow.python.eager.polymorphic_function.polymorphic_function": (
         "Function.__call__",
         "Function.get_concrete_function",
