@@ -43,7 +43,10 @@ def read(root: Path, contents: folders.Survey) -> Layout | None:
     notes = [
         *other_files(contents, root, [*lesion_lists, *scan_lists]),
         *note(
-            "images outside any scan", "warning", images.keys() - slices.keys(), "They are not in NCP, CP or Normal."
+            "images outside any scan",
+            "warning",
+            sorted(images.keys() - slices.keys()),
+            "They are not in NCP, CP or Normal.",
         ),
         *note(
             "slices without a lesion", "warning", healthy, "Their patients are sick, but no lesion is marked in them."
