@@ -13,6 +13,7 @@ from lungkit.errors import LungkitError
 FOLDER = Path(__file__).parent / "weights"
 SHA256 = {
     "efficientnet_lite0_imagenet.npz": "9f25ff3960f2d031b07a674efda7e6f9121e0db8aecb7c8010c3a6c9a99410ee",
+    "lungs_xray.npz": "9d76f81cdb68a6dcac9bb09374b8967dc960cfee45a9e501521e47b8610c2f4b",
 }
 
 

@@ -241,7 +241,9 @@ _chest = partial(
     data="chest_xray_paediatric_224",
     licence="CC BY 4.0",
     augmentation=_SHAPELESS,
-    scored_before=1,
+    lungs=True,
+    until="stage4",
+    scored_before=9,  # two versions, and seven looks at the test part when these settings were thought of
 )
 
 # Real CT slices, of any public set of three classes: as ct-covid is trained, whose settings were chosen on real slices.
