@@ -149,9 +149,12 @@ class RecipeSpace(keras_tuner.HyperModel):
                 values[name] = hp.Choice(name, sorted({*VALUES[name], as_it_is}), default=as_it_is)
         return replace(own, **values)
 
-    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        """The compiled model, with its head solved."""
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model | None:
+        """The compiled model, with its head solved; None where KerasTuner only reads the space, before any trial."""
+        only_read = bool(self.vary) and not hp.values
         recipe = self.recipe_for(hp)
+        if only_read:
+            return None
         self.folder.mkdir(parents=True, exist_ok=True)
         head = self.folder / f"head-{recipe.until}{'-equalised' * recipe.equalised}.npz"
         begun = finetune.start(recipe, self.tensors, head, self.seed)

@@ -114,8 +114,15 @@ def test_without_epochs_the_solved_heads_of_stages_are_compared(squares, monkeyp
     assert len(re.findall("COMPLETED", done.stdout)) == 2
 
 
+def test_nothing_is_built_to_read_the_space(space):
+    values = keras_tuner.HyperParameters()
+    assert space.build(values) is None
+    assert len(values.values) == 5
+
+
 def test_a_trial_is_scored_after_calibration(space, eager):
     values = keras_tuner.HyperParameters()
+    space.recipe_for(values)
     model = space.build(values)
     model.get_layer("logits").set_weights([10 * weights for weights in model.get_layer("logits").get_weights()])
     score = space.fit(values, model, callbacks=[], epochs=0)["val_loss"]
