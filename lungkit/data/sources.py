@@ -162,7 +162,9 @@ def _folder(path: Path, label_column: str | None) -> Listing:
         )
         return replace(listing, notes=(*taken, *listing.notes, *survey_notes(_outside(contents, below), path)))
     _refuse_label_column(path, label_column)
-    return _of_layout(path, ct_sets.common_names(classfolders.read(path, contents)))
+    read = classfolders.read(path, contents)
+    named = "classes" in _about(path)  # by whoever made the folder
+    return _of_layout(path, ct_sets.Layout(read.rows, read.notes, ()) if named else ct_sets.common_names(read))
 
 
 def _outside(contents: folders.Survey, below: Path) -> folders.Survey:

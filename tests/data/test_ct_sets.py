@@ -282,12 +282,20 @@ def test_ct_cov19_gets_common_names_and_patients_of_their_class(trees):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("names", [("COVID", "Normal", "Pneumonia"), ("CAP", "Normal", "Tumour"), ("CAP", "Normal")])
+@pytest.mark.parametrize(
+    "names", [("COVID", "Normal", "Pneumonia"), ("CAP", "Normal", "Tumour"), ("CAP", "Normal"), ("COVID-19", "Normal")]
+)
 def test_other_class_folders_keep_their_names(tmp_path, names):
     for name in names:
         for cut in ct_trees.patient("Normal", 1, 2):
-            ct_trees.picture(cut, tmp_path / "set" / name / f"{cut.index}.png")
+            ct_trees.picture(cut, tmp_path / "set" / name / "P001" / f"{cut.index}.png")
     assert set(dataset.load(tmp_path / "set").classes) == set(names)
+
+
+def test_classes_that_dataset_json_names_keep_their_names(copy):
+    root = copy("ct_cov19")
+    (root / "dataset.json").write_text('{"classes": ["OtherPneumonia", "COV", "Normal"]}')
+    assert dataset.load(root).classes == ("OtherPneumonia", "COV", "Normal")
 
 
 def test_a_large_set_is_thinned_evenly_within_each_patient(trees):

@@ -20,7 +20,8 @@ from lungkit.data.dicom_header import checked_header
 from lungkit.data.image import Broken
 from lungkit.data.notes import DatasetError, note
 
-_PATIENT = re.compile(r"(covid-?19|cap|normal)(?:[ _-]*(?:cases|subjects))?/((?:P|cap|normal)\d+)/.+", re.IGNORECASE)
+_PATIENT = re.compile(r"(covid-?19|cap|normal)([ _-]*(?:cases|subjects))?/((?:P|cap|normal)\d+)/.+", re.IGNORECASE)
+_LABELS = r"slice[-_ ]level[-_ ]labels.*\.npy"
 _CLASSES = {"cap": "Pneumonia", "normal": "Normal"}
 _OF_ONE = "give both files of one release"
 
@@ -28,13 +29,14 @@ _OF_ONE = "give both files of one release"
 def read(root: Path, contents: folders.Survey) -> Layout | None:
     """The slices of a folder laid out like COVID-CT-MD; None if it is none. Raises DatasetError."""
     patients: dict[tuple[str, str], list[Path]] = defaultdict(list)  # (class, patient) to slices
-    outside = []
+    outside, named = [], bool(files_named(root, _LABELS))
     for path in contents.images:
         if match := _PATIENT.fullmatch(folders.below(path, root)):
-            patients[_CLASSES.get(match[1].lower(), "COVID-19"), match[2]].append(path)
+            patients[_CLASSES.get(match[1].lower(), "COVID-19"), match[3]].append(path)
+            named |= bool(match[2])
         else:
             outside.append(folders.below(path, root))
-    if {label for label, _ in patients} <= {"Normal"}:
+    if not named or {label for label, _ in patients} <= {"Normal"}:
         return None
     refuse_two_classes(root, ({"label": label, "patient_id": patient} for label, patient in patients))
     index, array = _lists(root)
@@ -66,7 +68,7 @@ def read(root: Path, contents: folders.Survey) -> Layout | None:
 
 def _lists(root: Path) -> tuple[Path, Path]:
     """The index and the labels of slices; of several files with labels, the corrected one."""
-    index, arrays = files_named(root, r".*index\.csv"), files_named(root, r"slice[-_ ]level[-_ ]labels.*\.npy")
+    index, arrays = files_named(root, r".*index\.csv"), files_named(root, _LABELS)
     arrays = [path for path in arrays if "updated" in path.name.casefold()] or arrays
     if len(index) != 1 or len(arrays) != 1:
         there = folders.few([path.name for path in (*index, *arrays)], 6) or "neither"
