@@ -150,7 +150,8 @@ _BACKBONES = {
     ),
 }
 
-NAMES = tuple(_BACKBONES)
+CT_STUDENT = "efficientnet_lite0_ct"  # what lungkit.training.distillation trains
+NAMES = tuple(name for name in _BACKBONES if name != CT_STUDENT)  # that come with weights
 STAGES = ("stage1", "stage2", "stage3", "stage4", "stage5", "head")
 
 

@@ -27,7 +27,8 @@ import numpy as np  # noqa: E402
 import openvino  # noqa: E402
 
 FILE = "graph.xml"  # its weights are in graph.bin
-OUTPUTS = ("probabilities", "heat", "embedding", "lungs")
+OUTPUTS = ("probabilities", "heat", "embedding")
+LUNGS = "lungs"  # the fourth
 PRECISION = "f32"
 
 
@@ -58,7 +59,7 @@ class Graph:
         model = read(folder)
         self._outputs = [
             name
-            for name in OUTPUTS
+            for name in (*OUTPUTS, LUNGS)
             if any(name in output.names for output in model.outputs) and (heat or name != "heat")
         ]
         if not heat:

@@ -18,7 +18,6 @@ from lungkit.models import backbones, efficientnet_lite, lungs, weights_file
 from lungkit.progress import bar
 from lungkit.training import ct_teacher, finetune, fit, pipeline
 
-BACKBONE = "efficientnet_lite0_ct"
 _BATCH, _RATE, _EMA = 16, 1e-3, 0.99
 _RANGE = (-4.0, 6.0)  # of a standardised feature: a few maps have single values far beyond
 _OUTSIDE = 0.15  # what a place without lung counts for, added to the share of lung everywhere
@@ -77,9 +76,9 @@ def student() -> keras.Model:
     """Squares of the lungs, as lungs.LungSquare gives them, to the teacher's maps, standardised; from ImageNet."""
     side = (ct_teacher.SIDE, ct_teacher.SIDE)
     spec = preprocess.Preprocessing(size=side, mean=lungs.MEAN, std=lungs.STD)
-    model = backbones.build(BACKBONE, (*side, 2), 2, pretrained=False, preprocessing=spec)
+    model = backbones.build(backbones.CT_STUDENT, (*side, 2), 2, pretrained=False, preprocessing=spec)
     efficientnet_lite.load_imagenet(model)
-    return keras.Model(model.input, model.get_layer("taught").output, name=BACKBONE)
+    return keras.Model(model.input, model.get_layer("taught").output, name=backbones.CT_STUDENT)
 
 
 @keras.saving.register_keras_serializable("lungkit")
