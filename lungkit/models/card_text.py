@@ -13,6 +13,13 @@ from lungkit.models.rule import DecisionRule
 from lungkit.wording import listed, percent, plain
 
 METRICS = {
+    # Of grades; {0}, {1}, {2}: the names of the lowest three.
+    "kappa": "Quadratic kappa",
+    "kappa_without_second": "Quadratic kappa without {1}",
+    "grades_off": "Mean error in grades",
+    "auc_first_third": "AUC, {0} against {2} and above",
+    "auc_first_second": "AUC, {0} against {1}",
+    "auc_second_third": "AUC, {1} against {2} and above",
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
     "macro_f1": "Macro F1",
@@ -24,13 +31,6 @@ METRICS = {
     "precision": "Precision",
     "f1": "F1",
     "average_precision": "Average precision",
-    # Of grades; {0}, {1}, {2}: the names of the lowest three.
-    "kappa": "Quadratic kappa",
-    "kappa_without_second": "Quadratic kappa without {1}",
-    "grades_off": "Mean error in grades",
-    "auc_first_third": "AUC, {0} against {2} and above",
-    "auc_first_second": "AUC, {0} against {1}",
-    "auc_second_third": "AUC, {1} against {2} and above",
 }
 SPLITS = {"train": "training", "val": "validation", "test": "test"}  # of a data set, as people call them
 SYNTHETIC = (
@@ -289,6 +289,10 @@ def figures_table(split: str, measured: Measured) -> FiguresTable:
             largest = measured.largest_class
             constant = (str(Figure(largest["share"])), *[""] * len(measured.by_class))
             rows.append((f"Always answering '{largest['class']}'", constant))
+    if measured.conformal and "kappa" in measured.figures:
+        sets = measured.conformal
+        held = f"{Figure(sets.coverage, sets.interval)}; {sets.classes_named:.2f} grades in it"
+        rows.append(("True grade in the range", (held, *[""] * len(measured.by_class))))
     if measured.support:
         rows.append(("Images", (str(measured.n or ""), *(str(measured.support.get(c, "")) for c in measured.by_class))))
     title = f"{SPLITS.get(split, split).capitalize()}: {measured.counts or 'number of images not stated'}"
@@ -308,7 +312,7 @@ def reported_on(card: ModelCard) -> str:
 def summary_row(name: str, card: ModelCard, size: int) -> dict[str, str]:
     """A model in one row of a table; name: "MODEL@vN", size: of its files, in bytes."""
     _, measured = card.reported
-    sets = card.metrics["test"].conformal if "test" in card.metrics else None
+    sets = measured.conformal or (card.metrics["test"].conformal if "test" in card.metrics else None)
     seconds = (card.training or {}).get("seconds")
     ece = card.metrics["val"].figure("ece").value if "val" in card.metrics else None
     graded = f"; quadratic kappa {measured.figure('kappa')}" if "kappa" in measured.figures else ""

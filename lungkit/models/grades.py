@@ -20,9 +20,9 @@ class Grades(Part):
     caution: str  # what a person has to know who sees an answer
 
     def extent(self, first: int, last: int) -> str:
-        """What the grades from `first` to `last` mean: "about 0 to 50 % of the lungs", "none of the lungs"."""
+        """What the grades from `first` to `last` mean: "about 0 to 50 % of the lungs", "no part of the lungs"."""
         (low, _), (_, high) = self.extents[first], self.extents[last]
-        return f"about {low:g} to {high:g} % of {self.of}" if high else f"none of {self.of}"
+        return f"about {low:g} to {high:g} % of {self.of}" if high else f"no part of {self.of}"
 
 
 def range_name(names: Sequence[str]) -> str:

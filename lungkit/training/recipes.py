@@ -317,8 +317,9 @@ RECIPES = {
             name="ct-covid-extent",
             modality="CT",
             question="Chest CT slice: how much of the lungs does viral pneumonia affect?",
-            population="patients of Moscow's hospitals, spring 2020, one slice of each study. The grade is of the "
-            "whole study, and many CT-1 slices show no lesion. CT-4 has two patients, so CT-3 and CT-4 are one grade",
+            population="patients of Moscow's hospitals, spring 2020, one slice of each study. CT-0 is without viral "
+            "pneumonia, not healthy. The grade is of the whole study, and many CT-1 slices show no lesion. CT-4 has "
+            "two patients, so CT-3 and CT-4 are one grade",
             data="mosmed_ct",
             images={"CT-0": 196, "CT-1": 515, "CT-2": 94, "CT-3/4": 34},
             licence="CC BY-NC-ND 3.0 as the paper of the set states; research only, images are not republished",

@@ -49,7 +49,7 @@ def test_a_range_says_in_words_how_much_of_the_lungs_it_means():
     both = _range(0.15, 0.55, 0.25, 0.05)
     assert (both.name, both.extent, both.percent) == ("CT-1 to CT-2", "about 0 to 50 % of the lungs", (0, 50))
     assert (both.probability, both.caution) == (pytest.approx(0.8), CAUTION)
-    assert (_range(0.9, 0.1, 0, 0).name, _range(0.9, 0.1, 0, 0).extent) == ("CT-0", "none of the lungs")
+    assert (_range(0.9, 0.1, 0, 0).name, _range(0.9, 0.1, 0, 0).extent) == ("CT-0", "no part of the lungs")
     assert _range(0, 0, 0.1, 0.9).extent == "about 50 to 100 % of the lungs"
 
 
@@ -88,5 +88,5 @@ def test_a_card_whose_grades_make_no_sense_is_refused_with_its_key(changes, mess
 def test_a_card_says_what_each_grade_means_and_how_its_range_is_made():
     rows = dict(card_text.rule_rows(RANGES, CLASSES))
     assert rows["Range"] == "and its neighbours until they sum to 80 %; made to hold the true one 90 % of the time"
-    assert "CT-0: none of the lungs; CT-1: about 0 to 25 % of the lungs" in rows["Grades"]
+    assert "CT-0: no part of the lungs; CT-1: about 0 to 25 % of the lungs" in rows["Grades"]
     assert rows["Caution"] == CAUTION

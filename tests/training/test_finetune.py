@@ -446,6 +446,14 @@ def test_a_set_of_one_source_cannot_leave_each_out(squares, tmp_path):
 # --- grades
 
 
+def test_the_recipe_of_the_extent_of_covid_knows_its_public_set(shared_data):
+    recipe = recipes.find("ct-covid-extent")
+    data = dataset.load(shared_data / recipe.data, label_column=recipe.label_column, merged=recipe.merged)
+    recipe.check(data)
+    assert recipe.owns(data) and data.classes == tuple(recipe.images)
+    assert "CT-4 (2) as CT-3/4" in " ".join(map(str, data.notes))
+
+
 @pytest.fixture(scope="module")
 def stripes(tmp_path_factory):
     """Pictures whose bright part grows from grade to grade; the last grade has two patients."""
@@ -482,6 +490,7 @@ def test_grades_are_kept_by_the_card_and_measured_by_kappa_over_all_folds(graded
     assert together.n == 34 and together.figure("kappa").value > 0.3 and together.figure("kappa").interval[0] > -1
     assert together.conformal.level == 0.9 and 0.5 < together.conformal.coverage <= 1
     assert card.about.population == TINY.population, "the set with its merged grades is the recipe's own"
+    assert "grades in it" in dict(card_text.figures_table("folds", together).rows)["True grade in the range"][0]
     assert "quadratic kappa" in card_text.summary_row(str(graded), card, 0)["macro F1"]
 
 
