@@ -31,7 +31,7 @@ def test_one_command_trains_on_a_public_set(real, monkeypatch):
     plan = recipes.find("ct-infection")
     small = {"backbone": "cnn", "side": 64, "epochs": 1, "batch_size": 4, "max_images": 30}
     short = dataclasses.replace(plan, real=plan.real | small)
-    monkeypatch.setattr(cnn, "build", functools.partial(cnn.build, filters=cnn.FILTERS // 4))
+    monkeypatch.setattr(cnn, "build", functools.partial(cnn.build, filters=cnn.FILTERS // 4, blocks=2))
     monkeypatch.setitem(recipes.RECIPES, "ct-infection", short)
     done = CliRunner().invoke(cli.app, ["train", "ct-infection", "--data", str(real), "--licence", "CC0"])
     assert done.exit_code == 0, done.exception
