@@ -118,9 +118,8 @@ def _grade_rows(rule: DecisionRule, classes: tuple[str, ...]) -> list[Row]:
     rows = [("Operating point", "The middle grade, at which half of the probability is reached")]
     if rule.conformal:
         least, level = percent(rule.conformal.least), percent(rule.conformal.level)
-        rows.append(
-            ("Range", f"and its neighbours until they sum to {least}; made to hold the true one {level} of the time")
-        )
+        words = f"the middle grade and its neighbours until they sum to {least}"
+        rows.append(("Range", f"{words}; made to hold the true one {level} of the time"))
     if rule.grades:
         meant = [f"{name}: {rule.grades.extent(i, i)}" for i, name in enumerate(classes)]
         rows += [("Grades", "; ".join(meant)), ("Caution", rule.grades.caution)]

@@ -87,6 +87,8 @@ def test_a_card_whose_grades_make_no_sense_is_refused_with_its_key(changes, mess
 
 def test_a_card_says_what_each_grade_means_and_how_its_range_is_made():
     rows = dict(card_text.rule_rows(RANGES, CLASSES))
-    assert rows["Range"] == "and its neighbours until they sum to 80 %; made to hold the true one 90 % of the time"
+    assert rows["Range"] == (
+        "the middle grade and its neighbours until they sum to 80 %; made to hold the true one 90 % of the time"
+    )
     assert "CT-0: no part of the lungs; CT-1: about 0 to 25 % of the lungs" in rows["Grades"]
     assert rows["Caution"] == CAUTION
