@@ -20,24 +20,32 @@ layers = keras.layers
 MEMBERS = "members"  # the layer that puts their feature maps side by side
 
 
-def combine(models: Sequence[keras.Model], name: str, mirrored: bool = True) -> keras.Model:
+def combine(
+    models: Sequence[keras.Model], name: str, mirrored: bool = True, whole: tuple[lungs.LungSquare, int] | None = None
+) -> keras.Model:
     """Functional model: images in, the mean of the members' logits out.
 
     models: of one input and output shape, each as cnn.build or backbones.build makes it. mirrored: each member also
-    reads the mirrored image, and its feature maps are mirrored back (test-time augmentation).
+    reads the mirrored image, and its feature maps are mirrored back (test-time augmentation). whole: what gives the
+    members the square of the lungs, and the side of the whole images that are then read.
     """
     if len({(model.input_shape, model.output_shape) for model in models}) != 1:
         raise LungkitError("an ensemble needs one model or more, all with the same input and output")
-    image = keras.Input(models[0].input_shape[1:], name="image")
-    views = [image, _mirrored(image)] if mirrored else [image]
+    if whole:
+        square, side = whole
+        image = keras.Input((side, side, 1), name="image")
+        seen = square(image)[0]
+    else:
+        image = seen = keras.Input(models[0].input_shape[1:], name="image")
+    views = [seen, _mirrored(seen)] if mirrored else [seen]
     maps, dense = [], []
     for number, model in enumerate(models):
         trunk = _renamed(model, f"member{number + 1}_")
         pooled = trunk.get_layer(f"member{number + 1}_embedding").input
         wiring = _wiring(keras.Model(trunk.input, pooled))
         for view in views:
-            seen = _applied(wiring, view)
-            maps.append(seen if view is image else _mirrored(seen))
+            given = _applied(wiring, view)
+            maps.append(given if view is seen else _mirrored(given))
             dense.append(model.get_layer("logits").get_weights())
     x = layers.Concatenate(name=MEMBERS)(maps) if len(maps) > 1 else maps[0]
     x = layers.GlobalAveragePooling2D(name="embedding")(x)
@@ -46,13 +54,6 @@ def combine(models: Sequence[keras.Model], name: str, mirrored: bool = True) -> 
     kernels, biases = zip(*dense, strict=True)
     logits.set_weights([np.concatenate(kernels) / len(maps), np.mean(biases, axis=0)])
     return whole
-
-
-def over_whole_image(network: keras.Model, square: lungs.LungSquare, side: int) -> keras.Model:
-    """The flat model of whole images (N, side, side, 1), of one that reads what `square` gives."""
-    image = keras.Input((side, side, 1), name="whole_image")
-    seen, *_ = square(image)
-    return keras.Model(image, _applied(_wiring(network), seen), name=network.name)
 
 
 def _mirrored(images: keras.KerasTensor) -> keras.KerasTensor:

@@ -14,6 +14,7 @@ FOLDER = Path(__file__).parent / "weights"
 SHA256 = {
     "efficientnet_lite0_imagenet.npz": "9f25ff3960f2d031b07a674efda7e6f9121e0db8aecb7c8010c3a6c9a99410ee",
     "lungs_xray.npz": "9d76f81cdb68a6dcac9bb09374b8967dc960cfee45a9e501521e47b8610c2f4b",
+    "lungs_ct.npz": "c875e4c1ed0ec57597e3ab330d4d9a6f28ec10eeb2c9f151be9106a65aceafc9",
 }
 
 

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -284,14 +285,9 @@ class Trained:
     """The result of a recipe's training."""
 
     model: keras.Model  # all members as one graph, of what `tensors` holds
+    of_whole_images: keras.Model  # the same as it is registered
     tensors: RecipeData
     history: pd.DataFrame  # one row an epoch of any member: seed, epoch, loss, accuracy, val_loss, … seconds
-
-    @property
-    def of_whole_images(self) -> keras.Model:
-        """The model that is registered."""
-        square = self.tensors.square
-        return ensemble.over_whole_image(self.model, square, self.tensors.spec.size[0]) if square else self.model
 
 
 def members(recipe: Recipe, source: str | Path, folder: Path, workers: int | None = None) -> Trained:
@@ -299,7 +295,10 @@ def members(recipe: Recipe, source: str | Path, folder: Path, workers: int | Non
     tensors = recipe_data(recipe, source)
     parts = [member(recipe, tensors, folder / f"seed-{seed}", seed, workers) for seed in recipe.seeds]
     history = pd.concat([rows.assign(seed=seed) for seed, (_, rows) in zip(recipe.seeds, parts, strict=True)])
-    return Trained(ensemble.combine([model for model, _ in parts], recipe.name, recipe.mirrored), tensors, history)
+    join = partial(ensemble.combine, [model for model, _ in parts], recipe.name, recipe.mirrored)
+    model = join()
+    whole = join((tensors.square, tensors.spec.size[0])) if tensors.square else model
+    return Trained(model, whole, tensors, history)
 
 
 def cross_validate(

@@ -127,7 +127,7 @@ def whole_model(square) -> keras.Model:
                 "efficientnet_lite0", (SIDE, SIDE, 2), 2, pretrained=False, preprocessing=spec, until="stage3"
             )
         )
-    return ensemble.over_whole_image(ensemble.combine(members, "pair"), square, lungs.WHOLE)
+    return ensemble.combine(members, "pair", whole=(square, lungs.WHOLE))
 
 
 def test_the_graph_of_whole_images_says_what_keras_says(whole_model, pictures, tmp_path):
