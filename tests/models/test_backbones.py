@@ -12,7 +12,7 @@ import pytest
 
 from lungkit.data.preprocess import Preprocessing
 from lungkit.errors import LungkitError
-from lungkit.models import backbones, cnn, efficientnet_lite, graph, saved
+from lungkit.models import backbones, cnn, efficientnet_lite, graph, saved, weights_file
 from lungkit.models.rule import DecisionRule
 from lungkit.training import export
 from tests.answers import probabilities
@@ -83,11 +83,10 @@ def test_every_layer_of_lite0_begins_with_what_was_learned(lite0, random_lite0):
 
 @pytest.mark.parametrize("content", [None, b"PK other bytes"])
 def test_missing_or_damaged_weights_are_explained(monkeypatch, tmp_path, content):
-    file = tmp_path / "lite0.npz"
     if content:
-        file.write_bytes(content)
-    monkeypatch.setattr(efficientnet_lite, "WEIGHTS", file)
-    with pytest.raises(LungkitError, match=r"lite0\.npz is missing or damaged; install lungkit again"):
+        (tmp_path / "efficientnet_lite0_imagenet.npz").write_bytes(content)
+    monkeypatch.setattr(weights_file, "FOLDER", tmp_path)
+    with pytest.raises(LungkitError, match=r"lite0_imagenet\.npz is missing or damaged; install lungkit again"):
         backbones.build("efficientnet_lite0", (64, 64, 1), 3)
 
 
