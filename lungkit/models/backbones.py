@@ -186,8 +186,8 @@ def build(
     backbone = _backbone(name)
     if len(input_shape) != 3 or input_shape[2] not in (1, 2) or min(input_shape[:2]) < MIN_SIDE:
         raise LungkitError(
-            f"input shape {tuple(input_shape)}: expected (height, width, 1), or 2 channels where the second is the "
-            f"probability of lung, each side {MIN_SIDE} pixels or more"
+            f"input shape {tuple(input_shape)}: expected (height, width, 1), each side {MIN_SIDE} pixels or more; "
+            "or 2 channels, where the second is the probability of lung"
         )
     if n_classes < 2:
         raise LungkitError(f"a classifier needs at least 2 classes, not {n_classes}")
