@@ -177,7 +177,8 @@ def sentence(answer: Answer, undrawn: str = "") -> str:
     told = f"{folders.one_line(answer.file)}: {reading.decision} ({reading.label} {likely:.3f})"
     failed = [check.words for check in reading.checks if not check.passed]
     if graded := reading.grades:
-        told = f"{folders.one_line(answer.file)}: {reading.decision} ({graded.name} {graded.probability:.3f})"
+        named = "" if reading.decision == graded.name else f"{graded.name} "
+        told = f"{folders.one_line(answer.file)}: {reading.decision} ({named}{graded.probability:.3f})"
         failed = [graded.extent, *failed, graded.caution]
     noted = [reading.note] if reading.note else []
     return "; ".join([told, *failed, *noted, *([f"no heat map: {undrawn}"] if undrawn else [])])

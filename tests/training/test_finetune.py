@@ -508,7 +508,7 @@ def test_predict_answers_with_a_range_of_grades_in_words_and_in_json(graded, str
     told = json.loads(record)["grades"]
     assert set(told["names"]) <= set(CLASSES) and told["extent"].endswith("% of the lungs")
     assert told["percent"][0] < told["percent"][1] and told["caution"] == CAUTION
-    assert f"; {told['extent']}; " in said and said.strip().endswith(CAUTION)
+    assert f"{told['probability']:.3f}); {told['extent']}; " in said and said.strip().endswith(CAUTION)
 
 
 def test_grades_in_another_order_are_refused(stripes, tmp_path):
