@@ -129,7 +129,7 @@ def says(trust: Mapping[str, Any]) -> list[str]:
     """What the figures of `chest_xray` mean, in sentences for clinicians, by rules:
 
     - it tells normal from the rest elsewhere where the interval of its AUC lies above 0.5;
-    - part of its score comes from outside the lungs where the interval of its AUC without them does not include 0.5;
+    - part of its score comes from outside the lungs where the interval of its AUC without them lies above 0.5;
     - it does worse without the border where its AUC lies above the interval of that with the border hidden;
       neither is stated where it does not tell the images apart as they are;
     - its heat favours the lungs where the interval of what it has above a uniform map lies above 0.
@@ -296,7 +296,7 @@ def _says_elsewhere(elsewhere: Mapping[str, Any]) -> str:
 
 def _says_of_lungs(auc: Mapping[str, FigureJson]) -> str:
     whole, without = auc["as_is"], auc["lungs_hidden"]
-    from_outside = not without["low"] <= 0.5 <= without["high"]
+    from_outside = without["low"] > 0.5
     return (
         f"{'part of its score comes' if from_outside else 'nothing of its score is seen to come'} from outside the "
         f"lungs: AUC {wording.figure(**without)} with the lungs hidden, {wording.figure(**whole)} as the images are."

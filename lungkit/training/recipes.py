@@ -243,7 +243,7 @@ _chest = partial(
     augmentation=_SHAPELESS,
     lungs=True,
     until="stage4",
-    scored_before=9,  # two versions, and seven looks at the test part when these settings were thought of
+    scored_before=10,  # three versions, and seven looks at the test part when these settings were thought of
 )
 
 # Real CT slices, of any public set of three classes: as ct-covid is trained, whose settings were chosen on real slices.
@@ -276,7 +276,8 @@ RECIPES = {
             question="Chest X-ray: normal or pneumonia?",
             images={"NORMAL": 1203, "PNEUMONIA": 3268},
             epochs=8,
-            learning_rate=1e-3,
+            ema=0.99,
+            seeds=(1, 2),
         ),
         _chest(
             name="chest-xray-infection",

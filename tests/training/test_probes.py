@@ -411,3 +411,11 @@ def test_on_covid_chestxray_the_figures_are_of_its_frontal_x_rays(shared_data, o
 
 def _fitted(area: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(area).resize(mask.shape[::-1], Image.Resampling.BILINEAR)) >= probes.LUNGS_REACH
+
+
+def test_hidden_lungs_that_turn_answers_round_are_no_score_from_outside():
+    turned = {
+        "as_is": {"value": 0.99, "low": 0.98, "high": 1.0},
+        "lungs_hidden": {"value": 0.43, "low": 0.37, "high": 0.48},
+    }
+    assert probes._says_of_lungs(turned).startswith("nothing of its score is seen to come from outside the lungs")
