@@ -148,7 +148,8 @@ def sections(card: ModelCard) -> dict[str, list[Row]]:
             for source, of in (measured.sources or {}).items()
         ],
         "Data and population": [
-            *_labelled({name: value for name, value in about.items() if name != "question"}),
+            *_labelled({name: value for name, value in about.items() if name not in ("question", "ages")}),
+            *([("Ages", "{:g} to {:g} years".format(*about["ages"]))] if "ages" in about else []),
             ("Data set", card.data.name),
             ("Data fingerprint", card.data.fingerprint or "not stated"),
             *([("Sources", "; ".join(card.data.sources))] if card.data.sources else []),
