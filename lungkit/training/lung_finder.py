@@ -92,7 +92,7 @@ def surrounded(picture: np.ndarray) -> np.ndarray:
     seen = smooth[smooth > 0.02]
     tissue = smooth > otsu_threshold(seen if seen.size > 0.3 * smooth.size else smooth)
     edge = np.concatenate([tissue[0], tissue[-1], tissue[:, 0], tissue[:, -1]])
-    padded = np.pad(tissue, 4, constant_values=edge.mean() > 0.5)  # a picture cut from a larger one goes on outside
+    padded = np.pad(tissue, 4, constant_values=edge.mean() > 0.5)  # a picture cut from a larger one continues outside
     pieces, count = ndimage.label(ndimage.binary_closing(padded) | padded)
     if not count:
         return np.zeros(picture.shape, bool)
