@@ -80,6 +80,9 @@ def train(
     balance_sources: Annotated[
         bool, typer.Option("--balance-sources", help="in each class, every source weighs alike in training")
     ] = False,
+    lungs_first: Annotated[
+        bool, typer.Option("--lungs", help="the network sees the square of the lungs alone, not all of the image")
+    ] = False,
     outside: Annotated[
         Path | None, typer.Option(help="covid_chestxray, for a chest X-ray model's probes of trust: a folder")
     ] = None,
@@ -125,6 +128,8 @@ def train(
         terminal.say(f"these are real images, so the model is trained with other settings, as {plan.name}")
     if backbone:
         plan = recipes.with_backbone(plan, backbone)
+    if lungs_first:
+        plan = recipes.with_lungs(plan)
     plan = replace(plan, balanced_sources=balance_sources or plan.balanced_sources)
     if leave_out and leave_out != "each":
         there = dataset.load(source, label_column=plan.label_column, max_images=plan.max_images).source_names
@@ -147,6 +152,7 @@ def train(
         workers=workers,
         leave_out=leave_out,
         balance_sources=balance_sources,
+        lungs=lungs_first,
         population=population,
         licence=licence,
     )
