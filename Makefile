@@ -89,8 +89,10 @@ checks:
 	@$(MAKE) --no-print-directory --output-sync lint
 	@$(MAKE) --no-print-directory nbval
 
+# One more than processors, because some tests wait for servers; on large machines more than 4 only take memory.
+WORKERS ?= $(shell $(BIN)/python -c "import os; print(min(4, (os.cpu_count() or 1) + 1))" 2>/dev/null || echo 3)
 pytest:
-	$(BIN)/python -m pytest -p no:nbval --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	$(BIN)/python -m pytest -p no:nbval --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		--cov --cov-report=term-missing:skip-covered --cov-fail-under=90 --durations=8
 
 nbval:

@@ -34,6 +34,7 @@ SYNTHETIC = "Synthetic phantom, not a patient"
 
 HU_STEP = 4  # of compressed files: far below the noise, and a quarter of the size
 Row = tuple[str, ...]  # of labels.csv
+_WORTH_PROCESSES = 120  # slices
 SLICES_A_PATIENT = 5.5  # on average, in a data set
 
 
@@ -128,10 +129,10 @@ def make_dataset(
 ) -> Path:
     """A synthetic data set in `folder`: slices/*.dcm, masks/*.png (lesions, 0 or 255), labels.csv, dataset.json.
 
-    Classes are balanced, with five or six slices a patient; patients carry numbers that say nothing of their
-    class. `workers` processes draw (default: one a processor). The folder appears whole or not at all. One that
-    is there already is returned at once if it was made with the same parameters. Raises LungkitError if it holds
-    anything else, or for fewer than one slice a class.
+    Classes are balanced, with five or six slices a patient; patients carry numbers that say nothing of their class.
+    `workers` processes draw (default: one a processor, of few slices this one). The folder appears whole or not at all.
+    One that is there already is returned at once if it was made with the same parameters. Raises LungkitError if it
+    holds anything else, or for fewer than one slice a class.
     """
     if n_slices < len(CLASSES) or seed < 0 or not 64 <= size <= 1024:
         raise LungkitError(
@@ -156,7 +157,8 @@ def make_dataset(
         (draft / "masks").mkdir()
         jobs = (delayed(_write_patient)(draft, *patient, seed, size) for patient in _patients(n_slices, seed))
         with ignored():  # by the workers too, which begin here: Ctrl-C is this process's to answer
-            written = Parallel(n_jobs=workers or os.cpu_count(), return_as="generator_unordered")(jobs)
+            here = n_slices < _WORTH_PROCESSES  # sooner drawn than other processes have begun
+            written = Parallel(n_jobs=workers or (1 if here else os.cpu_count()), return_as="generator_unordered")(jobs)
         rows = []
         with progress.bar(total=n_slices, label="phantom", unit="slice") as bar:
             for of_patient in written:
