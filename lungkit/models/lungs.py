@@ -115,7 +115,7 @@ class Channel(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("lungkit")
 class InLungs(keras.layers.Layer):
-    """Feature maps weighted by the probability of lung, so that their mean is that within the lungs.
+    """Weights feature maps by the probability of lung: their mean is then taken within the lungs.
 
     Takes the maps (N, h, w, C) and what LungSquare gives, (N, side, side, 2). A little weight stays everywhere: where
     no lungs are found, the mean is that of the whole square.
