@@ -6,19 +6,29 @@ lines to load, to build a network or to trace a graph, and none of them is lungk
 
 import functools
 import sys
+import sysconfig
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec, PathFinder
 from operator import attrgetter
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# These packages are loaded without the tracer...
-PACKAGES = (
-    "keras", "keras_tuner", "matplotlib", "openvino", "pandas", "scipy", "seaborn", "sklearn", "tensorflow"
-)  # fmt: skip
-# ...and these functions and methods run without it: module -> names. `Model.fit` is not one of them: it calls lungkit's
-# callbacks. Of lungkit's code, the others call back a few lines: the settings of its layers, the step of its optimizer.
+_INSTALLED = Path(sysconfig.get_path("purelib"))
+
+# Installed packages are loaded without the tracer, and these functions and methods of theirs run without it: module ->
+# names. `Model.fit` is not one of them: it calls lungkit's callbacks. Of lungkit's code, the others call back a few
+# lines: the settings of its layers, the step of its optimizer.
 FUNCTIONS = {
+    "PIL.Image": ("Image.convert", "Image.resize", "Image.save", "Image.tobytes", "fromarray", "open"),
+    "PIL.ImageFile": ("ImageFile.load",),
+    "fontTools.subset": ("Subsetter.populate", "Subsetter.subset"),
+    "fontTools.ttLib.ttFont": ("TTFont.__init__", "TTFont.save"),
+    "fpdf.bidi": ("BidiParagraph.__init__", "BidiParagraph.get_bidi_fragments", "BidiParagraph.get_reordered_string"),
+    "fpdf.fonts": ("TTFFont.__init__", "TTFFont.get_text_width", "TTFFont.shape_text"),
+    "fpdf.line_break": ("MultiLineBreak.get_line",),
+    "fpdf.output": ("OutputProducer.bufferize",),
+    "imagehash": ("phash",),
     "keras": (
         "Layer.__call__",
         "Layer.set_weights",
@@ -39,6 +49,8 @@ FUNCTIONS = {
     "matplotlib.backends.backend_agg": ("FigureCanvasAgg.draw",),
     "matplotlib.pyplot": ("subplots",),
     "openvino": ("Core.compile_model", "convert_model"),
+    "pydicom.filereader": ("dcmread", "read_dataset"),
+    "pydicom.filewriter": ("dcmwrite",),
     "sklearn.metrics": ("accuracy_score", "average_precision_score", "roc_auc_score"),
     "tensorflow.python.data.ops.dataset_ops": ("DatasetV2.map",),
     "tensorflow.python.eager.polymorphic_function.polymorphic_function": (
@@ -66,13 +78,14 @@ def untraced(function: Callable) -> Callable:
 
 
 class _Finder:
-    """Finds the modules of PACKAGES where Python does, and has them loaded without the tracer."""
+    """Finds the modules of installed packages where Python does, and has them loaded without the tracer."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, _target: Any = None) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path) if name.partition(".")[0] in PACKAGES else None
-        if spec and spec.loader:
-            spec.loader.exec_module = untraced(_loading(spec.loader.exec_module))  # type: ignore[method-assign]
+        spec = PathFinder.find_spec(name, path)
+        if spec is None or spec.loader is None or _INSTALLED not in Path(spec.origin or "").parents:
+            return None
+        spec.loader.exec_module = untraced(_loading(spec.loader.exec_module))  # type: ignore[method-assign]
         return spec
 
 
