@@ -162,7 +162,8 @@ def chance_correlation(grids: np.ndarray, patients: np.ndarray) -> float:
     99.9 %, and the lower result counts: real duplicates among the pairs bend the second upwards.
     """
     a, b, correlation = _sampled_pairs(grids)
-    correlation = correlation[patients[a] != patients[b]]
+    people = np.unique(patients, return_inverse=True)[1]  # numbers are compared faster than names
+    correlation = correlation[people[a] != people[b]]
     if not len(correlation):
         return LEAST_CORRELATION
     z = np.arctanh(np.clip(correlation, -0.9999, 0.9999))
@@ -222,8 +223,12 @@ def _sampled_pairs(grids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def _closest(grids: np.ndarray, patients: np.ndarray, taken: set[Pair]) -> list[Pair]:
     """Of SAMPLED images, the CLOSEST pairs of different patients with the highest correlation that are not taken."""
     a, b, correlation = _sampled_pairs(grids)
-    correlation[patients[a] == patients[b]] = -1
-    order = np.argsort(-correlation, kind="stable")[: CLOSEST + len(taken)]
+    people = np.unique(patients, return_inverse=True)[1]  # numbers are compared faster than names
+    correlation[people[a] == people[b]] = -1
+    most = min(CLOSEST + len(taken), len(correlation))
+    least = np.partition(correlation, -most)[-most] if most else 0
+    high = np.flatnonzero(correlation >= least)
+    order = high[np.argsort(-correlation[high], kind="stable")][:most]
     pairs = [(int(a[i]), int(b[i])) for i in order if correlation[i] > 0]
     return [pair for pair in pairs if pair not in taken][:CLOSEST]
 
