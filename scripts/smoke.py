@@ -16,7 +16,7 @@ SMALLER = {
     "03": PROFILE,
     "04": PROFILE,
     "05": PROFILE,
-    "06": {"images": "160", "epochs": "1"},
+    "06": PROFILE | {"images": "120", "epochs": "1"},
 }
 
 
