@@ -17,6 +17,7 @@ SMALLER = {
     "04": PROFILE,
     "05": PROFILE,
     "06": PROFILE | {"images": "120", "epochs": "1"},
+    "07": PROFILE | {"patients": "60", "visitors": "20", "remedies": "2"},
 }
 
 

@@ -186,6 +186,21 @@ def per_class_scores(evaluation: Evaluation) -> Figure:
     return _titled(figure, f"{recall.idxmin()} is missed most often: {least} of its images are found")
 
 
+def swings(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """What each property of a scanner does to the AUC of several models; tables: shortcuts.effects, by model."""
+    names = list(next(iter(tables.values())).index)[::-1]  # the first on top
+    figure, (axes,) = _figure(8, 1.5 + 0.16 * len(names) * (1 + len(tables)))
+    for number, ((model, table), style) in enumerate(zip(tables.items(), cycle(STYLES), strict=False)):
+        rows, place = table.loc[names], np.arange(len(names)) - 0.75 * number / len(tables)
+        reach = _whiskers(rows["swing"], rows["low"], rows["high"])
+        axes.errorbar(rows["swing"], place, xerr=reach, fmt=style["marker"], color=style["color"], label=model)
+    axes.axvline(0, color=GREY, linestyle=":")
+    axes.set_yticks(np.arange(len(names)) - 0.375, names)
+    axes.set_xlabel("AUC with the property on the diseased alone, less that with it on the others alone")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
+    return _titled(figure, "A model that reads only the disease is at 0; bars: 95 % intervals by patient")
+
+
 # --- of training
 
 

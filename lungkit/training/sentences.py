@@ -17,7 +17,7 @@ from lungkit.models.card_text import METRICS
 from lungkit.models.rule import DecisionRule
 from lungkit.training import evaluation
 from lungkit.training.evaluation import Evaluation, mean_with_interval
-from lungkit.wording import count, figure, percents
+from lungkit.wording import count, figure, listed, percents
 
 Interval = tuple[float, float | None, float | None]
 Differences = Mapping[tuple[str, str], Mapping[str, Interval]]  # of pairs of models, by metric
@@ -524,3 +524,21 @@ def worth_says(differences: Differences, more: str, less: str) -> str:
         f"*{more}* was not shown to be worth its time here. Of these two prefer *{less}*, which learns less from one "
         "hospital and has less to unlearn in the next."
     )
+
+
+# --- 07: elsewhere
+
+
+def effects_say(effects: pd.DataFrame, model: str) -> list[str]:
+    """Which properties a model takes for the disease, by the interval of their swing; effects: shortcuts.effects."""
+    rows = effects[["swing", "low", "high"]].astype(float)
+    sides = {name: _side(tuple(row), 0) for name, row in zip(rows.index, rows.to_numpy().tolist(), strict=True)}
+    told = {
+        "above": "takes for the disease what it should not see",
+        "below": "takes for health what it should not see",
+        "open": "is not shown to read",
+        "unknown": "was asked of one patient only, which says nothing of",
+    }
+    of = {side: [f"{name} {figure(*rows.loc[name], signed=True)}" for name in rows.index if sides[name] == side]
+          for side in told}  # fmt: skip
+    return [f"*{model}* {text}: {listed(of[side], 'and')}." for side, text in told.items() if of[side]]

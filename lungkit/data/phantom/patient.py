@@ -121,11 +121,16 @@ class SyntheticPatient:
 
     def slice(self, z_mm: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """HU (float32), lesion and lung masks of the slice at `z_mm`, each (size, size)."""
+        image, lesion, lungs = self.draw(z_mm)
+        return self.scan(image, self._rng, self.noise_hu, self.kernel_px), lesion, lungs
+
+    def draw(self, z_mm: float, table_hu: float = adult.TABLE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The slice as `slice` gives it, before a scanner adds its blur and noise."""
         x, y = self.x + WARP_MM * self.warp[0](z_mm), self.y + WARP_MM * self.warp[1](z_mm)
         level = z_mm / LENGTH_MM
         cavity, lungs = adult.cavity_distance(x, y, level), adult.lungs_distance(x, y, level)
         plane = _Plane(x, y, z_mm, level, cavity, lungs, self.texture(z_mm))
-        image = self._body(plane)
+        image = self._body(plane, table_hu)
         lungs = plane.lungs < 0
         alpha, opacity = self._lesions(plane, lungs)
         paint(image, cover(plane.lungs, self.pixel_mm), self._parenchyma(plane, alpha, opacity))
@@ -135,14 +140,14 @@ class SyntheticPatient:
             paint(image[near], cover(distance - 1.6, self.pixel_mm), adult.MUSCLE)
             paint(image[near], cover(distance, self.pixel_mm), adult.AIR)
             lungs[near] &= distance > 0
-        return self._scan(image), (alpha > 0.5) & lungs, lungs
+        return image, (alpha > 0.5) & lungs, lungs
 
-    def _body(self, plane: _Plane) -> np.ndarray:
+    def _body(self, plane: _Plane, table_hu: float) -> np.ndarray:
         """Air, table, skin, fat, muscle, bone, and what lies between and below the lungs."""
         x, y, _, level, cavity, _, texture = plane
         pixel, image = self.pixel_mm, np.full(x.shape, adult.AIR, np.float32)
         depth = self.upright - self.table_mm - (self.x * self.scale[0]) ** 2 / 1500
-        paint(image, cover(np.abs(np.abs(depth + 12) - 12) - 1.2, pixel), adult.TABLE)
+        paint(image, cover(np.abs(np.abs(depth + 12) - 12) - 1.2, pixel), table_hu)
         skin = ellipse(x, y, 0, 5, 154 + self.fat_mm, 108 + 0.8 * self.fat_mm)
         muscle, high = cavity - self.muscle_mm, float(ramp(-level, -0.75, -0.05))
         for side in (-1, 1):
@@ -289,14 +294,13 @@ class SyntheticPatient:
         warp = [WARP_MM * field(z_mm)[rough[:, 1], rough[:, 0]] for field in self.warp]
         return place(points[:, 0] - warp[0], points[:, 1] - warp[1])
 
-    def _scan(self, image: np.ndarray) -> np.ndarray:
+    def scan(self, image: np.ndarray, rng: np.random.Generator, noise_hu: float, kernel_px: float) -> np.ndarray:
         """What the scanner adds: the reconstruction kernel, now and then breathing, noise worst in the middle."""
-        rng = self._rng
         if rng.random() < 0.15:
             image = ndimage.gaussian_filter1d(image, rng.uniform(0.5, 1.3), axis=0)
         noise = rng.standard_normal(image.shape, dtype=np.float32)
-        noise = ndimage.gaussian_filter(noise, self.kernel_px)
-        noise -= 0.6 * ndimage.gaussian_filter(noise, 2.5 * self.kernel_px)
+        noise = ndimage.gaussian_filter(noise, kernel_px)
+        noise -= 0.6 * ndimage.gaussian_filter(noise, 2.5 * kernel_px)
         thick = 1 - 0.6 * np.clip((self.x / 170) ** 2 + (self.y / 120) ** 2, 0, 1)
-        image = ndimage.gaussian_filter(image, 0.7 * self.kernel_px) + noise * (thick * self.noise_hu / noise.std())
+        image = ndimage.gaussian_filter(image, 0.7 * kernel_px) + noise * (thick * noise_hu / noise.std())
         return np.where(self.seen, image, adult.EMPTY)
