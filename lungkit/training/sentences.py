@@ -530,7 +530,7 @@ def worth_says(differences: Differences, more: str, less: str) -> str:
 
 
 def effects_say(effects: pd.DataFrame, model: str) -> list[str]:
-    """Which properties a model takes for the disease, by the interval of their swing; effects: shortcuts.effects."""
+    """What a model takes for the disease, by their swing in AUC and its interval; effects: shortcuts.effects."""
     rows = effects[["swing", "low", "high"]].astype(float)
     sides = {name: _side(tuple(row), 0) for name, row in zip(rows.index, rows.to_numpy().tolist(), strict=True)}
     told = {

@@ -111,7 +111,7 @@ def test_of_ten_sick_patients_scanner_b_shows_the_share_and_of_ten_others_the_re
 
 
 def test_a_set_at_home_shows_each_patient_on_one_scanner_and_names_it_as_the_source(tmp_path):
-    folder = scanners.make_set(tmp_path / "home", 20, 0.9, 1, size=SIZE)
+    folder = scanners.make_set(tmp_path, "home", 20, 0.9, slices=1, size=SIZE)
     with (folder / "labels.csv").open() as table:
         rows = list(csv.DictReader(table))
     assert len({row["patient_id"] for row in rows}) == len(rows) == 20
@@ -123,10 +123,16 @@ def test_a_set_at_home_shows_each_patient_on_one_scanner_and_names_it_as_the_sou
 
 
 def test_a_set_elsewhere_has_every_patient_in_every_view_and_other_patients_than_home(tmp_path):
-    data = dataset.as_given(scanners.make_set(tmp_path / "elsewhere", 2, None, 1, size=SIZE))
+    data = dataset.as_given(scanners.make_set(tmp_path, "elsewhere", 2, None, slices=1, size=SIZE))
     assert data.manifest.groupby("source")["patient_id"].nunique().to_dict() == dict.fromkeys(scanners.VIEWS, 2)
     assert set(data.manifest["patient_id"]) == {"elsewhere-000", "elsewhere-001"}
-    assert scanners.make_set(tmp_path / "elsewhere", 9, None) == data.root, "a folder that is there is kept"
+
+
+def test_a_set_is_drawn_once_and_again_where_a_scanner_has_changed(tmp_path, monkeypatch):
+    made = [scanners.make_set(tmp_path, "home", 2, 0.5, slices=1, size=SIZE) for _ in range(2)]
+    assert made[0] == made[1] and len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setitem(scanners.VIEWS, scanners.OTHER, scanners.A)
+    assert scanners.make_set(tmp_path, "home", 2, 0.5, slices=1, size=SIZE) not in made
 
 
 # --- what a model reads

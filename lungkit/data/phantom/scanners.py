@@ -15,6 +15,7 @@ from PIL import Image as Picture
 
 from lungkit import files, progress
 from lungkit.data import preprocess
+from lungkit.data.phantom import VERSION
 from lungkit.data.phantom.anatomy import AIR, LENGTH_MM, TABLE
 from lungkit.data.phantom.patient import COVID, NORMAL, SyntheticPatient
 
@@ -65,12 +66,16 @@ def uneven(sick: np.ndarray, share: float) -> np.ndarray:
     return np.asarray(place % 10 < np.rint(10 * np.where(sick, share, 1 - share)))
 
 
-def make_set(folder: Path, patients: int, share: float | None, slices: int = 2, seed: int = 7, size: int = 96) -> Path:
-    """A data set in `folder`, every second patient with COVID-19; the source of a picture is its scanner.
+def make_set(
+    parent: Path, name: str, patients: int, share: float | None, *, slices: int = 2, seed: int = 7, size: int = 96
+) -> Path:
+    """A data set in a folder below `parent`, every second patient with COVID-19; a picture's source is its scanner.
 
-    share: as in `uneven`, one scanner for each patient; None: every patient in all VIEWS. The folder's name is part of
-    the patients' names, so another folder has other patients. A folder that is there already is returned as it is.
+    share: as in `uneven`, one scanner for each patient; None: every patient in all VIEWS. Another name has other
+    patients. The folder's name is `name` and a mark of all that decides the pixels; one that is there is kept.
     """
+    mark = files.sha256(repr((VERSION, VIEWS, patients, share, slices, seed, size)).encode())[:8]
+    folder = parent / f"{name}-{mark}"
     if folder.is_dir():
         return folder
     sick, rows = np.arange(patients) % 2 == 1, []
@@ -78,15 +83,15 @@ def make_set(folder: Path, patients: int, share: float | None, slices: int = 2, 
     with files.new_folder(folder) as draft:
         for view in VIEWS:
             (draft / view).mkdir()
-        for number in progress.bar(range(patients), label=folder.name, unit="patient"):
-            name, label = f"{folder.name}-{number:03d}", (NORMAL, COVID)[int(sick[number])]
-            patient, taken = SyntheticPatient(name, label, seed, size), VIEWS
+        for number in progress.bar(range(patients), label=name, unit="patient"):
+            who, label = f"{name}-{number:03d}", (NORMAL, COVID)[int(sick[number])]
+            patient, taken = SyntheticPatient(who, label, seed, size), VIEWS
             if share is not None:
                 taken = {view: VIEWS[view] for view in [(PLAIN, OTHER)[int(by_b[number])]]}
             for index, of_slice in enumerate(pictures(patient, taken, slices, seed + number)):
                 for view, picture in of_slice.items():
-                    Picture.fromarray(picture).save(draft / view / f"{name}-{index}.png")
-                    rows.append((f"{view}/{name}-{index}.png", label, name, view))
+                    Picture.fromarray(picture).save(draft / view / f"{who}-{index}.png")
+                    rows.append((f"{view}/{who}-{index}.png", label, who, view))
         with (draft / "labels.csv").open("w", newline="", encoding="utf-8") as table:
             csv.writer(table).writerows([("file", "label", "patient_id", "source"), *rows])
         (draft / "dataset.json").write_text(json.dumps({"synthetic": True, "classes": [NORMAL, COVID]}), "utf-8")
