@@ -530,15 +530,14 @@ def worth_says(differences: Differences, more: str, less: str) -> str:
 
 
 def effects_say(effects: pd.DataFrame, model: str) -> list[str]:
-    """What a model takes for the disease, by their swing in AUC and its interval; effects: shortcuts.effects."""
-    rows = effects[["swing", "low", "high"]].astype(float)
-    sides = {name: _side(tuple(row), 0) for name, row in zip(rows.index, rows.to_numpy().tolist(), strict=True)}
+    """What a model takes for the disease, by the swing in AUC and its interval; effects: shortcuts.effects."""
     told = {
         "above": "takes for the disease what it should not see",
         "below": "takes for health what it should not see",
         "open": "is not shown to read",
         "unknown": "was asked of one patient only, which says nothing of",
     }
-    of = {side: [f"{name} {figure(*rows.loc[name], signed=True)}" for name in rows.index if sides[name] == side]
-          for side in told}  # fmt: skip
+    of: dict[str, list[str]] = {side: [] for side in told}
+    for name, swing, low, high in effects[["swing", "low", "high"]].itertuples():
+        of[_side((swing, low, high), 0)].append(f"{name} {figure(swing, low, high, signed=True)}")
     return [f"*{model}* {text}: {listed(of[side], 'and')}." for side, text in told.items() if of[side]]

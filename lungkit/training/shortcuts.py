@@ -58,10 +58,11 @@ def effects(views: Mapping[str, Evaluation]) -> pd.DataFrame:
     plain, rows = views[scanners.PLAIN], {}
     sick = plain.true == 1
     for name in [name for name in views if name not in (HOME, scanners.PLAIN)]:
-        both = [_mixed(plain, views[name], of) for of in (sick, ~sick)]
+        on_sick, on_rest = (_mixed(plain, views[name], of) for of in (sick, ~sick))
         moved = views[name].probabilities[:, 1] - plain.probabilities[:, 1]
         shift = evaluation.mean_with_interval(moved, plain.patients, bounds=(-1, 1))
-        rows[name] = [*shift, *(of.value("auc")[0] for of in both), *evaluation.paired_difference(*both)]
+        aucs = on_sick.value("auc")[0], on_rest.value("auc")[0]
+        rows[name] = [*shift, *aucs, *evaluation.paired_difference(on_sick, on_rest)]
     columns = ["shift", "shift_low", "shift_high", "with_disease", "with_rest", "swing", "low", "high"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).sort_values("swing", ascending=False)
 

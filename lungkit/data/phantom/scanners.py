@@ -32,7 +32,7 @@ class Scanner:
     def picture(self, patient: SyntheticPatient, drawn: np.ndarray, seed: list[int]) -> np.ndarray:
         """A slice as SyntheticPatient.draw gives it, as this scanner shows it: uint8 (size, size)."""
         hu = patient.scan(drawn, np.random.default_rng(seed), self.noise_hu, self.kernel_px)
-        return np.rint(255 * preprocess.window_level(hu, *self.window)).astype(np.uint8)
+        return np.asarray(np.rint(255 * preprocess.window_level(hu, *self.window)), np.uint8)
 
 
 A = Scanner(noise_hu=24.0, kernel_px=0.85, table_hu=AIR, window=(-600.0, 1500.0))
