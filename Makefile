@@ -42,6 +42,7 @@ $(STAMP): $(LOCK) pyproject.toml lungkit/__init__.py
 	@# Compiled once here, not in each process of the clinic where the environment forbids to keep what was compiled.
 	@$(UV) pip sync --quiet --require-hashes --compile-bytecode $(LOCK)
 	@$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q lungkit
 	@rm -f .venv/installed-*
 	@touch $@
 	@echo "installed $$(grep -c '^[a-z].*==' $(LOCK)) locked packages into .venv"
@@ -81,6 +82,8 @@ lint: setup ## style, formatting, direction of imports, words, types, and the li
 NOTEBOOK_HOME := $(CURDIR)/build/notebooks
 # LUNGKIT_* and KERASTUNER_* of the shell must not change a test.
 UNSET := env $(patsubst %,-u %,$(filter LUNGKIT_% KERASTUNER_%,$(.VARIABLES)))
+# Tests start some hundred processes: what one of them compiled is kept for the others.
+KEEP := env -u PYTHONDONTWRITEBYTECODE
 test: setup ## lint, the package's tests with coverage, and every notebook (nbval)
 	@$(MAKE) --no-print-directory --jobs=2 pytest checks
 
@@ -92,13 +95,13 @@ checks:
 # One more than processors, because some tests wait for servers; on large machines more than 4 only take memory.
 WORKERS ?= $(shell $(BIN)/python -c "import os; print(min(4, (os.cpu_count() or 1) + 1))" 2>/dev/null || echo 3)
 pytest:
-	$(BIN)/python -m pytest -p no:nbval --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	$(KEEP) $(BIN)/python -m pytest -p no:nbval --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		--cov --cov-report=term-missing:skip-covered --cov-fail-under=90 --durations=8
 
 nbval:
 	@rm -rf $(NOTEBOOK_HOME)
 	@$(BIN)/python scripts/smoke.py $(NOTEBOOK_HOME)/notebooks
-	@$(UNSET) LUNGKIT_DATA=$(NOTEBOOK_HOME)/data LUNGKIT_ARTIFACTS=$(NOTEBOOK_HOME)/artifacts \
+	@$(KEEP) $(UNSET) LUNGKIT_DATA=$(NOTEBOOK_HOME)/data LUNGKIT_ARTIFACTS=$(NOTEBOOK_HOME)/artifacts \
 		LUNGKIT_REPORTS=$(NOTEBOOK_HOME)/reports $(BIN)/python -m pytest -p lungkit.unneeded --nbval-lax -p no:cacheprovider \
 		$(addprefix $(NOTEBOOK_HOME)/,$(sort $(wildcard notebooks/*.ipynb))) > $(NOTEBOOK_HOME)/log 2>&1 || { cat $(NOTEBOOK_HOME)/log; exit 1; }
 	@echo "notebooks: $$(tail -n 1 $(NOTEBOOK_HOME)/log)"

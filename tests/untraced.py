@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from _pytest.assertion import rewrite
+
 _INSTALLED = Path(sysconfig.get_path("purelib"))
 
 # Installed packages are loaded without the tracer, and these functions and methods of theirs run without it: module ->
@@ -108,3 +110,4 @@ def pause() -> None:
     """Begin: from now on, where a tracer is at work in this process."""
     if sys.gettrace():
         sys.meta_path.insert(0, _Finder)
+        rewrite._rewrite_test = untraced(rewrite._rewrite_test)  # pytest's work on the assertions of each test file
