@@ -34,6 +34,7 @@ for _verb in (
     training.run,
     training.train,
     training.lungs,
+    training.orientation,
     training.distil,
     training.search,
     training.evaluate,

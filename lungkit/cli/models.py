@@ -1,10 +1,11 @@
-"""The verbs of `lungkit models`: list, show, table, verify, promote, rollback."""
+"""The verbs of `lungkit models`: list, show, table, foreign, verify, promote, rollback."""
 
 from typing import Annotated
 
 import typer
 
 from lungkit import terminal
+from lungkit.cli.options import source_path
 from lungkit.errors import LungkitError
 
 models_app = typer.Typer(no_args_is_help=True, help="Trained models: versions under artifacts/.")
@@ -87,6 +88,29 @@ def _active(name: str) -> str:
         return registry.active(name).version
     except registry.ModelMissing:
         return ""
+
+
+@models_app.command("foreign")
+def models_foreign(
+    ref: Annotated[str, typer.Argument(help="NAME or NAME@vN")],
+    data: Annotated[str, typer.Option("--data", help="what it was trained on")],
+    folder: Annotated[
+        list[str], typer.Option("--foreign", help="images that it must not judge: a folder, or phantom; again for more")
+    ] = [],  # noqa: B006
+    markdown: Annotated[bool, typer.Option("--markdown", help="as it stands in docs/models.md")] = False,
+) -> None:
+    """What share of images that a version must not judge gets no decision, kind by kind, and what stops them."""
+    from lungkit.clinic import foreign
+    from lungkit.models import card_text, registry
+    from lungkit.training import release
+
+    version = registry.find(ref)
+    own = release.data_for(version, source_path(data))
+    rows = foreign.command(version, own, [source_path(one) for one in folder])
+    if markdown:
+        typer.echo(card_text.markdown_table(rows[0], (row.values() for row in rows)), nl=False)
+    else:
+        terminal.table([*rows[0]], ([*row.values()] for row in rows))
 
 
 @models_app.command("verify")

@@ -197,6 +197,18 @@ def lungs(
     say_each(lung_finder.command(kind, data, out, plausible, epochs))
 
 
+def orientation(
+    kind: Annotated[str, typer.Argument(help="X-ray or CT")],
+    data: Annotated[list[str], typer.Option("--data", help="a data set of upright images; again for more")],
+    out: Annotated[Path, typer.Option(help="the file for the weights (.npz)")],
+    elsewhere: Annotated[list[str], typer.Option(help="a data set that is measured alone; again for more")] = [],  # noqa: B006
+) -> None:
+    """Train what tells whether an image is upright, turned or mirrored, and measure it on other patients."""
+    from lungkit.training import orientation
+
+    say_each(orientation.command(kind, data, out, elsewhere))
+
+
 def distil(
     data: Annotated[list[str], typer.Option("--data", help="a data set of CT slices; again for more")],
     teacher: Annotated[Path, typer.Option(help="a folder for the teacher's weights (187 MB, downloaded once)")],

@@ -64,7 +64,7 @@ class Predictor:
         row = probabilities[np.newaxis]
         label = self.classes[int(self.rule.decide(row)[0])]
         graded = grade_range(self.rule, dict(zip(self.classes, probabilities.tolist(), strict=True)))
-        checks = self._checks(facts, outputs["embedding"], outputs.get("lungs"))
+        checks = self._checks(facts, outputs)
         certain = all(check.passed for check in checks) and not self.rule.uncertain(row)[0]
         heat = outputs.get("heat")
         if heat is not None:
@@ -83,10 +83,14 @@ class Predictor:
             note=facts.note,
         )
 
-    def _checks(self, facts: decode.Facts, embedding: np.ndarray, lung: np.ndarray | None) -> tuple[Check, ...]:
+    def distance(self, name: str, features: np.ndarray) -> float:
+        """How far features (n,) of an image lie from the training images': "kind" or "intensity"."""
+        return float(self._references[name].distance(features[np.newaxis])[0])
+
+    def _checks(self, facts: decode.Facts, outputs: dict[str, np.ndarray]) -> tuple[Check, ...]:
         limits, trained_on = self._limits, f"the {card_text.subject(self.card)} that this model learned from"
-        features = {"kind": input_checks.embedding_features(embedding), "intensity": facts.intensity}
-        kind, intensity = (float(self._references[name].distance(of[np.newaxis])[0]) for name, of in features.items())
+        kind = self.distance("kind", input_checks.embedding_features(outputs["embedding"]))
+        intensity = self.distance("intensity", facts.intensity)
         usual_units, usual_intensity = limits.units in (None, facts.units), intensity <= limits.intensity
         if not usual_units and facts.units == "HU":
             kind_words = "a CT slice in Hounsfield units; this model learned from pictures without them"
@@ -107,9 +111,14 @@ class Predictor:
             Check("intensity", usual_intensity, intensity, limits.intensity, intensity_words),
             Check("size", side >= limits.size, float(side), float(limits.size), size_words),
         )
-        if lung is not None:
-            share, passed, lung_words = input_checks.lungs_seen(lung, facts.shape, self.card.modality)
-            checks = (*checks, Check("lungs", passed, share, input_checks.LEAST_LUNG, lung_words))
+        if "lungs" in outputs:
+            turned, most, words = input_checks.orientation(outputs["orientation"])
+            share, passed, lung_words = input_checks.lungs_seen(outputs["lungs"], facts.shape, self.card.modality)
+            checks = (
+                *checks,
+                Check("orientation", turned <= most, turned, most, words),
+                Check("lungs", passed, share, input_checks.LEAST_LUNG, lung_words),
+            )
         ages = self.card.about.ages if self.card.about else None
         if ages is None or facts.age is None:
             return checks

@@ -1,4 +1,4 @@
-"""Networks that learned on photographs, as the start of a classifier of chest images.
+"""Networks that learned on photographs, or on chest CT, as the start of a classifier of chest images.
 
 Each is a flat functional graph that ends as lungkit.models.cnn does: global average pooling, dropout, one dense layer
 of logits, so its heat maps exist in closed form and the clinic's graph can be exported.
@@ -151,7 +151,7 @@ _BACKBONES = {
 }
 
 CT_STUDENT = "efficientnet_lite0_ct"  # what lungkit.training.distillation trains
-NAMES = tuple(name for name in _BACKBONES if name != CT_STUDENT)  # that come with weights
+NAMES = tuple(_BACKBONES)
 STAGES = ("stage1", "stage2", "stage3", "stage4", "stage5", "head")
 
 
@@ -174,8 +174,8 @@ def build(
     name: one of NAMES.
     input_shape: (height, width, 1), each side MIN_SIDE or more; or 2 channels, as lungs.LungSquare gives them: the
         feature maps are then averaged within the lungs.
-    pretrained: with the ImageNet weights, otherwise random. Those of efficientnet_lite0 come with lungkit; Keras
-        downloads those of the others once.
+    pretrained: with the ImageNet weights, otherwise random. Those of efficientnet_lite0 come with lungkit, and those of
+        efficientnet_lite0_ct, which learned from chest CT; Keras downloads those of the others once.
     preprocessing: what the tensors were made with; its mean and std lead back to grey 0..1. Default: they are that.
     until: the stage of whose resolution the last feature maps are. Textures, as of a lung on CT, are told apart by what
         comes before the whole objects of photographs; and the heat map becomes finer.

@@ -1,11 +1,15 @@
 """A version's exported graph on OpenVINO: what the clinic runs instead of Keras.
 
-One input, preprocessed images float32 (N, height, width, 1), N free, and three outputs or four, float32:
+One input, preprocessed images float32 (N, height, width, 1), N free, and these outputs, float32:
 
     probabilities (N, classes)                 softmax of the logits over the version's temperature
     heat          (N, classes, height, width)  Grad-CAM of each class, its maximum 1, or all 0
     embedding     (N, channels)                the last feature maps' means
-    lungs         (N, h, w)                    the probability of lung, where the graph looks for lungs first
+
+and of a graph that looks for lungs first:
+
+    lungs         (N, h, w)                    the probability of lung
+    orientation   (N, 8)                       that the image lies in each way of input_checks.ORIENTATIONS
 
 It is computed in float32 on every processor. A graph in 8 bits (see lungkit.training.quantization) computes most of its
 convolutions in integers, and the rest in float32. By default OpenVINO uses bfloat16 where the processor has it, and the
@@ -28,7 +32,7 @@ import openvino  # noqa: E402
 
 FILE = "graph.xml"  # its weights are in graph.bin
 OUTPUTS = ("probabilities", "heat", "embedding")
-LUNGS = "lungs"  # the fourth
+OF_LUNGS = ("lungs", "orientation")  # which not every graph has
 PRECISION = "f32"
 
 
@@ -51,15 +55,19 @@ class Graph:
     """A graph, compiled for this processor.
 
     heat: False leaves the heat maps out, which for many small images are most of what is written to memory.
+    logits: True gives them too, as they are before the softmax, divided by the temperature: "logits" (N, classes).
     many: for `stream`, on all processors; otherwise for one image at a time on 4 at most, since each clinician has a
         separate process.
     """
 
-    def __init__(self, folder: Path, heat: bool = True, many: bool = False):
+    def __init__(self, folder: Path, heat: bool = True, many: bool = False, logits: bool = False):
         model = read(folder)
+        if logits:
+            softmax = model.output("probabilities").get_node().input_value(0).get_node()
+            model.add_outputs(softmax.input_value(0)).pop().get_tensor().set_names({"logits"})
         self._outputs = [
             name
-            for name in (*OUTPUTS, LUNGS)
+            for name in (*OUTPUTS, *OF_LUNGS, "logits")
             if any(name in output.names for output in model.outputs) and (heat or name != "heat")
         ]
         if not heat:

@@ -7,7 +7,7 @@ training image), fitted by lungkit.training.input_statistics and applied here wi
   out-of-distribution samples", NeurIPS 2018). What the image shows.
 - intensity: of brightness, contrast, empty and saturated parts and sharpness of the preprocessed image.
 
-Of a version that looks for lungs first, also: are they there, and whole?
+Of a version that looks for lungs first, also: are they there, and whole? And does the image lie as it should?
 """
 
 from dataclasses import dataclass, fields
@@ -22,6 +22,11 @@ from lungkit.data.preprocess import Preprocessing
 FILE = "checks.npz"
 LEAST_LUNG = 0.04  # share of the picture
 LEAST_SECOND = 0.2  # area of the second largest part, over that of the largest
+# How a picture can lie: mirrored or not, and then rotated counter-clockwise by so many quarters. The first is upright.
+ORIENTATIONS = tuple((mirrored, quarters) for mirrored in (False, True) for quarters in range(4))
+MOST_TURNED = 0.5  # probability
+MOST_MIRRORED = 0.98  # which is harder to see
+_LIES = {1: "turned by 90° to the left", 2: "upside down", 3: "turned by 90° to the right"}
 MOST_AT_EDGE = 0.5  # length of the lungs' border on the picture's edge, over the square root of their area
 _LEVELS = np.arange(256) / 255
 _SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)  # the brightness below which these shares of a picture lie
@@ -93,6 +98,22 @@ def lungs_seen(lung: np.ndarray, shape: tuple[int, int], modality: str) -> tuple
     if edges.sum() > MOST_AT_EDGE * np.sqrt(seen.sum()):
         return share, False, "the lungs reach the edge of this image: a part of them may be cut off"
     return share, True, "both lungs were found, and are whole" if modality == "X-ray" else "lungs were found"
+
+
+def orientation(probabilities: np.ndarray) -> tuple[float, float, str]:
+    """How an image lies: the probability that it does not lie upright, the most that will do, and words.
+
+    probabilities: (8,), of ORIENTATIONS; the graph's output "orientation".
+    """
+    likely = np.asarray(probabilities, np.float64).reshape(2, 4)  # mirrored or not, quarters
+    by_quarters, mirrored = likely.sum(axis=0), float(likely[1].sum())
+    turned = float(by_quarters[1:].sum())
+    if turned > MOST_TURNED:
+        too = " and mirrored" if mirrored > MOST_MIRRORED else ""
+        return turned, MOST_TURNED, f"this image is {_LIES[1 + int(by_quarters[1:].argmax())]}{too}: turn it upright"
+    if mirrored > MOST_MIRRORED:
+        return mirrored, MOST_MIRRORED, "this image looks mirrored: left and right may be exchanged"
+    return turned, MOST_TURNED, "the image is upright"
 
 
 def save(folder: Path, references: dict[str, Reference]) -> None:

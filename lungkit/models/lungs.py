@@ -13,6 +13,7 @@ import numpy as np
 
 from lungkit.errors import LungkitError
 from lungkit.models import weights_file
+from lungkit.models.input_checks import ORIENTATIONS
 
 layers, ops = keras.layers, keras.ops
 
@@ -45,6 +46,16 @@ def finder() -> keras.Model:
     return keras.Model(image, layers.Conv2D(1, 1, activation="sigmoid", name="lung")(x), name="lung_finder")
 
 
+def orientation_features(network: keras.Model) -> keras.Model:
+    """What tells how a picture lies: pictures as `finder` takes them to (N, features), from its own deepest maps."""
+    deepest = network.get_layer(f"in{len(FILTERS) - 1}b_relu").output
+    coarse = [
+        layers.Flatten(name=f"{name}_flat")(layers.AveragePooling2D(maps.shape[1] // cells, name=f"{name}_cells")(maps))
+        for name, maps, cells in (("deepest", deepest, 3), ("lung", network.output, 6))
+    ]
+    return keras.Model(network.input, layers.Concatenate(name="orientation_features")(coarse))
+
+
 def _twice(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
     for part in "ab":
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"{name}{part}_conv")(x)
@@ -55,23 +66,39 @@ def _twice(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
 
 def trained(kind: str) -> keras.Model:
     """The finder for one of KINDS, with the weights that come with lungkit; they do not change in training."""
-    if kind not in KINDS:
-        raise LungkitError(f"lungs can be found on {' and '.join(KINDS)} images, not on '{kind}'")
     model = finder()
-    weights_file.load(model, f"lungs_{kind.lower().replace('-', '')}.npz")
+    weights_file.load(model, f"lungs_{_kind_name(kind)}.npz")
     model.trainable = False
     return model
+
+
+def with_orientation(kind: str) -> keras.Model:
+    """The trained finder with a second output: the probability of each of ORIENTATIONS, (N, 8)."""
+    network = trained(kind)
+    features = orientation_features(network)
+    lies = layers.Dense(len(ORIENTATIONS), activation="softmax", name="orientation")
+    model = keras.Model(network.input, [network.output, lies(features.output)], name=network.name)
+    weights_file.load(model, f"orientation_{_kind_name(kind)}.npz")
+    model.trainable = False
+    return model
+
+
+def _kind_name(kind: str) -> str:
+    """As it is in the names of files."""
+    if kind not in KINDS:
+        raise LungkitError(f"lungs can be found on {' and '.join(KINDS)} images, not on '{kind}'")
+    return kind.lower().replace("-", "")
 
 
 @keras.saving.register_keras_serializable("lungkit")
 class LungSquare(keras.layers.Layer):
     """The square of the lungs of whole images (N, height, width, 1), which are as high as wide, WHOLE or a multiple.
 
-    Gives three tensors: (N, side, side, 2), the greys of the square and the probability of lung there, both
-    standardised by MEAN and STD; (N, 3), the square's top, left and side as shares of the whole image; and
-    (N, SIDE, SIDE), the probability of lung in the whole image. Greys are stretched to
-    what the square shows: of an X-ray from its 1st to its 99th percentile; of CT so that the lungs' dark parts and the
-    tissue around them always have the same greys. Where no lungs are found, the square is the whole image.
+    Gives four tensors: (N, side, side, 2), the greys of the square and the probability of lung there, both
+    standardised by MEAN and STD; (N, 3), the square's top, left and side as shares of the whole image;
+    (N, SIDE, SIDE), the probability of lung in the whole image; and (N, 8), that of each of ORIENTATIONS. Greys are
+    stretched to what the square shows: of an X-ray from its 1st to its 99th percentile; of CT so that the lungs' dark
+    parts and the tissue around them always have the same greys. Where no lungs are found, the square is all of it.
 
     kind: one of KINDS. mean, std: what the whole images were standardised by.
     """
@@ -79,17 +106,17 @@ class LungSquare(keras.layers.Layer):
     def __init__(self, kind: str, side: int, mean: float, std: float, **options: Any) -> None:
         super().__init__(**options)
         self.kind, self.side, self.mean, self.std = kind, side, mean, std
-        self.finder = trained(kind)
+        self.finder = with_orientation(kind)
         self.trainable = False
 
     def call(self, images: keras.KerasTensor) -> tuple[keras.KerasTensor, ...]:
-        """The squares, where they are, and where the lungs are."""
+        """The squares, where they are, where the lungs are, and how the images lie."""
         grey = ops.clip(images * self.std + self.mean, 0, 1)
-        everywhere = self.finder(ops.average_pool(grey, images.shape[1] // SIDE), training=False)
+        everywhere, lies = self.finder(ops.average_pool(grey, images.shape[1] // SIDE), training=False)
         box = _box(everywhere[..., 0])
         square, lung = _cut(grey, box, self.side), _cut(everywhere, box, self.side)
         both = ops.concatenate([_stretched(square, lung, self.kind), lung], axis=-1)
-        return (both - MEAN) / STD, box, everywhere[..., 0]
+        return (both - MEAN) / STD, box, everywhere[..., 0], lies
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make this layer again."""

@@ -13,7 +13,7 @@ from lungkit.models.rule import DecisionRule
 class Check:
     """One question asked of an input before its reading may be trusted."""
 
-    name: str  # "kind", "intensity", "size", "lungs", "age"
+    name: str  # "kind", "intensity", "size", "orientation", "lungs", "age"
     passed: bool
     value: float
     limit: float

@@ -25,24 +25,38 @@ TEMPERATURES = (0.05, 20.0)  # searched within
 _LOG_TEMPERATURES = (math.log(TEMPERATURES[0]), math.log(TEMPERATURES[1]))
 ERRORS_HELD = 0.75  # of the validation errors are to lie within the band …
 REVIEWED = (0.02, 0.20)  # … which holds at least and at most this share of all validation images
+UNDER_CHANGE = "validation under change"  # what a rule was chosen on: images as they are, and changed
 LEVEL = 0.9  # of the conformal sets: how often the true class is to be among those named
 
 
 def decision_rule(
-    y_true: np.ndarray, logits: np.ndarray, classes: Sequence[str], grades: Grades | None = None
+    y_true: np.ndarray,
+    logits: np.ndarray,
+    classes: Sequence[str],
+    grades: Grades | None = None,
+    changed: np.ndarray | None = None,
 ) -> DecisionRule:
     """Temperature, operating point, band of uncertainty and conformal level, all chosen on these validation images.
 
     y_true: (n,) class indices. logits: (n, classes). grades: where the classes are grades; their range is what shows
     how uncertain an answer is, so there is no band.
+    changed: (copies, n, classes), of the same images as other devices could have taken them. Temperature, operating
+    point and band are then those of the images as they are and changed: a model is surest of what it was chosen on.
+    The conformal level stays that of the images as they are, which is what it promises for.
     """
-    calibrated = DecisionRule(kind="argmax", temperature=temperature(y_true, logits))
-    probabilities = calibrated.calibrate(logits)
-    rule = replace(operating_point(y_true, probabilities, classes, grades), temperature=calibrated.temperature)
+    y_true = np.asarray(y_true)
+    copies = np.stack([logits, *(() if changed is None else changed)])
+    labels, every = np.tile(y_true, len(copies)), copies.reshape(-1, logits.shape[1])
+    calibrated = DecisionRule(kind="argmax", temperature=temperature(labels, every))
+    probabilities, as_they_are = calibrated.calibrate(every), calibrated.calibrate(logits)
+    rule = operating_point(labels, probabilities, classes, grades)
+    rule = replace(rule, temperature=calibrated.temperature, n=len(y_true))
+    if changed is not None:
+        rule = replace(rule, chosen_on=UNDER_CHANGE)
     if grades:
-        return replace(rule, conformal=range_level(y_true, probabilities))
-    band = uncertainty_band(y_true, probabilities, rule)
-    return replace(rule, band=band, conformal=conformal_level(y_true, probabilities))
+        return replace(rule, conformal=range_level(y_true, as_they_are))
+    band = replace(uncertainty_band(labels, probabilities, rule), chosen_on=rule.chosen_on)
+    return replace(rule, band=band, conformal=conformal_level(y_true, as_they_are))
 
 
 def temperature(y_true: np.ndarray, logits: np.ndarray) -> float:

@@ -87,7 +87,7 @@ def _with_heat(model: keras.Model, temperature: float) -> Callable:
         if members > 1:  # side by side they would be too many numbers for the input checks
             embedding = ops.mean(ops.reshape(embedding, (-1, members, embedding.shape[1] // members)), axis=1)
         outputs = {"probabilities": ops.softmax(logits / temperature), "heat": heat, "embedding": embedding}
-        return outputs | ({"lungs": found[1]} if found else {})
+        return outputs | dict(zip(graph.OF_LUNGS, found[1:], strict=False))
 
     return explained
 

@@ -28,7 +28,7 @@ from lungkit.training import calibration, evaluation, fit, multiworker, outside,
 from lungkit.training.recipes import Recipe
 
 _BATCH = 64
-PENALTIES = (1e4, 1e3, 1e2, 1e1, 1e0)  # of the squared kernel, on standardised features
+PENALTIES = (1e5, 1e4, 1e3, 1e2, 1e1)  # of the squared kernel, on standardised features
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +221,8 @@ def _between(model: keras.Model, before: list[np.ndarray], share: float) -> None
 
 def _with_head(model: keras.Model, tensors: RecipeData, varying: dict, weights: list[np.ndarray], kept: Path) -> float:
     """Give the model the best dense layer on its features as they are: logistic regression on the training images as
-    they are and varied once, with the penalty that suits the validation images best. Returns the seconds it took;
+    they are and varied once, with the penalty that suits the validation images best, as they are and changed: the most
+    certain head on images as they are is undone by the first steps on varied ones. Returns the seconds it took;
     `kept`: the file that keeps it for the next call. weights: of the images of "train" and "val".
     """
     if not kept.exists():
@@ -232,13 +233,14 @@ def _with_head(model: keras.Model, tensors: RecipeData, varying: dict, weights: 
             keras.ops.convert_to_numpy(varied(tensors.train[i : i + 256], training=True))
             for i in range(0, len(tensors.train), 256)
         ])  # fmt: skip
-        seen = [features.predict(part, verbose=0) for part in (tensors.train, varied_once, tensors.validation)]
-        labels = tensors.data.labels("train")
-        of_train, of_validation = weights
-        kernel, bias = linear_head(
-            np.concatenate(seen[:2]), np.tile(labels, 2), seen[2], tensors.data.labels("val"), np.tile(of_train, 2),
-            of_validation,
-        )  # fmt: skip
+        spec = tensors.network_spec
+        changed = next(pipeline.changed(tensors.validation, spec.mean, spec.std))
+        seen = [
+            np.concatenate([features.predict(part, verbose=0) for part in parts])
+            for parts in ((tensors.train, varied_once), (tensors.validation, changed))
+        ]
+        labels = [np.tile(tensors.data.labels(part), 2) for part in ("train", "val")]
+        kernel, bias = linear_head(seen[0], labels[0], seen[1], labels[1], *(np.tile(of, 2) for of in weights))
         seconds = round(time.perf_counter() - started, 2)
         with files.draft(kept) as draft:  # several workers of a search may write this file
             np.savez(draft, kernel=kernel, bias=bias, seconds=seconds)
@@ -365,8 +367,12 @@ def left_out(
 
 def _rule(recipe: Recipe, trained: Trained) -> DecisionRule:
     """The decision rule that the validation patients give."""
-    data, raw = trained.tensors.data, release.logits(trained.model, trained.tensors.validation)
-    return calibration.decision_rule(data.labels("val"), raw, data.classes, recipe.grades)
+    data, tensors = trained.tensors.data, trained.tensors
+    answer = partial(release.logits, trained.model)
+    rule, _ = release.chosen_rule(
+        answer, tensors.validation, data.labels("val"), tensors.network_spec, data.classes, recipe.grades
+    )
+    return rule
 
 
 def _at_half(rule: DecisionRule, scores: np.ndarray) -> np.ndarray:

@@ -38,7 +38,10 @@ _PHANTOMS = 100  # patients
 
 @dataclass(frozen=True, eq=False)
 class Masked:
-    """Pictures and where their lungs are, both float32 0..1 (n, SIDE, SIDE); and whose they are, (n,)."""
+    """Pictures and where their lungs are, both float32 0..1 (n, SIDE, SIDE); and whose they are, (n,).
+
+    Without masks these are all 0.
+    """
 
     pictures: np.ndarray
     masks: np.ndarray
@@ -57,6 +60,12 @@ def xrays(folder: Path) -> Masked:
     pictures = preprocess.read_batch(rows["file"].tolist(), _WHOLE, label="X-rays")[..., 0]
     masks = preprocess.read_batch(rows["mask"].tolist(), _WHOLE, label="masks")[..., 0]
     return Masked(_halved(pictures), _halved(masks), rows["patient_id"].to_numpy(str))
+
+
+def unmasked(data: dataset.Dataset) -> Masked:
+    """All pictures of a data set."""
+    pictures = _halved(preprocess.read_batch(data.files(), _WHOLE, label=data.name)[..., 0])
+    return Masked(pictures, np.zeros_like(pictures), np.asarray(data.patients()))
 
 
 def slices(sources: Sequence[str | Path]) -> Masked:
@@ -277,8 +286,7 @@ def command(kind: str, sources: Sequence[str], out: Path, plausible: Sequence[st
     ]
     for source in plausible:
         given = dataset.load(source)
-        pictures = preprocess.read_batch(given.files(), _WHOLE, label=given.name)[..., 0]
-        facts = plausibility(model, _halved(pictures))
+        facts = plausibility(model, unmasked(given).pictures)
         low, middle, high = np.quantile(facts["area"], (0.01, 0.5, 0.99))
         lines.append(
             f"{given.name}, {len(facts):,} images: two parts or more in {wording.percent((facts['parts'] >= 2).mean())}"

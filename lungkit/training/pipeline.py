@@ -174,6 +174,30 @@ def augmentation(
     return Augmentation([_mirrored, *steps] if flip else steps, seed)
 
 
+# As far as images of one kind differ between devices and printers, when a decision rule is chosen.
+_OTHER_DEVICES = {
+    "rotation": 5.0,
+    "translation": 0.04,
+    "scaling": 0.08,
+    "sharpness": 0.7,
+    "noise": 0.03,
+    "brightness": 0.08,
+    "contrast": 0.2,
+    "gamma": 0.3,
+}
+
+
+def changed(images: np.ndarray, mean: float, std: float, copies: int = 3) -> Iterator[np.ndarray]:
+    """Copies of preprocessed images (n, height, width, 1 or 2) as other devices could have taken them.
+
+    mean, std: of the preprocessing. The same images give the same copies.
+    """
+    vary = augmentation(**_OTHER_DEVICES, flip=False, mean=mean, std=std)
+    for copy in range(copies):
+        parts = (vary(images[start : start + 64], key=derived(copy, start)) for start in range(0, len(images), 64))
+        yield np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
+
+
 class InMemory(keras.utils.PyDataset):
     """Batches of images that lie in memory, for `Model.fit` on any backend of Keras: (images, one-hot, weights).
 

@@ -18,9 +18,12 @@ from lungkit.models import registry
 from lungkit.models.grades import Grades
 from lungkit.wording import listed
 
-# What a recipe's `backbone` may be: lungkit's small network, or one of models.backbones, trained on photographs.
+# What a recipe's `backbone` may be: lungkit's small network, or one of models.backbones.
+NETWORKS = (
+    *("cnn", "efficientnet_lite0", "efficientnet_lite0_ct", "efficientnet_b0"),
+    *("mobilenet_v2", "densenet121", "resnet50", "vgg16"),
+)
 LUNG_MODALITIES = ("X-ray", "CT")  # as models.lungs has networks that find them
-NETWORKS = ("cnn", "efficientnet_lite0", "efficientnet_b0", "mobilenet_v2", "densenet121", "resnet50", "vgg16")
 
 
 @dataclass(frozen=True)
@@ -313,15 +316,27 @@ RECIPES = {
             name="ct-covid",
             modality="CT",
             question="Chest CT slice: COVID-19 or not?",
-            population="slices cut from the figures of papers and from teaching collections, of many hospitals",
-            data="covid_ct",
-            images={"NonCOVID": 296, "COVID": 260},
-            licence="of the papers that the images come from; research use",
+            population="adults: slices from figures of papers and from teaching collections, of hospitals in Moscow "
+            "(one slice a patient, those of mild disease left out) and of hospitals in Sao Paulo",
+            data="ct_covid_three",
+            images={"NonCOVID": 964, "COVID": 778},
+            licence="COVID-CT: of the papers that the images come from; MosMedData: CC BY-NC-ND 3.0; SARS-CoV-2 "
+            "CT-scan dataset: CC BY-NC-SA 4.0; research only, images are not republished",
+            labels=Labels(
+                classes={
+                    "NonCOVID": ("CT-0", "Not COVID-19", "Healthy"),
+                    "COVID": ("CT-2", "CT-3", "CT-4", "COVID-19"),
+                },
+                omitted=("CT-1",),  # many of these slices show no lesion
+            ),
+            label_columns=("severity",),
+            balanced_sources=True,
             fold="1/4",
-            until="stage3",
+            backbone="efficientnet_lite0_ct",
+            lungs=True,
+            until="stage4",
             scored_before=2,
-            unfrozen="stage2",
-            tuned_share=0.5,
+            epochs=0,
         ),
         Recipe(
             name="ct-covid-extent",

@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from lungkit.models.card import (
 )
 from lungkit.models.grades import Grades
 from lungkit.models.rule import DecisionRule
-from lungkit.training import activation, calibration, evaluation, export, input_statistics, quantization
+from lungkit.training import activation, calibration, evaluation, export, input_statistics, pipeline, quantization
 
 # Names of the images (by content) that a version learned from or was chosen on, one a line, in its folder.
 TRAINED_ON = "trained_on.txt"
@@ -42,6 +42,23 @@ _BATCH = 8
 def logits(model: keras.Model, tensors: np.ndarray) -> np.ndarray:
     """float64 (n, classes), for images (n, height, width, 1)."""
     return model.predict(tensors, batch_size=64, verbose=0).astype(np.float64)
+
+
+def chosen_rule(
+    answer: Callable[[np.ndarray], np.ndarray],
+    tensors: np.ndarray,
+    labels: np.ndarray,
+    spec: preprocess.Preprocessing,
+    classes: Sequence[str],
+    grades: Grades | None = None,
+) -> tuple[DecisionRule, np.ndarray]:
+    """The decision rule by the validation images as they are and changed, and the logits of them as they are.
+
+    answer: preprocessed images (n, height, width, 1 or 2) to logits (n, classes).
+    """
+    raw = answer(tensors)
+    changed = np.stack([answer(copy) for copy in pipeline.changed(tensors, spec.mean, spec.std)])
+    return calibration.decision_rule(labels, raw, classes, grades, changed), raw
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +113,7 @@ def register(
     Raises export.NotExportable where there is no such graph, or where it does not say what the model says.
     """
     tensors, labels = preprocess.read_batch(data.files("val"), preprocessing), data.labels("val")
-    raw = logits(model, tensors)
-    rule = calibration.decision_rule(labels, raw, data.classes, grades)
+    rule, raw = chosen_rule(partial(logits, model), tensors, labels, preprocessing, data.classes, grades)
     scores = rule.calibrate(raw)
     counts = {
         split: SplitCounts(images=len(data.files(split)), patients=len(set(data.patients(split))))
@@ -110,7 +126,7 @@ def register(
         half = agreement["weights"] == "float16"
         tried = _in_8_bits(made, data, preprocessing, tensors, half) if int8 else None
         if tried and tried.kept:
-            rule, scores = _recalibrated(made, data, tensors, rule, half)
+            rule, scores = _recalibrated(made, data, preprocessing, tensors, rule, half)
             differences = export.differences(model, graph.Graph(made), tensors, rule.calibrate(raw), rule)
             agreement = agreement | differences | {"precision": "int8"}
         on_validation = _evaluated(data, "val", scores, rule)
@@ -216,17 +232,24 @@ def _in_8_bits(
 
 
 def _recalibrated(
-    folder: Path, data: dataset.Dataset, tensors: np.ndarray, rule: DecisionRule, half: bool
+    folder: Path,
+    data: dataset.Dataset,
+    spec: preprocess.Preprocessing,
+    tensors: np.ndarray,
+    rule: DecisionRule,
+    half: bool,
 ) -> tuple[DecisionRule, np.ndarray]:
     """The decision rule chosen again on a changed graph's answers to the validation images, and these answers.
 
     The graph gets the new temperature. Its logits, up to a number for each image that changes nothing, are the
     logarithms of its probabilities.
     """
-    answers = _read(graph.Graph(folder, heat=False), tensors)
-    temperature = rule.temperature or 1.0
-    raw = temperature * np.log(np.maximum(answers, np.finfo(np.float32).tiny))
-    again = calibration.decision_rule(data.labels("val"), raw, data.classes, rule.grades)
+    runtime, temperature = graph.Graph(folder, heat=False), rule.temperature or 1.0
+
+    def raw(images: np.ndarray) -> np.ndarray:
+        return temperature * np.log(np.maximum(_read(runtime, images), np.finfo(np.float32).tiny))
+
+    again, _ = chosen_rule(raw, tensors, data.labels("val"), spec, data.classes, rule.grades)
     export.divide_logits(folder, (again.temperature or 1.0) / temperature, half)
     return again, _read(graph.Graph(folder, heat=False), tensors)
 

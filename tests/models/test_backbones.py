@@ -197,7 +197,7 @@ LAST_OF_STAGE3 = {
 }
 
 
-@pytest.fixture(scope="module", params=backbones.NAMES)
+@pytest.fixture(scope="module", params=[name for name in backbones.NAMES if name != backbones.CT_STUDENT])
 def network(request) -> keras.Model:
     """Each network, whole, with random weights."""
     if request.param == "efficientnet_lite0":
@@ -289,6 +289,18 @@ model.train_on_batch(tensors, np.array([0, 1, 2, 0]))
         env=os.environ | {"KERAS_BACKEND": "jax"}, check=True, capture_output=True,
     )  # fmt: skip
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), lite0.predict(tensors, verbose=0), atol=1e-3)
+
+
+def test_the_network_that_learned_from_ct_comes_with_its_weights_and_ends_at_a_16th():
+    taught = backbones.build(backbones.CT_STUDENT, (64, 64, 2), 2)
+    assert list(backbones.stages(taught)) == ["stage1", "stage2", "stage3", "stage4", "head"]
+    assert taught.get_layer("embedding").output.shape[1:] == (1024,)
+    of_taught = [weight for weight in taught.weights if not weight.path.startswith("logits")]
+    weights = {weight.path: keras.ops.convert_to_numpy(weight) for weight in of_taught}
+    with np.load(weights_file.FOLDER / "efficientnet_lite0_ct.npz") as shipped:
+        assert set(shipped) == set(weights)
+        for path, value in weights.items():
+            np.testing.assert_array_equal(value, shipped[path].astype(np.float32), err_msg=path)
 
 
 # --- stages

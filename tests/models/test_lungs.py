@@ -9,6 +9,7 @@ from lungkit.data import phantom
 from lungkit.data.preprocess import Preprocessing, window_level
 from lungkit.errors import LungkitError
 from lungkit.models import backbones, ensemble, graph, input_checks, lungs
+from lungkit.models.input_checks import ORIENTATIONS
 from lungkit.models.rule import DecisionRule
 from lungkit.training import export, gradcam, pipeline
 from tests.answers import probabilities
@@ -36,7 +37,7 @@ def square() -> lungs.LungSquare:
 @pytest.fixture(scope="module")
 def found(square, pictures) -> tuple[np.ndarray, ...]:
     """Squares with greys 0..1 and the share of lung, boxes, and where the lungs are."""
-    seen, box, lung = map(keras.ops.convert_to_numpy, square(pictures))
+    seen, box, lung, _ = map(keras.ops.convert_to_numpy, square(pictures))
     return seen * lungs.STD + lungs.MEAN, box, lung
 
 
@@ -139,6 +140,8 @@ def test_the_graph_of_whole_images_says_what_keras_says(whole_model, pictures, t
     heat = np.stack([of[cls] for of, cls in zip(outputs["heat"], classes, strict=True)])
     np.testing.assert_allclose(heat, gradcam.gradcam(whole_model, pictures, classes), atol=2e-3)
     assert outputs["lungs"].shape == (len(pictures), lungs.SIDE, lungs.SIDE)
+    np.testing.assert_allclose(outputs["orientation"].sum(axis=1), 1, atol=1e-4)
+    assert (outputs["orientation"].argmax(axis=1) == ORIENTATIONS.index((False, 0))).all()
     tensors = pictures.astype(np.float32)
     export.agreement(whole_model, graph.Graph(tmp_path), tensors, expected, DecisionRule(kind="argmax"))
 

@@ -215,3 +215,30 @@ def test_a_rule_of_grades_has_a_range_in_place_of_a_band():
     rule = calibration.decision_rule(y, np.log(p), CLASSES, GRADES)
     assert (rule.kind, rule.grades, rule.band) == ("median", GRADES, None)
     assert rule.conformal == calibration.range_level(y, rule.calibrate(np.log(p)))
+
+
+# --- chosen under change
+
+
+def test_a_rule_is_less_sure_where_it_errs_on_changed_images():
+    labels, logits = _patients(n=600, classes=2)
+    sure = 4 * logits
+    flipped = np.random.default_rng(3).random((2, len(labels), 1)) < 0.2
+    changed = np.where(flipped, sure[:, ::-1], sure)  # it errs, as sure as before
+    alone, under_change = (
+        calibration.decision_rule(labels, sure, ("well", "ill"), changed=of) for of in (None, changed)
+    )
+    assert under_change.temperature > 1.3 * alone.temperature
+    assert (alone.chosen_on, under_change.chosen_on) == ("validation", "validation under change")
+    assert under_change.band.chosen_on == under_change.chosen_on
+    assert under_change.n == len(labels), "copies of an image are one image"
+    as_they_are = under_change.calibrate(sure)
+    assert under_change.conformal == calibration.conformal_level(labels, as_they_are)
+
+
+def test_unchanged_copies_change_nothing():
+    labels, logits = _patients(n=300, classes=2)
+    alone = calibration.decision_rule(labels, logits, ("well", "ill"))
+    same = calibration.decision_rule(labels, logits, ("well", "ill"), changed=np.stack([logits, logits]))
+    assert same.threshold == pytest.approx(alone.threshold)
+    assert same.temperature == pytest.approx(alone.temperature, rel=0.02)

@@ -42,11 +42,18 @@ def test_the_clinic_reads_whole_images_with_it_and_looks_for_lungs(version):
     reads = Predictor(registered)
     image = images.read(sorted((source / "slices").glob("*.dcm"))[0])
     reading = reads.read(image)
-    assert {check.name: check.passed for check in reading.checks}["lungs"]
+    passed = {check.name: check.passed for check in reading.checks}
+    assert passed["lungs"] and passed["orientation"]
     assert reading.heat.shape == (3, lungs.WHOLE, lungs.WHOLE)
+    turned = {check.name: check.words for check in reads.read(_turned(image)).checks if not check.passed}
+    assert turned["orientation"] == "this image is turned by 90° to the left: turn it upright"
     blank = replace(image, pixels=np.full_like(image.pixels, 40.0))
     failed = {check.name: check.words for check in reads.read(blank).checks if not check.passed}
     assert failed["lungs"] == "no lungs were found in this image"
+
+
+def _turned(image: images.Image) -> images.Image:
+    return replace(image, pixels=np.ascontiguousarray(np.rot90(image.pixels)))
 
 
 def test_heat_lies_in_the_square_of_the_lungs(version):

@@ -284,6 +284,18 @@ def test_noise_is_of_the_strength_asked_for_in_greys():
     assert 0.085 < grain.max() <= 0.105
 
 
+def test_copies_as_of_other_devices_are_the_same_each_time_and_differ_among_each_other(pictures):
+    first, second = list(pipeline.changed(pictures, SPEC.mean, SPEC.std, copies=2))
+    again = next(pipeline.changed(pictures, SPEC.mean, SPEC.std))
+    np.testing.assert_array_equal(first, again)
+    for one, other in ((first, pictures), (second, pictures), (first, second)):
+        assert np.abs(one - other).mean() > 0.1
+    left = np.zeros((8, 32, 32, 1), np.float32) + BLACK
+    left[:, :, :12] = WHITE
+    (copy,) = pipeline.changed(left, SPEC.mean, SPEC.std, copies=1)
+    assert (copy[:, :, :16].mean(axis=(1, 2, 3)) > copy[:, :, 16:].mean(axis=(1, 2, 3))).all(), "none is mirrored"
+
+
 def test_images_are_not_varied_outside_training(pictures):
     np.testing.assert_allclose(np.asarray(_augmentation()(pictures, training=False)), pictures, atol=1e-5)
 
