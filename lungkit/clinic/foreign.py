@@ -49,7 +49,10 @@ class Stopped:
         """For people."""
         most = sorted(self.checks.items(), key=lambda of: -of[1])
         named = ", ".join(f"{name} {wording.percent(share)}" for name, share in most if share >= FALSE_ALARMS)
-        shares = {f"{name} at {FALSE_ALARMS:.0%}": wording.percent(share) for name, share in self.distances.items()}
+        shares = {
+            f"{name} at {wording.percent(FALSE_ALARMS)}": wording.percent(share)
+            for name, share in self.distances.items()
+        }
         undecided = wording.percent(self.undecided)
         return {"": self.kind, "images": f"{self.images:,}", "no decision": undecided, "flagged by": named, **shares}
 

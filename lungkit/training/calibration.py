@@ -40,14 +40,14 @@ def decision_rule(
 
     y_true: (n,) class indices. logits: (n, classes). grades: where the classes are grades; their range is what shows
     how uncertain an answer is, so there is no band.
-    changed: (copies, n, classes), of the same images as other devices could have taken them. Temperature, operating
-    point and band are then those of the images as they are and changed: a model is surest of what it was chosen on.
-    The conformal level stays that of the images as they are, which is what it promises for.
+    changed: (copies, n, classes), of the same images as other devices could have taken them. Operating point and band
+    are then those of the images as they are and changed: a model is surest of what it was chosen on. Temperature and
+    conformal level stay those of the images as they are, for which they promise something.
     """
     y_true = np.asarray(y_true)
     copies = np.stack([logits, *(() if changed is None else changed)])
     labels, every = np.tile(y_true, len(copies)), copies.reshape(-1, logits.shape[1])
-    calibrated = DecisionRule(kind="argmax", temperature=temperature(labels, every))
+    calibrated = DecisionRule(kind="argmax", temperature=temperature(y_true, logits))
     probabilities, as_they_are = calibrated.calibrate(every), calibrated.calibrate(logits)
     rule = operating_point(labels, probabilities, classes, grades)
     rule = replace(rule, temperature=calibrated.temperature, n=len(y_true))
@@ -55,7 +55,7 @@ def decision_rule(
         rule = replace(rule, chosen_on=UNDER_CHANGE)
     if grades:
         return replace(rule, conformal=range_level(y_true, as_they_are))
-    band = replace(uncertainty_band(labels, probabilities, rule), chosen_on=rule.chosen_on)
+    band = replace(uncertainty_band(labels, probabilities, rule, as_they_are), chosen_on=rule.chosen_on)
     return replace(rule, band=band, conformal=conformal_level(y_true, as_they_are))
 
 
@@ -81,19 +81,24 @@ def temperature(y_true: np.ndarray, logits: np.ndarray) -> float:
     return float(np.exp(best.x))
 
 
-def uncertainty_band(y_true: np.ndarray, probabilities: np.ndarray, rule: DecisionRule) -> UncertaintyBand:
+def uncertainty_band(
+    y_true: np.ndarray, probabilities: np.ndarray, rule: DecisionRule, as_they_are: np.ndarray | None = None
+) -> UncertaintyBand:
     """The band around the operating point within which a reading says "uncertain: review".
 
     Its margin is the smallest that holds ERRORS_HELD of the validation errors, and at least and at most the shares
-    REVIEWED of all validation images.
+    REVIEWED of all validation images. as_they_are: the probabilities of these where the others are of changed images,
+    too.
     """
     y_true, margins = np.asarray(y_true), rule.margin(probabilities)
     wrong = rule.decide(probabilities) != y_true
     wanted = np.quantile(margins[wrong], ERRORS_HELD, method="higher") if wrong.any() else 0.0
-    least, most = np.ceil(REVIEWED[0] * len(margins)), np.floor(REVIEWED[1] * len(margins))
-    ordered = np.sort(margins)
+    seen = probabilities if as_they_are is None else as_they_are
+    ordered = np.sort(rule.margin(seen))
+    least, most = np.ceil(REVIEWED[0] * len(ordered)), np.floor(REVIEWED[1] * len(ordered))
     width = float(np.clip(wanted, ordered[int(least) - 1], ordered[max(0, int(most) - 1)]))
-    within = replace(rule, band=UncertaintyBand(margin=width)).uncertain(probabilities)
+    banded = replace(rule, band=UncertaintyBand(margin=width))
+    within = banded.uncertain(probabilities)
     low, high, times = None, None, None
     if rule.threshold is None:
         times = math.exp(width)
@@ -106,7 +111,7 @@ def uncertainty_band(y_true: np.ndarray, probabilities: np.ndarray, rule: Decisi
         high=high,
         times=times,
         errors_held=float(within[wrong].mean()) if wrong.any() else None,
-        reviewed=float(within.mean()),
+        reviewed=float(banded.uncertain(seen).mean()),
         chosen_on="validation",
         criterion=f"holds {ERRORS_HELD:.0%} of the errors, but {REVIEWED[0]:.0%} to {REVIEWED[1]:.0%} of the images",
     )

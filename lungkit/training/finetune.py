@@ -297,7 +297,12 @@ def members(recipe: Recipe, source: str | Path, folder: Path, workers: int | Non
     tensors = recipe_data(recipe, source)
     parts = [member(recipe, tensors, folder / f"seed-{seed}", seed, workers) for seed in recipe.seeds]
     history = pd.concat([rows.assign(seed=seed) for seed, (_, rows) in zip(recipe.seeds, parts, strict=True)])
-    join = partial(ensemble.combine, [model for model, _ in parts], recipe.name, recipe.mirrored)
+    models = [model for model, _ in parts]
+    if recipe.with_frozen:
+        frozen = replace(recipe, epochs=0)
+        heads = ((folder / f"seed-{seed}" / "head.npz", seed) for seed in recipe.seeds)
+        models += [start(frozen, tensors, head, seed).model for head, seed in heads]
+    join = partial(ensemble.combine, models, recipe.name, recipe.mirrored)
     model = join()
     whole = join((tensors.square, tensors.spec.size[0])) if tensors.square else model
     return Trained(model, whole, tensors, history)
@@ -428,7 +433,7 @@ def train_recipe(
         if recipe.leak:
             leaking, _ = cross_validate(replace(recipe, by="image"), source, folder, workers)
             measured["the same by image (leaks: what not to believe)"] = leaking
-    trained = members(recipe, source, _folder(folder, recipe) if recipe.folds else folder, workers)
+    trained = members(recipe, source, _folder(folder, recipe) if recipe.fold else folder, workers)
     if not measured:
         seconds = float(trained.history["seconds"].sum())
     unseen = [left_out(recipe, source, folder, trained.tensors.data, name, workers) for name in names]
@@ -440,11 +445,12 @@ def train_recipe(
         trained.tensors.spec,
         architecture={
             "network": recipe.backbone,
-            "members": len(recipe.seeds),
+            "members": len(recipe.seeds) * (1 + recipe.with_frozen),
             "mirrored": recipe.mirrored,
             "parameters": trained.model.count_params(),
         },
-        training=recipe.settings() | {"tuned_share": recipe.tuned_share, "seconds": round(seconds, 1)},
+        training=recipe.settings()
+        | {"tuned_share": recipe.tuned_share, "with_frozen": recipe.with_frozen, "seconds": round(seconds, 1)},
         recipe=trained.tensors.how,
         modality=recipe.modality,
         grades=recipe.grades,

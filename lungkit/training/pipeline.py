@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 from lungkit.backend import keras
 
@@ -175,7 +176,7 @@ def augmentation(
 
 
 # As far as images of one kind differ between devices and printers, when a decision rule is chosen.
-_OTHER_DEVICES = {
+_OTHER_DEVICES: dict[str, Any] = {
     "rotation": 5.0,
     "translation": 0.04,
     "scaling": 0.08,
