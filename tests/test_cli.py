@@ -91,7 +91,7 @@ def test_every_verb_has_a_help_of_its_own(lungkit):
         (["run", "all", "--data", "no/such/folder"], "no folder or file no/such/folder; give phantom, pneumoniamnist"),
         (["run", "all", "--profile", "fast"], "no profile 'fast'; there are: quick, full"),
         (["run", "01", "-p", "seed"], "-p seed: give key=value"),
-        (["run", "07"], "no notebook 07; there are: all, 01"),
+        (["run", "77"], "no notebook 77; there are: all, 01"),
         (["run", "01", "-p", "colour=red"], "no parameter colour; there are:"),
         (["evaluate", "--model", "nobody", "--data", "phantom"], "no model 'nobody'; there are: none yet"),
         (["data", "audit", "nothing"], "no data set 'nothing'; accepted: phantom"),

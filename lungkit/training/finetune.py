@@ -28,7 +28,7 @@ from lungkit.training import calibration, evaluation, fit, multiworker, outside,
 from lungkit.training.recipes import Recipe
 
 _BATCH = 64
-PENALTIES = (1e5, 1e4, 1e3, 1e2, 1e1)  # of the squared kernel, on standardised features
+PENALTIES = (1e4, 1e3, 1e2, 1e1, 1e0)  # of the squared kernel, on standardised features
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +158,7 @@ def start(recipe: Recipe, tensors: RecipeData, head: Path, seed: int) -> Start:
             until=recipe.until,
             equalised=recipe.equalised,
         )  # fmt: skip
-        weights = [_image_weights(recipe, tensors, part) for part in ("train", "val")]
-        seconds = _with_head(model, tensors, _varying(recipe, tensors, seed), weights, head)
+        seconds = _with_head(recipe, model, tensors, seed, head)
         history.append({"epoch": 0, "seconds": seconds})
         backbones.unfreeze(model, recipe.unfrozen)
     compiled = {
@@ -219,28 +218,29 @@ def _between(model: keras.Model, before: list[np.ndarray], share: float) -> None
     model.set_weights([share * late + (1 - share) * early for early, late in zip(before, after, strict=True)])
 
 
-def _with_head(model: keras.Model, tensors: RecipeData, varying: dict, weights: list[np.ndarray], kept: Path) -> float:
+def _with_head(recipe: Recipe, model: keras.Model, tensors: RecipeData, seed: int, kept: Path) -> float:
     """Give the model the best dense layer on its features as they are: logistic regression on the training images as
-    they are and varied once, with the penalty that suits the validation images best, as they are and changed: the most
-    certain head on images as they are is undone by the first steps on varied ones. Returns the seconds it took;
-    `kept`: the file that keeps it for the next call. weights: of the images of "train" and "val".
+    they are and varied once, with the penalty that suits the validation images best; by `recipe.head_under_change`
+    these as they are and changed. Returns the seconds it took; `kept`: the file that keeps it for the next call.
     """
     if not kept.exists():
         started = time.perf_counter()
-        varied = pipeline.augmentation(**varying)
+        varied = pipeline.augmentation(**_varying(recipe, tensors, seed))
         features = keras.Model(model.input, model.get_layer("embedding").output)
         varied_once = np.concatenate([
             keras.ops.convert_to_numpy(varied(tensors.train[i : i + 256], training=True))
             for i in range(0, len(tensors.train), 256)
         ])  # fmt: skip
-        spec = tensors.network_spec
-        changed = next(pipeline.changed(tensors.validation, spec.mean, spec.std))
-        seen = [
-            np.concatenate([features.predict(part, verbose=0) for part in parts])
-            for parts in ((tensors.train, varied_once), (tensors.validation, changed))
-        ]
-        labels = [np.tile(tensors.data.labels(part), 2) for part in ("train", "val")]
-        kernel, bias = linear_head(seen[0], labels[0], seen[1], labels[1], *(np.tile(of, 2) for of in weights))
+        spec, validation = tensors.network_spec, [tensors.validation]
+        if recipe.head_under_change:
+            validation.append(next(pipeline.changed(tensors.validation, spec.mean, spec.std)))
+        both = {"train": [tensors.train, varied_once], "val": validation}
+        seen, labels, weights = (
+            [np.concatenate([features.predict(part, verbose=0) for part in parts]) for parts in both.values()],
+            [np.tile(tensors.data.labels(part), len(parts)) for part, parts in both.items()],
+            [np.tile(_image_weights(recipe, tensors, part), len(parts)) for part, parts in both.items()],
+        )
+        kernel, bias = linear_head(seen[0], labels[0], seen[1], labels[1], *weights)
         seconds = round(time.perf_counter() - started, 2)
         with files.draft(kept) as draft:  # several workers of a search may write this file
             np.savez(draft, kernel=kernel, bias=bias, seconds=seconds)

@@ -60,6 +60,7 @@ class Recipe:
     learning_rate: float = 3e-4
     layer_factor: float = 0.6  # on the rate, from each stage to the one before it
     tuned_share: float = 1.0  # of the fine-tuned weights, the rest of those before it
+    head_under_change: bool = False  # the solved head's penalty suits validation images as they are and changed
     with_frozen: bool = False  # each member is joined by the one that it was before its fine-tuning
     weight_decay: float = 1e-2
     dropout: float = 0.3
@@ -82,10 +83,9 @@ class Recipe:
     def settings(self) -> dict[str, Any]:
         """What decides how a member's training goes, JSON-ready; `tuned_share` comes after it.
 
-        `balanced_sources` and `lungs` are named only where they are on: trainings that began before there was a choice
-        can continue.
+        What is in _NEWER is named only where it is on: trainings that began before there was a choice can continue.
         """
-        left_out = {*_NO_SETTINGS, *(name for name in ("balanced_sources", "lungs") if not getattr(self, name))}
+        left_out = {*_NO_SETTINGS, *(name for name in _NEWER if not getattr(self, name))}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     def check(self, data: dataset.Dataset) -> None:
@@ -229,6 +229,7 @@ def _named(source: str | Path) -> str:
 
 NOT_STATED = "not stated"
 _XRAYS = ("CR", "DX", "DR", "RG", "XR", "CXR", "XRAY", "X-RAY", "RADIOGRAPH")
+_NEWER = ("balanced_sources", "lungs", "head_under_change")
 _NO_SETTINGS = {
     *("name", "modality", "question", "population", "ages", "licence", "data", "images", "label_column"),
     *("labels", "label_columns", "grades", "merged"),
@@ -365,6 +366,7 @@ RECIPES = {
             lungs=True,
             until="stage4",
             scored_before=1,
+            head_under_change=True,
             epochs=0,  # fine-tuned, it was no better on validation patients
         ),
         Recipe(

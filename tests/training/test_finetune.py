@@ -261,6 +261,30 @@ def test_a_backbone_gets_its_head_first_then_learns_in_its_later_stages(squares,
     np.testing.assert_allclose(_kernel(half, changed), between, atol=1e-6)
 
 
+def test_a_head_chosen_under_change_is_no_surer_than_changed_images_allow(squares, tmp_path):
+    recipe = dataclasses.replace(TINY, backbone="efficientnet_lite0", epochs=0)
+    tensors = finetune.recipe_data(recipe, squares)
+    sizes = {}
+    for under_change in (False, True):
+        one = dataclasses.replace(recipe, head_under_change=under_change)
+        head = finetune.start(one, tensors, tmp_path / f"{under_change}.npz", seed=2).model.get_layer("logits")
+        sizes[under_change] = np.abs(head.get_weights()[0]).max()
+    assert sizes[True] < 0.5 * sizes[False], "these squares are hard to tell apart once they are changed"
+    assert "head_under_change" not in recipe.settings(), "trainings from before can continue"
+
+
+def test_a_fine_tuned_member_is_joined_by_its_frozen_one(squares, tmp_path, eager):
+    recipe = dataclasses.replace(TINY, backbone="efficientnet_lite0", epochs=1, unfrozen="stage5", with_frozen=True)
+    recipe = dataclasses.replace(recipe, batch_size=32, mirrored=False, seeds=(2,))
+    together = finetune.members(recipe, squares, tmp_path)
+    tuned, _ = finetune.member(recipe, together.tensors, tmp_path / "seed-2", seed=2)
+    head = tmp_path / "seed-2" / "head.npz"
+    frozen = finetune.start(dataclasses.replace(recipe, epochs=0), together.tensors, head, seed=2).model
+    one, other, both = (release.logits(model, together.tensors.validation) for model in (tuned, frozen, together.model))
+    assert np.abs(one - other).max() > 1e-3
+    np.testing.assert_allclose(both, (one + other) / 2, atol=1e-4)
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_linear_head_says_as_a_dense_layer_what_logistic_regression_says(classes):
     random = np.random.default_rng(1)
