@@ -299,6 +299,8 @@ def members(recipe: Recipe, source: str | Path, folder: Path, workers: int | Non
     history = pd.concat([rows.assign(seed=seed) for seed, (_, rows) in zip(recipe.seeds, parts, strict=True)])
     models = [model for model, _ in parts]
     if recipe.with_frozen:
+        if recipe.backbone == "cnn":
+            raise LungkitError("a network that begins with random weights has no frozen one: leave out with_frozen")
         frozen = replace(recipe, epochs=0)
         heads = ((folder / f"seed-{seed}" / "head.npz", seed) for seed in recipe.seeds)
         models += [start(frozen, tensors, head, seed).model for head, seed in heads]

@@ -285,6 +285,11 @@ def test_a_fine_tuned_member_is_joined_by_its_frozen_one(squares, tmp_path, eage
     np.testing.assert_allclose(both, (one + other) / 2, atol=1e-4)
 
 
+def test_a_network_from_random_weights_has_no_frozen_one_to_join(squares, tmp_path):
+    with pytest.raises(LungkitError, match="leave out with_frozen"):
+        finetune.members(dataclasses.replace(TINY, epochs=0, with_frozen=True), squares, tmp_path)
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_linear_head_says_as_a_dense_layer_what_logistic_regression_says(classes):
     random = np.random.default_rng(1)
