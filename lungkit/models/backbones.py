@@ -168,6 +168,7 @@ def build(
     dropout: float = DROPOUT,
     until: str = "stage5",
     equalised: bool = False,
+    shrink: int = 1,
 ) -> keras.Model:
     """Functional model, named `name`: images (N, height, width, 1 or 2) in, logits (N, n_classes) out.
 
@@ -180,6 +181,8 @@ def build(
     until: the stage of whose resolution the last feature maps are. Textures, as of a lung on CT, are told apart by what
         comes before the whole objects of photographs; and the heat map becomes finer.
     equalised: the network sees each image with its histogram equalised, see Equalised.
+    shrink: the network sees the image so many times smaller, and its feature maps are enlarged as often: it can be
+        averaged with one that sees the image as it is.
 
     Raises LungkitError: an unknown name, a shape that does not fit, weights that cannot be downloaded.
     """
@@ -193,9 +196,12 @@ def build(
         raise LungkitError(f"a classifier needs at least 2 classes, not {n_classes}")
     if until not in STAGES[:-1]:
         raise LungkitError(f"no stage '{until}' with feature maps; there are: {', '.join(STAGES[:-1])}")
+    if any(side % shrink or side // shrink < MIN_SIDE for side in input_shape[:2]):
+        raise LungkitError(f"{input_shape[0]} x {input_shape[1]} pixels cannot be seen {shrink} times smaller")
     image = keras.Input(input_shape, name="image")
     spec = preprocessing or Preprocessing()
     seen = lungs.Channel(0, name="grey")(image) if input_shape[2] == 2 else image
+    seen = layers.AveragePooling2D(shrink, name="smaller")(seen) if shrink > 1 else seen
     seen = Equalised(spec.mean, spec.std, name="equalised")(seen) if equalised else seen
     x = _as_in_training(seen, backbone.scale, spec)
     features = _features(name, backbone, image, x, pretrained)
@@ -204,6 +210,7 @@ def build(
         features = _last_at(keras.Model(image, pooled, name=name), until)
     if input_shape[2] == 2:
         features = lungs.InLungs(name="in_lungs")([features, image])
+    features = layers.UpSampling2D(shrink, name="enlarged")(features) if shrink > 1 else features
     x = layers.GlobalAveragePooling2D(name="embedding")(features)
     x = layers.Dropout(dropout, name="dropout")(x)
     return keras.Model(image, layers.Dense(n_classes, name="logits")(x), name=name)

@@ -72,7 +72,7 @@ def _with_heat(model: keras.Model, temperature: float) -> Callable:
     It computes on tensors and is no Keras model: there, each operation would need a name that no layer has.
     """
     pooling, dense = _ending(model)
-    members = _members(pooling)
+    widths = _widths(pooling)
     square = lungs.square_of(model)
     parts = keras.Model(
         model.input, [pooling.input, pooling.output, model.output, *(square.output[1:] if square else ())]
@@ -84,8 +84,9 @@ def _with_heat(model: keras.Model, temperature: float) -> Callable:
         heat = gradcam.over_image(heat, model.input_shape[1:3], *found[:1])
         peak = ops.max(heat, axis=(1, 2), keepdims=True)
         heat = ops.transpose(heat / ops.where(peak > 0, peak, 1.0), (0, 3, 1, 2))
-        if members > 1:  # side by side they would be too many numbers for the input checks
-            embedding = ops.mean(ops.reshape(embedding, (-1, members, embedding.shape[1] // members)), axis=1)
+        if len(widths) > 1:  # side by side they would be too many numbers for the input checks
+            each = zip(ops.split(embedding, np.cumsum(widths)[:-1].tolist(), axis=1), widths, strict=True)
+            embedding = ops.mean(ops.stack([part for part, width in each if width == widths[0]]), axis=0)
         outputs = {"probabilities": ops.softmax(logits / temperature), "heat": heat, "embedding": embedding}
         return outputs | dict(zip(graph.OF_LUNGS, found[1:], strict=False))
 
@@ -109,10 +110,11 @@ def _ending(model: keras.Model) -> tuple[keras.layers.Layer, keras.layers.Layer]
     )
 
 
-def _members(pooling: keras.layers.Layer) -> int:
-    """How many networks' feature maps are pooled together (see lungkit.models.ensemble)."""
+def _widths(pooling: keras.layers.Layer) -> list[int]:
+    """How many feature maps of each network are pooled together (see lungkit.models.ensemble)."""
     joined = _maker(pooling.input)
-    return len(joined.input) if joined.name == ensemble.MEMBERS else 1
+    maps = joined.input if joined.name == ensemble.MEMBERS else [pooling.input]
+    return [each.shape[-1] for each in maps]
 
 
 def _maker(tensor: keras.KerasTensor) -> keras.Operation:

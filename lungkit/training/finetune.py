@@ -156,7 +156,7 @@ def start(recipe: Recipe, tensors: RecipeData, head: Path, seed: int) -> Start:
         model = backbones.build(
             recipe.backbone, shape, classes, preprocessing=tensors.network_spec, dropout=recipe.dropout,
             until=recipe.until,
-            equalised=recipe.equalised,
+            equalised=recipe.equalised, shrink=recipe.side // (recipe.sees or recipe.side),
         )  # fmt: skip
         seconds = _with_head(recipe, model, tensors, seed, head)
         history.append({"epoch": 0, "seconds": seconds})
@@ -293,21 +293,19 @@ class Trained:
 
 
 def members(recipe: Recipe, source: str | Path, folder: Path, workers: int | None = None) -> Trained:
-    """Train a member for each seed, on the recipe's own fold, and join them; finished ones are not trained again."""
+    """Train the members of each seed, on the recipe's own fold, and join them; finished ones are not trained again."""
     tensors = recipe_data(recipe, source)
-    parts = [member(recipe, tensors, folder / f"seed-{seed}", seed, workers) for seed in recipe.seeds]
-    history = pd.concat([rows.assign(seed=seed) for seed, (_, rows) in zip(recipe.seeds, parts, strict=True)])
-    models = [model for model, _ in parts]
-    if recipe.with_frozen:
-        if recipe.backbone == "cnn":
-            raise LungkitError("a network that begins with random weights has no frozen one: leave out with_frozen")
-        frozen = replace(recipe, epochs=0)
-        heads = ((folder / f"seed-{seed}" / "head.npz", seed) for seed in recipe.seeds)
-        models += [start(frozen, tensors, head, seed).model for head, seed in heads]
+    models, histories = [], []
+    for number, (one, seed) in enumerate(recipe.each_member()):
+        place = number % len(recipe.members)
+        named = f"seed-{seed}-member-{place + 1}" if place else f"seed-{seed}"
+        model, rows = member(one, tensors, folder / named, seed, workers)
+        models.append(model)
+        histories.append(rows.assign(seed=seed, member=place + 1))
     join = partial(ensemble.combine, models, recipe.name, recipe.mirrored)
     model = join()
     whole = join((tensors.square, tensors.spec.size[0])) if tensors.square else model
-    return Trained(model, whole, tensors, history)
+    return Trained(model, whole, tensors, pd.concat(histories))
 
 
 def cross_validate(
@@ -447,12 +445,12 @@ def train_recipe(
         trained.tensors.spec,
         architecture={
             "network": recipe.backbone,
-            "members": len(recipe.seeds) * (1 + recipe.with_frozen),
+            "members": len(recipe.seeds) * len(recipe.members),
             "mirrored": recipe.mirrored,
             "parameters": trained.model.count_params(),
         },
         training=recipe.settings()
-        | {"tuned_share": recipe.tuned_share, "with_frozen": recipe.with_frozen, "seconds": round(seconds, 1)},
+        | {"tuned_share": recipe.tuned_share, "members": list(recipe.members), "seconds": round(seconds, 1)},
         recipe=trained.tensors.how,
         modality=recipe.modality,
         grades=recipe.grades,

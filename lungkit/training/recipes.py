@@ -53,6 +53,7 @@ class Recipe:
     backbone: str = "efficientnet_lite0"  # one of NETWORKS; "cnn" starts from random weights
     until: str = "stage5"  # as in backbones.build
     side: int = 224  # pixels, of the square that images are fitted into
+    sees: int = 0  # pixels, of the side at which the network sees that square; it divides `side`; 0: as it is
     lungs: bool = False  # sees the square of the lungs alone, and averages its feature maps within them
     epochs: int = 6  # with `unfrozen` and what follows it trained
     unfrozen: str = "stage3"
@@ -61,7 +62,6 @@ class Recipe:
     layer_factor: float = 0.6  # on the rate, from each stage to the one before it
     tuned_share: float = 1.0  # of the fine-tuned weights, the rest of those before it
     head_under_change: bool = False  # the solved head's penalty suits validation images as they are and changed
-    with_frozen: bool = False  # each member is joined by the one that it was before its fine-tuning
     weight_decay: float = 1e-2
     dropout: float = 0.3
     label_smoothing: float = 0.1
@@ -71,6 +71,7 @@ class Recipe:
     equalised: bool = False  # sees images with their histogram equalised
     augmentation: dict[str, Any] = field(default_factory=lambda: {"brightness": 0.15, "contrast": 0.3, "gamma": 0.4})
     seeds: tuple[int, ...] = (1,)
+    members: tuple[dict[str, Any], ...] = ({},)  # of each seed: in which settings each differs from the recipe
     mirrored: bool = True  # also reads the mirrored image
     max_images: int | None = None  # more are thinned: fewer images of each patient
     real: dict[str, Any] = field(default_factory=dict)  # of a phantom's recipe: what differs for real images
@@ -87,6 +88,14 @@ class Recipe:
         """
         left_out = {*_NO_SETTINGS, *(name for name in _NEWER if not getattr(self, name))}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+    def each_member(self) -> list[tuple["Recipe", int]]:
+        """The recipe of each member, and its seed; all members see images that were made ready in the same way."""
+        for changed in self.members:
+            if other := sorted(set(changed) - set(_OF_A_MEMBER)):
+                allowed = listed(sorted(_OF_A_MEMBER), "and")
+                raise LungkitError(f"{self.name}: a member cannot differ in {listed(other, 'and')}, only in {allowed}")
+        return [(replace(self, members=({},), **changed), seed) for seed in self.seeds for changed in self.members]
 
     def check(self, data: dataset.Dataset) -> None:
         """Refuse a set that is labelled with other classes, or whose files say that they are of another modality."""
@@ -229,10 +238,14 @@ def _named(source: str | Path) -> str:
 
 NOT_STATED = "not stated"
 _XRAYS = ("CR", "DX", "DR", "RG", "XR", "CXR", "XRAY", "X-RAY", "RADIOGRAPH")
-_NEWER = ("balanced_sources", "lungs", "head_under_change")
+_NEWER = ("balanced_sources", "lungs", "head_under_change", "sees")
+_OF_A_MEMBER = (
+    *("backbone", "until", "sees", "epochs", "unfrozen", "learning_rate", "layer_factor", "tuned_share"),
+    *("label_smoothing", "mixup", "cutmix", "ema", "dropout", "equalised", "augmentation"),
+)
 _NO_SETTINGS = {
     *("name", "modality", "question", "population", "ages", "licence", "data", "images", "label_column"),
-    *("labels", "label_columns", "grades", "merged"),
+    *("labels", "label_columns", "grades", "merged", "members"),
     *(
         "fold",
         "by",
@@ -241,7 +254,6 @@ _NO_SETTINGS = {
         "leak",
         "scored_before",
         "tuned_share",
-        "with_frozen",
         "seeds",
         "max_images",
         "real",
@@ -271,6 +283,10 @@ _chest = partial(
     data="chest_xray_paediatric_224",
     licence="CC BY 4.0",
     augmentation=_SHAPELESS,
+    lungs=True,
+    until="stage4",
+    members=({}, {"sees": 112}, {"epochs": 0}, {"sees": 112, "epochs": 0}),
+    head_under_change=True,
     scored_before=12,  # of which ten were of networks that see the square of the lungs
 )
 

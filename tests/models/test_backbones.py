@@ -312,6 +312,11 @@ def test_a_cut_backbone_reads_images_that_are_not_square():
     assert model.layers[-4].name == "block11_expand_relu"
 
 
+def test_an_image_that_would_be_seen_too_small_is_refused():
+    with pytest.raises(LungkitError, match="64 x 64 pixels cannot be seen 4 times smaller"):
+        backbones.build("efficientnet_lite0", (64, 64, 1), 2, pretrained=False, shrink=4)
+
+
 def test_a_stage_without_feature_maps_is_refused():
     with pytest.raises(LungkitError, match="no stage 'head' with feature maps; there are: stage1"):
         backbones.build("efficientnet_lite0", (64, 64, 1), 2, pretrained=False, until="head")

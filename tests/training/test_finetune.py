@@ -274,8 +274,8 @@ def test_a_head_chosen_under_change_is_no_surer_than_changed_images_allow(square
 
 
 def test_a_fine_tuned_member_is_joined_by_its_frozen_one(squares, tmp_path, eager):
-    recipe = dataclasses.replace(TINY, backbone="efficientnet_lite0", epochs=1, unfrozen="stage5", with_frozen=True)
-    recipe = dataclasses.replace(recipe, batch_size=32, mirrored=False, seeds=(2,))
+    recipe = dataclasses.replace(TINY, backbone="efficientnet_lite0", epochs=1, unfrozen="stage5", seeds=(2,))
+    recipe = dataclasses.replace(recipe, batch_size=32, members=({}, {"epochs": 0}))
     together = finetune.members(recipe, squares, tmp_path)
     tuned, _ = finetune.member(recipe, together.tensors, tmp_path / "seed-2", seed=2)
     head = tmp_path / "seed-2" / "head.npz"
@@ -285,9 +285,25 @@ def test_a_fine_tuned_member_is_joined_by_its_frozen_one(squares, tmp_path, eage
     np.testing.assert_allclose(both, (one + other) / 2, atol=1e-4)
 
 
-def test_a_network_from_random_weights_has_no_frozen_one_to_join(squares, tmp_path):
-    with pytest.raises(LungkitError, match="leave out with_frozen"):
-        finetune.members(dataclasses.replace(TINY, epochs=0, with_frozen=True), squares, tmp_path)
+def test_a_member_that_sees_the_image_smaller_joins_the_others_with_maps_as_fine(squares, tmp_path):
+    recipe = dataclasses.replace(TINY, **SHORT_LITE0, side=64, members=({}, {"sees": 32}), epochs=0, seeds=(2,))
+    together = finetune.members(recipe, squares, tmp_path)
+    large, small = (
+        finetune.member(dataclasses.replace(recipe, sees=side), together.tensors, tmp_path / name, seed=2)[0]
+        for name, side in (("seed-2", 0), ("seed-2-member-2", 32))
+    )
+    images = together.tensors.validation
+    one, other, both = (release.logits(model, images) for model in (large, small, together.model))
+    assert np.abs(one - other).max() > 1e-3
+    np.testing.assert_allclose(both, (one + other) / 2, atol=1e-4)
+    blocks = images.reshape(-1, 32, 2, 32, 2, 1).mean(axis=(2, 4)).repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_allclose(release.logits(small, blocks), other, atol=1e-4)  # it sees no finer detail
+    assert [*together.history["member"].unique()] == [1, 2]
+
+
+def test_a_member_with_other_images_than_the_rest_is_refused(squares, tmp_path):
+    with pytest.raises(LungkitError, match="a member cannot differ in side, only in"):
+        finetune.members(dataclasses.replace(TINY, epochs=0, members=({}, {"side": 64})), squares, tmp_path)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
