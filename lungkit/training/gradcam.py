@@ -30,7 +30,7 @@ _RANDOMISATION_STEPS = 8
 
 
 def gradcam(
-    model: keras.Model, images: np.ndarray, class_index: ArrayLike | None = None, batch_size: int = 32
+    model: keras.Model, images: np.ndarray, class_index: ArrayLike | None = None, batch_size: int = 8
 ) -> np.ndarray:
     """Grad-CAM heat maps of a classifier (Selvaraju et al. 2017).
 
@@ -49,7 +49,7 @@ def gradcam(
 
 
 def _explain(
-    model: keras.Model, images: np.ndarray, class_index: ArrayLike | None, batch_size: int = 32
+    model: keras.Model, images: np.ndarray, class_index: ArrayLike | None, batch_size: int = 8
 ) -> tuple[np.ndarray, np.ndarray]:
     """Heat maps (n, height, width) and the classes (n,) they explain."""
     images = np.asarray(images, dtype=np.float32)
@@ -61,6 +61,7 @@ def _explain(
     trunk, head = keras.Model(model.input, [maps, model.output, *boxes]), keras.Model(maps, model.output)
     heat, classes = [], []
     for start in range(0, len(images), batch_size):
+        # Called so, Keras keeps the maps of every layer until the last: a gigabyte for eight images of eight networks.
         features, logits, *box = trunk(images[start : start + batch_size], training=False)
         logits = _as_numpy(logits)
         wanted = logits.argmax(axis=1)
