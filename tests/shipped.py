@@ -8,7 +8,7 @@ from pathlib import Path
 from lungkit.training import recipes
 
 ROOT = Path(__file__).parents[1]
-NOT_YET = {"ct-covid-extent", "ct-covid-sources"}  # recipes whose models do not ship so far
+NOT_YET = {"ct-covid-extent"}  # recipes whose models do not ship so far
 SHIPPED = [name for name in recipes.RECIPES if name not in NOT_YET]
 
 

@@ -111,7 +111,10 @@ def train(
     if recipe == "list":
         terminal.table(
             ("recipe", "question", "data", "network", "members"),
-            [(row.name, row.question, row.data, row.backbone, len(row.seeds)) for row in recipes.RECIPES.values()],
+            [
+                (row.name, row.question, row.data, row.backbone, len(row.each_member()))
+                for row in recipes.RECIPES.values()
+            ],
             prose=["question"],
         )
         return

@@ -39,9 +39,8 @@ def build(
     A strided stem, then `blocks` blocks of convolution, batch normalisation, ReLU and 2x2 max pooling with
     `filters`, 2·`filters`, 4·`filters` … channels (at most 256), global average pooling, dropout, one dense
     layer. The stem halves the resolution before the first wide layer, which is where a CPU spends its time;
-    below 64 pixels it keeps it. Blocks stop pooling before the map gets narrower than 12 pixels. Where that is half as
-    fine as before, the last maps are enlarged and joined with the finer ones, as in a U-Net (Ronneberger et al.,
-    MICCAI 2015): heat maps come from what is pooled, and a coarse one cannot point at a lesion.
+    below 64 pixels it keeps it. Blocks stop pooling before the map gets narrower than 12 pixels: heat maps come
+    from the last one, and a coarser one cannot point at a lesion.
     """
     if n_classes < 2:
         raise LungkitError(f"a classifier needs at least 2 classes, not {n_classes}")
@@ -49,17 +48,13 @@ def build(
     side = min(input_shape[:2])
     stem_stride = 2 if side >= 64 else 1
     x = _convolution(inputs, filters, 5, stem_stride, "stem")
-    side, fine = side // stem_stride, None
+    side //= stem_stride
     for block in range(1, blocks + 1):
         x = _convolution(x, min(filters * 2 ** (block - 1), 256), 3, 1, f"block{block}")
         if side >= 24:
-            fine = x
             x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
             side //= 2
     x = _convolution(x, min(filters * 2**blocks, 256), 3, 1, "last")
-    enlarged = layers.UpSampling2D(name="enlarged")(x)
-    if fine is not None and fine.shape[1:3] == enlarged.shape[1:3]:
-        x = _convolution(layers.Concatenate(name="joined")([enlarged, fine]), 4 * filters, 3, 1, "fine")
     x = layers.GlobalAveragePooling2D(name="embedding")(x)
     x = layers.Dropout(dropout, name="dropout")(x)
     return keras.Model(inputs, layers.Dense(n_classes, name="logits")(x), name=name)

@@ -50,13 +50,15 @@ def test_a_shipped_model_says_whose_what_for_and_how_well(name):
     card = registry.active(name).card
     recipe, about = recipes.find(name), card.about
     assert (about.question, about.population, about.licence) == (recipe.question, recipe.population, recipe.licence)
-    source = "phantom" if recipe.data == "phantom" else f"FOLDER/{recipe.data}"
+    joins = len(card.data.sources or ()) > 1
+    source = "phantom" if recipe.data == "phantom" else "FOLDER/" if joins else f"FOLDER/{recipe.data}"
     assert about.command.startswith(f"lungkit train {name} --data {source}")
+    assert about.command.count("--data") == (len(card.data.sources) if joins else 1)
     assert card.metrics["test"].times_scored >= 1
     assert card.metrics["test"].figure("ece").value is not None
     assert card.rule.conformal.level == 0.9
     assert bool(card.trust) == ("--outside" in card.about.command)
-    if recipes.find(name).fold:
+    if recipe.folds:
         assert "4 folds by patient or group" in card.metrics
 
 
