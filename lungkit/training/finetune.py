@@ -430,11 +430,11 @@ def train_recipe(
     if recipe.folds and not recipe.leave_out:
         together, seconds = cross_validate(recipe, source, folder, workers)
         measured[f"{recipe.folds} folds by patient or group"] = together
-    if recipe.leak and not recipe.leave_out:
-        leaking, _ = cross_validate(replace(recipe, by="image", only_fold=False), source, folder, workers)
-        measured["by image (leaks: what not to believe)"] = leaking
+        if recipe.leak:
+            leaking, _ = cross_validate(replace(recipe, by="image"), source, folder, workers)
+            measured["the same by image (leaks: what not to believe)"] = leaking
     trained = members(recipe, source, _folder(folder, recipe) if recipe.fold else folder, workers)
-    if not seconds:
+    if not measured:
         seconds = float(trained.history["seconds"].sum())
     unseen = [left_out(recipe, source, folder, trained.tensors.data, name, workers) for name in names]
     seconds += sum(taken for _, taken in unseen)

@@ -39,10 +39,10 @@ def test_a_shipped_model_still_reads_as_it_was_registered(name):
     assert card.preprocessing.size == tuple(stated["size"])
 
 
-def test_all_that_ship_are_tested_and_take_less_than_60_megabytes(shipped):
+def test_all_that_ship_are_tested_and_take_less_than_80_megabytes(shipped):
     assert sorted(registry.models()) == sorted(SHIPPED)
     files = [file for file in shipped.rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) < 60e6
+    assert sum(file.stat().st_size for file in files) < 80e6
 
 
 @pytest.mark.parametrize("name", SHIPPED)
