@@ -47,6 +47,11 @@ def combine(
             given = _applied(wiring, view)
             maps.append(given if view is seen else _mirrored(given))
             dense.append(model.get_layer("logits").get_weights())
+    if len(sizes := {of.shape[1:3] for of in maps}) > 1:
+        raise LungkitError(
+            f"{name}: feature maps of {' and '.join(f'{h} x {w}' for h, w in sorted(sizes))} cells cannot be averaged; "
+            "choose sides that the network divides without a rest, as 128 and 64 by 16"
+        )
     x = layers.Concatenate(name=MEMBERS)(maps) if len(maps) > 1 else maps[0]
     x = layers.GlobalAveragePooling2D(name="embedding")(x)
     logits = layers.Dense(models[0].output_shape[1], name="logits")
