@@ -302,7 +302,8 @@ def test_a_member_that_sees_the_image_smaller_joins_the_others_with_maps_as_fine
 
 
 def test_members_whose_maps_do_not_fit_together_are_refused(squares, tmp_path):
-    recipe = dataclasses.replace(TINY, **SHORT_LITE0 | {"until": "stage4"}, side=80, members=({}, {"sees": 40}), epochs=0)
+    sides = {"until": "stage4", "side": 80, "members": ({}, {"sees": 40})}
+    recipe = dataclasses.replace(TINY, **SHORT_LITE0 | sides, epochs=0)
     with pytest.raises(LungkitError, match="feature maps of 5 x 5 and 6 x 6 cells"):
         finetune.members(recipe, squares, tmp_path)
 
