@@ -75,6 +75,6 @@ def test_lungs_are_looked_for_on_x_rays_and_ct_alone():
     with pytest.raises(LungkitError, match="reads MRI images; lungs can be found on X-ray and CT"):
         recipes.with_lungs(recipes.find("mri-brain-tumour"))
     assert recipes.LUNG_MODALITIES == lungs.KINDS
-    whole = recipes.find("chest-xray-pneumonia")
+    whole = recipes.find("pneumoniamnist-28")
     assert (whole.lungs, recipes.with_lungs(whole).lungs, recipes.with_lungs(whole).until) == (False, True, "stage4")
     assert recipes.command("chest-xray-pneumonia", "/x/chest", lungs=True).endswith("--data FOLDER/chest --lungs")
