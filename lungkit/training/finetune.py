@@ -295,11 +295,16 @@ class Trained:
 def members(recipe: Recipe, source: str | Path, folder: Path, workers: int | None = None) -> Trained:
     """Train the members of each seed, on the recipe's own fold, and join them; finished ones are not trained again."""
     tensors = recipe_data(recipe, source)
-    models, histories = [], []
+    models, histories, heads = [], [], dict[Any, Path]()
     for number, (one, seed) in enumerate(recipe.each_member()):
         place = number % len(recipe.members)
         named = f"seed-{seed}-member-{place + 1}" if place else f"seed-{seed}"
-        model, rows = member(one, tensors, folder / named, seed, workers)
+        key = (seed, one.features)
+        shared = key in heads  # then its time is already counted
+        head = heads.setdefault(key, folder / named / "head.npz")
+        model, rows = member(one, tensors, folder / named, seed, workers, head)
+        if shared and len(rows):
+            rows.loc[rows["epoch"] == 0, "seconds"] = 0.0
         models.append(model)
         histories.append(rows.assign(seed=seed, member=place + 1))
     join = partial(ensemble.combine, models, recipe.name, recipe.mirrored)
@@ -492,9 +497,7 @@ def compare(ways: dict[str, Recipe], tensors: RecipeData, folder: Path, seed: in
     data = tensors.data
     labels, patients, sources, classes = data.labels("val"), data.patients("val"), data.sources("val"), data.classes
     # Ways whose head is solved on the same features share it.
-    features = [
-        (way.backbone, way.until, way.equalised, way.augmentation, way.balanced_sources) for way in ways.values()
-    ]
+    features = [way.features for way in ways.values()]
     results = {}
     for number, (name, recipe) in enumerate(ways.items(), 1):
         head = folder / f"head-{features.index(features[number - 1]) + 1}.npz"

@@ -97,6 +97,12 @@ class Recipe:
                 raise LungkitError(f"{self.name}: a member cannot differ in {listed(other, 'and')}, only in {allowed}")
         return [(replace(self, members=({},), **changed), seed) for seed in self.seeds for changed in self.members]
 
+    @property
+    def features(self) -> tuple[Any, ...]:
+        """What decides the features of a network before its fine-tuning, and so its solved head."""
+        seen = (self.backbone, self.until, self.sees, self.equalised, repr(self.augmentation))
+        return (*seen, self.balanced_sources, self.head_under_change)
+
     def check(self, data: dataset.Dataset) -> None:
         """Refuse a set that is labelled with other classes, or whose files say that they are of another modality."""
         if self.images and not self.fits(data.classes):

@@ -39,6 +39,13 @@ def test_its_logits_are_the_mean_of_the_members_each_also_of_the_mirrored_image(
     np.testing.assert_allclose(_logits(whole, pictures[:, :, ::-1]), expected, atol=1e-5)
 
 
+def test_the_embedding_is_of_the_members_that_are_as_wide_as_the_first(members, pictures, tmp_path):
+    wide = cnn.build(SHAPE, CLASSES, filters=8, blocks=2)
+    export.write(ensemble.combine([members[0], wide, members[1]], "three", mirrored=False), tmp_path)
+    pooled = [keras.Model(of.input, of.get_layer("embedding").output)(pictures, training=False) for of in members]
+    np.testing.assert_allclose(graph.Graph(tmp_path)(pictures)["embedding"], np.mean(pooled, axis=0), atol=1e-4)
+
+
 def test_without_mirroring_one_member_is_itself(members, pictures):
     alone = ensemble.combine(members[:1], "alone", mirrored=False)
     np.testing.assert_allclose(_logits(alone, pictures), _logits(members[0], pictures), atol=1e-6)

@@ -279,6 +279,8 @@ def test_a_fine_tuned_member_is_joined_by_its_frozen_one(squares, tmp_path, eage
     together = finetune.members(recipe, squares, tmp_path)
     tuned, _ = finetune.member(recipe, together.tensors, tmp_path / "seed-2", seed=2)
     head = tmp_path / "seed-2" / "head.npz"
+    assert [*tmp_path.rglob("head.npz")] == [head], "both have the same one"
+    assert together.history.query("member == 2")["seconds"].tolist() == [0]
     frozen = finetune.start(dataclasses.replace(recipe, epochs=0), together.tensors, head, seed=2).model
     one, other, both = (release.logits(model, together.tensors.validation) for model in (tuned, frozen, together.model))
     assert np.abs(one - other).max() > 1e-3
