@@ -372,7 +372,7 @@ def test_a_real_model_reads_a_synthetic_slice_through_the_page(store, access, ct
     send(upload_of(shown.screen), phantom_slice.read_bytes(), "slice.dcm")
     assert counts(store) == [1, 1, 1, 0]
     words = text(shown.screen)
-    assert "ct-infection@v1" in words and "Operating point" in words and "Band of uncertainty" in words
+    assert "ct-infection@v2" in words and "Operating point" in words and "Band of uncertainty" in words
     assert "this model learned from" in words and "Passed:" in words
     [viewer] = [w for w in everything(shown.screen) if isinstance(w, Viewer)]
     assert viewer.units == "HU" and len(viewer.heat) == 3 * viewer.heat_width * viewer.heat_height
@@ -397,7 +397,7 @@ def test_a_damaged_model_card_is_reported_and_other_screens_work(shown, models):
 def test_a_page_opened_with_a_damaged_model_names_it_and_refers_to_an_administrator(store, access, ct_version):
     (ct_version.folder / registry.CARD).write_text("{")
     words = text(shell.page_of(lambda: store, access.token, ModelPool()).screen)
-    assert "No model can be used. Tell an administrator: ct-infection@v1: card.json is not JSON" in words
+    assert "No model can be used. Tell an administrator: ct-infection@v2: card.json is not JSON" in words
 
 
 def test_an_image_for_a_damaged_model_is_refused_with_what_to_do(store, access, ct_version, phantom_slice):
@@ -406,7 +406,7 @@ def test_an_image_for_a_damaged_model_is_refused_with_what_to_do(store, access, 
     enter_patient(shown.screen)
     send(upload_of(shown.screen), phantom_slice.read_bytes(), "slice.dcm")
     words = text(shown.screen)
-    assert "The model ct-infection is damaged" in words and "tell an administrator: ct-infection@v1: graph.bin" in words
+    assert "The model ct-infection is damaged" in words and "tell an administrator: ct-infection@v2: graph.bin" in words
     assert counts(store) == [0, 0, 0, 0]
 
 

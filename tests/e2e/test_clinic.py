@@ -89,7 +89,7 @@ def test_a_slice_is_read_looked_at_reviewed_and_printed(visit, clinic, slices):
     checks = page.locator(".checks li").all_inner_texts()
     assert len(checks) == 3
     assert all("Passed:" in check for check in checks)
-    ada.sees("P-100", "Demo Patient Hundred", "born 1961, female", "CT · 512 × 512 pixels", "ct-infection@v1",
+    ada.sees("P-100", "Demo Patient Hundred", "born 1961, female", "CT · 512 × 512 pixels", "ct-infection@v2",
              "Synthetic images, not of patients", RESEARCH)  # fmt: skip
     assert not ada.usable()
 
@@ -139,7 +139,7 @@ def test_a_slice_is_read_looked_at_reviewed_and_printed(visit, clinic, slices):
         page.get_by_role("button", name="Download report (PDF)").click()
     document = pypdf.PdfReader(waiting.value.path())
     text = " ".join(" ".join(sheet.extract_text() for sheet in document.pages).split())
-    for words in ("P-100", "Demo Patient Hundred", "1961", "Pneumonia", "COVID-19", "ct-infection", "v1",
+    for words in ("P-100", "Demo Patient Hundred", "1961", "Pneumonia", "COVID-19", "ct-infection", "v2",
                   "Demo Doctor", f"seen {HOSTILE}", RESEARCH):  # fmt: skip
         assert words in text
     assert sum(len(sheet.images) for sheet in document.pages) >= 2
@@ -412,9 +412,9 @@ def test_a_version_that_is_promoted_reads_the_next_image_without_a_restart(visit
     eve.page.locator("tbody tr", has_text=second).click()
     eve.page.get_by_role("button", name="Roll back ct-infection …").click()
     eve.page.get_by_role("button", name="Roll back", exact=True).click()
-    eve.page.get_by_text("ct-infection@v1 is in use now").wait_for()
+    eve.page.get_by_text("ct-infection@v2 is in use now").wait_for()
     ada.upload(slices["COVID-19"])
-    assert [row.version for row in readings(clinic, "P-400")] == ["v1", second, "v1"]
+    assert [row.version for row in readings(clinic, "P-400")] == ["v2", second, "v2"]
 
 
 def copy_of_active(model: str) -> str:

@@ -345,7 +345,7 @@ def test_a_server_that_is_killed_in_the_middle_of_a_save_or_hangs_is_back_with_a
 
 
 def test_a_damaged_model_reads_nothing_and_reads_again_once_repaired(visit, clinic, scans):
-    graph = clinic.artifacts / "ct-infection" / "v1" / "graph.bin"
+    graph = clinic.artifacts / "ct-infection" / "v2" / "graph.bin"
     content = graph.read_bytes()
     ada = visit("ada")
     ada.new_patient("F-5", "Demo Patient Five")
@@ -369,7 +369,7 @@ def test_a_damaged_model_reads_nothing_and_reads_again_once_repaired(visit, clin
     eve = visit("eve")
     for screen in ("Models", "Health"):
         eve.go(screen)
-        eve.sees("ct-infection@v1: graph.bin was changed after it was registered. Restore the folder")
+        eve.sees("ct-infection@v2: graph.bin was changed after it was registered. Restore the folder")
     assert saved(clinic) == before
     assert_whole(clinic)
 

@@ -10,13 +10,12 @@ from lungkit.errors import LungkitError
 from lungkit.models import cnn
 
 
-@pytest.mark.parametrize(("side", "classes"), [(28, 2), (96, 3), (224, 3)])
-def test_images_of_any_size_become_one_logit_a_class(side, classes):
+@pytest.mark.parametrize(("side", "classes", "maps"), [(28, 2, 14), (64, 2, 16), (96, 3, 24), (224, 3, 28)])
+def test_images_of_any_size_become_one_logit_a_class_from_maps_fine_enough_to_point(side, classes, maps):
     model = cnn.build((side, side, 1), classes)
     logits = model(np.zeros((2, side, side, 1), np.float32))
     assert logits.shape == (2, classes)
-    last_map = model.get_layer("last_relu").output.shape
-    assert last_map[1] >= 12, "the last feature map keeps enough pixels for a heat map"
+    assert model.get_layer("last_relu").output.shape[1:3] == (maps, maps)
 
 
 def test_the_graph_ends_in_pooling_dropout_and_one_dense_layer_of_logits():
@@ -32,7 +31,7 @@ def test_every_value_of_the_search_space_builds_another_compiled_model():
     narrow, wide = knobs.copy(), knobs.copy()
     narrow.values["filters"], wide.values["filters"] = 12, 24
     sizes = [cnn.search_space(k, (32, 32, 1), 2).count_params() for k in (narrow, wide)]
-    assert sizes[1] > 2 * sizes[0]
+    assert sizes[1] > 1.3 * sizes[0]
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_fiftieth():

@@ -74,7 +74,7 @@ def test_the_table_has_a_row_for_each_and_marks_what_is_synthetic():
     versions = registry.in_use()
     rows = [card_text.summary_row(str(version), version.card, registry.size(version)) for version in versions]
     assert len(rows) == len(SHIPPED)
-    assert [row["model"] for row in rows if "synthetic" in row["model"]] == ["ct-infection@v1 (synthetic)"]
+    assert [row["model"] for row in rows if "synthetic" in row["model"]] == ["ct-infection@v2 (synthetic)"]
     assert all(re.fullmatch(r"0\.\d{3} \(0\.\d{3}–[01]\.\d{3}\)", row["AUC"]) for row in rows)
 
 
@@ -89,11 +89,11 @@ def test_what_a_user_trained_is_not_taken_for_what_ships(shipped, tmp_path, in_g
         _git(root, "init", "--quiet")
         _git(root, "-c", "core.compression=0", "add", "artifacts")
     for name in ("ct-infection", "phantom-1200-cnn"):
-        later = root / "artifacts" / name / "v2"
-        shutil.copytree(shipped / "ct-infection" / "v1", later)
-        pointer = {"version": "v2", "history": [], "sums": {"v1": "1", "v2": "2"}}
+        later = root / "artifacts" / name / "v3"
+        shutil.copytree(shipped / "ct-infection" / "v2", later)
+        pointer = {"version": "v3", "history": [], "sums": {"v2": "1", "v3": "2"}}
         if name == "ct-infection":
-            pointer["sums"]["v1"] = json.loads((later.parent / "active.json").read_text())["sums"]["v1"]
+            pointer["sums"]["v2"] = json.loads((later.parent / "active.json").read_text())["sums"]["v2"]
         (later.parent / "active.json").write_text(json.dumps(pointer))
     exported = export(tmp_path / "exported", root)
     assert _registered(exported) == _registered(shipped)
