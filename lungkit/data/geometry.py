@@ -56,8 +56,11 @@ def view(across: np.ndarray) -> str:
 
 
 def spacing(positions: np.ndarray) -> float | None:
-    """The median distance in mm of sorted positions (slices,) along the normal; None of a single slice."""
-    return float(np.median(np.diff(positions))) if len(positions) > 1 else None
+    """The median distance in mm of sorted positions (slices,) along the normal; None of a single slice.
+
+    Of an even number of distances it is the lower of the two in the middle: missing slices only make distances larger.
+    """
+    return float(np.quantile(np.diff(positions), 0.5, method="lower")) if len(positions) > 1 else None
 
 
 def gaps(positions: np.ndarray, between: float) -> list[Gap]:
