@@ -112,11 +112,13 @@ def series(path: Annotated[Path, typer.Argument(help="a folder, a zip file, or a
     from lungkit.data import series as reader
     from lungkit.errors import LungkitError
 
-    contents = reader.read(path.expanduser(), str(path), label="headers")
+    contents = reader.read(path.expanduser(), str(path))
     columns = ["series", "slices", "size", "spacing (mm)", "range (mm)", "orientation", "kernel", "may be read as"]
     if contents.series:
         terminal.table(columns, [[number, *_cells(one)] for number, one in enumerate(contents.series, 1)])
     for number, one in enumerate(contents.series, 1):
+        ends = f"{one.slices[0].source} to {one.slices[-1].source}" if one.slices else "no slice"
+        say_each([f"{number}: SeriesInstanceUID {one.uid[:64] or 'missing'}, {ends}"])
         say_each([f"{number}: {found.severity}: {found.rule}: {found.words}" for found in one.findings])
     if contents.set_aside:
         terminal.say(f"in no series: {len(contents.set_aside):,}")

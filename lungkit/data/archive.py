@@ -29,6 +29,8 @@ def is_zip(content: Path | bytes) -> bool:
     if isinstance(content, bytes):
         return content.startswith(_STARTS)
     try:
+        if not content.is_file():
+            return False
         with content.open("rb") as file:
             return file.read(4) in _STARTS
     except (OSError, ValueError):

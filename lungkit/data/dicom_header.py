@@ -157,7 +157,7 @@ _IN_MACROS: dict[int, str] = {  # to the keyword of a single image
 # Bounds on what a hostile file can cost.
 _ELEMENTS = 200_000  # in all; a scanner writes a few hundred, some write thousands in sequences
 _ELEMENTS_OF_FRAMES = 1_000_000  # of an enhanced CT, which has about 60 for each frame
-MAX_FRAMES = 10_000
+MAX_FRAMES = 5_000
 _VALUE_BYTES = 1024  # of a value other than a table
 _KEPT_BYTES = 4 * 2**20  # of all that is kept; a full table of 16 bits has 128 KiB
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 SAME_ORIENTATION = 1e-3  # of a direction cosine
+SAME_SPACING = 1e-3  # mm between pixels
 SAME_POSITION = 0.01  # mm along the normal: closer positions cannot be told apart
 EVEN = 0.01  # of the spacing, by which distances of slices may differ
 MOST_TILT = 0.5  # degrees

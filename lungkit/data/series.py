@@ -30,7 +30,7 @@ import numpy as np
 from lungkit import files, progress
 from lungkit.data import folders, geometry
 from lungkit.data.image import Image, ImageRefused
-from lungkit.data.series_findings import Positions, findings
+from lungkit.data.series_findings import Positions, findings, in_order, of_set_aside, of_split
 from lungkit.data.series_rules import Finding, Rule, SetAside, Severity
 from lungkit.data.series_slices import Given, Placed, files_in, listed
 
@@ -38,8 +38,9 @@ __all__ = ["Contents", "Finding", "Given", "Rule", "Series", "SetAside", "Severi
 
 Reading = Literal["volume", "slicewise", "refused"]
 
+MAX_SLICES = 40_000  # of all series together, with what is set aside
+
 _WORKERS = 4  # each keeps eight decoded slices ahead, 1 MiB each
-_SAME_SPACING = 1e-3  # mm
 _CLASHES = 10  # of slices at one position that are compared; the series is refused after the first
 
 
@@ -141,7 +142,7 @@ class Contents:
     set_aside: tuple[SetAside, ...]  # what is in none of them
 
 
-def read(source: Given | Sequence[Given], name: str | None = None, label: str = "") -> Contents:
+def read(source: Given | Sequence[Given | tuple[str, bytes]], name: str | None = None, label: str = "") -> Contents:
     """Every CT series in a folder and below it, in a zip file, or in a list of files. Only headers are read.
 
     source: a path, the bytes of a file, or a list of paths, bytes, and pairs of a name and bytes. name: what messages
@@ -153,14 +154,12 @@ def read(source: Given | Sequence[Given], name: str | None = None, label: str = 
     for found in progress.parallel(listed, given, label=label, unit="file"):
         placed += [one for one in found if isinstance(one, Placed)]
         set_aside += [one for one in found if isinstance(one, SetAside)]
-    set_aside.sort(key=lambda one: (one.source, one.frame or 0))
-    by_uid: dict[tuple[str, str], list[list[Placed]]] = {}
-    for group in _groups(placed):
-        by_uid.setdefault((group[0].study_uid, group[0].series_uid), []).append(group)
-    for one in set_aside:
-        if one.series_uid and one.rule in (Rule.UNREADABLE, Rule.NO_POSITION):
-            by_uid.setdefault((one.study_uid, one.series_uid), [])
-    return Contents(tuple(_all_series(by_uid, set_aside)), tuple(set_aside))
+        if len(placed) + len(set_aside) > MAX_SLICES:
+            rule = f"too many slices: more than {MAX_SLICES:,}"
+            raise ImageRefused(name or "what was given", rule, "Give fewer series at a time.")
+    found_series, undecodable = _all_series(placed, set_aside)
+    set_aside = sorted([*set_aside, *undecodable], key=lambda one: (one.source, one.frame or 0))
+    return Contents(tuple(found_series), tuple(set_aside))
 
 
 def _workers() -> int:
@@ -185,7 +184,7 @@ def _by_orientation(slices: list[Placed]) -> list[list[Placed]]:
     """Groups of the same orientation and pixel spacing; they do not depend on the order of `slices`."""
     slices = sorted(slices, key=lambda one: (one.orientation, one.spacing or ()))
     orientations = np.array([one.orientation for one in slices]) / geometry.SAME_ORIENTATION
-    spacings = np.array([one.spacing or (0.0, 0.0) for one in slices]) / _SAME_SPACING
+    spacings = np.array([one.spacing or (0.0, 0.0) for one in slices]) / geometry.SAME_SPACING
     groups: dict[int, list[Placed]] = {}
     for number, one in zip(geometry.alike(np.hstack([orientations, spacings]), 1.0), slices, strict=True):
         groups.setdefault(number, []).append(one)
@@ -289,15 +288,28 @@ def _is_copy(one: Placed, image: Image, first: Placed, first_image: Image) -> bo
 # --- one series --------------------------------------------------------------------------------------------------
 
 
-def _all_series(by_uid: dict[tuple[str, str], list[list[Placed]]], set_aside: list[SetAside]) -> Iterator[Series]:
-    for (study, uid), groups in sorted(by_uid.items(), key=lambda item: (item[0][0], _number(item[1]), item[0][1])):
-        aside = [one for one in set_aside if uid and (one.study_uid, one.series_uid) == (study, uid)]
-        if not groups:
-            yield _empty(study, uid, aside)
-        for group in sorted(groups, key=lambda one: (-len(one), one[0].acquisition, _model(one).corner)):
-            series, unreadable = _series(group, [other for other in groups if other is not group], aside)
-            set_aside += unreadable
-            yield series
+def _all_series(placed: list[Placed], set_aside: list[SetAside]) -> tuple[list[Series], list[SetAside]]:
+    """Every series, by study and number; and the slices that could not be decoded when they were compared."""
+    groups: dict[tuple[str, str], list[list[Placed]]] = {}
+    aside: dict[tuple[str, str], list[SetAside]] = {}
+    for group in _groups(placed):
+        groups.setdefault((group[0].study_uid, group[0].series_uid), []).append(group)
+    for one in set_aside:
+        if one.series_uid:
+            aside.setdefault((one.study_uid, one.series_uid), []).append(one)
+            if one.rule in (Rule.UNREADABLE, Rule.NO_POSITION):
+                groups.setdefault((one.study_uid, one.series_uid), [])
+    found, undecodable = list[Series](), list[SetAside]()
+    for key, same in sorted(groups.items(), key=lambda item: (item[0][0], _number(item[1]), item[0][1])):
+        left_out = aside.get(key, [])
+        shared = [*of_set_aside(left_out), *of_split(list(map(_model, same)), sum(map(len, same)))]
+        if not same:
+            found.append(_empty(*key, left_out))
+        for group in sorted(same, key=lambda one: (-len(one), one[0].acquisition, _model(one).corner)):
+            series, unreadable = _series(group, shared)
+            found.append(series)
+            undecodable += unreadable
+    return found, undecodable
 
 
 def _number(groups: list[list[Placed]]) -> float:
@@ -305,15 +317,15 @@ def _number(groups: list[list[Placed]]) -> float:
     return int(number) if number.isascii() and number.isdecimal() else math.inf
 
 
-def _series(group: list[Placed], others: list[list[Placed]], aside: list[SetAside]) -> tuple[Series, list[SetAside]]:
+def _series(group: list[Placed], shared: list[Finding]) -> tuple[Series, list[SetAside]]:
+    """The series of a group of slices, and those that cannot be decoded. shared: findings of all with its UID."""
     kept, copies, clashes, unreadable = _without_copies(group)
     model = _model(group)
     across = geometry.normal(model.orientation)
-    places = np.array([one.corner for one in kept]).reshape(-1, 3)
-    at = Positions(across, places @ across, places)
-    firsts = list(_by_position(zip(at.along.tolist(), kept, strict=True)))
-    unique = Positions.of([same[0].corner for same in firsts], across)
-    between = geometry.spacing(unique.along)
+    along = [float(np.dot(one.corner, across)) for one in kept]
+    places = Positions.of([same[0].corner for same in _by_position(zip(along, kept, strict=True))], across)
+    between = geometry.spacing(places.along)
+    own = findings(model, kept, places, between, copies, clashes)
     row, column = model.spacing or (None, None)
     series = Series(
         uid=model.series_uid,
@@ -327,8 +339,8 @@ def _series(group: list[Placed], others: list[list[Placed]], aside: list[SetAsid
         thickness=model.thickness,
         orientation=model.orientation,
         view=geometry.view(across),
-        slices=tuple(map(_slice, kept, at.along.tolist())),
-        findings=tuple(findings(model, kept, unique, between, copies, clashes, others, aside + unreadable)),
+        slices=tuple(map(_slice, kept, along)),
+        findings=tuple(in_order([*own, *shared, *of_set_aside(unreadable)])),
         _size=model.size,
     )
     return series, unreadable

@@ -11,7 +11,7 @@ from pydicom import uid
 
 from lungkit.data import folders, geometry
 from lungkit.data.image import squared_note
-from lungkit.data.series_rules import Finding, Rule, SetAside
+from lungkit.data.series_rules import Finding, Rule, SetAside, Severity
 from lungkit.data.series_slices import Placed
 
 _AXIAL = 0.9999  # of the normal along the patient's axis, from which positions are called z
@@ -47,27 +47,55 @@ def findings(
     spacing: float | None,
     copies: list[Placed],
     clashes: list[list[Placed]],
-    others: list[list[Placed]],
-    aside: list[SetAside],
-) -> Iterator[Finding]:
-    """Everything about a series, what is refused first.
+) -> list[Finding]:
+    """What its own slices say of a series.
 
     model: the slice whose orientation and spacing stand for those of all. at: a position for each place with slices.
-    copies, clashes: slices at one position that are identical, and those that differ. others: what has the same UID.
+    copies, clashes: slices at one position that are identical, and those that differ.
     """
-    found = [
+    return [
         *_clashes(clashes),
         *_view(model, at),
         *(_stack(model, at, spacing) if slices else [Finding(Rule.NO_SLICE, "None of its files can be decoded.")]),
         *_identity(model, slices),
-        *_set_aside(aside),
         *_copies(copies),
-        *_split(model, others),
         *_thickness(model, spacing),
         *_pixels(model),
     ]
-    severities = ["refused", "slicewise", "note"]
-    yield from sorted(found, key=lambda finding: severities.index(finding.severity))
+
+
+def of_set_aside(aside: list[SetAside]) -> Iterator[Finding]:
+    """What was left out of a series: a finding for each rule, with the first names."""
+    for rule in dict.fromkeys(one.rule for one in aside):
+        of_rule = [one for one in aside if one.rule is rule]
+        things = _many(len(of_rule), "frame" if of_rule[0].frame else "file")
+        yield Finding(rule, f"{things} left out ({folders.few(of_rule)}). {of_rule[0].words}")
+
+
+def of_split(models: list[Placed], slices: int) -> Iterator[Finding]:
+    """That one SeriesInstanceUID was read as several series, whose models are given; slices: of all of them."""
+    if len(models) < 2:
+        return
+    orientations = np.array([one.orientation for one in models])
+    spacings = np.array([one.spacing or (0.0, 0.0) for one in models])
+    differ = {
+        "frame of reference": len({one.frame_of_reference for one in models}) > 1,
+        "size": len({(one.rows, one.columns) for one in models}) > 1,
+        "pixel spacing": np.ptp(spacings, axis=0).max() > geometry.SAME_SPACING,
+        "orientation": np.ptp(orientations, axis=0).max() > geometry.SAME_ORIENTATION,
+        "acquisition": len({one.acquisition for one in models}) > 1,
+    }
+    what = ", ".join(name for name, is_so in differ.items() if is_so) or "size in square pixels"
+    words = (
+        f"{_many(slices, 'slice')} of one SeriesInstanceUID are read as {len(models)} series: they differ in {what}."
+    )
+    yield Finding(Rule.SPLIT, words)
+
+
+def in_order(found: list[Finding]) -> list[Finding]:
+    """What is refused first, and notes last."""
+    severities = list(Severity)[::-1]
+    return sorted(found, key=lambda finding: severities.index(finding.severity))
 
 
 def _mm(number: float) -> str:
@@ -108,11 +136,10 @@ def _view(model: Placed, at: Positions) -> Iterator[Finding]:
     if model.patient_position.startswith("FF"):
         words = f"The patient lay feet first ({model.patient_position}); positions are the patient's own all the same."
         yield Finding(Rule.FEET_FIRST, words)
-    if at.across[2] < 0 or model.orientation[0] < _ALONG:
-        seen = "from the head" if at.across[2] < 0 else "turned in their plane"
-        yield Finding(
-            Rule.TURNED, f"The slices are seen {seen}: the patient's right is not on the left of the picture."
-        )
+    if at.across[2] < 0:
+        yield Finding(Rule.TURNED, "The slices are seen from the head: pictures are mirrored against the usual view.")
+    elif model.orientation[0] < _ALONG:
+        yield Finding(Rule.TURNED, "Rows do not run towards the patient's left: pictures are turned.")
 
 
 def _stack(model: Placed, at: Positions, spacing: float | None) -> Iterator[Finding]:
@@ -191,44 +218,11 @@ def _identity(model: Placed, slices: list[Placed]) -> Iterator[Finding]:
         yield Finding(Rule.REPEATED_UID, f"{_many(repeated, 'slice')} share a SOPInstanceUID with another one.")
 
 
-def _set_aside(aside: list[SetAside]) -> Iterator[Finding]:
-    """One finding for each rule, with the first names."""
-    for rule in dict.fromkeys(one.rule for one in aside):
-        of_rule = [one for one in aside if one.rule is rule]
-        words = f"{_many(len(of_rule), 'file or frame')} left out ({folders.few(of_rule)}). {of_rule[0].words}"
-        yield Finding(rule, words.replace("file or frames", "files or frames"))
-
-
 def _copies(copies: list[Placed]) -> Iterator[Finding]:
     if copies:
         verb = "repeats" if len(copies) == 1 else "repeat"
         words = f"{_many(len(copies), 'slice')} left out that {verb} another one exactly: {folders.few(copies)}."
         yield Finding(Rule.DUPLICATE, words)
-
-
-def _split(model: Placed, others: list[list[Placed]]) -> Iterator[Finding]:
-    for group in others:
-        other = group[0]
-        differ = [
-            words
-            for words, is_other in (
-                ("another frame of reference", other.frame_of_reference != model.frame_of_reference),
-                ("another size", (other.rows, other.columns) != (model.rows, model.columns)),
-                ("another pixel spacing", not _near(other.spacing or (), model.spacing or (), 1e-3)),
-                ("another orientation", not _near(other.orientation, model.orientation, geometry.SAME_ORIENTATION)),
-                ("another acquisition", other.acquisition != model.acquisition),
-            )
-            if is_other
-        ]
-        what = ", ".join(differ) or "other values"
-        words = (
-            f"{_many(len(group), 'slice')} of the same SeriesInstanceUID have {what}; they are read as another series."
-        )
-        yield Finding(Rule.SPLIT, words)
-
-
-def _near(one: Sequence[float], other: Sequence[float], tolerance: float) -> bool:
-    return len(one) == len(other) and all(abs(a - b) <= tolerance for a, b in zip(one, other, strict=True))
 
 
 def _pixels(model: Placed) -> Iterator[Finding]:

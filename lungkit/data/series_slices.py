@@ -16,9 +16,9 @@ from lungkit.data.image import Broken, Image, ImageRefused, can_be_spacings
 from lungkit.data.series_rules import Rule, SetAside
 
 MAX_FILE = 2 * 2**30  # bytes of a file with many frames
-_NESTED = "archive inside the archive"
-_RULES = {"not an image": Rule.NOT_DICOM, _NESTED: Rule.ARCHIVE}  # of what is refused; anything else is unreadable
-Given = str | Path | bytes | tuple[str, bytes]  # a file, its bytes, or a name and bytes
+_ARCHIVE = "an archive among the files", "It is not opened. Give it alone, or unpack it."
+_RULES = {"not an image": Rule.NOT_DICOM, _ARCHIVE[0]: Rule.ARCHIVE}  # of what is refused; all else is unreadable
+Given = str | Path | bytes  # a file, or its bytes
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ class Placed:
         return f"{self.file.name}{f', frame {self.frame}' if self.frame else ''}"
 
 
-def files_in(source: Given | Sequence[Given], name: str | None) -> tuple[list[File], list[SetAside]]:
+def files_in(
+    source: Given | Sequence[Given | tuple[str, bytes]], name: str | None
+) -> tuple[list[File], list[SetAside]]:
     """The files of a folder and below it, of a zip file, or of a list; and what is not looked into.
 
     Raises ImageRefused if there is no such file or folder, if a zip file breaks a rule, or if there are too many files.
@@ -76,7 +78,7 @@ def files_in(source: Given | Sequence[Given], name: str | None) -> tuple[list[Fi
         return _in_archive(Archive(source, name or "uploaded zip file"))
     if isinstance(source, bytes):
         return [File(name or "uploaded file", partial(bytes, source))], []
-    return _in_list([source] if isinstance(source, tuple) else source)
+    return _in_list(source), []
 
 
 def listed(file: File) -> list[Placed | SetAside]:
@@ -106,7 +108,7 @@ def _in_folder(folder: Path, name: str) -> tuple[list[File], list[SetAside]]:
         SetAside(folders.one_line(folders.below(path, folder)), None, rule, words)
         for paths, rule, words in (
             (survey.passed_over, Rule.NOT_DICOM, "not an image. CT slices in DICOM are read."),
-            (survey.archives, Rule.ARCHIVE, "an archive is not opened. Give it alone, or unpack it."),
+            (survey.archives, Rule.ARCHIVE, ". ".join(_ARCHIVE)),
             (survey.broken, Rule.NOT_OPENED, "a link that leads nowhere, or in a circle."),
             (survey.closed, Rule.NOT_OPENED, "no permission to open this folder."),
         )
@@ -127,21 +129,25 @@ def _in_archive(archive: Archive) -> tuple[list[File], list[SetAside]]:
 def _member(archive: Archive, number: int, name: str) -> bytes:
     content = archive.read(number)
     if folders.is_archive_start(content):
-        raise ImageRefused(name, _NESTED, "It is not opened. Unpack it, and give it alone.")
+        raise ImageRefused(name, *_ARCHIVE)
     return content
 
 
-def _in_list(given: Sequence[Given]) -> tuple[list[File], list[SetAside]]:
+def _alone(content: Path | bytes, name: str) -> Path | bytes:
+    """The content itself; an archive is refused."""
+    if is_zip(content):
+        raise ImageRefused(name, *_ARCHIVE)
+    return content
+
+
+def _in_list(given: Sequence[Given | tuple[str, bytes]]) -> list[File]:
     _check_count(len(given), "the list of files")
-    files = []
-    for number, one in enumerate(given, 1):
-        if isinstance(one, bytes):
-            files.append(File(f"file {number}", partial(bytes, one)))
-        elif isinstance(one, tuple):
-            files.append(File(folders.one_line(one[0]), partial(bytes, one[1])))
-        else:
-            files.append(File(folders.one_line(one), partial(Path, one)))
-    return files, []
+    named = [one if isinstance(one, tuple) else _named(one, number) for number, one in enumerate(given, 1)]
+    return [File(name, partial(_alone, content, name)) for name, content in named]
+
+
+def _named(one: Given, number: int) -> tuple[str, Path | bytes]:
+    return (f"file {number}", one) if isinstance(one, bytes) else (folders.one_line(one), Path(one))
 
 
 # --- what is in a file -------------------------------------------------------------------------------------------
