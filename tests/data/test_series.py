@@ -124,6 +124,11 @@ def test_one_file_is_a_series_of_one_slice(tmp_path):
         assert (one.readable, rules(one), one.spacing) == ("slicewise", {Rule.ONE_SLICE}, (0.7, 0.7, None))
 
 
+def test_the_header_proper_says_what_kind_of_object_it_is():
+    content = file(stack(1)[0]).replace(b"1.2.840.10008.5.1.4.1.1.2\0", b"1.2.840.10008.5.1.4.1.1.4\0", 1)
+    np.testing.assert_array_equal(only(content).slice(0).pixels, images.read(content).pixels)
+
+
 def test_descriptions_and_names_are_not_kept():
     made = [change(each, SeriesDescription="Doe Jane lung") for each in stack(3)]
     one = only(files(made))
@@ -187,6 +192,13 @@ def test_acquisitions_that_share_no_position_are_one_series():
     for number, each in enumerate(made):
         each.AcquisitionNumber = number // 2
     assert (only(files(made)).readable, rules(only(files(made)))) == ("volume", set())
+
+
+def test_a_scanner_that_counts_each_slice_as_an_acquisition_has_one_series():
+    made = [*stack(6), ct_slice((-120, -130, -310), number=50)]
+    for number, each in enumerate(made):
+        each.AcquisitionNumber = number
+    assert rules(only(files(made))) == {Rule.SAME_POSITION}
 
 
 # --- what is set aside -------------------------------------------------------------------------------------------
@@ -396,6 +408,7 @@ def test_slices_seen_from_the_head_are_ordered_along_their_normal_and_noted():
     assert (one.readable, rules(one)) == ("volume", {Rule.TURNED})
     assert names(one) == [f"{number}.dcm" for number in range(5)]
     assert [each.corner[2] for each in one.slices] == [-314.0, -316.0, -318.0, -320.0, -322.0]
+    assert "seen from the head" in words(one, Rule.TURNED)
     del made[2]
     assert words(only(files(made)), Rule.GAP) == "1 slice missing between z = -320.0 and -316.0 mm."
 
@@ -547,6 +560,9 @@ def test_an_offset_table_that_is_wrong_is_refused():
     for wrong in ((0, 8, *offsets[2:]), (0, *offsets[:0:-1]), (0, 0, 0, 0), (4, *offsets[1:])):
         changed = content[:at] + struct.pack("<4I", *wrong) + content[at + 16 :]
         assert "offset table" in series.read([changed]).set_aside[0].words
+    made = coded(enhanced(corners, pixels), [encoded(frame, 12) for frame in pixels], "extended")
+    made.ExtendedOffsetTable = made.ExtendedOffsetTable[:8] * 4
+    assert "offset table" in series.read([file(made, uid.JPEGLossless)]).set_aside[0].words
 
 
 def test_the_reader_of_single_images_still_refuses_frames():
