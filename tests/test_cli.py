@@ -588,3 +588,38 @@ def test_fetch_prints_where_the_data_set_lies(lungkit, monkeypatch, tmp_path):
 
 def test_fetch_refuses_an_unknown_name_in_one_line(lungkit):
     assert "chexpert" in _refused(lungkit("data", "fetch", "chexpert"))
+
+
+# --- series ------------------------------------------------------------------------------------------------------
+
+
+def test_series_shows_each_series_and_every_finding_in_words(lungkit, tmp_path):
+    from tests.data.ct_series import change, files, stack
+
+    made = stack(6)
+    del made[2:4]
+    scout = change(stack(1)[0], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    for name, content in files([*made, scout]):
+        (tmp_path / name).write_bytes(content)
+    code, out, _ = lungkit("series", tmp_path)
+    assert code == 0
+    row = next(line for line in out.splitlines() if "slices only" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")][:6] == [
+        "1",
+        "4",
+        "24 x 24",
+        "0.7 x 0.7 x 2",
+        "-314.0 to -304.0",
+        "axial",
+    ]
+    assert "1: SeriesInstanceUID 1.2.3.2, 0.dcm to 3.dcm" in out
+    assert "1: slicewise: missing slices: 2 slices missing between z = -312.0 and -306.0 mm." in out
+    assert "in no series: 1\n  4.dcm: localizer: " in out
+
+
+def test_series_refuses_what_has_none(lungkit, tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing")
+    code, out, err = lungkit("series", tmp_path)
+    assert (code, "notes.txt: not a DICOM file" in out) == (1, True)
+    assert err.count("error: ") == 1 and "no CT series" in err
+    assert "no such file or folder" in _refused(lungkit("series", tmp_path / "missing"))

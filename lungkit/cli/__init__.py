@@ -41,6 +41,7 @@ for _verb in (
     training.compare,
     clinic.predict,
     clinic.serve,
+    data.series,
 ):
     app.command()(_verb)
 for _name, _part in {

@@ -1,4 +1,4 @@
-"""The verbs of `lungkit data`: fetch, phantom, join, audit."""
+"""The verbs of `lungkit data`: fetch, phantom, join, audit; and `lungkit series`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +10,7 @@ from lungkit.cli.options import LabelColumns, Labels, Omitted, say_each, source_
 
 if TYPE_CHECKING:
     from lungkit.data.dataset import Dataset
+    from lungkit.data.series import Series
 
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: fetch, make, audit.")
 
@@ -101,3 +102,35 @@ def data_audit(
         figures.quality_panels(report).savefig(out / "audit.png", bbox_inches="tight")
     if strict and (report.findings["severity"] == "error").any():
         raise typer.Exit(1)
+
+
+def series(path: Annotated[Path, typer.Argument(help="a folder, a zip file, or a DICOM file")]) -> None:
+    """List the CT series in a folder or zip file: what they are, how they may be read, and what is wrong with them.
+
+    Only headers are read. What belongs to no series is named with the reason.
+    """
+    from lungkit.data import series as reader
+    from lungkit.errors import LungkitError
+
+    contents = reader.read(path.expanduser(), str(path))
+    columns = ["series", "slices", "size", "spacing (mm)", "range (mm)", "orientation", "kernel", "may be read as"]
+    if contents.series:
+        terminal.table(columns, [[number, *_cells(one)] for number, one in enumerate(contents.series, 1)])
+    for number, one in enumerate(contents.series, 1):
+        ends = f"{one.slices[0].source} to {one.slices[-1].source}" if one.slices else "no slice"
+        say_each([f"{number}: SeriesInstanceUID {one.uid[:64] or 'missing'}, {ends}"])
+        say_each([f"{number}: {found.severity}: {found.rule}: {found.words}" for found in one.findings])
+    if contents.set_aside:
+        terminal.say(f"in no series: {len(contents.set_aside):,}")
+        say_each([f"  {one}: {one.rule}: {one.words}" for one in contents.set_aside], most=20, where="give fewer files")
+    if not contents.series:
+        raise LungkitError(f"{path}: no CT series; give a folder or zip file with the slices of a series in DICOM")
+
+
+def _cells(one: "Series") -> list[str]:
+    """A series' row in the table, without its number."""
+    spacing = " x ".join("?" if each is None else f"{each:g}" for each in one.spacing)
+    ends = [one.slices[0].position, one.slices[-1].position] if one.slices else []
+    use = {"volume": "volume", "slicewise": "slices only", "refused": "refused"}[one.readable]
+    size = f"{one.columns} x {one.rows}" if one.slices else ""
+    return [str(len(one.slices)), size, spacing, " to ".join(f"{end:.1f}" for end in ends), one.view, one.kernel, use]

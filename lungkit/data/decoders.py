@@ -34,10 +34,17 @@ def stored_values(header: Header, pixels: Raw) -> np.ndarray:
     palette is not applied.
     """
     if not header.syntax.is_encapsulated:
-        return _of_words(_uncompressed(header, pixels), header)
+        return frame_values(header, pixels)
     if pixels.content.count(_FRAGMENT) > _FRAGMENTS:
         raise Broken(f"damaged: more than {_FRAGMENTS} fragments of pixels", _EXPORT)
-    frame = get_frame(pixels.content, 0, number_of_frames=1)
+    return frame_values(header, Raw(pixels.kind, get_frame(pixels.content, 0, number_of_frames=1)))
+
+
+def frame_values(header: Header, pixels: Raw) -> np.ndarray:
+    """The stored values, as above, of the bytes of one frame: its words, or its coded stream."""
+    if not header.syntax.is_encapsulated:
+        return _of_words(_uncompressed(header, pixels), header)
+    frame = pixels.content
     if header.syntax in JPEG_2000:
         return _jpeg_2000(frame, header)
     if header.syntax == uid.RLELossless:

@@ -33,14 +33,24 @@ _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
 def probe(stream: BinaryIO) -> tuple[int, int, str]:
     """(width, height, modality) that `read` gives, from the header alone."""
     header = _checked(stream)
-    height, width = square_shape((header.rows, header.columns), *_spacing(header))
+    height, width = size_of(header)
     return width, height, header.modality
+
+
+def size_of(header: Header) -> tuple[int, int]:
+    """(height, width) of the image under a checked header."""
+    return square_shape((header.rows, header.columns), *_spacing(header))
 
 
 def read(stream: BinaryIO, file: str) -> Image:
     """The image in a DICOM stream; `file` is its name."""
     header = _checked(stream)
-    stored, notes = stored_values(header, _pixel_data(header, stream)), list[str]()
+    return image_of(stored_values(header, _pixel_data(header, stream)), header, file)
+
+
+def image_of(stored: np.ndarray, header: Header, file: str) -> Image:
+    """The image of stored values (rows, columns) or (rows, columns, 3) under a checked header; `file` is its name."""
+    notes = list[str]()
     units: Literal["HU", "intensity"]
     if header.is_ct:
         pixels, units = _hounsfield(stored, header, notes), "HU"

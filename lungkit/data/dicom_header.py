@@ -2,6 +2,8 @@
 
 A header may be as large as the file, and what is not needed is skipped. Values are decoded from their bytes here,
 because files break the rules for values more often than any others. Each refusal names the attribute and its value.
+
+`checked_header` is for a file that is read as one image, `walked_header` for a file that may belong to a series.
 """
 
 import io
@@ -101,8 +103,61 @@ _VALUES: dict[int, str] = {
 _IN_ITEMS: dict[int, str] = {Tag("LUTDescriptor"): "LUTDescriptor", Tag("LUTData"): "LUTData"}
 _META: dict[int, str] = {Tag(keyword): keyword for keyword in ("TransferSyntaxUID", "MediaStorageSOPClassUID")}
 
+# What places an image in a series; only `walked_header` reads it. Descriptions are left out: they may name a patient.
+_PLACES: dict[int, str] = {
+    Tag(keyword): keyword
+    for keyword in [
+        "SOPInstanceUID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "SeriesNumber",
+        "FrameOfReferenceUID",
+        "AcquisitionNumber",
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PatientPosition",
+        "GantryDetectorTilt",
+        "ConvolutionKernel",
+    ]
+}
+_OFFSETS: dict[int, str] = {Tag("ExtendedOffsetTable"): "ExtendedOffsetTable"}
+# An enhanced CT says for all frames, and then for each frame, what a single image says in its header (PS3.3, C.7.6.16).
+_GROUPS: dict[int, str] = {
+    Tag("SharedFunctionalGroupsSequence"): "shared",
+    Tag("PerFrameFunctionalGroupsSequence"): "frames",
+}
+_MACROS: set[int] = {
+    Tag(keyword)
+    for keyword in [
+        "CTImageFrameTypeSequence",
+        "FrameContentSequence",
+        "PixelMeasuresSequence",
+        "PixelValueTransformationSequence",
+        "PlaneOrientationSequence",
+        "PlanePositionSequence",
+    ]
+}
+_IN_MACROS: dict[int, str] = {  # to the keyword of a single image
+    **{
+        Tag(keyword): keyword
+        for keyword in [
+            "ImageOrientationPatient",
+            "ImagePositionPatient",
+            "PixelSpacing",
+            "RescaleIntercept",
+            "RescaleSlope",
+            "RescaleType",
+            "SliceThickness",
+        ]
+    },
+    Tag("FrameAcquisitionNumber"): "AcquisitionNumber",
+    Tag("FrameType"): "ImageType",
+}
+
 # Bounds on what a hostile file can cost.
 _ELEMENTS = 200_000  # in all; a scanner writes a few hundred, some write thousands in sequences
+_ELEMENTS_OF_FRAMES = 1_000_000  # of an enhanced CT, which has about 60 for each frame
+MAX_FRAMES = 5_000
 _VALUE_BYTES = 1024  # of a value other than a table
 _KEPT_BYTES = 4 * 2**20  # of all that is kept; a full table of 16 bits has 128 KiB
 
@@ -122,6 +177,16 @@ class Raw(NamedTuple):
 
     kind: str  # the value representation, "" if the file does not state it
     content: bytes
+
+
+class Element(NamedTuple):
+    """Where an attribute is in the file."""
+
+    tag: int
+    kind: str
+    length: int
+    at: int  # where it is in the file
+    start: int  # of its value
 
 
 class Header:
@@ -144,6 +209,9 @@ class Header:
         self.order = "<" if syntax.is_little_endian else ">"
         self.raw: dict[str, Raw] = {}
         self.items: dict[str, list[dict[str, Raw]]] = {}  # of the sequences of lookup tables
+        self.pixels: Element | None = None  # PixelData, or what is in its place; set by `walked_header`
+        self.shared: dict[str, Raw] = {}  # what an enhanced CT says of all frames, and of each
+        self.frames: list[dict[str, Raw]] = []
 
     def values(self, keyword: str) -> list[Any]:
         """An attribute's values, numbers or stripped text; an empty list if it is absent or empty."""
@@ -161,6 +229,10 @@ class Header:
     def text(self, keyword: str) -> str:
         """The value as one short printable line, "" if there is none; several are joined by a backslash."""
         return _printable("\\".join(map(str, self.values(keyword))))
+
+    def whole_text(self, keyword: str) -> str:
+        """The value as it is, of any length and with any letters, for comparing and never for a message."""
+        return "\\".join(map(str, self.values(keyword)))
 
     def word(self, keyword: str) -> str:
         """The first value in capitals, as the standard writes its defined terms."""
@@ -219,20 +291,13 @@ def _number(value: str | float) -> float:
 # --- the walk ----------------------------------------------------------------------------------------------------
 
 
-class _Element(NamedTuple):
-    tag: int
-    kind: str
-    length: int
-    at: int  # where it is in the file
-    start: int  # of its value
-
-
 class _Walk:
     """Walks over the elements of a file; only requested values are read."""
 
     def __init__(self, stream: BinaryIO):
         self._stream = stream
         self._seen = self._kept = 0
+        self.most = _ELEMENTS
         self.size = stream.seek(0, io.SEEK_END)
         self.order("<", explicit=True)
 
@@ -246,7 +311,7 @@ class _Walk:
         self._stream.seek(position + 4)
         return _is_kind(self._stream.read(2))
 
-    def elements(self, position: int, end: int | None = None) -> Iterator[_Element]:
+    def elements(self, position: int, end: int | None = None) -> Iterator[Element]:
         """The elements from `position` to `end` or the file's end; the caller may stop at any of them."""
         while position < (self.size if end is None else end):
             element = self._element(position)
@@ -257,7 +322,7 @@ class _Walk:
         if position > self.size:
             raise Broken(*_CUT)
 
-    def items(self, sequence: _Element) -> Iterator[Iterator[_Element]]:
+    def items(self, sequence: Element) -> Iterator[Iterator[Element]]:
         """The elements of each item of a sequence."""
         end = None if sequence.length == _OPEN else sequence.start + sequence.length
         for item in self.elements(sequence.start, end):
@@ -267,7 +332,7 @@ class _Walk:
                 return
             yield self.elements(item.start, None if item.length == _OPEN else item.start + item.length)
 
-    def value(self, element: _Element, most: int) -> Raw:
+    def value(self, element: Element, most: int) -> Raw:
         """Its value. Raises Broken if it is too long or has no length."""
         self._kept += element.length
         if element.length > most or self._kept > _KEPT_BYTES:
@@ -275,27 +340,27 @@ class _Walk:
         self._stream.seek(element.start)
         return Raw(element.kind, self._stream.read(element.length))
 
-    def _element(self, position: int) -> _Element | None:
+    def _element(self, position: int) -> Element | None:
         self._stream.seek(position)
         head = self._stream.read(12)
         if len(head) < 8:
             return None
         self._seen += 1
-        if self._seen > _ELEMENTS:
-            raise Broken(f"header too long: more than {_ELEMENTS} elements", "Export it without private elements.")
+        if self._seen > self.most:
+            raise Broken(f"header too long: more than {self.most} elements", "Export it without private elements.")
         group, number = self._tag.unpack_from(head)
         tag = group << 16 | number
         # Items have no kind, and some writers leave it out in the middle of a file that states kinds.
         if not self._explicit or group == 0xFFFE or not _is_kind(head[4:6]):
-            return _Element(tag, "", self._long.unpack_from(head, 4)[0], position, position + 8)
+            return Element(tag, "", self._long.unpack_from(head, 4)[0], position, position + 8)
         kind = head[4:6].decode()
         if kind not in _LONG:
-            return _Element(tag, kind, self._short.unpack_from(head, 6)[0], position, position + 8)
+            return Element(tag, kind, self._short.unpack_from(head, 6)[0], position, position + 8)
         if len(head) < 12:
             return None
-        return _Element(tag, kind, self._long.unpack_from(head, 8)[0], position, position + 12)
+        return Element(tag, kind, self._long.unpack_from(head, 8)[0], position, position + 12)
 
-    def _after(self, element: _Element) -> int:
+    def _after(self, element: Element) -> int:
         """Where the next element starts. One without a length may contain others like it, to any depth."""
         if element.length != _OPEN:
             return element.start + element.length
@@ -327,14 +392,67 @@ def _is_kind(letters: bytes) -> bool:
 def checked_header(stream: BinaryIO) -> Header:
     """What the reader needs of a header, checked; leaves the stream at PixelData. Raises Broken."""
     walk = _Walk(stream)
-    syntax, kind, start = _checked_meta(walk)
-    header = Header(syntax)
-    header.raw["TransferSyntaxUID"] = Raw("UI", syntax.encode())
-    walk.order(header.order, walk.says_kinds(start))
+    header, kind, start = _begun(walk)
     pixels = _read(header, walk, start)
     header.kind = uid.UID(header.text("SOPClassUID") or kind)
     _check_kind(header)
     at = _checked_pixels(pixels)
+    _check_image(header)
+    stream.seek(at)
+    return header
+
+
+def walked_header(stream: BinaryIO) -> tuple[Header, Broken | None]:
+    """A header with what places an image in a series, and the functional groups of an enhanced CT; nothing is checked.
+
+    With it: why the rest of the header could not be read, or None. Raises Broken if not even the kind of file is known.
+    """
+    walk = _Walk(stream)
+    header, kind, start = _begun(walk)
+    header.kind = uid.UID(kind)
+    if kind == uid.EnhancedCTImageStorage:
+        walk.most = _ELEMENTS_OF_FRAMES
+    try:
+        header.pixels = _read(header, walk, start, in_series=True)
+    except Broken as broken:
+        return header, broken
+    finally:
+        header.kind = uid.UID(header.text("SOPClassUID") or kind)
+    return header, None
+
+
+def frame_header(header: Header, number: int) -> Header:
+    """The header of a frame (from 0) of an enhanced CT, as if it were a CT image of its own; nothing is checked."""
+    own = Header(header.syntax)
+    own.kind, own.pixels = uid.CTImageStorage, header.pixels
+    own.raw = header.raw | header.shared | header.frames[number]
+    own.raw.pop("NumberOfFrames", None)
+    return own
+
+
+def check_slice(header: Header) -> None:
+    """What `checked_header` checks, for a header from `walked_header` or `frame_header`. Raises Broken."""
+    _check_kind(header)
+    _checked_pixels(header.pixels)
+    _check_image(header)
+
+
+def is_scout(header: Header) -> bool:
+    """Whether a CT is a scout view (localizer), wherever and in whatever case ImageType says so."""
+    words = re.split(r"[^A-Z]+", header.text("ImageType").upper())
+    return not {"LOCALIZER", "LOCALISER", "SCOUT"}.isdisjoint(words)
+
+
+def _begun(walk: _Walk) -> tuple[Header, str, int]:
+    """An empty header, the kind of object that the file's start states, and where the header proper starts."""
+    syntax, kind, start = _checked_meta(walk)
+    header = Header(syntax)
+    header.raw["TransferSyntaxUID"] = Raw("UI", syntax.encode())
+    walk.order(header.order, walk.says_kinds(start))
+    return header, kind, start
+
+
+def _check_image(header: Header) -> None:
     _check_object(header)
     header.modality = header.word("Modality") or _XRAY_AND_CT[header.kind]
     _check_frame(header)
@@ -343,8 +461,6 @@ def checked_header(stream: BinaryIO) -> Header:
         _check_hounsfield(header)
     rescale(header)
     more_is_brighter(header)
-    stream.seek(at)
-    return header
 
 
 def _checked_meta(walk: _Walk) -> tuple[uid.UID, str, int]:
@@ -365,8 +481,12 @@ def _checked_meta(walk: _Walk) -> tuple[uid.UID, str, int]:
     return syntax, meta.text("MediaStorageSOPClassUID"), end
 
 
-def _read(header: Header, walk: _Walk, start: int) -> _Element | None:
-    """Fill the header from the file. Returns the element with the pixels, or the first one after their place."""
+def _read(header: Header, walk: _Walk, start: int, in_series: bool = False) -> Element | None:
+    """Fill the header from the file. Returns the element with the pixels, or the first one after their place.
+
+    in_series: also with what places it in a series.
+    """
+    values, tables = (_VALUES | _PLACES, _TABLES | _OFFSETS) if in_series else (_VALUES, _TABLES)
     for element in walk.elements(start):
         if element.tag in (_ITEM_END, _SEQUENCE_END):  # a mark too many
             continue
@@ -375,14 +495,44 @@ def _read(header: Header, walk: _Walk, start: int) -> _Element | None:
         if element.tag in _SEQUENCES:
             items = [_item(walk, inner) for inner in walk.items(element)]
             header.items[_SEQUENCES[element.tag]] = items or [{}] * bool(element.length)
-        elif element.tag in _TABLES:
-            header.raw[_TABLES[element.tag]] = walk.value(element, _KEPT_BYTES)
-        elif element.tag in _VALUES:
-            header.raw[_VALUES[element.tag]] = walk.value(element, _VALUE_BYTES)
+        elif element.tag in tables:
+            header.raw[tables[element.tag]] = walk.value(element, _KEPT_BYTES)
+        elif element.tag in values:
+            header.raw[values[element.tag]] = walk.value(element, _VALUE_BYTES)
+        elif in_series and element.tag in _GROUPS:
+            _read_groups(header, walk, element)
     return None
 
 
-def _item(walk: _Walk, elements: Iterator[_Element]) -> dict[str, Raw]:
+def _read_groups(header: Header, walk: _Walk, sequence: Element) -> None:
+    """The functional groups of all frames, or of each."""
+    for number, elements in enumerate(walk.items(sequence)):
+        if number >= MAX_FRAMES:
+            raise Broken(f"too many frames: more than {MAX_FRAMES}", "Export fewer frames in a file.")
+        kept = _group(walk, elements)
+        if _GROUPS[sequence.tag] == "frames":
+            header.frames.append(kept)
+        else:
+            header.shared |= kept
+
+
+def _group(walk: _Walk, elements: Iterator[Element]) -> dict[str, Raw]:
+    """What one item of functional groups says, by the keyword that a single image has for it."""
+    kept = {}
+    for element in elements:
+        if element.tag in (_ITEM_END, _SEQUENCE_END):
+            break
+        if element.tag not in _MACROS:
+            continue
+        for inner in next(walk.items(element), iter(())):  # a macro has one item
+            if inner.tag in (_ITEM_END, _SEQUENCE_END):
+                break
+            if inner.tag in _IN_MACROS:
+                kept[_IN_MACROS[inner.tag]] = walk.value(inner, _VALUE_BYTES)
+    return kept
+
+
+def _item(walk: _Walk, elements: Iterator[Element]) -> dict[str, Raw]:
     kept = {}
     for element in elements:
         if element.tag in (_ITEM_END, _SEQUENCE_END):
@@ -400,7 +550,7 @@ def _check_kind(header: Header) -> None:
         raise Broken(f"unsupported modality: {modality}", "Chest CT and X-ray (CT, CR, DX) are read.")
 
 
-def _checked_pixels(element: _Element | None) -> int:
+def _checked_pixels(element: Element | None) -> int:
     """The place of PixelData."""
     if element and element.tag == PIXEL_DATA:
         return element.at
@@ -456,7 +606,7 @@ def _format_refused(header: Header, *keywords: str) -> Broken:
 
 def _check_hounsfield(header: Header) -> None:
     """Refuse CT images whose values are not Hounsfield units, such as scout views and derived maps."""
-    if {"LOCALIZER", "LOCALISER", "SCOUT"} & set(re.split(r"[^A-Z]+", header.text("ImageType").upper())):
+    if is_scout(header):
         raise Broken(
             f"scout view, not a CT slice: {header.named('ImageType')}", "Choose the axial slices of the series."
         )

@@ -113,8 +113,12 @@ def is_archive(path: Path) -> bool:
     """Whether a file is an archive, by its content or else by its name."""
     if _ZIPPED_DOCUMENT.fullmatch(path.name):
         return False
-    head = _head(path) or b""
-    return head.startswith(_ARCHIVE_STARTS) or head[257:262] == b"ustar" or bool(_ARCHIVE_NAME.fullmatch(path.name))
+    return is_archive_start(_head(path) or b"") or bool(_ARCHIVE_NAME.fullmatch(path.name))
+
+
+def is_archive_start(head: bytes) -> bool:
+    """Whether an archive starts with these bytes."""
+    return head.startswith(_ARCHIVE_STARTS) or head[257:262] == b"ustar"
 
 
 def _head(path: Path) -> bytes | None:

@@ -91,11 +91,16 @@ def decode(stream: BinaryIO, kind: str, file: str) -> Image:
     if kind == "JPEG":
         stream = io.BytesIO(jpeg := stream.read())
     image = dicom.read(stream, file) if kind == "DICOM" else pictures.read(stream, kind, file)
-    if not np.isfinite(image.pixels).all():
-        raise Broken(*NOT_FINITE)
+    check_finite(image)
     if kind == "JPEG":
         object.__setattr__(image, "jpeg", jpeg)
     return image
+
+
+def check_finite(image: Image) -> None:
+    """Raises Broken if a pixel is not a finite number."""
+    if not np.isfinite(image.pixels).all():
+        raise Broken(*NOT_FINITE)
 
 
 def probe(source: Source) -> tuple[int, int, str]:
@@ -107,9 +112,17 @@ def probe(source: Source) -> tuple[int, int, str]:
 
 
 @contextmanager
-def opened(source: Source, name: str | None) -> Iterator[tuple[BinaryIO, str, str]]:
-    """The stream at its start, its kind ("DICOM", "PNG", "JPEG" or "TIFF") and its name."""
-    with _refusing(source, name) as file, _quiet, np.errstate(all="ignore"), _stream(source) as stream:
+def opened(source: Source, name: str | None, most: int | None = None) -> Iterator[tuple[BinaryIO, str, str]]:
+    """The stream at its start, its kind ("DICOM", "PNG", "JPEG" or "TIFF") and its name.
+
+    most: bytes that are accepted; default, MAX_BYTES.
+    """
+    with (
+        _refusing(source, name) as file,
+        _quiet,
+        np.errstate(all="ignore"),
+        _stream(source, most or MAX_BYTES) as stream,
+    ):
         yield stream, _format(stream), file
 
 
@@ -157,18 +170,18 @@ _quiet = _Quiet()
 
 
 @contextmanager
-def _stream(source: Source | bytearray | memoryview) -> Iterator[BinaryIO]:
-    """A seekable stream at its start, of a size between 1 and MAX_BYTES."""
+def _stream(source: Source | bytearray | memoryview, most: int) -> Iterator[BinaryIO]:
+    """A seekable stream at its start, of a size between 1 and `most` bytes."""
     if isinstance(source, str | Path):
         path = Path(source)
         with _reachable(path).open("rb") as stream:
-            _check_bytes(path.stat().st_size)
+            _check_bytes(path.stat().st_size, most)
             yield stream
         return
     if not isinstance(source, bytes | bytearray | memoryview):
         source.seek(0)
-        source = source.read(MAX_BYTES + 1)
-    _check_bytes(len(source))
+        source = source.read(most + 1)
+    _check_bytes(len(source), most)
     yield io.BytesIO(source)
 
 
@@ -186,11 +199,11 @@ def _reachable(path: Path) -> Path:
     return path
 
 
-def _check_bytes(size: int) -> None:
+def _check_bytes(size: int, most: int) -> None:
     if not size:
         raise Broken("empty file", "Copy or export it again.")
-    if size > MAX_BYTES:
-        raise Broken(f"file too large: more than {MAX_BYTES >> 20} MiB", "Export one image at its usual resolution.")
+    if size > most:
+        raise Broken(f"file too large: more than {most >> 20} MiB", "Export one image at its usual resolution.")
 
 
 def _format(stream: BinaryIO) -> str:
