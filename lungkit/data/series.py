@@ -8,7 +8,8 @@ The rules:
 
 - Slices belong together if study, SeriesInstanceUID, FrameOfReferenceUID, rows, columns, pixel spacing and orientation
   agree; where positions repeat, AcquisitionNumber must agree, too. The UID is taken as text, also where it is none.
-- Localizers, derived and secondary images, and what is no CT image are set aside, each by name.
+- Localizers, what is no CT image, and the derived or secondary images of a series with original ones are set aside,
+  each by name. A series of derived images alone may only be read slice by slice.
 - The order is that of n·ImagePositionPatient, where n is the direction of rows times that of columns. Instance numbers,
   SliceLocation and names of files do not count.
 - Of slices at the same position (0.01 mm), those with identical pixels count once. Others make the series refused.
@@ -32,7 +33,7 @@ from lungkit.data import folders, geometry
 from lungkit.data.image import Image, ImageRefused
 from lungkit.data.series_findings import Positions, findings, in_order, of_set_aside, of_split
 from lungkit.data.series_rules import Finding, Rule, SetAside, Severity
-from lungkit.data.series_slices import Given, Placed, files_in, listed
+from lungkit.data.series_slices import Given, Placed, files_in, listed, without_derived
 
 __all__ = ["Contents", "Finding", "Given", "Rule", "Series", "SetAside", "Severity", "Slice", "read"]
 
@@ -157,6 +158,8 @@ def read(source: Given | Sequence[Given | tuple[str, bytes]], name: str | None =
         if len(placed) + len(set_aside) > MAX_SLICES:
             rule = f"too many slices: more than {MAX_SLICES:,}"
             raise ImageRefused(name or "what was given", rule, "Give fewer series at a time.")
+    placed, derived = without_derived(placed)
+    set_aside += derived
     found_series, undecodable = _all_series(placed, set_aside)
     set_aside = sorted([*set_aside, *undecodable], key=lambda one: (one.source, one.frame or 0))
     return Contents(tuple(found_series), tuple(set_aside))

@@ -57,6 +57,7 @@ def findings(
         *_clashes(clashes),
         *_view(model, at),
         *(_stack(model, at, spacing) if slices else [Finding(Rule.NO_SLICE, "None of its files can be decoded.")]),
+        *_derived(slices),
         *_identity(model, slices),
         *_copies(copies),
         *_thickness(model, spacing),
@@ -216,6 +217,13 @@ def _identity(model: Placed, slices: list[Placed]) -> Iterator[Finding]:
     repeated = sum(count for count in counts.values() if count > 1)
     if repeated:
         yield Finding(Rule.REPEATED_UID, f"{_many(repeated, 'slice')} share a SOPInstanceUID with another one.")
+
+
+def _derived(slices: list[Placed]) -> Iterator[Finding]:
+    """All slices are derived, or none: those of a series with original ones were set aside."""
+    if slices and slices[0].derived:
+        words = f"{slices[0].derived}: its slices were calculated from other images; choose the original series."
+        yield Finding(Rule.ALL_DERIVED, words)
 
 
 def _copies(copies: list[Placed]) -> Iterator[Finding]:

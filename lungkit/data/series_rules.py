@@ -47,6 +47,7 @@ class Rule(StrEnum):
     ONE_SLICE = "one slice"
     NO_SPACING = "no pixel spacing"
     NO_SERIES_UID = "no series UID"
+    ALL_DERIVED = "derived series"
 
     # Refused.
     SAME_POSITION = "two slices at one position"
@@ -60,7 +61,16 @@ class Rule(StrEnum):
 
 
 _SEVERITIES = dict.fromkeys(
-    (Rule.GAP, Rule.UNEVEN, Rule.TILT, Rule.SHIFTED, Rule.ONE_SLICE, Rule.NO_SPACING, Rule.NO_SERIES_UID),
+    (
+        Rule.GAP,
+        Rule.UNEVEN,
+        Rule.TILT,
+        Rule.SHIFTED,
+        Rule.ONE_SLICE,
+        Rule.NO_SPACING,
+        Rule.NO_SERIES_UID,
+        Rule.ALL_DERIVED,
+    ),
     Severity.SLICEWISE,
 ) | dict.fromkeys((Rule.SAME_POSITION, Rule.NOT_AXIAL, Rule.NO_SLICE), Severity.REFUSED)
 

@@ -51,6 +51,7 @@ class Placed:
     tilt: float | None  # degrees, as the scanner's maker states it
     patient_position: str
     kernel: str
+    derived: str  # ImageType in words, where it says that the slice was calculated from other images; or ""
     read: Callable[[], Image] = field(repr=False)
 
     def __str__(self) -> str:
@@ -208,19 +209,33 @@ def _not_for_a_series(header: Header, file: File, frame: int | None, no_position
 
     no_position: the rule for one without position or orientation; None: do not look at them.
     """
-    kinds = [word.strip() for word in header.text("ImageType").upper().split("\\")]
     if header.kind != uid.CTImageStorage:
         stated = folders.one_line(header.kind.name)[:64] or "no SOPClassUID given"
         return _aside(header, file, frame, Rule.NOT_CT, f"{stated}. CT slices are read.")
     if is_scout(header):
         return _aside(header, file, frame, Rule.LOCALIZER, f"{header.named('ImageType')}: a scout view, no slice.")
-    if kinds[0] == "DERIVED" or kinds[1:2] == ["SECONDARY"]:
-        words = f"{header.named('ImageType')}: calculated from other images. Original slices are read."
-        return _aside(header, file, frame, Rule.DERIVED, words)
     if no_position and not (_corner(header) and _orientation(header)):
         stated = header.named("ImagePositionPatient", "ImageOrientationPatient")
         return _aside(header, file, frame, no_position, f"{stated}: its place in the series is not known.")
     return None
+
+
+def without_derived(placed: list[Placed]) -> tuple[list[Placed], list[SetAside]]:
+    """Slices without those of their series that were calculated from others; where all of a series were, they stay."""
+    original = {(one.study_uid, one.series_uid) for one in placed if not one.derived}
+    kept, aside = list[Placed](), list[SetAside]()
+    for one in placed:
+        if one.derived and (one.study_uid, one.series_uid) in original:
+            words = f"{one.derived}: calculated from other images. Original slices are read."
+            aside.append(SetAside(one.file.name, one.frame, Rule.DERIVED, words, one.study_uid, one.series_uid))
+        else:
+            kept.append(one)
+    return kept, aside
+
+
+def _is_derived(header: Header) -> bool:
+    kinds = [word.strip() for word in header.text("ImageType").upper().split("\\")]
+    return kinds[0] == "DERIVED" or kinds[1:2] == ["SECONDARY"]
 
 
 def _aside(header: Header, file: File, frame: int | None, rule: Rule, words: str) -> SetAside:
@@ -259,6 +274,7 @@ def _placed(header: Header, file: File, frame: int | None, read: Callable[[], Im
         tilt=header.number("GantryDetectorTilt"),
         patient_position=header.word("PatientPosition"),
         kernel=header.text("ConvolutionKernel"),
+        derived=header.named("ImageType") if _is_derived(header) else "",
         read=read,
     )
 

@@ -13,7 +13,7 @@ from lungkit.data.image import ImageRefused
 from lungkit.data.series import Rule
 from tests.data.ct_series import change, ct_slice, enhanced, file, files, normal, place, stack, values
 
-EXAMPLES = settings(max_examples=50, deadline=None)
+EXAMPLES = settings(max_examples=30, deadline=None)
 
 
 @st.composite
@@ -166,7 +166,7 @@ HOSTILE = [file(each) for each in stack(3)] + [
 ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.integers(0, 3),
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6),
