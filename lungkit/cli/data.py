@@ -1,5 +1,6 @@
 """The verbs of `lungkit data`: fetch, phantom, join, audit; and `lungkit series`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,10 +105,13 @@ def data_audit(
         raise typer.Exit(1)
 
 
-def series(path: Annotated[Path, typer.Argument(help="a folder, a zip file, or a DICOM file")]) -> None:
+def series(
+    path: Annotated[Path, typer.Argument(help="a folder, a zip file, or a DICOM file")],
+    model: Annotated[str, typer.Option(help="NAME or NAME@vN: also read each series as one with this model")] = "",
+) -> None:
     """List the CT series in a folder or zip file: what they are, how they may be read, and what is wrong with them.
 
-    Only headers are read. What belongs to no series is named with the reason.
+    Without --model, only headers are read. What belongs to no series is named with the reason.
     """
     from lungkit.data import series as reader
     from lungkit.errors import LungkitError
@@ -125,6 +129,31 @@ def series(path: Annotated[Path, typer.Argument(help="a folder, a zip file, or a
         say_each([f"  {one}: {one.rule}: {one.words}" for one in contents.set_aside], most=20, where="give fewer files")
     if not contents.series:
         raise LungkitError(f"{path}: no CT series; give a folder or zip file with the slices of a series in DICOM")
+    if model:
+        _read_each(contents.series, model)
+
+
+def _read_each(found: "Sequence[Series]", model: str) -> None:
+    """What the model says about each series, in a few lines."""
+    from lungkit.clinic import series_reading
+    from lungkit.clinic.predictor import Predictor
+    from lungkit.models import registry
+
+    predictor = Predictor(registry.find(model), heat=False)
+    for number, one in enumerate(found, 1):
+        if one.readable == "refused":
+            terminal.say(f"{number}: not read, because it is refused")
+            continue
+        said = series_reading.read(predictor, one)
+        likely = ", ".join(f"{name} {share:.3f}" for name, share in zip(said.classes, said.probabilities, strict=True))
+        places = [said.slices[place].position for place in said.carrying]
+        terminal.say(f"{number}: {said.decision} ({likely}) by {said.model}@{said.version}")
+        say_each([f"{number}: {reason}" for reason in said.reasons])
+        terminal.say(
+            f"{number}: rests on {len(places)} of {len(said.slices)} slices, from {min(places):.1f} to "
+            f"{max(places):.1f} mm; {said.affected:.0%} of the slices are not {said.absent}; "
+            f"{said.without_lungs} without lungs left out; {said.milliseconds / 1000:.1f} s"
+        )
 
 
 def _cells(one: "Series") -> list[str]:

@@ -58,17 +58,25 @@ class Slice:
     seed: int
 
 
-def make_patient(patient_id: str, label: str, seed: int, slices: int = 6, size: int = 224) -> list[Slice]:
+def make_patient(
+    patient_id: str,
+    label: str,
+    seed: int,
+    slices: int = 6,
+    size: int = 224,
+    affected_mm: tuple[float, float] = (0.0, LENGTH_MM),
+) -> list[Slice]:
     """Slices of one synthetic patient from the aortic arch to the lung bases, evenly spaced.
 
-    The same arguments give the same pixels. Every slice of Pneumonia and COVID-19 holds a lesion of at
-    least about 150 mm². Raises LungkitError for an unknown label, no slices, or a size outside 64..1024.
+    The same arguments give the same pixels. Every slice of Pneumonia and COVID-19 within `affected_mm` from the aortic
+    arch (default: all) holds a lesion of at least about 150 mm²; the others are those of the same patient without
+    disease. Raises LungkitError for an unknown label, no slices, or a size outside 64..1024.
     """
     if label not in CLASSES:
         raise LungkitError(f"no class '{label}' in the phantom; there are: {', '.join(CLASSES)}")
     if slices < 1 or not 64 <= size <= 1024:
         raise LungkitError(f"{slices} slices of {size} pixels; a patient has 1 or more slices of 64 to 1024 pixels")
-    patient = SyntheticPatient(patient_id, label, seed, size)
+    patient = SyntheticPatient(patient_id, label, seed, size, affected_mm)
     series = []
     for index, z_mm in enumerate((np.arange(slices) + 0.5) / slices * LENGTH_MM):
         hu, lesion, lungs = patient.slice(z_mm)
@@ -80,12 +88,13 @@ def make_patient(patient_id: str, label: str, seed: int, slices: int = 6, size: 
 # --- files ------------------------------------------------------------------------------------------
 
 
-def write_dicom(slice: Slice, path: str | Path, compressed: bool = True) -> Path:
+def write_dicom(slice: Slice, path: str | Path, compressed: bool = True, original: bool = False) -> Path:
     """Write one slice as DICOM CT Image Storage that says in several places that it is synthetic.
 
     compressed: JPEG 2000 lossless of values in steps of HU_STEP, so read back within 2 HU; otherwise
     uncompressed and exact. Identifiers depend on seed, patient and index only: the slices of one patient
-    form one series in one study. Returns the path.
+    form one series in one study. original: ImageType states an original image, as a scanner's slices do, so that they
+    are a volume. Returns the path.
     """
     step = HU_STEP if compressed else 1
     series = ("lungkit phantom", str(slice.seed), slice.patient_id)
@@ -98,7 +107,7 @@ def write_dicom(slice: Slice, path: str | Path, compressed: bool = True) -> Path
     ds.StudyInstanceUID = generate_uid(entropy_srcs=[*series, "study"])
     ds.SeriesInstanceUID = generate_uid(entropy_srcs=[*series, "series"])
     ds.FrameOfReferenceUID = generate_uid(entropy_srcs=[*series, "frame"])
-    ds.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"] if original else ["DERIVED", "SECONDARY", "AXIAL"]
     ds.Manufacturer, ds.ManufacturerModelName = "lungkit", f"phantom {VERSION}"
     ds.PatientName, ds.PatientID = "SYNTHETIC^PHANTOM", slice.patient_id
     ds.PatientBirthDate = ds.PatientSex = ds.StudyDate = ds.StudyTime = ds.AccessionNumber = ""

@@ -48,9 +48,15 @@ def _near(plane: _Plane, cx: float, cy: float, reach_mm: float, pixel_mm: float)
 
 
 class SyntheticPatient:
-    """One synthetic patient: every random choice that all slices share, and the drawing of a slice."""
+    """One synthetic patient: every random choice that all slices share, and the drawing of a slice.
 
-    def __init__(self, patient_id: str, label: str, seed: int, size: int):
+    affected_mm: from which z to which there are lesions; default: everywhere.
+    """
+
+    def __init__(
+        self, patient_id: str, label: str, seed: int, size: int, affected_mm: tuple[float, float] = (-np.inf, np.inf)
+    ):
+        self.affected_mm = affected_mm
         rng = self._rng = np.random.default_rng([seed, zlib.crc32(patient_id.encode())])
         self.label, self.size = label, size
         self._draw_habitus(rng, size)
@@ -206,7 +212,7 @@ class SyntheticPatient:
         """Opacity 0..1 of the slice's lesions and their HU; each lung's share of lesion is met on every slice."""
         x, y, z_mm, level, cavity, _, texture = plane
         alpha = np.zeros(x.shape, np.float32)
-        if self.label == NORMAL:
+        if self.label == NORMAL or not self.affected_mm[0] <= z_mm <= self.affected_mm[1]:
             return alpha, 0.0
         spread = self.spread(z_mm)
         if self.label == PNEUMONIA:  # one focus that fills its lobe and stops at the fissure
