@@ -1,6 +1,7 @@
-"""A reading as a picture that every viewer shows: Secondary Capture with the heat map and the decision in its pixels."""
+"""A reading as a picture that every viewer shows: Secondary Capture, with heat map and decision in its pixels."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import PIL.Image
@@ -20,6 +21,7 @@ from lungkit.wording import percent
 SIDES = (768, 1024)  # pixels of the longer side: smaller pictures are enlarged, larger ones reduced
 _MARGIN, _LARGE, _SMALL = 16, 26, 18  # pixels
 _INK, _QUIET, _WARN, _ANSWER = "#ffffff", "#b8c2cc", palette.ORANGE, palette.SKY
+_OPPOSITE = str.maketrans("LRPAHF", "RLAPFH")
 _NO_FINDING = " Says nothing about what else the image shows."
 
 
@@ -32,7 +34,8 @@ def secondary_capture(source: Source | Dataset | Sequence[Dataset], result: Resu
     """
     source = source_of(source)
     shown = _shown(source, result)
-    picture = _picture(result, np.asarray(pixels))
+    orientation = _orientation(shown)
+    picture = _picture(result, np.asarray(pixels), orientation)
     made = SCImage.from_ref_dataset(
         ref_dataset=shown,
         pixel_array=picture,
@@ -44,7 +47,7 @@ def secondary_capture(source: Source | Dataset | Sequence[Dataset], result: Resu
         specific_character_set="ISO_IR 192",
         **provenance.identity(source, result, "capture"),
     )
-    made.PatientOrientation = _orientation(shown)
+    made.PatientOrientation = orientation
     made.SourceImageSequence = [_reference(shown)]
     made.DerivationDescription = "Picture as the model saw it, with a heat map of what spoke for its answer"
     made.BurnedInAnnotation = "NO"  # nothing that identifies a patient
@@ -80,17 +83,21 @@ def _letters(direction: Sequence[float]) -> str:
 # --- the picture -------------------------------------------------------------------------------------------------
 
 
-def _picture(result: Result, pixels: np.ndarray) -> np.ndarray:
-    """uint8 (height, width, 3)."""
+def _picture(result: Result, pixels: np.ndarray, orientation: list[str]) -> np.ndarray:
+    """uint8 (height, width, 3): the picture, and below it what the model says."""
     if pixels.ndim != 2 or not pixels.size:
         raise SourceRefused(f"the picture of a result is (height, width); it is {pixels.shape}")
     coloured = _coloured(result, pixels)
     width = max(coloured.width, SIDES[0])
     lines = _lines(result, width - 2 * _MARGIN)
-    height = coloured.height + 2 * _MARGIN + sum(_line_height(size) for _, size, _, _ in lines) + _SMALL + _MARGIN
-    canvas = PIL.Image.new("RGB", (width, height))
-    canvas.paste(coloured, ((width - coloured.width) // 2, 0))
-    _write(canvas, lines, coloured.height + _MARGIN, bool(result.heat))
+    below = sum(_line_height(size) for _, size, _, _ in lines) + _line_height(_SMALL) * bool(result.heat)
+    canvas = PIL.Image.new("RGB", (width, coloured.height + below + 2 * _MARGIN))
+    left = (width - coloured.width) // 2
+    canvas.paste(coloured, (left, 0))
+    _mark_sides(canvas, orientation, (left, coloured.width, coloured.height))
+    top = _write(canvas, lines, coloured.height + _MARGIN)
+    if result.heat:
+        _explain(canvas, f"no to most weight: areas that support “{result.label}”", top)
     return np.asarray(canvas)
 
 
@@ -99,12 +106,11 @@ def _coloured(result: Result, pixels: np.ndarray) -> PIL.Image.Image:
     longest = max(pixels.shape)
     scale = min(max(longest, SIDES[0]), SIDES[1]) / longest
     height, width = (max(1, round(side * scale)) for side in pixels.shape)
-    gray = np.clip(np.nan_to_num(resized(pixels, (width, height))), 0, 1)
+    drawn = np.clip(np.nan_to_num(resized(pixels, (width, height))), 0, 1)
     if result.heat:
-        drawn = overlay(gray, np.nan_to_num(next(iter(result.heat.values()))))
-    else:
-        drawn = np.repeat(gray[..., None], 3, axis=-1)
-    return PIL.Image.fromarray(np.rint(drawn * 255).astype(np.uint8))
+        drawn = overlay(drawn, np.nan_to_num(next(iter(result.heat.values()))))
+    gray_or_colour = PIL.Image.fromarray(np.rint(drawn * 255).astype(np.uint8))
+    return gray_or_colour.convert("RGB")
 
 
 _Line = tuple[str, int, str, bool]  # text, size, colour, bold
@@ -121,16 +127,17 @@ def _lines(result: Result, width: int) -> list[_Line]:
         (". ".join(filter(None, (model, result.seen))), _SMALL, _QUIET, False),
         (f"{RESEARCH_ONLY}{synthetic}{_NO_FINDING}", _SMALL, _WARN, True),
     ]
-    if result.heat:
-        said.insert(3, (f"Areas that support “{result.label}”: no weight to most weight", _SMALL, _QUIET, False))
-    return [(part, size, colour, bold) for text, size, colour, bold in said
-            for part in _wrapped(printable(one_line(text)), _font(size, bold), width)]  # fmt: skip
+    return [
+        (part, size, colour, bold)
+        for text, size, colour, bold in said
+        for part in _wrapped(printable(one_line(text)), _font(size, bold), width)
+    ]
 
 
 def _wrapped(text: str, font: PIL.ImageFont.FreeTypeFont, width: int, most: int = 3) -> list[str]:
     """Text in lines that fit, at most so many; a word that is too long is cut."""
     lines = [""]
-    for word in text.split(" "):
+    for word in text[:1000].split(" "):
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width or not lines[-1]:
             lines[-1] = longer
@@ -150,6 +157,7 @@ def _cut(line: str, font: PIL.ImageFont.FreeTypeFont, width: int) -> str:
     return f"{line}…"
 
 
+@cache
 def _font(size: int, bold: bool) -> PIL.ImageFont.FreeTypeFont:
     return PIL.ImageFont.truetype(FONTS["B" if bold else ""], size)
 
@@ -158,12 +166,31 @@ def _line_height(size: int) -> int:
     return round(size * 1.4)
 
 
-def _write(canvas: PIL.Image.Image, lines: list[_Line], top: int, scale: bool) -> None:
-    """The lines below the picture, and the colours of the heat map at the end."""
+def _write(canvas: PIL.Image.Image, lines: list[_Line], top: int) -> int:
+    """The lines from `top` on; where the next one would begin."""
     draw = PIL.ImageDraw.Draw(canvas)
     for text, size, colour, bold in lines:
         draw.text((_MARGIN, top), text, colour, _font(size, bold))
         top += _line_height(size)
-    if scale:
-        colours = PIL.Image.fromarray(np.rint(colour_scale(_SMALL) * 255).astype(np.uint8))
-        canvas.paste(colours, (_MARGIN, top + _MARGIN // 2))
+    return top
+
+
+def _explain(canvas: PIL.Image.Image, text: str, top: int) -> None:
+    """The colours of the heat map, and what they mean."""
+    colours = PIL.Image.fromarray(np.rint(colour_scale(_SMALL) * 255).astype(np.uint8))
+    canvas.paste(colours, (_MARGIN, top + 4))
+    left, font = _MARGIN + colours.width + _MARGIN, _font(_SMALL, False)
+    line = _cut(printable(one_line(text)), font, canvas.width - left - _MARGIN)
+    PIL.ImageDraw.Draw(canvas).text((left, top), line, _QUIET, font)
+
+
+def _mark_sides(canvas: PIL.Image.Image, orientation: list[str], place: tuple[int, int, int]) -> None:
+    """The patient's side at each end of the rows, where it is known. place: left, width and height of the picture."""
+    if len(orientation) != 2 or not orientation[0]:
+        return
+    left, width, height = place
+    draw, font = PIL.ImageDraw.Draw(canvas), _font(_LARGE, True)
+    ends = {"lm": orientation[0].translate(_OPPOSITE), "rm": orientation[0]}
+    for anchor, letters in ends.items():
+        at = (left + _MARGIN if anchor == "lm" else left + width - _MARGIN, height // 2)
+        draw.text(at, letters, _INK, font, anchor, stroke_width=2, stroke_fill="#000000")

@@ -37,8 +37,8 @@ class Result:
     reason: str  # … and why; empty otherwise
     checks: tuple[Check, ...]
     read_at: datetime  # with a time zone: the hospital's, where the images state none
-    # float32 (height, width) 0..1, what spoke for the label, over the whole image, by SOPInstanceUID. The first image is
-    # the one that is shown.
+    # float32 (height, width) 0..1, what spoke for the label, over the whole image, by SOPInstanceUID. The first of them
+    # is the image that is shown.
     heat: Mapping[str, np.ndarray] = field(default_factory=dict)
     instances: tuple[str, ...] = ()  # SOPInstanceUIDs that the answer rests on; empty: all of the source
     seen: str = ""  # how the picture was made: "CT seen at level -600 HU, width 1500 HU"

@@ -49,8 +49,9 @@ _EMPTY = (  # type 2 in every object: there, with or without a value
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
 _VALUES = {  # how many values an attribute has, where it is not one
-    **{"PixelSpacing": 2, "ImagerPixelSpacing": 2, "PatientOrientation": 2},
-    **{"ImagePositionPatient": 3, "ImageOrientationPatient": 6},
+    **dict.fromkeys(("PixelSpacing", "ImagerPixelSpacing", "PatientOrientation"), 2),
+    "ImagePositionPatient": 3,
+    "ImageOrientationPatient": 6,
 }
 _MOST_BYTES = 1024  # of a value; nothing valid among KEPT is longer
 _LENGTHS = {"LO": 64, "SH": 16}
@@ -309,9 +310,7 @@ def _text_value(keyword: str, kind: str, texts: list[str]) -> tuple[object, str]
     text = one_line(" ".join(texts) if keyword not in IDENTIFIERS else "\\".join(texts))
     if keyword in IDENTIFIERS:
         fits = len(text) <= _LENGTHS[kind] and "\\" not in text and "\ufffd" not in text
-        return (
-            (text, "") if fits else ("", "is too long or damaged: left empty, because a part of it could be another's")
-        )
+        return (text, "") if fits else ("", "is too long or damaged: left empty, as a part could be another's")
     if kind == "PN":
         groups = ["^".join(group.split("^")[:5])[:64].rstrip() for group in text.split("=")[:3]]
         short = "=".join(groups)
