@@ -5,7 +5,7 @@ import hashlib
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import CodedConcept
 
-from lungkit.gateway.objects.source import derived_uid, one_line
+from lungkit.gateway.objects.source import one_line
 
 SCHEME = "99LUNGKIT"
 
@@ -70,6 +70,5 @@ def scheme() -> CodingSchemeIdentificationItem:
     return CodingSchemeIdentificationItem(
         designator=SCHEME,
         name="lungkit's codes for classes, checks and reviews",
-        uid=derived_uid("coding scheme"),
         responsible_organization="lungkit",
     )

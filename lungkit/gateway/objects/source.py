@@ -264,7 +264,7 @@ def _value(keyword: str, texts: list[str]) -> tuple[object, str]:
     kind, count = dictionary_VR(keyword), _VALUES.get(keyword, 1)
     if kind == "UI":
         return _uid_value(keyword, texts)
-    if kind in ("PN", "LO", "SH"):
+    if kind in ("PN", "LO", "SH") and keyword not in _TERMS:
         return _text_value(keyword, kind, texts)
     if len(texts) != count and count > 1:
         return None, "does not have the right number of values and was left out"
@@ -312,11 +312,15 @@ def _text_value(keyword: str, kind: str, texts: list[str]) -> tuple[object, str]
         fits = len(text) <= _LENGTHS[kind] and "\\" not in text and "\ufffd" not in text
         return (text, "") if fits else ("", "is too long or damaged: left empty, as a part could be another's")
     if kind == "PN":
-        groups = ["^".join(group.split("^")[:5])[:64].rstrip() for group in text.split("=")[:3]]
-        short = "=".join(groups)
+        short = "=".join(_shortened("^".join(group.split("^")[:5]), 64) for group in text.split("=")[:3])
     else:
-        short = text[: _LENGTHS[kind]].rstrip()
+        short = _shortened(text, _LENGTHS[kind])
     return short, "" if short == text else "is too long: shortened"
+
+
+def _shortened(text: str, most: int) -> str:
+    """Text of at most so many characters; one that is longer is cut to as many bytes, for readers that count those."""
+    return text if len(text) <= most else text.encode()[:most].decode(errors="ignore").rstrip()
 
 
 def one_line(text: str) -> str:
