@@ -73,7 +73,7 @@ def _check(source: Source, images: list[Dataset]) -> None:
 
 def _weights(heat: np.ndarray, image: Dataset) -> np.ndarray:
     """float32 (rows, columns) of the image, 0..1."""
-    return np.clip(np.nan_to_num(resized(heat, (int(image.Columns), int(image.Rows)))), 0, 1)
+    return np.asarray(np.clip(np.nan_to_num(resized(heat, (int(image.Columns), int(image.Rows)))), 0, 1))
 
 
 def _segment(source: Source, result: Result, kind: str, threshold: float) -> seg.SegmentDescription:

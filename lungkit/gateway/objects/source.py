@@ -16,7 +16,7 @@ from pathlib import Path
 import pydicom
 from pydicom import charset, uid
 from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.valuerep import DSfloat
@@ -69,7 +69,7 @@ _TERMS = {
     "TimezoneOffsetFromUTC": re.compile(r"[+-](0\d|1[0-4])[0-5]\d", re.ASCII),
     "PatientOrientation": re.compile("[LRAPHF]{1,3}"),
 }
-_ISO_2022 = ("\\", "\r", "\n", "\t", "\f")
+_ENDS_OF_ESCAPES = set(b"\\^=\r\n\t\f")  # PS3.5, 6.1.2.5.3: after them the first character set counts again
 
 
 class SourceRefused(LungkitError):
@@ -130,7 +130,7 @@ def source_header(file: bytes | str | Path) -> Dataset:
     return header
 
 
-def _bounded(element: object) -> object:
+def _bounded(element: DataElement | RawDataElement) -> DataElement | RawDataElement:
     if isinstance(element, RawDataElement) and element.value and len(element.value) > _MOST_BYTES:
         return element._replace(value=element.value[:_MOST_BYTES], length=_MOST_BYTES)
     return element
@@ -253,7 +253,7 @@ def _texts_of(value: object) -> list[str]:
 def _decoded(content: bytes, codings: list[str]) -> str:
     try:
         if len(codings) > 1:
-            return str(charset.decode_bytes(content, codings, set(_ISO_2022)))
+            return str(charset.decode_bytes(content, codings, _ENDS_OF_ESCAPES))
         return content.decode(codings[0] if codings else "latin-1", "replace")
     except (LookupError, ValueError):
         return content.decode("latin-1")
@@ -268,16 +268,22 @@ def _value(keyword: str, texts: list[str]) -> tuple[object, str]:
         return _text_value(keyword, kind, texts)
     if len(texts) != count and count > 1:
         return None, "does not have the right number of values and was left out"
-    form = _TERMS.get(keyword) or _FORMS.get(kind)
-    values = [_number(text) if kind == "DS" else text if not form or form.fullmatch(text) else None
-              for text in texts[:count]]  # fmt: skip
+    values = [_single(keyword, kind, text) for text in texts[:count]]
     if any(value is None for value in values):
         return None, "is not valid and was left out"
-    if kind in ("IS", "US"):
-        values = [int(str(value)) for value in values]
-        if kind == "US" and not 0 < values[0] < 2**16:
-            return None, "is not valid and was left out"
     return (values if count > 1 else values[0]), ""
+
+
+def _single(keyword: str, kind: str, text: str) -> str | int | DSfloat | None:
+    """One value of a type that has a form; None if it is not valid."""
+    form = _TERMS.get(keyword) or _FORMS.get(kind)
+    if kind == "DS":
+        return _number(text)
+    if form and not form.fullmatch(text):
+        return None
+    if kind == "US":
+        return int(text) if text.isascii() and text.isdecimal() and 0 < int(text[:9]) < 2**16 else None
+    return int(text) if kind == "IS" else text
 
 
 def _number(text: str) -> DSfloat | None:
