@@ -49,6 +49,7 @@ def segmentation(
         pixel_array=drawn,
         segmentation_type=kind,
         segment_descriptions=[_segment(source, result, kind, threshold)],
+        pixel_measures=_measures(images[0]),
         omit_empty_frames=bool(drawn.any()),
         content_label="HEAT_MAP",
         content_description="Heat map of a model, research use only",
@@ -69,6 +70,14 @@ def _check(source: Source, images: list[Dataset]) -> None:
         missing = [keyword for keyword in _PLACED if keyword not in image]
         if missing and image.SOPClassUID == uid.CTImageStorage:
             raise SourceRefused(f"a segmentation needs {missing[0]}, and the CT image has none")
+
+
+def _measures(image: Dataset) -> highdicom.PixelMeasuresSequence | None:
+    """Of a CT; its thickness may be unknown."""
+    if image.SOPClassUID != uid.CTImageStorage:
+        return None
+    thickness = image.get("SliceThickness")
+    return highdicom.PixelMeasuresSequence(image.PixelSpacing, None if thickness is None else float(thickness))
 
 
 def _weights(heat: np.ndarray, image: Dataset) -> np.ndarray:

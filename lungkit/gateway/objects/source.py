@@ -9,8 +9,9 @@ import io
 import math
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import pydicom
@@ -18,9 +19,12 @@ from pydicom import charset, uid
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 from pydicom.valuerep import DSfloat
 
+from lungkit.data import geometry
+from lungkit.data.image import can_be_spacings
 from lungkit.errors import LungkitError
 
 CT_IMAGES = (uid.CTImageStorage, uid.EnhancedCTImageStorage)
@@ -56,7 +60,7 @@ _VALUES = {  # how many values an attribute has, where it is not one
 _MOST_BYTES = 1024  # of a value; nothing valid among KEPT is longer
 _LENGTHS = {"LO": 64, "SH": 16}
 _FORMS = {
-    "DA": re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])", re.ASCII),
+    "DA": re.compile(r"(19|20)\d{6}", re.ASCII),
     "TM": re.compile(r"([01]\d|2[0-3])([0-5]\d(([0-5]\d)(\.\d{1,6})?)?)?", re.ASCII),
     "AS": re.compile(r"\d{3}[DWMY]", re.ASCII),
     "CS": re.compile(r"[A-Z0-9 _]{1,16}", re.ASCII),
@@ -152,6 +156,7 @@ def source_of(headers: Source | Dataset | Sequence[Dataset]) -> Source:
     notes: dict[str, None] = {}
     valid = [_valid(header, notes) for header in given]
     for header in valid:
+        _measure(header, notes)
         _check(header)
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID"):
         if len({str(header.get(keyword, "")) for header in valid}) > 1:
@@ -163,6 +168,32 @@ def source_of(headers: Source | Dataset | Sequence[Dataset]) -> Source:
         notes["several images have the same SOPInstanceUID: the first of them counts"] = None
     kept = [header for header in valid if unique[str(header.SOPInstanceUID)] is header]
     return Source(tuple(kept), tuple(notes))
+
+
+_PLACES = ("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient")
+_POSSIBLE: dict[str, Callable[[list[float]], object]] = {
+    "PixelSpacing": lambda pair: can_be_spacings(*pair),
+    "ImagerPixelSpacing": lambda pair: can_be_spacings(*pair),
+    "SliceThickness": lambda one: 0 < one[0] < 1000,
+    "ImagePositionPatient": geometry.position_of,
+    "ImageOrientationPatient": geometry.orientation_of,
+    "PatientSize": lambda one: 0 < one[0] < 3,
+    "PatientWeight": lambda one: 0 < one[0] < 1000,
+}
+
+
+def _measure(header: Dataset, notes: dict[str, None]) -> None:
+    """Leaves out what cannot be: distances of 0, directions that are none; and places of what is no slice."""
+    for keyword, possible in _POSSIBLE.items():
+        value = header.get(keyword)
+        if value is None:
+            continue
+        if not possible([float(one) for one in (value if isinstance(value, MultiValue) else [value])]):
+            del header[keyword]
+            notes[f"{keyword} is not possible and was left out"] = None
+    for keyword in _PLACES:
+        if header.get("SOPClassUID") != uid.CTImageStorage and keyword in header:
+            del header[keyword]
 
 
 def _check(header: Dataset) -> None:
@@ -281,9 +312,18 @@ def _single(keyword: str, kind: str, text: str) -> str | int | DSfloat | None:
         return _number(text)
     if form and not form.fullmatch(text):
         return None
+    if kind == "DA":
+        return text if _is_day(text) else None
     if kind == "US":
         return int(text) if text.isascii() and text.isdecimal() and 0 < int(text[:9]) < 2**16 else None
     return int(text) if kind == "IS" else text
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return bool(date(int(text[:4]), int(text[4:6]), int(text[6:])))
+    except ValueError:
+        return False
 
 
 def _number(text: str) -> DSfloat | None:
