@@ -531,10 +531,11 @@ def test_a_heat_map_of_nothing_is_a_segmentation_of_nothing(sources):
     assert read_back(empty).pixel_array.max() == 0
 
 
-def test_a_ct_without_a_position_has_no_segmentation_but_a_report(slices):
-    of = source_of(changed(slices[0], ImagePositionPatient=None))
+@pytest.mark.parametrize("missing", ["ImagePositionPatient", "SliceThickness"])
+def test_a_ct_without_geometry_has_no_segmentation_but_a_report(slices, missing):
+    of = source_of(changed(slices[0], **{missing: None}))
     objects.structured_report(of, result(of))
-    with pytest.raises(objects.SourceRefused, match="needs ImagePositionPatient"):
+    with pytest.raises(objects.SourceRefused, match=f"needs {missing}"):
         objects.segmentation(of, result(of))
 
 
@@ -605,6 +606,32 @@ def test_images_without_uids_of_their_own_get_some_that_stay(slices):
     one, again = source_of(*bare), source_of(*bare)
     assert one.instances == again.instances and len({*one.instances}) == 3
     assert len(one.notes) == 3
+
+
+@pytest.mark.parametrize(
+    "impossible",
+    [
+        {"ImageOrientationPatient": "1\\1\\1\\1\\1\\1"},
+        {"ImagePositionPatient": "nan\\0\\0"},
+        {"PixelSpacing": "0\\0"},
+        {"StudyDate": "20260231"},
+        {"PatientWeight": "-70"},
+    ],
+)
+def test_what_cannot_be_is_left_out_and_named(slices, impossible):
+    of = source_of(changed(slices[0], **impossible))
+    (keyword,) = impossible
+    assert not of.headers[0].get(keyword) and of.notes[0].startswith(keyword) and len(of.notes) == 1
+
+
+@pytest.mark.parametrize("given", ["6.7.8", "1", "1..2", ".1.2", "1.2.", "1.2." + "3" * 61, "1.2.a"])
+def test_what_is_no_uid_is_replaced_by_one_that_stays(given):
+    one, again = (source_of(radiograph("CR", StudyInstanceUID=given)).headers[0].StudyInstanceUID for _ in "12")
+    assert one == again and one.startswith("2.25.") and one.is_valid
+
+
+def test_a_uid_with_leading_zeros_is_kept_because_the_pacs_knows_the_study_by_it():
+    assert source_of(radiograph("CR", StudyInstanceUID="1.02.3")).headers[0].StudyInstanceUID == "1.02.3"
 
 
 @pytest.mark.parametrize(

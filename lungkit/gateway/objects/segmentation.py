@@ -17,7 +17,7 @@ from lungkit.gateway.objects.report import tracking
 from lungkit.gateway.objects.result import Result
 from lungkit.gateway.objects.source import Source, SourceRefused, one_line, source_of
 
-_PLACED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+_PLACED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
 _ONE_FRAME = (
     *(uid.CTImageStorage, uid.ComputedRadiographyImageStorage, uid.SecondaryCaptureImageStorage),
     *(uid.DigitalXRayImageStorageForPresentation, uid.DigitalXRayImageStorageForProcessing),
@@ -33,7 +33,7 @@ def segmentation(
     """The heat maps of all images that have one, in rows and columns of the images.
 
     kind: FRACTIONAL has the weight in 256 steps, BINARY says where it is `threshold` (above 0, up to 1) or more.
-    Raises LungkitError without a heat map; SourceRefused where a CT has no position, and for objects of several frames.
+    Raises LungkitError without a heat map; SourceRefused where a CT has no position or thickness, and for objects of several frames.
     """
     source = source_of(source)
     if not result.heat:
@@ -49,7 +49,6 @@ def segmentation(
         pixel_array=drawn,
         segmentation_type=kind,
         segment_descriptions=[_segment(source, result, kind, threshold)],
-        pixel_measures=_measures(images[0]),
         omit_empty_frames=bool(drawn.any()),
         content_label="HEAT_MAP",
         content_description="Heat map of a model, research use only",
@@ -70,14 +69,6 @@ def _check(source: Source, images: list[Dataset]) -> None:
         missing = [keyword for keyword in _PLACED if keyword not in image]
         if missing and image.SOPClassUID == uid.CTImageStorage:
             raise SourceRefused(f"a segmentation needs {missing[0]}, and the CT image has none")
-
-
-def _measures(image: Dataset) -> highdicom.PixelMeasuresSequence | None:
-    """Of a CT; its thickness may be unknown."""
-    if image.SOPClassUID != uid.CTImageStorage:
-        return None
-    thickness = image.get("SliceThickness")
-    return highdicom.PixelMeasuresSequence(image.PixelSpacing, None if thickness is None else float(thickness))
 
 
 def _weights(heat: np.ndarray, image: Dataset) -> np.ndarray:

@@ -65,7 +65,7 @@ _FORMS = {
     "AS": re.compile(r"\d{3}[DWMY]", re.ASCII),
     "CS": re.compile(r"[A-Z0-9 _]{1,16}", re.ASCII),
     "IS": re.compile(r"[+-]?\d{1,9}", re.ASCII),
-    "UI": re.compile(r"(?=.{1,64}$)\d+(\.\d+)+", re.ASCII),
+    "UI": re.compile(r"(?=.{1,64}$)[012](\.\d+)+", re.ASCII),
 }
 _TERMS = {
     "PatientSex": re.compile("[MFO]"),
