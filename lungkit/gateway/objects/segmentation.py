@@ -33,7 +33,8 @@ def segmentation(
     """The heat maps of all images that have one, in rows and columns of the images.
 
     kind: FRACTIONAL has the weight in 256 steps, BINARY says where it is `threshold` (above 0, up to 1) or more.
-    Raises LungkitError without a heat map; SourceRefused where a CT has no position or thickness, and for objects of several frames.
+    Raises LungkitError without a heat map; SourceRefused where a CT has no position or thickness, and for objects of
+    several frames.
     """
     source = source_of(source)
     if not result.heat:
