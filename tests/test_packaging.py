@@ -112,6 +112,7 @@ def _group(*names: str) -> set[str]:
         ("models/*.py", "", ["training"]),
         ("training/*.py", "", ["training", "int8"]),
         ("clinic/**/*.py", "", ["clinic", "postgresql"]),
+        ("gateway/**/*.py", "", ["clinic", "gateway"]),
     ],
 )
 def test_each_layer_imports_only_what_its_extras_bring(pattern, but, extra):

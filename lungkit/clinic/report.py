@@ -12,7 +12,6 @@ import numpy as np
 from fpdf.enums import Align
 from PIL import Image
 
-from lungkit import palette
 from lungkit.clinic import predictor
 from lungkit.clinic.records import cases
 from lungkit.clinic.report_pages import (
@@ -32,6 +31,7 @@ from lungkit.clinic.report_pages import (
     utc_text,
 )
 from lungkit.data import preprocess
+from lungkit.data.overlay import colour_scale, overlay, resized
 from lungkit.models import card_text
 from lungkit.models.card import GRADED, ModelCard
 from lungkit.wording import count, percent
@@ -39,11 +39,9 @@ from lungkit.wording import count, percent
 HALF, RIGHT = (WIDTH - 6) / 2, MARGIN + (WIDTH + 6) / 2  # mm: width of a column, and where the right one begins
 PICTURE_HEIGHT = 66  # mm
 PICTURE_PIXELS = 900  # on the long side: 300 dots an inch at the size it is printed
-HEAT_OPACITY = 0.65  # of the hottest place; none where there is no heat
 MOST_CLASSES = 8  # the likeliest ones; a line says how many more there are
 CUT = "… (shortened here; the records hold all of it)"
 _LEGEND = Text(7.5, color=QUIET)
-_HEAT = np.array([palette.rgb(colour) for colour in palette.HEAT])
 
 _TAGS = {
     "format": "format",
@@ -178,17 +176,17 @@ def _review_status(case: cases.Case) -> tuple[str, Color]:
 
 def _pictures(report: ReportPages, case: cases.Case, card: ModelCard | None) -> None:
     gray, window = _grayscale(case, card)
-    overlay = _overlay(gray, case.heat[case.classes.index(case.label)])
+    coloured = overlay(gray, case.heat[case.classes.index(case.label)])
     seen = f"{case.kind[0].upper()}{case.kind[1:]}, as uploaded"
     if window:
         seen = f"CT seen at level {window[0]:g} HU, width {window[1]:g} HU"
     explained = f"Areas that support “{case.label}”"
 
     def heat_map() -> None:
-        _picture(report, RIGHT, overlay, f"Heat map. {explained}", explained)
+        _picture(report, RIGHT, coloured, f"Heat map. {explained}", explained)
         report.in_columns(
             lambda: report.say("no weight", RIGHT, 20, _LEGEND),
-            lambda: report.image(_jpeg(_colour_scale()), RIGHT + 17, report.get_y() + 0.6, HALF - 44, 2.6,
+            lambda: report.image(_jpeg(colour_scale()), RIGHT + 17, report.get_y() + 0.6, HALF - 44, 2.6,
                                  alt_text="Colours of the heat map"),
             lambda: report.say("most weight", RIGHT + HALF - 25, 25, _LEGEND),
         )  # fmt: skip
@@ -354,29 +352,8 @@ def _grayscale(case: cases.Case, card: ModelCard | None) -> tuple[np.ndarray, tu
         window = (card.preprocessing if card else preprocess.Preprocessing()).window
         pixels = preprocess.window_level(pixels, *window)
     scale = min(1.0, PICTURE_PIXELS / max(pixels.shape))
-    size = tuple(max(1, round(side * scale)) for side in reversed(pixels.shape))
-    return np.clip(_resized(pixels, size), 0, 1), window
-
-
-def _colour_scale() -> np.ndarray:
-    """From no to most weight, with the opacity that the overlay has there."""
-    heat = np.linspace(0, 1, 256, dtype=np.float32)[None]
-    return np.repeat(_overlay(np.full((1, 256), 0.45, np.float32), heat), 8, axis=0)
-
-
-def _overlay(gray: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """(height, width, 3) in 0..1: the more heat, the less of the image is seen through its colour."""
-    heat = np.clip(_resized(heat, gray.shape[::-1]), 0, 1)
-    at = heat * (len(_HEAT) - 1)
-    colours = np.stack([np.interp(at, range(len(_HEAT)), channel / 255) for channel in _HEAT.T], axis=-1)
-    opacity = HEAT_OPACITY * heat[..., None]
-    return gray[..., None] * (1 - opacity) + colours * opacity
-
-
-def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """To (width, height), bilinear."""
-    picture = Image.fromarray(np.ascontiguousarray(values, np.float32))
-    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
+    height, width = (max(1, round(side * scale)) for side in pixels.shape)
+    return np.clip(resized(pixels, (width, height)), 0, 1), window
 
 
 def _jpeg(picture: np.ndarray) -> io.BytesIO:

@@ -1,0 +1,1 @@
+"""What hospital systems and programs talk to: results as DICOM objects."""

@@ -1,0 +1,142 @@
+"""What the objects say: a model's reading of images, and a person's review of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+import numpy as np
+
+import lungkit
+from lungkit.errors import LungkitError
+from lungkit.models import card_text
+from lungkit.models.card import ModelCard
+from lungkit.models.prediction import Check, Prediction
+from lungkit.wording import percent
+
+RESEARCH_ONLY = "Research use only. Not a medical device, not for diagnosis."
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Result:
+    """A reading, as it is sent to other systems. Raises LungkitError where it contradicts itself."""
+
+    reading: str  # its number in the records: UIDs are derived from it
+    model: str
+    version: str
+    question: str  # of the model: "Chest X-ray: normal or pneumonia?"
+    learned_from: str  # "children: 2,792 X-ray images of 1,576 patients"
+    synthetic: bool  # whether the model learned from computer-made images
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]  # of each class, calibrated, sum 1
+    label: str  # the class at the operating point
+    named: tuple[str, ...]  # the classes that the answer names: the label, or a range of grades
+    answer: str  # in words, with what grades mean
+    rule: str  # how probabilities become the answer, in words
+    uncertain: bool  # whether the model leaves it to a person …
+    reason: str  # … and why; empty otherwise
+    checks: tuple[Check, ...]
+    read_at: datetime  # with a time zone: the hospital's, where the images state none
+    # float32 (height, width) 0..1, what spoke for the label, over the whole image, by SOPInstanceUID. The first of them
+    # is the image that is shown.
+    heat: Mapping[str, np.ndarray] = field(default_factory=dict)
+    instances: tuple[str, ...] = ()  # SOPInstanceUIDs that the answer rests on; empty: all of the source
+    seen: str = ""  # how the picture was made: "CT seen at level -600 HU, width 1500 HU"
+    lungkit: str = lungkit.__version__  # the version that read
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != len(self.probabilities) or not np.isclose(sum(self.probabilities), 1, atol=1e-3):
+            raise LungkitError(f"a result needs a probability for each of {self.classes}, with a sum of 1")
+        if not {self.label, *self.named} <= {*self.classes} or not self.named:
+            raise LungkitError(f"a result names {self.named}, but its classes are {self.classes}")
+        if self.uncertain != bool(self.reason):
+            raise LungkitError("a result that is left to a person needs a reason, and no other has one")
+        if self.read_at.tzinfo is None:
+            raise LungkitError("read_at of a result needs a time zone")
+
+    @property
+    def of(self) -> Mapping[str, float]:
+        """The probability of each class."""
+        return dict(zip(self.classes, self.probabilities, strict=True))
+
+    @property
+    def probability(self) -> float:
+        """Of the classes that the answer names, together."""
+        return min(1.0, sum(self.of[name] for name in self.named))
+
+    @property
+    def version_name(self) -> str:
+        """ "chest-xray-pneumonia@v2"."""
+        return f"{self.model}@{self.version}"
+
+    @property
+    def headline(self) -> str:
+        """The decision in a line."""
+        return "Uncertain: a clinician has to decide" if self.uncertain else f"The model answers: {self.answer}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Review:
+    """What a person says of a reading. Raises LungkitError for a contradiction."""
+
+    reviewer: str  # name
+    agrees: bool
+    label: str = ""  # what the person sees instead; empty where the answer is rejected and nothing put in its place
+    comment: str = ""
+    at: datetime  # with a time zone
+    organization: str = ""  # where the reviewer works; DICOM asks for it
+
+    def __post_init__(self) -> None:
+        if not self.reviewer.strip():
+            raise LungkitError("a review needs the name of the person who made it")
+        if self.at.tzinfo is None:
+            raise LungkitError("the time of a review needs a time zone")
+
+    @property
+    def verdict(self) -> Literal["accepted", "amended", "rejected"]:
+        """As in IHE AI Result Assessment: accepted, amended with another label, or rejected without one."""
+        if self.agrees:
+            return "accepted"
+        return "amended" if self.label else "rejected"
+
+
+def result_of(
+    reading: str, prediction: Prediction, card: ModelCard, read_at: datetime, instance: str, seen: str = ""
+) -> Result:
+    """The result of one image's prediction. instance: its SOPInstanceUID as `Source.instances` has it."""
+    graded, chosen = prediction.grades, prediction.classes.index(prediction.label)
+    uncertain = prediction.decision not in (prediction.label, graded.name if graded else prediction.label)
+    rows = card_text.rule_rows(prediction.rule, prediction.classes)
+    return Result(
+        reading=reading,
+        model=prediction.model,
+        version=prediction.version,
+        question=card_text.question(card),
+        learned_from=card_text.learned_from(card),
+        synthetic=card.synthetic,
+        classes=prediction.classes,
+        probabilities=tuple(prediction.probabilities.tolist()),
+        label=prediction.label,
+        named=graded.names if graded else (prediction.label,),
+        answer=f"{graded.name}, {graded.extent}" if graded else prediction.label,
+        rule=". ".join(f"{name}: {words}" for name, words in rows),
+        uncertain=uncertain,
+        reason=_reason(prediction) if uncertain else "",
+        checks=prediction.checks,
+        read_at=read_at,
+        heat={} if prediction.heat is None else {instance: prediction.heat[chosen]},
+        instances=(instance,),
+        seen=seen,
+    )
+
+
+def _reason(prediction: Prediction) -> str:
+    """Why a prediction is left to a person, as the report words it."""
+    label = prediction.label
+    nearest = f"Nearest: {label}, {percent(float(prediction.probabilities[prediction.classes.index(label)]))}."
+    if failed := [check.name for check in prediction.checks if not check.passed]:
+        named = ", ".join(failed)
+        return f"The image did not pass every input check ({named}), so the answer cannot be relied on. {nearest}"
+    if prediction.grades:
+        return f"The model cannot rule out any grade. {nearest}"
+    return f"The probability lies within the band of uncertainty around the operating point. {nearest}"
