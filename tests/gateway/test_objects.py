@@ -699,3 +699,11 @@ def test_a_prediction_becomes_a_result():
     assert unsure.uncertain and "band of uncertainty" in unsure.reason and classes[-1] in unsure.reason
     failed = replace(prediction, decision="uncertain: review", checks=CHECKS)
     assert "(kind)" in objects.result_of("r-1", failed, card, READ_AT, "1.2.3").reason
+
+
+def test_a_picture_in_hounsfield_units_is_refused_and_not_drawn_black_and_white(sources):
+    of = sources["CR"]
+    with pytest.raises(
+        objects.SourceRefused, match="greys from 0 to 1, not -800 to -800: put a CT through its window first"
+    ):
+        objects.secondary_capture(of, result(of), np.full((64, 64), -800.0))

@@ -30,7 +30,7 @@ def secondary_capture(source: Source | Dataset | Sequence[Dataset], result: Resu
 
     pixels: (height, width), 0..1, bright is dense, as the model saw it: a CT through its window. A heat map is drawn
     as in the report of a case; without one the picture is left grey. Uncompressed RGB. No name of a patient is drawn.
-    Raises SourceRefused for a source that no result can be filed next to.
+    Raises SourceRefused for a source that no result can be filed next to, and for other values.
     """
     source = source_of(source)
     shown = _shown(source, result)
@@ -87,6 +87,11 @@ def _picture(result: Result, pixels: np.ndarray, orientation: list[str]) -> np.n
     """uint8 (height, width, 3): the picture, and below it what the model says."""
     if pixels.ndim != 2 or not pixels.size:
         raise SourceRefused(f"the picture of a result is (height, width); it is {pixels.shape}")
+    if pixels.min() < 0 or pixels.max() > 1:
+        raise SourceRefused(
+            f"the picture of a result has greys from 0 to 1, not {pixels.min():g} to {pixels.max():g}: put a CT through "
+            "its window first"
+        )
     coloured = _coloured(result, pixels)
     width = max(coloured.width, SIDES[0])
     lines = _lines(result, width - 2 * _MARGIN)
@@ -97,7 +102,7 @@ def _picture(result: Result, pixels: np.ndarray, orientation: list[str]) -> np.n
     _mark_sides(canvas, orientation, (left, coloured.width, coloured.height))
     top = _write(canvas, lines, coloured.height + _MARGIN)
     if result.heat:
-        _explain(canvas, f"no to most weight: areas that support “{result.label}”", top)
+        _explain(canvas, f"no to most weight for “{result.label}”", top)
     return np.asarray(canvas)
 
 
