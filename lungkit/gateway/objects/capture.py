@@ -89,8 +89,8 @@ def _picture(result: Result, pixels: np.ndarray, orientation: list[str]) -> np.n
         raise SourceRefused(f"the picture of a result is (height, width); it is {pixels.shape}")
     if pixels.min() < 0 or pixels.max() > 1:
         raise SourceRefused(
-            f"the picture of a result has greys from 0 to 1, not {pixels.min():g} to {pixels.max():g}: put a CT through "
-            "its window first"
+            f"the picture of a result has greys from 0 to 1, not {pixels.min():g} to {pixels.max():g}: put a CT "
+            "through its window first"
         )
     coloured = _coloured(result, pixels)
     width = max(coloured.width, SIDES[0])
