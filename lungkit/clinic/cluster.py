@@ -1,8 +1,8 @@
 """`lungkit predict` on many machines: a dask scheduler hands files to workers, which see the same files.
 
 A task is a chunk of names. A worker loads the version once, reads the files, writes their heat maps next to the others,
-and answers with the records alone. A bounded number of chunks is on its way at any moment, and records come in the order
-of the files. A chunk whose worker dies is given to another one by dask.
+and answers with the records alone. A bounded number of chunks is on its way, and records come in the files' order. A
+chunk whose worker dies is given to another one by dask.
 
 A scheduler runs whatever code reaches it, and a client loads what workers send: docs/models.md says how to close both.
 """
@@ -73,7 +73,7 @@ class _Queue:
 
     def __init__(self, client: distributed.Client, address: str, job: Job):
         self._client, self._address, self._job = client, address, job
-        self._chunks: deque[tuple[list[Path], "distributed.Future[list[Record]]"]] = deque()
+        self._chunks: deque[tuple[list[Path], distributed.Future[list[Record] | str]]] = deque()
 
     def records(self, files: Iterable[Path]) -> Iterator[Record]:
         rest = iter(files)
@@ -89,7 +89,7 @@ class _Queue:
     def _next(self) -> Iterator[Record]:
         chunk, future = self._chunks.popleft()
         with _in_words(self._address):
-            records = self._answer(chunk, future)
+            records = self._answer(future)
         yield from self._each_alone(chunk) if records is None else records
 
     def _each_alone(self, chunk: list[Path]) -> Iterator[Record]:
@@ -99,29 +99,31 @@ class _Queue:
                 self._wait(other)
         for file in chunk:
             with _in_words(self._address):
-                records = self._answer([file], self._submit([file]))
+                records = self._answer(self._submit([file]))
             yield from [batch.record(batch.crashed(file))] if records is None else records
 
-    def _submit(self, chunk: list[Path]) -> "distributed.Future[list[Record]]":
+    def _submit(self, chunk: list[Path]) -> "distributed.Future[list[Record] | str]":
         return self._client.submit(_read, self._job, chunk, pure=False)
 
-    def _answer(self, chunk: list[Path], future: "distributed.Future[list[Record]]") -> list[Record] | None:
+    def _answer(self, future: "distributed.Future[list[Record] | str]") -> list[Record] | None:
         """The records of a chunk; None where the workers that read it died."""
         self._wait(future)
         try:
-            records: list[Record] = future.result()
+            records = future.result()
         except distributed.KilledWorker:
             return None
-        except (LungkitError, CancelledError, OSError):
+        except (CancelledError, OSError):
             raise
-        except Exception as error:
+        except Exception as error:  # it could not begin
             raise ClusterError(
-                f"a worker failed at {chunk[0]} or a file after it: {type(error).__name__}: {error}. "
-                f"Each worker needs lungkit[cluster] {lungkit.__version__}"
+                f"a worker cannot take part: {type(error).__name__}: {error}. "
+                f"Each needs lungkit[cluster] {lungkit.__version__}"
             ) from error
+        if isinstance(records, str):
+            raise ClusterError(records)
         return records
 
-    def _wait(self, future: "distributed.Future[list[Record]]") -> None:
+    def _wait(self, future: "distributed.Future[list[Record] | str]") -> None:
         """Wait for an answer, whatever it is, and say so if there is no worker to give one."""
         while not future.done():
             try:
@@ -165,24 +167,29 @@ _loaded: dict[tuple[str, str, bool], Predictor] = {}  # the version in use; a wo
 _loading = Lock()
 
 
-def _read(job: Job, files: Sequence[Path]) -> list[Record]:
-    """The records of a chunk, in a worker's process."""
-    predictor = _predictor(job)
-    return [batch.told(answer, job.heatmaps, job.home) for answer in batch.read_here(predictor, files, job.home)]
+def _read(job: Job, files: Sequence[Path]) -> list[Record] | str:
+    """The records of a chunk, in a worker's process, or why there are none.
 
-
-def _predictor(job: Job) -> Predictor:
-    """The version that the job names, loaded and checked once in this process."""
-    key = job.model, job.fingerprint, job.heatmaps is not None
+    Nothing is raised: where a client cannot load the error of another process, dask lets it wait forever.
+    """
     worker = distributed.get_worker()
     try:
-        with _loading:
-            if key not in _loaded:
-                _loaded.clear()
-                _loaded[key] = _load(job, worker.state.nthreads)
-            return _loaded[key]
+        predictor = _predictor(job, worker.state.nthreads)
+        return [batch.told(answer, job.heatmaps, job.home) for answer in batch.read_here(predictor, files, job.home)]
     except LungkitError as refused:
-        raise ClusterError(f"the worker {worker.address} cannot take part: {refused}") from None
+        return f"the worker {worker.address} cannot take part: {refused}"
+    except Exception as error:
+        return f"the worker {worker.address} failed at {files[0]} or a file after it: {type(error).__name__}: {error}"
+
+
+def _predictor(job: Job, threads: int) -> Predictor:
+    """The version that the job names, loaded and checked once in this process."""
+    key = job.model, job.fingerprint, job.heatmaps is not None
+    with _loading:
+        if key not in _loaded:
+            _loaded.clear()
+            _loaded[key] = _load(job, threads)
+        return _loaded[key]
 
 
 def _load(job: Job, threads: int) -> Predictor:
