@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "lungkit"
-LIMIT = 28_300  # lines of the whole package
+LIMIT = 28_800  # lines of the whole package
 LAYERS = ("cli", "clinic/app", "clinic/web", "clinic/records", "clinic", "training", "models", "data")
 
 

@@ -130,7 +130,8 @@ class _Queue:
                 distributed.wait(future, timeout=_PATIENCE)
             except TimeoutError:
                 if not self._threads():
-                    progress.say_once(f"waiting: no worker has joined {self._address}; start one: dask worker ADDRESS")
+                    place = self._address
+                    progress.say_once(f"waiting: no worker has joined {place}; start one with: dask worker {place}")
 
     def _threads(self) -> int:
         return sum(self._client.ncores().values())

@@ -355,6 +355,35 @@ def test_an_address_that_cannot_be_used_is_named(version, job, address):
         next(cluster.read_files(address, job, [CAT]))
 
 
+@pytest.fixture
+def certificate(tmp_path) -> dict[str, str]:
+    """dask's settings for TLS, with one certificate for everyone."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes the certificate, is not installed")
+    key, cert = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert]
+    subprocess.run([*made, "-days", "1", "-subj", "/CN=localhost"], check=True, capture_output=True)
+    of_each = {f"distributed.comm.tls.{who}.{what}": file for who in ("scheduler", "worker", "client")
+               for what, file in (("cert", cert), ("key", key))}  # fmt: skip
+    return {"distributed.comm.tls.ca-file": cert, **of_each}
+
+
+def test_tls_takes_the_certificates_of_dasks_own_settings(version, archive, certificate):
+    asked = cluster.job(version, registry.fingerprint(version), None)
+    files = batch.find([str(archive / "0")]).files
+    with (
+        dask.config.set(certificate),
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, host="127.0.0.1", protocol="tls://",
+            security=distributed.Security(), dashboard_address="127.0.0.1:0",
+        ) as running,
+    ):  # fmt: skip
+        address = running.scheduler_address
+        assert address.startswith("tls://")
+        records = list(cluster.read_files(address, asked, files))
+    assert [record["file"] for record in records if record["label"]] == [str(file) for file in files]
+
+
 def test_processes_of_this_machine_and_a_scheduler_are_not_asked_for_at_once(version):
     with pytest.raises(LungkitError, match="leave it out with --scheduler"):
         _predict(CAT, "--scheduler", "tcp://127.0.0.1:1", "--workers", "2")
