@@ -167,7 +167,7 @@ def test_files_are_found_no_further_ahead_than_a_few_chunks(version, job, addres
     records = cluster.read_files(address, job, (taken.append(file) or file for file in slice_files * 100))
     next(records)
     records.close()
-    assert len(taken) <= cluster.CHUNK * 2 * cluster._AHEAD
+    assert len(taken) <= 24, "three chunks of four for each of two workers"
 
 
 # --- whoever dies
