@@ -17,7 +17,7 @@ KEPT = {
     "search": "the same command, without --fresh, continues where it stopped",
     "train": "the same command continues where it stopped",
     "evaluate": "no result was kept",
-    "predict": "files without a line were not read",
+    "predict": "files without a line were not read; with --checkpoint, the same command continues",
     "data fetch": "nothing was kept",
     "data phantom": "nothing was kept",
     "data audit": "no result was kept",

@@ -111,7 +111,7 @@ def _group(*names: str) -> set[str]:
         ("*.py", "", ["training", "notebooks"]),
         ("models/*.py", "", ["training"]),
         ("training/*.py", "", ["training", "int8"]),
-        ("clinic/**/*.py", "", ["clinic", "postgresql"]),
+        ("clinic/**/*.py", "", ["clinic", "cluster", "postgresql"]),
         ("gateway/**/*.py", "", ["clinic", "gateway"]),
     ],
 )

@@ -2,17 +2,22 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from lungkit.errors import LungkitError
 
 if TYPE_CHECKING:
     from sqlalchemy import orm
 
     from lungkit.clinic.records.store import Store
+    from lungkit.models.registry import Version
+
+Reader = Callable[[Iterable[Path]], Iterator[dict[str, Any]]]  # files to their records
 
 db_app = typer.Typer(no_args_is_help=True, help="The clinic's records: upgrade, backup, restore, check.")
 user_app = typer.Typer(no_args_is_help=True, help="People who sign in: add, list, disable, reset-password.")
@@ -30,37 +35,78 @@ def predict(
     workers: Annotated[
         int | None, typer.Option(min=1, help="processes that decode; default: chosen by the amount of work")
     ] = None,
+    scheduler: Annotated[str, typer.Option(help="ADDRESS of a dask scheduler, whose workers read the files")] = "",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="a file to keep every answer in; the same command then continues from it")
+    ] = None,
 ) -> None:
     """Read images with a registered model. A broken file is reported and the rest are read; then the exit code is 1."""
-    from lungkit import progress, terminal
+    from lungkit import progress
     from lungkit.clinic import batch
-    from lungkit.clinic.predictor import ModelPool, Predictor
+    from lungkit.clinic.predictor import ModelPool
     from lungkit.models import registry
 
+    if scheduler and workers:
+        raise LungkitError("--workers counts processes on this machine; leave it out with --scheduler")
     version = registry.find(model or ModelPool().default())
-    predictor = Predictor(version, heat=heatmaps is not None, many=True)
-    images, unmatched, notes = batch.find(files)
-    for note in notes:  # standard output is for the files only: one JSON object a line
-        typer.echo(note, err=as_json)
+    read = _on_cluster(scheduler, version, heatmaps) if scheduler else _here(version, heatmaps, workers)
+    archive = bool(scheduler or checkpoint)  # is not looked through before it is read
+    found = batch.Files(files)
+    images = found if archive else list(found)
+    if not archive:
+        _say_notes(found.notes, as_json)
     if heatmaps:
         batch.make_folder(heatmaps)
-    failed = bool(unmatched)
-    with progress.bar(total=len(images), label=str(version), unit="image") as bar:
+    records = _kept(checkpoint, version, files, heatmaps, images, read) if checkpoint else read(images)
+    failed = bool(found.nothing)
+    total = None if isinstance(images, batch.Files) else len(images)
+    with progress.bar(total=total, label=str(version), unit="image") as bar:
         # Above the bar if both are on one screen.
         say = bar.write if sys.stdout.isatty() else typer.echo
-        for pattern in unmatched:
-            record = {"file": pattern, "error": f"{pattern}: no image file there"}
-            say(json.dumps(record) if as_json else record["error"])
-        for answer in batch.read_files(predictor, images, workers):
-            map_file, problem = None, ""
-            try:
-                map_file = batch.write_heat(answer, heatmaps) if heatmaps and answer.reading else None
-            except OSError as error:  # the other files still have their answers
-                problem = terminal.refusal(error)
-            failed |= answer.reading is None or bool(problem)
-            say(json.dumps(batch.record(answer, map_file, problem)) if as_json else batch.sentence(answer, problem))
+        for pattern in found.nothing:
+            unmatched = {"file": pattern, "error": f"{pattern}: no image file there"}
+            say(json.dumps(unmatched) if as_json else unmatched["error"])
+        for record in records:
+            failed |= batch.failed(record)
+            say(json.dumps(record) if as_json else batch.sentence(record))
             bar.update()
+    if archive:
+        _say_notes(found.notes, as_json)
     raise typer.Exit(1 if failed else 0)
+
+
+def _here(version: "Version", heatmaps: Path | None, workers: int | None) -> Reader:
+    """Reads with this machine."""
+    from lungkit.clinic import batch
+    from lungkit.clinic.predictor import Predictor
+
+    predictor = Predictor(version, heat=heatmaps is not None, many=True)
+    return lambda files: (batch.told(answer, heatmaps) for answer in batch.read_files(predictor, files, workers))
+
+
+def _on_cluster(scheduler: str, version: "Version", heatmaps: Path | None) -> Reader:
+    """Reads with the workers of a scheduler."""
+    from lungkit.clinic import cluster
+    from lungkit.models import registry
+
+    job = cluster.job(version, registry.fingerprint(version), heatmaps)
+    return lambda files: cluster.read_files(scheduler, job, files)
+
+
+def _kept(
+    checkpoint: Path, version: "Version", files: list[str], heatmaps: Path | None, images: Iterable[Path], read: Reader
+) -> Iterator[dict[str, Any]]:
+    """All records: those of a checkpoint, and those of the rest."""
+    from lungkit.clinic import checkpoint as checkpoints
+    from lungkit.models import registry
+
+    asked = checkpoints.asked(version, registry.fingerprint(version), files, heatmaps)
+    return checkpoints.continued(checkpoint, asked, images, read)
+
+
+def _say_notes(notes: list[str], as_json: bool) -> None:
+    for note in notes:  # standard output is for the files only: one JSON object a line
+        typer.echo(note, err=as_json)
 
 
 # --- serve

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice, takewhile
+from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +27,9 @@ from lungkit import terminal
 from lungkit.clinic import decode
 from lungkit.clinic.predictor import Predictor
 from lungkit.data import folders, preprocess
-from lungkit.data.notes import survey_notes
+from lungkit.data.notes import Tally
 from lungkit.errors import LungkitError
+from lungkit.models.grades import range_name
 from lungkit.models.prediction import Prediction
 
 _Batch = tuple[list[decode.Decoded], np.ndarray]  # what decode.decode gives
@@ -48,18 +49,36 @@ class Answer:
     error: str
 
 
-def read_files(predictor: Predictor, files: Sequence[Path], workers: int | None = None) -> Iterator[Answer]:
+def read_files(predictor: Predictor, files: Iterable[Path], workers: int | None = None) -> Iterator[Answer]:
     """One answer for each file, in order; a file that is refused gets its reason, and the rest go on.
 
     predictor: made with many=True. workers: processes that decode; default: one a processor, none for a few files.
     A reading's `milliseconds` are those spent on its file, not those it waited for others.
     """
-    decoders = _Decoders(predictor.spec, workers, processes=workers is not None or len(files) > _FEW)
+    rest = iter(files)
+    first = list(islice(rest, _FEW + 1))
+    decoders = _Decoders(predictor.spec, workers, processes=workers is not None or len(first) > _FEW)
     try:
-        for decoded, outputs, milliseconds in predictor.graph.stream(decoders.batches(files)):
+        for decoded, outputs, milliseconds in predictor.graph.stream(decoders.batches(chain(first, rest))):
             yield from _answers(predictor, decoded, outputs, milliseconds)
     finally:
         decoders.close()
+
+
+def read_here(predictor: Predictor, files: Sequence[Path], home: Path = Path()) -> Iterator[Answer]:
+    """As `read_files`, in this thread alone, for a process that is one of many. home: as in decode.decode."""
+    for start in range(0, len(files), BATCH):
+        decoded, tensors = decode.decode(files[start : start + BATCH], predictor.spec, home)
+        started = time.perf_counter()
+        outputs = predictor.graph(tensors) if len(tensors) else {}
+        yield from _answers(predictor, decoded, outputs, 1000 * (time.perf_counter() - started))
+
+
+def crashed(file: Path) -> Answer:
+    """The answer for a file that ends the process that reads it."""
+    return Answer(
+        file, "", None, f"{file}: damaged: its decoder crashed. Export the image again, or convert it to PNG."
+    )
 
 
 def _answers(
@@ -84,7 +103,7 @@ class _Decoders:
         self._spec, self._workers, self._processes = spec, workers or os.cpu_count() or 1, processes
         self._executor = self._start()
 
-    def batches(self, files: Sequence[Path]) -> Iterator[_Batch]:
+    def batches(self, files: Iterable[Path]) -> Iterator[_Batch]:
         """What decode.decode gives, BATCH files at a time, in order."""
         waiting: deque[tuple[list[Path], Future[_Batch]]] = deque()
         rest = iter(files)
@@ -128,8 +147,9 @@ class _Decoders:
                 return self._submit([file]).result()
             except BrokenExecutor:
                 self._executor = self._start()
-        error = f"{file}: damaged: its decoder crashed. Export the image again, or convert it to PNG."
-        return [decode.Decoded(file, "", None, error, 0.0)], np.empty((0, *self._spec.size, 1), np.float32)
+        return [decode.Decoded(file, "", None, crashed(file).error, 0.0)], np.empty(
+            (0, *self._spec.size, 1), np.float32
+        )
 
 
 def _begin() -> None:
@@ -166,22 +186,40 @@ def record(answer: Answer, heatmap: Path | None = None, undrawn: str = "") -> di
     return told | ({"heatmap": str(heatmap)} if heatmap else {}) | ({"heatmap_error": undrawn} if undrawn else {})
 
 
-def sentence(answer: Answer, undrawn: str = "") -> str:
-    """One line for people: the file, the decision, how likely, which checks failed, how it was read, if that is out of
-    the ordinary, and why there is no heat map.
+def told(answer: Answer, heatmaps: Path | None = None, home: Path = Path()) -> dict[str, Any]:
+    """The record of an answer, after its heat map was written into a folder, if one is given.
+
+    home: the folder that a relative `heatmaps` starts from. What the record says of both stays as it was typed.
     """
-    reading = answer.reading
-    if reading is None:
-        return folders.one_line(answer.error)
-    likely = reading.probabilities[reading.classes.index(reading.label)]
-    told = f"{folders.one_line(answer.file)}: {reading.decision} ({reading.label} {likely:.3f})"
-    failed = [check.words for check in reading.checks if not check.passed]
-    if graded := reading.grades:
-        named = "" if reading.decision == graded.name else f"{graded.name} "
-        told = f"{folders.one_line(answer.file)}: {reading.decision} ({named}{graded.probability:.3f})"
-        failed = [graded.extent, *failed, graded.caution]
-    noted = [reading.note] if reading.note else []
-    return "; ".join([told, *failed, *noted, *([f"no heat map: {undrawn}"] if undrawn else [])])
+    if heatmaps is None or answer.reading is None:
+        return record(answer)
+    try:
+        return record(answer, heatmaps / write_heat(answer, home / heatmaps).name)
+    except OSError as error:  # the other files still have their answers
+        return record(answer, undrawn=terminal.refusal(error))
+
+
+def failed(record: dict[str, Any]) -> bool:
+    """Whether a record says that a file was not read, or that its heat map could not be written."""
+    return "error" in record or "heatmap_error" in record
+
+
+def sentence(record: dict[str, Any]) -> str:
+    """One line for people, of a record: the file, the decision, how likely, which checks failed, how it was read, if
+    that is out of the ordinary, and why there is no heat map.
+    """
+    if "error" in record:
+        return folders.one_line(record["error"])
+    label, decision, graded = record["label"], record["decision"], record.get("grades")
+    wrong = [check["words"] for check in record["checks"] if not check["passed"]]
+    likely = f"{label} {record['probabilities'][label]:.3f}"
+    if graded:
+        name = range_name(graded["names"])
+        likely = f"{'' if decision == name else f'{name} '}{graded['probability']:.3f}"
+        wrong = [graded["extent"], *wrong, graded["caution"]]
+    noted = [record["note"]] if "note" in record else []
+    undrawn = [f"no heat map: {record['heatmap_error']}"] if "heatmap_error" in record else []
+    return "; ".join([f"{folders.one_line(record['file'])}: {decision} ({likely})", *wrong, *noted, *undrawn])
 
 
 def make_folder(folder: Path) -> None:
@@ -226,23 +264,76 @@ def find(patterns: Iterable[str]) -> Found:
     A folder stands for every image in it and below it, whatever its name; what is passed over is noted. A file that is
     named, or that a glob finds, is kept whatever it is: reading it says what is wrong.
     """
-    found: dict[Path, None] = {}
-    nothing, notes = [], []
-    for pattern in patterns:
-        path = Path(pattern).expanduser()
-        named = sorted(_matches(path)) if _has_wildcard(pattern) and not folders.mode(path) else [path]
-        files = []
-        for place in named:
-            if stat.S_ISDIR(folders.mode(place)):
-                survey = folders.survey(place)
-                files += survey.images
-                notes += [f"{folders.one_line(place)}: {note}" for note in survey_notes(survey, place)]
-            else:
-                files.append(place)
-        if not files:
-            nothing.append(pattern)
-        found.update(dict.fromkeys(files))
-    return Found(list(found), nothing, list(dict.fromkeys(notes)))
+    files = Files(patterns)
+    found = list(files)
+    return Found(found, files.nothing, files.notes)
+
+
+class Files:
+    """What `find` finds, file by file, for archives of millions. Iterate it once.
+
+    nothing: the patterns that stand for no file. notes: complete when the last file was given. The places that the
+    patterns name are kept, and no file, unless one place lies in another.
+    """
+
+    def __init__(self, patterns: Iterable[str]):
+        self.nothing: list[str] = []
+        self.notes: list[str] = []
+        self._places: dict[Path, _Folder | None] = {}  # None: a file
+        for pattern in patterns:
+            places = _expanded(pattern)
+            for place in places:
+                if place not in self._places:
+                    self._places[place] = _Folder(place) if stat.S_ISDIR(folders.mode(place)) else None
+            if all(self._is_empty(place) for place in places):
+                self.nothing.append(pattern)
+
+    def __iter__(self) -> Iterator[Path]:
+        above = {parent for place in self._places for parent in place.parents}
+        given: set[Path] = set()
+        for place, folder in self._places.items():
+            shared = place in above or not self._places.keys().isdisjoint(place.parents)
+            for file in [place] if folder is None else folder.files():
+                if file not in given:
+                    yield file
+                if shared:
+                    given.add(file)
+            if folder is not None:
+                self.notes += [f"{folders.one_line(place)}: {note}" for note in folder.tally.notes()]
+
+    def _is_empty(self, place: Path) -> bool:
+        folder = self._places[place]
+        return folder is not None and folder.is_empty
+
+
+class _Folder:
+    """A folder that is walked as its files are asked for."""
+
+    def __init__(self, place: Path):
+        self.tally = Tally(place)
+        self._walk = self._images(place)
+        self._first = list(islice(self._walk, 1))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no image in it."""
+        return not self._first
+
+    def files(self) -> Iterator[Path]:
+        """The images in it and below it, sorted; once."""
+        return chain(self._first, self._walk)
+
+    def _images(self, place: Path) -> Iterator[Path]:
+        for kind, path in folders.walk(place):
+            if kind == "images":
+                yield path
+            self.tally.add(kind, path)
+
+
+def _expanded(pattern: str) -> list[Path]:
+    """The files and folders that a name or a glob stands for."""
+    path = Path(pattern).expanduser()
+    return sorted(_matches(path)) if _has_wildcard(pattern) and not folders.mode(path) else [path]
 
 
 def _has_wildcard(text: str) -> bool:

@@ -41,13 +41,18 @@ def prepare(source, spec: preprocess.Preprocessing, name: str | None = None) -> 
     return prepared.tensor, Facts(intensity, prepared.units, prepared.shape, prepared.note, prepared.age)
 
 
-def decode(files: Sequence[Path], spec: preprocess.Preprocessing) -> tuple[list[Decoded], np.ndarray]:
-    """One Decoded for each file, and the tensors of those that were not refused: float32 (n, height, width, 1)."""
+def decode(
+    files: Sequence[Path], spec: preprocess.Preprocessing, home: Path = Path()
+) -> tuple[list[Decoded], np.ndarray]:
+    """One Decoded for each file, and the tensors of those that were not refused: float32 (n, height, width, 1).
+
+    home: the folder that relative names start from; default: the current one. Messages keep the names as they are.
+    """
     decoded, tensors = [], []
     for file in files:
         started, sha256, facts, error = time.perf_counter(), "", None, ""
         try:
-            content = _content(file)
+            content = _content(home / file)
             sha256 = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else ""
             tensor, facts = prepare(content, spec, name=str(file))
             tensors.append(tensor)

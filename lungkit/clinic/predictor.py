@@ -27,11 +27,12 @@ class NoGraph(LungkitError):
 class Predictor:
     """A registered version, its files checked against their hashes and its graph compiled.
 
-    heat: False leaves the heat maps out. many: for folders of images, on all processors (see lungkit.clinic.batch).
+    heat: False leaves the heat maps out. many: for folders of images, on all processors (see lungkit.clinic.batch), or
+    on as many as `threads`.
     Raises registry.ModelDamaged where a file is not the registered one, NoGraph where the version holds none.
     """
 
-    def __init__(self, version: registry.Version, heat: bool = True, many: bool = False):
+    def __init__(self, version: registry.Version, heat: bool = True, many: bool = False, threads: int = 0):
         registry.verify(version)
         if not (version.folder / graph.FILE).is_file():
             raise NoGraph(
@@ -42,7 +43,7 @@ class Predictor:
         self.version, self.card, self.rule, self._limits = version, version.card, version.rule, version.card.checks
         self.classes = self.card.classes
         self.spec = self.card.preprocessing
-        self.graph = graph.Graph(version.folder, heat=heat, many=many)
+        self.graph = graph.Graph(version.folder, heat=heat, many=many, threads=threads)
         self._references = input_checks.load(version.folder)
 
     def read(self, image: images.Image, started: float | None = None, age: float | None = None) -> Prediction:

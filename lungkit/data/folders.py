@@ -4,10 +4,12 @@ Names count only if the content is unknown: a damaged `scan.png` is an image tha
 `README` is not an image. Files of operating systems (`.DS_Store`, `__MACOSX`) are ignored.
 """
 
+import os
 import re
 import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,11 +89,33 @@ class Survey:
 def survey(folder: Path) -> Survey:
     """Look at every file in a folder and below it. Links to folders are followed, but no folder is searched twice."""
     contents = Survey()
-    for path in _files(folder, contents):
-        _sort_in(path, contents)
-    for paths in vars(contents).values():
-        paths.sort()
+    for kind, path in walk(folder):
+        getattr(contents, kind).append(path)
     return contents
+
+
+def walk(folder: Path) -> Iterator[tuple[str, Path]]:
+    """(the list of Survey that it belongs to, path) of everything in a folder and below it, sorted, as it is reached.
+
+    However many files there are, only the names of the folders that are open, and which folders to leave out, are kept.
+    """
+    left_out = _left_out(folder)
+    waiting = [iter([folder])]
+    while waiting:
+        path = next(waiting[-1], None)
+        if path is None:
+            waiting.pop()
+        elif not stat.S_ISDIR(kind := mode(path)) and path != folder:
+            yield _sorted_in(path, kind), path
+        elif path.name.startswith(".") and path != folder:
+            yield "passed_over", path
+        elif path not in left_out:
+            try:
+                waiting.append(_entries(path))
+            except OSError:
+                yield "closed", path
+        elif left_out[path]:
+            yield "broken", path
 
 
 def is_rubbish(name: str) -> bool:
@@ -171,48 +195,52 @@ def below(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
-def _files(folder: Path, contents: Survey) -> Iterator[Path]:
-    """The files in a folder and below it. Linked folders come last, so that a file keeps its own path if it has one."""
+def _left_out(folder: Path) -> dict[Path, bool]:
+    """The folders below that are not searched: True if they lead above `folder`, False if another path is searched.
+
+    Linked folders come last, so that a file keeps its own path if it has one.
+    """
     above = {_identity(place) for place in folder.resolve().parents}  # they are not part of the folder
-    seen, tops = set(above), deque([folder])
+    seen, tops, left_out = set(above), deque([folder]), {}
     while tops:
         waiting = [tops.popleft()]
         while waiting:
             place = waiting.pop()
-            if (identity := _identity(place)) in above:
-                contents.broken.append(place)
-            if identity in seen:
+            if (identity := _identity(place)) in seen:
+                left_out[place] = identity in above
                 continue
             seen.add(identity)
-            for path in _entries(place, contents):
-                if not stat.S_ISDIR(mode(path)):
-                    yield path
-                elif path.name.startswith("."):
-                    contents.passed_over.append(path)
-                else:
-                    (tops if path.is_symlink() else waiting).append(path)
+            for path in _folders(place):
+                (tops if path.is_symlink() else waiting).append(path)
+    return left_out
 
 
-def _entries(folder: Path, contents: Survey) -> list[Path]:
-    try:
-        return [path for path in folder.iterdir() if not is_rubbish(path.name)]
-    except OSError:
-        contents.closed.append(folder)
-        return []
+def _folders(place: Path) -> list[Path]:
+    """The folders in a folder, sorted, without hidden ones; files are not looked at."""
+    found = []
+    with suppress(OSError), os.scandir(place) as entries:
+        for entry in entries:
+            is_folder = stat.S_ISDIR(mode(Path(entry.path))) if entry.is_symlink() else entry.is_dir()
+            if is_folder and not entry.name.startswith(".") and not is_rubbish(entry.name):
+                found.append(Path(entry.path))
+    return sorted(found)
 
 
-def _sort_in(path: Path, contents: Survey) -> None:
-    kind = mode(path)
+def _entries(folder: Path) -> Iterator[Path]:
+    """What is in a folder, sorted. Only names are kept: paths of a million files would take ten times the memory."""
+    names = sorted(path.name for path in folder.iterdir() if not is_rubbish(path.name))
+    return (folder / name for name in names)
+
+
+def _sorted_in(path: Path, kind: int) -> str:
+    """The list of Survey that a file belongs to; kind: its mode."""
     if not kind and path.is_symlink():
-        contents.broken.append(path)
-    elif (kind and not stat.S_ISREG(kind)) or path.name.startswith("."):
-        contents.passed_over.append(path)
-    elif is_image(path):
-        contents.images.append(path)
-    elif is_archive(path):
-        contents.archives.append(path)
-    else:
-        contents.passed_over.append(path)
+        return "broken"
+    if (kind and not stat.S_ISREG(kind)) or path.name.startswith("."):
+        return "passed_over"
+    if is_image(path):
+        return "images"
+    return "archives" if is_archive(path) else "passed_over"
 
 
 def _identity(path: Path) -> tuple[int, int] | Path:

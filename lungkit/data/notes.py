@@ -54,21 +54,46 @@ def note(finding: str, severity: str, names: Iterable[str], meaning: str) -> lis
     return [Note(finding, severity, len(names), meaning, tuple(map(one_line, names[:KEPT])))] if names else []
 
 
+_LEFT_OUT = {  # lists of a survey: how they are called, how serious that is, and what it means
+    "passed_over": ("files passed over", "info", "They are no images, or hidden."),
+    "archives": ("archives", "warning", "What is in them was not looked at: unpack them first."),
+    "broken": ("links passed over", "warning", "They lead to nothing, or to a folder above."),
+    "closed": ("folders that may not be opened", "warning", "What is in them was not looked at."),
+}
+
+
+class Tally:
+    """Counts what is left out of `root` and keeps the first names: it stays small, however many files there are."""
+
+    def __init__(self, root: Path):
+        self._root = root
+        self._counts = dict.fromkeys(_LEFT_OUT, 0)
+        self._examples: dict[str, list[str]] = {kind: [] for kind in _LEFT_OUT}
+
+    def add(self, kind: str, path: Path) -> None:
+        """Count a path of one list of a survey, such as "archives"; images are not left out."""
+        if kind not in _LEFT_OUT or path == self._root / "dataset.json":
+            return
+        self._counts[kind] += 1
+        if len(self._examples[kind]) < KEPT:
+            self._examples[kind].append(one_line(below(path, self._root)))
+
+    def notes(self) -> list[Note]:
+        """A note for each kind of thing that there is."""
+        return [
+            Note(finding, severity, self._counts[kind], meaning, tuple(self._examples[kind]))
+            for kind, (finding, severity, meaning) in _LEFT_OUT.items()
+            if self._counts[kind]
+        ]
+
+
 def survey_notes(survey: Survey, root: Path) -> list[Note]:
     """Notes on what a survey of `root` left out besides images."""
-    kinds = (
-        ("files passed over", "info", survey.passed_over, "They are no images, or hidden."),
-        ("archives", "warning", survey.archives, "What is in them was not looked at: unpack them first."),
-        ("links passed over", "warning", survey.broken, "They lead to nothing, or to a folder above."),
-        ("folders that may not be opened", "warning", survey.closed, "What is in them was not looked at."),
-    )
-    return [
-        each
-        for finding, severity, paths, meaning in kinds
-        for each in note(
-            finding, severity, (below(path, root) for path in paths if path != root / "dataset.json"), meaning
-        )
-    ]
+    tally = Tally(root)
+    for kind in _LEFT_OUT:
+        for path in getattr(survey, kind):
+            tally.add(kind, path)
+    return tally.notes()
 
 
 def alike(text: str) -> str:

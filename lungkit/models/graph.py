@@ -58,9 +58,10 @@ class Graph:
     logits: True gives them too, as they are before the softmax, divided by the temperature: "logits" (N, classes).
     many: for `stream`, on all processors; otherwise for one image at a time on 4 at most, since each clinician has a
         separate process.
+    threads: how many processors it may use; default: as `many` says.
     """
 
-    def __init__(self, folder: Path, heat: bool = True, many: bool = False, logits: bool = False):
+    def __init__(self, folder: Path, heat: bool = True, many: bool = False, logits: bool = False, threads: int = 0):
         model = read(folder)
         if logits:
             softmax = model.output("probabilities").get_node().input_value(0).get_node()
@@ -80,7 +81,7 @@ class Graph:
             {
                 "INFERENCE_PRECISION_HINT": PRECISION,
                 "PERFORMANCE_HINT": "THROUGHPUT" if many else "LATENCY",
-                "INFERENCE_NUM_THREADS": processors if many else min(4, processors),
+                "INFERENCE_NUM_THREADS": threads or (processors if many else min(4, processors)),
             },
         )
 

@@ -172,6 +172,12 @@ def verify(version: Version) -> None:
             refuse(file, "was changed after it was registered")
 
 
+def fingerprint(version: Version) -> str:
+    """The SHA-256 of its SHA256SUMS: the same for the same files, in whatever registry; ModelDamaged as in `verify`."""
+    verify(version)
+    return files.sha256(version.folder / SUMS)
+
+
 # --- writing
 
 

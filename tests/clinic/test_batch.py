@@ -257,6 +257,22 @@ def test_patterns_that_stand_for_nothing_are_told(folder):
     assert [file.name for file in files] == ["missing.png"], "reading it says that it is not there"
 
 
+def test_folders_are_walked_no_further_than_files_are_asked_for(tmp_path, monkeypatch):
+    for number in range(60):
+        (tmp_path / f"{number // 20}").mkdir(exist_ok=True)
+        (tmp_path / f"{number // 20}" / f"{number:02}.png").touch()
+    (tmp_path / "1" / "notes.txt").touch()
+    looked_at, is_image = [], batch.folders.is_image
+    monkeypatch.setattr(batch.folders, "is_image", lambda path: looked_at.append(path) or is_image(path))
+    files = batch.Files([str(tmp_path), str(tmp_path / "1"), str(tmp_path / "gone-*.png")])
+    assert files.nothing == [str(tmp_path / "gone-*.png")]
+    found = iter(files)
+    assert next(found).name == "00.png"
+    assert len(looked_at) == 2, "the first of each folder"
+    assert [file.name for file in found] == [f"{number:02}.png" for number in range(1, 60)], "each once, in order"
+    assert [note.partition(":")[0] for note in files.notes] == [str(tmp_path), str(tmp_path / "1")]
+
+
 # --- the command
 
 
