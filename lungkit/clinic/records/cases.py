@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from lungkit.clinic.records import audit_trail, pixels
-from lungkit.clinic.records.accounts import Access, Actor, Entry
+from lungkit.clinic.records.accounts import Actor, Entry
 from lungkit.clinic.records.tables import PROGRAM, SEXES, Patient, Reading, Review, Study, User, new_id, now
 from lungkit.data import images
 from lungkit.errors import LungkitError
@@ -362,7 +362,7 @@ def with_review(*more: Any, of_review: tuple[str, ...] = ()) -> "sa.Select[*tupl
     )
 
 
-def open_patient(access: Access, role: str, patient_id: str) -> PatientPage:
+def open_patient(access: Entry, role: str, patient_id: str) -> PatientPage:
     """A patient's page, on the audit trail as opened; for people with this role."""
     with access.writes(role) as (db, actor):
         patient = _patient_row(find_patient(db, patient_id))

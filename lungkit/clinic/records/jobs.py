@@ -35,6 +35,7 @@ from lungkit.clinic.records.tables import (
     ApiKey,
     Job,
     JobFile,
+    Patient,
     new_id,
     now,
 )
@@ -145,7 +146,7 @@ class Jobs:
         with self.access.reads(PROGRAM) as (db, actor):
             return _row(_visible(db, job_id, actor))
 
-    def list(self, state: str = "", limit: int = 100) -> list[JobRow]:
+    def latest(self, state: str = "", limit: int = 100) -> list[JobRow]:
         """The program's own jobs, or all with the scope "admin", newest first; state: only those."""
         with self.access.reads(PROGRAM) as (db, actor):
             rows = sa.select(Job).order_by(Job.created_at.desc(), Job.id).limit(limit)
@@ -153,7 +154,10 @@ class Jobs:
             return [_row(job) for job in db.scalars(rows.where(Job.state == state) if state else rows)]
 
     def cancel(self, job_id: str) -> JobRow:
-        """Cancel a job that is not at an end; a worker that reads it saves nothing. Raises JobMissing, JobInProgress."""
+        """Cancel a job that is not at an end; a worker that reads it saves nothing.
+
+        Raises JobMissing, and JobInProgress if it has ended another way.
+        """
         with self.access.writes(PROGRAM) as (db, actor):
             job = _visible(db, job_id, actor)
             if job.state == CANCELLED:
@@ -193,7 +197,7 @@ def claim(store: Store, job_id: str) -> Claimed | None:
         file = db.get_one(JobFile, job.id, options=[orm.undefer(JobFile.content)])
         job.state, job.lease, job.tries, job.due_at = RUNNING, new_id(), job.tries + 1, now() + LEASE
         stated = StatedPatient(file.patient_number, **file.patient)
-        known = db.scalar(sa.select(cases.Patient.birth_year).where(cases.Patient.number == stated.number))
+        known = db.scalar(sa.select(Patient.birth_year).where(Patient.number == stated.number))
         year = known or stated.birth_year
         age = None if year is None else float(now().year - year)
         return Claimed(job.id, str(job.lease), job.model, stated, age, file.content)
@@ -246,7 +250,8 @@ def sweep(store: Store, limit: int = 1000) -> list[tuple[str, str]]:
     late = (Job.state.in_(IN_PROGRESS)) & (Job.due_at <= at)
     old = sa.select(Job.id).where(Job.state == FAILED, Job.ended_at < at - KEPT)
     with store.read() as db:
-        if not db.scalar(sa.select(sa.exists().where(late | Job.id.in_(_with_file(old))))):
+        kept = sa.select(JobFile.job_id).where(JobFile.job_id.in_(old)).limit(1)
+        if db.scalar(kept) is None and db.scalar(sa.select(Job.id).where(late).limit(1)) is None:
             return []
     with store.write() as db:
         db.execute(sa.delete(JobFile).where(JobFile.job_id.in_(old)))
@@ -282,10 +287,6 @@ def forget_patient(db: orm.Session, number: str) -> None:
     of_patient = sa.select(JobFile.job_id).where(JobFile.patient_number == number).scalar_subquery()
     ids = list(db.scalars(sa.select(Job.id).where(Job.id.in_(of_patient))))
     end(db, Job.id.in_(ids), CANCELLED, "its patient was erased")
-
-
-def _with_file(ids: "sa.Select[tuple[str]]") -> "sa.Select[tuple[str]]":
-    return sa.select(JobFile.job_id).where(JobFile.job_id.in_(ids))
 
 
 def _leased(db: orm.Session, claimed: Claimed) -> Job:

@@ -78,7 +78,9 @@ class User(Base):
     name: Mapped[str] = mapped_column(sa.String(64), unique=True, comment="What is typed to sign in, lower case")
     full_name: Mapped[str] = mapped_column(sa.String(200), comment="How the person is shown, also on reports")
     role: Mapped[str] = mapped_column(sa.String(16), comment="doctor, admin or program")
-    password_hash: Mapped[str] = mapped_column(sa.String(255), comment="argon2id; of a program, which cannot sign in: !")
+    password_hash: Mapped[str] = mapped_column(
+        sa.String(255), comment="argon2id; of a program, which cannot sign in: !"
+    )
     active: Mapped[bool] = mapped_column(default=True, comment="False: may not sign in")
     created_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When the account was made")
     password_changed_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When the password was set")

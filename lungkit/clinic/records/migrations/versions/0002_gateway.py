@@ -62,18 +62,32 @@ def upgrade() -> None:
 def _allow_programs() -> None:
     """Let accounts have the role "program". SQLite changes a check only by making the table again."""
     if op.get_bind().dialect.name == "sqlite":
-        check = sa.CheckConstraint(_ROLES, name=op.f("ck_users_role"))
-        with op.batch_alter_table("users", recreate="always", table_args=(check,)):
+        with op.batch_alter_table("users", recreate="always", copy_from=_users()):
             pass
         return
     op.drop_constraint(op.f("ck_users_role"), "users", type_="check")
     op.create_check_constraint(op.f("ck_users_role"), "users", _ROLES)
     op.create_table_comment("users", "People who sign in, and programs")
-    for column, comment in {
-        "role": "doctor, admin or program",
-        "password_hash": "argon2id; of a program, which cannot sign in: !",
-    }.items():
-        op.alter_column("users", column, comment=comment)
+    for column in _users().columns:
+        op.alter_column("users", column.name, existing_type=column.type, comment=column.comment)
+
+
+def _users() -> sa.Table:
+    return sa.Table(
+        "users",
+        sa.MetaData(),
+        _column("id", sa.Integer, "Number of the account"),
+        _column("name", sa.String(64), "What is typed to sign in, lower case"),
+        _column("full_name", sa.String(200), "How the person is shown, also on reports"),
+        _column("role", sa.String(16), "doctor, admin or program"),
+        _column("password_hash", sa.String(255), "argon2id; of a program, which cannot sign in: !"),
+        _column("active", sa.Boolean, "False: may not sign in"),
+        _column("created_at", _TIME, "When the account was made"),
+        _column("password_changed_at", _TIME, "When the password was set"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
+        sa.UniqueConstraint("name", name=op.f("uq_users_name")),
+        sa.CheckConstraint(_ROLES, name=op.f("ck_users_role")),
+    )
 
 
 def _column(name: str, kind: Any, comment: str, *more: Any, **options: Any) -> sa.Column[Any]:
