@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from lungkit.clinic.records.tables import STATES
+
 METHODS = ("GET", "POST", "DELETE")
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 
@@ -37,6 +39,6 @@ class Metrics:
 
     def text(self, jobs: dict[str, int]) -> bytes:
         """Everything in Prometheus's format. jobs: how many there are in each state."""
-        for state, number in jobs.items():
-            self._jobs.labels(state).set(number)
+        for state in STATES:
+            self._jobs.labels(state).set(jobs.get(state, 0))
         return generate_latest(self.registry)

@@ -21,7 +21,7 @@ from lungkit.clinic.records.keys import KeyAccess
 from lungkit.clinic.records.store import Store
 from lungkit.gateway.metrics import Metrics
 from lungkit.gateway.problems import Refused
-from lungkit.gateway.schemas import Fields
+from lungkit.gateway.schemas import API, Fields
 from lungkit.gateway.worker import Worker
 
 BODY_SECONDS = 120.0  # for a whole body
@@ -76,7 +76,7 @@ class Observed:
         try:
             await self.app(scope, _bounded(receive, config.upload_bytes() + FORM_BYTES), sends)
         finally:
-            route = getattr(scope.get("route"), "path", "none")
+            route = getattr(scope.get("route"), "path", "none").removeprefix(API)
             self.metrics.request(scope["method"], route, status, time.perf_counter() - started)
 
 

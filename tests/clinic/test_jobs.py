@@ -1,4 +1,4 @@
-"""Jobs: read into the records exactly once, whatever ends in the middle, and nothing kept of them that is not needed."""
+"""Jobs: read into the records exactly once, whatever ends in the middle, and nothing kept that is not needed."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta

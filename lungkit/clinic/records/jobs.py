@@ -268,7 +268,8 @@ def sweep(store: Store, limit: int = 1000) -> list[tuple[str, str]]:
 def counts(store: Store) -> dict[str, int]:
     """How many jobs there are in each state that has any."""
     with store.read() as db:
-        return dict(db.execute(sa.select(Job.state, sa.func.count()).group_by(Job.state)).tuples().all())
+        rows = db.execute(sa.select(Job.state, sa.func.count()).group_by(Job.state))
+        return {state: number for state, number in rows}  # noqa: C416
 
 
 # --- shared
