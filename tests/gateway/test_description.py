@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
 from lungkit.gateway.problems import KINDS
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-EXAMPLES = 12  # of each operation, and of each kind
+EXAMPLES = 8  # of each operation, and of each kind
 
 
 @schemathesis.serializer("application/dicom", "image/png", "image/jpeg", "image/tiff")
@@ -54,7 +54,7 @@ def test_whatever_is_sent_is_answered_as_described_and_never_by_an_error_of_the_
             send()
     print(f"{kind.value}: {answers.total()} answers: {dict(answers)}")
     assert len(operations) == 13
-    assert answers.total() > 80
+    assert answers.total() > 60
     assert max(status for _, status in answers) < 500
 
 
