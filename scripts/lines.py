@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "lungkit"
-LIMIT = 28_300  # lines of the whole package
-LAYERS = ("cli", "clinic/app", "clinic/web", "clinic/records", "clinic", "training", "models", "data")
+LIMIT = 30_500  # lines of the whole package
+LAYERS = ("cli", "gateway", "clinic/app", "clinic/web", "clinic/records", "clinic", "training", "models", "data")
 
 
 def count(file: Path) -> int:
