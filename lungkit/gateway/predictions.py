@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Header, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from lungkit.clinic.records.cases import Records, StatedPatient
 from lungkit.clinic.records.jobs import JobRow, Jobs
@@ -70,13 +70,15 @@ async def predict(
     job = await _ended(access, job, given.fields.wait)
     if job.state == "done":
         case = await to_thread.run_sync(Records(access).case, job.id)
-        return JSONResponse(
-            Result.of(case).model_dump(mode="json"), headers={"Content-Location": f"{API}/results/{job.id}"}
-        )
+        return _json(Result.of(case), 200, {"Content-Location": f"{API}/results/{job.id}"})
     path = f"{API}/jobs/{job.id}"
     if job.ended:
         raise Refused("job-state", f"the job is {job.state}: {job.reason}", job=path)
-    return JSONResponse(Job.of(job).model_dump(mode="json"), 202, {"Location": path, "Retry-After": "1"})
+    return _json(Job.of(job), 202, {"Location": path, "Retry-After": "1"})
+
+
+def _json(answer: Result | Job, status: int, headers: dict[str, str]) -> Response:
+    return Response(answer.model_dump_json(), status, headers, "application/json")
 
 
 def _check(given: Sent) -> None:

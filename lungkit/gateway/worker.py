@@ -18,6 +18,7 @@ from lungkit.gateway.metrics import Metrics
 from lungkit.gateway.queue import open_queue, priority_number
 
 SWEEP_SECONDS = 5.0
+SAME_SECONDS = 60.0  # between two messages of the queue that say the same
 STOP_SECONDS = 60.0  # at most, for the images that are being read
 _log = logging.getLogger(__name__)
 
@@ -27,6 +28,26 @@ class _Threads(Consumer):
 
     def _set_signal_handlers(self) -> None:
         pass
+
+
+class _Seldom(logging.Filter):
+    """Lets a message of a logger through once a minute: without its queue, Huey repeats itself ten times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the message was not there in the last minute."""
+        at = time.monotonic()
+        if at - self._last.get(record.msg, -SAME_SECONDS) < SAME_SECONDS:
+            return False
+        self._last[record.msg] = at
+        return True
+
+
+for _part in ("Worker", "Scheduler"):
+    logging.getLogger(f"huey.consumer.{_part}").addFilter(_Seldom())
 
 
 class Worker:

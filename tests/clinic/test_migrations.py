@@ -69,6 +69,32 @@ def test_a_database_of_a_newer_program_is_refused_and_left_alone(store):
     assert ["by a newer lungkit" in complaint for complaint in maintenance.check(store)] == [True]
 
 
+def test_accounts_of_an_older_program_are_kept_and_programs_can_have_accounts(database_url, tmp_path, monkeypatch):
+    steps = tmp_path / "first"
+    ignored = shutil.ignore_patterns("__pycache__", "0002*")
+    shutil.copytree(maintenance._steps(), steps, ignore=ignored)
+    store = Store(database_url)
+    with monkeypatch.context() as patch:
+        patch.setattr(maintenance, "_steps", lambda: steps)
+        maintenance.upgrade(store)
+    assert (schema(store), "jobs" in table_names(store)) == ("0001", False)
+    with store.write() as db:
+        user = User(name="ada", full_name="Ada", role="doctor", password_hash="-")
+        db.add(user)
+        db.flush()
+        db.add(Patient(number="P1", name="x", created_by=user.id))
+    maintenance.upgrade(store)
+    assert maintenance.check(store) == []
+    with store.write() as db:
+        assert db.scalars(sa.select(User.name)).all() == ["ada"]
+        assert db.scalars(sa.select(Patient.created_by)).all() == db.scalars(sa.select(User.id)).all()
+        db.add(User(name="pacs", full_name="PACS", role="program", password_hash="!"))
+    for wrong in ({"name": "eve", "role": "owner"}, {"name": "ada", "role": "doctor"}):
+        with pytest.raises(sa.exc.IntegrityError), store.write() as db:
+            db.add(User(full_name="Eve", password_hash="-", **wrong))
+    store.close()
+
+
 def test_tables_of_another_program_are_left_alone(database_url):
     store = Store(database_url)
     with store.engine.begin() as connection:
