@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from lungkit.gateway.problems import Refused
-from lungkit.gateway.requests import MayUse, Shared
+from lungkit.gateway.requests import MayUse, Shared, version_in_use
 from lungkit.gateway.schemas import Model, ModelWithCard
 from lungkit.models import registry
 
@@ -17,9 +17,10 @@ def list_models(access: MayUse, gateway: Shared) -> list[Model]:
 
 
 @router.get("/{name}", summary="A model with its card")
-def get_model(name: str, access: MayUse, gateway: Shared) -> ModelWithCard:
+def get_model(name: str, access: MayUse) -> ModelWithCard:
     """One model, and what it learned from and how well it did."""
-    if name not in gateway.pool.names():
-        raise Refused("not-found", f"no such model; there are: {', '.join(gateway.pool.names())}")
-    version = registry.active(name)
+    try:
+        version = version_in_use(name)
+    except registry.ModelMissing as error:
+        raise Refused("not-found", str(error)) from error
     return ModelWithCard(**Model.of(version).model_dump(), card=version.card.to_dict())

@@ -13,9 +13,8 @@ from lungkit.clinic.records.jobs import JobRow, Jobs
 from lungkit.clinic.records.keys import KeyAccess
 from lungkit.data import images
 from lungkit.gateway.problems import Refused
-from lungkit.gateway.requests import IMAGES, Gateway, MayPredict, Sent, Shared, sent
+from lungkit.gateway.requests import IMAGES, Gateway, MayPredict, Sent, Shared, sent, version_in_use
 from lungkit.gateway.schemas import API, Fields, Job, Result
-from lungkit.models import registry
 
 router = APIRouter(tags=["predictions"])
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25  # s between looks at a job
@@ -90,8 +89,7 @@ def _submit(gateway: Gateway, access: KeyAccess, given: Sent, idempotency_key: s
     fields = given.fields
     patient = StatedPatient(fields.patient_number, fields.patient_name, fields.birth_year, fields.sex)
     model = fields.model or gateway.pool.default()
-    if model not in gateway.pool.names():
-        raise registry.ModelMissing(f"no model {model!r}; there are: {', '.join(gateway.pool.names())}")
+    version_in_use(model)
     job, new = Jobs(access).submit(given.content, model, patient, fields.priority, idempotency_key)
     if new:
         gateway.worker.put(job.id, job.priority)

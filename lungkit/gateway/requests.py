@@ -19,10 +19,12 @@ from lungkit import config
 from lungkit.clinic.predictor import ModelPool
 from lungkit.clinic.records.keys import KeyAccess
 from lungkit.clinic.records.store import Store
+from lungkit.errors import LungkitError
 from lungkit.gateway.metrics import Metrics
 from lungkit.gateway.problems import Refused
 from lungkit.gateway.schemas import API, Fields
 from lungkit.gateway.worker import Worker
+from lungkit.models import registry
 
 BODY_SECONDS = 120.0  # for a whole body
 PART_SECONDS = 15.0  # without a byte of it
@@ -148,6 +150,16 @@ MayRead = Annotated[KeyAccess, Depends(with_scope("read", "admin"))]
 MayPredict = Annotated[KeyAccess, Depends(with_scope("predict"))]
 MayUse = Annotated[KeyAccess, Depends(with_scope("predict", "read", "admin"))]
 MayAdminister = Annotated[KeyAccess, Depends(with_scope("admin"))]
+
+
+def version_in_use(model: str) -> registry.Version:
+    """The active version of a model. Raises ModelMissing, also for what cannot be a name, and ModelDamaged."""
+    try:
+        return registry.active(model)
+    except (registry.ModelMissing, registry.ModelDamaged):
+        raise
+    except LungkitError as error:
+        raise registry.ModelMissing(str(error)) from error
 
 
 # --- an image that is sent

@@ -157,6 +157,8 @@ def test_a_field_that_is_not_accepted_is_named(gateway, png, changes, field):
     ("changes", "kind", "said"),
     [
         ({"model": "none"}, "model-missing", MODEL),
+        ({"model": "../ct-infection"}, "model-missing", "cannot name a model"),
+        ({"model": "ct-infection@v1"}, "model-missing", "cannot name a model"),
         ({"patient_name": ""}, "invalid", "a name is needed"),
         ({"patient_number": "\u200b"}, "invalid", "patient number is empty"),
         ({"birth_year": "2999"}, "invalid", "accepted are 1900 to"),
