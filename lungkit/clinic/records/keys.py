@@ -195,14 +195,14 @@ class KeyAccess:
         with self.store.read() as db:
             parts = _KEY.fullmatch(self._key)
             known = parts and db.get(ApiKey, parts[1])
-            name = f"key:{known.id}" if known else "key:unknown"
+            name = known.id if known else "unknown"
             if _noted_lately(db, name):
                 return
         with self.store.write() as db:
             if not _noted_lately(db, name):
-                audit_trail.append(db, None, "key.refused", name, why=why, scopes=list(self.scopes))
+                audit_trail.append(db, None, "key.refused", f"key:{name}", why=why, scopes=list(self.scopes))
 
 
 def _noted_lately(db: orm.Session, name: str) -> bool:
-    same = (AuditEvent.action == "key.refused") & (AuditEvent.object == name) & (AuditEvent.at > now() - NOTED)
+    same = (AuditEvent.action == "key.refused") & (AuditEvent.object == f"key:{name}") & (AuditEvent.at > now() - NOTED)
     return db.scalar(sa.select(AuditEvent.number).where(same).limit(1)) is not None
