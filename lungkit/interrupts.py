@@ -22,6 +22,7 @@ KEPT = {
     "data phantom": "nothing was kept",
     "data audit": "no result was kept",
     "serve": "",
+    "gateway": "",
 }
 
 

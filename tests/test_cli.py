@@ -116,6 +116,9 @@ def test_names_with_brackets_are_shown_as_they_are(lungkit):
         ("tornado", "serve --port 0", "clinic"),
         ("sqlalchemy", "db check", "clinic"),
         ("argon2", "user list", "clinic"),
+        ("sqlalchemy", "key list", "clinic"),
+        ("fastapi", "gateway --port 0", "gateway"),
+        ("huey", "gateway --port 0", "gateway"),
     ],
 )
 def test_a_verb_without_its_packages_says_which_extra_to_install(module, arguments, extra):

@@ -80,8 +80,10 @@ def test_ci_runs_what_the_readme_tells_its_reader_to_run_after_a_model_was_train
 # --- each package is in the group whose modules import it
 
 # Packages that others load: plug-ins and programs. Of the int8 and gpu extras, and of what a group brings along.
-NOT_IMPORTED = {"pylibjpeg", "pylibjpeg-openjpeg", "tensorboard", "jupyterlab", "nbval", "ipykernel", "nncf"}
-BROUGHT_ALONG = {"ipython", "grpc"}  # by ipykernel, by TensorFlow
+NOT_IMPORTED = {"pylibjpeg", "pylibjpeg-openjpeg", "tensorboard", "jupyterlab", "nbval", "ipykernel", "nncf",
+                "python-multipart", "redis"}  # fmt: skip
+BROUGHT_ALONG = {"ipython", "grpc", "starlette", "anyio", "h11"}  # by ipykernel, TensorFlow, FastAPI, uvicorn
+AHEAD = {"pynetdicom"}  # declared for a part that is not written yet: DICOM over the network
 CHOSEN_BY_KERAS = {"jax"}  # where it is Keras's backend
 
 
@@ -113,6 +115,7 @@ def _group(*names: str) -> set[str]:
         ("training/*.py", "", ["training", "int8"]),
         ("clinic/**/*.py", "", ["clinic", "cluster", "postgresql"]),
         ("gateway/**/*.py", "", ["clinic", "gateway"]),
+        ("gateway/client.py", "", []),
     ],
 )
 def test_each_layer_imports_only_what_its_extras_bring(pattern, but, extra):
@@ -122,4 +125,4 @@ def test_each_layer_imports_only_what_its_extras_bring(pattern, but, extra):
 
 
 def test_every_package_of_a_group_is_used():
-    assert _group(*INSTALLED) - BROUGHT_ALONG - {"lungkit"} - NOT_IMPORTED - _imports("**/*.py") == set()
+    assert _group(*INSTALLED) - BROUGHT_ALONG - {"lungkit"} - NOT_IMPORTED - AHEAD - _imports("**/*.py") == set()

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from lungkit import extras, terminal
-from lungkit.cli import clinic, data, models, training
+from lungkit.cli import clinic, data, gateway, models, training
 from lungkit.errors import LungkitError
 
 
@@ -41,6 +41,7 @@ for _verb in (
     training.compare,
     clinic.predict,
     clinic.serve,
+    gateway.gateway,
     data.series,
 ):
     app.command()(_verb)
@@ -50,6 +51,7 @@ for _name, _part in {
     "db": clinic.db_app,
     "user": clinic.user_app,
     "audit": clinic.audit_app,
+    "key": gateway.key_app,
 }.items():
     app.add_typer(_part, name=_name)
 

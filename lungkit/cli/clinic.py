@@ -138,7 +138,7 @@ def _announce(url: str) -> None:
 def _make_demo_accounts() -> None:
     from lungkit.clinic.records import accounts
 
-    with _writing() as db:
+    with writing() as db:
         if accounts.list_users(db):
             typer.echo("There are accounts already. If you forgot a password: lungkit user reset-password NAME")
             return
@@ -158,7 +158,7 @@ def _store() -> "Store":
 
 
 @contextmanager
-def _writing() -> "Iterator[orm.Session]":
+def writing() -> "Iterator[orm.Session]":
     """A write transaction on records that are up to date."""
     from lungkit.clinic.records import maintenance
 
@@ -243,7 +243,7 @@ def user_add(
     from lungkit.clinic.records import accounts
 
     typed = _typed_password() if ask else None
-    with _writing() as db:
+    with writing() as db:
         password = accounts.add_user(db, name, full_name or name, role, typed)
     typer.echo(f"{name} can sign in as {role}" + ("" if typed else f" with the password {password}"))
 
@@ -255,7 +255,7 @@ def user_list() -> None:
     from lungkit.clinic.records import accounts
 
     rows = []
-    with _writing() as db:
+    with writing() as db:
         for user in accounts.list_users(db):
             last = f"{user.last_sign_in:%Y-%m-%d %H:%M}" if user.last_sign_in else "–"
             rows.append((user.name, user.full_name, user.role, "yes" if user.active else "no", last))
@@ -267,7 +267,7 @@ def user_disable(name: Name) -> None:
     """End the person's sessions now and refuse further sign-ins; what the person did stays."""
     from lungkit.clinic.records import accounts
 
-    with _writing() as db:
+    with writing() as db:
         accounts.disable_user(db, name)
     typer.echo(f"{name} is signed out and cannot sign in any more")
 
@@ -278,7 +278,7 @@ def user_reset_password(name: Name, ask: Ask = False) -> None:
     from lungkit.clinic.records import accounts
 
     typed = _typed_password() if ask else None
-    with _writing() as db:
+    with writing() as db:
         password = accounts.reset_password(db, name, typed)
     typer.echo(f"{name} has a new password" + ("" if typed else f": {password}"))
 

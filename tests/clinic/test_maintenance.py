@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from lungkit import cli
-from lungkit.clinic.records import audit_trail, maintenance
+from lungkit.clinic.records import audit_trail, keys, maintenance
 from lungkit.clinic.records.store import Store, StoreError
 from lungkit.clinic.records.tables import AuditEvent, Patient, SignIn, Study, User
 
@@ -91,6 +91,17 @@ def test_a_restore_signs_everybody_out(clinic, tmp_path):
     maintenance.restore(clinic, file)
     with clinic.read() as db:
         assert db.scalars(sa.select(SignIn)).one().revoked_at is not None
+
+
+def test_a_restore_revokes_every_key_since_some_may_have_been_revoked_after_the_backup(store, tmp_path):
+    with store.write() as db:
+        key = keys.add_key(db, "pacs", ["read"])
+    backup = maintenance.backup(store, tmp_path / "backup")
+    with store.write() as db:
+        keys.revoke_key(db, key)
+    maintenance.restore(store, backup)
+    with pytest.raises(keys.KeyRefused):
+        keys.KeyAccess(store, key, "read").limits()
 
 
 def test_a_restore_keeps_the_earlier_records_and_they_can_be_restored(clinic, tmp_path):

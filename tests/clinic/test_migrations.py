@@ -25,13 +25,13 @@ def table_names(store) -> set[str]:
 
 @pytest.fixture
 def next_step(tmp_path, monkeypatch):
-    """As if the program had one more step, 0002, with this body of `upgrade`."""
+    """As if the program had one more step, 0003, with this body of `upgrade`."""
 
     def add(body: str) -> None:
         steps = tmp_path / "migrations"
         shutil.copytree(maintenance._steps(), steps, ignore=shutil.ignore_patterns("__pycache__"))
-        (steps / "versions" / "0002_more.py").write_text(
-            "import sqlalchemy as sa\nfrom alembic import op\nrevision, down_revision = '0002', '0001'\n"
+        (steps / "versions" / "0003_more.py").write_text(
+            "import sqlalchemy as sa\nfrom alembic import op\nrevision, down_revision = '0003', '0002'\n"
             "def upgrade():\n" + textwrap.indent(textwrap.dedent(body), "    ")
         )
         monkeypatch.setattr(maintenance, "_steps", lambda: steps)
@@ -63,10 +63,36 @@ def test_upgrading_again_changes_nothing(store):
 def test_a_database_of_a_newer_program_is_refused_and_left_alone(store):
     with store.engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(StoreError, match=r"by a newer lungkit \(schema 9999; this one knows up to 0001\)"):
+    with pytest.raises(StoreError, match=r"by a newer lungkit \(schema 9999; this one knows up to 0002\)"):
         maintenance.upgrade(store)
     assert schema(store) == "9999"
     assert ["by a newer lungkit" in complaint for complaint in maintenance.check(store)] == [True]
+
+
+def test_accounts_of_an_older_program_are_kept_and_programs_can_have_accounts(database_url, tmp_path, monkeypatch):
+    steps = tmp_path / "first"
+    ignored = shutil.ignore_patterns("__pycache__", "0002*")
+    shutil.copytree(maintenance._steps(), steps, ignore=ignored)
+    store = Store(database_url)
+    with monkeypatch.context() as patch:
+        patch.setattr(maintenance, "_steps", lambda: steps)
+        maintenance.upgrade(store)
+    assert (schema(store), "jobs" in table_names(store)) == ("0001", False)
+    with store.write() as db:
+        user = User(name="ada", full_name="Ada", role="doctor", password_hash="-")
+        db.add(user)
+        db.flush()
+        db.add(Patient(number="P1", name="x", created_by=user.id))
+    maintenance.upgrade(store)
+    assert maintenance.check(store) == []
+    with store.write() as db:
+        assert db.scalars(sa.select(User.name)).all() == ["ada"]
+        assert db.scalars(sa.select(Patient.created_by)).all() == db.scalars(sa.select(User.id)).all()
+        db.add(User(name="pacs", full_name="PACS", role="program", password_hash="!"))
+    for wrong in ({"name": "eve", "role": "owner"}, {"name": "ada", "role": "doctor"}):
+        with pytest.raises(sa.exc.IntegrityError), store.write() as db:
+            db.add(User(full_name="Eve", password_hash="-", **wrong))
+    store.close()
 
 
 def test_tables_of_another_program_are_left_alone(database_url):
@@ -86,17 +112,17 @@ def test_a_step_that_fails_leaves_the_tables_as_they_were(store, next_step):
     """)
     with pytest.raises(StoreError, match="no tables"):
         maintenance.upgrade(store)
-    assert schema(store) == "0001"
+    assert schema(store) == "0002"
     assert "more" not in table_names(store)
 
 
 def test_check_reports_old_tables_and_upgrade_brings_them_up_to_date(store, next_step):
     next_step('op.create_table("more", sa.Column("id", sa.Integer))')
     assert maintenance.check(store) == [
-        "the tables have schema 0001, this lungkit needs 0002; run `lungkit db upgrade`"
+        "the tables have schema 0002, this lungkit needs 0003; run `lungkit db upgrade`"
     ]
     maintenance.upgrade(store)
-    assert schema(store) == "0002"
+    assert schema(store) == "0003"
     assert maintenance.check(store) == []
 
 
@@ -127,7 +153,7 @@ def test_a_step_that_leaves_rows_referring_to_nothing_is_undone(sqlite_store, ne
     next_step('op.execute("DELETE FROM users")')
     with pytest.raises(StoreError, match="a row of patients would refer to nothing; nothing was changed"):
         maintenance.upgrade(sqlite_store)
-    assert schema(sqlite_store) == "0001"
+    assert schema(sqlite_store) == "0002"
     with sqlite_store.read() as db:
         assert db.scalars(sa.select(User.name)).all() == ["ada"]
 

@@ -15,9 +15,10 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import argon2
 import sqlalchemy as sa
@@ -26,7 +27,7 @@ from sqlalchemy import orm
 from lungkit import config, files
 from lungkit.clinic.records import audit_trail
 from lungkit.clinic.records.store import Store, StoreError
-from lungkit.clinic.records.tables import ROLES, SignIn, SignInFailure, User, now
+from lungkit.clinic.records.tables import PROGRAM, ROLES, SignIn, SignInFailure, User, now
 from lungkit.errors import LungkitError
 from lungkit.wording import count
 
@@ -63,13 +64,14 @@ class SignInRefused(LungkitError):
 
 @dataclass(frozen=True)
 class Actor:
-    """Who is acting, in which session."""
+    """Who is acting, in which session; a program has an API key or a job in place of a session."""
 
     user_id: int
     name: str
     full_name: str
-    role: str  # one of tables.ROLES
+    role: str  # one of tables.ROLES, or tables.PROGRAM
     session_id: str
+    sees_all: bool = True  # False: a program that sees only what it sent itself
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,11 @@ def sign_in(store: Store, name: str, password: str, address: str) -> str:
         if wait:
             raise SignInRefused(f"Too many failed attempts. Try again in {_in_words(wait)}.", wait)
         db.add(SignInFailure(name=name, address=address))
-        known_hash = db.scalar(sa.select(User.password_hash).where(User.name == name))
+        known_hash = db.scalar(sa.select(User.password_hash).where(User.name == name, is_person()))
     matches = _matches(known_hash, password)  # slow on purpose: never while a transaction is open
     new_hash = _hash(password) if known_hash and matches and _hasher.check_needs_rehash(known_hash) else known_hash
     with store.write() as db:
-        user = db.scalar(sa.select(User).where(User.name == name).with_for_update())
+        user = db.scalar(sa.select(User).where(User.name == name, is_person()).with_for_update())
         # The account may have been disabled, or its password reset, while the password was checked.
         if matches and user and user.active and user.password_hash == known_hash:
             user.password_hash = new_hash or known_hash
@@ -184,6 +186,16 @@ def _in_words(seconds: int) -> str:
 # --- each action
 
 
+class Entry(Protocol):
+    """A way to the records: a person's session (`Access`), a program's key or a job that is being read."""
+
+    def reads(self, *roles: str) -> AbstractContextManager[tuple[orm.Session, Actor]]:
+        """A read transaction for those with one of `roles`."""
+
+    def writes(self, *roles: str) -> AbstractContextManager[tuple[orm.Session, Actor]]:
+        """A write transaction for those with one of `roles`."""
+
+
 class Access:
     """One person's way to the records: each transaction looks up who is behind the token."""
 
@@ -256,6 +268,11 @@ def _why_ended(session: SignIn) -> str:
     return ""
 
 
+def is_person() -> sa.ColumnElement[bool]:
+    """Accounts of people, as a condition on users; programs never sign in."""
+    return User.role != PROGRAM
+
+
 def is_open() -> sa.ColumnElement[bool]:
     """Sessions for which `_why_ended` is empty, as a condition on sessions; of active accounts."""
     return (
@@ -283,7 +300,7 @@ def add_user(
     db: orm.Session, name: str, full_name: str, role: str, password: str | None = None, by: int | None = None
 ) -> str:
     """Make an account; returns its password, which is random if none was given."""
-    name, full_name = _user_name(name), _full_name(full_name)
+    name, full_name = user_name(name), _full_name(full_name)
     _known_role(role)
     if db.scalar(sa.select(User.id).where(User.name == name)) is not None:
         raise LungkitError(f"there is a user '{name}' already; choose another name, or reset the password")
@@ -296,9 +313,9 @@ def add_user(
 
 
 def list_users(db: orm.Session) -> list[Account]:
-    """Every account, by name."""
+    """Every person's account, by name."""
     last = sa.func.max(SignIn.created_at), sa.func.max(SignIn.seen_at), sa.func.count().filter(is_open())
-    accounts = sa.select(User, *last).group_by(User.id).order_by(User.name)
+    accounts = sa.select(User, *last).where(is_person()).group_by(User.id).order_by(User.name)
     return [
         Account(user.id, user.name, user.full_name, user.role, user.active, user.created_at, signed_in, seen, sessions)
         for user, signed_in, seen, sessions in db.execute(accounts.outerjoin(SignIn, SignIn.user_id == User.id))
@@ -346,13 +363,14 @@ def reset_password(db: orm.Session, name: str, password: str | None = None, by: 
 
 
 def _user(db: orm.Session, name: str) -> User:
-    user = db.scalar(sa.select(User).where(User.name == _as_tried(name)).with_for_update())
+    user = db.scalar(sa.select(User).where(User.name == _as_tried(name), is_person()).with_for_update())
     if user is None:
         raise LungkitError(f"no user '{name}'; `lungkit user list` shows all users")
     return user
 
 
-def _user_name(name: str) -> str:
+def user_name(name: str) -> str:
+    """The name in the form in which it is stored; raises LungkitError, which says what is accepted."""
     name = unicodedata.normalize("NFKC", name).strip().lower()
     if not re.fullmatch(r"[a-z0-9][a-z0-9._@-]{1,63}", name):
         raise LungkitError(

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from lungkit import config
-from lungkit.clinic.records import accounts, audit_trail, cases
+from lungkit.clinic.records import accounts, audit_trail, cases, jobs
 from lungkit.clinic.records.accounts import Access, Account
 from lungkit.clinic.records.cases import PatientPage, PatientRow
 from lungkit.clinic.records.store import Store, StoreError
@@ -164,6 +164,7 @@ class Administration:
         """
         with self.access.writes("admin") as (db, actor):
             patient = cases.find_patient(db, patient_id)
+            jobs.forget_patient(db, patient.number)
             studies = sa.select(Study.id).where(Study.patient_id == patient.id)
             readings = sa.select(Reading.id).where(Reading.study_id.in_(studies))
             erased = {

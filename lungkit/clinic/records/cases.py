@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from lungkit.clinic.records import audit_trail, pixels
-from lungkit.clinic.records.accounts import Access
-from lungkit.clinic.records.tables import SEXES, Patient, Reading, Review, Study, User, new_id, now
+from lungkit.clinic.records.accounts import Actor, Entry
+from lungkit.clinic.records.tables import PROGRAM, SEXES, Patient, Reading, Review, Study, User, new_id, now
 from lungkit.data import images
 from lungkit.errors import LungkitError
 from lungkit.models.prediction import Check, GradeRange, Prediction, grade_range
@@ -28,6 +28,7 @@ LONGEST_NUMBER, LONGEST_NAME, LONGEST_TEXT = 64, 200, 4000  # characters
 FIRST_BIRTH_YEAR = 1900
 # Invisible characters that names need: they join letters in Persian and Indian scripts.
 _JOINERS = "\u200c\u200d"
+_NO_CASE = "that case is not in the records: its patient was erased, or it was never saved. Go back to the worklist"
 
 
 class RecordRefused(LungkitError):
@@ -36,6 +37,10 @@ class RecordRefused(LungkitError):
 
 class RecordMissing(LungkitError):
     """That patient or case is not in the records (any more)."""
+
+
+class PatientDiffers(RecordRefused):
+    """The patient with that number is another one than was stated."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,24 @@ class NewPatient:
             )
         if self.sex not in SEXES:
             raise RecordRefused(f"sex {self.sex!r}: accepted are {', '.join(SEXES)}")
+
+
+@dataclass(frozen=True)
+class StatedPatient:
+    """What a program states of a patient. Raises RecordRefused for values that cannot be saved.
+
+    name: may be empty for a patient who is in the records. birth_year None, sex "unknown": not stated.
+    """
+
+    number: str
+    name: str = ""
+    birth_year: int | None = None
+    sex: str = "unknown"
+
+    def __post_init__(self) -> None:
+        patient = NewPatient(self.number, self.name or "not stated", self.birth_year, self.sex)
+        object.__setattr__(self, "number", patient.number)
+        object.__setattr__(self, "name", patient.name if self.name else "")
 
 
 def age_of(patient: PatientRow | NewPatient) -> float | None:
@@ -162,9 +185,12 @@ class PatientPage:
 
 
 class Records:
-    """The actions of a doctor; each raises SignedOut or Forbidden before anything is read or written."""
+    """The actions of a doctor; each raises SignedOut or Forbidden before anything is read or written.
 
-    def __init__(self, access: Access):
+    A program may save cases, and open those that it saved.
+    """
+
+    def __init__(self, access: Entry):
         self.access = access
 
     def find_patients(self, text: str, limit: int = 20) -> list[PatientRow]:
@@ -174,16 +200,19 @@ class Records:
 
     def save_case(
         self,
-        patient: str | NewPatient,
+        patient: str | NewPatient | StatedPatient,
         image: images.Image,
         sha256: str,
         reading: Prediction,
         notes: str = "",
+        reading_id: str | None = None,
     ) -> SavedCase:
         """Save an upload with its reading, and its patient if new: all of it or nothing.
 
-        patient: the id of one in the records, or a new one. sha256: of the uploaded file, hex.
-        Raises RecordRefused if a new patient's number is taken, RecordMissing if the patient has been erased.
+        patient: the id of one in the records, a new one, or what a program states of either. sha256: of the uploaded
+        file, hex. reading_id: which no reading has yet; default: a random one.
+        Raises RecordRefused if a new patient's number is taken, PatientDiffers if another patient has the number that
+        was stated, RecordMissing if the patient has been erased.
         """
         study = Study(
             kind=pixels.kind_of(image),
@@ -195,12 +224,9 @@ class Records:
             tags=dict(image.tags),
             notes=_text("notes", notes),
         )
-        row = Reading(id=new_id(), study=study, **_reading_columns(reading))
-        with self.access.writes("doctor") as (db, actor):
-            if isinstance(patient, str):
-                owner = find_patient(db, patient)
-            else:
-                owner = _enter_patient(db, patient, actor.user_id)
+        row = Reading(id=reading_id or new_id(), study=study, **_reading_columns(reading))
+        with self.access.writes("doctor", PROGRAM) as (db, actor):
+            owner, is_new = _owner(db, patient, actor.user_id)
             study.patient_id, study.uploaded_by = owner.id, actor.user_id
             db.add(study)
             db.flush()
@@ -211,7 +237,7 @@ class Records:
                 f"reading:{row.id}",
                 study=study.id,
                 patient=owner.id,
-                new_patient=not isinstance(patient, str),
+                new_patient=is_new,
                 model=f"{row.model}@{row.version}",
             )
             return SavedCase(row.id, _patient_row(owner))
@@ -230,10 +256,11 @@ class Records:
 
     def case(self, reading_id: str) -> Case:
         """Everything about one reading; the audit trail notes the opening. Raises RecordMissing."""
-        with self.access.writes("doctor") as (db, actor):
+        with self.access.writes("doctor", PROGRAM) as (db, actor):
             whole = (orm.undefer(Reading.heat), orm.joinedload(Reading.study).undefer(Study.pixels))
             reading = _find_reading(db, reading_id, *whole)
             study = reading.study
+            _require_visible(actor, study)
             patient, uploader = _patient_row(study.patient), study.uploader.full_name
             reviews = [ReviewRow(r.reviewer.full_name, r.agrees, r.label, r.comment, r.at) for r in reading.reviews]
             audit_trail.append(db, actor.user_id, "case.open", f"reading:{reading.id}", patient=patient.id)
@@ -335,7 +362,7 @@ def with_review(*more: Any, of_review: tuple[str, ...] = ()) -> "sa.Select[*tupl
     )
 
 
-def open_patient(access: Access, role: str, patient_id: str) -> PatientPage:
+def open_patient(access: Entry, role: str, patient_id: str) -> PatientPage:
     """A patient's page, on the audit trail as opened; for people with this role."""
     with access.writes(role) as (db, actor):
         patient = _patient_row(find_patient(db, patient_id))
@@ -400,10 +427,43 @@ def find_patient(db: orm.Session, patient_id: str) -> Patient:
 def _find_reading(db: orm.Session, reading_id: str, *options: Any) -> Reading:
     reading = db.get(Reading, _identifier(reading_id), options=options)
     if reading is None:
-        raise RecordMissing(
-            "that case is not in the records: its patient was erased, or it was never saved. Go back to the worklist"
-        )
+        raise RecordMissing(_NO_CASE)
     return reading
+
+
+def known_patient(db: orm.Session, stated: StatedPatient) -> Patient | None:
+    """The patient with the stated number, or None. Raises PatientDiffers if anything else that was stated differs."""
+    patient = db.scalar(sa.select(Patient).where(Patient.number == stated.number))
+    if patient is None:
+        return None
+    differ = [
+        words
+        for words, given, known in (
+            ("name", stated.name, patient.name),
+            ("year of birth", stated.birth_year, patient.birth_year),
+            ("sex", stated.sex if stated.sex != "unknown" else "", patient.sex),
+        )
+        if given and known != given
+    ]
+    if differ:
+        raise PatientDiffers(
+            f"the patient with that number has another {' and another '.join(differ)} in the records; check the "
+            "number, or leave out what differs"
+        )
+    return patient
+
+
+def require_name(stated: StatedPatient) -> NewPatient:
+    """The stated patient as a new one. Raises RecordRefused without a name."""
+    if not stated.name:
+        raise RecordRefused("there is no patient with that number yet, so a name is needed too")
+    return NewPatient(stated.number, stated.name, stated.birth_year, stated.sex)
+
+
+def _require_visible(actor: Actor, study: Study) -> None:
+    """A program learns of another's case as little as of one that is not there."""
+    if not actor.sees_all and study.uploaded_by != actor.user_id:
+        raise RecordMissing(_NO_CASE)
 
 
 def _identifier(text: str) -> str:
@@ -418,6 +478,17 @@ def _contains(word: str) -> sa.ColumnElement[bool]:
     """Whether number or name contains the word; databases ignore case only for a to z, hence the usual spellings."""
     spellings = {word, word.lower(), word.upper(), word.title()}
     return sa.or_(*(c.icontains(s, autoescape=True) for s in spellings for c in (Patient.number, Patient.name)))
+
+
+def _owner(db: orm.Session, patient: str | NewPatient | StatedPatient, user_id: int) -> tuple[Patient, bool]:
+    """Whose case it is, and whether that patient was entered just now."""
+    if isinstance(patient, str):
+        return find_patient(db, patient), False
+    if isinstance(patient, NewPatient):
+        return _enter_patient(db, patient, user_id), True
+    if known := known_patient(db, patient):
+        return known, False
+    return _enter_patient(db, require_name(patient), user_id), True
 
 
 def _enter_patient(db: orm.Session, new: NewPatient, user_id: int) -> Patient:

@@ -28,7 +28,7 @@ from alembic.script import ScriptDirectory
 from lungkit import files
 from lungkit.clinic.records import audit_trail
 from lungkit.clinic.records.store import BUSY_SECONDS, WRITERS_LOCK, Store, StoreError, in_words
-from lungkit.clinic.records.tables import Base, SignIn, now
+from lungkit.clinic.records.tables import ApiKey, Base, SignIn, now
 from lungkit.errors import LungkitError
 
 TRIGGERS = {"sqlite": {"audit_no_update", "audit_no_delete", "audit_follows"},
@@ -158,8 +158,8 @@ def restore(store: Store, path: Path | str) -> str:
     """Replace the records by a backup, in one step; returns where the earlier records are kept (empty: none).
 
     The backup is checked first: a damaged or foreign file, or one of a newer lungkit, is refused and nothing changes.
-    An older one is upgraded. Everyone is signed out, because sessions that ended after the backup would be open again,
-    and the trail gets a row with the head that it had before.
+    An older one is upgraded. Everyone is signed out and every API key is revoked, because sessions that ended and keys
+    that were revoked after the backup would be valid again. The trail gets a row with the head that it had before.
     Stop the server first: what people save while this runs may end up in the earlier records only.
     """
     path = Path(path).expanduser().resolve()
@@ -297,7 +297,8 @@ def _head(store: Store) -> str | None:
 
 def _close_trail(store: Store, path: Path, before: str | None) -> None:
     with store.write() as db:
-        db.execute(sa.update(SignIn).where(SignIn.revoked_at.is_(None)).values(revoked_at=now()))
+        for table in (SignIn, ApiKey):
+            db.execute(sa.update(table).where(table.revoked_at.is_(None)).values(revoked_at=now()))
         audit_trail.append(db, None, "records.restore", f"backup:{path.name[-180:]}", trail_before=before)
 
 

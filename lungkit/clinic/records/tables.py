@@ -1,6 +1,7 @@
 """The clinic's records as SQLAlchemy tables; the same on SQLite and PostgreSQL.
 
-Only `patients`, `studies.notes` and `reviews.comment` can name a patient: erasing those rows erases the person.
+Only `patients`, `studies.notes`, `reviews.comment` and `job_files` can name a patient: erasing those rows erases the
+person. A job's file is deleted when the job ends.
 Times are UTC.
 """
 
@@ -42,7 +43,11 @@ class UtcTime(sa.TypeDecorator[datetime]):
 
 
 Json = dict[str, Any]
-ROLES = ("doctor", "admin")
+ROLES = ("doctor", "admin")  # of people
+PROGRAM = "program"  # the role of an account that has API keys and never signs in
+SCOPES = ("predict", "read", "admin")  # what an API key may allow
+PRIORITIES = ("batch", "routine", "urgent", "page")  # of jobs, the least urgent first; "page" is reserved
+QUEUED, RUNNING, DONE, FAILED, CANCELLED = STATES = ("queued", "running", "done", "failed", "cancelled")
 SEXES = ("female", "male", "other", "unknown")
 KINDS = ("CT", "X-ray", "image")
 
@@ -67,13 +72,15 @@ def _one_of(column: str, values: tuple[str, ...]) -> sa.CheckConstraint:
 
 class User(Base):
     __tablename__ = "users"
-    __table_args__ = (_one_of("role", ROLES), {"comment": "People who sign in"})
+    __table_args__ = (_one_of("role", (*ROLES, PROGRAM)), {"comment": "People who sign in, and programs"})
 
     id: Mapped[int] = mapped_column(primary_key=True, comment="Number of the account")
     name: Mapped[str] = mapped_column(sa.String(64), unique=True, comment="What is typed to sign in, lower case")
     full_name: Mapped[str] = mapped_column(sa.String(200), comment="How the person is shown, also on reports")
-    role: Mapped[str] = mapped_column(sa.String(16), comment="doctor or admin")
-    password_hash: Mapped[str] = mapped_column(sa.String(255), comment="argon2id with its parameters and salt")
+    role: Mapped[str] = mapped_column(sa.String(16), comment="doctor, admin or program")
+    password_hash: Mapped[str] = mapped_column(
+        sa.String(255), comment="argon2id; of a program, which cannot sign in: !"
+    )
     active: Mapped[bool] = mapped_column(default=True, comment="False: may not sign in")
     created_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When the account was made")
     password_changed_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When the password was set")
@@ -196,3 +203,58 @@ class AuditEvent(Base):
     detail: Mapped[Json] = mapped_column(sa.JSON, comment="What else is worth knowing; nothing that names a patient")
     previous: Mapped[str] = mapped_column(sa.String(64), comment="Hash of the row before; zeros for the first")
     hash: Mapped[str] = mapped_column(sa.String(64), comment="SHA-256 over all the above")
+
+
+class ApiKey(Base):
+    __tablename__ = "api_keys"
+    __table_args__ = ({"comment": "Keys with which programs call the gateway"},)
+
+    id: Mapped[str] = mapped_column(sa.String(16), primary_key=True, comment="The part of the key that is no secret")
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), index=True, comment="The program's account")
+    secret_sha256: Mapped[str] = mapped_column(sa.String(64), comment="SHA-256 of the key's secret, 32 random bytes")
+    scopes: Mapped[list[str]] = mapped_column(sa.JSON, comment="What the key allows: predict, read, admin")
+    per_minute: Mapped[int] = mapped_column(comment="Most requests a minute to one gateway")
+    created_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When the key was made")
+    expires_at: Mapped[datetime] = mapped_column(UtcTime, comment="From when on the key is refused")
+    last_used_at: Mapped[datetime | None] = mapped_column(UtcTime, comment="Last request, to the minute")
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcTime, comment="From when on the key is refused; often empty")
+    user: Mapped[User] = relationship()
+
+
+class Job(Base):
+    __tablename__ = "jobs"
+    __table_args__ = (
+        _one_of("state", STATES),
+        _one_of("priority", PRIORITIES),
+        sa.UniqueConstraint("user_id", "idempotency_key"),
+        sa.Index("ix_jobs_state_due_at", "state", "due_at"),
+        {"comment": "Images that programs sent to be read; the queue only holds numbers of these"},
+    )
+
+    id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id, comment="Also of its reading")
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), index=True, comment="The program that sent it")
+    key_id: Mapped[str] = mapped_column(sa.ForeignKey("api_keys.id"), index=True, comment="The key it was sent with")
+    model: Mapped[str] = mapped_column(sa.String(100), comment="Name of the model that reads")
+    priority: Mapped[str] = mapped_column(sa.String(16), comment="batch, routine, urgent; page is reserved")
+    state: Mapped[str] = mapped_column(sa.String(16), default=QUEUED, comment="queued, running or how it ended")
+    reason: Mapped[str] = mapped_column(sa.Text, default="", comment="Why it failed; nothing that names a patient")
+    payload_sha256: Mapped[str] = mapped_column(sa.String(64), comment="SHA-256 over the file and all fields")
+    idempotency_key: Mapped[str | None] = mapped_column(sa.String(200), comment="What the program calls the request")
+    tries: Mapped[int] = mapped_column(default=0, comment="How often a worker has begun")
+    lease: Mapped[str | None] = mapped_column(sa.String(36), comment="Of the worker that reads; a random identifier")
+    due_at: Mapped[datetime] = mapped_column(UtcTime, comment="Queued: when it is queued again; running: lease's end")
+    created_at: Mapped[datetime] = mapped_column(UtcTime, default=now, index=True, comment="When it was sent")
+    ended_at: Mapped[datetime | None] = mapped_column(UtcTime, comment="When it was done, failed or cancelled")
+    user: Mapped[User] = relationship()
+
+
+class JobFile(Base):
+    __tablename__ = "job_files"
+    __table_args__ = ({"comment": "What a job needs until it ends"},)
+
+    job_id: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True,
+                                        comment="Whose file")  # fmt: skip
+    patient_number: Mapped[str] = mapped_column(sa.String(64), index=True, comment="The clinic's own patient id")
+    patient: Mapped[Json] = mapped_column(sa.JSON, comment="Name, birth year and sex, as far as they were stated")
+    # Last in its row, as pixels are.
+    content: Mapped[bytes] = mapped_column(sa.LargeBinary, deferred=True, comment="The file as it was sent")

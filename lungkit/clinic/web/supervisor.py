@@ -30,7 +30,7 @@ from tornado import netutil
 from lungkit import config
 from lungkit.clinic.records import maintenance
 from lungkit.clinic.records.store import Store
-from lungkit.clinic.records.tables import User
+from lungkit.clinic.records.tables import PROGRAM, User
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 
@@ -60,7 +60,7 @@ def serve(
     if not notebook.is_file():
         raise LungkitError(f"no notebook {notebook} to serve")
     tls = tls_context(certfile, keyfile)
-    if not (tls or behind_proxy or _is_loopback(host)):
+    if not (tls or behind_proxy or is_loopback(host)):
         raise LungkitError(
             f"on {host} passwords would cross the network in clear text; give --certfile and --keyfile, or serve on "
             "127.0.0.1 behind a proxy that speaks HTTPS (--behind-proxy)"
@@ -68,7 +68,7 @@ def serve(
     for setting in (config.hang_seconds, config.server_bytes):
         setting()  # raises now if its value cannot be used
     _ready()
-    listening = _bind(port, host)
+    listening = bind(port, host)
     port = listening[0].getsockname()[1]
     settings = {
         "port": port,
@@ -95,7 +95,7 @@ def _ready() -> None:
     store = Store()
     maintenance.upgrade(store)
     with store.read() as db:
-        someone = db.query(User.id).filter(User.active).first()
+        someone = db.query(User.id).filter(User.active, User.role != PROGRAM).first()
     store.close()
     if not someone:
         raise LungkitError("no one can sign in yet; make the first account with `lungkit user add NAME --role admin`")
@@ -130,7 +130,8 @@ def tls_context(certfile: Path | str | None, keyfile: Path | str | None) -> ssl.
     return context
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens on `host`."""
     if host == "localhost":
         return True
     try:
@@ -144,7 +145,8 @@ def in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _bind(port: int, host: str) -> list[socket.socket]:
+def bind(port: int, host: str) -> list[socket.socket]:
+    """Listening sockets on a port; 0: any free one. Raises LungkitError."""
     try:
         return netutil.bind_sockets(port, host)
     except OSError as error:

@@ -1,0 +1,340 @@
+"""Jobs: images that programs sent, from the upload to the reading.
+
+This table is the truth; a queue only carries the jobs' numbers, and may lose or repeat them. A worker claims a job for
+LEASE. Saving the reading and marking the job as done is one transaction, which is refused to a worker that has lost its
+lease, and the reading has the job's own number: no job is read into the records twice. What a job needs, the file and
+the patient's data, is deleted when it ends; only a job that failed for want of a model or the like keeps it for KEPT,
+to be read again.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+from lungkit import files
+from lungkit.clinic.records import audit_trail, cases
+from lungkit.clinic.records.accounts import Actor
+from lungkit.clinic.records.cases import RecordRefused, StatedPatient
+from lungkit.clinic.records.keys import KeyAccess
+from lungkit.clinic.records.store import Store
+from lungkit.clinic.records.tables import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    PRIORITIES,
+    PROGRAM,
+    QUEUED,
+    RUNNING,
+    ApiKey,
+    Job,
+    JobFile,
+    Patient,
+    new_id,
+    now,
+)
+from lungkit.errors import LungkitError
+
+LEASE = timedelta(minutes=3)  # how long a worker may read one image
+UNHEARD = timedelta(minutes=1)  # a queued job that no worker has claimed for this long is put into the queue again
+BACK_OFF = (timedelta(seconds=10), timedelta(minutes=1))  # before the second try, before the third
+MOST_TRIES = len(BACK_OFF) + 1
+KEPT = timedelta(days=7)  # what a failed job needs to be read again
+IN_PROGRESS = (QUEUED, RUNNING)
+OPEN = ("batch", "routine", "urgent")  # priorities that programs may ask for
+LONGEST_IDEMPOTENCY_KEY = 200
+NO_JOB = "there is no such job, or another program sent it"
+
+
+class JobMissing(LungkitError):
+    """There is no such job for this key."""
+
+
+class JobInProgress(LungkitError):
+    """The job is not at an end, as this needs; or is, and this needs one that is not."""
+
+    def __init__(self, message: str, job_id: str):
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class PayloadDiffers(LungkitError):
+    """The idempotency key was used for another request."""
+
+
+class LeaseLost(LungkitError):
+    """The job was cancelled, or another worker reads it; nothing was saved."""
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A job as its program sees it. Its reading, once it is done, has the same id."""
+
+    id: str
+    state: str  # one of tables.STATES
+    priority: str
+    model: str
+    tries: int
+    reason: str  # why it failed or was cancelled; otherwise empty
+    created_at: datetime
+    ended_at: datetime | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen to it by itself."""
+        return self.state not in IN_PROGRESS
+
+
+@dataclass(frozen=True, eq=False)
+class Claimed:
+    """A job that a worker reads now."""
+
+    id: str
+    lease: str
+    model: str
+    patient: StatedPatient
+    age: float | None  # in years
+    content: bytes
+
+
+class Jobs:
+    """What a program does with jobs; each action raises KeyRefused or Forbidden before it does anything."""
+
+    def __init__(self, access: KeyAccess):
+        self.access = access
+
+    def submit(
+        self, content: bytes, model: str, patient: StatedPatient, priority: str = "routine", idempotency_key: str = ""
+    ) -> tuple[JobRow, bool]:
+        """A new job, and True; or the one that the same request made before, and False.
+
+        Raises PatientDiffers, and RecordRefused for a new patient without a name. With an idempotency key also
+        PayloadDiffers if the program used it for another request, and JobInProgress while that job is not at an end.
+        """
+        if priority not in OPEN:
+            raise RecordRefused(f"priority {priority!r}: accepted are {', '.join(OPEN)}")
+        idempotency_key = _accepted_key(idempotency_key)
+        digest = _digest(content, model, patient, priority)
+        with self.access.writes(PROGRAM) as (db, actor):
+            if idempotency_key and (before := _replayed(db, actor.user_id, idempotency_key, digest)):
+                return _row(before), False
+            if cases.known_patient(db, patient) is None:
+                cases.require_name(patient)
+            job = Job(
+                user_id=actor.user_id,
+                key_id=actor.session_id,
+                model=model,
+                priority=priority,
+                payload_sha256=digest,
+                idempotency_key=idempotency_key or None,
+                due_at=now() + UNHEARD,
+            )
+            db.add(job)
+            db.flush()
+            stated = {"name": patient.name, "birth_year": patient.birth_year, "sex": patient.sex}
+            db.add(JobFile(job_id=job.id, patient_number=patient.number, patient=stated, content=content))
+            return _row(job), True
+
+    def job(self, job_id: str) -> JobRow:
+        """One of the program's own jobs, or any with the scope "admin". Raises JobMissing."""
+        with self.access.reads(PROGRAM) as (db, actor):
+            return _row(_visible(db, job_id, actor))
+
+    def latest(self, state: str = "", limit: int = 100) -> list[JobRow]:
+        """The program's own jobs, or all with the scope "admin", newest first; state: only those."""
+        with self.access.reads(PROGRAM) as (db, actor):
+            rows = sa.select(Job).order_by(Job.created_at.desc(), Job.id).limit(limit)
+            rows = rows if actor.sees_all else rows.where(Job.user_id == actor.user_id)
+            return [_row(job) for job in db.scalars(rows.where(Job.state == state) if state else rows)]
+
+    def cancel(self, job_id: str) -> JobRow:
+        """Cancel a job that is not at an end; a worker that reads it saves nothing.
+
+        Raises JobMissing, and JobInProgress if it has ended another way.
+        """
+        with self.access.writes(PROGRAM) as (db, actor):
+            job = _visible(db, job_id, actor)
+            if job.state == CANCELLED:
+                return _row(job)
+            if job.state not in IN_PROGRESS:
+                raise JobInProgress(f"the job is {job.state}; only a queued or running one can be cancelled", job.id)
+            end(db, Job.id == job.id, CANCELLED, "its program cancelled it")
+            audit_trail.append(db, actor.user_id, "job.cancel", f"job:{job.id}")
+            db.refresh(job)
+            return _row(job)
+
+    def again(self, job_id: str) -> JobRow:
+        """Queue a failed job again. Raises JobMissing, and JobInProgress if it did not fail or its file is gone."""
+        with self.access.writes(PROGRAM) as (db, actor):
+            job = _visible(db, job_id, actor)
+            if job.state != FAILED:
+                raise JobInProgress(f"the job is {job.state}; only a failed one can be read again", job.id)
+            if db.scalar(sa.select(JobFile.job_id).where(JobFile.job_id == job.id)) is None:
+                raise JobInProgress("the job's file is no longer kept; send the image again", job.id)
+            job.state, job.tries, job.reason, job.ended_at, job.due_at = QUEUED, 0, "", None, now() + UNHEARD
+            audit_trail.append(db, actor.user_id, "job.again", f"job:{job.id}")
+            return _row(job)
+
+
+# --- what a worker does
+
+
+def claim(store: Store, job_id: str) -> Claimed | None:
+    """The job, for this worker alone until its lease ends; None if it does not wait to be read."""
+    with store.write() as db:
+        job = db.get(Job, job_id)
+        if job is None or job.state != QUEUED:
+            return None
+        if db.scalar(sa.select(ApiKey.revoked_at).where(ApiKey.id == job.key_id)) is not None:
+            end(db, Job.id == job.id, CANCELLED, "its API key was revoked")
+            return None
+        file = db.get_one(JobFile, job.id, options=[orm.undefer(JobFile.content)])
+        job.state, job.lease, job.tries, job.due_at = RUNNING, new_id(), job.tries + 1, now() + LEASE
+        stated = StatedPatient(file.patient_number, **file.patient)
+        known = db.scalar(sa.select(Patient.birth_year).where(Patient.number == stated.number))
+        year = known or stated.birth_year
+        age = None if year is None else float(now().year - year)
+        return Claimed(job.id, str(job.lease), job.model, stated, age, file.content)
+
+
+class JobAccess:
+    """A worker's way to the records: it acts for the job's program, and what it saves ends the job."""
+
+    def __init__(self, store: Store, claimed: Claimed):
+        self.store = store
+        self._claimed = claimed
+
+    @contextmanager
+    def reads(self, *roles: str) -> Iterator[tuple[orm.Session, Actor]]:
+        """A read transaction while the lease lasts. Raises LeaseLost."""
+        with self.store.read() as db:
+            yield db, _actor(_leased(db, self._claimed))
+
+    @contextmanager
+    def writes(self, *roles: str) -> Iterator[tuple[orm.Session, Actor]]:
+        """The write transaction that ends the job: it is done if what the caller saves is saved. Raises LeaseLost."""
+        with self.store.write() as db:
+            job = _leased(db, self._claimed)
+            yield db, _actor(job)
+            end(db, Job.id == job.id, DONE)
+
+
+def fail(store: Store, claimed: Claimed, reason: str, final: bool) -> None:
+    """Note why the job could not be read; it is tried again later, unless that is `final` or it was the last try.
+
+    reason: for people; nothing that names a patient. final: the image itself was refused, so its file is not kept.
+    Raises LeaseLost.
+    """
+    with store.write() as db:
+        job = _leased(db, claimed)
+        if final:
+            end(db, Job.id == job.id, FAILED, reason)
+        elif job.tries < MOST_TRIES:
+            job.state, job.lease, job.reason, job.due_at = QUEUED, None, reason, now() + BACK_OFF[job.tries - 1]
+        else:
+            job.state, job.lease, job.reason, job.ended_at = FAILED, None, reason, now()
+
+
+def sweep(store: Store, limit: int = 1000) -> list[tuple[str, str]]:
+    """(id, priority) of jobs to put into the queue: those that are due, and those whose worker is gone.
+
+    Also deletes what failed jobs have kept for long enough.
+    """
+    at = now()
+    late = (Job.state.in_(IN_PROGRESS)) & (Job.due_at <= at)
+    old = sa.select(Job.id).where(Job.state == FAILED, Job.ended_at < at - KEPT)
+    with store.read() as db:
+        kept = sa.select(JobFile.job_id).where(JobFile.job_id.in_(old)).limit(1)
+        if db.scalar(kept) is None and db.scalar(sa.select(Job.id).where(late).limit(1)) is None:
+            return []
+    with store.write() as db:
+        db.execute(sa.delete(JobFile).where(JobFile.job_id.in_(old)))
+        jobs = db.scalars(sa.select(Job).where(late).order_by(Job.due_at).limit(limit)).all()
+        for job in jobs:
+            if job.state == RUNNING and job.tries >= MOST_TRIES:
+                job.state, job.lease, job.ended_at = FAILED, None, at
+                job.reason = f"the worker ended before it was done, {MOST_TRIES} times"
+            else:
+                job.state, job.lease, job.due_at = QUEUED, None, at + UNHEARD
+        return [(job.id, job.priority) for job in jobs if job.state == QUEUED]
+
+
+def counts(store: Store) -> dict[str, int]:
+    """How many jobs there are in each state that has any."""
+    with store.read() as db:
+        rows = db.execute(sa.select(Job.state, sa.func.count()).group_by(Job.state))
+        return {state: number for state, number in rows}  # noqa: C416
+
+
+# --- shared
+
+
+def end(db: orm.Session, which: sa.ColumnElement[bool], state: str, reason: str = "") -> None:
+    """End these jobs, and delete what they needed."""
+    ids = sa.select(Job.id).where(which)
+    db.execute(sa.delete(JobFile).where(JobFile.job_id.in_(ids)))
+    ended = {"state": state, "reason": reason, "lease": None, "ended_at": now()}
+    db.execute(sa.update(Job).where(which).values(**ended).execution_options(synchronize_session="fetch"))
+
+
+def forget_patient(db: orm.Session, number: str) -> None:
+    """Cancel every job of the patient with that number, whose reading would bring an erased patient back."""
+    of_patient = sa.select(JobFile.job_id).where(JobFile.patient_number == number).scalar_subquery()
+    ids = list(db.scalars(sa.select(Job.id).where(Job.id.in_(of_patient))))
+    end(db, Job.id.in_(ids), CANCELLED, "its patient was erased")
+
+
+def _leased(db: orm.Session, claimed: Claimed) -> Job:
+    job = db.get(Job, claimed.id, options=[orm.joinedload(Job.user)])
+    if job is None or job.state != RUNNING or job.lease != claimed.lease:
+        raise LeaseLost("the job was cancelled, or another worker reads it; nothing was saved")
+    return job
+
+
+def _actor(job: Job) -> Actor:
+    return Actor(job.user_id, job.user.name, job.user.full_name, PROGRAM, job.id, sees_all=False)
+
+
+def _visible(db: orm.Session, job_id: str, actor: Actor) -> Job:
+    job = db.get(Job, job_id) if re.fullmatch(r"[0-9a-f-]{36}", job_id) else None
+    if job is None or not (actor.sees_all or job.user_id == actor.user_id):
+        raise JobMissing(NO_JOB)
+    return job
+
+
+def _row(job: Job) -> JobRow:
+    return JobRow(**{field.name: getattr(job, field.name) for field in fields(JobRow)})
+
+
+def _accepted_key(idempotency_key: str) -> str:
+    if not re.fullmatch(rf"[!-~]{{0,{LONGEST_IDEMPOTENCY_KEY}}}", idempotency_key):
+        raise RecordRefused(
+            f"the idempotency key has other characters than letters, digits and signs, or more than "
+            f"{LONGEST_IDEMPOTENCY_KEY}"
+        )
+    return idempotency_key
+
+
+def _digest(content: bytes, model: str, patient: StatedPatient, priority: str) -> str:
+    stated = [model, priority, patient.number, patient.name, patient.birth_year, patient.sex]
+    return hashlib.sha256(json.dumps([*stated, files.sha256(content)]).encode()).hexdigest()
+
+
+def _replayed(db: orm.Session, user_id: int, idempotency_key: str, digest: str) -> Job | None:
+    job = db.scalar(sa.select(Job).where(Job.user_id == user_id, Job.idempotency_key == idempotency_key))
+    if job is None:
+        return None
+    if job.payload_sha256 != digest:
+        raise PayloadDiffers("this idempotency key was used for another request; choose a new one for a new request")
+    if job.state in IN_PROGRESS:
+        raise JobInProgress(f"the request with this idempotency key is still {job.state}", job.id)
+    return job
+
+
+assert set(OPEN) < set(PRIORITIES)

@@ -1,0 +1,44 @@
+"""What /metrics shows: counts and times, in a registry of its own. Every label is from a list that is known before."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from lungkit.clinic.records.tables import STATES
+
+METHODS = ("GET", "POST", "DELETE")
+_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
+
+
+class Metrics:
+    """The gateway's figures."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "lungkit_gateway_requests", "Requests", ("method", "route", "status"), registry=self.registry
+        )
+        self._seconds = Histogram(
+            "lungkit_gateway_request_seconds",
+            "From the request's header to the last byte of the answer",
+            ("route",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._readings = Counter(
+            "lungkit_gateway_readings", "Tries of this process to read a job", ("outcome",), registry=self.registry
+        )
+        self._jobs = Gauge("lungkit_gateway_jobs", "Jobs in the records", ("state",), registry=self.registry)
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count an answered request. route: the path as the routes name it, never as it was asked for."""
+        self._requests.labels(method if method in METHODS else "other", route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def reading(self, outcome: str) -> None:
+        """Count what came of a job: "done", "refused", "error" or "lost"."""
+        self._readings.labels(outcome).inc()
+
+    def text(self, jobs: dict[str, int]) -> bytes:
+        """Everything in Prometheus's format. jobs: how many there are in each state."""
+        for state in STATES:
+            self._jobs.labels(state).set(jobs.get(state, 0))
+        return generate_latest(self.registry)

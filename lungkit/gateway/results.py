@@ -1,0 +1,71 @@
+"""/api/v1/results: a reading as JSON, its heat map as PNG, and its report as PDF."""
+
+import io
+from typing import Annotated, Any
+
+import numpy as np
+import PIL.Image
+from fastapi import APIRouter, Query, Response
+
+from lungkit.clinic import report
+from lungkit.clinic.records.cases import Case, RecordRefused, Records
+from lungkit.errors import LungkitError
+from lungkit.gateway.requests import MayRead
+from lungkit.gateway.schemas import Result
+from lungkit.models import registry
+from lungkit.models.card import ModelCard
+
+router = APIRouter(prefix="/results", tags=["results"])
+
+
+def _file(media_type: str, description: str) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of an answer that is a file."""
+    content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
+    return {200: {"content": content, "description": description}}
+
+
+@router.get("/{reading_id}", summary="A result")
+def get_result(reading_id: str, access: MayRead) -> Result:
+    """A reading of the program; with the scope admin any. The trail notes that it was opened."""
+    return Result.of(Records(access).case(reading_id))
+
+
+@router.get(
+    "/{reading_id}/heat.png",
+    summary="Its heat map",
+    response_class=Response,
+    responses=_file("image/png", "Grey, 8 bits: white has the most weight. In the image's aspect, not in its size"),
+)
+def get_heat(
+    reading_id: str,
+    access: MayRead,
+    of_class: Annotated[str, Query(alias="class", description="Default: the label's")] = "",
+) -> Response:
+    """Which parts of the image moved the score of a class; not where disease is."""
+    case = Records(access).case(reading_id)
+    name = of_class or case.label
+    if name not in case.classes:
+        raise RecordRefused(f"no class {name[:100]!r}; there are: {', '.join(case.classes)}")
+    drawn = io.BytesIO()
+    PIL.Image.fromarray(np.rint(255 * case.heat[case.classes.index(name)]).astype(np.uint8)).save(drawn, "PNG")
+    return Response(drawn.getvalue(), media_type="image/png")
+
+
+@router.get(
+    "/{reading_id}/report.pdf",
+    summary="Its report",
+    response_class=Response,
+    responses=_file("application/pdf", "Two A4 pages"),
+)
+def get_report(reading_id: str, access: MayRead) -> Response:
+    """The report of the reading, as the clinic prints it. It names the patient."""
+    case = Records(access).case(reading_id)
+    return Response(report.pdf(case, _card(case)), media_type="application/pdf")
+
+
+def _card(case: Case) -> ModelCard | None:
+    """The card of the version that read; None if it is no longer in the registry."""
+    try:
+        return registry.find(f"{case.model}@{case.version}").card
+    except LungkitError:
+        return None
