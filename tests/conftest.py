@@ -49,6 +49,8 @@ LONGEST = (
     "clinic/test_serve.py",
     "clinic/test_sockets.py",
     "clinic/test_supervisor.py",
+    "gateway/test_serve.py",
+    "gateway/test_description.py",
     "training/test_search_parallel.py",
     "training/test_lungs_first.py",
     "training/test_lung_finder.py",
