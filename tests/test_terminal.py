@@ -149,7 +149,10 @@ def test_memory_that_is_not_enough_is_one_line(monkeypatch, capsys):
         ("train ct-covid --data x", "interrupted; the same command continues where it stopped"),
         ("run 03", "interrupted; the same command continues a search or a training where it stopped"),
         ("data phantom x", "interrupted; nothing was kept"),
-        ("predict run", "interrupted; files without a line were not read"),
+        (
+            "predict run",
+            "interrupted; files without a line were not read; with --checkpoint, the same command continues",
+        ),
         ("models list", "interrupted"),
     ],
 )
