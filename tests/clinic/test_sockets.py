@@ -43,6 +43,7 @@ SLOWEST = 1.0  # s that the sign-in page may take while a socket is misused
 # A page with a picture, whose state therefore has a buffer; and a kernel that sends whatever parts it is told to.
 PAGE = """
 import base64
+import time
 import ipywidgets as widgets
 from IPython import get_ipython
 from IPython.display import display
@@ -55,6 +56,7 @@ def send(comm, opened):
 
 def flood(comm, opened):
     data = opened["content"]["data"]
+    time.sleep(data.get("after", 0))
     for _ in range(data["times"]):
         kernel.session.send(kernel.iopub_socket, "display_data", {}, buffers=[bytes(data["bytes"])])
 
@@ -579,10 +581,10 @@ def test_a_page_that_was_away_for_a_moment_gets_the_messages_it_missed(clinic, m
 
     async def back() -> dict:
         connection = await connect(misuser, kernel, "?session_id=flaky")
-        few = message("comm_open", comm_id="c", target_name="flood", data={"times": 3, "bytes": 100})
+        few = message("comm_open", comm_id="c", target_name="flood", data={"times": 3, "bytes": 100, "after": 1})
         await connection.write_message(frame(few), binary=True)
         connection.close()
-        await asyncio.sleep(1)
+        await asyncio.sleep(2)  # the server knows that the page has gone before the kernel answers
         connection = await connect(misuser, kernel, "?session_id=flaky")
         answer = {"msg_type": ""}
         while answer["msg_type"] != "display_data":
