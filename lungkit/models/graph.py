@@ -18,6 +18,7 @@ same image would get other probabilities on another machine.
 
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -49,6 +50,11 @@ def save(model: openvino.Model, folder: Path, half: bool = False) -> None:
     """Write graph.xml and graph.bin into `folder`. half: weights of float32 as float16, in half the space."""
     folder.mkdir(exist_ok=True)
     openvino.save_model(model, folder / FILE, compress_to_fp16=half)
+
+
+# Two threads that hand their first images to the runtime at the same time can wait for each other for ever: its binding
+# holds Python's lock while it waits for one of its own. One inference uses several processors anyway.
+_alone = threading.Lock()
 
 
 class Graph:
@@ -86,8 +92,9 @@ class Graph:
         )
 
     def __call__(self, tensors: np.ndarray) -> dict[str, np.ndarray]:
-        """Every output for images float32 (N, height, width, 1). Any thread may call."""
-        return self._named(self._compiled.create_infer_request().infer([tensors]))
+        """Every output for images float32 (N, height, width, 1). Any thread may call; one at a time computes."""
+        with _alone:
+            return self._named(self._compiled.create_infer_request().infer([tensors]))
 
     def stream(self, batches: Iterable[tuple[Any, np.ndarray]]) -> Iterator[tuple[Any, dict[str, np.ndarray], float]]:
         """Batches as they come, several at a time, in order: the key of each, its outputs, its milliseconds.

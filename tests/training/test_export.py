@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 from lungkit.backend import keras
 
@@ -224,3 +227,24 @@ def test_importing_the_runtime_leaves_nothing_in_the_home_folder(tmp_path):
     ran = subprocess.run([sys.executable, "-c", code], env=quiet, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_threads_hand_their_images_to_the_runtime_one_after_the_other(tmp_path):
+    export.write(cnn.build((32, 32, 1), 2, filters=4, blocks=2), tmp_path)
+    compiled, inside, most = graph.Graph(tmp_path), [], []
+
+    class Request:
+        def infer(self, images):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.02)
+            inside.pop()
+            return real.create_infer_request().infer(images)
+
+    real = compiled._compiled
+    compiled._compiled = SimpleNamespace(create_infer_request=Request)
+    tensors = np.zeros((1, 32, 32, 1), np.float32)
+    with ThreadPoolExecutor(4) as threads:
+        answers = [each.result() for each in [threads.submit(compiled, tensors) for _ in range(8)]]
+    assert max(most) == 1
+    assert all(each["probabilities"].shape == (1, 2) for each in answers)
