@@ -145,15 +145,7 @@ def _read_each(found: "Sequence[Series]", model: str) -> None:
             terminal.say(f"{number}: not read, because it is refused")
             continue
         said = series_reading.read(predictor, one)
-        likely = ", ".join(f"{name} {share:.3f}" for name, share in zip(said.classes, said.probabilities, strict=True))
-        places = [said.slices[place].position for place in said.carrying]
-        terminal.say(f"{number}: {said.decision} ({likely}) by {said.model}@{said.version}")
-        say_each([f"{number}: {reason}" for reason in said.reasons])
-        terminal.say(
-            f"{number}: rests on {len(places)} of {len(said.slices)} slices, from {min(places):.1f} to "
-            f"{max(places):.1f} mm; {said.affected:.0%} of the slices are not {said.absent}; "
-            f"{said.without_lungs} without lungs left out; {said.milliseconds / 1000:.1f} s"
-        )
+        say_each([f"{number}: {sentence}" for sentence in series_reading.sentences(said)])
 
 
 def _cells(one: "Series") -> list[str]:

@@ -74,7 +74,7 @@ def read(predictor: Predictor, series: Series) -> SeriesReading:
         raise LungkitError(f"{series.name}: none of {len(numbers)} slices shows lungs; give a CT of the chest")
     rows = np.stack([one.reading.probabilities for one in seen])
     carrying = pooling.carrying(rows, absent)
-    probabilities = pooling.pooled(rows, absent)
+    probabilities = rows[carrying].mean(axis=0)
     label = predictor.classes[int(predictor.rule.decide(probabilities[np.newaxis])[0])]
     reasons = _reasons(predictor, series, [seen[place].reading for place in carrying], probabilities)
     return SeriesReading(
@@ -91,6 +91,19 @@ def read(predictor: Predictor, series: Series) -> SeriesReading:
         absent=predictor.classes[absent],
         milliseconds=1000 * (time.perf_counter() - started),
     )
+
+
+def sentences(said: SeriesReading) -> list[str]:
+    """A reading for people: the decision, why it is left to a person, and the slices that it rests on."""
+    likely = ", ".join(f"{name} {share:.3f}" for name, share in zip(said.classes, said.probabilities, strict=True))
+    places = [said.slices[place].position for place in said.carrying]
+    left_out = f"; {said.without_lungs} without lungs left out" if said.without_lungs else ""
+    return [
+        f"{said.decision} ({likely}) by {said.model}@{said.version}",
+        *said.reasons,
+        f"rests on {len(places)} of {len(said.slices)} slices, from {min(places):.1f} to {max(places):.1f} mm; "
+        f"{said.affected:.0%} of the slices are not {said.absent}{left_out}; {said.milliseconds / 1000:.1f} s",
+    ]
 
 
 def _readings(predictor: Predictor, series: Series, numbers: list[int]) -> Iterator[Prediction]:

@@ -52,8 +52,8 @@ def save(model: openvino.Model, folder: Path, half: bool = False) -> None:
     openvino.save_model(model, folder / FILE, compress_to_fp16=half)
 
 
-# Two threads that hand their first images to the runtime at the same time can wait for each other for ever: its binding
-# holds Python's lock while it waits for one of its own. One inference uses several processors anyway.
+# Two threads that give the runtime their first images at the same time can hang: with OpenVINO 2026.4, both stop while
+# the input is copied, and one of them keeps Python's lock. One inference uses several processors anyway.
 _alone = threading.Lock()
 
 

@@ -25,14 +25,8 @@ def absence(classes: Sequence[str]) -> int | None:
 def carrying(probabilities: ArrayLike, absent: int, share: float = SHARE) -> np.ndarray:
     """The slices that a reading of the scan rests on: int (slices,), in their order; at least one.
 
-    probabilities: (slices, classes). absent: the class of `absence`.
+    The scan has the mean of their probabilities. probabilities: (slices, classes). absent: the class of `absence`.
     """
     rows = np.asarray(probabilities, np.float64)
     count = math.ceil(share * len(rows))
     return np.sort(np.argsort(rows[:, absent], kind="stable")[:count])
-
-
-def pooled(probabilities: ArrayLike, absent: int, share: float = SHARE) -> np.ndarray:
-    """Probabilities (classes,) of the scan: their mean over its carrying slices."""
-    rows = np.asarray(probabilities, np.float64)
-    return np.asarray(rows[carrying(rows, absent, share)].mean(axis=0))

@@ -5,8 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from lungkit import config
+from lungkit import cli, config
 from lungkit.clinic import series_reading
 from lungkit.clinic.predictor import REVIEW, Predictor
 from lungkit.data import phantom, series
@@ -56,7 +57,8 @@ def test_lesions_in_few_slices_decide_and_the_slices_are_named(predictor, partly
     assert len(names) == SLICES // 4
     assert len(names & {f"{number:02}.dcm" for number in range(4, 10)}) >= 3, "the last slice misleads, too"
     assert 0.2 < said.affected < 0.6
-    assert said.probabilities.sum() == pytest.approx(1)
+    rows = np.stack([said.slices[place].reading.probabilities for place in said.carrying])
+    assert said.probabilities == pytest.approx(rows.mean(axis=0))
 
 
 def test_each_slice_is_read_as_a_single_image_is(predictor, partly):
@@ -95,13 +97,9 @@ def test_a_version_of_real_images_decides_nothing_on_series_as_it_was_measured_o
 
 
 def test_a_series_unlike_what_the_version_learned_from_is_left_to_a_person(predictor, partly, monkeypatch):
-    upside_down = series.Series.slice
+    of_series, flat = series.Series.slice, np.full((224, 224), 300.0, np.float32)
     monkeypatch.setattr(
-        series.Series,
-        "slice",
-        lambda one, number: dataclasses.replace(
-            upside_down(one, number), pixels=np.full((224, 224), 300.0, np.float32)
-        ),
+        series.Series, "slice", lambda one, number: dataclasses.replace(of_series(one, number), pixels=flat)
     )
     said = series_reading.read(predictor, only(partly))
     assert said.decision == REVIEW
@@ -111,6 +109,19 @@ def test_a_series_unlike_what_the_version_learned_from_is_left_to_a_person(predi
 def test_more_slices_than_are_read_are_sampled_evenly(predictor, partly, monkeypatch):
     monkeypatch.setattr(series_reading, "MOST", 6)
     assert [one.number for one in series_reading.read(predictor, only(partly)).slices] == [0, 3, 6, 9, 12, 15]
+
+
+def test_the_command_lists_a_series_and_says_what_the_model_says(predictor, partly, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUNGKIT_ARTIFACTS", str(predictor.version.folder.parents[1]))
+        done = CliRunner().invoke(cli.app, ["series", str(partly), "--model", "ct-infection"])
+        empty = folder(tmp_path / "ct", "Normal", leave_out=range(1, SLICES))
+        one_slice = CliRunner().invoke(cli.app, ["series", str(empty), "--model", "ct-infection"])
+    words = " ".join(done.output.split())
+    assert done.exit_code == 0, done.output
+    assert "1: Pneumonia (Normal 0.0" in words and "by ct-infection@v2 1: rests on 4 of 16 slices, from -" in words
+    assert "1: uncertain: review" in one_slice.output
+    assert "the series is read slice by slice: one slice" in " ".join(one_slice.output.split())
 
 
 @pytest.mark.parametrize(
