@@ -1,7 +1,7 @@
 """Images per second of `lungkit predict` alone and with the workers of a dask scheduler on the same machine.
 
-All read the same JPEGs with the same version, in the same run, in turns, so that a busy machine slows all. Printed are
-medians and ratios within a round; nothing passes or fails. What the rows mean is in bench/README.md.
+All ways read the same JPEGs with the same version in the same run. They take turns, because a busy machine then slows
+all of them. It prints medians, and ratios within a round; nothing passes or fails. bench/README.md explains the rows.
 """
 
 import argparse

@@ -40,7 +40,7 @@ class ClusterError(LungkitError):
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker has to know besides the files."""
+    """The part of a command that every worker needs; the files come with each task."""
 
     model: str  # NAME@vN
     fingerprint: str  # registry.fingerprint of the version

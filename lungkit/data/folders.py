@@ -198,7 +198,7 @@ def below(path: Path, root: Path) -> str:
 def _left_out(folder: Path) -> dict[Path, bool]:
     """The folders below that are not searched: True if they lead above `folder`, False if another path is searched.
 
-    Linked folders come last, so that a file keeps its own path if it has one.
+    Linked folders come last: a file that also has a path without links is found under that one.
     """
     above = {_identity(place) for place in folder.resolve().parents}  # they are not part of the folder
     seen, tops, left_out = set(above), deque([folder]), {}

@@ -1,4 +1,4 @@
-"""Where the frames of a DICOM file's PixelData are, so that one can be read without the others.
+"""Finds each frame in the PixelData of a DICOM file. One frame can then be read without the others.
 
 In uncompressed pixels, frames follow each other. In compressed ones they are fragments: the extended or the basic
 offset table says which belong to which frame; without a table there is one fragment for each frame, or each frame

@@ -64,7 +64,7 @@ class SignInRefused(LungkitError):
 
 @dataclass(frozen=True)
 class Actor:
-    """Who is acting, in which session; a program has an API key or a job in place of a session."""
+    """The person or program that acts. For a program, `session_id` is the number of its API key or job."""
 
     user_id: int
     name: str

@@ -93,8 +93,8 @@ def write_dicom(slice: Slice, path: str | Path, compressed: bool = True, origina
 
     compressed: JPEG 2000 lossless of values in steps of HU_STEP, so read back within 2 HU; otherwise
     uncompressed and exact. Identifiers depend on seed, patient and index only: the slices of one patient
-    form one series in one study. original: ImageType states an original image, as a scanner's slices do, so that they
-    are a volume. Returns the path.
+    form one series in one study. original: ImageType states an original image, as a scanner's slices do; such slices
+    are a volume, others only slices. Returns the path.
     """
     step = HU_STEP if compressed else 1
     series = ("lungkit phantom", str(slice.seed), slice.patient_id)

@@ -66,7 +66,7 @@ def finding(name: str) -> CodedConcept:
 
 
 def scheme() -> CodingSchemeIdentificationItem:
-    """Who is responsible for the codes of lungkit's own scheme."""
+    """Lungkit's own coding scheme, and the organization that is responsible for it."""
     return CodingSchemeIdentificationItem(
         designator=SCHEME,
         name="lungkit's codes for classes, checks and reviews",

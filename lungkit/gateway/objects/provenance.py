@@ -1,4 +1,4 @@
-"""Who made an object, when, and under which UIDs: the same for the same reading, so a resend is the same object."""
+"""The maker, time and UIDs of an object: the same for the same reading, so a resend is the same object."""
 
 import io
 from datetime import UTC, datetime, timedelta, timezone

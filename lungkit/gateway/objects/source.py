@@ -199,7 +199,7 @@ def _measure(header: Dataset, notes: dict[str, None]) -> None:
 def _check(header: Dataset) -> None:
     if "StudyInstanceUID" not in header:
         raise SourceRefused(
-            "the image has no StudyInstanceUID, so that no system could file a result next to it; "
+            "the image has no StudyInstanceUID, and without it no system can file a result next to the image; "
             "send an image that belongs to a study"
         )
     if header.get("SOPClassUID") not in IMAGES:
