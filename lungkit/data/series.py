@@ -159,10 +159,13 @@ def read(source: Given | Sequence[Given | tuple[str, bytes]], name: str | None =
             rule = f"too many slices: more than {MAX_SLICES:,}"
             raise ImageRefused(name or "what was given", rule, "Give fewer series at a time.")
     placed, derived = without_derived(placed)
-    set_aside += derived
+    set_aside = _by_name([*set_aside, *derived])  # what is said of them does not depend on the order of the files
     found_series, undecodable = _all_series(placed, set_aside)
-    set_aside = sorted([*set_aside, *undecodable], key=lambda one: (one.source, one.frame or 0))
-    return Contents(tuple(found_series), tuple(set_aside))
+    return Contents(tuple(found_series), tuple(_by_name([*set_aside, *undecodable])))
+
+
+def _by_name(aside: list[SetAside]) -> list[SetAside]:
+    return sorted(aside, key=lambda one: (one.source, one.frame or 0))
 
 
 def _workers() -> int:

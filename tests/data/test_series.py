@@ -235,6 +235,15 @@ def test_a_series_of_derived_images_alone_is_read_slice_by_slice():
     assert "ImageType DERIVED\\SECONDARY\\REFORMATTED: its slices were calculated" in words(one, Rule.ALL_DERIVED)
 
 
+def test_what_is_said_does_not_depend_on_the_order_of_the_files():
+    listed = files(stack(8))
+    for place in (2, 4, 5):
+        listed[place] = listed[place][0], listed[place][1][: -40 * place]
+    said = [series.read(order).series[0].findings for order in (listed, listed[::-1], shuffled(listed))]
+    assert said[0] == said[1] == said[2]
+    assert "(2.dcm, 4.dcm, 5.dcm). truncated: 1072 of 1152" in words(series.read(listed).series[0], Rule.UNREADABLE)
+
+
 def test_files_that_are_no_dicom_are_named():
     picture = io.BytesIO()
     PIL.Image.new("L", (40, 40)).save(picture, "PNG")
