@@ -237,8 +237,8 @@ def test_a_series_of_derived_images_alone_is_read_slice_by_slice():
 
 def test_what_is_said_does_not_depend_on_the_order_of_the_files():
     listed = files(stack(8))
-    for place in (2, 4, 5):
-        listed[place] = listed[place][0], listed[place][1][: -40 * place]
+    for number in (2, 4, 5):
+        listed[number] = listed[number][0], listed[number][1][: -40 * number]
     said = [series.read(order).series[0].findings for order in (listed, listed[::-1], shuffled(listed))]
     assert said[0] == said[1] == said[2]
     assert "(2.dcm, 4.dcm, 5.dcm). truncated: 1072 of 1152" in words(series.read(listed).series[0], Rule.UNREADABLE)
