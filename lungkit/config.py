@@ -6,6 +6,7 @@ LUNGKIT_DATA, LUNGKIT_ARTIFACTS, LUNGKIT_REPORTS (defaults: data, artifacts and 
 LUNGKIT_DATABASE (URL of the clinic's records; default: an SQLite file below LUNGKIT_DATA),
 LUNGKIT_IDLE_MINUTES, LUNGKIT_SESSION_HOURS (how long a person stays signed in without an action, and at most),
 LUNGKIT_UPLOAD_MB (largest file that is uploaded),
+LUNGKIT_INBOX (files that came as DICOM; default: in the clinic's folder),
 LUNGKIT_REDIS (address of the gateway's queue, redis://…; default: a file in the clinic's folder),
 LUNGKIT_HANG_SECONDS, LUNGKIT_SERVER_MB (when the clinic's server is replaced: without an answer, or above this memory).
 They are read at each call, so a test or a second shell can point elsewhere.
@@ -75,6 +76,11 @@ def clinic_dir() -> Path:
 def database_url() -> str:
     """Where the clinic's records are, as SQLAlchemy writes it."""
     return os.environ.get("LUNGKIT_DATABASE") or f"sqlite:///{clinic_dir() / 'clinic.db'}"
+
+
+def inbox_dir() -> Path:
+    """Files that came as DICOM, until they are read; hosts that share the records share it."""
+    return Path(os.environ.get("LUNGKIT_INBOX") or clinic_dir() / "inbox").resolve()
 
 
 def redis_url() -> str:

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from lungkit import config
-from lungkit.clinic.records import accounts, audit_trail, cases, jobs
+from lungkit.clinic.records import accounts, audit_trail, cases, jobs, received
 from lungkit.clinic.records.accounts import Access, Account
 from lungkit.clinic.records.cases import PatientPage, PatientRow
 from lungkit.clinic.records.store import Store, StoreError
@@ -165,6 +165,7 @@ class Administration:
         with self.access.writes("admin") as (db, actor):
             patient = cases.find_patient(db, patient_id)
             jobs.forget_patient(db, patient.number)
+            left = received.forget_patient(db, patient.number)
             studies = sa.select(Study.id).where(Study.patient_id == patient.id)
             readings = sa.select(Reading.id).where(Reading.study_id.in_(studies))
             erased = {
@@ -174,6 +175,8 @@ class Administration:
             }
             _erase(db, Patient, Patient.id == patient.id)
             audit_trail.append(db, actor.user_id, "patient.erase", f"patient:{patient.id}", **erased)
+        for file_id in left:
+            received.inbox(file_id).unlink(missing_ok=True)
         with suppress(StoreError):  # the patient is erased, even if the files cannot be cleared now
             self.access.store.scrub()
 

@@ -16,7 +16,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from lungkit.clinic.records import audit_trail, pixels
+from lungkit.clinic.records import audit_trail, dispatches, pixels
 from lungkit.clinic.records.accounts import Actor, Entry
 from lungkit.clinic.records.tables import PROGRAM, SEXES, Patient, Reading, Review, Study, User, new_id, now
 from lungkit.data import images
@@ -298,9 +298,10 @@ class Records:
                 raise RecordRefused(
                     f"the model says {reading.label}: choose that class to agree, or another one to correct it"
                 )
-            db.add(
-                Review(reading_id=reading.id, reviewer_id=actor.user_id, agrees=agrees, label=label, comment=comment)
-            )
+            row = Review(reading_id=reading.id, reviewer_id=actor.user_id, agrees=agrees, label=label, comment=comment)
+            db.add(row)
+            db.flush()
+            dispatches.enqueue_review(db, reading.id, row.id)
             audit_trail.append(db, actor.user_id, "case.review", f"reading:{reading.id}", agrees=agrees, label=label)
 
 

@@ -1,4 +1,4 @@
-"""Jobs: images that programs sent, from the upload to the reading.
+"""Jobs: images that programs and DICOM systems sent, from their arrival to the reading.
 
 This table is the truth; a queue only carries the jobs' numbers, and may lose or repeat them. A worker claims a job for
 LEASE. Saving the reading and marking the job as done is one transaction, which is refused to a worker that has lost its
@@ -12,14 +12,14 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy import orm
 
 from lungkit import files
-from lungkit.clinic.records import audit_trail, cases
+from lungkit.clinic.records import audit_trail, cases, dispatches
 from lungkit.clinic.records.accounts import Actor
 from lungkit.clinic.records.cases import RecordRefused, StatedPatient
 from lungkit.clinic.records.keys import KeyAccess
@@ -33,9 +33,13 @@ from lungkit.clinic.records.tables import (
     QUEUED,
     RUNNING,
     ApiKey,
+    Caller,
     Job,
     JobFile,
     Patient,
+    ReadingSource,
+    ReceivedFile,
+    Route,
     new_id,
     now,
 )
@@ -100,7 +104,18 @@ class Claimed:
     model: str
     patient: StatedPatient
     age: float | None  # in years
-    content: bytes
+    content: bytes  # the file; empty where `files` has them
+    files: tuple[str, ...] = ()  # ids of files in the inbox, all of one series
+    supersedes: str | None = None  # the reading of the same series before late files came
+
+
+@dataclass(frozen=True)
+class SourceHeaders:
+    """What objects that answer a reading need of the headers of its images, as the gateway packs it."""
+
+    study_uid: str
+    series_uid: str
+    headers: bytes = field(repr=False)
 
 
 class Jobs:
@@ -191,8 +206,8 @@ def claim(store: Store, job_id: str) -> Claimed | None:
         job = db.get(Job, job_id)
         if job is None or job.state != QUEUED:
             return None
-        if db.scalar(sa.select(ApiKey.revoked_at).where(ApiKey.id == job.key_id)) is not None:
-            end(db, Job.id == job.id, CANCELLED, "its API key was revoked")
+        if no_more := _no_more(db, job):
+            end(db, Job.id == job.id, CANCELLED, no_more)
             return None
         file = db.get_one(JobFile, job.id, options=[orm.undefer(JobFile.content)])
         job.state, job.lease, job.tries, job.due_at = RUNNING, new_id(), job.tries + 1, now() + LEASE
@@ -200,15 +215,19 @@ def claim(store: Store, job_id: str) -> Claimed | None:
         known = db.scalar(sa.select(Patient.birth_year).where(Patient.number == stated.number))
         year = known or stated.birth_year
         age = None if year is None else float(now().year - year)
-        return Claimed(job.id, str(job.lease), job.model, stated, age, file.content)
+        received = (_files_of(db, job), _superseded(db, job)) if job.received_id else ()
+        return Claimed(job.id, str(job.lease), job.model, stated, age, file.content, *received)
 
 
 class JobAccess:
-    """A worker's way to the records: it acts for the job's program, and what it saves ends the job."""
+    """A worker's way to the records: it acts for the job's program, and what it saves ends the job.
 
-    def __init__(self, store: Store, claimed: Claimed):
+    source: kept with the reading, where its images came as DICOM.
+    """
+
+    def __init__(self, store: Store, claimed: Claimed, source: SourceHeaders | None = None):
         self.store = store
-        self._claimed = claimed
+        self._claimed, self._source = claimed, source
 
     @contextmanager
     def reads(self, *roles: str) -> Iterator[tuple[orm.Session, Actor]]:
@@ -222,6 +241,12 @@ class JobAccess:
         with self.store.write() as db:
             job = _leased(db, self._claimed)
             yield db, _actor(job)
+            if self._source:
+                of = {"supersedes": self._claimed.supersedes, **vars(self._source)}
+                db.add(ReadingSource(reading_id=job.id, **of))
+                db.flush()
+            if route := db.get(Route, job.route_id) if job.route_id else None:
+                dispatches.enqueue(db, job.id, route.destinations)
             end(db, Job.id == job.id, DONE)
 
 
@@ -288,6 +313,36 @@ def forget_patient(db: orm.Session, number: str) -> None:
     of_patient = sa.select(JobFile.job_id).where(JobFile.patient_number == number).scalar_subquery()
     ids = list(db.scalars(sa.select(Job.id).where(Job.id.in_(of_patient))))
     end(db, Job.id.in_(ids), CANCELLED, "its patient was erased")
+
+
+def _no_more(db: orm.Session, job: Job) -> str:
+    """Why a job may not be read any more; empty if it may."""
+    if job.key_id is None:
+        refused = sa.select(Caller.id).where(Caller.user_id == job.user_id, ~Caller.active)
+        return "" if db.scalar(refused) is None else "its sender may not send any more"
+    revoked = db.scalar(sa.select(ApiKey.revoked_at).where(ApiKey.id == job.key_id)) is not None
+    return "its API key was revoked" if revoked else ""
+
+
+def _files_of(db: orm.Session, job: Job) -> tuple[str, ...]:
+    """The ids of the files in the inbox that a job is about, by instance."""
+    which = (ReceivedFile.received_id == job.received_id) & (ReceivedFile.series_uid == job.series_uid)
+    which &= ReceivedFile.set_aside == ""
+    if job.instance_uid is not None:
+        which &= ReceivedFile.instance_uid == job.instance_uid
+    return tuple(db.scalars(sa.select(ReceivedFile.id).where(which).order_by(ReceivedFile.instance_uid)))
+
+
+def _superseded(db: orm.Session, job: Job) -> str | None:
+    """The latest reading of the same series or image, made before late files came."""
+    same = of_same(job.received_id, job.series_uid, job.instance_uid) & (Job.state == DONE)
+    return db.scalar(sa.select(Job.id).where(same).order_by(Job.ended_at.desc()).limit(1))
+
+
+def of_same(received_id: str | None, series_uid: str | None, instance_uid: str | None) -> sa.ColumnElement[bool]:
+    """Jobs of the same series, or of the same image of it."""
+    same = (Job.received_id == received_id) & (Job.series_uid == series_uid)
+    return same & (Job.instance_uid.is_(None) if instance_uid is None else Job.instance_uid == instance_uid)
 
 
 def _leased(db: orm.Session, claimed: Claimed) -> Job:

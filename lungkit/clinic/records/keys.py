@@ -78,7 +78,7 @@ def add_key(
         raise LungkitError(f"{days:g} days: accepted are more than 0 and at most {MOST_DAYS}")
     if not 1 <= per_minute <= MOST_PER_MINUTE:
         raise LungkitError(f"{per_minute} requests a minute: accepted are 1 to {MOST_PER_MINUTE}")
-    program = _program(db, name)
+    program = program_account(db, name)
     secret = secrets.token_urlsafe(32)
     key = ApiKey(
         id=secrets.token_hex(6),
@@ -114,7 +114,8 @@ def revoke_key(db: orm.Session, key_id: str, by: int | None = None) -> None:
         audit_trail.append(db, by, "key.revoke", f"key:{key.id}")
 
 
-def _program(db: orm.Session, name: str) -> User:
+def program_account(db: orm.Session, name: str) -> User:
+    """The account of a program, which is made if it is new. Raises LungkitError if a person has that name."""
     name = accounts.user_name(name)
     user = db.scalar(sa.select(User).where(User.name == name))
     if user is None:

@@ -1,7 +1,7 @@
 """The clinic's records as SQLAlchemy tables; the same on SQLite and PostgreSQL.
 
-Only `patients`, `studies.notes`, `reviews.comment` and `job_files` can name a patient: erasing those rows erases the
-person. A job's file is deleted when the job ends.
+Only `patients`, `studies.notes`, `reviews.comment`, `job_files`, `received_studies` with its files, and
+`reading_sources` can name a patient: erasing those rows erases the person. A job's file is deleted when the job ends.
 Times are UTC.
 """
 
@@ -47,6 +47,9 @@ ROLES = ("doctor", "admin")  # of people
 PROGRAM = "program"  # the role of an account that has API keys and never signs in
 SCOPES = ("predict", "read", "admin")  # what an API key may allow
 PRIORITIES = ("batch", "routine", "urgent", "page")  # of jobs, the least urgent first; "page" is reserved
+DESTINATIONS = ("dicom", "stow", "fhir", "hl7")  # ways in which results are sent
+OBJECTS = ("report", "capture", "segmentation", "bundle", "message")  # what a destination can be sent
+ARRIVING, CLOSED = "arriving", "closed"  # whether files of a study that was received still come
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = STATES = ("queued", "running", "done", "failed", "cancelled")
 SEXES = ("female", "male", "other", "unknown")
 KINDS = ("CT", "X-ray", "image")
@@ -233,7 +236,14 @@ class Job(Base):
 
     id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id, comment="Also of its reading")
     user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), index=True, comment="The program that sent it")
-    key_id: Mapped[str] = mapped_column(sa.ForeignKey("api_keys.id"), index=True, comment="The key it was sent with")
+    key_id: Mapped[str | None] = mapped_column(sa.ForeignKey("api_keys.id"), index=True,
+                                               comment="The key it was sent with; empty: it came as DICOM")  # fmt: skip
+    received_id: Mapped[str | None] = mapped_column(sa.ForeignKey("received_studies.id", ondelete="SET NULL"),
+                                                    index=True, comment="The study that it came in")  # fmt: skip
+    series_uid: Mapped[str | None] = mapped_column(sa.String(64), comment="Its series, as the files name it")
+    instance_uid: Mapped[str | None] = mapped_column(sa.String(64), comment="Its image; empty: all of the series")
+    route_id: Mapped[int | None] = mapped_column(sa.ForeignKey("routes.id", ondelete="SET NULL"),
+                                                 comment="The rule that chose the model")  # fmt: skip
     model: Mapped[str] = mapped_column(sa.String(100), comment="Name of the model that reads")
     priority: Mapped[str] = mapped_column(sa.String(16), comment="batch, routine, urgent; page is reserved")
     state: Mapped[str] = mapped_column(sa.String(16), default=QUEUED, comment="queued, running or how it ended")
@@ -258,3 +268,136 @@ class JobFile(Base):
     patient: Mapped[Json] = mapped_column(sa.JSON, comment="Name, birth year and sex, as far as they were stated")
     # Last in its row, as pixels are.
     content: Mapped[bytes] = mapped_column(sa.LargeBinary, deferred=True, comment="The file as it was sent")
+
+
+class Caller(Base):
+    __tablename__ = "callers"
+    __table_args__ = ({"comment": "DICOM systems that may send images"},)
+
+    id: Mapped[int] = mapped_column(primary_key=True, comment="Running number")
+    ae_title: Mapped[str] = mapped_column(sa.String(16), unique=True, comment="What the system calls itself")
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), index=True, comment="Its account, a program's")
+    networks: Mapped[list[str]] = mapped_column(sa.JSON, comment="Addresses it may call from, as CIDR; none: any")
+    active: Mapped[bool] = mapped_column(default=True, comment="False: refused")
+    created_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When it was entered")
+    user: Mapped[User] = relationship()
+
+
+class Destination(Base):
+    __tablename__ = "destinations"
+    __table_args__ = (_one_of("kind", DESTINATIONS), {"comment": "Systems that results are sent to"})
+
+    id: Mapped[int] = mapped_column(primary_key=True, comment="Running number")
+    name: Mapped[str] = mapped_column(sa.String(64), unique=True, comment="What people call it")
+    kind: Mapped[str] = mapped_column(sa.String(16), comment="dicom, stow, fhir or hl7")
+    address: Mapped[Json] = mapped_column(sa.JSON, comment="Host, port and AE title, or URL; names of files of secrets")
+    objects: Mapped[list[str]] = mapped_column(sa.JSON, comment="What it gets: report, capture, segmentation, …")
+    active: Mapped[bool] = mapped_column(default=True, comment="False: nothing new is sent")
+    created_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When it was entered")
+
+
+class Route(Base):
+    __tablename__ = "routes"
+    __table_args__ = (
+        _one_of("priority", PRIORITIES),
+        {"comment": "Which model reads a series that was received; the first rule that fits counts"},
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True, comment="Running number")
+    rank: Mapped[int] = mapped_column(comment="Rules are tried from the lowest on")
+    name: Mapped[str] = mapped_column(sa.String(64), unique=True, comment="What people call it")
+    caller: Mapped[str] = mapped_column(sa.String(16), default="", comment="AE title of the sender; empty: any")
+    modality: Mapped[str] = mapped_column(sa.String(16), default="", comment="CT, DX, CR …; empty: any")
+    body_part: Mapped[str] = mapped_column(sa.String(64), default="", comment="BodyPartExamined; empty: any")
+    description: Mapped[str] = mapped_column(
+        sa.String(64), default="", comment="Part of the description of series or study, in any case; empty: any"
+    )
+    model: Mapped[str] = mapped_column(sa.String(100), comment="Name of the model that reads")
+    priority: Mapped[str] = mapped_column(sa.String(16), default="routine", comment="Of the jobs that it makes")
+    destinations: Mapped[list[int]] = mapped_column(sa.JSON, comment="Numbers of those that get the results")
+    active: Mapped[bool] = mapped_column(default=False, comment="False: not tried yet, or switched off")
+    tried_at: Mapped[datetime | None] = mapped_column(UtcTime, comment="Last trial on a study; empty after a change")
+    created_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When it was entered")
+
+
+class ReceivedStudy(Base):
+    __tablename__ = "received_studies"
+    __table_args__ = (
+        _one_of("state", (ARRIVING, CLOSED)),
+        sa.UniqueConstraint("user_id", "study_uid"),
+        sa.Index("ix_received_studies_state_last_at", "state", "last_at"),
+        {"comment": "Studies that came as DICOM; kept for a day after their last file"},
+    )
+
+    id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id, comment="Random identifier")
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), index=True, comment="The program that sent it")
+    study_uid: Mapped[str] = mapped_column(sa.String(64), comment="StudyInstanceUID as the files have it")
+    caller: Mapped[str] = mapped_column(sa.String(16), comment="AE title of the sender; empty: it came over the web")
+    patient_number: Mapped[str] = mapped_column(sa.String(64), index=True, comment="PatientID of the files")
+    patient: Mapped[Json] = mapped_column(sa.JSON, comment="Name, birth year and sex, as the first file has them")
+    state: Mapped[str] = mapped_column(sa.String(16), default=ARRIVING, comment="arriving or closed")
+    closings: Mapped[int] = mapped_column(default=0, comment="How often it was complete: late files open it again")
+    outcome: Mapped[str] = mapped_column(sa.Text, default="", comment="What the last closing made of it, in words")
+    created_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When its first file came")
+    last_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When its last file came")
+    closed_at: Mapped[datetime | None] = mapped_column(UtcTime, comment="When it was complete, the last time")
+    files: Mapped[list["ReceivedFile"]] = relationship(back_populates="study", cascade="all, delete-orphan")
+
+
+class ReceivedFile(Base):
+    __tablename__ = "received_files"
+    __table_args__ = (
+        sa.UniqueConstraint("received_id", "instance_uid"),
+        {"comment": "Files of studies that were received; they lie in the inbox under their identifier"},
+    )
+
+    id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id, comment="Also the file's name")
+    received_id: Mapped[str] = mapped_column(sa.ForeignKey("received_studies.id", ondelete="CASCADE"), index=True,
+                                             comment="Its study")  # fmt: skip
+    series_uid: Mapped[str] = mapped_column(sa.String(64), comment="SeriesInstanceUID as the file has it")
+    instance_uid: Mapped[str] = mapped_column(sa.String(64), comment="SOPInstanceUID as it was sent")
+    modality: Mapped[str] = mapped_column(sa.String(16), comment="As the file has it")
+    body_part: Mapped[str] = mapped_column(sa.String(64), comment="BodyPartExamined")
+    descriptions: Mapped[list[str]] = mapped_column(sa.JSON, comment="Of study and series")
+    set_aside: Mapped[str] = mapped_column(sa.String(64), default="", comment="Why it is no image to read; often empty")
+    sha256: Mapped[str] = mapped_column(sa.String(64), comment="SHA-256 of the file")
+    bytes: Mapped[int] = mapped_column(comment="Size of the file")
+    arrived_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When")
+    study: Mapped[ReceivedStudy] = relationship(back_populates="files")
+
+
+class ReadingSource(Base):
+    __tablename__ = "reading_sources"
+    __table_args__ = ({"comment": "What objects that answer a reading need of the DICOM headers of its images"},)
+
+    reading_id: Mapped[str] = mapped_column(sa.ForeignKey("readings.id", ondelete="CASCADE"), primary_key=True,
+                                            comment="Whose images")  # fmt: skip
+    study_uid: Mapped[str] = mapped_column(sa.String(64), index=True, comment="StudyInstanceUID as the files have it")
+    series_uid: Mapped[str] = mapped_column(sa.String(64), comment="SeriesInstanceUID as the files have it")
+    supersedes: Mapped[str | None] = mapped_column(sa.String(36), comment="The reading before late files came")
+    # Last in its row, as pixels are.
+    headers: Mapped[bytes] = mapped_column(sa.LargeBinary, deferred=True, comment="Of each image, DICOM JSON, packed")
+
+
+class Dispatch(Base):
+    __tablename__ = "dispatches"
+    __table_args__ = (
+        _one_of("state", STATES),
+        sa.UniqueConstraint("reading_id", "destination_id", "object", "review_id"),
+        sa.Index("ix_dispatches_state_due_at", "state", "due_at"),
+        {"comment": "Results to send, and what has become of them"},
+    )
+
+    id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id, comment="Random identifier")
+    reading_id: Mapped[str] = mapped_column(sa.ForeignKey("readings.id", ondelete="CASCADE"), index=True,
+                                            comment="The result")  # fmt: skip
+    destination_id: Mapped[int] = mapped_column(sa.ForeignKey("destinations.id"), index=True, comment="Where to")
+    object: Mapped[str] = mapped_column(sa.String(16), comment="report, capture, segmentation, bundle or message")
+    review_id: Mapped[str] = mapped_column(sa.String(36), default="", comment="The review it tells of; empty: none")
+    state: Mapped[str] = mapped_column(sa.String(16), default=QUEUED, comment="queued, running or how it ended")
+    reason: Mapped[str] = mapped_column(sa.Text, default="", comment="Why it failed; nothing that names a patient")
+    tries: Mapped[int] = mapped_column(default=0, comment="How often it was begun")
+    lease: Mapped[str | None] = mapped_column(sa.String(36), comment="Of the sender; a random identifier")
+    due_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="Queued: when to send; running: lease's end")
+    created_at: Mapped[datetime] = mapped_column(UtcTime, default=now, index=True, comment="When the result was there")
+    ended_at: Mapped[datetime | None] = mapped_column(UtcTime, comment="When it was sent, or given up")
