@@ -13,7 +13,6 @@ from lungkit.clinic.records import maintenance, tables
 from lungkit.clinic.records.store import Store, StoreError
 from lungkit.clinic.records.tables import Patient, User
 
-
 LAST = max(path.name[:4] for path in maintenance._steps().glob("versions/0*.py"))  # the last step
 MORE = f"{int(LAST) + 1:04}"
 
