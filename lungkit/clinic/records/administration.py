@@ -21,8 +21,9 @@ from sqlalchemy import orm
 
 from lungkit import config
 from lungkit.clinic.records import accounts, audit_trail, cases, jobs, received
-from lungkit.clinic.records.accounts import Access, Account
+from lungkit.clinic.records.accounts import Account
 from lungkit.clinic.records.cases import PatientPage, PatientRow
+from lungkit.clinic.records.gateway_actions import GatewayActions
 from lungkit.clinic.records.store import Store, StoreError
 from lungkit.clinic.records.tables import AuditEvent, Base, Patient, Reading, Review, SignIn, Study, User, now
 from lungkit.errors import LungkitError
@@ -81,11 +82,8 @@ class UsageFigures:
     confusion: dict[str, pd.DataFrame]
 
 
-class Administration:
+class Administration(GatewayActions):
     """The actions of an administrator; each raises SignedOut or Forbidden before anything is read or written."""
-
-    def __init__(self, access: Access):
-        self.access = access
 
     # --- people
 

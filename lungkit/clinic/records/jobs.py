@@ -40,6 +40,7 @@ from lungkit.clinic.records.tables import (
     ReadingSource,
     ReceivedFile,
     Route,
+    User,
     new_id,
     now,
 )
@@ -93,6 +94,19 @@ class JobRow:
     def ended(self) -> bool:
         """Whether nothing more will happen to it by itself."""
         return self.state not in IN_PROGRESS
+
+
+@dataclass(frozen=True)
+class FailedJob:
+    """A job that needs a person."""
+
+    id: str
+    sender: str  # the program or system
+    model: str
+    reason: str
+    tries: int
+    created_at: datetime
+    again: bool  # whether what it needs is still kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,13 +202,33 @@ class Jobs:
         """Queue a failed job again. Raises JobMissing, and JobInProgress if it did not fail or its file is gone."""
         with self.access.writes(PROGRAM) as (db, actor):
             job = _visible(db, job_id, actor)
-            if job.state != FAILED:
-                raise JobInProgress(f"the job is {job.state}; only a failed one can be read again", job.id)
-            if db.scalar(sa.select(JobFile.job_id).where(JobFile.job_id == job.id)) is None:
-                raise JobInProgress("the job's file is no longer kept; send the image again", job.id)
-            job.state, job.tries, job.reason, job.ended_at, job.due_at = QUEUED, 0, "", None, now() + UNHEARD
-            audit_trail.append(db, actor.user_id, "job.again", f"job:{job.id}")
+            read_again(db, job, actor.user_id, now() + UNHEARD)
             return _row(job)
+
+
+# --- what administrators do; the caller has checked the role
+
+
+def failed(db: orm.Session, limit: int = 200) -> list[FailedJob]:
+    """Jobs that failed, newest first, of all programs and systems."""
+    kept = sa.select(JobFile.job_id).where(JobFile.job_id == Job.id).exists()
+    rows = sa.select(Job, User.full_name, kept).join(User, User.id == Job.user_id).where(Job.state == FAILED)
+    return [
+        FailedJob(job.id, sender, job.model, job.reason, job.tries, job.created_at, bool(can))
+        for job, sender, can in db.execute(rows.order_by(Job.ended_at.desc(), Job.id).limit(limit))
+    ]
+
+
+def read_again(db: orm.Session, job: Job | None, by: int | None, due_at: datetime | None = None) -> None:
+    """Queue a failed job again. Raises JobMissing, and JobInProgress if it did not fail or its file is gone."""
+    if job is None:
+        raise JobMissing(NO_JOB)
+    if job.state != FAILED:
+        raise JobInProgress(f"the job is {job.state}; only a failed one can be read again", job.id)
+    if db.scalar(sa.select(JobFile.job_id).where(JobFile.job_id == job.id)) is None:
+        raise JobInProgress("the job's file is no longer kept; send the image again", job.id)
+    job.state, job.tries, job.reason, job.ended_at, job.due_at = QUEUED, 0, "", None, due_at or now()
+    audit_trail.append(db, by, "job.again", f"job:{job.id}")
 
 
 # --- what a worker does

@@ -350,6 +350,11 @@ def list_routes(db: orm.Session) -> list[RouteRow]:
     return [_route_row(row) for row in db.scalars(sa.select(Route).order_by(Route.rank, Route.id))]
 
 
+def route(db: orm.Session, route_id: int) -> RouteRow:
+    """One rule. Raises LungkitError if there is none."""
+    return _route_row(_found(db, Route, route_id))
+
+
 def route_for(routes: Iterable[RouteRow], series: Facts) -> RouteRow | None:
     """The first active rule that fits a series."""
     return next((route for route in routes if route.active and route.rule.fits(series)), None)
