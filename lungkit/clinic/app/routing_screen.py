@@ -60,7 +60,7 @@ class RoutingScreen(Screen[Administration]):
 
     def _build_rules(self) -> widgets.Widget:
         button = self.page.button
-        self.study = field(widgets.Dropdown, "Study that was received", options=[("none", "")])
+        self.study = field(widgets.Dropdown, "Study that was received", options=[("none", "")]).add_class("wide")
         self.attempt = button("Try on this study", self._try)
         self.switch = button("Switch on", self._switch)
         self.remove = button("Remove rule …", self._ask_remove)
@@ -227,7 +227,7 @@ class RoutingScreen(Screen[Administration]):
         self.kind = field(widgets.Dropdown, "By", options=[(_KINDS[kind], kind) for kind in DESTINATIONS])
         self.place = field(widgets.Text, "Address", placeholder="host:port, or https://…")
         self.to_title = field(widgets.Text, "Its AE title", placeholder="for C-STORE")
-        self.segments = widgets.Checkbox(description="also the heat map as a segmentation", indent=False)
+        self.segments = widgets.Checkbox(description="also the heat map as a segmentation", indent=False).add_class("wide")
         add = button("Add destination", self._add_destination, "primary")
         form = widgets.HBox([self.to_name, self.kind, self.place, self.to_title, add]).add_class("filters")
         heading = widgets.HTML("<h2>Destinations</h2>")
@@ -317,4 +317,4 @@ def _trial(row: RouteRow, found: list[tuple[SeriesOfStudy, bool]]) -> str:
             f"<td>{count(series.files, 'image')}</td><td><b>{safe(to)}</b></td></tr>"
         )
     head = "<tr><th>Series</th><th>Description</th><th>Images</th><th>This rule</th></tr>"
-    return f'<div class="wide"><table class="trial"><thead>{head}</thead><tbody>{lines}</tbody></table></div>'
+    return f'<div class="wide trial"><table><thead>{head}</thead><tbody>{lines}</tbody></table></div>'
