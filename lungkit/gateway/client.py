@@ -52,9 +52,9 @@ class Client:
                 time.sleep(attempt)
             except GatewayError as error:
                 job = error.problem.get("job", "")
-                if error.status != 409 or not job or attempt == 1:
+                if error.status != 409 or not job:
                     raise
-                return self.job(job.rpartition("/")[2])  # the first attempt has arrived
+                return self.job(job.rpartition("/")[2])  # the same request has arrived before
         raise AssertionError("not reached")
 
     def job(self, job_id: str) -> dict[str, Any]:
@@ -102,10 +102,10 @@ class Client:
         return answer
 
     def _ask(self, method: str, path: str, **request: Any) -> requests.Response:
-        """One request; it is repeated, after the time that the gateway names, where there were too many."""
+        """One request; it is repeated where there were too many, or where a proxy found no gateway."""
         for attempt in range(5):
             answer = self._session.request(method, self.url + path, timeout=self.timeout, **request)
-            if answer.status_code not in (429, 503) or attempt == 4:
+            if answer.status_code not in (429, 502, 503, 504) or attempt == 4:
                 break
             time.sleep(min(30.0, float(answer.headers.get("Retry-After", 1))))
         if answer.status_code >= 400:

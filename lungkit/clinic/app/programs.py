@@ -43,7 +43,9 @@ class ProgramsScreen(Screen[Administration]):
         self.hide = button("I have noted it. Hide it", self._hide)
         self.program = field(widgets.Text, "Program", placeholder="a-z, 0-9, . _ @ -")
         self.scopes = {
-            scope: widgets.Checkbox(description=f"{scope}: {_SCOPES[scope]}", value=scope != "admin", indent=False).add_class("wide")
+            scope: widgets.Checkbox(
+                description=f"{scope}: {_SCOPES[scope]}", value=scope != "admin", indent=False
+            ).add_class("wide")
             for scope in SCOPES
         }
         self.days = field(widgets.BoundedIntText, "Valid for (days)", value=DAYS, min=1, max=MOST_DAYS)

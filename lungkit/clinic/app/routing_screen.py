@@ -227,7 +227,9 @@ class RoutingScreen(Screen[Administration]):
         self.kind = field(widgets.Dropdown, "By", options=[(_KINDS[kind], kind) for kind in DESTINATIONS])
         self.place = field(widgets.Text, "Address", placeholder="host:port, or https://…")
         self.to_title = field(widgets.Text, "Its AE title", placeholder="for C-STORE")
-        self.segments = widgets.Checkbox(description="also the heat map as a segmentation", indent=False).add_class("wide")
+        self.segments = widgets.Checkbox(description="also the heat map as a segmentation", indent=False).add_class(
+            "wide"
+        )
         add = button("Add destination", self._add_destination, "primary")
         form = widgets.HBox([self.to_name, self.kind, self.place, self.to_title, add]).add_class("filters")
         heading = widgets.HTML("<h2>Destinations</h2>")

@@ -117,7 +117,13 @@ class Table:
         item = self.item
         for action in self.actions:
             action.disabled = item is None
-        hint = "" if not (self.actions and self._items) else "Select a row." if item is None else f"Selected: {self._name(item)}."
+        hint = (
+            ""
+            if not (self.actions and self._items)
+            else "Select a row."
+            if item is None
+            else f"Selected: {self._name(item)}."
+        )
         words = " ".join(filter(None, (f"{self._summary}." if self._summary else "", hint)))
         self.status.value = f'<span class="about" role="status">{safe(words)}</span>'
         self._on_select()
