@@ -98,9 +98,9 @@ def _search(identifier: Json) -> str:
 
 def _patient(reported: Reported) -> Json:
     patient = reported.patient
+    name = {"name": [{"text": plain(patient.name)}]} if plain(patient.name) else {}
     born = {"birthDate": f"{patient.birth_year:04}"} if patient.birth_year else {}
-    name = plain(patient.name)
-    return {"name": [{"text": name}] if name else [], "gender": patient.sex} | born
+    return {"gender": patient.sex} | name | born
 
 
 def _device(reported: Reported) -> Json:
