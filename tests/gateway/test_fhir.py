@@ -7,6 +7,7 @@ import shutil
 from collections import defaultdict
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
@@ -19,7 +20,7 @@ from lungkit import config
 from lungkit.clinic.records import accounts
 from lungkit.clinic.records.cases import PatientRow, Records
 from lungkit.errors import LungkitError
-from lungkit.gateway import fhir
+from lungkit.gateway import fhir, hl7
 from lungkit.gateway.client import Client
 from lungkit.gateway.reported import Reported, reported_of
 from tests.clinic.rows import events
@@ -77,6 +78,9 @@ TIMES = {"issued": INSTANT, "effectiveDateTime": DATE_TIME, "started": DATE_TIME
 TEXT = re.compile(r"[ \r\n\t\S]+")
 
 
+KEYS = ("patient", "kind", "reviews")
+
+
 def reported(**other) -> Reported:
     source = other.pop("source", None)
     facts = {"patient": PATIENT, "kind": "X-ray", "reviews": ()} | {k: v for k, v in other.items() if k in KEYS}
@@ -86,6 +90,17 @@ def reported(**other) -> Reported:
 
 
 KEYS = ("patient", "kind", "reviews")
+
+# What docs/fhir.md shows.
+EXAMPLE = reported(
+    patient=PatientRow("id", "T-1", "Anna Invented", 1956, "female"),
+    source=source_of(radiograph("DX", TimezoneOffsetFromUTC="+0100")),
+    classes=("Normal", "Pneumonia"),
+    probabilities=(0.068, 0.932),
+    model="chest-xray-pneumonia",
+    synthetic=False,
+    checks=(),
+)
 
 
 def checked(bundle: dict) -> dict[str, list[dict]]:
@@ -441,3 +456,11 @@ def test_errors_of_the_address_are_problems(gateway):
     problem(gateway.ask("GET", "/results/none/fhir", key=""), 401, "key-refused")
     predicts = gateway.make_key("predict", name="sender")
     problem(gateway.ask("GET", "/results/none/fhir", predicts), 403, "scope-missing")
+
+
+def test_the_documentation_shows_what_is_sent():
+    page = (Path(__file__).parents[2] / "docs" / "fhir.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```json\n(.*?)```", page, re.S)
+    assert json.loads(shown) in fhir.bundle(EXAMPLE)["entry"]
+    (shown,) = re.findall(r"```text\n(MSH.*?)```", page, re.S)
+    assert shown.replace("\n", "\r").encode() == hl7.oru_r01(EXAMPLE)
