@@ -115,7 +115,10 @@ def reported_of(case: Case, card: ModelCard | None, source: Source | None = None
         milliseconds=case.milliseconds,
     )
     instance = source.instances[0] if source else ""
-    reviews = [Review(**vars(row)) for row in case.reviews]
+    reviews = [
+        Review(reviewer=one.reviewer, agrees=one.agrees, label=one.label, comment=one.comment, at=one.at)
+        for one in case.reviews
+    ]
     result = result_of(case.reading_id, prediction, card, case.read_at, instance)
     return Reported(result=result, patient=case.patient, kind=case.kind, reviews=tuple(reviews), source=source)
 

@@ -20,6 +20,7 @@ DOORS = {
     ("GET", f"/results/{ID}"): {"read", "admin"},
     ("GET", f"/results/{ID}/heat.png"): {"read", "admin"},
     ("GET", f"/results/{ID}/report.pdf"): {"read", "admin"},
+    ("GET", f"/results/{ID}/fhir"): {"read", "admin"},
     ("GET", "/models"): {"predict", "read", "admin"},
     ("GET", "/models/none"): {"predict", "read", "admin"},
 }
