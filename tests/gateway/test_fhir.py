@@ -394,6 +394,12 @@ def test_a_patient_number_is_never_changed_but_refused(number):
         reported(patient=replace(PATIENT, number=number))
 
 
+def test_a_class_with_a_backslash_is_one_text():
+    given = {"classes": ("A\\B", "C"), "probabilities": (0.25, 0.75), "label": "C", "named": ("C",)}
+    made = checked(fhir.bundle(reported(**given)))["Observation"]
+    assert [one["code"]["text"] for one in made] == ["C", "A\\B"]
+
+
 def test_hostile_headers_leave_a_valid_bundle():
     checked(fhir.bundle(reported(source=source_of(radiograph("DX", **HOSTILE)))))
 

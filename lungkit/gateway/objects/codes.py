@@ -66,7 +66,8 @@ def finding(name: str) -> CodedConcept:
         value, meaning = _FINDINGS[plain]
         return CodedConcept(value, "SCT", meaning)
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-    return CodedConcept(f"C-{digest.upper()}", SCHEME, one_line(name)[:64].rstrip() or "class without a name")
+    meaning = one_line(name.replace("\\", "/"))[:64].rstrip()  # a backslash would divide it into two values
+    return CodedConcept(f"C-{digest.upper()}", SCHEME, meaning or "class without a name")
 
 
 def modality(source: Source) -> CodedConcept:
