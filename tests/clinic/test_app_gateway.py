@@ -138,6 +138,22 @@ def test_a_rule_that_does_not_fit_says_so_and_headers_are_shown_as_text(opened, 
     assert "<img" not in screen.trial.value
 
 
+def test_a_rule_that_was_edited_is_off_until_it_is_tried_again(opened, page, study, store):
+    screen = opened(RoutingScreen)
+    _rule(screen, modality="CT")
+    choose(screen.rules, 0)
+    screen.edit.click()
+    assert (screen.name.value, screen.conditions["modality"].value, screen.save.description) == (
+        "chest", "CT", "Save rule",
+    )  # fmt: skip
+    screen.conditions["modality"].value = "DX"
+    screen.save.click()
+    with store.read() as db:
+        (row,) = routing.list_routes(db)
+    assert (row.rule.modality, row.active, row.tried_at) == ("DX", False, None)
+    assert (screen.save.description, screen.name.value, shown(screen.cancel)) == ("Add rule", "", False)
+
+
 def test_results_go_to_destinations_that_were_entered(opened, page, store):
     screen = opened(RoutingScreen)
     screen.to_name.value, screen.place.value, screen.to_title.value = "PACS", "pacs.example:104", "ARCHIVE"

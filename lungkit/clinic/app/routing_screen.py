@@ -5,7 +5,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from lungkit.clinic.app.page import field, safe, sortable_time
+from lungkit.clinic.app.page import field, safe, show_if, sortable_time
 from lungkit.clinic.app.screen import Confirm, Screen, Table
 from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.received import ReceivedRow, SeriesOfStudy
@@ -63,6 +63,7 @@ class RoutingScreen(Screen[Administration]):
         self.study = field(widgets.Dropdown, "Study that was received", options=[("none", "")]).add_class("wide")
         self.attempt = button("Try on this study", self._try)
         self.switch = button("Switch on", self._switch)
+        self.edit = button("Edit rule", self._edit)
         self.remove = button("Remove rule …", self._ask_remove)
         self.rules = Table(
             self.page,
@@ -78,7 +79,7 @@ class RoutingScreen(Screen[Administration]):
                 ),
                 "State": _rule_state,
             },
-            *(self.study, self.attempt, self.switch, self.remove),
+            *(self.study, self.attempt, self.switch, self.edit, self.remove),
             name=lambda row: row.rule.name,
             on_select=self._rule_selected,
             empty="There is no rule yet, so nothing that is sent is read.",
@@ -96,20 +97,21 @@ class RoutingScreen(Screen[Administration]):
         self.priority = field(widgets.Dropdown, "Priority", options=PRIORITIES[::-1], value="routine")
         self.rank = field(widgets.BoundedIntText, "Order", value=100, min=0, max=9999)
         self.goes_to = field(widgets.SelectMultiple, "Results go to", options=[], rows=3)
-        self.save = button("Add rule", self._save, "primary")
+        self.editing: int | None = None  # the rule that the form changes; None: it makes a new one
+        self.save = button("", self._save, "primary")
+        self.cancel = button("Cancel", self._clear)
         form = widgets.HBox(
-            [self.name, *self.conditions.values(), self.model, self.priority, self.rank, self.goes_to, self.save]
+            [self.name, *self.conditions.values(), self.model, self.priority, self.rank, self.goes_to]
         ).add_class("filters")
-        heading = widgets.HTML(
-            "<h2>Add a rule</h2><p class='about'>An empty condition fits everything. The rule with the lowest order is "
-            "tried first. A rule is tried on a study that was received before it can be switched on.</p>"
-        )
+        self.heading = widgets.HTML()
+        buttons = widgets.HBox([self.save, self.cancel]).add_class("actions")
+        self._clear()
         return widgets.VBox(
             [
                 widgets.HTML("<h2>Rules</h2>"),
                 self.rules.widget,
                 self.trial,
-                widgets.VBox([heading, form]).add_class("card"),
+                widgets.VBox([self.heading, form, buttons]).add_class("card"),
             ]
         )
 
@@ -144,6 +146,32 @@ class RoutingScreen(Screen[Administration]):
 
         self.confirm.ask(f"Remove the rule '{row.rule.name}'? Readings that it led to stay.", "Remove rule", remove)
 
+    def _edit(self) -> None:
+        row: RouteRow = self.rules.selected()
+        rule, known = row.rule, dict(self.goes_to.options).values()
+        self._set(row.id, rule.name, {what: getattr(rule, what) for what in _CONDITIONS}, rule.priority, rule.rank)
+        if (rule.model, rule.model) in self.model.options:
+            self.model.value = rule.model
+        self.goes_to.value = [one for one in rule.destinations if one in known]
+
+    def _clear(self) -> None:
+        self._set(None, "", dict.fromkeys(_CONDITIONS, ""), "routine", 100)
+        self.goes_to.value = ()
+
+    def _set(self, editing: int | None, name: str, conditions: dict[str, str], priority: str, rank: int) -> None:
+        """Fill the form, for a rule that there is or for a new one."""
+        self.editing, self.name.value, self.priority.value, self.rank.value = editing, name, priority, rank
+        for what, text in conditions.items():
+            self.conditions[what].value = text
+        self.save.description = "Add rule" if editing is None else "Save rule"
+        show_if(editing is not None, self.cancel)
+        title = "Add a rule" if editing is None else f"Edit the rule “{safe(name)}”"
+        self.heading.value = (
+            f"<h2>{title}</h2><p class='about'>An empty condition fits everything. The rule with the lowest order is "
+            "tried first. A rule is tried on a study that was received before it can be switched on, and again after "
+            "each change.</p>"
+        )
+
     def _save(self) -> None:
         rule = Rule(
             name=self.name.value,
@@ -153,10 +181,8 @@ class RoutingScreen(Screen[Administration]):
             destinations=tuple(self.goes_to.value),
             **{what: text.value for what, text in self.conditions.items()},
         )
-        self.records.save_route(rule)
-        self.name.value = ""
-        for text in self.conditions.values():
-            text.value = ""
+        self.records.save_route(rule, self.editing)
+        self._clear()
         self.refresh()
         self.page.say(f"The rule '{rule.name}' is kept, and off. Try it on a study, then switch it on.", "done")
 
