@@ -1,4 +1,4 @@
-"""Pages that are made from the project itself: commands, API, model cards and notebooks, in docs/generated/.
+"""Pages in docs/generated/, made from the project itself: commands, REST and Python API, model cards, notebooks.
 
 The modules are parsed, not imported: `make docs` needs no TensorFlow for them.
 """
@@ -20,6 +20,7 @@ API = {
     "lungkit.training": "Training",
     "lungkit.clinic": "Clinic",
     "lungkit.clinic.records": "Records of the clinic",
+    "lungkit.gateway.objects": "DICOM objects that answer images",
 }
 NOTEBOOKS = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if path.name[0].isdigit()]
 
@@ -33,7 +34,7 @@ def setup(app) -> dict:
 def write() -> None:
     """Make all of docs/generated/ again."""
     shutil.rmtree(GENERATED, ignore_errors=True)
-    pages = {"commands": commands(), **api(), **cards()}
+    pages = {"commands": commands(), "rest": rest(), **api(), **cards()}
     for name, text in pages.items():
         page = GENERATED / (name if name.endswith(".inc") else f"{name}.md")
         page.parent.mkdir(parents=True, exist_ok=True)
@@ -98,6 +99,89 @@ def _cell(text: str | None) -> str:
 
 def _first_sentence(text: str) -> str:
     return _cell(re.split(r"(?<=[.!?])\s", " ".join(text.split()), maxsplit=1)[0])
+
+
+# --- REST
+
+
+def rest() -> str:
+    """The reference of the gateway's REST API, from its own OpenAPI description."""
+    from lungkit.clinic.records.store import Store
+    from lungkit.gateway.app import make_app
+
+    described = make_app(Store("sqlite:////never-opened/clinic.db")).openapi()
+    intro = (
+        "# REST API\n\nThis page is made from the description that a running gateway gives (OpenAPI "
+        f"{described['openapi']}, at `/api/v1/openapi.json`).\n[The gateway](../gateway.md) says how to start it, and "
+        f"shows each call with `curl`.\n\n{described['info']['description']}\n\n"
+    )
+    operations = [
+        (method.upper(), path, operation)
+        for path, methods in described["paths"].items()
+        for method, operation in methods.items()
+    ]
+    rows = "".join(f"| `{method} {path}` | {_cell(one.get('summary', ''))} |\n" for method, path, one in operations)
+    parts = [f"{intro}| request | what it does |\n|---|---|\n{rows}"]
+    parts += [_operation(*one) for one in operations]
+    schemas = described["components"]["schemas"]
+    parts += ["## Objects\n", *(_schema(name, schema) for name, schema in sorted(schemas.items()))]
+    return "\n".join(parts)
+
+
+def _operation(method: str, path: str, operation: dict) -> str:
+    """A request's section: what may be sent, and every answer."""
+    text = f"## {method} {path}\n\n{operation.get('summary', '')}. {operation.get('description', '')}\n\n"
+    if fields := operation.get("parameters"):
+        rows = "".join(
+            f"| `{one['name']}` | {one['in']} | {_type(one.get('schema', {}))} | "
+            f"{_cell(one.get('description') or one.get('schema', {}).get('description', ''))} |\n"
+            for one in fields
+        )
+        text += f"| field | in | type | meaning |\n|---|---|---|---|\n{rows}\n"
+    if body := operation.get("requestBody"):
+        text += f"Body: {', '.join(f'`{kind}`' for kind in body['content'])}\n\n"
+    rows = "".join(
+        f"| {status} | {_cell(answer.get('description', ''))} | {_answers(answer)} |\n"
+        for status, answer in sorted(operation["responses"].items())
+    )
+    return f"{text}| status | when | answer |\n|---|---|---|\n{rows}"
+
+
+def _answers(answer: dict) -> str:
+    return ", ".join(
+        f"{_type(content.get('schema', {}))} as `{kind}`" for kind, content in answer.get("content", {}).items()
+    )
+
+
+def _schema(name: str, schema: dict) -> str:
+    """An object's section: each field with its type, range and unit."""
+    rows = "".join(
+        f"| `{field}` | {_type(of)} | {_cell(of.get('description', ''))} |\n"
+        for field, of in schema.get("properties", {}).items()
+    )
+    table = f"\n| field | type | meaning |\n|---|---|---|\n{rows}" if rows else ""
+    return f"### {name}\n\n{schema.get('description', '')}\n{table}"
+
+
+def _type(schema: dict) -> str:
+    """A JSON schema in words: "number, 0 to 1"."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        return " or ".join(_type(one) for one in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+    kind = str(schema.get("type", "any"))
+    if kind == "array":
+        return f"list of {_type(schema.get('items', {}))}"
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is not None and high is not None:
+        return f"{kind}, {low:g} to {high:g}"
+    if low is not None:
+        return f"{kind}, from {low:g} on"
+    longest = schema.get("maxLength")
+    return f"{kind}, at most {longest} characters" if longest else kind
 
 
 # --- API
