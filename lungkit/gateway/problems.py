@@ -109,7 +109,9 @@ def install(app: FastAPI) -> None:
         return invalid(error.errors())
 
     async def of_program(_: Request, error: Exception) -> JSONResponse:
-        return answer("program-error", f"{type(error).__name__}; the gateway's log says more")
+        # Answered outside of all middleware, which adds these headers to other answers.
+        headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        return answer("program-error", f"{type(error).__name__}; the gateway's log says more", headers)
 
     handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[JSONResponse]]] = {
         LungkitError: of_lungkit,

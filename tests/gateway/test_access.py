@@ -144,3 +144,14 @@ def test_what_programs_do_is_on_the_trail_without_a_name(gateway, slices):
     assert trail[1].user_id == trail[2].user_id
     for text in PATIENT.values():
         assert text not in str([(event.object, event.detail) for event in trail])
+
+
+def test_an_error_of_the_program_tells_nothing_and_is_not_kept_by_a_browser(gateway, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("Anna Invented")
+
+    monkeypatch.setattr("lungkit.gateway.models.registry.models", broken)
+    answer = gateway.ask("GET", "/models")
+    assert "Anna" not in problem(answer, 500, "program-error")["detail"]
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
