@@ -9,7 +9,7 @@ their image checks, and where the version was not measured on whole series: its 
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -138,7 +138,7 @@ def read(predictor: Predictor, series: Series) -> SeriesReading:
             (series.slices[numbers[0]].position, series.slices[numbers[-1]].position),
             lungs is not None,
         ),
-        extent=_extent(lungs, seen, predictor.classes[absent]) if lungs else None,
+        extent=_measured(lungs, seen, predictor.classes[absent]) if lungs else None,
     )
 
 
@@ -200,8 +200,9 @@ def _extents(extent: Extent | None, absent: str) -> list[str]:
         return ["the extent in the lungs was not measured: the series is no volume, or its density shows no lungs"]
     part = "" if extent.whole else ", which are cut off where the series ends"
     low, high = HIGH_ATTENUATION
+    share = wording.percent(extent.not_absent)
     return [
-        f"lungs of {extent.millilitres:,.0f} ml{part}: {wording.percent(extent.not_absent)} of them in slices that are not {absent}",
+        f"lungs of {extent.millilitres:,.0f} ml{part}: {share} of them in slices that are not {absent}",
         f"of the lungs, {extent.high_attenuation:.1%} have {low:.0f} to {high:.0f} HU (high attenuation areas) and "
         f"{extent.dense:.1%} more than that (consolidation, and vessels)",
     ]
@@ -220,22 +221,25 @@ def _lungs(series: Series) -> Lungs | None:
     return lungs if lungs.millilitres else None
 
 
+def _measured(lungs: Lungs, seen: list[SliceReading], absent: str) -> Extent:
+    return extent(lungs, [one.number for one in seen], [one.reading.label != absent for one in seen])
+
+
 def _in_lungs(lungs: Lungs) -> np.ndarray:
     """The slices that show more than the tips of the lungs: int (slices,)."""
     area = lungs.by_slice
     return np.flatnonzero(area > lungs3d.NEARLY_NONE * area.max())
 
 
-def _extent(lungs: Lungs, seen: list[SliceReading], absent: str) -> Extent:
-    """The extent in lungs, from what the version says about slices in order."""
+def extent(lungs: Lungs, numbers: Sequence[int], sick: Sequence[bool]) -> Extent:
+    """The extent in lungs. numbers: of the slices that were read; sick: which of them are not called absent."""
     area = lungs.by_slice
-    numbers = np.array([one.number for one in seen])
-    nearest = np.abs(np.arange(len(area))[:, np.newaxis] - numbers).argmin(axis=1)
-    sick = np.array([one.reading.label != absent for one in seen])[nearest]
+    nearest = np.abs(np.arange(len(area))[:, np.newaxis] - np.asarray(numbers)).argmin(axis=1)
+    counted = np.asarray(sick, bool)[nearest]
     return Extent(
         millilitres=lungs.millilitres,
         whole=lungs.whole,
-        not_absent=float(area[sick].sum() / area.sum()),
+        not_absent=float(area[counted].sum() / area.sum()),
         high_attenuation=lungs.share(*HIGH_ATTENUATION),
         dense=lungs.share(HIGH_ATTENUATION[1], np.inf),
     )

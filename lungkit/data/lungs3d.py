@@ -18,7 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 NEARLY_NONE = 0.1  # of the lungs' largest area in a slice
-CELL_MM = 2.0  # a cell has as many voxels as fit in this, and one at least
+CELL_MM = 2.0  # about; a cell is of whole voxels
 _MOST_CELLS = 256  # in a row or column of a slice
 _TISSUE = -400  # HU; half-way between lung (-850) and muscle (50), where a wall is
 _GAS = -950  # HU; the mean of a lung is above, that of air outside, in the bowel and in the table below
@@ -67,7 +67,7 @@ class Lungs:
     def whole(self) -> bool:
         """Whether the series shows them all: its first and last slice have next to none of them."""
         area = self.by_slice
-        return bool(len(area)) and max(area[0], area[-1]) <= NEARLY_NONE * area.max()
+        return bool(area.any() and max(area[0], area[-1]) <= NEARLY_NONE * area.max())
 
     def share(self, low: float, high: float) -> float:
         """The share of the lungs whose density is from `low` up to below `high`, HU: 0..1; 0 without lungs."""
@@ -94,7 +94,7 @@ def find(slices: Iterable[np.ndarray], spacing: tuple[float, float, float]) -> L
     for count, one in enumerate(slices, 1):
         if count == 1:
             shape = one.shape
-            depth, *plane = (max(1, int(CELL_MM / each + 0.01)) for each in step)
+            depth, *plane = (max(1, round(CELL_MM / each)) for each in step)
             high, wide = (max(fits, -(-side // _MOST_CELLS)) for fits, side in zip(plane, shape, strict=True))
             cell = depth, high, wide
         reduced, place = _reduced(one, cell[1], cell[2]), (count - 1) % cell[0]
