@@ -26,7 +26,7 @@ _AIRWAY = -940  # HU; the inside of the large airways is below
 _AIRWAY_MM2 = 30.0, 1000.0  # their area in a slice
 _AIRWAY_MM = 30.0  # how far they run through the slices, at least
 _MIDDLE = 0.3  # of the body's width, around its middle: where the large airways are
-_LEAST_ML = 1.0
+_LEAST_MM2 = 1500.0  # the largest area of the lungs in a slice; gas in the bowel has less
 _LEAST_PART = 0.05  # of the larger lung
 _CLOSING_MM = 12.0  # radius
 _BRIDGED_MM = 30.0  # between lung above and lung below; chosen on phantoms
@@ -127,10 +127,12 @@ def _lungs(hu: np.ndarray, cell: Spacing) -> np.ndarray:
     inside &= ~airways
     parts, sizes = _parts(inside, _CROSS)
     means = np.bincount(parts[inside], hu[inside], minlength=len(sizes) + 1)[1:] / sizes
-    sizes = sizes * np.prod(cell) / 1000
-    lung = (means > _GAS) & (sizes > _LEAST_ML)
+    lung = means > _GAS
     lung &= sizes > _LEAST_PART * sizes[lung].max(initial=0)
-    mask = _bridged(np.concatenate([[False], lung])[parts], cell)
+    mask = np.concatenate([[False], lung])[parts]
+    if mask.sum(axis=(1, 2)).max() * cell.rows * cell.columns < _LEAST_MM2:
+        return np.zeros_like(mask)
+    mask = _bridged(mask, cell)
     return np.asarray(_closed(mask, cell) & ~airways)
 
 

@@ -153,3 +153,10 @@ def test_a_large_volume_takes_seconds():
     found = lungs3d.find(volume, (1.0, 0.7, 0.7))
     assert time.process_time() - started < 10
     assert found.millilitres == pytest.approx(2 * 130 * 250 * 140 * 0.49 / 1000, rel=0.03)
+
+
+def test_gas_in_the_bowel_is_no_lung():
+    belly = np.full((8, 100, 100), -1000, np.int16)
+    belly[:, 10:90, 10:90] = 50
+    belly[:, 40:48, 30:45] = belly[2:5, 60:66, 60:66] = -800  # gas and what surrounds it
+    assert not lungs3d.find(belly, (5.0, 3.0, 3.0)).millilitres
