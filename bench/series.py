@@ -40,6 +40,7 @@ class Measured:
     volume: float  # of the lungs, over the true one
     lesion: float  # true share that is lesion
     in_sick_slices: float  # true share in slices that have a lesion
+    lesion_found: float  # share of the lesions that the lungs include; NaN without lesions
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +78,7 @@ def measured(parts: dict[str, np.ndarray], sick: np.ndarray) -> Measured:
         volume=mask.sum() / true.sum(),
         lesion=lesion.sum() / true.sum(),
         in_sick_slices=true[with_lesion].sum() / true.sum(),
+        lesion_found=float(mask[lesion].mean()) if lesion.any() else np.nan,
     )
 
 
@@ -230,6 +232,11 @@ def measure(studies: list[Study]) -> None:
     ):
         figure = wording.figure(*mean_with_interval(values, np.arange(len(known)), bounds=(0, 2)))
         print(f"lungs, {name}: {figure}, from {min(values):.3f} to {max(values):.3f}")
+    for label, kind in enumerate(phantom.CLASSES):
+        kept = np.array([one.lesion_found for of, one in known if of == label])
+        if np.isfinite(kept).any():
+            figure = wording.figure(*mean_with_interval(kept, np.arange(len(kept)), bounds=(0, 1)))
+            print(f"share of the lesions that is within the lungs, {kind}: {figure}; median {np.nanmedian(kept):.2f}")
     print("\n| in % of the lungs | studies | true mean | error | absolute error |\n|---|--:|--:|---|---|")
     for label, kind in enumerate(phantom.CLASSES):
         some = [one for of, one in known if of == label]

@@ -75,7 +75,7 @@ def test_thin_slices_are_joined_and_each_has_its_area(healthy):
     volume, _, _, (between, rows, columns) = healthy
     thin = volume.repeat(5, 0)[:-1]
     found = lungs3d.find(iter(thin), (between / 5, rows, columns))
-    assert (found.cell[0], found.shape[0], len(found.by_slice)) == (1, 99, 99)
+    assert (found.cell[0], len(found.mask), len(found.by_slice)) == (2, 50, 99)
     found = lungs3d.find(thin, (0.5, rows, columns))
     assert (found.cell[0], len(found.mask), len(found.by_slice)) == (4, 25, 99)
     assert found.voxels().shape == thin.shape
