@@ -20,6 +20,7 @@ from scipy import ndimage
 NEARLY_NONE = 0.1  # of the lungs' largest area in a slice
 CELL_MM = 2.0  # about; a cell is of whole voxels
 _MOST_CELLS = 256  # in a row or column of a slice
+_MOST_VOXELS = 16  # in a row or column of a cell; a header may state any spacing
 _TISSUE = -400  # HU; half-way between lung (-850) and muscle (50), where a wall is
 _GAS = -950  # HU; the mean of a lung is above, that of air outside, in the bowel and in the table below
 _AIRWAY = -940  # HU; the inside of the large airways is below
@@ -95,7 +96,9 @@ def find(slices: Iterable[np.ndarray], spacing: tuple[float, float, float]) -> L
         if count == 1:
             shape = one.shape
             depth, *plane = (max(1, round(CELL_MM / each)) for each in step)
-            high, wide = (max(fits, -(-side // _MOST_CELLS)) for fits, side in zip(plane, shape, strict=True))
+            high, wide = (
+                max(min(fits, _MOST_VOXELS), -(-side // _MOST_CELLS)) for fits, side in zip(plane, shape, strict=True)
+            )
             cell = depth, high, wide
         reduced, place = _reduced(one, cell[1], cell[2]), (count - 1) % cell[0]
         if place:

@@ -160,3 +160,11 @@ def test_gas_in_the_bowel_is_no_lung():
     belly[:, 10:90, 10:90] = 50
     belly[:, 40:48, 30:45] = belly[2:5, 60:66, 60:66] = -800  # gas and what surrounds it
     assert not lungs3d.find(belly, (5.0, 3.0, 3.0)).millilitres
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 1e-6, 1e-6), (1e-3, 1e-3, 1e-3), (500.0, 400.0, 400.0)])
+def test_a_spacing_that_no_scanner_has_takes_no_more_memory(healthy, spacing):
+    volume = healthy[0][:4]
+    found = lungs3d.find(volume, spacing)
+    assert found.mask.size <= volume.size
+    assert np.isfinite(found.millilitres)
