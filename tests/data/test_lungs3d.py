@@ -168,3 +168,13 @@ def test_a_spacing_that_no_scanner_has_takes_no_more_memory(healthy, spacing):
     found = lungs3d.find(volume, spacing)
     assert found.mask.size <= volume.size
     assert np.isfinite(found.millilitres)
+
+
+def test_a_stomach_full_of_gas_is_no_lung():
+    trunk = np.full((8, 100, 100), -1000, np.int16)
+    trunk[:, 10:90, 10:90] = 50
+    trunk[:, 20:60, 20:45] = trunk[:, 20:60, 55:80] = -850
+    trunk[:, 68:84, 55:80] = -1000
+    found = lungs3d.find(trunk, (5.0, 3.0, 3.0)).voxels()
+    assert found[:, 20:60, 20:45].all() and found[:, 20:60, 55:80].all()
+    assert not found[:, 68:84].any()
