@@ -1,8 +1,10 @@
 """The verbs of `lungkit data`: fetch, phantom, join, audit; and `lungkit series`."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,8 +12,9 @@ from lungkit import terminal
 from lungkit.cli.options import LabelColumns, Labels, Omitted, say_each, source_path
 
 if TYPE_CHECKING:
+    from lungkit.clinic.series_reading import SeriesReading
     from lungkit.data.dataset import Dataset
-    from lungkit.data.series import Series
+    from lungkit.data.series import Contents, Series
 
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: fetch, make, audit.")
 
@@ -108,6 +111,7 @@ def data_audit(
 def series(
     path: Annotated[Path, typer.Argument(help="a folder, a zip file, or a DICOM file")],
     model: Annotated[str, typer.Option(help="NAME or NAME@vN: also read each series as one with this model")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """List the CT series in a folder or zip file: what they are, how they may be read, and what is wrong with them.
 
@@ -117,6 +121,18 @@ def series(
     from lungkit.errors import LungkitError
 
     contents = reader.read(path.expanduser(), str(path))
+    if as_json:
+        typer.echo(json.dumps(_record(contents, model)))
+    else:
+        _list(contents)
+    if not contents.series:
+        raise LungkitError(f"{path}: no CT series; give a folder or zip file with the slices of a series in DICOM")
+    if model and not as_json:
+        _read_each(contents.series, model)
+
+
+def _list(contents: "Contents") -> None:
+    """The series in a table, their findings, and what is in none of them."""
     columns = ["series", "slices", "size", "spacing (mm)", "range (mm)", "orientation", "kernel", "may be read as"]
     if contents.series:
         terminal.table(columns, [[number, *_cells(one)] for number, one in enumerate(contents.series, 1)])
@@ -126,26 +142,63 @@ def series(
         say_each([f"{number}: {found.severity}: {found.rule}: {found.words}" for found in one.findings])
     if contents.set_aside:
         terminal.say(f"in no series: {len(contents.set_aside):,}")
-        say_each([f"  {one}: {one.rule}: {one.words}" for one in contents.set_aside], most=20, where="give fewer files")
-    if not contents.series:
-        raise LungkitError(f"{path}: no CT series; give a folder or zip file with the slices of a series in DICOM")
-    if model:
-        _read_each(contents.series, model)
+        say_each([f"  {one}: {one.rule}: {one.words}" for one in contents.set_aside], most=20, where="--json lists all")
 
 
 def _read_each(found: "Sequence[Series]", model: str) -> None:
     """What the model says about each series, in a few lines."""
     from lungkit.clinic import series_reading
+
+    for number, said in enumerate(_readings(found, model), 1):
+        if said is None:
+            terminal.say(f"{number}: not read, because it is refused")
+        else:
+            say_each([f"{number}: {sentence}" for sentence in series_reading.sentences(said)])
+
+
+def _readings(found: "Sequence[Series]", model: str) -> "Iterator[SeriesReading | None]":
+    """What the model says about each series; None about one that is refused."""
+    from lungkit.clinic import series_reading
     from lungkit.clinic.predictor import Predictor
     from lungkit.models import registry
 
     predictor = Predictor(registry.find(model), heat=False)
-    for number, one in enumerate(found, 1):
-        if one.readable == "refused":
-            terminal.say(f"{number}: not read, because it is refused")
-            continue
-        said = series_reading.read(predictor, one)
-        say_each([f"{number}: {sentence}" for sentence in series_reading.sentences(said)])
+    for one in found:
+        yield None if one.readable == "refused" else series_reading.read(predictor, one)
+
+
+def _record(contents: "Contents", model: str) -> dict[str, Any]:
+    """All that the command says, JSON-ready. With a model, "reading" is null for a series that is refused."""
+    told = [_described(one) for one in contents.series]
+    if model:
+        from lungkit.clinic import series_reading
+
+        for one, said in zip(told, _readings(contents.series, model), strict=True):
+            one["reading"] = series_reading.record(said) if said else None
+    aside = [{name: value for name, value in asdict(one).items() if value != ""} for one in contents.set_aside]
+    return {"series": told, "set_aside": aside}
+
+
+def _described(one: "Series") -> dict[str, Any]:
+    """A series without its slices, JSON-ready. Spacing is of rows, columns and slices, all places in mm."""
+    ends = (one.slices[0], one.slices[-1]) if one.slices else ()
+    return {
+        "series_instance_uid": one.uid,
+        "study_instance_uid": one.study_uid,
+        "number": one.number,
+        "modality": one.modality,
+        "kernel": one.kernel,
+        "slices": len(one.slices),
+        "rows": one.rows,
+        "columns": one.columns,
+        "spacing": one.spacing,
+        "thickness": one.thickness,
+        "range": [end.position for end in ends],
+        "files": [end.source for end in ends],  # of the first and the last slice
+        "orientation": one.view,
+        "read_as": one.readable,
+        "findings": [{"severity": found.severity, "rule": found.rule, "words": found.words} for found in one.findings],
+    }
 
 
 def _cells(one: "Series") -> list[str]:

@@ -1,24 +1,33 @@
 """Reads a CT series as one: each slice on its own, and from those that are least normal a reading of the series.
 
+Where the series is a volume, its lungs are found by their Hounsfield units first (lungkit.data.lungs3d): slices are
+sampled within them, and the extent of what is not normal is given as a share of them.
+
 The decision is left to a person where the series is no whole volume, where the slices that it rests on do not pass
 their image checks, and where the version was not measured on whole series: its operating point is that of slices.
 """
 
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
+from lungkit import wording
 from lungkit.clinic import decode
 from lungkit.clinic.predictor import REVIEW, Predictor
+from lungkit.data import lungs3d
+from lungkit.data.lungs3d import Lungs
 from lungkit.data.series import Series
 from lungkit.errors import LungkitError
 from lungkit.models import input_checks, pooling
 from lungkit.models.prediction import Prediction
 
 MOST = 96  # slices; of more, as many are read, evenly spaced
+HIGH_ATTENUATION = -600.0, -250.0  # HU
+_LONGEST_MM = 2000.0  # of a series; longer ones show no person
 _BATCH = 8  # slices at a time: the feature maps of more of them leave the processor's cache
 _TRUSTED = 0.5  # share of the carrying slices that must pass a check
 
@@ -31,6 +40,35 @@ class SliceReading:
     position: float  # mm along the normal of the series
     source: str
     reading: Prediction
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Which slices of a series were read."""
+
+    count: int  # slices
+    among: int  # slices that they were taken from, evenly spaced
+    places: tuple[float, float]  # of the first and the last, mm along the normal
+    in_lungs: bool  # whether `among` counts the slices that show lungs, or all of them
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much of the lungs is not normal, by two measures that do not replace each other. Shares are 0..1.
+
+    None of them is a share of lesions. On phantoms, where lesions are known, bench/README.md has the errors.
+    """
+
+    millilitres: float  # volume of the lungs in the series, vessels included, large airways not
+    whole: bool  # False: the series begins or ends within the lungs, and shares are of the part that it shows
+    # By the model: the share of the lungs' volume that lies in slices which it does not call absent, at the operating
+    # point. The whole slice counts, however small the lesion; a slice that was not read counts as the nearest that was.
+    not_absent: float
+    # By density: the share between -600 and -250 HU, "high attenuation areas" (Podolanczuk et al., Eur. Respir. J.
+    # 48:1442, 2016). Ground glass, but also what lies heaviest, fibrosis, and edges of vessels: in healthy people who
+    # never smoked, the median was 4.3 % (Easthausen et al., Respirology 25:855, 2020).
+    high_attenuation: float
+    dense: float  # by density: the share from -250 HU up, which that definition leaves out: consolidation, and vessels
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +87,8 @@ class SeriesReading:
     without_lungs: int  # slices that were read and left out
     absent: str  # the class that says that nothing was found
     milliseconds: float
+    sampled: Sampled | None = None  # of `read`, always there
+    extent: Extent | None = None  # None where the series is no volume, or where no lungs were found by their density
 
     @property
     def affected(self) -> float:
@@ -64,7 +104,9 @@ def read(predictor: Predictor, series: Series) -> SeriesReading:
     """
     started = time.perf_counter()
     absent = _absence(predictor)
-    numbers = np.unique(np.linspace(0, len(series.slices) - 1, MOST).round().astype(int)).tolist()
+    lungs = _lungs(series)
+    among = _in_lungs(lungs) if lungs else np.arange(len(series.slices))
+    numbers = among[np.unique(np.linspace(0, len(among) - 1, MOST).round().astype(int))].tolist()
     seen = [
         SliceReading(number, series.slices[number].position, series.slices[number].source, reading)
         for number, reading in zip(numbers, _readings(predictor, series, numbers), strict=True)
@@ -90,6 +132,13 @@ def read(predictor: Predictor, series: Series) -> SeriesReading:
         without_lungs=len(numbers) - len(seen),
         absent=predictor.classes[absent],
         milliseconds=1000 * (time.perf_counter() - started),
+        sampled=Sampled(
+            len(numbers),
+            len(among),
+            (series.slices[numbers[0]].position, series.slices[numbers[-1]].position),
+            lungs is not None,
+        ),
+        extent=_measured(lungs, seen, predictor.classes[absent]) if lungs else None,
     )
 
 
@@ -103,7 +152,97 @@ def sentences(said: SeriesReading) -> list[str]:
         *said.reasons,
         f"rests on {len(places)} of {len(said.slices)} slices, from {min(places):.1f} to {max(places):.1f} mm; "
         f"{said.affected:.0%} of the slices are not {said.absent}{left_out}; {said.milliseconds / 1000:.1f} s",
+        *_sampling(said.sampled),
+        *_extents(said.extent, said.absent),
     ]
+
+
+def record(said: SeriesReading) -> dict[str, Any]:
+    """JSON-ready: all that `sentences` says, and each slice that was read. Places are in mm, shares 0..1."""
+    carrying = set(said.carrying)
+    return {
+        "model": said.model,
+        "version": said.version,
+        "decision": said.decision,
+        "label": said.label,
+        "probabilities": dict(zip(said.classes, said.probabilities.tolist(), strict=True)),
+        "reasons": list(said.reasons),
+        "absent": said.absent,
+        "affected": said.affected,
+        "without_lungs": said.without_lungs,
+        "sampled": asdict(said.sampled) if said.sampled else None,
+        "extent": asdict(said.extent) if said.extent else None,
+        "slices": [
+            {
+                "number": one.number,
+                "position": one.position,
+                "file": one.source,
+                "label": one.reading.label,
+                "probabilities": dict(zip(said.classes, one.reading.probabilities.tolist(), strict=True)),
+                "carrying": place in carrying,
+            }
+            for place, one in enumerate(said.slices)
+        ],
+        "ms": round(said.milliseconds, 3),
+    }
+
+
+def _sampling(sampled: Sampled | None) -> list[str]:
+    if sampled is None:
+        return []
+    which = "slices that show lungs by their density" if sampled.in_lungs else "slices"
+    start, end = sampled.places
+    return [f"{sampled.count} of {sampled.among} {which} were read, evenly spaced from {start:.1f} to {end:.1f} mm"]
+
+
+def _extents(extent: Extent | None, absent: str) -> list[str]:
+    if extent is None:
+        return ["the extent in the lungs was not measured: the series is no volume, or its density shows no lungs"]
+    part = "" if extent.whole else ", which are cut off where the series ends"
+    low, high = HIGH_ATTENUATION
+    share = wording.percent(extent.not_absent)
+    return [
+        f"lungs of {extent.millilitres:,.0f} ml{part}: {share} of them in slices that are not {absent}",
+        f"of the lungs, {extent.high_attenuation:.1%} have {low:.0f} to {high:.0f} HU (high attenuation areas) and "
+        f"{extent.dense:.1%} more than that (consolidation, and vessels)",
+    ]
+
+
+def _lungs(series: Series) -> Lungs | None:
+    """The lungs of a series by their density; None where it is no volume, or shows none."""
+    rows, columns, between = series.spacing
+    if series.readable != "volume" or rows is None or columns is None or between is None:
+        return None
+    count, height, width = series.shape
+    if count * between > _LONGEST_MM:
+        return None
+    spacing = between, rows * series.rows / height, columns * series.columns / width  # pixels are read as squares
+    lungs = lungs3d.find((image.pixels for image in series.images()), spacing)
+    return lungs if lungs.millilitres else None
+
+
+def _measured(lungs: Lungs, seen: list[SliceReading], absent: str) -> Extent:
+    return extent(lungs, [one.number for one in seen], [one.reading.label != absent for one in seen])
+
+
+def _in_lungs(lungs: Lungs) -> np.ndarray:
+    """The slices that show more than the tips of the lungs: int (slices,)."""
+    area = lungs.by_slice
+    return np.flatnonzero(area > lungs3d.NEARLY_NONE * area.max())
+
+
+def extent(lungs: Lungs, numbers: Sequence[int], sick: Sequence[bool]) -> Extent:
+    """The extent in lungs. numbers: of the slices that were read; sick: which of them are not called absent."""
+    area = lungs.by_slice
+    nearest = np.abs(np.arange(len(area))[:, np.newaxis] - np.asarray(numbers)).argmin(axis=1)
+    counted = np.asarray(sick, bool)[nearest]
+    return Extent(
+        millilitres=lungs.millilitres,
+        whole=lungs.whole,
+        not_absent=float(area[counted].sum() / area.sum()),
+        high_attenuation=lungs.share(*HIGH_ATTENUATION),
+        dense=lungs.share(HIGH_ATTENUATION[1], np.inf),
+    )
 
 
 def _readings(predictor: Predictor, series: Series, numbers: list[int]) -> Iterator[Prediction]:

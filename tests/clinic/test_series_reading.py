@@ -1,6 +1,7 @@
 """A CT series gets one reading, from the slices that are least normal."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ from lungkit import cli, config
 from lungkit.clinic import series_reading
 from lungkit.clinic.predictor import REVIEW, Predictor
 from lungkit.data import phantom, series
+from lungkit.data.lungs3d import Lungs, Spacing
 from lungkit.data.phantom.anatomy import LENGTH_MM
 from lungkit.errors import LungkitError
 from lungkit.models import registry
@@ -137,3 +139,82 @@ def test_a_version_that_cannot_read_a_series_says_why(predictor, partly, monkeyp
     monkeypatch.setattr(predictor, "classes", card.classes)
     with pytest.raises(LungkitError, match=refused):
         series_reading.read(predictor, only(partly))
+
+
+def test_the_extent_in_the_lungs_and_the_slices_that_were_read_are_given(predictor, partly):
+    one = only(partly)
+    said = series_reading.read(predictor, one)
+    assert said.sampled == series_reading.Sampled(
+        SLICES, SLICES, (one.slices[0].position, one.slices[-1].position), in_lungs=True
+    )
+    spacing, cuts = one.spacing, phantom.make_patient("series", "Pneumonia", 46, SLICES, 224)
+    true = sum(int(cut.lungs.sum()) for cut in cuts) * spacing[0] * spacing[1] * spacing[2] / 1000
+    assert said.extent.millilitres == pytest.approx(true, rel=0.05)
+    assert not said.extent.whole, "a phantom begins at the aortic arch"
+    areas = np.array([cut.lungs.sum() for cut in cuts][::-1])  # series are ordered from the feet
+    sick = np.array([each.reading.label != "Normal" for each in said.slices])
+    assert said.extent.not_absent == pytest.approx(areas[sick].sum() / areas.sum(), abs=0.02)
+    assert 0.02 < said.extent.high_attenuation < 0.15 and 0.01 < said.extent.dense < 0.3
+
+
+def test_more_of_the_lungs_has_high_attenuation_where_there_is_more_ground_glass(predictor, tmp_path):
+    shares = []
+    for name, label in (("none", "Normal"), ("all", "COVID-19")):
+        said = series_reading.read(predictor, only(folder(tmp_path / name, label)))
+        shares.append((said.extent.high_attenuation, said.extent.not_absent))
+    assert shares[1][0] > shares[0][0] + 0.1
+    assert shares[1][1] > 0.9 > shares[0][1]
+
+
+def test_slices_are_sampled_within_the_lungs(predictor, partly, monkeypatch):
+    of_series, water = series.Series.slice, np.full((224, 224), 40.0, np.float32)
+
+    def beyond(one, number):
+        image = of_series(one, number)
+        return image if 4 <= number < 12 else dataclasses.replace(image, pixels=water)
+
+    monkeypatch.setattr(series.Series, "slice", beyond)
+    monkeypatch.setattr(series_reading, "MOST", 4)
+    said = series_reading.read(predictor, only(partly))
+    assert [one.number for one in said.slices] == [4, 6, 9, 11]
+    assert (said.sampled.count, said.sampled.among, said.extent.whole) == (4, 8, True)
+
+
+@pytest.mark.parametrize("how", [{"original": False}, {"leave_out": (6, 7)}])
+def test_slices_that_are_no_volume_have_no_extent_and_are_sampled_over_all(predictor, tmp_path, how):
+    said = series_reading.read(predictor, only(folder(tmp_path / "ct", "COVID-19", **how)))
+    assert (said.extent, said.sampled.in_lungs, said.sampled.among) == (None, False, len(said.slices))
+    assert "the extent in the lungs was not measured" in series_reading.sentences(said)[-1]
+
+
+def test_a_slice_that_was_not_read_counts_as_the_nearest_that_was():
+    mask = np.zeros((6, 2, 2), bool)
+    mask[1:5] = True
+    lungs = Lungs(mask, np.full(mask.shape, -850, np.float32), (1, 1, 1), Spacing(1.0, 1.0, 1.0), mask.shape)
+    assert series_reading.extent(lungs, [1, 4], [True, False]).not_absent == 0.5
+    assert series_reading.extent(lungs, [1, 2, 4], [False, True, False]).not_absent == 0.5
+    assert series_reading.extent(lungs, [3], [True]).not_absent == 1
+
+
+def test_the_command_says_the_same_in_json(predictor, partly, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUNGKIT_ARTIFACTS", str(predictor.version.folder.parents[1]))
+        done = CliRunner().invoke(cli.app, ["series", str(partly), "--model", "ct-infection", "--json"])
+        listed = CliRunner().invoke(cli.app, ["series", str(partly), "--json"])
+        (tmp_path / "notes.txt").write_text("no image")
+        nothing = CliRunner().invoke(cli.app, ["series", str(tmp_path), "--json"])
+    told = json.loads(done.stdout)
+    (one,) = told["series"]
+    reading = one.pop("reading")
+    assert json.loads(listed.stdout) == {"series": [one], "set_aside": []}
+    said = series_reading.read(predictor, only(partly))
+    assert (reading["decision"], reading["affected"]) == (said.decision, said.affected)
+    assert reading["extent"] == dataclasses.asdict(said.extent)
+    assert reading["sampled"]["places"] == [one["range"][0], one["range"][1]]
+    carrying = [each["number"] for each in reading["slices"] if each["carrying"]]
+    assert carrying == [said.slices[place].number for place in said.carrying]
+    assert (one["slices"], one["read_as"]) == (SLICES, "volume")
+    assert [each["rule"] for each in one["findings"]] == [str(each.rule) for each in only(partly).findings] != []
+    assert (nothing.exit_code, json.loads(nothing.stdout.splitlines()[0])["series"]) == (1, [])
+    (aside,) = json.loads(nothing.stdout.splitlines()[0])["set_aside"]
+    assert (aside["source"], aside["rule"]) == ("notes.txt", "not a DICOM file")
