@@ -24,6 +24,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -55,6 +56,7 @@ class Slice:
     corner: tuple[float, ...]  # x, y, z of the middle of the first pixel, mm, in the patient's coordinates
     instance_uid: str  # SOPInstanceUID; "" if the file has none
     read: Callable[[], Image] = field(repr=False, compare=False)
+    content: Callable[[], Path | bytes] = field(repr=False, compare=False)  # of its file
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +108,17 @@ class Series:
         if image.pixels.shape != self._size:
             raise ImageRefused(one.source, "changed since the series was listed", "Read the series again.")
         return image
+
+    def sha256(self) -> str:
+        """SHA-256, hex, over those of its slices' files in order: the same however the files are named and packed.
+
+        Raises ImageRefused if a file cannot be read any more.
+        """
+        digests: dict[int, str] = {}  # frames share a file
+        for one in self.slices:
+            if id(one.content) not in digests:
+                digests[id(one.content)] = files.sha256(one.content())
+        return files.sha256("".join(digests[id(one.content)] for one in self.slices).encode())
 
     def images(self) -> Iterator[Image]:
         """Every slice in order, decoded by threads; some 30 of them are in memory. Raises as `slice` does."""
@@ -353,7 +366,7 @@ def _series(group: list[Placed], shared: list[Finding]) -> tuple[Series, list[Se
 
 
 def _slice(one: Placed, position: float) -> Slice:
-    return Slice(one.file.name, one.frame, position, one.corner, one.instance_uid, one.read)
+    return Slice(one.file.name, one.frame, position, one.corner, one.instance_uid, one.read, one.file.content)
 
 
 def _empty(study: str, uid: str, aside: list[SetAside]) -> Series:

@@ -25,13 +25,13 @@ def table_names(store) -> set[str]:
 
 @pytest.fixture
 def next_step(tmp_path, monkeypatch):
-    """As if the program had one more step, 0003, with this body of `upgrade`."""
+    """As if the program had one more step, 0005, with this body of `upgrade`."""
 
     def add(body: str) -> None:
         steps = tmp_path / "migrations"
         shutil.copytree(maintenance._steps(), steps, ignore=shutil.ignore_patterns("__pycache__"))
-        (steps / "versions" / "0003_more.py").write_text(
-            "import sqlalchemy as sa\nfrom alembic import op\nrevision, down_revision = '0003', '0002'\n"
+        (steps / "versions" / "0005_more.py").write_text(
+            "import sqlalchemy as sa\nfrom alembic import op\nrevision, down_revision = '0005', '0004'\n"
             "def upgrade():\n" + textwrap.indent(textwrap.dedent(body), "    ")
         )
         monkeypatch.setattr(maintenance, "_steps", lambda: steps)
@@ -63,7 +63,7 @@ def test_upgrading_again_changes_nothing(store):
 def test_a_database_of_a_newer_program_is_refused_and_left_alone(store):
     with store.engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(StoreError, match=r"by a newer lungkit \(schema 9999; this one knows up to 0002\)"):
+    with pytest.raises(StoreError, match=r"by a newer lungkit \(schema 9999; this one knows up to 0004\)"):
         maintenance.upgrade(store)
     assert schema(store) == "9999"
     assert ["by a newer lungkit" in complaint for complaint in maintenance.check(store)] == [True]
@@ -71,7 +71,7 @@ def test_a_database_of_a_newer_program_is_refused_and_left_alone(store):
 
 def test_accounts_of_an_older_program_are_kept_and_programs_can_have_accounts(database_url, tmp_path, monkeypatch):
     steps = tmp_path / "first"
-    ignored = shutil.ignore_patterns("__pycache__", "0002*")
+    ignored = shutil.ignore_patterns("__pycache__", "000[2-9]*")
     shutil.copytree(maintenance._steps(), steps, ignore=ignored)
     store = Store(database_url)
     with monkeypatch.context() as patch:
@@ -112,17 +112,17 @@ def test_a_step_that_fails_leaves_the_tables_as_they_were(store, next_step):
     """)
     with pytest.raises(StoreError, match="no tables"):
         maintenance.upgrade(store)
-    assert schema(store) == "0002"
+    assert schema(store) == "0004"
     assert "more" not in table_names(store)
 
 
 def test_check_reports_old_tables_and_upgrade_brings_them_up_to_date(store, next_step):
     next_step('op.create_table("more", sa.Column("id", sa.Integer))')
     assert maintenance.check(store) == [
-        "the tables have schema 0002, this lungkit needs 0003; run `lungkit db upgrade`"
+        "the tables have schema 0004, this lungkit needs 0005; run `lungkit db upgrade`"
     ]
     maintenance.upgrade(store)
-    assert schema(store) == "0003"
+    assert schema(store) == "0005"
     assert maintenance.check(store) == []
 
 
@@ -153,7 +153,7 @@ def test_a_step_that_leaves_rows_referring_to_nothing_is_undone(sqlite_store, ne
     next_step('op.execute("DELETE FROM users")')
     with pytest.raises(StoreError, match="a row of patients would refer to nothing; nothing was changed"):
         maintenance.upgrade(sqlite_store)
-    assert schema(sqlite_store) == "0002"
+    assert schema(sqlite_store) == "0004"
     with sqlite_store.read() as db:
         assert db.scalars(sa.select(User.name)).all() == ["ada"]
 
