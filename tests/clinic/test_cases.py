@@ -50,6 +50,7 @@ def calls(doctor, chest_image, prediction, ct_series, series_said):
         "save_series": (patient("T-4"), ct_series, series_said(ct_series)),
         "series": (stack,),
         "series_slice": (stack, 0),
+        "series_slices": (stack, [0, 7]),
         "find_patients": ("T-1",),
         "save_case": (patient("T-2"), chest_image(), SHA, prediction()),
         "same_upload": (patient_id, SHA),
@@ -510,16 +511,17 @@ def test_a_slice_needs_its_case_to_be_opened_by_the_same_person_and_looking_leav
     store, doctor, signed_in, ct_series, series_said
 ):
     saved = doctor.save_series(patient(), ct_series, series_said(ct_series))
-    with pytest.raises(RecordMissing, match="not opened first"):
+    with pytest.raises(RecordMissing, match="open it first"):
         doctor.series_slice(saved.reading_id, 0)
     doctor.case(saved.reading_id)
     before = len(events(store))
     assert doctor.series_slice(saved.reading_id, 7).startswith(b"\x89PNG")
     assert len(events(store)) == before
+    assert doctor.series_slices(saved.reading_id, [7, 0]) == [doctor.series_slice(saved.reading_id, n) for n in (7, 0)]
     for number in (-1, 8):
         with pytest.raises(RecordMissing):
             doctor.series_slice(saved.reading_id, number)
-    with pytest.raises(RecordMissing, match="not opened first"):
+    with pytest.raises(RecordMissing, match="open it first"):
         Records(signed_in("doctor", "bert")).series_slice(saved.reading_id, 0)
 
 

@@ -60,4 +60,5 @@ class PatientScreen(Screen[Records]):
         wanted = [row.reading_id for row, choice in self.choices if choice.value]
         if len(wanted) != 2:
             raise LungkitError(f"Mark two images to compare. {len(wanted)} are marked now.")
-        replace(self.comparison, side_by_side([self.records.case(reading_id) for reading_id in wanted]))
+        both = [(self.records.case(reading_id), self.records.series(reading_id)) for reading_id in wanted]
+        replace(self.comparison, side_by_side(both))

@@ -8,7 +8,7 @@ opened which case or patient, by random identifiers only.
 import re
 import unicodedata
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -280,18 +280,24 @@ class Records:
         return stacks.case_series(row, study_id, label, classes) if row else None
 
     def series_slice(self, reading_id: str, number: int) -> bytes:
-        """A slice (from 0) of a series as PNG of 16 bits, for pixels.decode; for who has opened the case.
+        """A slice (from 0) of a series as PNG of 16 bits, for pixels.decode; as `series_slices`."""
+        return self.series_slices(reading_id, [number])[0]
+
+    def series_slices(self, reading_id: str, numbers: Sequence[int]) -> list[bytes]:
+        """Several slices of a series, in this order, for who has opened the case before.
 
         Slices come by the hundred, so the trail does not note each: it has noted the opening. Raises RecordMissing.
         """
         with self.access.reads("doctor", PROGRAM) as (db, actor):
             reading = _find_reading(db, reading_id)
             _require_visible(actor, reading.study)
-            of_slice = (SeriesSlice.study_id == reading.study_id) & (SeriesSlice.number == number)
-            png = db.scalar(sa.select(SeriesSlice.pixels).where(of_slice))
-            if png is None or not audit_trail.noted(db, actor.user_id, "case.open", f"reading:{reading.id}"):
-                raise RecordMissing(f"slice {number} of that case is not there, or the case was not opened first")
-            return png
+            if not audit_trail.noted(db, actor.user_id, "case.open", f"reading:{reading.id}"):
+                raise RecordMissing("slices are shown to who has opened the case: open it first")
+            of_these = (SeriesSlice.study_id == reading.study_id) & SeriesSlice.number.in_(numbers)
+            found = dict(db.execute(sa.select(SeriesSlice.number, SeriesSlice.pixels).where(of_these)).tuples().all())
+        if missing := [number for number in numbers if number not in found]:
+            raise RecordMissing(f"slice {missing[0]} is not in the records of that case")
+        return [found[number] for number in numbers]
 
     # --- looking
 

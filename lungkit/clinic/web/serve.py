@@ -186,6 +186,7 @@ class Clinic(Voila):
         for log in (self.log, logging.getLogger("tornado.general")):
             log.addFilter(_is_worth_logging)
         self.sign_ins = ThreadPoolExecutor(max_workers=2, thread_name_prefix="sign-in")
+        self.slices = ThreadPoolExecutor(max_workers=2, thread_name_prefix="slices")
 
     async def run(self, line: Line) -> None:
         """Serve until a signal says stop."""
@@ -259,6 +260,7 @@ class Clinic(Voila):
             (rf"{libraries}/extensions/({widgets}/static/.*)", handlers.LibraryFile, extensions),
             (rf"/clinic/there/{KERNEL_ID}", handlers.KernelState),
             (rf"/clinic/upload/{KERNEL_ID}", handlers.UploadHandler),
+            (r"/clinic/slices/([0-9a-f-]{36})/([0-9]{1,4}(?:,[0-9]{1,4}){0,15})", handlers.SliceHandler),
             (rf"/voila/api/shutdown/{KERNEL_ID}", handlers.PageLeft),
             (rf"/api/kernels/{KERNEL_ID}", KernelHandler),
             (rf"/api/kernels/{KERNEL_ID}/channels", sockets.KernelSocket, {"gates": self.gates}),
@@ -307,7 +309,8 @@ class Clinic(Voila):
         self.server.stop()
         await self.server.close_all_connections()
         await self._stop_all_kernels()
-        self.sign_ins.shutdown(wait=False, cancel_futures=True)
+        for threads in (self.sign_ins, self.slices):
+            threads.shutdown(wait=False, cancel_futures=True)
         self.store.close()
 
 
