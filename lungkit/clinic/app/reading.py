@@ -56,7 +56,7 @@ def reading(case: Case, records: Records, page: Page) -> widgets.Widget:
     return widgets.VBox([head, columns]).add_class("reading")
 
 
-def viewer(case: Case, series: CaseSeries | None, compared: bool = False) -> Viewer | StackViewer:
+def viewer(case: Case, series: CaseSeries | None = None, compared: bool = False) -> Viewer | StackViewer:
     """The image of a case with the heat map of the class that the model named; of a series, all slices.
 
     compared: without other planes, and scrolled together with the others on the page.
@@ -72,7 +72,7 @@ def viewer(case: Case, series: CaseSeries | None, compared: bool = False) -> Vie
 # --- the answer of the model, as HTML
 
 
-def decision_box(case: Case, series: CaseSeries | None) -> str:
+def decision_box(case: Case, series: CaseSeries | None = None) -> str:
     """The decision, big: a class, or that the model leaves it to the reader, which looks different in every way."""
     probability = percent(case.probabilities[case.label])
     if case.grades and case.decision != REVIEW:
@@ -107,7 +107,7 @@ def _sentence(text: str) -> str:
     return safe(f"{text[:1].upper()}{text[1:]}.")
 
 
-def _reasons(case: Case, series: CaseSeries | None) -> list[str]:
+def _reasons(case: Case, series: CaseSeries | None = None) -> list[str]:
     if series:
         return [f"{reason[:1].upper()}{reason[1:]}." for reason in series.reasons]
     reasons = [f"{check.words[:1].upper()}{check.words[1:]}." for check in case.checks if not check.passed]
@@ -255,7 +255,7 @@ def _rests_on(series: CaseSeries) -> str:
     return f"the mean of the {len(places)} of {count(len(series.read), 'slice')} {looks}"
 
 
-def _image_line(case: Case, series: CaseSeries | None) -> str:
+def _image_line(case: Case, series: CaseSeries | None = None) -> str:
     view_position = case.tags.get("view")
     facts = [
         ("Image" if case.kind == "image" else case.kind) + (f", view {view_position}" if view_position else ""),

@@ -26,7 +26,7 @@ class StackViewer(anywidget.AnyWidget):
     _esm = module("stack.js")
 
     reading_id = traitlets.Unicode().tag(sync=True)
-    air = traitlets.Int(AIR).tag(sync=True)  # HU of the stored value 0
+    air = traitlets.Int(int(AIR)).tag(sync=True)  # HU of the stored value 0
     size = traitlets.List(traitlets.Int()).tag(sync=True)  # height, width
     spacing = traitlets.List(traitlets.Float(allow_none=True)).tag(sync=True)
     positions = traitlets.List(traitlets.Float()).tag(sync=True)

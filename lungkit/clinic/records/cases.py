@@ -294,7 +294,8 @@ class Records:
             if not audit_trail.noted(db, actor.user_id, "case.open", f"reading:{reading.id}"):
                 raise RecordMissing("slices are shown to who has opened the case: open it first")
             of_these = (SeriesSlice.study_id == reading.study_id) & SeriesSlice.number.in_(numbers)
-            found = dict(db.execute(sa.select(SeriesSlice.number, SeriesSlice.pixels).where(of_these)).tuples().all())
+            rows = db.execute(sa.select(SeriesSlice.number, SeriesSlice.pixels).where(of_these))
+            found = {row.number: row.pixels for row in rows}
         if missing := [number for number in numbers if number not in found]:
             raise RecordMissing(f"slice {missing[0]} is not in the records of that case")
         return [found[number] for number in numbers]

@@ -289,6 +289,7 @@ class Clinic(Voila):
         self.owners.keep_only(running)
         for kernel_id in set(self.gates) - set(running):
             del self.gates[kernel_id]
+            self.door.forget(kernel_id)  # one that was not used for a while stops without us
         with contextlib.suppress(StoreError):
             ended = accounts.ended(self.store, set(self.owners.values()))
             await self.stop_kernels([kernel for session in ended for kernel in self.owners.kernels_of(session)])
