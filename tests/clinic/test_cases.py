@@ -1,5 +1,6 @@
 """What doctors do with the records: nothing partly saved, no action without the role, no name in the wrong place."""
 
+import dataclasses
 import inspect
 import shutil
 import threading
@@ -488,6 +489,15 @@ def test_a_series_comes_back_as_it_was_read_with_every_slice(store, doctor, ct_s
         np.testing.assert_array_equal(stored, ct_series.slice(number).pixels)
     assert doctor.worklist()[0].slices == 8
     assert [event.detail["slices"] for event in events(store, "case.save")] == [8]
+
+
+def test_of_a_normal_series_the_least_normal_slice_is_shown(doctor, ct_series, series_said):
+    said = dataclasses.replace(series_said(ct_series), label="Normal", carrying=(0, 2, 3))
+    assert [round(said.slices[place].reading.probabilities[1], 2) for place in said.carrying] == [0.4, 0.2, 0.1]
+    saved = doctor.save_series(patient(), ct_series, said)
+    kept = doctor.series(saved.reading_id)
+    assert kept.key.number == 3 and kept.chance(kept.key) == pytest.approx(0.9)
+    np.testing.assert_array_equal(doctor.case(saved.reading_id).pixels, ct_series.slice(3).pixels)
 
 
 def test_an_image_is_no_series(doctor, chest_image, prediction):

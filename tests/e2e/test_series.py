@@ -71,7 +71,7 @@ def test_a_zipped_series_is_read_scrolled_and_shown_in_three_planes(visit, packe
     box = page.locator(".stack-strip").bounding_box()
     page.locator(".stack-strip").click(position={"x": box["width"] * 0.5, "y": box["height"] / 2})
     assert slice_shown(page) in (6, 7)
-    page.get_by_role("button", name="Go to the slice that speaks most").click()
+    page.get_by_role("button", name="Go to the slice that counts most").click()
     assert slice_shown(page) == key
 
     for name in ("Coronal", "Sagittal"):

@@ -68,19 +68,21 @@ def course_chart(title: str, points: Sequence[tuple[datetime, str, bool, float, 
         marks += f'<circle class="{"dot" if decides else "open"}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
         if number % max(1, math.ceil(len(points) / 8)) == 0:  # more words than that would overlap
             for line, word in enumerate((f"{_day(at.date())} {at:%y}", decision[:18])):
-                marks += f'<text class="tick" x="{x:.1f}" y="{tall + 16 + 15 * line}" text-anchor="middle">{safe(word)}</text>'
-        marks += f'<rect class="over" x="{x - 9:.1f}" y="{TOP}" width="18" height="{HEIGHT}"><title>{safe(words)}</title></rect>'
+                place = f'x="{x:.1f}" y="{tall + 16 + 15 * line}"'
+                marks += f'<text class="tick" {place} text-anchor="middle">{safe(word)}</text>'
+        over = f'<rect class="over" x="{x - 9:.1f}" y="{TOP}" width="18" height="{HEIGHT}">'
+        marks += f"{over}<title>{safe(words)}</title></rect>"
     grid = "".join(
         f'<line class="grid" x1="{LEFT}" x2="{wide - RIGHT}" y1="{y}" y2="{y}"/>'
-        f'<text class="tick" x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{share} %</text>'
-        for share, y in ((100, TOP), (50, TOP + HEIGHT / 2), (0, tall))
+        f'<text class="tick" x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{height} %</text>'
+        for height, y in ((100, TOP), (50, TOP + HEIGHT // 2), (0, tall))
     )
-    line = f'<polyline class="share-line" points="{joined.strip()}"/>' if joined else ""
+    shares = f'<polyline class="share-line" points="{joined.strip()}"/>' if joined else ""
     key = "dot: probability of the finding (hollow: left to a person)" + (
         "; diamond: affected slices" if joined else ""
     )
     words = f"{title}: {'; '.join(f'{decision} {percent(p)}' for _, decision, _, p, _ in points)}"
-    view = f'<svg viewBox="0 0 {wide} {tall + 38}" role="img" aria-label="{safe(words)}">{grid}{line}{marks}</svg>'
+    view = f'<svg viewBox="0 0 {wide} {tall + 38}" role="img" aria-label="{safe(words)}">{grid}{shares}{marks}</svg>'
     return _figure(f"{safe(title)} <span>{key}</span>", view)
 
 

@@ -162,7 +162,7 @@ function render({ model, el }) {
   const key = flip(model.get("key"));
   const heats = numbers(model.get("heat"), Uint8Array);
   const [heatHeight, heatWidth] = model.get("heat_size");
-  const state = { place: key, x: 0.5, y: 0.5, selected: classes.indexOf(named), opacity: 0.45, cross: true,
+  const state = { place: key, x: 0.5, y: 0.5, selected: model.get("selected"), opacity: 0.45, cross: true,
     level: PRESETS[0][1], width: PRESETS[0][2] };
   const begun = performance.now();
   const measured = { drawn: 0, first: 0, whole: 0 }; // for measurements: frames, and ms until one and all slices
@@ -511,7 +511,7 @@ function render({ model, el }) {
   const crossing = element("input", { type: "checkbox", checked: state.cross,
     onchange: () => { state.cross = crossing.checked; pane.draw(); later(); } });
   const jumps = element("div", { className: "stack-jumps", role: "group", "aria-label": "Slices that decide" },
-    button("Slice that counts most", "Go to the slice that speaks most for the reading", () => go(key)),
+    button("Slice that counts most", "Go to the slice that counts most for the reading", () => go(key)),
     button("‹", "Previous slice that decides", () => jump(false)), button("›", "Next slice that decides", () => jump(true)));
   stage.append(where, how, under, ...edges(side(opposite(along)), side(along), side(opposite(down)), side(down)),
     waiting, pane.controls, legend);

@@ -31,10 +31,11 @@ class StackViewer(anywidget.AnyWidget):
     spacing = traitlets.List(traitlets.Float(allow_none=True)).tag(sync=True)
     positions = traitlets.List(traitlets.Float()).tag(sync=True)
     orientation = traitlets.List(traitlets.Float()).tag(sync=True)
-    read = traitlets.List(traitlets.List()).tag(sync=True)  # of each slice: number, probability of `named`, its label
+    read = traitlets.List(traitlets.List()).tag(sync=True)  # of each slice: number, probability of `named`, label
     carrying = traitlets.List(traitlets.Int()).tag(sync=True)  # places in `read`
     key = traitlets.Int().tag(sync=True)  # number of the slice that is shown first
-    named = traitlets.Unicode().tag(sync=True)  # the class that the strip is about
+    named = traitlets.Unicode().tag(sync=True)  # what the strip is about, such as a class
+    selected = traitlets.Int().tag(sync=True)  # whose heat map is shown first
     heat = traitlets.Bytes().tag(sync=True)
     heat_size = traitlets.List(traitlets.Int()).tag(sync=True)
     classes = traitlets.List(traitlets.Unicode()).tag(sync=True)
@@ -58,10 +59,11 @@ class StackViewer(anywidget.AnyWidget):
             spacing=list(series.spacing),
             positions=list(series.positions),
             orientation=list(series.orientation),
-            read=[[one.number, one.probabilities[series.label], one.label] for one in series.read],
+            read=[[one.number, series.chance(one), one.label] for one in series.read],
             carrying=list(series.carrying),
             key=series.key.number,
-            named=series.label,
+            named=f"not {series.absent}" if series.label == series.absent else series.label,
+            selected=list(classes).index(series.label),
             heat=np.rint(np.clip(series.heat, 0, 1) * 255).astype(np.uint8).tobytes(),
             heat_size=list(series.heat.shape[2:]),
             classes=list(classes),

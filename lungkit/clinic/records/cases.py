@@ -249,7 +249,7 @@ class Records:
     ) -> SavedCase:
         """Save a series with its slices, its reading, and its patient if new: all of it or nothing.
 
-        The study's picture, and the heat maps next to it, are those of the slice that speaks most for the label.
+        The study's picture, and the heat maps next to it, are those of the slice that counts most, `CaseSeries.key`.
         sha256: of the series, which `Series.sha256` computes; default: computed here. tell: called with the number of
         slices that are encoded. patient, reading_id: as in `save_case`. Raises as `save_case`, RecordRefused also for a
         series of more than stacks.MOST_SLICES, and ImageRefused if a slice cannot be decoded.

@@ -93,10 +93,15 @@ class CaseSeries:
     reasons: tuple[str, ...]
     heat: np.ndarray = field(repr=False)  # float32 (carrying, classes, height, width) 0..1
 
+    def chance(self, one: ReadSlice) -> float:
+        """How much a slice speaks for the label or, where that is `absent`, for any other class."""
+        chance = one.probabilities[self.label]
+        return 1 - chance if self.label == self.absent else chance
+
     @property
     def key(self) -> ReadSlice:
-        """The carrying slice that speaks most for the label."""
-        return max((self.read[place] for place in self.carrying), key=lambda one: one.probabilities[self.label])
+        """The carrying slice that counts most, by `chance`: of a normal series the least normal one."""
+        return max((self.read[place] for place in self.carrying), key=self.chance)
 
     @property
     def straight(self) -> bool:
@@ -106,9 +111,10 @@ class CaseSeries:
 
 
 def key_of(said: SeriesSaid) -> SliceSaid:
-    """The carrying slice that speaks most for the label."""
+    """The carrying slice that counts most, as `CaseSeries.key`."""
     carrying = [said.slices[place] for place in said.carrying]
-    return max(carrying, key=lambda one: one.reading.probabilities[one.reading.classes.index(said.label)])
+    place, sign = carrying[0].reading.classes.index(said.label), -1 if said.label == said.absent else 1
+    return max(carrying, key=lambda one: sign * one.reading.probabilities[place])
 
 
 def reading_of(said: SeriesSaid) -> Prediction:
