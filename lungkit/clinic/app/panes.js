@@ -37,7 +37,7 @@ function numbers(view, Kind) {
 
 // The image on the screen. HU: black at level - width / 2, white at level + width / 2. Intensities: as sent.
 function drawImage(target, pixels, table) {
-  const image = new ImageData(target.width, target.height);
+  const image = (target.values ??= new ImageData(target.width, target.height)); // one for all slices of a stack
   const colours = new Uint32Array(image.data.buffer);
   const offset = pixels instanceof Int16Array ? 32768 : 0;
   for (let i = 0; i < pixels.length; i++) colours[i] = 0xff000000 | (table[pixels[i] + offset] * 0x010101);

@@ -173,7 +173,7 @@ function render({ model, el }) {
     arrived: (place, first) => {
       if (first) coarse(place);
       if (place === state.place) show();
-      later();
+      soon();
       if (!measured.whole && slices.seen.every(Boolean)) measured.whole = performance.now() - begun;
     },
     failed: (words) => {
@@ -323,7 +323,7 @@ function render({ model, el }) {
     const [x, y] = pane.at(event);
     [state.x, state.y] = [clamp(x, 0, 1), clamp(y, 0, 1)];
     pane.draw();
-    later();
+    later(true);
   });
   const page = Math.max(2, Math.round(count / 20));
   const keys = {
@@ -387,12 +387,9 @@ function render({ model, el }) {
       const scale = Math.min(box.clientWidth / mm, box.clientHeight / tall);
       return [(box.clientWidth - mm * scale) / 2, (box.clientHeight - tall * scale) / 2, mm * scale, tall * scale];
     };
-    function draw() {
-      const ratio = window.devicePixelRatio || 1;
-      [sight.width, sight.height] = [box.clientWidth * ratio, box.clientHeight * ratio];
-      if (!sight.width || !sight.height) return;
-      const values = new ImageData(pixels, levels);
-      const colours = new Uint32Array(values.data.buffer);
+    const values = new ImageData(pixels, levels);
+    const colours = new Uint32Array(values.data.buffer);
+    function fill() {
       rows.forEach((place, level) => {
         if (place < 0 || !slices.seen[place]) return;
         let from = place * coarseWidth * coarseHeight + begin();
@@ -401,6 +398,12 @@ function render({ model, el }) {
         }
       });
       image.getContext("2d").putImageData(values, 0, 0);
+    }
+    function draw(otherValues) {
+      const ratio = window.devicePixelRatio || 1;
+      [sight.width, sight.height] = [box.clientWidth * ratio, box.clientHeight * ratio];
+      if (!sight.width || !sight.height) return;
+      if (otherValues) fill();
       const pen = sight.getContext("2d");
       pen.setTransform(ratio, 0, 0, ratio, 0, 0);
       pen.imageSmoothingQuality = "high";
@@ -417,7 +420,7 @@ function render({ model, el }) {
       const place = rows[clamp(level, 0, levels - 1)];
       if (place >= 0) go(place);
       pane.draw();
-      later();
+      later(true);
     }
     sight.addEventListener("pointerdown", (event) => { sight.setPointerCapture(event.pointerId); point(event); });
     sight.addEventListener("pointermove", (event) => { if (event.buttons & 1) point(event); });
@@ -425,7 +428,7 @@ function render({ model, el }) {
       event.preventDefault();
       state[other] = clamp(state[other] + (Math.sign(event.deltaY) * 2) / COARSE, 0, 1);
       pane.draw();
-      later();
+      later(true);
     }, { passive: false });
     return { box, draw };
   }
@@ -483,20 +486,28 @@ function render({ model, el }) {
   strip.addEventListener("keydown", keyed);
   strip.addEventListener("wheel", (event) => { event.preventDefault(); go(state.place + Math.sign(event.deltaY)); }, { passive: false });
 
-  // The strip and the planes are drawn once a frame at most, and while slices arrive, ten times a second.
+  // The strip and the planes are drawn once a frame at most, and while slices arrive, five times a second.
+  // otherPlanes: the planes show other values; else only the crosshair moved in them.
   let planned = 0;
-  function later() {
+  let stale = true;
+  let arriving = 0;
+  function later(otherPlanes = false) {
+    stale ||= otherPlanes;
     planned ||= requestAnimationFrame(() => {
       planned = 0;
       drawStrip();
-      for (const each of across) each.draw();
+      for (const each of across) each.draw(stale);
+      stale = false;
     });
+  }
+  function soon() {
+    arriving ||= setTimeout(() => { arriving = 0; later(true); }, 200);
   }
 
   function rewindow() {
     table = greys("HU", state.level, state.width);
     show();
-    later();
+    later(true);
   }
 
   // --- controls
@@ -538,6 +549,7 @@ function render({ model, el }) {
   for (const box of [stage, strip]) resized.observe(box);
   return () => {
     resized.disconnect();
+    clearTimeout(arriving);
     slices.stop();
     document.removeEventListener("stack-moved", follow);
   };

@@ -1,6 +1,6 @@
 """CT series in the records: what is kept of one and of its reading, without the names of files and other header values.
 
-Every slice is kept, encoded anew without loss; heat maps are kept of the slices that the reading rests on.
+Every slice is kept, encoded again without loss; heat maps are kept of the slices that the reading rests on.
 """
 
 import tempfile
@@ -119,18 +119,19 @@ def key_of(said: SeriesSaid) -> SliceSaid:
 
 def reading_of(said: SeriesSaid) -> Prediction:
     """The reading of a series in the form of that of an image: the heat maps are the key slice's."""
-    carrying = [said.slices[place].reading for place in said.carrying]
+    checks = [check for place in said.carrying for check in said.slices[place].reading.checks]
+    names = dict.fromkeys(check.name for check in checks)
     return replace(
         key_of(said).reading,
         probabilities=said.probabilities,
         label=said.label,
         decision=said.decision,
-        checks=tuple(_together(same) for same in zip(*(one.checks for one in carrying), strict=True)),
+        checks=tuple(_together([check for check in checks if check.name == name]) for name in names),
         milliseconds=said.milliseconds,
     )
 
 
-def _together(same: tuple[Check, ...]) -> Check:
+def _together(same: list[Check]) -> Check:
     """One check of all carrying slices in words: passed where at least half of them pass it."""
     failed = [check for check in same if not check.passed]
     share = f"{len(failed)} of the {len(same)}" if failed else f"all {len(same)}"
