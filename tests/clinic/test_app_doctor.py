@@ -565,6 +565,25 @@ def test_a_series_that_its_model_cannot_read_can_be_read_with_another(
     assert counts(store) == [1, 1, 1, 0]
 
 
+def test_a_patients_page_shows_the_course_and_compares_series_that_scroll_together(
+    shown, records, chest_image, prediction, ct_series, series_said
+):
+    first = records.save_series(NewPatient("T-1", "Test"), ct_series, series_said(ct_series))
+    records.save_case(first.patient.id, chest_image(), SHA, prediction("Normal", 0.7))
+    records.save_series(first.patient.id, ct_series, series_said(ct_series, REVIEW, ("too few slices",)), "cd" * 32)
+    shown.go("patient", patient_id=first.patient.id)
+    words = text(shown.screen)
+    assert "CT series, 8 slices, 50 % of those read affected" in words
+    assert 'aria-label="Course: Pneumonia 90 %; Normal 70 %; Pneumonia 90 %"' in words
+    assert (words.count('class="share"'), words.count('class="dot"'), words.count('class="open"')) == (2, 2, 1)
+    for choice in [w for w in on_screen(shown.screen) if isinstance(w, widgets.Checkbox)][::2]:
+        choice.value = True
+    button(shown.screen, "Compare two").click()
+    stacks = [w for w in everything(shown.screen) if isinstance(w, StackViewer)]
+    assert [(stack.linked, stack.planes) for stack in stacks] == [(True, False)] * 2
+    assert "Too few slices." in text(shown.screen)
+
+
 # --- what no page would send
 
 
