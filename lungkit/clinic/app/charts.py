@@ -67,7 +67,7 @@ def course_chart(title: str, points: Sequence[tuple[datetime, str, bool, float, 
         y = TOP + HEIGHT * (1 - probability)
         marks += f'<circle class="{"dot" if decides else "open"}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
         if number % max(1, math.ceil(len(points) / 8)) == 0:  # more words than that would overlap
-            for line, word in enumerate((f"{_day(at.date())} {at:%y}", decision[:18])):
+            for line, word in enumerate((f"{_day(at.date())} {at:%y}", f"{'' if decides else '? '}{decision[:18]}")):
                 place = f'x="{x:.1f}" y="{tall + 16 + 15 * line}"'
                 marks += f'<text class="tick" {place} text-anchor="middle">{safe(word)}</text>'
         over = f'<rect class="over" x="{x - 9:.1f}" y="{TOP}" width="18" height="{HEIGHT}">'
