@@ -7,7 +7,7 @@ const TOGETHER = 8; // slices in a request; the first one is alone, because it i
 const KEPT_BYTES = 2 ** 28; // of decoded slices; beyond that the farthest are forgotten, and fetched again
 const COARSE = 256; // pixels a side, at most, of the slices that the other planes are made of
 const AGAIN = [500, 2000, 5000]; // ms until a slice that did not come is asked for again
-const COLOURS = { crossing: "#56b4e9", carrying: "#e69f00", read: "#5d7f9b", text: "#c8d3dc" };
+const COLOURS = { crossing: "#56b4e9", carrying: "#e69f00", read: "rgb(255 255 255 / 45%)" };
 
 // --- slices
 
