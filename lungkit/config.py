@@ -5,7 +5,7 @@ Variables: LUNGKIT_HOME (the project's folder; default: the checkout that holds 
 LUNGKIT_DATA, LUNGKIT_ARTIFACTS, LUNGKIT_REPORTS (defaults: data, artifacts and reports below it),
 LUNGKIT_DATABASE (URL of the clinic's records; default: an SQLite file below LUNGKIT_DATA),
 LUNGKIT_IDLE_MINUTES, LUNGKIT_SESSION_HOURS (how long a person stays signed in without an action, and at most),
-LUNGKIT_UPLOAD_MB (largest file that is uploaded),
+LUNGKIT_UPLOAD_MB (largest image that is uploaded), LUNGKIT_SERIES_MB (most of a CT series),
 LUNGKIT_INBOX (files that came as DICOM; default: in the clinic's folder),
 LUNGKIT_REDIS (address of the gateway's queue, redis://…; default: a file in the clinic's folder),
 LUNGKIT_HANG_SECONDS, LUNGKIT_SERVER_MB (when the clinic's server is replaced: without an answer, or above this memory).
@@ -112,6 +112,11 @@ def session_hours() -> float:
 def upload_bytes() -> int:
     """The largest file that may be uploaded."""
     return int(_number("LUNGKIT_UPLOAD_MB", 64) * 2**20)
+
+
+def series_bytes() -> int:
+    """The most that all files of one upload of CT series may have together."""
+    return int(_number("LUNGKIT_SERIES_MB", 1024) * 2**20)
 
 
 def hang_seconds() -> float:

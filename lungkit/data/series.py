@@ -24,6 +24,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -55,6 +56,7 @@ class Slice:
     corner: tuple[float, ...]  # x, y, z of the middle of the first pixel, mm, in the patient's coordinates
     instance_uid: str  # SOPInstanceUID; "" if the file has none
     read: Callable[[], Image] = field(repr=False, compare=False)
+    content: Callable[[], Path | bytes] = field(repr=False, compare=False)  # of its file
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +109,17 @@ class Series:
             raise ImageRefused(one.source, "changed since the series was listed", "Read the series again.")
         return image
 
+    def sha256(self) -> str:
+        """SHA-256, hex, over those of its slices' files in order: the same however the files are named and packed.
+
+        Raises ImageRefused if a file cannot be read any more.
+        """
+        digests: dict[int, str] = {}  # frames share a file
+        for one in self.slices:
+            if id(one.content) not in digests:
+                digests[id(one.content)] = files.sha256(one.content())
+        return files.sha256("".join(digests[id(one.content)] for one in self.slices).encode())
+
     def images(self) -> Iterator[Image]:
         """Every slice in order, decoded by threads; some 30 of them are in memory. Raises as `slice` does."""
         return progress.parallel(self.slice, range(len(self.slices)), workers=_workers())
@@ -143,10 +156,12 @@ class Contents:
     set_aside: tuple[SetAside, ...]  # what is in none of them
 
 
-def read(source: Given | Sequence[Given | tuple[str, bytes]], name: str | None = None, label: str = "") -> Contents:
+def read(
+    source: Given | Sequence[Given | tuple[str, Path | bytes]], name: str | None = None, label: str = ""
+) -> Contents:
     """Every CT series in a folder and below it, in a zip file, or in a list of files. Only headers are read.
 
-    source: a path, the bytes of a file, or a list of paths, bytes, and pairs of a name and bytes. name: what messages
+    source: a path, the bytes of a file, or a list of paths, bytes, and pairs of a name and either. name: what messages
     call a folder, zip file or single file. label: of a progress bar, if it is not empty.
     Raises ImageRefused if there is no such file or folder, if a zip file breaks a rule, or if there are too many files.
     """
@@ -353,7 +368,7 @@ def _series(group: list[Placed], shared: list[Finding]) -> tuple[Series, list[Se
 
 
 def _slice(one: Placed, position: float) -> Slice:
-    return Slice(one.file.name, one.frame, position, one.corner, one.instance_uid, one.read)
+    return Slice(one.file.name, one.frame, position, one.corner, one.instance_uid, one.read, one.file.content)
 
 
 def _empty(study: str, uid: str, aside: list[SetAside]) -> Series:

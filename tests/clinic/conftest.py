@@ -21,7 +21,8 @@ import sqlalchemy as sa
 from lungkit import config
 from lungkit.clinic.records import accounts, maintenance
 from lungkit.clinic.records.store import Store
-from lungkit.data import images, preprocess
+from lungkit.clinic.series_reading import SeriesReading, SliceReading
+from lungkit.data import images, phantom, preprocess, series
 from lungkit.models import registry
 from lungkit.models.prediction import Check, Prediction
 from lungkit.models.rule import DecisionRule
@@ -225,6 +226,44 @@ def prediction():
             "milliseconds": 120.0,
         }
         return Prediction(**values | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ct_folder(tmp_path_factory) -> Path:
+    """A phantom's CT series in a folder: eight slices of 64 pixels, and a note that is no image."""
+    folder = tmp_path_factory.mktemp("ct")
+    for cut in phantom.make_patient("stack", "Pneumonia", seed=3, slices=8, size=64):
+        phantom.write_dicom(cut, folder / f"cut-{cut.index}.dcm", compressed=False, original=True)
+    (folder / "Jane Doe.txt").write_text("a note")
+    return folder
+
+
+@pytest.fixture
+def ct_series(ct_folder) -> series.Series:
+    """The series in that folder."""
+    (only,) = series.read(ct_folder).series
+    return only
+
+
+@pytest.fixture
+def series_said(prediction):
+    """A function: the reading of a series as series_reading gives it; its middle slices are the least normal."""
+
+    def make(of: series.Series, decision="Pneumonia", reasons=(), **changes) -> SeriesReading:
+        middle = (len(of.slices) - 1) / 2
+        chances = [0.95 - 0.1 * abs(number - middle) for number in range(len(of.slices))]
+        said = [prediction(*(("Pneumonia", p) if p > 0.7 else ("Normal", 1 - p)), **changes) for p in chances]
+        slices = tuple(
+            SliceReading(number, one.position, one.source, reading)
+            for number, (one, reading) in enumerate(zip(of.slices, said, strict=True))
+        )
+        return SeriesReading(
+            model="lung", version="v1", classes=("Pneumonia", "Normal"), probabilities=np.array([0.9, 0.1]),
+            label="Pneumonia", decision=decision, reasons=reasons, slices=slices, carrying=(3, 4), without_lungs=0,
+            absent="Normal", milliseconds=900.0,
+        )  # fmt: skip
 
     return make
 

@@ -19,13 +19,24 @@ from lungkit.clinic.records import accounts, administration, audit_trail
 from lungkit.clinic.records.accounts import Forbidden, SignedOut
 from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.cases import NewPatient, RecordMissing, Records
-from lungkit.clinic.records.tables import AuditEvent, Patient, Reading, Review, SignIn, Study, User, now
+from lungkit.clinic.records.tables import (
+    AuditEvent,
+    CtSeries,
+    Patient,
+    Reading,
+    Review,
+    SeriesSlice,
+    SignIn,
+    Study,
+    User,
+    now,
+)
 from lungkit.data.preprocess import Preprocessing
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 from lungkit.models.card import ModelCard
 from lungkit.models.registry import ModelDamaged, ModelMissing
-from tests.clinic.rows import events, everything
+from tests.clinic.rows import count, events, everything
 
 SHA = "ab" * 32
 CARD = {
@@ -367,6 +378,19 @@ def test_no_action_leaves_a_name_a_number_or_a_note_on_the_trail(
     assert len({row.action for row in rows}) >= 12
     trail = json.dumps([[str(value) for value in row] for row in rows] + [row.detail for row in rows])
     assert [mark for mark in marks if mark.lower() in trail.lower()] == []
+
+
+def test_erasing_a_patient_removes_the_slices_of_series_too(store, admin, doctor, ct_series, series_said):
+    gone, kept = (
+        doctor.save_series(NewPatient(number, "Test Series"), ct_series, series_said(ct_series))
+        for number in ("T-GONE", "T-KEPT")
+    )
+    admin.erase_patient(gone.patient.id)
+    assert (count(store, CtSeries), count(store, SeriesSlice)) == (1, 8)
+    doctor.case(kept.reading_id)
+    assert doctor.series_slice(kept.reading_id, 0).startswith(b"\x89PNG")
+    with pytest.raises(RecordMissing):
+        doctor.series_slice(gone.reading_id, 0)
 
 
 def test_the_bytes_of_an_erased_patient_are_gone_from_the_files(sqlite_store, cheap_passwords, chest_image, prediction):

@@ -6,12 +6,14 @@ import io
 import itertools
 import logging
 import shutil
+import zipfile
 from datetime import timedelta
 from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
 import PIL.Image
+import pydicom
 import pypdf
 import pytest
 import sqlalchemy as sa
@@ -19,16 +21,19 @@ import traitlets
 from ipywidgets.widgets.widget import _instances as alive
 
 from lungkit import config
+from lungkit.clinic import series_reading
 from lungkit.clinic.app import page, reading, shell
 from lungkit.clinic.app.new_case import NewCaseScreen
+from lungkit.clinic.app.stack import StackViewer
 from lungkit.clinic.app.upload import UploadField
 from lungkit.clinic.app.viewer import Viewer
 from lungkit.clinic.predictor import REVIEW, Check, ModelPool
 from lungkit.clinic.records import accounts, maintenance
 from lungkit.clinic.records.cases import NewPatient, Records
-from lungkit.clinic.records.tables import Patient, Reading, Review, SignIn, Study
+from lungkit.clinic.records.tables import CtSeries, Patient, Reading, Review, SeriesSlice, SignIn, Study
 from lungkit.clinic.web import door
 from lungkit.data import phantom
+from lungkit.errors import LungkitError
 from lungkit.models import registry
 from lungkit.models.rule import ConformalLevel, DecisionRule, UncertaintyBand
 from tests.cards import model_card
@@ -160,8 +165,10 @@ def take() -> bytes | None:
 
 
 @pytest.fixture(autouse=True)
-def server_holds_what_was_sent(monkeypatch):
+def server_holds_what_was_sent(monkeypatch, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uploads")
     monkeypatch.setattr(door, "upload", take)
+    monkeypatch.setattr(door, "folder", lambda: folder)
     ARRIVED.clear()
 
 
@@ -169,6 +176,20 @@ def send(upload: UploadField, content: bytes | None, name="chest.png", number=1,
     """What upload.js does with one file; None: it did not reach the server."""
     ARRIVED[:] = [] if content is None else [content]
     upload._handle_custom_msg({"name": name, "number": number, "of": of}, [])
+
+
+def send_together(upload: UploadField, files: dict[str, bytes], piece=10**6) -> list[str]:
+    """What upload.js does with several files, cut into pieces; returns what was refused."""
+    refused = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upload, "send", lambda message, *_: refused.append(message.get("refused")))
+        upload._handle_custom_msg({"together": len(files), "bytes": sum(map(len, files.values()))}, [])
+        for number, (name, content) in enumerate(files.items()):
+            for at in range(0, len(content) or 1, piece):
+                ARRIVED[:] = [content[at : at + piece]]
+                upload._handle_custom_msg({"pieces": [[number, name, len(ARRIVED[0])]]}, [])
+        upload._handle_custom_msg({"complete": True}, [])
+    return [words for words in refused if words]
 
 
 def png(seed=0, side=64) -> bytes:
@@ -421,12 +442,192 @@ def test_the_next_patient_starts_with_an_empty_form(shown):
     assert upload_of(shown.screen).disabled
 
 
+# --- new case: CT series
+
+
+@pytest.fixture
+def reads_series(monkeypatch, series_said):
+    """As if the models read series: what they read, in order."""
+    seen = []
+
+    def read(predictor, one):
+        for number in range(len(one.slices)):
+            one.slice(number)
+        seen.append(one)
+        return series_said(one)
+
+    monkeypatch.setattr(series_reading, "read", read)
+    return seen
+
+
+def ct_files(ct_folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(ct_folder.glob("*.dcm"))}
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def another_series(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The same slices under another SeriesInstanceUID."""
+    changed = {}
+    for name, content in files.items():
+        header = pydicom.dcmread(io.BytesIO(content))
+        header.SeriesInstanceUID, header.SeriesNumber = "1.2.3.4", 2
+        stream = io.BytesIO()
+        header.save_as(stream)
+        changed[f"other-{name}"] = stream.getvalue()
+    return changed
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_files_of_a_series_or_their_zip_become_one_case_with_a_stack(store, shown, reads_series, ct_folder, packed):
+    enter_patient(shown.screen)
+    files = ct_files(ct_folder)
+    files = {"study.zip": zipped(files)} if packed else files
+    assert send_together(upload_of(shown.screen), files, piece=700) == []
+    assert counts(store) == [1, 1, 1, 0] and count(store, CtSeries) == 1 and count(store, SeriesSlice) == 8
+    words = text(shown.screen)
+    assert "CT series 1: 8 slices" in words and "Pneumonia, 90 %" in words
+    [stack] = [w for w in everything(shown.screen) if isinstance(w, StackViewer)]
+    assert (len(stack.positions), stack.carrying, stack.planes) == (8, [3, 4], True)
+    assert "the mean of the 2 of 8 slices that look least like Normal" in words
+
+
+def test_a_series_read_before_is_known_however_it_is_packed(store, shown, reads_series, ct_folder):
+    enter_patient(shown.screen)
+    send_together(upload_of(shown.screen), ct_files(ct_folder))
+    send_together(upload_of(shown.screen), {"again.zip": zipped(ct_files(ct_folder))})
+    assert "was already read for this patient" in text(shown.screen)
+    assert counts(store) == [1, 1, 1, 0] and len(reads_series) == 1
+
+
+def test_of_several_series_a_person_chooses(store, shown, reads_series, ct_folder):
+    enter_patient(shown.screen)
+    files = ct_files(ct_folder)
+    send_together(upload_of(shown.screen), files | another_series(files))
+    assert text(shown.screen).count("Several series: choose which to read.") == 2
+    assert reads_series == [] and counts(store)[1] == 0
+    choices = [b for b in on_screen(shown.screen) if getattr(b, "description", "") == "Read this series"]
+    choices[1].click()
+    assert [one.number for one in reads_series] == ["2"] and counts(store) == [1, 1, 1, 0]
+    choices[0].click()
+    assert counts(store) == [1, 2, 2, 0]
+
+
+def test_a_refused_series_names_its_rule_and_what_was_left_out_is_said(store, shown, reads_series, ct_folder):
+    enter_patient(shown.screen)
+    files = ct_files(ct_folder)
+    changed = pydicom.dcmread(io.BytesIO(files["cut-3.dcm"]))
+    changed.PixelData = bytes(len(changed.PixelData))
+    stream = io.BytesIO()
+    changed.save_as(stream)
+    send_together(upload_of(shown.screen), files | {"twice.dcm": stream.getvalue(), "note.txt": b"hello"})
+    words = text(shown.screen)
+    assert "Refused: two slices at one position." in words
+    assert "not a DICOM file (note.txt)" in words
+    assert reads_series == [] and counts(store) == [0, 0, 0, 0]
+
+
+def test_files_that_are_no_series_are_read_one_by_one(store, shown, models, reads_series, ct_folder):
+    enter_patient(shown.screen)
+    [cut] = [content for name, content in ct_files(ct_folder).items() if name == "cut-3.dcm"]
+    send_together(upload_of(shown.screen), {"one.png": png(1), "cut.dcm": cut, "broken.dcm": b"DICM"})
+    assert counts(store) == [1, 2, 2, 0] and count(store, CtSeries) == 0
+    assert len(models.seen) == 2 and "Not an image" in text(shown.screen)
+
+
+def test_a_zip_without_a_series_says_what_is_in_it(store, shown, models):
+    enter_patient(shown.screen)
+    send_together(upload_of(shown.screen), {"pictures.zip": zipped({"one.png": png(1)})})
+    assert "There is no CT series in it. Left out: not a DICOM file (pictures.zip: one.png)." in text(shown.screen)
+    assert models.seen == [] and counts(store) == [0, 0, 0, 0]
+
+
+def test_a_series_that_its_model_cannot_read_can_be_read_with_another(
+    store, shown, reads_series, ct_folder, monkeypatch
+):
+    enter_patient(shown.screen)
+    can_read = series_reading.read
+
+    def refuse(*_):
+        raise LungkitError("lung@v1 reads X-ray, not CT; name a model of CT slices")
+
+    monkeypatch.setattr(series_reading, "read", refuse)
+    send_together(upload_of(shown.screen), ct_files(ct_folder))
+    assert "reads X-ray, not CT" in text(shown.screen) and counts(store) == [0, 0, 0, 0]
+    monkeypatch.setattr(series_reading, "read", can_read)
+    button(shown.screen, "Read this series").click()
+    assert counts(store) == [1, 1, 1, 0]
+
+
+def test_a_patients_page_shows_the_course_and_compares_series_that_scroll_together(
+    shown, records, chest_image, prediction, ct_series, series_said
+):
+    first = records.save_series(NewPatient("T-1", "Test"), ct_series, series_said(ct_series))
+    records.save_case(first.patient.id, chest_image(), SHA, prediction("Normal", 0.7))
+    records.save_series(first.patient.id, ct_series, series_said(ct_series, REVIEW, ("too few slices",)), "cd" * 32)
+    shown.go("patient", patient_id=first.patient.id)
+    words = text(shown.screen)
+    assert "CT series, 8 slices, 50 % of those read affected" in words
+    assert 'aria-label="Course: Pneumonia 90 %; Normal 70 %; Pneumonia 90 %"' in words
+    assert (words.count('class="share"'), words.count('class="dot"'), words.count('class="open"')) == (2, 2, 1)
+    for choice in [w for w in on_screen(shown.screen) if isinstance(w, widgets.Checkbox)][::2]:
+        choice.value = True
+    button(shown.screen, "Compare two").click()
+    stacks = [w for w in everything(shown.screen) if isinstance(w, StackViewer)]
+    assert [(stack.linked, stack.planes) for stack in stacks] == [(True, False)] * 2
+    assert "Too few slices." in text(shown.screen)
+
+
 # --- what no page would send
+
+
+@pytest.mark.parametrize(
+    ("announced", "pieces", "words"),
+    [
+        ({"together": 0, "bytes": 10}, [], "0 files are too many"),
+        ({"together": 4001, "bytes": 10}, [], "4001 files are too many. Up to 4000"),
+        ({"together": 1, "bytes": 101}, [], "too much"),
+        ({"together": 1, "bytes": -1}, [], "too much"),
+        ({"together": 1, "bytes": 10}, [[0, "a", 5]], "not arrive as they were announced"),
+        ({"together": 1, "bytes": 3}, [[0, "a", 4]], "not arrive as they were announced"),
+        ({"together": 1, "bytes": 10}, [[1, "a", 4]], "not arrive as they were announced"),
+        ({"together": 1, "bytes": 10}, [[-1, "a", 4]], "not arrive as they were announced"),
+        ({"together": 1, "bytes": 10}, [[0, 7, 4]], "The files did not arrive"),
+        ({"other": 1}, [[0, "a", 4]], "The files did not arrive"),
+    ],
+)
+def test_pieces_that_do_not_match_what_was_announced_are_refused(announced, pieces, words):
+    upload, files = received()
+    told = []
+    upload.send = lambda message, *_: told.append(message["refused"])
+    upload._handle_custom_msg(announced, [])
+    ARRIVED[:] = [b"1234"]
+    upload._handle_custom_msg({"pieces": pieces}, [])
+    upload._handle_custom_msg({"complete": True}, [])
+    assert files == [] and any(told) and words in " ".join(told)
+    assert not [path for path in door.folder().rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "..", "a\x00b", "x" * 300, ".DS_Store", ""])
+def test_a_name_from_a_stranger_stays_in_the_folder(name):
+    upload, files = received()
+    send_together(upload, {name: b"1234"})
+    [bundle] = files
+    assert [path.parent for path in bundle.paths] == [door.folder() / "files"]
+    assert [path.read_bytes() for path in bundle.paths] == [b"1234"]
 
 
 def received():
     files = []
-    upload = UploadField(lambda *file: files.append(file), take, lambda: True, limit=100)
+    upload = UploadField(
+        lambda *file: files.append(file), files.append, take, door.folder, lambda: True, limit=100, limit_together=100
+    )
     return upload, files
 
 

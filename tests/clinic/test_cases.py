@@ -1,18 +1,23 @@
 """What doctors do with the records: nothing partly saved, no action without the role, no name in the wrong place."""
 
+import dataclasses
 import inspect
+import shutil
 import threading
+import zipfile
 from datetime import timedelta
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from lungkit.clinic.records import accounts, audit_trail, cases
+from lungkit.clinic.records import accounts, audit_trail, cases, pixels, stacks
 from lungkit.clinic.records.accounts import Forbidden, SignedOut
 from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.cases import NewPatient, RecordMissing, RecordRefused, Records
-from lungkit.clinic.records.tables import Patient, Reading, Review, Study, now
+from lungkit.clinic.records.tables import CtSeries, Patient, Reading, Review, SeriesSlice, Study, now
+from lungkit.data import series
+from lungkit.data.image import ImageRefused
 from tests.clinic.rows import count, events, everything
 
 SHA = "ab" * 32
@@ -36,11 +41,17 @@ def actions_of(kind: type) -> list[str]:
 
 
 @pytest.fixture
-def calls(doctor, chest_image, prediction):
+def calls(doctor, chest_image, prediction, ct_series, series_said):
     """Each action of doctors with arguments it would accept."""
     reading_id = doctor.save_case(patient(), chest_image(), SHA, prediction()).reading_id
     patient_id = doctor.case(reading_id).patient.id
+    stack = doctor.save_series(patient("T-3"), ct_series, series_said(ct_series)).reading_id
+    doctor.case(stack)
     return {
+        "save_series": (patient("T-4"), ct_series, series_said(ct_series)),
+        "series": (stack,),
+        "series_slice": (stack, 0),
+        "series_slices": (stack, [0, 7]),
         "find_patients": ("T-1",),
         "save_case": (patient("T-2"), chest_image(), SHA, prediction()),
         "same_upload": (patient_id, SHA),
@@ -448,3 +459,101 @@ def test_the_trail_notes_who_opened_what(store, doctor, signed_in, chest_image, 
     assert opened == [("case.open", f"reading:{reading_id}"), ("patient.open", f"patient:{patient_id}")]
     (event,) = events(store, "case.open")
     assert event.user_id == accounts.whoami(store, second.access.token).user_id
+
+
+# --- CT series
+
+
+def test_a_series_comes_back_as_it_was_read_with_every_slice(store, doctor, ct_series, series_said):
+    said, done = series_said(ct_series), []
+    saved = doctor.save_series(patient(), ct_series, said, notes="cough", tell=done.append)
+    case, kept = doctor.case(saved.reading_id), doctor.series(saved.reading_id)
+    assert done == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert (case.kind, case.units, case.notes, case.sha256) == ("CT", "HU", "cough", ct_series.sha256())
+    assert (case.label, case.decision, case.probabilities) == (
+        "Pneumonia",
+        "Pneumonia",
+        {"Pneumonia": 0.9, "Normal": 0.1},
+    )
+    assert [check.words for check in case.checks] == ["all 2 slices that decide: Looks like a chest X-ray."]
+    assert (kept.slices, kept.readable, kept.carrying, kept.reasons) == (8, "volume", (3, 4), ())
+    assert kept.spacing == pytest.approx(ct_series.spacing)
+    assert kept.positions == pytest.approx([one.position for one in ct_series.slices])
+    assert [one.number for one in kept.read] == list(range(8))
+    assert kept.affected == said.affected
+    assert kept.heat.shape == (2, 2, 6, 8)
+    np.testing.assert_array_equal(case.pixels, ct_series.slice(kept.key.number).pixels)
+    np.testing.assert_array_equal(case.heat, kept.heat[kept.carrying.index(kept.key.number)])
+    for number in range(8):
+        stored = pixels.decode(doctor.series_slice(saved.reading_id, number), "HU")
+        np.testing.assert_array_equal(stored, ct_series.slice(number).pixels)
+    assert doctor.worklist()[0].slices == 8
+    assert [event.detail["slices"] for event in events(store, "case.save")] == [8]
+
+
+def test_of_a_normal_series_the_least_normal_slice_is_shown(doctor, ct_series, series_said):
+    said = dataclasses.replace(series_said(ct_series), label="Normal", carrying=(0, 2, 3))
+    assert [round(said.slices[place].reading.probabilities[1], 2) for place in said.carrying] == [0.4, 0.2, 0.1]
+    saved = doctor.save_series(patient(), ct_series, said)
+    kept = doctor.series(saved.reading_id)
+    assert kept.key.number == 3 and kept.chance(kept.key) == pytest.approx(0.9)
+    np.testing.assert_array_equal(doctor.case(saved.reading_id).pixels, ct_series.slice(3).pixels)
+
+
+def test_an_image_is_no_series(doctor, chest_image, prediction):
+    saved = doctor.save_case(patient(), chest_image(), SHA, prediction())
+    assert doctor.series(saved.reading_id) is None
+    assert doctor.worklist()[0].slices is None
+
+
+def test_neither_file_names_nor_free_text_of_headers_are_kept_of_a_series(store, doctor, ct_folder, series_said):
+    (one,) = series.read([*sorted(ct_folder.glob("*.dcm")), ct_folder / "cut-3.dcm", ct_folder / "Jane Doe.txt"]).series
+    assert {finding.rule for finding in one.findings} >= {series.Rule.DUPLICATE}
+    saved = doctor.save_series(patient(), one, series_said(one))
+    assert "duplicate" in {finding["rule"] for finding in doctor.series(saved.reading_id).findings}
+    rows = {
+        name: some for name, some in everything(store).items() if name in ("series", "studies", "readings", "audit")
+    }
+    assert not any(word in repr(rows) for word in ("cut-", "Jane", "PHANTOM"))
+
+
+def test_a_slice_needs_its_case_to_be_opened_by_the_same_person_and_looking_leaves_no_row(
+    store, doctor, signed_in, ct_series, series_said
+):
+    saved = doctor.save_series(patient(), ct_series, series_said(ct_series))
+    with pytest.raises(RecordMissing, match="open it first"):
+        doctor.series_slice(saved.reading_id, 0)
+    doctor.case(saved.reading_id)
+    before = len(events(store))
+    assert doctor.series_slice(saved.reading_id, 7).startswith(b"\x89PNG")
+    assert len(events(store)) == before
+    assert doctor.series_slices(saved.reading_id, [7, 0]) == [doctor.series_slice(saved.reading_id, n) for n in (7, 0)]
+    for number in (-1, 8):
+        with pytest.raises(RecordMissing):
+            doctor.series_slice(saved.reading_id, number)
+    with pytest.raises(RecordMissing, match="open it first"):
+        Records(signed_in("doctor", "bert")).series_slice(saved.reading_id, 0)
+
+
+def test_a_series_that_cannot_be_decoded_or_is_too_long_leaves_nothing(
+    store, doctor, ct_folder, tmp_path, series_said, monkeypatch
+):
+    shutil.copytree(ct_folder, tmp_path / "ct")
+    (one,) = series.read(tmp_path / "ct").series
+    said = series_said(one)
+    (tmp_path / "ct" / "cut-0.dcm").write_bytes(b"")
+    with pytest.raises(ImageRefused, match="cut-0"):
+        doctor.save_series(patient(), one, said, SHA)
+    monkeypatch.setattr(stacks, "MOST_SLICES", 7)
+    with pytest.raises(RecordRefused, match="8 slices are too many; accepted are up to 7"):
+        doctor.save_series(patient(), one, said, SHA)
+    assert [count(store, table) for table in (Patient, Study, Reading, CtSeries, SeriesSlice)] == [0] * 5
+
+
+def test_the_digest_of_a_series_is_that_of_its_slices_alone(ct_folder, tmp_path, ct_series):
+    with zipfile.ZipFile(tmp_path / "ct.zip", "w") as archive:
+        for number, file in enumerate(sorted(ct_folder.glob("*.dcm"), reverse=True)):
+            archive.write(file, f"export/{number}")
+    (packed,) = series.read(tmp_path / "ct.zip").series
+    (shorter,) = series.read(sorted(ct_folder.glob("*.dcm"))[:-1]).series
+    assert packed.sha256() == ct_series.sha256() != shorter.sha256()

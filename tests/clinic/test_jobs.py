@@ -85,6 +85,26 @@ def test_a_job_that_is_done_is_a_case_of_its_program_and_its_file_is_gone(store,
     assert [(event.object, event.detail["new_patient"]) for event in saved] == [(f"reading:{job_id}", True)]
 
 
+def test_a_worker_saves_a_series_once_and_only_its_program_sees_it(
+    store, pacs, submit, program, ct_series, series_said
+):
+    job_id = submit()
+    claimed = jobs.claim(store, job_id)
+    said = series_said(ct_series)
+    records = Records(JobAccess(store, claimed))
+    assert records.save_series(claimed.patient, ct_series, said, reading_id=claimed.id).reading_id == job_id
+    assert (_state(store, job_id), count(store, JobFile)) == ("done", 0)
+    with pytest.raises(LeaseLost):
+        records.save_series(claimed.patient, ct_series, said, reading_id=claimed.id)
+    assert count(store, Reading) == 1
+    own, others = Records(pacs.access), Records(program("other").access)
+    own.case(job_id)
+    assert own.series(job_id).slices == 8 and own.series_slice(job_id, 0).startswith(b"\x89PNG")
+    for action in (others.case, others.series, lambda reading_id: others.series_slice(reading_id, 0)):
+        with pytest.raises(RecordMissing):
+            action(job_id)
+
+
 def test_of_many_workers_one_gets_the_job(store, submit):
     job_id = submit()
     with ThreadPoolExecutor(8) as threads:

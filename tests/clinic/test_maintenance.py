@@ -14,9 +14,10 @@ import pytest
 import sqlalchemy as sa
 
 from lungkit import cli
-from lungkit.clinic.records import audit_trail, keys, maintenance
+from lungkit.clinic.records import audit_trail, keys, maintenance, pixels
+from lungkit.clinic.records.cases import NewPatient, Records
 from lungkit.clinic.records.store import Store, StoreError
-from lungkit.clinic.records.tables import AuditEvent, Patient, SignIn, Study, User
+from lungkit.clinic.records.tables import AuditEvent, Patient, SeriesSlice, SignIn, Study, User
 
 needs_pg_dump = pytest.mark.skipif(not shutil.which("pg_dump"), reason="pg_dump is not installed")
 
@@ -69,6 +70,21 @@ def test_a_restored_backup_has_all_that_was_there_when_it_was_made(clinic, tmp_p
             bytes(range(256)) * 100, {"a": "ü"}, "Name of P1")  # fmt: skip
     assert maintenance.check(clinic) == []
     add_patient(clinic, "P3")
+
+
+def test_a_restored_backup_has_the_slices_of_a_series(clinic, tmp_path, signed_in, ct_series, series_said):
+    doctor = Records(signed_in("doctor", "bert"))
+    saved = doctor.save_series(NewPatient("P9", "Test Series"), ct_series, series_said(ct_series))
+    file = maintenance.backup(clinic, tmp_path / "backup")
+    with clinic.write() as db:
+        db.execute(sa.delete(SeriesSlice))
+    maintenance.restore(clinic, file)
+    doctor = Records(signed_in("doctor", "cleo"))
+    doctor.case(saved.reading_id)
+    stored = pixels.decode(doctor.series_slice(saved.reading_id, 7), "HU")
+    assert (stored == ct_series.slice(7).pixels).all()
+    assert doctor.series(saved.reading_id).carrying == (3, 4)
+    assert maintenance.check(clinic) == []
 
 
 def test_the_trail_notes_a_restore_with_the_head_that_it_replaced(clinic, tmp_path):

@@ -291,6 +291,19 @@ def test_the_door_gives_a_file_once_and_only_to_the_kernel_it_is_for(tmp_path, m
     assert asyncio.run(told()) == [None, b"second", None, b"", None]
 
 
+def test_files_that_a_kernel_keeps_are_private_and_removed_when_it_ends(tmp_path, monkeypatch):
+    monkeypatch.setenv(door.DOOR, str(tmp_path / "door"))
+    kept = {}
+    for kernel in ("one", "two"):
+        monkeypatch.setenv("VOILA_KERNEL_ID", kernel)
+        (door.folder() / "files").mkdir()
+        kept[kernel] = door.folder()
+    assert kept["one"] != kept["two"] and kept["one"].parent == tmp_path
+    assert kept["one"].stat().st_mode & 0o077 == 0
+    door.Door().forget("one")
+    assert [folder.exists() for folder in kept.values()] == [False, True]
+
+
 def test_no_one_can_tell_whether_another_persons_kernel_exists(berts_page):
     bert = berts_page.browser
     token = {"X-XSRFToken": bert.cookies["_xsrf"].value}

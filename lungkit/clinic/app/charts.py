@@ -3,8 +3,9 @@
 Each function returns HTML; texts are escaped. Colours are the stylesheet's, by class.
 """
 
+import math
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, datetime
 
 from lungkit.clinic.app.page import safe
 from lungkit.wording import percent
@@ -42,6 +43,47 @@ def range_chart(title: str, days: Sequence[date], medians: Sequence[float], high
     words = f"{title}: each day's median and 95th percentile; the highest is {max(highs, default=0):.0f} {unit}"
     caption = f"{safe(title)} <span>dot: median, line: up to 95 %</span>"
     return _day_chart(caption, words, _axes(days, top, f"{top:,} {unit}") + marks)
+
+
+def course_chart(title: str, points: Sequence[tuple[datetime, str, bool, float, float | None]]) -> str:
+    """A patient's studies over time: (when, decision, whether it decides, probability, affected share or None) of each.
+
+    Probabilities are dots, hollow where the model does not decide; shares of series are diamonds, joined by a line.
+    """
+    times = [at.timestamp() for at, *_ in points]
+    first, span = min(times), max(times) - min(times)
+    wide, tall = 2 * WIDTH, TOP + HEIGHT
+    middle = (LEFT + wide - RIGHT) / 2
+    places = [LEFT + 50 + (wide - LEFT - RIGHT - 100) * (at - first) / span if span else middle for at in times]
+    marks, joined = "", ""
+    for number, (x, (at, decision, decides, probability, share)) in enumerate(zip(places, points, strict=True)):
+        words = f"{_day(at.date())} {at.year}: {decision}, {percent(probability)}"
+        marks += f'<line class="stem" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{tall}"/>'
+        if share is not None:
+            words += f", {percent(share)} of the slices affected"
+            y = TOP + HEIGHT * (1 - share)
+            joined += f" {x:.1f},{y:.1f}"
+            marks += f'<path class="share" d="M{x:.1f} {y - 6:.1f}l6 6l-6 6l-6 -6z"/>'
+        y = TOP + HEIGHT * (1 - probability)
+        marks += f'<circle class="{"dot" if decides else "open"}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
+        if number % max(1, math.ceil(len(points) / 8)) == 0:  # more words than that would overlap
+            for line, word in enumerate((f"{_day(at.date())} {at:%y}", f"{'' if decides else '? '}{decision[:18]}")):
+                place = f'x="{x:.1f}" y="{tall + 16 + 15 * line}"'
+                marks += f'<text class="tick" {place} text-anchor="middle">{safe(word)}</text>'
+        over = f'<rect class="over" x="{x - 9:.1f}" y="{TOP}" width="18" height="{HEIGHT}">'
+        marks += f"{over}<title>{safe(words)}</title></rect>"
+    grid = "".join(
+        f'<line class="grid" x1="{LEFT}" x2="{wide - RIGHT}" y1="{y}" y2="{y}"/>'
+        f'<text class="tick" x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{height} %</text>'
+        for height, y in ((100, TOP), (50, TOP + HEIGHT // 2), (0, tall))
+    )
+    shares = f'<polyline class="share-line" points="{joined.strip()}"/>' if joined else ""
+    key = "dot: probability of the finding (hollow: left to a person)" + (
+        "; diamond: affected slices" if joined else ""
+    )
+    words = f"{title}: {'; '.join(f'{decision} {percent(p)}' for _, decision, _, p, _ in points)}"
+    view = f'<svg viewBox="0 0 {wide} {tall + 38}" role="img" aria-label="{safe(words)}">{grid}{shares}{marks}</svg>'
+    return _figure(f"{safe(title)} <span>{key}</span>", view)
 
 
 def share_chart(title: str, rows: Sequence[tuple[str, int, int]], first: str = "", second: str = "") -> str:

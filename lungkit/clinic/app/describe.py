@@ -54,7 +54,14 @@ def study_figure(row: CaseRow) -> str:
     return (
         f'<figure><img src="data:image/png;base64,{picture}" alt="{safe(row.kind)} image of {time}">'
         f'<figcaption><time>{time}</time><b class="{"undecided" if row.decision == REVIEW else "class"}">'
-        f"{safe(decision_words(row))}</b><span>{percent(row.probability)} · "
+        f"{safe(decision_words(row))}</b>{_series_words(row)}<span>{percent(row.probability)} · "
         f"{safe(row.model)}@{safe(row.version)}</span>"
         f"<span>{safe(review_words(row))}</span></figcaption></figure>"
     )
+
+
+def _series_words(row: CaseRow) -> str:
+    """How large a series is, and the share of its slices that show something, as HTML; empty for one image."""
+    if row.slices is None or row.affected is None:
+        return ""
+    return f"<span>CT series, {row.slices} slices, {percent(row.affected)} of those read affected</span>"

@@ -1,12 +1,16 @@
 """Patient: all images of one patient, oldest first; compare two, open one."""
 
+from collections.abc import Sequence
+
 import ipywidgets as widgets
 
-from lungkit.clinic.app.describe import patient_heading, study_figure
+from lungkit.clinic.app import charts
+from lungkit.clinic.app.describe import likely, patient_heading, study_figure
 from lungkit.clinic.app.page import replace, show_if, when
 from lungkit.clinic.app.patient_finder import PatientFinder
 from lungkit.clinic.app.reading import side_by_side
 from lungkit.clinic.app.screen import Screen
+from lungkit.clinic.predictor import REVIEW
 from lungkit.clinic.records.cases import CaseRow, Records
 from lungkit.errors import LungkitError
 from lungkit.wording import count
@@ -19,11 +23,12 @@ class PatientScreen(Screen[Records]):
         self.patient_id: str | None = None
         self.finder = PatientFinder(self.records, self.page, lambda patient: self.refresh(patient.id))
         self.head = widgets.HTML()
+        self.course = widgets.HTML().add_class("course")
         self.studies = widgets.Box().add_class("studies")
         self.compare = self.page.button("Compare two images", self._compare)
         self.comparison = widgets.VBox()
         self.choices: list[tuple[CaseRow, widgets.Checkbox]] = []
-        self.lay_out("Patient", self.finder.widget, self.head, self.studies, self.compare, self.comparison)
+        self.lay_out("Patient", self.finder.widget, self.head, self.course, self.studies, self.compare, self.comparison)
         self._clear()
 
     def refresh(self, patient_id: str | None = None) -> None:
@@ -37,6 +42,7 @@ class PatientScreen(Screen[Records]):
         self.finder.clear()
         how_many = f"{count(len(page.cases), 'image')}, oldest first"
         self.head.value = f'{patient_heading(page.patient)}<p class="about">{how_many}</p>'
+        self.course.value = _course(page.cases)
         self.studies.children = [self._study(row) for row in page.cases]
         show_if(len(page.cases) > 1, self.compare)
 
@@ -44,6 +50,7 @@ class PatientScreen(Screen[Records]):
         replace(self.studies)
         replace(self.comparison)
         self.patient_id, self.choices, self.head.value = None, [], ""
+        self.course.value = ""
         show_if(False, self.compare)
 
     def _study(self, row: CaseRow) -> widgets.Widget:
@@ -60,4 +67,13 @@ class PatientScreen(Screen[Records]):
         wanted = [row.reading_id for row, choice in self.choices if choice.value]
         if len(wanted) != 2:
             raise LungkitError(f"Mark two images to compare. {len(wanted)} are marked now.")
-        replace(self.comparison, side_by_side([self.records.case(reading_id) for reading_id in wanted]))
+        both = [(self.records.case(reading_id), self.records.series(reading_id)) for reading_id in wanted]
+        replace(self.comparison, side_by_side(both))
+
+
+def _course(cases: Sequence[CaseRow]) -> str:
+    """The studies on one axis of time, as HTML; empty for a single one."""
+    points = [
+        (row.read_at.astimezone(), likely(row), row.decision != REVIEW, row.probability, row.affected) for row in cases
+    ]
+    return charts.course_chart("Course", points) if len(points) > 1 else ""

@@ -9,15 +9,17 @@ from lungkit.clinic.app.describe import patient_heading
 from lungkit.clinic.app.download import DownloadButton
 from lungkit.clinic.app.page import Page, field, replace, safe, show_if, when
 from lungkit.clinic.app.screen import Screen
+from lungkit.clinic.app.stack import StackViewer
 from lungkit.clinic.app.viewer import Viewer
 from lungkit.clinic.predictor import REVIEW
 from lungkit.clinic.records.cases import Case, Records, ReviewRow
+from lungkit.clinic.records.stacks import CaseSeries
 from lungkit.errors import LungkitError
 from lungkit.models import card_text, registry
 from lungkit.models.card import ModelCard
 from lungkit.models.prediction import GradeRange
 from lungkit.models.rule import DecisionRule, UncertaintyBand
-from lungkit.wording import listed, percent
+from lungkit.wording import count, listed, percent
 
 GONE = "not known: this version is no longer in the registry"
 
@@ -39,20 +41,29 @@ class ReadingScreen(Screen[Records]):
 
 def reading(case: Case, records: Records, page: Page) -> widgets.Widget:
     """Everything about one reading, and what can be done with it."""
-    head = widgets.HTML(patient_heading(case.patient) + _image_line(case) + _notes(case))
-    decision = widgets.HTML(decision_box(case)).add_class("reading-decision")
+    series = records.series(case.reading_id)
+    head = widgets.HTML(patient_heading(case.patient) + _image_line(case, series) + _notes(case))
+    decision = widgets.HTML(decision_box(case, series)).add_class("reading-decision")
     facts = widgets.VBox([
-        widgets.HTML(bars(case) + image_checks(case)),
+        widgets.HTML(bars(case) + (of_series(series) if series else "") + image_checks(case)),
         ReviewForm(case, records, page).widget,
         _report_button(case.reading_id, records, page),
         widgets.HTML(source(case)),
     ]).add_class("reading-facts")  # fmt: skip
-    columns = widgets.Box([decision, viewer(case), facts]).add_class("reading-columns")
+    columns = widgets.Box([decision, viewer(case, series), facts]).add_class("reading-columns")
+    if series:
+        columns.add_class("reading-of-series")
     return widgets.VBox([head, columns]).add_class("reading")
 
 
-def viewer(case: Case) -> Viewer:
-    """The image of a case with the heat map of the class that the model named."""
+def viewer(case: Case, series: CaseSeries | None = None, compared: bool = False) -> Viewer | StackViewer:
+    """The image of a case with the heat map of the class that the model named; of a series, all slices.
+
+    compared: without other planes, and scrolled together with the others on the page.
+    """
+    if series:
+        label = f"CT series, uploaded {when(case.uploaded_at)}"
+        return StackViewer(series, case.pixels.shape, case.classes, label, planes=not compared, linked=compared)
     kind = "Image" if case.kind == "image" else f"{case.kind} image"
     label = f"{kind}, uploaded {when(case.uploaded_at)}"
     return Viewer(case.pixels, case.units, case.heat, case.classes, case.label, label)
@@ -61,7 +72,7 @@ def viewer(case: Case) -> Viewer:
 # --- the answer of the model, as HTML
 
 
-def decision_box(case: Case) -> str:
+def decision_box(case: Case, series: CaseSeries | None = None) -> str:
     """The decision, big: a class, or that the model leaves it to the reader, which looks different in every way."""
     probability = percent(case.probabilities[case.label])
     if case.grades and case.decision != REVIEW:
@@ -69,10 +80,10 @@ def decision_box(case: Case) -> str:
     if case.decision != REVIEW:
         return (
             '<section class="decision decision-class" aria-label="Reading of the model"><p class="kicker">'
-            f"Finding of the model</p><h2>{safe(case.label)}</h2><p>Probability {probability}. Your review decides.</p>"
-            "</section>"
+            f"Finding of the model</p><h2>{safe(case.label)}</h2><p>Probability {probability}"
+            f"{f', {safe(_rests_on(series))}' if series else ''}. Your review decides.</p></section>"
         )
-    reasons = "".join(f"<li>{safe(reason)}</li>" for reason in _reasons(case))
+    reasons = "".join(f"<li>{safe(reason)}</li>" for reason in _reasons(case, series))
     return (
         '<section class="decision decision-review" aria-label="Reading of the model"><p class="kicker">'
         'Uncertain: the model does not decide</p><h2><span class="sign" aria-hidden="true">?</span> Review needed</h2>'
@@ -96,7 +107,9 @@ def _sentence(text: str) -> str:
     return safe(f"{text[:1].upper()}{text[1:]}.")
 
 
-def _reasons(case: Case) -> list[str]:
+def _reasons(case: Case, series: CaseSeries | None = None) -> list[str]:
+    if series:
+        return [f"{reason[:1].upper()}{reason[1:]}." for reason in series.reasons]
     reasons = [f"{check.words[:1].upper()}{check.words[1:]}." for check in case.checks if not check.passed]
     uncertain = case.rule.uncertain(_probabilities(case))[0]
     if uncertain and case.grades:
@@ -215,12 +228,39 @@ def card_of(model: str, version: str) -> ModelCard | None:
         return None
 
 
-def _image_line(case: Case) -> str:
+def of_series(series: CaseSeries) -> str:
+    """What the reading of a series rests on, and what is unusual in the series."""
+    between = series.spacing[2]
+    facts = {
+        "Series": f"{series.slices} slices" + (f", {between:.3g} mm apart" if between else ""),
+        "Read": f"{len(series.read)} slices, evenly spaced"
+        + (f"; {series.without_lungs} more show no lungs" if series.without_lungs else ""),
+        "Decided by": _rests_on(series),
+        f"Not {series.absent}": f"{percent(series.affected)} of the slices that were read",
+    }
+    rows = "".join(f"<dt>{safe(name)}</dt><dd>{safe(value)}</dd>" for name, value in facts.items())
+    found = "".join(f"<li>{safe(one.get('words') or one['rule'].capitalize())}</li>" for one in series.findings)
+    return (
+        f'<section class="origin of-series"><h3>CT series</h3><dl>{rows}</dl>'
+        + (f"<ul>{found}</ul>" if found else "")
+        + "</section>"
+    )
+
+
+def _rests_on(series: CaseSeries) -> str:
+    """The slices that decide, in words."""
+    places = [series.read[place].position for place in series.carrying]
+    where = f"{places[0]:.1f} mm" if len(places) == 1 else f"{min(places):.1f} to {max(places):.1f} mm"
+    looks = f"that look least like {series.absent}, at {where}".replace("-", "−")
+    return f"the mean of the {len(places)} of {count(len(series.read), 'slice')} {looks}"
+
+
+def _image_line(case: Case, series: CaseSeries | None = None) -> str:
     view_position = case.tags.get("view")
     facts = [
         ("Image" if case.kind == "image" else case.kind) + (f", view {view_position}" if view_position else ""),
-        f"{case.width} × {case.height} pixels",
-        case.tags.get("note"),
+        f"{f'{series.slices} slices of ' if series else ''}{case.width} × {case.height} pixels",
+        None if series else case.tags.get("note"),
         f"uploaded {when(case.uploaded_at)} by {case.uploaded_by}",
     ]
     return f'<p class="image-line">{safe(" · ".join(filter(None, facts)))}</p>'
@@ -302,10 +342,10 @@ def _report_button(reading_id: str, records: Records, page: Page) -> DownloadBut
     return DownloadButton("Download report (PDF)", page.act(make), "application/pdf")
 
 
-def side_by_side(cases: list[Case]) -> widgets.Widget:
-    """Several readings next to each other, oldest first, to compare: image and decision."""
+def side_by_side(cases: list[tuple[Case, CaseSeries | None]]) -> widgets.Widget:
+    """Several readings next to each other, oldest first, to compare: image and decision; series scroll together."""
     columns = []
-    for case in cases:
-        words = widgets.HTML(f"<h3>{safe(when(case.read_at))}</h3>{decision_box(case)}{bars(case)}")
-        columns.append(widgets.VBox([words, viewer(case)]).add_class("compared"))
+    for case, series in cases:
+        words = widgets.HTML(f"<h3>{safe(when(case.read_at))}</h3>{decision_box(case, series)}{bars(case)}")
+        columns.append(widgets.VBox([words, viewer(case, series, compared=True)]).add_class("compared"))
     return widgets.Box(columns).add_class("comparison")

@@ -1,7 +1,10 @@
-// Sends the chosen image files one after another: each goes to the server unchanged, then the kernel is told to take it,
-// and the next one waits for the kernel's answer.
+// Sends the chosen files: each picture goes to the server unchanged, then the kernel is told to take it, and the next one
+// waits for the kernel's answer. Several DICOM files may be a series and go together, as a zip file does: all of them one
+// after the other, cut into pieces that the kernel puts together again.
 
 const PATIENCE = 120; // seconds without an answer to a file after which the server counts as gone
+const PICTURE = /\.(png|jpe?g|tiff?)$/i;
+const ARCHIVE = /\.zip$/i;
 const STILL = 30; // seconds without progress in sending after which it does, too
 
 function megabytes(bytes) {
@@ -21,12 +24,28 @@ function render({ model, el }) {
   zone.append(title, input, hint);
   el.append(zone, refused);
 
+  // The kernel's answer to what it was told last; while it says that it works, it has more time.
   let answered = () => {};
   const answer = () => new Promise((resolve, reject) => {
-    answered = resolve;
-    setTimeout(() => reject(new Error("no answer from the server")), 1000 * PATIENCE);
+    let late;
+    const wait = () => {
+      clearTimeout(late);
+      late = setTimeout(() => reject(new Error("no answer from the server")), 1000 * PATIENCE);
+    };
+    wait();
+    answered = (message) => {
+      if (message.answer === "working") { wait(); return; }
+      clearTimeout(late);
+      if (message.refused) reject(new Error(message.refused));
+      else resolve();
+    };
   });
-  const heard = (message) => { if (message.answer) answered(); };
+  const heard = (message) => { if (message.answer) answered(message); };
+  const tell = (message) => {
+    const told = answer();
+    model.send(message);
+    return told;
+  };
   model.on("msg:custom", heard);
 
   function show() {
@@ -45,7 +64,7 @@ function render({ model, el }) {
     const large = files.filter((file) => file.size > limit);
     refused.textContent = large.map((file) =>
       `${file.name} was not sent. It has ${megabytes(file.size)}; the limit is ${megabytes(limit)} per file. ` +
-      "Export a single image instead of a series, or compress it.").join("\n");
+      "Give a CT series as zip file, or as its single files.").join("\n");
     return large;
   }
 
@@ -74,19 +93,68 @@ function render({ model, el }) {
     await delivered(file, (bytes) => {
       hint.textContent = `${working}, ${Math.round((100 * bytes) / file.size)} % of ${megabytes(file.size)} sent`;
     });
-    const done = answer();
-    model.send({ name: file.name, number, of });
-    await done;
+    await tell({ name: file.name, number, of });
+  }
+
+  // All files as one, cut into pieces of the same length: each has the number, name and bytes of the files in it.
+  function* pieces(files) {
+    let [parts, heads, room] = [[], [], model.get("piece")];
+    for (const [number, file] of files.entries()) {
+      let at = 0;
+      do {
+        const part = file.slice(at, at + room);
+        parts.push(part);
+        heads.push([number, file.name.slice(-255), part.size]);
+        at += part.size;
+        room -= part.size;
+        if (room <= 0 || heads.length === 1000) {
+          yield [new Blob(parts), heads];
+          [parts, heads, room] = [[], [], model.get("piece")];
+        }
+      } while (at < file.size);
+    }
+    if (heads.length) yield [new Blob(parts), heads];
+  }
+
+  async function sentTogether(files) {
+    const size = files.reduce((sum, file) => sum + file.size, 0);
+    const what = files.length > 1 ? `${files.length} files` : files[0].name;
+    let before = 0;
+    await tell({ together: files.length, bytes: size });
+    for (const [piece, heads] of pieces(files)) {
+      await delivered(piece, (bytes) => {
+        hint.textContent = `Sending ${what}: ${Math.round((100 * (before + bytes)) / size)} % of ${megabytes(size)} sent`;
+      });
+      before += piece.size;
+      await tell({ pieces: heads });
+    }
+    hint.textContent = `${what}: sent, and being read …`;
+    await tell({ complete: true });
+  }
+
+  // The files of folders that were dropped, too.
+  async function within(entry) {
+    if (entry.isFile) return [await new Promise((resolve, reject) => { entry.file(resolve, reject); })];
+    const reader = entry.createReader();
+    const found = [];
+    for (;;) {
+      const some = await new Promise((resolve, reject) => { reader.readEntries(resolve, reject); }); // 100 at most
+      if (!some.length) return found;
+      for (const one of some) found.push(...await within(one));
+    }
   }
 
   async function send(files) {
-    const large = tooLarge(files);
+    const together = files.some((file) => ARCHIVE.test(file.name)) || files.filter((file) => !PICTURE.test(file.name)).length > 1;
+    const large = together ? [] : tooLarge(files);
     const fitting = files.filter((file) => !large.includes(file));
     if (!fitting.length || model.get("disabled")) return;
+    refused.textContent = large.length ? refused.textContent : "";
     input.disabled = true;
     zone.classList.add("disabled");
     try {
-      for (const [i, file] of fitting.entries()) await sent(file, i + 1, fitting.length);
+      if (together) await sentTogether(fitting);
+      else for (const [i, file] of fitting.entries()) await sent(file, i + 1, fitting.length);
     } catch (error) {
       refused.textContent = `Not all files were sent (${error.message}). Files listed as read are saved. Choose the ` +
         "others again. If this happens again, reload the page.";
@@ -104,7 +172,11 @@ function render({ model, el }) {
   zone.addEventListener("drop", (event) => {
     event.preventDefault();
     zone.classList.remove("over");
-    if (!input.disabled) send([...event.dataTransfer.files]);
+    if (input.disabled) return;
+    const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+    const dropped = [...event.dataTransfer.files];
+    if (!entries.some((entry) => entry.isDirectory)) send(dropped);
+    else Promise.all(entries.map(within)).then((found) => send(found.flat()), () => { refused.textContent = "The folder cannot be read."; });
   });
   return () => model.off("msg:custom", heard);
 }

@@ -10,6 +10,11 @@ import traitlets
 from lungkit import palette
 
 
+def module(name: str) -> str:
+    """A script of a viewer, with what all of them share before it: a module of one file, as widgets need it."""
+    return "".join(Path(__file__).with_name(part).read_text(encoding="utf-8") for part in ("panes.js", name))
+
+
 class Viewer(anywidget.AnyWidget):
     """The image, the heat map of a selected class over it, zoom, and level and width for CT.
 
@@ -19,7 +24,7 @@ class Viewer(anywidget.AnyWidget):
     The browser sends nothing back.
     """
 
-    _esm = Path(__file__).with_name("viewer.js")
+    _esm = module("viewer.js")
 
     pixels = traitlets.Bytes().tag(sync=True)
     width = traitlets.Int().tag(sync=True)

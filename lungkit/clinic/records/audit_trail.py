@@ -63,6 +63,12 @@ def append(db: orm.Session, user_id: int | None, action: str, object: str, **det
     db.execute(sa.insert(AuditEvent).values(**row, hash=_hash(row)))
 
 
+def noted(db: orm.Session, user_id: int, action: str, object: str) -> bool:
+    """Whether the person did that to the object at any time."""
+    same = (AuditEvent.object == object) & (AuditEvent.action == action) & (AuditEvent.user_id == user_id)
+    return db.scalar(sa.select(AuditEvent.number).where(same).limit(1)) is not None
+
+
 def head(db: orm.Session) -> str:
     """The end of the trail as "number:hash"; note it where the keeper of the database cannot change it."""
     number, last = _last(db)

@@ -8,6 +8,7 @@ opened which case or patient, by random identifiers only.
 import re
 import unicodedata
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -16,10 +17,23 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from lungkit.clinic.records import audit_trail, dispatches, pixels
+from lungkit.clinic.records import audit_trail, dispatches, pixels, stacks
 from lungkit.clinic.records.accounts import Actor, Entry
-from lungkit.clinic.records.tables import PROGRAM, SEXES, Patient, Reading, Review, Study, User, new_id, now
+from lungkit.clinic.records.tables import (
+    PROGRAM,
+    SEXES,
+    CtSeries,
+    Patient,
+    Reading,
+    Review,
+    SeriesSlice,
+    Study,
+    User,
+    new_id,
+    now,
+)
 from lungkit.data import images
+from lungkit.data.series import Series
 from lungkit.errors import LungkitError
 from lungkit.models.prediction import Check, GradeRange, Prediction, grade_range
 from lungkit.models.rule import DecisionRule
@@ -173,6 +187,8 @@ class CaseRow:
     reviewer: str | None  # full name
     reviewer_label: str | None
     agrees: bool | None
+    slices: int | None = None  # of a CT series; None for one image
+    affected: float | None = None  # share of the slices of a series, 0..1
     thumbnail: bytes = field(default=b"", repr=False)  # PNG, at most pixels.THUMBNAIL_SIDE a side; on a patient's page
 
 
@@ -214,33 +230,77 @@ class Records:
         Raises RecordRefused if a new patient's number is taken, PatientDiffers if another patient has the number that
         was stated, RecordMissing if the patient has been erased.
         """
-        study = Study(
-            kind=pixels.kind_of(image),
-            units=image.units,
-            sha256=_require_sha256(sha256),
-            width=image.pixels.shape[1],
-            height=image.pixels.shape[0],
-            pixels=pixels.encode(image),
-            tags=dict(image.tags),
-            notes=_text("notes", notes),
-        )
+        study = _study(image, sha256, notes)
         row = Reading(id=reading_id or new_id(), study=study, **_reading_columns(reading))
         with self.access.writes("doctor", PROGRAM) as (db, actor):
-            owner, is_new = _owner(db, patient, actor.user_id)
-            study.patient_id, study.uploaded_by = owner.id, actor.user_id
-            db.add(study)
-            db.flush()
-            audit_trail.append(
-                db,
-                actor.user_id,
-                "case.save",
-                f"reading:{row.id}",
-                study=study.id,
-                patient=owner.id,
-                new_patient=is_new,
-                model=f"{row.model}@{row.version}",
-            )
-            return SavedCase(row.id, _patient_row(owner))
+            return _save(db, actor, patient, row)
+
+    # --- CT series
+
+    def save_series(
+        self,
+        patient: str | NewPatient | StatedPatient,
+        series: Series,
+        said: stacks.SeriesSaid,
+        sha256: str = "",
+        notes: str = "",
+        reading_id: str | None = None,
+        tell: Callable[[int], None] = lambda done: None,
+    ) -> SavedCase:
+        """Save a series with its slices, its reading, and its patient if new: all of it or nothing.
+
+        The study's picture, and the heat maps next to it, are those of the slice that counts most, `CaseSeries.key`.
+        sha256: of the series, which `Series.sha256` computes; default: computed here. tell: called with the number of
+        slices that are encoded. patient, reading_id: as in `save_case`. Raises as `save_case`, RecordRefused also for a
+        series of more than stacks.MOST_SLICES, and ImageRefused if a slice cannot be decoded.
+        """
+        if len(series.slices) > stacks.MOST_SLICES:
+            raise RecordRefused(f"{len(series.slices)} slices are too many; accepted are up to {stacks.MOST_SLICES}")
+        key = stacks.key_of(said).number
+        study = _study(series.slice(key), sha256 or series.sha256(), notes)
+        study.tags = study.tags | {
+            "note": f"slice {key + 1} of a series of {len(series.slices)}, from the lowest position"
+        }
+        row = Reading(id=reading_id or new_id(), study=study, **_reading_columns(stacks.reading_of(said)))
+        whole = stacks.columns(series, said)
+        with stacks.spooled(series, tell) as slices, self.access.writes("doctor", PROGRAM) as (db, actor):
+            saved = _save(db, actor, patient, row, slices=len(series.slices))
+            db.add(CtSeries(reading_id=row.id, **whole))
+            for some in slices(study.id):
+                db.execute(sa.insert(SeriesSlice), some)
+        return saved
+
+    def series(self, reading_id: str) -> stacks.CaseSeries | None:
+        """The series of a reading, without pixels; None for a reading of one image. Raises RecordMissing."""
+        with self.access.reads("doctor", PROGRAM) as (db, actor):
+            reading = _find_reading(db, reading_id)
+            _require_visible(actor, reading.study)
+            row = db.get(CtSeries, reading.id, options=[orm.undefer(CtSeries.heat)])
+            study_id, label, classes = reading.study_id, reading.label, len(reading.probabilities)
+        return stacks.case_series(row, study_id, label, classes) if row else None
+
+    def series_slice(self, reading_id: str, number: int) -> bytes:
+        """A slice (from 0) of a series as PNG of 16 bits, for pixels.decode; as `series_slices`."""
+        return self.series_slices(reading_id, [number])[0]
+
+    def series_slices(self, reading_id: str, numbers: Sequence[int]) -> list[bytes]:
+        """Several slices of a series, in this order, for who has opened the case before.
+
+        Slices come by the hundred, so the trail does not note each: it has noted the opening. Raises RecordMissing.
+        """
+        with self.access.reads("doctor", PROGRAM) as (db, actor):
+            reading = _find_reading(db, reading_id)
+            _require_visible(actor, reading.study)
+            if not audit_trail.noted(db, actor.user_id, "case.open", f"reading:{reading.id}"):
+                raise RecordMissing("slices are shown to who has opened the case: open it first")
+            of_these = (SeriesSlice.study_id == reading.study_id) & SeriesSlice.number.in_(numbers)
+            rows = db.execute(sa.select(SeriesSlice.number, SeriesSlice.pixels).where(of_these))
+            found = {row.number: row.pixels for row in rows}
+        if missing := [number for number in numbers if number not in found]:
+            raise RecordMissing(f"slice {missing[0]} is not in the records of that case")
+        return [found[number] for number in numbers]
+
+    # --- looking
 
     def same_upload(self, patient_id: str, sha256: str) -> str | None:
         """The latest reading of a file with the same bytes for the same patient, or None."""
@@ -352,12 +412,15 @@ def with_review(*more: Any, of_review: tuple[str, ...] = ()) -> "sa.Select[*tupl
             reviewer.full_name.label("reviewer"),
             latest.c.label.label("reviewer_label"),
             latest.c.agrees,
+            CtSeries.slices,
+            CtSeries.affected,
             *(latest.c[name].label(f"review_{name}") for name in of_review),
             *more,
         )
         .join(Study, Study.id == Reading.study_id)
         .join(Patient, Patient.id == Study.patient_id)
         .join(uploader, uploader.id == Study.uploaded_by)
+        .outerjoin(CtSeries, CtSeries.reading_id == Reading.id)
         .outerjoin(latest, latest.c.reading_id == Reading.id)
         .outerjoin(reviewer, reviewer.id == latest.c.reviewer_id)
     )
@@ -372,6 +435,36 @@ def open_patient(access: Entry, role: str, patient_id: str) -> PatientPage:
         audit_trail.append(db, actor.user_id, "patient.open", f"patient:{patient.id}")
     # Thumbnails take time, so they are made after the transaction.
     return PatientPage(patient, tuple(_case_row(row, pixels.thumbnail(row.pixels, row.units)) for row in rows))
+
+
+# --- saving
+
+
+def _study(image: images.Image, sha256: str, notes: str) -> Study:
+    return Study(
+        kind=pixels.kind_of(image),
+        units=image.units,
+        sha256=_require_sha256(sha256),
+        width=image.pixels.shape[1],
+        height=image.pixels.shape[0],
+        pixels=pixels.encode(image),
+        tags=dict(image.tags),
+        notes=_text("notes", notes),
+    )
+
+
+def _save(
+    db: orm.Session, actor: Actor, patient: str | NewPatient | StatedPatient, row: Reading, **more: int
+) -> SavedCase:
+    """Add a reading with its study, and its patient if new; more: what the trail notes besides."""
+    owner, is_new = _owner(db, patient, actor.user_id)
+    study = row.study
+    study.patient_id, study.uploaded_by = owner.id, actor.user_id
+    db.add(study)
+    db.flush()
+    made = {"study": study.id, "patient": owner.id, "new_patient": is_new, "model": f"{row.model}@{row.version}"}
+    audit_trail.append(db, actor.user_id, "case.save", f"reading:{row.id}", **made, **more)
+    return SavedCase(row.id, _patient_row(owner))
 
 
 # --- rows

@@ -401,3 +401,51 @@ class Dispatch(Base):
     due_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="Queued: when to send; running: lease's end")
     created_at: Mapped[datetime] = mapped_column(UtcTime, default=now, index=True, comment="When the result was there")
     ended_at: Mapped[datetime | None] = mapped_column(UtcTime, comment="When it was sent, or given up")
+
+
+class CtSeries(Base):
+    __tablename__ = "series"
+    __table_args__ = (
+        _one_of("readable", ("volume", "slicewise")),
+        {"comment": "What a model said about a CT series"},
+    )
+
+    reading_id: Mapped[str] = mapped_column(sa.ForeignKey("readings.id", ondelete="CASCADE"), primary_key=True,
+                                            comment="Which reading")  # fmt: skip
+    slices: Mapped[int] = mapped_column(comment="How many the series has")
+    spacing: Mapped[list[float | None]] = mapped_column(
+        sa.JSON, comment="mm between rows, columns, slices as stored; empty: unknown"
+    )
+    positions: Mapped[list[float]] = mapped_column(
+        sa.JSON, comment="Of each slice along the normal, mm, in their order"
+    )
+    orientation: Mapped[list[float]] = mapped_column(sa.JSON, comment="Direction of rows, then of columns")
+    readable: Mapped[str] = mapped_column(sa.String(16), comment="volume or slicewise")
+    findings: Mapped[list[Json]] = mapped_column(sa.JSON, comment="Rule and words for each finding; no name of a file")
+    read: Mapped[list[Json]] = mapped_column(
+        sa.JSON, comment="Slices with lungs that were read: number, position, label, probabilities"
+    )
+    carrying: Mapped[list[int]] = mapped_column(
+        sa.JSON, comment="Places in `read` of the slices that the reading rests on"
+    )
+    without_lungs: Mapped[int] = mapped_column(comment="Slices that were read and left out")
+    absent: Mapped[str] = mapped_column(sa.String(100), comment="The class that says that nothing was found")
+    affected: Mapped[float] = mapped_column(sa.Double, comment="Share of slices of another class than that, 0..1")
+    reasons: Mapped[list[str]] = mapped_column(sa.JSON, comment="Why the decision is left to a person, in words")
+    # Last in its row, as pixels are.
+    heat: Mapped[bytes] = mapped_column(
+        sa.LargeBinary, deferred=True, comment="Heat maps of the carrying slices, as PNG"
+    )
+
+
+class SeriesSlice(Base):
+    __tablename__ = "series_slices"
+    __table_args__ = ({"comment": "Slices of a CT series"},)
+
+    study_id: Mapped[str] = mapped_column(sa.ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True,
+                                          comment="Whose slice")  # fmt: skip
+    number: Mapped[int] = mapped_column(
+        primary_key=True, autoincrement=False, comment="From 0, in the order of positions"
+    )
+    # Last in its row, as pixels are.
+    pixels: Mapped[bytes] = mapped_column(sa.LargeBinary, deferred=True, comment="HU, encoded anew as PNG of 16 bits")

@@ -11,7 +11,10 @@ Kernels import this module, which therefore imports nothing heavy.
 
 import asyncio
 import os
+import shutil
 import socket
+import tempfile
+from pathlib import Path
 
 DOOR = "LUNGKIT_DOOR"  # the environment variable that names the socket
 
@@ -28,6 +31,18 @@ def upload() -> bytes | None:
     """The file that the page sent last, once; None if there is none."""
     answer = _ask("upload")
     return answer[1:] if answer[:1] == b"1" else None
+
+
+def folder() -> Path:
+    """Where a kernel keeps what its page sends until it is read; the server removes it when the kernel ends."""
+    private = os.environ.get(DOOR)
+    place = _folder(Path(private).parent, os.environ["VOILA_KERNEL_ID"]) if private else Path(tempfile.mkdtemp())
+    place.mkdir(mode=0o700, exist_ok=True)
+    return place
+
+
+def _folder(private: Path, kernel_id: str) -> Path:
+    return private / f"uploads-{kernel_id}"
 
 
 def _ask(question: str) -> bytes:
@@ -57,8 +72,10 @@ class Door:
         self._uploads[kernel_id] = content
 
     def forget(self, kernel_id: str) -> None:
-        """The kernel ends: drop the file that it did not take."""
+        """The kernel ends: drop the file that it did not take, and those that it kept."""
         self._uploads.pop(kernel_id, None)
+        if private := os.environ.get(DOOR):
+            shutil.rmtree(_folder(Path(private).parent, kernel_id), ignore_errors=True)
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one question, then close the connection."""

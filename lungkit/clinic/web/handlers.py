@@ -1,5 +1,7 @@
 """What a browser can ask for once someone is signed in: the page, its files, uploads, and whether its kernel lives."""
 
+import asyncio
+import logging
 from collections import Counter
 from importlib import metadata
 from typing import Any
@@ -13,8 +15,12 @@ from voila.tornado.handler import TornadoVoilaHandler
 
 from lungkit import config
 from lungkit.clinic.records import accounts
+from lungkit.clinic.records.cases import RecordMissing, Records
+from lungkit.clinic.records.store import StoreError
 from lungkit.clinic.web.answers import PageHandler
 from lungkit.clinic.web.kernels import MOST_PAGES, OwningManager
+
+log = logging.getLogger(__name__)
 
 
 class ClinicPage(PageHandler, TornadoVoilaHandler):
@@ -121,6 +127,31 @@ class UploadHandler(PageHandler):
         kernel_id = self.path_kwargs["kernel_id"]
         if self.clinic.uploading.get(kernel_id) is self:
             del self.clinic.uploading[kernel_id]
+
+
+class SliceHandler(PageHandler):
+    """Some slices of a CT series for whoever opened the case: the records decide, as in a kernel.
+
+    Kernels stay small this way, and the browser fetches what it shows first. The answer has for each slice its length
+    (4 bytes, big-endian) and a PNG of 16 bits. A thread reads, so that others are answered in the meantime.
+    """
+
+    @allow_unauthenticated
+    async def get(self, reading_id: str, numbers: str) -> None:
+        records = Records(accounts.Access(self.clinic.store, self.get_cookie(accounts.COOKIE, "")))
+        wanted = [int(number) for number in numbers.split(",")]
+        loop = asyncio.get_running_loop()
+        try:
+            slices = await loop.run_in_executor(self.clinic.slices, records.series_slices, reading_id, wanted)
+        except (accounts.SignedOut, accounts.Forbidden):
+            raise web.HTTPError(403) from None
+        except RecordMissing:
+            raise web.HTTPError(404) from None
+        except StoreError as problem:
+            log.warning("slices could not be read: %s", problem)
+            raise web.HTTPError(503) from None
+        self.set_header("Content-Type", "application/octet-stream")
+        self.finish(b"".join(part for png in slices for part in (len(png).to_bytes(4, "big"), png)))
 
 
 def library_path() -> str:

@@ -186,6 +186,7 @@ class Clinic(Voila):
         for log in (self.log, logging.getLogger("tornado.general")):
             log.addFilter(_is_worth_logging)
         self.sign_ins = ThreadPoolExecutor(max_workers=2, thread_name_prefix="sign-in")
+        self.slices = ThreadPoolExecutor(max_workers=2, thread_name_prefix="slices")
 
     async def run(self, line: Line) -> None:
         """Serve until a signal says stop."""
@@ -259,6 +260,7 @@ class Clinic(Voila):
             (rf"{libraries}/extensions/({widgets}/static/.*)", handlers.LibraryFile, extensions),
             (rf"/clinic/there/{KERNEL_ID}", handlers.KernelState),
             (rf"/clinic/upload/{KERNEL_ID}", handlers.UploadHandler),
+            (r"/clinic/slices/([0-9a-f-]{36})/([0-9]{1,4}(?:,[0-9]{1,4}){0,15})", handlers.SliceHandler),
             (rf"/voila/api/shutdown/{KERNEL_ID}", handlers.PageLeft),
             (rf"/api/kernels/{KERNEL_ID}", KernelHandler),
             (rf"/api/kernels/{KERNEL_ID}/channels", sockets.KernelSocket, {"gates": self.gates}),
@@ -287,6 +289,7 @@ class Clinic(Voila):
         self.owners.keep_only(running)
         for kernel_id in set(self.gates) - set(running):
             del self.gates[kernel_id]
+            self.door.forget(kernel_id)  # one that was not used for a while stops without us
         with contextlib.suppress(StoreError):
             ended = accounts.ended(self.store, set(self.owners.values()))
             await self.stop_kernels([kernel for session in ended for kernel in self.owners.kernels_of(session)])
@@ -307,7 +310,8 @@ class Clinic(Voila):
         self.server.stop()
         await self.server.close_all_connections()
         await self._stop_all_kernels()
-        self.sign_ins.shutdown(wait=False, cancel_futures=True)
+        for threads in (self.sign_ins, self.slices):
+            threads.shutdown(wait=False, cancel_futures=True)
         self.store.close()
 
 

@@ -1,0 +1,79 @@
+"""A CT series as a stack of slices, with the planes across it; the browser fetches slices from the clinic's server.
+
+The kernel sends what was said of each slice and the heat maps of those that decide; pixels do not pass through it.
+"""
+
+from collections.abc import Sequence
+
+import anywidget
+import numpy as np
+import traitlets
+
+from lungkit import palette
+from lungkit.clinic.app.viewer import module
+from lungkit.clinic.records.stacks import CaseSeries
+from lungkit.data.dicom import AIR
+
+
+class StackViewer(anywidget.AnyWidget):
+    """The stack, a strip with the probability of each slice that was read, and the planes across the stack.
+
+    classes: in the order of the heat maps. planes: whether to draw the other planes, where the series allows it.
+    linked: whether it scrolls by as many mm as other linked ones on the page. label: what it is, for screen readers.
+    The browser sends nothing back; it asks the server for slices (handlers.SliceHandler).
+    """
+
+    _esm = module("stack.js")
+
+    reading_id = traitlets.Unicode().tag(sync=True)
+    air = traitlets.Int(int(AIR)).tag(sync=True)  # HU of the stored value 0
+    size = traitlets.List(traitlets.Int()).tag(sync=True)  # height, width
+    spacing = traitlets.List(traitlets.Float(allow_none=True)).tag(sync=True)
+    positions = traitlets.List(traitlets.Float()).tag(sync=True)
+    orientation = traitlets.List(traitlets.Float()).tag(sync=True)
+    read = traitlets.List(traitlets.List()).tag(sync=True)  # of each slice: number, probability of `named`, label
+    carrying = traitlets.List(traitlets.Int()).tag(sync=True)  # places in `read`
+    key = traitlets.Int().tag(sync=True)  # number of the slice that is shown first
+    named = traitlets.Unicode().tag(sync=True)  # what the strip is about, such as a class
+    selected = traitlets.Int().tag(sync=True)  # whose heat map is shown first
+    heat = traitlets.Bytes().tag(sync=True)
+    heat_size = traitlets.List(traitlets.Int()).tag(sync=True)
+    classes = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    planes = traitlets.Bool().tag(sync=True)
+    linked = traitlets.Bool().tag(sync=True)
+    label = traitlets.Unicode().tag(sync=True)
+    colours = traitlets.List(traitlets.Unicode(), list(palette.HEAT)).tag(sync=True)
+
+    def __init__(
+        self,
+        series: CaseSeries,
+        size: tuple[int, int],
+        classes: Sequence[str],
+        label: str,
+        planes: bool = True,
+        linked: bool = False,
+    ):
+        super().__init__(
+            reading_id=series.reading_id,
+            size=list(size),
+            spacing=list(series.spacing),
+            positions=list(series.positions),
+            orientation=list(series.orientation),
+            read=[[one.number, series.chance(one), one.label] for one in series.read],
+            carrying=list(series.carrying),
+            key=series.key.number,
+            named=f"not {series.absent}" if series.label == series.absent else series.label,
+            selected=list(classes).index(series.label),
+            heat=np.rint(np.clip(series.heat, 0, 1) * 255).astype(np.uint8).tobytes(),
+            heat_size=list(series.heat.shape[2:]),
+            classes=list(classes),
+            planes=planes and series.straight,
+            linked=linked,
+            label=label,
+        )
+        self.add_class("clinic-stack")
+
+    def close(self) -> None:
+        """Close it and free the heat maps at once."""
+        super().close()
+        self.heat = b""
