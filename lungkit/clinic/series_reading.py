@@ -18,6 +18,7 @@ import numpy as np
 from lungkit import wording
 from lungkit.clinic import decode
 from lungkit.clinic.predictor import REVIEW, Predictor
+from lungkit.clinic.records.stacks import Extent
 from lungkit.data import lungs3d
 from lungkit.data.lungs3d import Lungs
 from lungkit.data.series import Series
@@ -50,25 +51,6 @@ class Sampled:
     among: int  # slices that they were taken from, evenly spaced
     places: tuple[float, float]  # of the first and the last, mm along the normal
     in_lungs: bool  # whether `among` counts the slices that show lungs, or all of them
-
-
-@dataclass(frozen=True)
-class Extent:
-    """How much of the lungs is not normal, by two measures that do not replace each other. Shares are 0..1.
-
-    None of them is a share of lesions. On phantoms, where lesions are known, bench/README.md has the errors.
-    """
-
-    millilitres: float  # volume of the lungs in the series, vessels included, large airways not
-    whole: bool  # False: the series begins or ends within the lungs, and shares are of the part that it shows
-    # By the model: the share of the lungs' volume that lies in slices which it does not call absent, at the operating
-    # point. The whole slice counts, however small the lesion; a slice that was not read counts as the nearest that was.
-    not_absent: float
-    # By density: the share between -600 and -250 HU, "high attenuation areas" (Podolanczuk et al., Eur. Respir. J.
-    # 48:1442, 2016). Ground glass, but also what lies heaviest, fibrosis, and edges of vessels: in healthy people who
-    # never smoked, the median was 4.3 % (Easthausen et al., Respirology 25:855, 2020).
-    high_attenuation: float
-    dense: float  # by density: the share from -250 HU up, which that definition leaves out: consolidation, and vessels
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from lungkit import config
 from lungkit.clinic.records import accounts, maintenance
+from lungkit.clinic.records.stacks import Extent
 from lungkit.clinic.records.store import Store
 from lungkit.clinic.series_reading import SeriesReading, SliceReading
 from lungkit.data import images, phantom, preprocess, series
@@ -262,7 +263,7 @@ def series_said(prediction):
         return SeriesReading(
             model="lung", version="v1", classes=("Pneumonia", "Normal"), probabilities=np.array([0.9, 0.1]),
             label="Pneumonia", decision=decision, reasons=reasons, slices=slices, carrying=(3, 4), without_lungs=0,
-            absent="Normal", milliseconds=900.0,
+            absent="Normal", milliseconds=900.0, extent=Extent(3900.0, False, 0.25, 0.072, 0.021),
         )  # fmt: skip
 
     return make

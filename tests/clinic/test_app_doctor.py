@@ -496,6 +496,7 @@ def test_the_files_of_a_series_or_their_zip_become_one_case_with_a_stack(store, 
     [stack] = [w for w in everything(shown.screen) if isinstance(w, StackViewer)]
     assert (len(stack.positions), stack.carrying, stack.planes) == (8, [3, 4], True)
     assert "the mean of the 2 of 8 slices that look least like Normal" in words
+    assert "3,900 ml, cut off where the series ends" in words and "25 % of the lungs lie in such slices" in words
 
 
 def test_a_series_read_before_is_known_however_it_is_packed(store, shown, reads_series, ct_folder):

@@ -238,6 +238,14 @@ def of_series(series: CaseSeries) -> str:
         "Decided by": _rests_on(series),
         f"Not {series.absent}": f"{percent(series.affected)} of the slices that were read",
     }
+    if extent := series.extent:
+        part = "" if extent.whole else ", cut off where the series ends"
+        facts |= {
+            "Lungs": f"{extent.millilitres:,.0f} ml{part}",
+            f"Not {series.absent}, by volume": f"{percent(extent.not_absent)} of the lungs lie in such slices",
+            "Density": f"{percent(extent.high_attenuation)} of the lungs have −600 to −250 HU, "
+            f"{percent(extent.dense)} more than that; in healthy people about 4 % and some vessels",
+        }
     rows = "".join(f"<dt>{safe(name)}</dt><dd>{safe(value)}</dd>" for name, value in facts.items())
     found = "".join(f"<li>{safe(one.get('words') or one['rule'].capitalize())}</li>" for one in series.findings)
     return (

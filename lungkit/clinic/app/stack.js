@@ -138,7 +138,9 @@ function side(direction) {
 
 const opposite = (direction) => direction.map((value) => -value);
 const minus = (text) => String(text).replace("-", "−");
-const percent = (share) => `${Math.round(100 * share)} %`;
+// As lungkit.wording.percent: a probability that is not certain never reads as 0 % or 100 %.
+const percent = (share) =>
+  share > 0 && share < 0.01 ? "< 1 %" : share > 0.99 && share < 1 ? "> 99 %" : `${Math.round(100 * share)} %`;
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
 // --- the widget

@@ -6,7 +6,7 @@ Every slice is kept, encoded again without loss; heat maps are kept of the slice
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +24,25 @@ _MEASURES = {
     *(Rule.SPLIT, Rule.OVERLAP, Rule.APART, Rule.OBLIQUE, Rule.TURNED, Rule.TILT_STATED, Rule.NOT_SQUARE, Rule.GAP),
     *(Rule.UNEVEN, Rule.TILT, Rule.SHIFTED, Rule.ONE_SLICE, Rule.NO_SPACING, Rule.NO_SERIES_UID),
 }
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much of the lungs is not normal, by two measures that do not replace each other. Shares are 0..1.
+
+    None of them is a share of lesions. On phantoms, where lesions are known, bench/README.md has the errors.
+    """
+
+    millilitres: float  # volume of the lungs in the series, vessels included, large airways not
+    whole: bool  # False: the series begins or ends within the lungs, and shares are of the part that it shows
+    # By the model: the share of the lungs' volume that lies in slices which it does not call absent, at the operating
+    # point. The whole slice counts, however small the lesion; a slice that was not read counts as the nearest that was.
+    not_absent: float
+    # By density: the share between -600 and -250 HU, "high attenuation areas" (Podolanczuk et al., Eur. Respir. J.
+    # 48:1442, 2016). Ground glass, but also what lies heaviest, fibrosis, and edges of vessels: in healthy people who
+    # never smoked, the median was 4.3 % (Easthausen et al., Respirology 25:855, 2020).
+    high_attenuation: float
+    dense: float  # by density: the share from -250 HU up, which that definition leaves out: consolidation, and vessels
 
 
 class SliceSaid(Protocol):
@@ -59,6 +78,8 @@ class SeriesSaid(Protocol):
     @property
     def affected(self) -> float: ...
     @property
+    def extent(self) -> Extent | None: ...
+    @property
     def milliseconds(self) -> float: ...
 
 
@@ -91,6 +112,7 @@ class CaseSeries:
     absent: str
     affected: float
     reasons: tuple[str, ...]
+    extent: Extent | None
     heat: np.ndarray = field(repr=False)  # float32 (carrying, classes, height, width) 0..1
 
     def chance(self, one: ReadSlice) -> float:
@@ -164,6 +186,7 @@ def columns(series: Series, said: SeriesSaid) -> dict[str, Any]:
         "absent": said.absent,
         "affected": said.affected,
         "reasons": list(said.reasons),
+        "extent": asdict(said.extent) if said.extent else None,
         "heat": pixels.encode_heat(np.concatenate(heat)),
     }
 
@@ -188,6 +211,7 @@ def case_series(row: CtSeries, study_id: str, label: str, classes: int) -> CaseS
         absent=row.absent,
         affected=row.affected,
         reasons=tuple(row.reasons),
+        extent=Extent(**row.extent) if row.extent else None,
         heat=heat.reshape(len(row.carrying), classes, *heat.shape[1:]),
     )
 

@@ -432,6 +432,9 @@ class CtSeries(Base):
     absent: Mapped[str] = mapped_column(sa.String(100), comment="The class that says that nothing was found")
     affected: Mapped[float] = mapped_column(sa.Double, comment="Share of slices of another class than that, 0..1")
     reasons: Mapped[list[str]] = mapped_column(sa.JSON, comment="Why the decision is left to a person, in words")
+    extent: Mapped[Json | None] = mapped_column(
+        sa.JSON(none_as_null=True), comment="Volume of the lungs, and shares of it; empty: not measured"
+    )
     # Last in its row, as pixels are.
     heat: Mapped[bytes] = mapped_column(
         sa.LargeBinary, deferred=True, comment="Heat maps of the carrying slices, as PNG"

@@ -27,6 +27,7 @@ def upgrade() -> None:
         _column("absent", sa.String(100), "The class that says that nothing was found"),
         _column("affected", sa.Double, "Share of slices of another class than that, 0..1"),
         _column("reasons", sa.JSON, "Why the decision is left to a person, in words"),
+        _column("extent", sa.JSON, "Volume of the lungs, and shares of it; empty: not measured", nullable=True),
         _column("heat", sa.LargeBinary, "Heat maps of the carrying slices, as PNG"),
         sa.CheckConstraint("readable IN ('volume', 'slicewise')", name="readable"),
         comment="What a model said about a CT series",
