@@ -24,6 +24,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -143,10 +144,10 @@ class Contents:
     set_aside: tuple[SetAside, ...]  # what is in none of them
 
 
-def read(source: Given | Sequence[Given | tuple[str, bytes]], name: str | None = None, label: str = "") -> Contents:
+def read(source: Given | Sequence[Given | tuple[str, Path | bytes]], name: str | None = None, label: str = "") -> Contents:
     """Every CT series in a folder and below it, in a zip file, or in a list of files. Only headers are read.
 
-    source: a path, the bytes of a file, or a list of paths, bytes, and pairs of a name and bytes. name: what messages
+    source: a path, the bytes of a file, or a list of paths, bytes, and pairs of a name and either. name: what messages
     call a folder, zip file or single file. label: of a progress bar, if it is not empty.
     Raises ImageRefused if there is no such file or folder, if a zip file breaks a rule, or if there are too many files.
     """

@@ -59,7 +59,7 @@ class Placed:
 
 
 def files_in(
-    source: Given | Sequence[Given | tuple[str, bytes]], name: str | None
+    source: Given | Sequence[Given | tuple[str, Path | bytes]], name: str | None
 ) -> tuple[list[File], list[SetAside]]:
     """The files of a folder and below it, of a zip file, or of a list; and what is not looked into.
 
@@ -141,7 +141,7 @@ def _alone(content: Path | bytes, name: str) -> Path | bytes:
     return content
 
 
-def _in_list(given: Sequence[Given | tuple[str, bytes]]) -> list[File]:
+def _in_list(given: Sequence[Given | tuple[str, Path | bytes]]) -> list[File]:
     _check_count(len(given), "the list of files")
     named = [one if isinstance(one, tuple) else _named(one, number) for number, one in enumerate(given, 1)]
     return [File(name, partial(_alone, content, name)) for name, content in named]

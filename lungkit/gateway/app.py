@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
+from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
@@ -11,9 +13,10 @@ import lungkit
 from lungkit.clinic.predictor import ModelPool
 from lungkit.clinic.records.store import Store
 from lungkit.gateway import jobs, models, predictions, problems, requests, results, state
+from lungkit.gateway.dicom import Door, Settings
 from lungkit.gateway.metrics import Metrics
 from lungkit.gateway.schemas import API, RESEARCH, FieldProblem, Problem
-from lungkit.gateway.worker import Worker
+from lungkit.gateway.worker import QUIET, Worker
 
 _SCHEMA = "#/components/schemas/{model}"
 _OPEN = ("400", "404", "405", "429", "500", "503")  # statuses that any route can answer with
@@ -21,15 +24,24 @@ _KEYED = ("401", "403", "422")
 _BODY = ("408", "409", "413", "415")
 
 
-def make_app(store: Store, threads: int = 1) -> FastAPI:
-    """The application on these records, whose tables are up to date; `threads` read images while it runs."""
+def make_app(store: Store, threads: int = 1, quiet: timedelta = QUIET, dicom: Settings | None = None) -> FastAPI:
+    """The application on these records, whose tables are up to date.
+
+    While it runs, `threads` read images, and the DICOM port is open if there are settings for it. quiet: for so long no
+    file of a study comes, then it is complete. Raises LungkitError for settings that cannot be used.
+    """
     pool, metrics = ModelPool(), Metrics()
-    worker = Worker(store, pool, metrics, threads)
+    worker = Worker(store, pool, metrics, threads, quiet)
+    door = Door(store, metrics, dicom) if dicom else None
 
     @asynccontextmanager
-    async def running(_: FastAPI) -> AsyncIterator[None]:
+    async def running(app: FastAPI) -> AsyncIterator[None]:
         worker.start()
+        if door:
+            door.open()
         yield
+        if door:
+            await to_thread.run_sync(door.close)
         worker.stop()
 
     # The documentation pages of FastAPI load scripts from elsewhere.
@@ -43,7 +55,7 @@ def make_app(store: Store, threads: int = 1) -> FastAPI:
         lifespan=running,
         redirect_slashes=False,
     )
-    app.state.gateway = requests.Gateway(store, pool, worker, metrics)
+    app.state.gateway = requests.Gateway(store, pool, worker, metrics, door)
     app.add_middleware(requests.Observed, metrics=metrics)
     problems.install(app)
     for part in (predictions, jobs, results, models):

@@ -20,6 +20,7 @@ from lungkit.clinic.predictor import ModelPool
 from lungkit.clinic.records.keys import KeyAccess
 from lungkit.clinic.records.store import Store
 from lungkit.errors import LungkitError
+from lungkit.gateway.dicom import Door
 from lungkit.gateway.metrics import Metrics
 from lungkit.gateway.problems import Refused
 from lungkit.gateway.schemas import API, Fields
@@ -37,8 +38,8 @@ HEADERS = {b"x-content-type-options": b"nosniff", b"cache-control": b"no-store"}
 class Gateway:
     """What all requests share."""
 
-    def __init__(self, store: Store, pool: ModelPool, worker: Worker, metrics: Metrics):
-        self.store, self.pool, self.worker, self.metrics = store, pool, worker, metrics
+    def __init__(self, store: Store, pool: ModelPool, worker: Worker, metrics: Metrics, door: Door | None = None):
+        self.store, self.pool, self.worker, self.metrics, self.door = store, pool, worker, metrics, door
         self.limiter = Limiter()
         self.uploads = 0
 

@@ -49,6 +49,8 @@ def _reasons(gateway: Gateway) -> Iterator[str]:
         yield str(error)
     if not gateway.worker.alive():
         yield "no worker reads jobs"
+    if gateway.door and not gateway.door.alive():
+        yield "the DICOM port is not open"
     folder = gateway.store.path.parent if gateway.store.path else config.home()
     if shutil.disk_usage(folder).free < LEAST_FREE:
         yield f"less than {LEAST_FREE // 2**20} MiB are free on the disk"

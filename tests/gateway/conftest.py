@@ -82,6 +82,10 @@ class Running:
     def pool(self) -> ModelPool:
         return self.app.state.gateway.pool
 
+    @property
+    def dicom_port(self) -> int:
+        return self.app.state.gateway.door.port
+
     def make_key(self, *scopes: str, name: str = "pacs", rate: int = 100_000, **more) -> str:
         with self.store.write() as db:
             return keys.add_key(db, name, list(scopes), per_minute=rate, **more)
@@ -109,10 +113,10 @@ def start_gateway():
     """A function that starts gateways on records; they end with the test."""
     started = []
 
-    def start(store: Store) -> Running:
+    def start(store: Store, **settings) -> Running:
         listening = supervisor.bind(0, "127.0.0.1")
         opened = threading.Event()
-        app = make_app(store)
+        app = make_app(store, **settings)
         server = Server(app, opened.set)
         thread = threading.Thread(target=server.run, args=(listening,), daemon=True)
         thread.start()
