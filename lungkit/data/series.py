@@ -144,7 +144,9 @@ class Contents:
     set_aside: tuple[SetAside, ...]  # what is in none of them
 
 
-def read(source: Given | Sequence[Given | tuple[str, Path | bytes]], name: str | None = None, label: str = "") -> Contents:
+def read(
+    source: Given | Sequence[Given | tuple[str, Path | bytes]], name: str | None = None, label: str = ""
+) -> Contents:
     """Every CT series in a folder and below it, in a zip file, or in a list of files. Only headers are read.
 
     source: a path, the bytes of a file, or a list of paths, bytes, and pairs of a name and either. name: what messages

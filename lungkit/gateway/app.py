@@ -12,7 +12,7 @@ from fastapi.openapi.utils import get_openapi
 import lungkit
 from lungkit.clinic.predictor import ModelPool
 from lungkit.clinic.records.store import Store
-from lungkit.gateway import jobs, models, predictions, problems, requests, results, state
+from lungkit.gateway import jobs, models, predictions, problems, requests, results, state, stow
 from lungkit.gateway.dicom import Door, Settings
 from lungkit.gateway.metrics import Metrics
 from lungkit.gateway.schemas import API, RESEARCH, FieldProblem, Problem
@@ -35,7 +35,7 @@ def make_app(store: Store, threads: int = 1, quiet: timedelta = QUIET, dicom: Se
     door = Door(store, metrics, dicom) if dicom else None
 
     @asynccontextmanager
-    async def running(app: FastAPI) -> AsyncIterator[None]:
+    async def running(_: FastAPI) -> AsyncIterator[None]:
         worker.start()
         if door:
             door.open()
@@ -58,7 +58,7 @@ def make_app(store: Store, threads: int = 1, quiet: timedelta = QUIET, dicom: Se
     app.state.gateway = requests.Gateway(store, pool, worker, metrics, door)
     app.add_middleware(requests.Observed, metrics=metrics)
     problems.install(app)
-    for part in (predictions, jobs, results, models):
+    for part in (predictions, jobs, results, models, stow):
         app.include_router(part.router, prefix=API)
     app.include_router(state.router)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
@@ -81,6 +81,8 @@ def _described(app: FastAPI) -> dict[str, Any]:
             statuses = (*_OPEN, *(_KEYED if "security" in operation else ()), *_BODY)
             for status in statuses:
                 titles = dict.fromkeys(kind.title for kind in problems.KINDS.values() if str(kind.status) == status)
-                operation["responses"][status] = {"description": "; or: ".join(titles), "content": problem}
+                said = operation["responses"].get(status, {}) if status != "422" else {}
+                words = "; or: ".join(filter(None, (said.get("description"), *titles)))
+                operation["responses"][status] = {"description": words, "content": said.get("content", {}) | problem}
     app.openapi_schema = schema
     return schema

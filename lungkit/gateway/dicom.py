@@ -87,17 +87,11 @@ class Door:
     """The open port. Any thread may call."""
 
     def __init__(self, store: Store, metrics: Metrics, settings: Settings):
-        """Nothing is open yet. Raises LungkitError for files of TLS that cannot be used."""
-        self._store, self._metrics, self._settings = store, metrics, settings
-        self._tls = settings.tls()
-        self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
-
-    def open(self) -> None:
-        """Open the port. Raises LungkitError where it cannot be."""
+        """The port is taken, and not served yet. Raises LungkitError if it, or the files of TLS, cannot be used."""
         _prepare_pynetdicom()
-        entity = AE(self._settings.ae_title)
-        entity.require_called_aet = False  # `_admit` does it, with its own answer and note
+        self._store, self._metrics, self._settings = store, metrics, settings
+        self._thread: threading.Thread | None = None
+        entity = AE(settings.ae_title)
         entity.maximum_associations, entity.maximum_pdu_size = MOST_ASSOCIATIONS, LONGEST_PDU
         entity.acse_timeout, entity.dimse_timeout = ACSE_SECONDS, DIMSE_SECONDS
         entity.network_timeout = NETWORK_SECONDS
@@ -105,32 +99,37 @@ class Door:
         for kind in inbox.KINDS:
             entity.add_supported_context(kind, list(TRANSFER_SYNTAXES))
         handlers: list[Any] = [
-            (evt.EVT_REQUESTED, self._admit), (evt.EVT_C_STORE, self._store_file), (evt.EVT_CONN_CLOSE, _forget)
-        ]  # fmt: skip
-        address = (self._settings.host, self._settings.port)
+            (evt.EVT_REQUESTED, self._admit),
+            (evt.EVT_C_STORE, self._store_file),
+            (evt.EVT_CONN_CLOSE, _forget),
+        ]
+        where = (settings.host, settings.port)
+        tls, title = settings.tls(), entity.ae_title
         try:
-            self._server = _Server(entity, address, entity.ae_title, entity.supported_contexts, self._tls,
-                                   handlers, _Connection)  # fmt: skip
+            self._server = _Server(entity, where, title, entity.supported_contexts, tls, handlers, _Connection)
         except OSError as error:
-            where = f"port {address[1]} on {address[0]}"
-            raise LungkitError(f"the DICOM {where} cannot be opened: {error.strerror or error}") from error
+            words = f"the DICOM port {where[1]} on {where[0]} cannot be opened: {error.strerror or error}"
+            raise LungkitError(words) from error
         entity._servers.append(self._server)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="dicom", daemon=True)
-        self._thread.start()
 
     @property
     def port(self) -> int:
-        """The number of the open port; 0 where it is not open."""
-        return int(self._server.server_address[1]) if self._server else 0
+        """The number of the port."""
+        return int(self._server.server_address[1])
+
+    def open(self) -> None:
+        """Begin to answer."""
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="dicom", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         """Close the port, and abort associations that are still open; what is not complete is sent again."""
-        if self._server is None or self._thread is None:
+        if self._thread is None:
+            self._server.server_close()
             return
-        server, self._server = self._server, None
-        server.shutdown()
+        self._server.shutdown()
         self._thread.join(5)
-        for association in server.active_associations:
+        for association in self._server.active_associations:
             with suppress(Exception):
                 association.abort()
 

@@ -153,7 +153,7 @@ class Incoming:
     def keep(self, file_id: str) -> None:
         """Move it to its place in the inbox, for good. Raises OSError."""
         place = received.inbox(file_id)
-        os.replace(self.name, _folder(place.parent) / place.name)
+        Path(self.name).replace(_folder(place.parent) / place.name)
         self._dropped.detach()
         descriptor = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -175,7 +175,7 @@ def _drop(stream: BinaryIO, name: str) -> None:
     with suppress(OSError):
         stream.close()
     with suppress(OSError):
-        os.unlink(name)
+        Path(name).unlink()
 
 
 def _folder(path: Path) -> Path:
@@ -188,14 +188,21 @@ def _folder(path: Path) -> Path:
 # --- taking a file
 
 
-def take(store: Store, user_id: int, caller: str, file: Incoming, stated: tuple[str, str] = ("", "")) -> Taken:
+def take(
+    store: Store,
+    user_id: int,
+    caller: str,
+    file: Incoming,
+    stated: tuple[str, str] = ("", ""),
+    study_uid: str = "",
+) -> Taken:
     """Put a file that has arrived into the inbox and the records. Raises NotTaken; then nothing of it is kept.
 
-    caller: AE title of the sender; empty: it came over the web. stated: SOP class and instance that the sender said,
-    with which the file has to agree.
+    caller: AE title of the sender; empty: it came over the web. stated, study_uid: SOP class and instance, and the
+    study, that the sender said, with which the file has to agree.
     """
     try:
-        return _taken(store, user_id, caller, file, stated)
+        return _taken(store, user_id, caller, file, stated, study_uid)
     except StoreError as error:
         raise NotTaken(RESOURCES, str(error), *stated) from error
     except OSError as error:
@@ -204,12 +211,14 @@ def take(store: Store, user_id: int, caller: str, file: Incoming, stated: tuple[
         file.close()
 
 
-def _taken(store: Store, user_id: int, caller: str, file: Incoming, stated: tuple[str, str]) -> Taken:
+def _taken(store: Store, user_id: int, caller: str, file: Incoming, stated: tuple[str, str], study_uid: str) -> Taken:
     class_uid, arrival = looked_at(file)
     named = class_uid, arrival.instance_uid
     for what, said, is_said in zip(("SOPClassUID", "SOPInstanceUID"), stated, named, strict=True):
         if said and said != is_said:
             raise NotTaken(MISMATCH, f"the file has another {what} than was said", *stated)
+    if study_uid and study_uid != arrival.study_uid:
+        raise NotTaken(MISMATCH, "the file is of another study than was said", *named)
     if class_uid not in KINDS:
         raise NotTaken(CLASS, f"{uid.UID(class_uid).name[:64]} is not taken", *named)
     file.keep(arrival.id)

@@ -235,7 +235,7 @@ def _named(access: JobAccess, claimed: Claimed) -> StatedPatient:
 def _save_series(
     records: Records, patient: StatedPatient, one: Series, said: SeriesReading, content: Content, reading_id: str
 ) -> None:
-    """Save the reading of a series: for now, as a case of the carrying slice that says most, with the series' answer."""
+    """Save the reading of a series: for now, as a case of the carrying slice that says most, with its answer."""
     absent = said.classes.index(said.absent)
     shown = min((said.slices[place] for place in said.carrying), key=lambda each: each.reading.probabilities[absent])
     reading = replace(
