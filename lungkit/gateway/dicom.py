@@ -101,7 +101,7 @@ class Door:
         handlers: list[Any] = [
             (evt.EVT_REQUESTED, self._admit),
             (evt.EVT_C_STORE, self._store_file),
-            (evt.EVT_CONN_CLOSE, _forget),
+            (evt.EVT_CONN_CLOSE, _closed),
         ]
         where = (settings.host, settings.port)
         tls, title = settings.tls(), entity.ae_title
@@ -221,11 +221,13 @@ def _noted_lately(db: orm.Session, name: str) -> bool:
     return db.scalar(sa.select(AuditEvent.number).where(same).limit(1)) is not None
 
 
-def _forget(event: evt.Event) -> None:
-    """Drop a file of which not everything came."""
+def _closed(event: evt.Event) -> None:
+    """Drop a file of which not everything came; end a connection that asked for nothing, or it would last for 10 s."""
     message = event.assoc.dimse.message
     if message is not None and isinstance(message._data_set_file, Incoming):
         message._data_set_file.close()
+    if event.assoc.requestor.primitive is None:
+        event.assoc.dul.to_user_queue.put(None)  # type: ignore[arg-type]
 
 
 # --- what pynetdicom leaves open
@@ -313,6 +315,9 @@ class _Server(ThreadedAssociationServer):
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether there is room for one more connection."""
         return len(self.active_associations) < MOST_CONNECTIONS
+
+    def service_actions(self) -> None:
+        """Nothing: pynetdicom would look for garbage every few seconds, which stops all threads."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Nothing: a stranger's handshake failed."""

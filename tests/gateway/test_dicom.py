@@ -1,7 +1,6 @@
 """The DICOM door: systems that may send get their studies read; everything else is refused with a reason."""
 
 import contextlib
-
 import shutil
 import socket
 import ssl
