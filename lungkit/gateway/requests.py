@@ -114,7 +114,7 @@ def _bounded(receive: Receive, most: int, seconds: float) -> Receive:
 
 
 def _too_large(most: int = 0) -> Refused:
-    detail = f"a file may have {(most or config.upload_bytes()) // 2**20} MiB at most"
+    detail = f"what is sent may have {(most or config.upload_bytes()) // 2**20} MiB at most"
     return Refused("too-large", detail, {"Connection": "close"})
 
 

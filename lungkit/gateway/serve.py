@@ -69,9 +69,9 @@ def serve(
         app = make_app(store, threads, timedelta(seconds=quiet), dicom)
 
         def opened() -> None:
-            announce(url)
             if dicom and (door := app.state.gateway.door):
                 announce(f"dicom://{dicom.ae_title}@{supervisor.in_url(shown)}:{door.port}")
+            announce(url)
 
         Server(app, opened, **settings).run(listening)
     finally:
