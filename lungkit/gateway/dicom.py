@@ -227,7 +227,7 @@ def _closed(event: evt.Event) -> None:
     if message is not None and isinstance(message._data_set_file, Incoming):
         message._data_set_file.close()
     if event.assoc.requestor.primitive is None:
-        event.assoc.dul.to_user_queue.put(None)  # type: ignore[arg-type]
+        event.assoc.dul.to_user_queue.put(None)
 
 
 # --- what pynetdicom leaves open
