@@ -35,6 +35,7 @@ from lungkit.data import images
 from lungkit.data.dicom_header import Header, is_scout, walked_header
 from lungkit.data.image import ImageRefused
 from lungkit.errors import LungkitError
+from lungkit.gateway.objects.provenance import MAKER
 from lungkit.gateway.objects.source import IMAGES, one_line, source_header
 
 MOST_BYTES = 2**30  # of a file; an enhanced CT of 2,000 frames
@@ -45,9 +46,11 @@ NO_IMAGES = (
     uid.BasicTextSRStorage,
     uid.EnhancedSRStorage,
     uid.ComprehensiveSRStorage,
+    uid.Comprehensive3DSRStorage,
     uid.XRayRadiationDoseSRStorage,
     uid.KeyObjectSelectionDocumentStorage,
     uid.GrayscaleSoftcopyPresentationStateStorage,
+    uid.SegmentationStorage,
 )
 KINDS = (*IMAGES, *NO_IMAGES)
 
@@ -56,7 +59,7 @@ RESOURCES, MISMATCH, CLASS, NOT_ALLOWED, CANNOT, PROCESSING = 0xA700, 0xA900, 0x
 FULL = "too little room is left on the disk; send it again later"
 _CHECKED_EVERY = 64 * 2**20  # bytes that are written between two looks at the free space
 _OF_STUDY = ("SpecificCharacterSet", "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDescription")
-_TEXTS: list[BaseTag | int] = [Tag(keyword) for keyword in (*_OF_STUDY, "SeriesDescription")]
+_TEXTS: list[BaseTag | int] = [Tag(keyword) for keyword in (*_OF_STUDY, "SeriesDescription", "Manufacturer")]
 _LAST = Tag("StudyID")  # nothing that is needed comes after its group
 _LONGEST_TEXT = 1024  # bytes; nothing valid among _TEXTS is longer
 _SEXES = {"M": "male", "F": "female", "O": "other"}
@@ -282,13 +285,15 @@ def _facts(header: Header, texts: Dataset) -> dict[str, Any]:
         "modality": header.text("Modality")[:16],
         "body_part": header.text("BodyPartExamined")[:64],
         "descriptions": tuple(_text(texts, keyword)[:64] for keyword in ("StudyDescription", "SeriesDescription")),
-        "set_aside": _set_aside(header),
+        "set_aside": _set_aside(header, _text(texts, "Manufacturer")),
     }
 
 
-def _set_aside(header: Header) -> str:
+def _set_aside(header: Header, manufacturer: str) -> str:
     if header.kind not in IMAGES or header.pixels is None:
         return "no image"
+    if manufacturer == MAKER and header.kind == uid.SecondaryCaptureImageStorage:
+        return "a result of lungkit"  # a PACS that sends it back would have results of results
     return "localizer" if is_scout(header) else ""
 
 

@@ -5,6 +5,7 @@ the answer, also one whose UIDs cannot be read.
 """
 
 import json
+import logging
 from typing import Any
 
 from anyio import to_thread
@@ -27,6 +28,7 @@ MEDIA_TYPE = "application/dicom+json"
 _DICOM, _RELATED = "application/dicom", "multipart/related"
 _ACCEPTED = f'accepted are {_RELATED}; type="{_DICOM}"; boundary=…, and {_DICOM}'
 _RETRY_SECONDS = "60"
+_log = logging.getLogger(__name__)
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 _JSON: dict[str, Any] = {"content": {MEDIA_TYPE: {"schema": {"type": "object"}}}}
 _DESCRIBED: dict[str, Any] = {
@@ -189,6 +191,9 @@ class _Upload:
             self._fail(NotTaken(inbox.NOT_ALLOWED, str(refused)))
         except NotTaken as refused:
             self._fail(refused)
+        except Exception:
+            _log.exception("a file")
+            self._fail(NotTaken(inbox.PROCESSING, "an error of the program"))
 
     def _fail(self, refused: NotTaken) -> None:
         self.failed.append(refused)

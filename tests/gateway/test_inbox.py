@@ -13,7 +13,13 @@ from pathlib import Path
 import pydicom
 import pytest
 import sqlalchemy as sa
-from pydicom.uid import ComprehensiveSRStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import (
+    ComprehensiveSRStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
 
 from lungkit import config
 from lungkit.clinic.predictor import ModelPool
@@ -116,6 +122,7 @@ def test_a_number_that_the_records_do_not_accept_is_left_out_and_never_shortened
         ({"ImageType": ["original", "primary", "Localizer"]}, "localizer"),
         ({"ImageType": ["ORIGINAL", "SCOUT VIEW"]}, "localizer"),
         ({"PixelData": None}, "no image"),
+        ({"SOPClassUID": SecondaryCaptureImageStorage, "Manufacturer": "lungkit"}, "a result of lungkit"),
         ({"SOPClassUID": ComprehensiveSRStorage, "PixelData": None}, "no image"),
     ],
 )

@@ -120,6 +120,17 @@ def test_some_that_fail_are_named_next_to_those_that_were_taken(door, one):
     assert kept() == count(door.store, ReceivedFile) == 1
 
 
+def test_an_error_of_the_program_is_a_reason_too_and_says_nothing_more(door, one, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(inbox, "looked_at", fail)
+    answer = send(door, related(one))
+    assert said(answer) == (409, 0, [0x0110])
+    assert "secret" not in answer.headers["Warning"]
+    assert kept() == 0
+
+
 def test_where_nothing_was_taken_the_answer_is_a_conflict(door, one):
     assert said(send(door, related(b"no dicom"))) == (409, 0, [0xC000])
     assert said(send(door, related(one), path=f"{PATH}/1.2.3")) == (409, 0, [0xA900])
