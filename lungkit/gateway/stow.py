@@ -37,6 +37,7 @@ _DESCRIBED: dict[str, Any] = {
         200: _JSON | {"description": "Every file was taken"},
         202: _JSON | {"description": "Some files were taken; the others are named with the reason"},
         409: _JSON | {"description": "No file was taken"},
+        **dict.fromkeys((400, 408, 413, 503), _JSON | {"description": "What was taken before"}),
     },
     "openapi_extra": {"requestBody": {"required": True, "content": {_RELATED: _BINARY, _DICOM: _BINARY}}},
 }
