@@ -25,6 +25,7 @@ from lungkit.gateway.requests import MOST_UPLOADS, STUDY_BYTES, Gateway, MayPred
 
 router = APIRouter(prefix="/dicom-web", tags=["dicom-web"])
 MEDIA_TYPE = "application/dicom+json"
+LONGEST_BOUNDARY = 200  # RFC 2046 allows 70; Orthanc's have 73
 _DICOM, _RELATED = "application/dicom", "multipart/related"
 _ACCEPTED = f'accepted are {_RELATED}; type="{_DICOM}"; boundary=…, and {_DICOM}'
 _RETRY_SECONDS = "60"
@@ -91,8 +92,8 @@ def _boundary(content_type: str) -> bytes | None:
     if kind != _RELATED.encode() or options.get(b"type", b"").lower() != _DICOM.encode():
         raise Refused("media-type", _ACCEPTED)
     boundary = options.get(b"boundary", b"")
-    if not 1 <= len(boundary) <= 70:
-        raise Refused("bad-request", f"the boundary has to have 1 to 70 characters; {_ACCEPTED}")
+    if not 1 <= len(boundary) <= LONGEST_BOUNDARY:
+        raise Refused("bad-request", f"the boundary has to have 1 to {LONGEST_BOUNDARY} characters; {_ACCEPTED}")
     return boundary
 
 
