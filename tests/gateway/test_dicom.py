@@ -1,6 +1,7 @@
 """The DICOM door: systems that may send get their studies read; everything else is refused with a reason."""
 
 import contextlib
+import io
 import shutil
 import socket
 import ssl
@@ -16,6 +17,8 @@ import pytest
 import sqlalchemy as sa
 from pydicom.uid import CTImageStorage, JPEG2000Lossless
 from pynetdicom import AE
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import Verification
 from sqlalchemy import orm
 
@@ -243,9 +246,75 @@ def test_ports_that_are_opened_and_closed_leave_no_thread_and_no_descriptor(door
 def test_a_pdu_that_says_it_has_four_gigabytes_ends_the_connection(door):
     with _connect(door) as connection:
         connection.sendall(struct.pack(">BBI", 1, 0, 2**32 - 1) + bytes(1000))
-        with contextlib.suppress(ConnectionResetError):
-            while connection.recv(1000):
-                pass
+        assert _is_closed(connection)
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    """Whether the other side ends the connection, after what it still says."""
+    try:
+        while connection.recv(1000):
+            pass
+    except ConnectionResetError:
+        pass
+    return True
+
+
+def test_a_message_without_an_end_is_not_kept_in_memory(scu, door):
+    association = scu()
+    connection = association.dul.socket.socket
+    part = b"\x01\x01" + bytes(100_000)  # of a command set, and not the last one
+    pdv = struct.pack(">I", len(part)) + part
+    with contextlib.suppress(OSError):
+        for _ in range(40):
+            connection.sendall(struct.pack(">BBI", 4, 0, len(pdv)) + pdv)
+    until(lambda: not door.app.state.gateway.door._server.active_associations)
+    assert scu().send_c_echo().Status == 0
+
+
+def test_a_sender_that_does_not_wait_for_answers_opens_few_files(scu, one_slice, monkeypatch):
+    open_files, most, take = set(), 0, inbox.take
+    begin, close = inbox.Incoming.__init__, inbox.Incoming.close
+
+    def counted(file):
+        nonlocal most
+        begin(file)
+        open_files.add(file.name)
+        most = max(most, len(open_files))
+
+    def slow(*given, **more):
+        time.sleep(0.05)
+        return take(*given, **more)
+
+    monkeypatch.setattr(inbox, "take", slow)
+    monkeypatch.setattr(inbox.Incoming, "__init__", counted)
+    monkeypatch.setattr(inbox.Incoming, "close", lambda file: (open_files.discard(file.name), close(file)))
+    association = scu()
+    (context,) = [one for one in association.accepted_contexts if one.abstract_syntax == CTImageStorage]
+    for number in range(25):
+        request = C_STORE()
+        request.MessageID, request.Priority = number + 1, 2
+        request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = CTImageStorage, one_slice.SOPInstanceUID
+        request.DataSet = io.BytesIO(encode(one_slice, False, True))
+        association.dimse.send_msg(request, context.context_id)
+    until(lambda: most and not open_files)
+    assert most <= dicom.MOST_WAITING + 3
+
+
+def test_more_connections_than_are_served_are_closed(door, monkeypatch):
+    monkeypatch.setattr(dicom, "MOST_CONNECTIONS", 2)
+    with _connect(door), _connect(door):
+        until(lambda: len(door.app.state.gateway.door._server.active_associations) == 2)
+        with _connect(door) as third:
+            assert _is_closed(third)
+
+
+def test_a_pdu_that_does_not_come_ends_the_connection(door, monkeypatch):
+    monkeypatch.setattr(dicom, "DIMSE_SECONDS", 0.3)
+    with _connect(door) as connection:
+        connection.sendall(struct.pack(">BBI", 1, 0, 1000) + bytes(10))
+        began = time.monotonic()
+        assert _is_closed(connection)
+        assert time.monotonic() - began < 5
 
 
 def test_a_sender_that_breaks_off_leaves_nothing(scu, door, one_slice, monkeypatch):
