@@ -243,6 +243,12 @@ def test_ports_that_are_opened_and_closed_leave_no_thread_and_no_descriptor(door
     assert scu().send_c_echo().Status == 0
 
 
+def test_a_connection_that_asked_for_nothing_takes_no_ones_place_once_it_is_closed(door):
+    with _connect(door):
+        until(lambda: door.app.state.gateway.door._server.active_associations, 5)
+    until(lambda: not door.app.state.gateway.door._server.active_associations, dicom.ACSE_SECONDS / 2)
+
+
 def test_a_pdu_that_says_it_has_four_gigabytes_ends_the_connection(door):
     with _connect(door) as connection:
         connection.sendall(struct.pack(">BBI", 1, 0, 2**32 - 1) + bytes(1000))

@@ -143,6 +143,15 @@ def test_without_an_instance_uid_in_the_data_set_the_one_that_was_said_counts(ta
     assert take(one_slice, stated=(one_slice.SOPClassUID, said)).instance_uid == said
 
 
+def test_a_name_of_megabytes_is_not_read(take, sqlite_store, one_slice):
+    one_slice.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    one_slice.PixelData = bytes(64)
+    one_slice.add(pydicom.DataElement("PatientName", "UN", b"A" * 2**21))
+    take(one_slice)
+    with sqlite_store.read() as db:
+        assert db.scalar(sa.select(ReceivedStudy)).patient["name"] == ""
+
+
 # --- what is not
 
 
