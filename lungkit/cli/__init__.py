@@ -52,6 +52,8 @@ for _name, _part in {
     "user": clinic.user_app,
     "audit": clinic.audit_app,
     "key": gateway.key_app,
+    "caller": gateway.caller_app,
+    "route": gateway.route_app,
 }.items():
     app.add_typer(_part, name=_name)
 

@@ -35,7 +35,7 @@ _XRAY_AND_CT = {
     uid.MultiFrameTrueColorSecondaryCaptureImageStorage: "OT",
 }
 # Not deflated: the whole file would be unpacked before its header can be checked.
-_TRANSFER_SYNTAXES = (
+TRANSFER_SYNTAXES = (
     uid.ImplicitVRLittleEndian,
     uid.ExplicitVRLittleEndian,
     uid.ExplicitVRBigEndian,
@@ -473,7 +473,7 @@ def _checked_meta(walk: _Walk) -> tuple[uid.UID, str, int]:
         if element.tag in _META:
             meta.raw[_META[element.tag]] = walk.value(element, _VALUE_BYTES)
     syntax = uid.UID(meta.text("TransferSyntaxUID"))
-    if syntax not in _TRANSFER_SYNTAXES:
+    if syntax not in TRANSFER_SYNTAXES:
         raise Broken(
             f"transfer syntax not accepted: {_printable(syntax.name) or 'no TransferSyntaxUID given'}",
             "Export it uncompressed, or as JPEG, JPEG-LS, JPEG 2000 or RLE.",

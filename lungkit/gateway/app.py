@@ -2,18 +2,21 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
+from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 import lungkit
 from lungkit.clinic.predictor import ModelPool
 from lungkit.clinic.records.store import Store
-from lungkit.gateway import jobs, models, predictions, problems, requests, results, state
+from lungkit.gateway import jobs, models, predictions, problems, requests, results, state, stow
+from lungkit.gateway.dicom import Door, Settings
 from lungkit.gateway.metrics import Metrics
 from lungkit.gateway.schemas import API, RESEARCH, FieldProblem, Problem
-from lungkit.gateway.worker import Worker
+from lungkit.gateway.worker import QUIET, Worker
 
 _SCHEMA = "#/components/schemas/{model}"
 _OPEN = ("400", "404", "405", "429", "500", "503")  # statuses that any route can answer with
@@ -21,15 +24,24 @@ _KEYED = ("401", "403", "422")
 _BODY = ("408", "409", "413", "415")
 
 
-def make_app(store: Store, threads: int = 1) -> FastAPI:
-    """The application on these records, whose tables are up to date; `threads` read images while it runs."""
+def make_app(store: Store, threads: int = 1, quiet: timedelta = QUIET, dicom: Settings | None = None) -> FastAPI:
+    """The application on these records, whose tables are up to date.
+
+    While it runs, `threads` read images, and the DICOM port is open if there are settings for it. quiet: for so long no
+    file of a study comes, then it is complete. Raises LungkitError for settings that cannot be used.
+    """
     pool, metrics = ModelPool(), Metrics()
-    worker = Worker(store, pool, metrics, threads)
+    worker = Worker(store, pool, metrics, threads, quiet)
+    door = Door(store, metrics, dicom) if dicom else None
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         worker.start()
+        if door:
+            door.open()
         yield
+        if door:
+            await to_thread.run_sync(door.close)
         worker.stop()
 
     # The documentation pages of FastAPI load scripts from elsewhere.
@@ -43,10 +55,10 @@ def make_app(store: Store, threads: int = 1) -> FastAPI:
         lifespan=running,
         redirect_slashes=False,
     )
-    app.state.gateway = requests.Gateway(store, pool, worker, metrics)
+    app.state.gateway = requests.Gateway(store, pool, worker, metrics, door)
     app.add_middleware(requests.Observed, metrics=metrics)
     problems.install(app)
-    for part in (predictions, jobs, results, models):
+    for part in (predictions, jobs, results, models, stow):
         app.include_router(part.router, prefix=API)
     app.include_router(state.router)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
@@ -69,6 +81,8 @@ def _described(app: FastAPI) -> dict[str, Any]:
             statuses = (*_OPEN, *(_KEYED if "security" in operation else ()), *_BODY)
             for status in statuses:
                 titles = dict.fromkeys(kind.title for kind in problems.KINDS.values() if str(kind.status) == status)
-                operation["responses"][status] = {"description": "; or: ".join(titles), "content": problem}
+                said = operation["responses"].get(status, {}) if status != "422" else {}
+                words = "; or: ".join(filter(None, (said.get("description"), *titles)))
+                operation["responses"][status] = {"description": words, "content": said.get("content", {}) | problem}
     app.openapi_schema = schema
     return schema

@@ -26,6 +26,18 @@ class Metrics:
         self._readings = Counter(
             "lungkit_gateway_readings", "Tries of this process to read a job", ("outcome",), registry=self.registry
         )
+        self._associations = Counter(
+            "lungkit_gateway_associations",
+            "DICOM associations that were asked for",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self._instances = Counter(
+            "lungkit_gateway_instances", "DICOM files that were sent", ("door", "outcome"), registry=self.registry
+        )
+        self._studies = Counter(
+            "lungkit_gateway_studies", "Studies that were complete", ("outcome",), registry=self.registry
+        )
         self._jobs = Gauge("lungkit_gateway_jobs", "Jobs in the records", ("state",), registry=self.registry)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -36,6 +48,18 @@ class Metrics:
     def reading(self, outcome: str) -> None:
         """Count what came of a job: "done", "refused", "error" or "lost"."""
         self._readings.labels(outcome).inc()
+
+    def association(self, outcome: str) -> None:
+        """Count an association: "accepted" or "rejected"."""
+        self._associations.labels(outcome).inc()
+
+    def instance(self, door: str, outcome: str) -> None:
+        """Count a file that came by a door, "dicom" or "web": "taken", "again" (it was there already) or "refused"."""
+        self._instances.labels(door, outcome).inc()
+
+    def study(self, outcome: str) -> None:
+        """Count a study that was complete: "jobs", or "nothing" to read in it."""
+        self._studies.labels(outcome).inc()
 
     def text(self, jobs: dict[str, int]) -> bytes:
         """Everything in Prometheus's format. jobs: how many there are in each state."""

@@ -1,4 +1,4 @@
-"""POST /api/v1/predictions: one image in, its result or its job out."""
+"""POST /api/v1/predictions: one image or series in, its result or its job out."""
 
 import asyncio
 import time
@@ -15,6 +15,7 @@ from lungkit.data import images
 from lungkit.gateway.problems import Refused
 from lungkit.gateway.requests import IMAGES, Gateway, MayPredict, Sent, Shared, sent, version_in_use
 from lungkit.gateway.schemas import API, Fields, Job, Result
+from lungkit.gateway.worker import is_series, only_series
 
 router = APIRouter(tags=["predictions"])
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25  # s between looks at a job
@@ -49,7 +50,7 @@ _QUERY = [
         202: {"model": Job, "description": "Not read yet: Location names the job, Retry-After when to ask"},
     },
     openapi_extra={"requestBody": _BODY, "parameters": _QUERY},
-    summary="Read an image",
+    summary="Read an image, or a series of CT slices",
 )
 async def predict(
     request: Request,
@@ -61,7 +62,8 @@ async def predict(
 ) -> Response:
     """The image is a form's `file`, or the whole body; then the fields are in the query.
 
-    A file that cannot be read is refused at once, and nothing of it is stored.
+    A zip file with the slices of one CT series is read as one. A file that cannot be read is refused at once, and
+    nothing of it is stored.
     """
     given = await sent(request, gateway)
     await to_thread.run_sync(_check, given, limiter=_decoders)
@@ -82,7 +84,10 @@ def _json(answer: Result | Job, status: int, headers: dict[str, str]) -> Respons
 
 def _check(given: Sent) -> None:
     """Raises ImageRefused, in the reader's own words, before anything is stored."""
-    images.read(given.content, "the image")
+    if is_series(given.content):
+        only_series([given.content])
+    else:
+        images.read(given.content, "the image")
 
 
 def _submit(gateway: Gateway, access: KeyAccess, given: Sent, idempotency_key: str) -> JobRow:

@@ -20,6 +20,7 @@ from lungkit.clinic.predictor import ModelPool
 from lungkit.clinic.records.keys import KeyAccess
 from lungkit.clinic.records.store import Store
 from lungkit.errors import LungkitError
+from lungkit.gateway.dicom import Door
 from lungkit.gateway.metrics import Metrics
 from lungkit.gateway.problems import Refused
 from lungkit.gateway.schemas import API, Fields
@@ -27,18 +28,19 @@ from lungkit.gateway.worker import Worker
 from lungkit.models import registry
 
 BODY_SECONDS = 120.0  # for a whole body
+STUDY_BYTES, STUDY_SECONDS = 4 * 2**30, 3600.0  # the same for studies, whose files are not kept in memory
 PART_SECONDS = 15.0  # without a byte of it
 FORM_BYTES = 64 * 1024  # that a form may have besides its file
 MOST_UPLOADS = 8  # at the same time: each is in memory
-IMAGES = ("application/dicom", "image/png", "image/jpeg", "image/tiff")
+IMAGES = ("application/dicom", "application/zip", "image/png", "image/jpeg", "image/tiff")
 HEADERS = {b"x-content-type-options": b"nosniff", b"cache-control": b"no-store"}
 
 
 class Gateway:
     """What all requests share."""
 
-    def __init__(self, store: Store, pool: ModelPool, worker: Worker, metrics: Metrics):
-        self.store, self.pool, self.worker, self.metrics = store, pool, worker, metrics
+    def __init__(self, store: Store, pool: ModelPool, worker: Worker, metrics: Metrics, door: Door | None = None):
+        self.store, self.pool, self.worker, self.metrics, self.door = store, pool, worker, metrics, door
         self.limiter = Limiter()
         self.uploads = 0
 
@@ -76,15 +78,22 @@ class Observed:
             await send(message)
 
         try:
-            await self.app(scope, _bounded(receive, config.upload_bytes() + FORM_BYTES), sends)
+            await self.app(scope, _bounded(receive, *_bounds(scope["path"])), sends)
         finally:
             route = getattr(scope.get("route"), "path", "none").removeprefix(API)
             self.metrics.request(scope["method"], route, status, time.perf_counter() - started)
 
 
-def _bounded(receive: Receive, most: int) -> Receive:
+def _bounds(path: str) -> tuple[int, float]:
+    """The most bytes of a body, and the seconds that it may take."""
+    if path.startswith(f"{API}/dicom-web/"):
+        return STUDY_BYTES, STUDY_SECONDS
+    return config.upload_bytes() + FORM_BYTES, BODY_SECONDS
+
+
+def _bounded(receive: Receive, most: int, seconds: float) -> Receive:
     """`receive` that raises Refused for a body of more than `most` bytes, and for one that does not come."""
-    total, complete, until = 0, False, time.monotonic() + BODY_SECONDS
+    total, complete, until = 0, False, time.monotonic() + seconds
 
     async def bounded() -> Message:
         nonlocal total, complete
@@ -93,19 +102,19 @@ def _bounded(receive: Receive, most: int) -> Receive:
         try:
             message = await asyncio.wait_for(receive(), max(0.0, min(PART_SECONDS, until - time.monotonic())))
         except TimeoutError:
-            detail = f"the body has to arrive in {BODY_SECONDS:g} s, and never to pause for {PART_SECONDS:g} s"
+            detail = f"the body has to arrive in {seconds:g} s, and never to pause for {PART_SECONDS:g} s"
             raise Refused("too-slow", detail, {"Connection": "close"}) from None
         total += len(message.get("body", b""))
         complete = not message.get("more_body", False)
         if total > most:
-            raise _too_large()
+            raise _too_large(most)
         return message
 
     return bounded
 
 
-def _too_large() -> Refused:
-    detail = f"a file may have {config.upload_bytes() // 2**20} MiB at most"
+def _too_large(most: int = 0) -> Refused:
+    detail = f"what is sent may have {(most or config.upload_bytes()) // 2**20} MiB at most"
     return Refused("too-large", detail, {"Connection": "close"})
 
 

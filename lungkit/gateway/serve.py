@@ -4,8 +4,10 @@ import asyncio
 import logging
 import signal
 import socket
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from lungkit.clinic.records.store import Store
 from lungkit.clinic.web import supervisor
 from lungkit.errors import LungkitError
 from lungkit.gateway.app import make_app
+from lungkit.gateway.dicom import Settings
+from lungkit.gateway.worker import QUIET
 
 PORT = 8877
 HEADER_SECONDS = 10.0  # for a request's header, and for the first byte
@@ -33,19 +37,28 @@ def serve(
     threads: int = 1,
     insecure: bool = False,
     announce: Callable[[str], None] = print,
+    dicom: Settings | None = None,
+    quiet: float = QUIET.total_seconds(),
 ) -> None:
     """Serve until SIGTERM or SIGINT; images that are being read are finished, those that wait stay in the records.
 
-    threads: that read images. insecure: plain HTTP also where others can listen. announce: called with the address.
+    threads: that read images. insecure: plain HTTP and DICOM also where others can listen. announce: called with the
+    address. dicom: of a DICOM port, if there is one. quiet: seconds without a new file; then a study is complete.
     Raises LungkitError for what a person has to mend first.
     """
     tls = supervisor.tls_context(certfile, keyfile)
+    if dicom and not (dicom.tls() or insecure or supervisor.is_loopback(dicom.host)):
+        raise LungkitError(
+            f"on {dicom.host} images and names would cross the network in clear text; give --dicom-tls-cert and "
+            "--dicom-tls-key, or say --insecure for a network that is protected otherwise"
+        )
     if not (tls or insecure or supervisor.is_loopback(host)):
         raise LungkitError(
             f"on {host} keys and images would cross the network in clear text; give --tls-cert and --tls-key, serve on "
             "127.0.0.1 behind a proxy that speaks HTTPS, or say --insecure"
         )
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    warnings.filterwarnings("ignore", module="(pydicom|pynetdicom|highdicom)")  # they repeat what is in the files
     store = Store()
     maintenance.upgrade(store)
     listening = supervisor.bind(port, host)
@@ -53,7 +66,14 @@ def serve(
     url = f"{'https' if tls else 'http'}://{supervisor.in_url(shown)}:{listening[0].getsockname()[1]}/"
     settings = {"ssl_certfile": certfile, "ssl_keyfile": keyfile} if tls else {}
     try:
-        Server(make_app(store, threads), lambda: announce(url), **settings).run(listening)
+        app = make_app(store, threads, timedelta(seconds=quiet), dicom)
+
+        def opened() -> None:
+            if dicom and (door := app.state.gateway.door):
+                announce(f"dicom://{dicom.ae_title}@{supervisor.in_url(shown)}:{door.port}")
+            announce(url)
+
+        Server(app, opened, **settings).run(listening)
     finally:
         for each in listening:
             each.close()

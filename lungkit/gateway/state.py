@@ -8,6 +8,7 @@ from fastapi import APIRouter, Response
 from lungkit import config
 from lungkit.clinic.records import jobs
 from lungkit.errors import LungkitError
+from lungkit.gateway import inbox
 from lungkit.gateway.problems import Refused
 from lungkit.gateway.requests import Gateway, Shared
 from lungkit.gateway.schemas import Health
@@ -49,6 +50,10 @@ def _reasons(gateway: Gateway) -> Iterator[str]:
         yield str(error)
     if not gateway.worker.alive():
         yield "no worker reads jobs"
+    if gateway.door and not gateway.door.alive():
+        yield "the DICOM port is not open"
     folder = gateway.store.path.parent if gateway.store.path else config.home()
     if shutil.disk_usage(folder).free < LEAST_FREE:
         yield f"less than {LEAST_FREE // 2**20} MiB are free on the disk"
+    if not inbox.has_room():
+        yield f"less than {inbox.LEAST_FREE // 2**20} MiB are free on the disk with the inbox"

@@ -1,25 +1,43 @@
-"""Reads jobs: threads of the gateway take numbers from the queue, and a sweep puts back what was lost."""
+"""Reads jobs: threads of the gateway take numbers from the queue, and a sweep puts back what was lost.
+
+The sweep also makes the jobs of studies that came as DICOM and are complete, and tidies the inbox.
+"""
 
 import logging
 import threading
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 
 from huey.consumer import Consumer
+from pydicom.uid import EnhancedCTImageStorage
 
 from lungkit import files
+from lungkit.clinic import series_reading
 from lungkit.clinic.predictor import ModelPool
-from lungkit.clinic.records import jobs
-from lungkit.clinic.records.cases import RecordMissing, RecordRefused, Records
+from lungkit.clinic.records import cases, jobs, received
+from lungkit.clinic.records.cases import RecordMissing, RecordRefused, Records, StatedPatient
 from lungkit.clinic.records.jobs import Claimed, JobAccess, LeaseLost
 from lungkit.clinic.records.store import Store, StoreError
-from lungkit.data import images
+from lungkit.clinic.series_reading import SeriesReading
+from lungkit.data import images, series
+from lungkit.data.archive import Archive, is_zip
+from lungkit.data.dicom_header import walked_header
+from lungkit.data.image import ImageRefused
+from lungkit.data.series import Series
 from lungkit.errors import LungkitError
+from lungkit.gateway import inbox
 from lungkit.gateway.metrics import Metrics
 from lungkit.gateway.queue import open_queue, priority_number
 
 SWEEP_SECONDS = 5.0
+TIDY_SECONDS = 600.0  # between two looks for files that no one needs
+QUIET = timedelta(seconds=30)  # without a new file: then a study is complete
 SAME_SECONDS = 60.0  # between two messages of the queue that say the same
 STOP_SECONDS = 60.0  # at most, for the images that are being read
+ZIP = "the zip file"
 _log = logging.getLogger(__name__)
 
 
@@ -53,8 +71,9 @@ for _part in ("Worker", "Scheduler"):
 class Worker:
     """The threads that read, and the one that sweeps. Any thread may call."""
 
-    def __init__(self, store: Store, pool: ModelPool, metrics: Metrics, threads: int = 1):
-        self._store, self._pool, self._metrics = store, pool, metrics
+    def __init__(self, store: Store, pool: ModelPool, metrics: Metrics, threads: int = 1, quiet: timedelta = QUIET):
+        self._store, self._pool, self._metrics, self._quiet = store, pool, metrics, quiet
+        self._tidied = -TIDY_SECONDS
         self._queue = open_queue()
         self._task = self._queue.task(name="read")(self.read)
         self._threads = _Threads(
@@ -117,18 +136,41 @@ class Worker:
         return "done"
 
     def _save(self, claimed: Claimed) -> None:
+        given: list[Path | bytes] = [*inbox.paths(claimed)] or [claimed.content]
+        if len(given) > 1 or is_series(given[0]):
+            self._read_series(claimed, given)
+        else:
+            self._read_image(claimed, given[0])
+
+    def _read_image(self, claimed: Claimed, given: Path | bytes) -> None:
         started = time.perf_counter()
-        image = images.read(claimed.content, "the image")
+        image = images.read(given, "the image")
         answer = self._pool.get(claimed.model).read(image, started, claimed.age)
-        records = Records(JobAccess(self._store, claimed))
-        records.save_case(claimed.patient, image, files.sha256(claimed.content), answer, reading_id=claimed.id)
+        access = JobAccess(self._store, claimed, inbox.source_of([given]))
+        patient = _named(access, claimed)
+        Records(access).save_case(patient, image, files.sha256(given), answer, reading_id=claimed.id)
+
+    def _read_series(self, claimed: Claimed, given: Sequence[Path | bytes]) -> None:
+        one, content = only_series(given)
+        said = series_reading.read(self._pool.get(claimed.model), one)
+        used = dict.fromkeys(each.source for each in one.slices)
+        access = JobAccess(self._store, claimed, inbox.source_of(map(content, used)))
+        _save_series(Records(access), _named(access, claimed), one, said, content, claimed.id)
 
     # --- sweeping
 
     def sweep(self) -> None:
-        """Queue what is due, and what a worker that has ended left behind."""
+        """Queue what is due, what a worker that has ended left behind, and what studies that are complete need."""
         for job_id, priority in jobs.sweep(self._store):
             self.put(job_id, priority)
+        for study in received.complete(self._store, self._quiet):
+            made = received.close(self._store, study, self._quiet)
+            self._metrics.study("jobs" if made else "nothing")
+            for job_id, priority in made:
+                self.put(job_id, priority)
+        if time.monotonic() - self._tidied >= TIDY_SECONDS:
+            self._tidied = time.monotonic()
+            inbox.tidy(self._store)
 
     def _sweep_often(self) -> None:
         while not self._stopping.wait(SWEEP_SECONDS):
@@ -137,3 +179,72 @@ class Worker:
                 self._threads.check_worker_health()
             except Exception:  # the next sweep may succeed
                 _log.exception("sweep")
+
+
+# --- what is read
+
+Content = Callable[[str], Path | bytes]  # a file's name in a series to the file
+
+
+def only_series(given: Sequence[Path | bytes]) -> tuple[Series, Content]:
+    """The CT series in files, or in one zip file; of one that falls into parts, the largest part that can be read.
+
+    Raises ImageRefused if there is none or there are several, and if no part can be read.
+    """
+    content: Content
+    if is_zip(given[0]):
+        contents, archive = series.read(given[0], ZIP), Archive(given[0], ZIP)
+        number_of = {name: number for number, name in enumerate(archive.names())}
+        content = lambda name: archive.read(number_of[name])  # noqa: E731
+    else:
+        named = {f"image {number}": one for number, one in enumerate(given, 1)}
+        contents, content = series.read(list(named.items())), named.__getitem__
+    if not contents.series:
+        why = "; ".join(dict.fromkeys(f"{aside.rule}: {aside.words}" for aside in contents.set_aside[:3]))
+        raise ImageRefused("the series", why or "no file is in it", "Send the CT slices of one series.")
+    readable = [one for one in contents.series if one.readable != "refused"]
+    if (number := len({(one.study_uid, one.uid) for one in readable})) > 1:
+        raise ImageRefused("the series", f"there are {number} series", "Send one series at a time.")
+    largest = max(readable or contents.series, key=lambda one: len(one.slices))
+    if not readable:
+        largest.slice(0)  # says why it is refused
+    return largest, content
+
+
+def is_series(content: bytes | Path) -> bool:
+    """Whether a file may contain a series: a zip file, or an enhanced CT."""
+    if is_zip(content):
+        return True
+    try:
+        with images.opened(content, "the image", inbox.MOST_BYTES) as (stream, kind, _):
+            return kind == "DICOM" and walked_header(stream)[0].kind == EnhancedCTImageStorage
+    except ImageRefused:
+        return False
+
+
+def _named(access: JobAccess, claimed: Claimed) -> StatedPatient:
+    """The patient; one of DICOM files without a PatientName is known under the number, or else called by it."""
+    patient = claimed.patient
+    if patient.name or not claimed.files:
+        return patient
+    with access.reads() as (db, _):
+        known = cases.known_patient(db, patient)
+    return patient if known else replace(patient, name=patient.number)
+
+
+def _save_series(
+    records: Records, patient: StatedPatient, one: Series, said: SeriesReading, content: Content, reading_id: str
+) -> None:
+    """Save the reading of a series: for now, as a case of the carrying slice that says most, with its answer."""
+    absent = said.classes.index(said.absent)
+    shown = min((said.slices[place] for place in said.carrying), key=lambda each: each.reading.probabilities[absent])
+    reading = replace(
+        shown.reading,
+        probabilities=said.probabilities,
+        label=said.label,
+        decision=said.decision,
+        milliseconds=said.milliseconds,
+    )
+    notes = [*series_reading.sentences(said), *(f"{found.rule}: {found.words}" for found in one.findings)]
+    digest = files.sha256(content(shown.source))
+    records.save_case(patient, one.slice(shown.number), digest, reading, "\n".join(notes)[:4000], reading_id)

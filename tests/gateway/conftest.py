@@ -12,7 +12,8 @@ import pytest
 import requests
 
 from lungkit.clinic.predictor import ModelPool
-from lungkit.clinic.records import keys
+from lungkit.clinic.records import keys, routing
+from lungkit.clinic.records.routing import Rule
 from lungkit.clinic.records.store import Store
 from lungkit.clinic.web import supervisor
 from lungkit.gateway.app import make_app
@@ -46,6 +47,27 @@ def slices(tmp_path_factory) -> list[Path]:
 
     folder = phantom.make_dataset(tmp_path_factory.mktemp("phantom"), n_slices=6, seed=5, size=128)
     return sorted(folder.rglob("*.dcm"))
+
+
+@pytest.fixture(scope="session")
+def chest(tmp_path_factory) -> Path:
+    """A folder with the 12 slices of a phantom's CT, of one series."""
+    from lungkit.data import phantom
+
+    path = tmp_path_factory.mktemp("chest")
+    for cut in phantom.make_patient("T-77", "Pneumonia", 46, 12, 224):
+        phantom.write_dicom(cut, path / f"{cut.index:02}.dcm", original=True)
+    return path
+
+
+@pytest.fixture
+def rules(sqlite_store) -> None:  # noqa: F811
+    """SCANNER1 may send; a rule reads its CT, and what came over the web."""
+    with sqlite_store.write() as db:
+        routing.add_caller(db, "SCANNER1")
+        row = routing.add_route(db, Rule(name="CT", model=MODEL, modality="CT"))
+        routing.note_trial(db, row.id)
+        routing.set_route(db, row.id, True)
 
 
 @pytest.fixture
@@ -82,6 +104,10 @@ class Running:
     def pool(self) -> ModelPool:
         return self.app.state.gateway.pool
 
+    @property
+    def dicom_port(self) -> int:
+        return self.app.state.gateway.door.port
+
     def make_key(self, *scopes: str, name: str = "pacs", rate: int = 100_000, **more) -> str:
         with self.store.write() as db:
             return keys.add_key(db, name, list(scopes), per_minute=rate, **more)
@@ -109,10 +135,10 @@ def start_gateway():
     """A function that starts gateways on records; they end with the test."""
     started = []
 
-    def start(store: Store) -> Running:
+    def start(store: Store, **settings) -> Running:
         listening = supervisor.bind(0, "127.0.0.1")
         opened = threading.Event()
-        app = make_app(store)
+        app = make_app(store, **settings)
         server = Server(app, opened.set)
         thread = threading.Thread(target=server.run, args=(listening,), daemon=True)
         thread.start()

@@ -1,6 +1,7 @@
 """`lungkit gateway` and `lungkit key`: what is unsafe is refused, and a stop or a kill leaves no job half done."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,13 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from lungkit import cli
-from lungkit.clinic.records import jobs, keys, maintenance
+from lungkit.clinic.records import jobs, keys, maintenance, routing
+from lungkit.clinic.records.routing import Rule
 from lungkit.clinic.records.store import Store
 from lungkit.clinic.records.tables import Job, Reading
 from lungkit.errors import LungkitError
 from lungkit.gateway import serve
+from lungkit.gateway.dicom import Settings
 from tests.clinic.rows import count, events
 from tests.gateway.conftest import MODEL
 
@@ -97,6 +100,31 @@ def test_a_gateway_that_is_stopped_or_killed_loses_no_job_and_reads_none_twice(r
     assert count(records, Reading) == 16
     saved = [event.object for event in events(records, "case.save")]
     assert len(saved) == len(set(saved)) == 16
+
+
+@pytest.mark.skipif(shutil.which("dcmsend") is None, reason="DCMTK is not there (Debian: dcmtk)")
+def test_a_gateway_that_is_killed_before_a_study_is_complete_loses_none_of_it(records, start, chest, tmp_path):
+    with records.write() as db:
+        routing.add_caller(db, "SCANNER1")
+        row = routing.add_route(db, Rule(name="CT", model=MODEL, modality="CT"))
+        routing.note_trial(db, row.id)
+        routing.set_route(db, row.id, True)
+    _, process = start("--dicom-port", "0", "--quiet", "1000")
+    said = (tmp_path / "gateway-0.log").read_text()
+    port = re.search(r"dicom://LUNGKIT@127.0.0.1:(\d+)", said)[1]
+    called = ["-aet", "SCANNER1", "-aec", "LUNGKIT", "127.0.0.1", port]
+    subprocess.run(["dcmsend", *called, "+sd", chest], check=True, timeout=60)
+    process.kill()
+    process.wait()
+    assert jobs.counts(records) == {}
+    start("--dicom-port", "0", "--quiet", "1")
+    _until_done(records, 1)
+    assert count(records, Reading) == 1
+
+
+def test_images_do_not_cross_the_network_in_clear_text_by_dicom(records):
+    with pytest.raises(LungkitError, match="give --dicom-tls-cert and --dicom-tls-key"):
+        serve.serve(0, dicom=Settings(port=0, host="0.0.0.0"))
 
 
 @pytest.fixture
