@@ -20,6 +20,7 @@ from lungkit.clinic import decode
 from lungkit.clinic.predictor import REVIEW, Predictor
 from lungkit.clinic.records.stacks import Extent
 from lungkit.data import lungs3d
+from lungkit.data.image import ImageRefused
 from lungkit.data.lungs3d import Lungs
 from lungkit.data.series import Series
 from lungkit.errors import LungkitError
@@ -81,8 +82,8 @@ class SeriesReading:
 def read(predictor: Predictor, series: Series) -> SeriesReading:
     """The reading of a series by a version.
 
-    Raises ImageRefused if the series is refused or a slice cannot be decoded, LungkitError if the version reads no CT,
-    if its classes are grades or none says that a disease is absent, or if no slice shows lungs.
+    Raises ImageRefused if the series is refused, a slice cannot be decoded, or none shows lungs; LungkitError if the
+    version reads no CT, or if its classes are grades or none says that a disease is absent.
     """
     started = time.perf_counter()
     absent = _absence(predictor)
@@ -95,7 +96,7 @@ def read(predictor: Predictor, series: Series) -> SeriesReading:
         if _shows_lungs(reading)
     ]
     if not seen:
-        raise LungkitError(f"{series.name}: none of {len(numbers)} slices shows lungs; give a CT of the chest")
+        raise ImageRefused(series.name, f"none of {len(numbers)} slices shows lungs", "Give a CT of the chest.")
     rows = np.stack([one.reading.probabilities for one in seen])
     carrying = pooling.carrying(rows, absent)
     probabilities = rows[carrying].mean(axis=0)

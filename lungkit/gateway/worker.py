@@ -21,7 +21,6 @@ from lungkit.clinic.records import cases, jobs, received
 from lungkit.clinic.records.cases import RecordMissing, RecordRefused, Records, StatedPatient
 from lungkit.clinic.records.jobs import Claimed, JobAccess, LeaseLost
 from lungkit.clinic.records.store import Store, StoreError
-from lungkit.clinic.series_reading import SeriesReading
 from lungkit.data import images, series
 from lungkit.data.archive import Archive, is_zip
 from lungkit.data.dicom_header import walked_header
@@ -155,7 +154,7 @@ class Worker:
         said = series_reading.read(self._pool.get(claimed.model), one)
         used = dict.fromkeys(each.source for each in one.slices)
         access = JobAccess(self._store, claimed, inbox.source_of(map(content, used)))
-        _save_series(Records(access), _named(access, claimed), one, said, content, claimed.id)
+        Records(access).save_series(_named(access, claimed), one, said, reading_id=claimed.id)
 
     # --- sweeping
 
@@ -230,21 +229,3 @@ def _named(access: JobAccess, claimed: Claimed) -> StatedPatient:
     with access.reads() as (db, _):
         known = cases.known_patient(db, patient)
     return patient if known else replace(patient, name=patient.number)
-
-
-def _save_series(
-    records: Records, patient: StatedPatient, one: Series, said: SeriesReading, content: Content, reading_id: str
-) -> None:
-    """Save the reading of a series: for now, as a case of the carrying slice that says most, with its answer."""
-    absent = said.classes.index(said.absent)
-    shown = min((said.slices[place] for place in said.carrying), key=lambda each: each.reading.probabilities[absent])
-    reading = replace(
-        shown.reading,
-        probabilities=said.probabilities,
-        label=said.label,
-        decision=said.decision,
-        milliseconds=said.milliseconds,
-    )
-    notes = [*series_reading.sentences(said), *(f"{found.rule}: {found.words}" for found in one.findings)]
-    digest = files.sha256(content(shown.source))
-    records.save_case(patient, one.slice(shown.number), digest, reading, "\n".join(notes)[:4000], reading_id)

@@ -46,7 +46,8 @@ from lungkit.clinic.records.tables import (
 )
 from lungkit.errors import LungkitError
 
-LEASE = timedelta(minutes=3)  # how long a worker may read one image
+LEASE = timedelta(minutes=3)  # how long a worker may read one image …
+LEASE_OF_FILE = timedelta(seconds=1)  # … and longer for each file of a series
 UNHEARD = timedelta(minutes=1)  # a queued job that no worker has claimed for this long is put into the queue again
 BACK_OFF = (timedelta(seconds=10), timedelta(minutes=1))  # before the second try, before the third
 MOST_TRIES = len(BACK_OFF) + 1
@@ -250,6 +251,7 @@ def claim(store: Store, job_id: str) -> Claimed | None:
         year = known or stated.birth_year
         age = None if year is None else float(now().year - year)
         received = (_files_of(db, job), _superseded(db, job)) if job.received_id else ()
+        job.due_at += LEASE_OF_FILE * len(received[0] if received else ())
         return Claimed(job.id, str(job.lease), job.model, stated, age, file.content, *received)
 
 
