@@ -92,6 +92,10 @@ class Client:
         """The report as PDF; it names the patient."""
         return self._ask("GET", f"/api/v1/results/{reading_id}/report.pdf").content
 
+    def fhir(self, reading_id: str) -> dict[str, Any]:
+        """The reading as a FHIR R4 bundle, to be sent to a FHIR server as it is; it names the patient."""
+        return self._json("GET", f"/api/v1/results/{reading_id}/fhir")
+
     def models(self) -> list[dict[str, Any]]:
         """The models in use."""
         models: list[dict[str, Any]] = self._ask("GET", "/api/v1/models").json()

@@ -1,6 +1,7 @@
-"""/api/v1/results: a reading as JSON, its heat map as PNG, and its report as PDF."""
+"""/api/v1/results: a reading as JSON and as FHIR, its heat map as PNG, and its report as PDF."""
 
 import io
+import json
 from typing import Annotated, Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from fastapi import APIRouter, Query, Response
 from lungkit.clinic import report
 from lungkit.clinic.records.cases import Case, RecordRefused, Records
 from lungkit.errors import LungkitError
+from lungkit.gateway import fhir
+from lungkit.gateway.reported import reported_of
 from lungkit.gateway.requests import MayRead
 from lungkit.gateway.schemas import Result
 from lungkit.models import registry
@@ -61,6 +64,23 @@ def get_report(reading_id: str, access: MayRead) -> Response:
     """The report of the reading, as the clinic prints it. It names the patient."""
     case = Records(access).case(reading_id)
     return Response(report.pdf(case, _card(case)), media_type="application/pdf")
+
+
+@router.get(
+    "/{reading_id}/fhir",
+    summary="It as FHIR R4",
+    response_class=Response,
+    responses={
+        200: {
+            "content": {fhir.MEDIA_TYPE: {"schema": {"type": "object", "required": ["resourceType", "type", "entry"]}}},
+            "description": "A Bundle of type transaction, to be sent to a FHIR server as it is. It names the patient",
+        }
+    },
+)
+def get_fhir(reading_id: str, access: MayRead) -> Response:
+    """DiagnosticReport, an Observation for each class, Device and Patient; final once a clinician has reviewed it."""
+    case = Records(access).case(reading_id)
+    return Response(json.dumps(fhir.bundle(reported_of(case, _card(case)))), media_type=fhir.MEDIA_TYPE)
 
 
 def _card(case: Case) -> ModelCard | None:

@@ -20,6 +20,7 @@ DOORS = {
     ("GET", f"/results/{ID}"): {"read", "admin"},
     ("GET", f"/results/{ID}/heat.png"): {"read", "admin"},
     ("GET", f"/results/{ID}/report.pdf"): {"read", "admin"},
+    ("GET", f"/results/{ID}/fhir"): {"read", "admin"},
     ("GET", "/models"): {"predict", "read", "admin"},
     ("GET", "/models/none"): {"predict", "read", "admin"},
 }
@@ -117,7 +118,7 @@ def test_a_program_cannot_see_or_change_what_another_sent(idle, slices):
     assert idle.ask("GET", "/jobs", other).json() == []
     assert [job["id"] for job in idle.ask("GET", "/jobs", admin).json()] == [job_id]
     idle.worker.read(job_id)
-    for path in ("", "/heat.png", "/report.pdf"):
+    for path in ("", "/heat.png", "/report.pdf", "/fhir"):
         problem(idle.ask("GET", f"/results/{job_id}{path}", other), 404, "not-found")
         assert idle.ask("GET", f"/results/{job_id}{path}", admin).status_code == 200
 

@@ -4,8 +4,9 @@ import hashlib
 
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import CodedConcept
+from pydicom.uid import ComputedRadiographyImageStorage
 
-from lungkit.gateway.objects.source import one_line
+from lungkit.gateway.objects.source import Source, one_line
 
 SCHEME = "99LUNGKIT"
 
@@ -13,6 +14,7 @@ LUNG = CodedConcept("39607008", "SCT", "Lung structure")
 PRESENT = CodedConcept("52101004", "SCT", "Present")
 ABSENT = CodedConcept("272519000", "SCT", "Absent")
 EQUIVOCAL = CodedConcept("42425007", "SCT", "Equivocal")
+PRESENCES = {"present": PRESENT, "absent": ABSENT, "equivocal": EQUIVOCAL}
 CLINICAL_FINDING = CodedConcept("404684003", "SCT", "Clinical finding")
 SPATIAL_CONCEPT = CodedConcept("309825002", "SCT", "Spatial and Relational Concept")
 PRESENCE = CodedConcept("121052", "DCM", "Presence of property")
@@ -24,6 +26,8 @@ LIBRARY_ENTRY = CodedConcept("260753009", "SCT", "Source")
 COMMENT = CodedConcept("121106", "DCM", "Comment")
 CT_PROCEDURE = CodedConcept("25045-6", "LN", "CT unspecified body region")
 XRAY_PROCEDURE = CodedConcept("43468-8", "LN", "XR unspecified body region")
+IMAGING_PROCEDURE = CodedConcept("18748-4", "LN", "Diagnostic imaging study")
+SOFTWARE = CodedConcept("706689003", "SCT", "Application program software")
 
 COMPUTED_TOMOGRAPHY = CodedConcept("CT", "DCM", "Computed Tomography")
 COMPUTED_RADIOGRAPHY = CodedConcept("CR", "DCM", "Computed Radiography")
@@ -63,6 +67,14 @@ def finding(name: str) -> CodedConcept:
         return CodedConcept(value, "SCT", meaning)
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
     return CodedConcept(f"C-{digest.upper()}", SCHEME, one_line(name)[:64].rstrip() or "class without a name")
+
+
+def modality(source: Source) -> CodedConcept:
+    """Of the images."""
+    if source.is_ct:
+        return COMPUTED_TOMOGRAPHY
+    computed = source.headers[0].SOPClassUID == ComputedRadiographyImageStorage
+    return COMPUTED_RADIOGRAPHY if computed else DIGITAL_RADIOGRAPHY
 
 
 def scheme() -> CodingSchemeIdentificationItem:

@@ -1,7 +1,7 @@
 """The maker, time and UIDs of an object: the same for the same reading, so a resend is the same object."""
 
 import io
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
 from pydicom import dcmwrite
@@ -77,6 +77,13 @@ def sealed(made: Dataset, source: Source, at: datetime) -> None:
 def moment(at: datetime) -> DT:
     """A time with its offset from UTC, in whole seconds."""
     return DT(f"{at:%Y%m%d%H%M%S%z}")
+
+
+def study_time(header: Dataset) -> datetime | date | None:
+    """When a study was made: with the zone that its images state; without one only the day; None if not known."""
+    day = DA(header.get("StudyDate") or None)
+    clock, zone = TM(header.get("StudyTime") or None), _zone(header)
+    return datetime.combine(day, clock, zone) if day and clock and zone else day
 
 
 def _zone(header: Dataset) -> timezone | None:

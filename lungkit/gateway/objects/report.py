@@ -11,11 +11,10 @@ from highdicom import sr
 from highdicom.sr import RelationshipTypeValues as Relation
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import ComputedRadiographyImageStorage
 
 from lungkit.gateway.objects import codes as our
 from lungkit.gateway.objects import provenance
-from lungkit.gateway.objects.result import RESEARCH_ONLY, Result, Review
+from lungkit.gateway.objects.result import RESEARCH_ONLY, Result, Review, findings, presence
 from lungkit.gateway.objects.source import Source, one_line, source_of
 
 
@@ -29,9 +28,7 @@ class _Told:
 
     @property
     def findings(self) -> list[str]:
-        """The classes, and a label that the person gave and the model does not know: those seen first."""
-        first = [self.review.label] if self.review and self.review.label else self.result.named
-        return list(dict.fromkeys([*first, *self.result.named, *self.result.classes]))
+        return findings(self.result, self.review)
 
 
 def structured_report(source: Source | Dataset | Sequence[Dataset], result: Result) -> sr.Comprehensive3DSR:
@@ -131,7 +128,7 @@ def _library(source: Source) -> sr.ContainerContentItem:
     """The images that were given, each once."""
     group = sr.ContainerContentItem(codes.DCM.ImageLibraryGroup, relationship_type=Relation.CONTAINS)
     group.ContentSequence = sr.ContentSequence()
-    group.ContentSequence.append(sr.CodeContentItem(codes.DCM.Modality, _modality(source), Relation.HAS_ACQ_CONTEXT))
+    group.ContentSequence.append(sr.CodeContentItem(codes.DCM.Modality, our.modality(source), Relation.HAS_ACQ_CONTEXT))
     group.ContentSequence.extend(
         sr.ImageContentItem(
             name=our.LIBRARY_ENTRY,
@@ -146,16 +143,9 @@ def _library(source: Source) -> sr.ContainerContentItem:
     return library
 
 
-def _modality(source: Source) -> sr.CodedConcept:
-    if source.is_ct:
-        return our.COMPUTED_TOMOGRAPHY
-    computed = source.headers[0].SOPClassUID == ComputedRadiographyImageStorage
-    return our.COMPUTED_RADIOGRAPHY if computed else our.DIGITAL_RADIOGRAPHY
-
-
 def _group(told: _Told, name: str) -> sr.MeasurementsAndQualitativeEvaluations:
     result, source = told.result, told.source
-    evaluations = [sr.QualitativeEvaluation(our.PRESENCE, _presence(told, name))]
+    evaluations = [sr.QualitativeEvaluation(our.PRESENCE, our.PRESENCES[presence(result, told.review, name)])]
     first = name == told.findings[0]
     if told.review and first:
         evaluations.append(sr.QualitativeEvaluation(our.ASSESSMENT, our.VERDICTS[told.review.verdict]))
@@ -198,18 +188,6 @@ def _algorithm(result: Result, whole: bool) -> sr.AlgorithmIdentification:
         family=our.ARTIFICIAL_INTELLIGENCE,
         manufacturer=provenance.MAKER,
     )
-
-
-def _presence(told: _Told, name: str) -> sr.CodedConcept:
-    result, review = told.result, told.review
-    if review is None:
-        if result.uncertain:
-            return our.EQUIVOCAL
-        return our.PRESENT if name in result.named else our.ABSENT
-    if review.verdict == "rejected":  # nothing was put in its place
-        return our.ABSENT if name in result.named else our.EQUIVOCAL
-    seen = (review.label,) if review.label else result.named
-    return our.PRESENT if name in seen else our.ABSENT
 
 
 def _texts(told: _Told) -> Iterator[sr.TextContentItem]:

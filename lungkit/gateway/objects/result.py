@@ -15,6 +15,8 @@ from lungkit.models.prediction import Check, Prediction
 from lungkit.wording import percent
 
 RESEARCH_ONLY = "Research use only. Not a medical device, not for diagnosis."
+Presence = Literal["present", "absent", "equivocal"]
+_NO_CARD = "not known: the version is no longer in the registry"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -100,10 +102,32 @@ class Review:
         return "amended" if self.label else "rejected"
 
 
+def findings(result: Result, review: Review | None) -> list[str]:
+    """The classes, and a label that the person gave and the model does not know: those seen first."""
+    first = [review.label] if review and review.label else result.named
+    return list(dict.fromkeys([*first, *result.named, *result.classes]))
+
+
+def presence(result: Result, review: Review | None, name: str) -> Presence:
+    """Whether a finding is there: the person's word where there is one; equivocal where the model leaves it to one."""
+    if review is None:
+        if result.uncertain:
+            return "equivocal"
+        return "present" if name in result.named else "absent"
+    if review.verdict == "rejected":  # nothing was put in its place
+        return "absent" if name in result.named else "equivocal"
+    seen = (review.label,) if review.label else result.named
+    return "present" if name in seen else "absent"
+
+
 def result_of(
-    reading: str, prediction: Prediction, card: ModelCard, read_at: datetime, instance: str, seen: str = ""
+    reading: str, prediction: Prediction, card: ModelCard | None, read_at: datetime, instance: str, seen: str = ""
 ) -> Result:
-    """The result of one image's prediction. instance: its SOPInstanceUID as `Source.instances` has it."""
+    """The result of one image's prediction.
+
+    card: of the version that read; None if it is no longer in the registry. instance: the image's SOPInstanceUID as
+    `Source.instances` has it.
+    """
     graded, chosen = prediction.grades, prediction.classes.index(prediction.label)
     uncertain = prediction.decision not in (prediction.label, graded.name if graded else prediction.label)
     rows = card_text.rule_rows(prediction.rule, prediction.classes)
@@ -111,9 +135,9 @@ def result_of(
         reading=reading,
         model=prediction.model,
         version=prediction.version,
-        question=card_text.question(card),
-        learned_from=card_text.learned_from(card),
-        synthetic=card.synthetic,
+        question=card_text.question(card) if card else _NO_CARD,
+        learned_from=card_text.learned_from(card) if card else _NO_CARD,
+        synthetic=card is not None and card.synthetic,
         classes=prediction.classes,
         probabilities=tuple(prediction.probabilities.tolist()),
         label=prediction.label,

@@ -1,0 +1,131 @@
+"""What other systems are told of a reading: the result, whom it is about, what people said of it, and its images."""
+
+import unicodedata
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from lungkit.clinic.records.cases import Case, PatientRow
+from lungkit.errors import LungkitError
+from lungkit.gateway.objects import codes, provenance
+from lungkit.gateway.objects.result import RESEARCH_ONLY, Presence, Result, Review, findings, presence, result_of
+from lungkit.gateway.objects.source import Source
+from lungkit.models.card import ModelCard
+from lungkit.models.prediction import Prediction
+
+_PROCEDURES = {"CT": codes.CT_PROCEDURE, "X-ray": codes.XRAY_PROCEDURE}
+
+
+class Finding(NamedTuple):
+    """What is said of one class."""
+
+    name: str
+    code: codes.CodedConcept
+    presence: Presence
+    probability: float | None  # that the model gave; None for what only a person named
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reported:
+    """A result with all that is said about it. Raises LungkitError for a patient's number that cannot be sent."""
+
+    result: Result
+    patient: PatientRow
+    kind: str = "image"  # CT, X-ray, or image where that is not known; a source says it itself
+    reviews: tuple[Review, ...] = ()  # oldest first; the latest counts
+    source: Source | None = None  # None: no DICOM study is known
+
+    def __post_init__(self) -> None:
+        if not self.patient.number or plain(self.patient.number) != self.patient.number:
+            raise LungkitError(
+                f"the patient's number {self.patient.number!r} is not one line of text: it cannot be sent"
+            )
+
+    @property
+    def review(self) -> Review | None:
+        """The latest one."""
+        return self.reviews[-1] if self.reviews else None
+
+    @property
+    def status(self) -> Literal["preliminary", "final", "amended"]:
+        """Final once a person has reviewed it; amended from the first review on that changed the answer."""
+        if not self.reviews:
+            return "preliminary"
+        return "final" if all(review.agrees for review in self.reviews) else "amended"
+
+    @property
+    def issued(self) -> datetime:
+        """When its content last changed."""
+        return self.review.at if self.review else self.result.read_at
+
+    @property
+    def procedure(self) -> codes.CodedConcept:
+        """How the images were made, of LOINC."""
+        kind = self.kind if self.source is None else "CT" if self.source.is_ct else "X-ray"
+        return _PROCEDURES.get(kind, codes.IMAGING_PROCEDURE)
+
+    @property
+    def taken(self) -> datetime | date | None:
+        """When the study was made: a time with its zone; a day where the images state no zone; None if not known."""
+        return provenance.study_time(self.source.headers[0]) if self.source else None
+
+    @property
+    def findings(self) -> list["Finding"]:
+        """Those that are seen first."""
+        result, review = self.result, self.review
+        return [
+            Finding(name, codes.finding(name), presence(result, review, name), result.of.get(name))
+            for name in findings(result, review)
+        ]
+
+    @property
+    def conclusion(self) -> list[str]:
+        """The decision, why, and what the person said: a sentence or more each."""
+        result, review = self.result, self.review
+        said = [f"{result.headline}. Probability {result.probability:.3f}."]
+        said += [result.reason] if result.uncertain else []
+        if review:
+            seen = f" The clinician sees {review.label}." if review.label else ""
+            said.append(f"Review: the model's answer was {review.verdict}.{seen} {review.comment}")
+        return [plain(text) for text in said]
+
+    @property
+    def caution(self) -> str:
+        """The permitted use, in every message."""
+        return RESEARCH_ONLY + (" The model learned from computer-made images." if self.result.synthetic else "")
+
+
+def reported_of(case: Case, card: ModelCard | None, source: Source | None = None) -> Reported:
+    """A reading of the records.
+
+    card: of the version that read; None if it is no longer in the registry. source: of the one image that was read.
+    """
+    prediction = Prediction(
+        model=case.model,
+        version=case.version,
+        classes=case.classes,
+        probabilities=np.array([case.probabilities[name] for name in case.classes]),
+        label=case.label,
+        decision=case.decision,
+        rule=case.rule,
+        heat=case.heat,
+        checks=case.checks,
+        milliseconds=case.milliseconds,
+    )
+    instance = source.instances[0] if source else ""
+    reviews = [
+        Review(reviewer=one.reviewer, agrees=one.agrees, label=one.label, comment=one.comment, at=one.at)
+        for one in case.reviews
+    ]
+    result = result_of(case.reading_id, prediction, card, case.read_at, instance)
+    return Reported(result=result, patient=case.patient, kind=case.kind, reviews=tuple(reviews), source=source)
+
+
+def plain(text: str) -> str:
+    """Text in one line, without control characters; those that join letters in Persian and Indian scripts stay."""
+    return " ".join("".join(" " if unicodedata.category(c) in _NO_TEXT else c for c in text).split())
+
+
+_NO_TEXT = {"Cc", "Cs", "Zl", "Zp"}
