@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from fastapi import APIRouter, Response
 
 from lungkit import config
-from lungkit.clinic.records import jobs
+from lungkit.clinic.records import dispatches, jobs
 from lungkit.errors import LungkitError
 from lungkit.gateway.problems import Refused
 from lungkit.gateway.requests import Gateway, Shared
@@ -34,7 +34,8 @@ def ready(gateway: Shared) -> Health:
             responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})  # fmt: skip
 def metrics(gateway: Shared) -> Response:
     """Requests, times, and jobs by state."""
-    return Response(gateway.metrics.text(jobs.counts(gateway.store)), media_type="text/plain; version=0.0.4")
+    counted = jobs.counts(gateway.store), dispatches.counts(gateway.store)
+    return Response(gateway.metrics.text(*counted), media_type="text/plain; version=0.0.4")
 
 
 def _reasons(gateway: Gateway) -> Iterator[str]:
