@@ -46,8 +46,11 @@ class Delivery:
 
     @cached_property
     def reported(self) -> Reported:
-        """What is told in FHIR and HL7."""
-        return reported_of(self.case, self.card, self.source if self._row else None)
+        """What is told in FHIR and HL7, which do not need the images."""
+        source = None
+        with suppress(NoSource, objects.SourceRefused):
+            source = self.source
+        return reported_of(self.case, self.card, source)
 
     def report(self) -> Dataset:
         """The structured report of the reading, which names that of a reading it supersedes."""

@@ -88,7 +88,7 @@ def _associated(address: Mapping[str, Any], calling: str, sop_class: str) -> Ite
     entity.dimse_timeout = entity.network_timeout = SILENCE_SECONDS
     secured = any(name in address for name in ("tls_ca", "tls_cert", "tls_key"))
     lines: list[socket.socket] = []
-    late = threading.Timer(DEADLINE, lambda: [_cut(line) for line in lines])
+    late = threading.Timer(DEADLINE, _cut, [lines])
     late.daemon = True
     late.start()
     try:
@@ -112,11 +112,11 @@ def _associated(address: Mapping[str, Any], calling: str, sop_class: str) -> Ite
 
 def _bound(event: evt.Event, lines: list[socket.socket]) -> None:
     """Note the connection, and let only so many bytes come over it: a PDU may claim to have 4 GB."""
-    line, left = event.assoc.dul.socket, _MOST_RECEIVED
-    unbounded = line.recv
+    line: Any = event.assoc.dul.socket
+    unbounded, left = line.recv, _MOST_RECEIVED
     lines.append(line.socket)
 
-    def recv(number: int) -> bytearray:
+    def recv(number: int) -> Any:
         nonlocal left
         left -= number
         if left < 0:
@@ -126,14 +126,15 @@ def _bound(event: evt.Event, lines: list[socket.socket]) -> None:
     line.recv = recv
 
 
-def _cut(line: socket.socket) -> None:
-    """End a connection that another thread waits for, under its TLS."""
-    with suppress(OSError):
-        socket.socket.shutdown(line, socket.SHUT_RDWR)
+def _cut(lines: list[socket.socket]) -> None:
+    """End connections that another thread waits for, under their TLS."""
+    for line in lines:
+        with suppress(OSError):
+            socket.socket.shutdown(line, socket.SHUT_RDWR)
 
 
 def _why_not(association: Association, calling: str, called: str, secured: bool) -> str:
-    answer = association.acceptor.primitive
+    answer: Any = association.acceptor.primitive
     if association.is_rejected and answer is not None:
         known = _REJECTIONS.get((answer.result_source, answer.diagnostic), "no reason was given")
         return f"the association was rejected: {known.format(calling=calling, called=called)}"

@@ -179,7 +179,8 @@ def _asked(method: str, address: Mapping[str, Any], path: str, headers: Mapping[
     try:
         connection.connect()
         connection.sock.settimeout(SILENCE_SECONDS)
-        connection.request(method, f"{parts.path.rstrip('/')}{path}" or "/", io.BytesIO(body), sent)
+        with suppress(BrokenPipeError, ConnectionResetError):  # it may have answered before it had all
+            connection.request(method, f"{parts.path.rstrip('/')}{path}" or "/", io.BytesIO(body), sent)
         answer = connection.getresponse()
         content = answer.read(_MOST_ANSWER + 1)
         if len(content) > _MOST_ANSWER:

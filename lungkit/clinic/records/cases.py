@@ -308,7 +308,7 @@ class Records:
             reading = _find_reading(db, reading_id, orm.joinedload(Reading.study))
             _require_visible(actor, reading.study)
             row = db.get(ReadingSource, reading.id, options=[orm.undefer(ReadingSource.headers)])
-            return row and SourceRow(row.headers, row.supersedes)
+            return SourceRow(row.headers, row.supersedes) if row else None
 
     def patient(self, patient_id: str) -> PatientPage:
         """A patient with all readings, oldest first; the audit trail notes the opening. Raises RecordMissing."""
