@@ -1,15 +1,17 @@
 """Sends results: threads of the gateway work off the list in the records, which several gateways share."""
 
 import logging
+import socket
 import threading
 import time
 
 from lungkit.clinic.records import dispatches
 from lungkit.clinic.records.cases import RecordMissing, Records
 from lungkit.clinic.records.dispatches import ClaimedDispatch, DispatchAccess, DispatchLost
+from lungkit.clinic.records.routing import DestinationRow
 from lungkit.clinic.records.store import Store
 from lungkit.gateway import store_scu, web_client
-from lungkit.gateway.addresses import DEADLINE, NotSent, tls_context
+from lungkit.gateway.addresses import CONNECT_SECONDS, DEADLINE, NotSent, tls_context
 from lungkit.gateway.deliveries import Delivery, NoSource
 from lungkit.gateway.hl7 import NotAcknowledged, mllp_send
 from lungkit.gateway.metrics import Metrics
@@ -114,3 +116,20 @@ def _acknowledged(address: dict[str, object], message: bytes) -> str:
     if not answer.accepted:
         raise NotSent(f"the message was not accepted: the acknowledgement is {answer.code}", final=answer.code == "AR")
     return ""
+
+
+def probe(to: DestinationRow, calling: str = AE_TITLE) -> str:
+    """Ask a destination whether it is there, without a result; what it says, in words. Raises NotSent."""
+    if to.kind == "dicom":
+        store_scu.echo(to.address, calling)
+        return "it answers a C-ECHO"
+    if to.kind in ("stow", "fhir"):
+        return web_client.probe(to.address, to.kind)
+    place = (str(to.address["host"]), int(to.address["port"]))
+    try:
+        with socket.create_connection(place, CONNECT_SECONDS) as line:
+            if "tls_ca" in to.address:
+                tls_context(to.address).wrap_socket(line, server_hostname=place[0]).close()
+    except OSError as error:
+        raise NotSent(f"no connection: {error.strerror or error}") from error
+    return "it takes connections"

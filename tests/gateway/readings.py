@@ -29,17 +29,21 @@ class Readings:
         with store.write() as db:
             caller = routing.add_caller(db, "SCANNER1")
             self._sender = routing.admitted(db, caller.ae_title, "127.0.0.1")[0]
+            self._route = routing.add_route(db, Rule(name="all", model="lung")).id
+            self._switch_on(db)
 
     def destination(self, name: str, kind: str, address: dict, objects: Sequence[str] = ()) -> int:
         """Enter a system that gets the results from now on."""
         with self.store.write() as db:
             self._destinations.append(routing.add_destination(db, name, kind, address, objects).id)
-            for route in routing.list_routes(db):
-                routing.remove_route(db, route.id)
-            row = routing.add_route(db, Rule(name="all", model="lung", destinations=tuple(self._destinations)))
-            routing.note_trial(db, row.id)
-            routing.set_route(db, row.id, True)
+            rule = Rule(name="all", model="lung", destinations=tuple(self._destinations))
+            routing.change_route(db, self._route, rule)
+            self._switch_on(db)
         return self._destinations[-1]
+
+    def _switch_on(self, db) -> None:
+        routing.note_trial(db, self._route)
+        routing.set_route(db, self._route, True)
 
     def save(self, sent: Sequence[bytes], answer: Prediction) -> str:
         """A study that comes and is read; sent later with more slices it is read again. The id of the reading."""
