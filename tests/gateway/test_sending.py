@@ -152,8 +152,14 @@ def test_a_reading_that_supersedes_another_names_its_report(delivery, readings, 
 
 
 def test_the_capture_of_a_series_has_no_heat_map_whose_slice_is_not_known(delivery):
-    assert delivery(2).result.heat == {}
-    assert [*delivery(1).result.heat] == [*delivery(1).source.instances]
+    told = delivery(2)
+    assert told.result.heat == {} and told.result.instances == ()
+    assert told.capture().SourceImageSequence[0].ReferencedSOPInstanceUID == told.source.instances[0]
+
+
+def test_the_heat_map_of_one_image_is_that_image_s(delivery):
+    told = delivery()
+    assert [*told.result.heat] == [*told.result.instances] == [*told.source.instances]
 
 
 def test_a_ct_is_drawn_as_the_model_saw_it(delivery):
@@ -477,6 +483,9 @@ def test_a_system_that_refuses_us_or_our_objects_is_named(report):
     assert "nothing answers" in str(refused(lambda: store_scu.store(address, "LUNGKIT", report)))
 
 
+taken = [0]  # bytes that were taken of an endless answer
+
+
 def huge_pdu(line: socket.socket) -> None:
     line.sendall(b"\x02\x00\xff\xff\xff\xff")
     endless_bytes(line)
@@ -485,6 +494,7 @@ def huge_pdu(line: socket.socket) -> None:
 def endless_bytes(line: socket.socket) -> None:
     while True:
         line.sendall(b"\x00" * 65536)
+        taken[0] += 65536
 
 
 @pytest.mark.parametrize("talk", [huge_pdu, endless_bytes, dripping, silent, lambda line: line.close()])
@@ -492,11 +502,12 @@ def test_a_dicom_system_that_never_ends_is_left(report, talk, monkeypatch):
     monkeypatch.setattr(store_scu, "DEADLINE", 2.0)
     monkeypatch.setattr(store_scu, "CONNECT_SECONDS", 1.0)
     monkeypatch.setattr(store_scu, "SILENCE_SECONDS", 1.0)
-    began = time.monotonic()
+    began, taken[0] = time.monotonic(), 0
     with serving(talk) as (port, _):
         address = {"host": "127.0.0.1", "port": port, "ae_title": "PACS"}
         assert not refused(lambda: store_scu.store(address, "LUNGKIT", report)).final
     assert time.monotonic() - began < 20
+    assert taken[0] < 2**25  # the buffers of two sockets
 
 
 def test_dicom_over_tls_needs_a_certificate_that_is_trusted(report, certificate, server_tls, tmp_path):
