@@ -13,6 +13,7 @@ from lungkit.clinic.records.store import Store
 from lungkit.gateway import jobs, models, predictions, problems, requests, results, state
 from lungkit.gateway.metrics import Metrics
 from lungkit.gateway.schemas import API, RESEARCH, FieldProblem, Problem
+from lungkit.gateway.sending import Sender
 from lungkit.gateway.worker import Worker
 
 _SCHEMA = "#/components/schemas/{model}"
@@ -25,11 +26,14 @@ def make_app(store: Store, threads: int = 1) -> FastAPI:
     """The application on these records, whose tables are up to date; `threads` read images while it runs."""
     pool, metrics = ModelPool(), Metrics()
     worker = Worker(store, pool, metrics, threads)
+    sender = Sender(store, metrics)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         worker.start()
+        sender.start()
         yield
+        sender.stop()
         worker.stop()
 
     # The documentation pages of FastAPI load scripts from elsewhere.

@@ -4,21 +4,24 @@ import logging
 import socket
 import threading
 import time
+import traceback
 
 from lungkit.clinic.records import dispatches
-from lungkit.clinic.records.cases import RecordMissing, Records
+from lungkit.clinic.records.cases import Records
 from lungkit.clinic.records.dispatches import ClaimedDispatch, DispatchAccess, DispatchLost
 from lungkit.clinic.records.routing import DestinationRow
-from lungkit.clinic.records.store import Store
+from lungkit.clinic.records.store import Store, StoreError
+from lungkit.errors import LungkitError
 from lungkit.gateway import store_scu, web_client
-from lungkit.gateway.addresses import CONNECT_SECONDS, DEADLINE, NotSent, tls_context
-from lungkit.gateway.deliveries import Delivery, NoSource
+from lungkit.gateway.addresses import CONNECT_SECONDS, NotSent, tls_context
+from lungkit.gateway.deliveries import Delivery
 from lungkit.gateway.hl7 import NotAcknowledged, mllp_send
 from lungkit.gateway.metrics import Metrics
-from lungkit.gateway.objects import SourceRefused, encoded
+from lungkit.gateway.objects import encoded
 
 AE_TITLE = "LUNGKIT"
 POLL_SECONDS = 1.0
+STOP_SECONDS = 30.0  # at most, for what is being sent
 THREADS = 2  # one system that does not answer holds up one of them
 _log = logging.getLogger(__name__)
 
@@ -42,9 +45,12 @@ class Sender:
             thread.start()
 
     def stop(self) -> None:
-        """Finish what is being sent, and begin nothing else; what waits stays in the records."""
+        """Finish what is being sent, and begin nothing else; what waits stays in the records.
+
+        What takes longer than STOP_SECONDS is left to its lease: it is sent again later, and is the same object.
+        """
         self._stopping.set()
-        until = time.monotonic() + DEADLINE
+        until = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(max(0.0, until - time.monotonic()))
@@ -71,13 +77,15 @@ class Sender:
         except NotSent as refused:
             dispatches.fail(self._store, claimed, str(refused), refused.final, refused.after)
             return "refused" if refused.final else "failed"
-        except (SourceRefused, NoSource, RecordMissing) as refused:
+        except (DispatchLost, StoreError):
+            raise
+        except LungkitError as refused:  # the object cannot be made
             dispatches.fail(self._store, claimed, str(refused), final=True)
             return "refused"
-        except DispatchLost:
-            raise
         except Exception as error:
-            _log.exception("dispatch %s", claimed.id)
+            # Without the exception's own words, which may repeat a value of a header.
+            trace = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("dispatch %s: %s\n%s", claimed.id, type(error).__name__, trace)
             dispatches.fail(self._store, claimed, f"an error of the program ({type(error).__name__})")
             return "failed"
         dispatches.sent(self._store, claimed, note)

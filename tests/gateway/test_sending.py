@@ -31,7 +31,6 @@ from lungkit.gateway.addresses import NotSent
 from lungkit.gateway.deliveries import Delivery
 from lungkit.gateway.metrics import Metrics
 from lungkit.gateway.sending import Sender
-from tests.clinic.conftest import cheap_passwords, prediction  # noqa: F401
 from tests.gateway.conftest import problem
 from tests.gateway.readings import NAME, NUMBER, Readings
 from tests.gateway.test_objects import HOSTILE, changed
@@ -46,7 +45,7 @@ def failed(reason: int) -> dict:
 
 
 @pytest.fixture
-def readings(sqlite_store, cheap_passwords) -> Readings:  # noqa: F811
+def readings(sqlite_store, cheap_passwords) -> Readings:
     return Readings(sqlite_store)
 
 
@@ -90,7 +89,8 @@ def test_only_what_objects_need_is_in_the_records(files):
 @pytest.mark.parametrize(
     "content",
     [b"", b"no zlib", zlib.compress(b"no JSON"), zlib.compress(b'[{"00100010": 7}]'), zlib.compress(b"[7]"),
-     zlib.compress(b"[]")[:-2], zlib.compress(b'[{"zz": {"Value": ["x"]}}]')],
+     zlib.compress(b"[]")[:-2], zlib.compress(b'[{"zz": {"vr": "UT", "Value": ["x"]}}]'),
+     zlib.compress(b'[{"00100010": {"vr": "PN", "Value": [{"Alphabetic": "A"}]}}]')],
 )  # fmt: skip
 def test_damaged_headers_are_named(content):
     with pytest.raises(objects.SourceRefused, match="restore a backup"):
@@ -107,7 +107,7 @@ def test_headers_that_would_fill_the_memory_are_refused(monkeypatch):
 
 
 @pytest.fixture
-def delivery(readings, files, prediction):  # noqa: F811
+def delivery(readings, files, prediction):
     """A function: what is made of a reading of these slices, in a fresh look at the records."""
 
     def look(sent=1, reading_id: str = "") -> Delivery:
@@ -143,7 +143,7 @@ def named(report: pydicom.Dataset) -> str | None:
     return before and before[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
 
 
-def test_a_reading_that_supersedes_another_names_its_report(delivery, readings, files, prediction):  # noqa: F811
+def test_a_reading_that_supersedes_another_names_its_report(delivery, readings, files, prediction):
     first = delivery(2)
     second = delivery(reading_id=readings.save(files[:3], prediction()))
     assert named(first.report()) is None
@@ -169,7 +169,7 @@ def test_a_ct_is_drawn_as_the_model_saw_it(delivery):
     assert np.ptp(told.capture().pixel_array) > 100
 
 
-def test_report_and_capture_can_be_fetched(gateway, files, prediction):  # noqa: F811
+def test_report_and_capture_can_be_fetched(gateway, files, prediction):
     reading = Readings(gateway.store).save(files[:1], prediction())
     admin = gateway.make_key("admin", name="ops")
     for path, kind in (("sr", Comprehensive3DSRStorage), ("capture", SecondaryCaptureImageStorage)):
@@ -527,7 +527,7 @@ def test_dicom_over_tls_needs_a_certificate_that_is_trusted(report, certificate,
 # --- the list
 
 
-def test_a_server_is_asked_again_no_sooner_than_it_wants(readings, sender, files, prediction):  # noqa: F811
+def test_a_server_is_asked_again_no_sooner_than_it_wants(readings, sender, files, prediction):
     with serving(answering(503, **{"Retry-After": "7200"})) as (port, _):
         readings.destination("web", "stow", {"url": f"http://127.0.0.1:{port}"}, ["report"])
         readings.save(files[:1], prediction())
@@ -537,7 +537,7 @@ def test_a_server_is_asked_again_no_sooner_than_it_wants(readings, sender, files
     assert timedelta(minutes=119) < row.due_at - now() < timedelta(minutes=121)
 
 
-def test_no_reason_names_a_patient_even_if_the_server_does(readings, sender, files, prediction):  # noqa: F811
+def test_no_reason_names_a_patient_even_if_the_server_does(readings, sender, files, prediction):
     said = f"{NAME} {NUMBER} is not known here".encode()
     talks = [answering(status, said) for status in (200, 400, 409, 422, 500)]
     with serving(lambda line: talks[len(had) % len(talks)](line)) as (port, had):
@@ -565,7 +565,7 @@ def rejecting(words: bytes) -> int:
     return listening.getsockname()[1]
 
 
-def test_fhir_and_hl7_get_the_reading_and_its_review(readings, sender, files, prediction):  # noqa: F811
+def test_fhir_and_hl7_get_the_reading_and_its_review(readings, sender, files, prediction):
     bundles, messages = [], []
     done = {"resourceType": "Bundle", "entry": [{"response": {"status": "201"}}]}
 
@@ -597,7 +597,7 @@ def test_fhir_and_hl7_get_the_reading_and_its_review(readings, sender, files, pr
     assert b"|RIS|" in messages[0].split(b"\r")[0]
 
 
-def test_a_reading_without_dicom_is_told_to_fhir_without_a_study(readings, sender, files, prediction):  # noqa: F811
+def test_a_reading_without_dicom_is_told_to_fhir_without_a_study(readings, sender, files, prediction):
     reading = readings.save(files[:1], prediction())
     with readings.store.write() as db:
         db.execute(sa.text("DELETE FROM reading_sources"))
@@ -605,7 +605,7 @@ def test_a_reading_without_dicom_is_told_to_fhir_without_a_study(readings, sende
     assert "ImagingStudy" not in [entry["resource"]["resourceType"] for entry in bundle["entry"]]
 
 
-def test_an_object_that_cannot_be_made_is_given_up_with_words(readings, sender, files, prediction):  # noqa: F811
+def test_an_object_that_cannot_be_made_is_given_up_with_words(readings, sender, files, prediction):
     readings.destination("web", "stow", {"url": "http://127.0.0.1:9"}, ["report"])
     readings.save(files[:1], prediction())
     with readings.store.write() as db:
@@ -615,16 +615,23 @@ def test_an_object_that_cannot_be_made_is_given_up_with_words(readings, sender, 
     assert row.state == "failed" and "restore a backup" in row.reason
 
 
-def test_an_error_of_the_program_is_tried_again_and_ends_no_thread(readings, sender, files, prediction, monkeypatch):  # noqa: F811
+def test_an_error_of_the_program_is_tried_again_and_ends_no_thread(
+    readings, sender, files, prediction, monkeypatch, caplog
+):
     readings.destination("web", "stow", {"url": "http://127.0.0.1:9"}, ["report"])
     readings.save(files[:1], prediction())
-    monkeypatch.setattr(sending, "Delivery", lambda *_: 1 / 0)
+
+    def breaks(*_):
+        raise ValueError(f"no value of LO: {NAME}")
+
+    monkeypatch.setattr(sending, "Delivery", breaks)
     sender.send_next()
     (row,) = rows(readings)
-    assert (row.state, row.reason) == ("queued", "an error of the program (ZeroDivisionError)")
+    assert (row.state, row.reason) == ("queued", "an error of the program (ValueError)")
+    assert "ValueError" in caplog.text and NAME not in caplog.text
 
 
-def test_a_patient_who_is_erased_while_a_result_is_sent_leaves_no_trace(readings, sender, files, prediction):  # noqa: F811
+def test_a_patient_who_is_erased_while_a_result_is_sent_leaves_no_trace(readings, sender, files, prediction):
     def erases(line: socket.socket) -> None:
         request_of(line)
         with readings.store.write() as db:
@@ -639,7 +646,7 @@ def test_a_patient_who_is_erased_while_a_result_is_sent_leaves_no_trace(readings
     assert not sender.send_next()
 
 
-def test_a_sender_sees_only_the_reading_of_its_program_and_only_for_its_lease(readings, files, prediction):  # noqa: F811
+def test_a_sender_sees_only_the_reading_of_its_program_and_only_for_its_lease(readings, files, prediction):
     readings.destination("web", "stow", {"url": "http://127.0.0.1:9"}, ["report"])
     reading = readings.save(files[:1], prediction())
     claimed = dispatches.claim(readings.store)
@@ -652,7 +659,7 @@ def test_a_sender_sees_only_the_reading_of_its_program_and_only_for_its_lease(re
             look(reading)
 
 
-def test_threads_send_what_comes_and_end_when_they_are_told(readings, files, prediction, monkeypatch):  # noqa: F811
+def test_threads_send_what_comes_and_end_when_they_are_told(readings, files, prediction, monkeypatch):
     monkeypatch.setattr(sending, "POLL_SECONDS", 0.05)
     metrics = Metrics()
     sender = Sender(readings.store, metrics)

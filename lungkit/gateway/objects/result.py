@@ -157,12 +157,19 @@ def result_of(
     )
 
 
-def result_of_case(case: Case, card: ModelCard | None, source: Source | None, carrying: Sequence[str] = ()) -> Result:
+def result_of_case(
+    case: Case,
+    card: ModelCard | None,
+    source: Source | None,
+    carrying: Sequence[str] = (),
+    reasons: Sequence[str] = (),
+) -> Result:
     """The result of a reading of the records.
 
     card: of the version that read; None if it is no longer in the registry. source: its images; None where they did
     not come as DICOM. carrying: of a series, the SOPInstanceUIDs of the slices that the answer rests on, the one that
-    is shown first; none: it rests on all, and the heat map is left out, because it is not known whose it is.
+    is shown first; none: it rests on all, and the heat map is left out, because it is not known whose it is. reasons:
+    why a series is left to a person.
     """
     prediction = Prediction(
         model=case.model,
@@ -183,7 +190,7 @@ def result_of_case(case: Case, card: ModelCard | None, source: Source | None, ca
     result = result_of(case.reading_id, prediction, card, case.read_at, shown, seen)
     if len(images) > 1:
         result = replace(result, instances=tuple(carrying), heat=result.heat if carrying else {})
-    return result
+    return replace(result, reason=" ".join(reasons)) if result.uncertain and reasons else result
 
 
 def review_of(row: ReviewRow) -> Review:

@@ -169,8 +169,11 @@ def unpacked(content: bytes) -> list[Dataset]:
 def _from_texts(stored: Mapping[str, Any]) -> Dataset:
     header = Dataset()
     for tag, element in stored.items():
+        (text,) = element["Value"]
+        if element["vr"] != "UT" or not isinstance(text, str):
+            raise ValueError("not packed here")
         if keyword_for_tag(Tag(f"0x{tag}")) in KEPT:
-            header.add(DataElement(Tag(f"0x{tag}"), "UT", str(element["Value"][0])))
+            header.add(DataElement(Tag(f"0x{tag}"), "UT", text))
     return header
 
 
