@@ -53,7 +53,7 @@ def test_whatever_is_sent_is_answered_as_described_and_never_by_an_error_of_the_
         with contextlib.suppress(hypothesis.errors.Unsatisfiable):  # without parameters nothing can be wrong
             send()
     print(f"{kind.value}: {answers.total()} answers: {dict(answers)}")
-    assert len(operations) == 14
+    assert len(operations) == 16
     assert answers.total() > 60
     assert max(status for _, status in answers) < 500
 
