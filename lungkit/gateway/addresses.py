@@ -41,7 +41,7 @@ def tls_context(address: Mapping[str, Any]) -> ssl.SSLContext:
 
 
 def token(address: Mapping[str, Any]) -> str:
-    """The secret in token_file, read anew each time; empty where there is none. Raises NotSent."""
+    """The secret in token_file, read again each time; empty where there is none. Raises NotSent."""
     if not (file := address.get("token_file")):
         return ""
     try:

@@ -1,8 +1,9 @@
 """What is sent of a reading, made from the records each time: DICOM objects, a FHIR bundle, an HL7 message."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -41,16 +42,19 @@ class Delivery:
 
     @cached_property
     def result(self) -> objects.Result:
-        """What the model said."""
-        return objects.result_of_case(self.case, self.card, self.source)
+        """What the model said; of a reading without images that objects can name, for FHIR and HL7 only."""
+        return objects.result_of_case(self.case, self.card, self._source)
 
     @cached_property
     def reported(self) -> Reported:
         """What is told in FHIR and HL7, which do not need the images."""
-        source = None
+        return replace(reported_of(self.case, self.card, self._source), result=self.result)
+
+    @property
+    def _source(self) -> objects.Source | None:
         with suppress(NoSource, objects.SourceRefused):
-            source = self.source
-        return reported_of(self.case, self.card, source)
+            return self.source
+        return None
 
     def report(self) -> Dataset:
         """The structured report of the reading, which names that of a reading it supersedes."""
@@ -104,6 +108,16 @@ class Delivery:
             before = Delivery(self._records, self._row.supersedes)
             return objects.structured_report(before.source, before.result)
         return None
+
+
+def carrying_of(source: objects.Source, slices: int, numbers: Iterable[int]) -> tuple[str, ...]:
+    """The SOPInstanceUIDs of slices of a series by their number from 0, the one that is shown first.
+
+    None where the source has not an image for each of the series' slices, as with an enhanced CT.
+    """
+    if len(source.instances) != slices:
+        return ()
+    return tuple(dict.fromkeys(source.instances[number] for number in numbers))
 
 
 def card_of(case: Case) -> ModelCard | None:

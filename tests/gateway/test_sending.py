@@ -348,7 +348,7 @@ def test_a_server_that_never_ends_is_left(talk, monkeypatch):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory) -> dict[str, str]:
-    """A certificate for localhost that nobody else signed, and its key."""
+    """A certificate for localhost that no one else signed, and its key."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl, which makes the certificate, is not installed")
     folder = tmp_path_factory.mktemp("tls")
