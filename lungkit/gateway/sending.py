@@ -21,6 +21,7 @@ from lungkit.gateway.objects import encoded
 
 AE_TITLE = "LUNGKIT"
 POLL_SECONDS = 1.0
+REST_SECONDS = 10.0  # that nothing is sent to a system which has just failed, so that it does not hold up the others
 STOP_SECONDS = 30.0  # at most, for what is being sent
 THREADS = 2  # one system that does not answer holds up one of them
 _log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Sender:
 
     def __init__(self, store: Store, metrics: Metrics, calling: str = AE_TITLE, threads: int = THREADS):
         self._store, self._metrics, self._calling = store, metrics, calling
+        self._rests_until: dict[int, float] = {}  # by destination
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._send_often, name=f"send-{number}", daemon=True) for number in range(threads)
@@ -61,7 +63,8 @@ class Sender:
 
     def send_next(self) -> bool:
         """Send what is due for the longest time; whether there was anything. Raises StoreError."""
-        claimed = dispatches.claim(self._store)
+        at = time.monotonic()
+        claimed = dispatches.claim(self._store, [to for to, until in self._rests_until.copy().items() if until > at])
         if claimed is None:
             return False
         try:
@@ -75,6 +78,8 @@ class Sender:
         try:
             note = send(claimed, Records(DispatchAccess(self._store, claimed)), self._calling)
         except NotSent as refused:
+            if not refused.final:
+                self._rests_until[claimed.destination.id] = time.monotonic() + REST_SECONDS
             dispatches.fail(self._store, claimed, str(refused), refused.final, refused.after)
             return "refused" if refused.final else "failed"
         except (DispatchLost, StoreError):

@@ -73,8 +73,8 @@ def transact(address: Mapping[str, Any], bundle: bytes) -> str:
 
 
 def probe(address: Mapping[str, Any], kind: str) -> str:
-    """Ask a server whether it is there, and lets us in; what it said, in words. Raises NotSent."""
-    path = "/studies?limit=1" if kind == "stow" else "/metadata"
+    """Ask a server whether it is there, and lets us in, for nothing that names a patient. Raises NotSent."""
+    path = "/studies?StudyInstanceUID=2.25.0" if kind == "stow" else "/metadata"
     accept = "application/dicom+json" if kind == "stow" else fhir.MEDIA_TYPE
     answer = _asked("GET", address, path, {"Accept": accept}, b"")
     if answer.status not in (200, 204):
@@ -168,11 +168,14 @@ def _asked(method: str, address: Mapping[str, Any], path: str, headers: Mapping[
         if not (secured or is_loopback(host)):
             raise NotSent("a token is only sent over https; enter an https address")
         sent["Authorization"] = f"Bearer {secret}"
-    connection = (
-        http.client.HTTPSConnection(host, parts.port, timeout=CONNECT_SECONDS, context=tls_context(address))
-        if secured
-        else http.client.HTTPConnection(host, parts.port, timeout=CONNECT_SECONDS)
-    )
+    try:
+        connection = (
+            http.client.HTTPSConnection(host, parts.port, timeout=CONNECT_SECONDS, context=tls_context(address))
+            if secured
+            else http.client.HTTPConnection(host, parts.port, timeout=CONNECT_SECONDS)
+        )
+    except (ValueError, http.client.HTTPException) as error:
+        raise NotSent("its address cannot be understood", final=True) from error
     late = threading.Timer(DEADLINE, _cut, [connection])
     late.daemon = True
     late.start()

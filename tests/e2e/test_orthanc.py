@@ -197,6 +197,7 @@ def test_what_is_sent_again_is_the_same_object(pacs, read, slices, prediction, k
 @KINDS
 def test_a_pacs_that_was_away_gets_the_results_when_it_is_back(pacs, read, slices, prediction, kind, monkeypatch):
     monkeypatch.setattr(dispatches, "BACK_OFF", (timedelta(seconds=3),) * len(dispatches.BACK_OFF))
+    monkeypatch.setattr(sending, "REST_SECONDS", 0)
     read.readings.destination("PACS", kind, getattr(pacs, kind))
     read.readings.save(slices[:1], prediction)
     pacs.stop()

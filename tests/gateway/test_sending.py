@@ -537,6 +537,19 @@ def test_a_server_is_asked_again_no_sooner_than_it_wants(readings, sender, files
     assert timedelta(minutes=119) < row.due_at - now() < timedelta(minutes=121)
 
 
+def test_a_system_that_is_away_does_not_hold_up_the_others(readings, sender, files, prediction):
+    with serving(answering(503)) as (away, tried), serving(answering(404)) as (port, _):
+        readings.destination("away", "stow", {"url": f"http://127.0.0.1:{away}"})
+        readings.destination("here", "stow", {"url": f"http://127.0.0.1:{port}"})
+        readings.save(files[:1], prediction())
+        while sender.send_next():
+            pass
+        assert len(tried) == 1  # of two objects: the other waits, and it does not count as a try
+    assert sorted((row.state, row.tries) for row in rows(readings)) == [
+        ("failed", 1), ("failed", 1), ("queued", 0), ("queued", 1)
+    ]  # fmt: skip
+
+
 def test_no_reason_names_a_patient_even_if_the_server_does(readings, sender, files, prediction):
     said = f"{NAME} {NUMBER} is not known here".encode()
     talks = [answering(status, said) for status in (200, 400, 409, 422, 500)]

@@ -5,7 +5,7 @@ A sender claims one entry for LEASE. One that fails is tried again after BACK_OF
 so a system that got it already knows it again.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
@@ -97,9 +97,10 @@ def enqueue_review(db: orm.Session, reading_id: str, review_id: str) -> int:
     return len(pairs)
 
 
-def claim(store: Store) -> ClaimedDispatch | None:
+def claim(store: Store, resting: Collection[int] = ()) -> ClaimedDispatch | None:
     """The entry that is due for the longest time, for this sender alone until its lease ends; None if there is none.
 
+    resting: destinations to which nothing is sent now.
     A review is sent after the reading that it is about, so that its predecessor is there.
     """
     at, earlier = now(), orm.aliased(Dispatch)
@@ -118,6 +119,7 @@ def claim(store: Store) -> ClaimedDispatch | None:
         sa.select(Dispatch)
         .join(Destination)
         .where(Dispatch.state.in_((QUEUED, RUNNING)), Dispatch.due_at <= at, Destination.active, ~before)
+        .where(Destination.id.not_in(list(resting)))
         .order_by(Dispatch.due_at)
         .limit(1)
     )
