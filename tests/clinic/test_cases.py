@@ -46,6 +46,7 @@ def calls(doctor, chest_image, prediction):
         "same_upload": (patient_id, SHA),
         "worklist": (),
         "case": (reading_id,),
+        "source": (reading_id,),
         "patient": (patient_id,),
         "review": (reading_id, True, "Pneumonia", "seen"),
     }
