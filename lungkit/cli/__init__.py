@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from lungkit import extras, terminal
-from lungkit.cli import clinic, data, gateway, models, training
+from lungkit.cli import clinic, data, destinations, gateway, models, training
 from lungkit.errors import LungkitError
 
 
@@ -54,6 +54,8 @@ for _name, _part in {
     "key": gateway.key_app,
     "caller": gateway.caller_app,
     "route": gateway.route_app,
+    "destination": destinations.destination_app,
+    "dispatch": destinations.dispatch_app,
 }.items():
     app.add_typer(_part, name=_name)
 

@@ -16,6 +16,7 @@ from lungkit.gateway import jobs, models, predictions, problems, requests, resul
 from lungkit.gateway.dicom import Door, Settings
 from lungkit.gateway.metrics import Metrics
 from lungkit.gateway.schemas import API, RESEARCH, FieldProblem, Problem
+from lungkit.gateway.sending import AE_TITLE, Sender
 from lungkit.gateway.worker import QUIET, Worker
 
 _SCHEMA = "#/components/schemas/{model}"
@@ -33,15 +34,18 @@ def make_app(store: Store, threads: int = 1, quiet: timedelta = QUIET, dicom: Se
     pool, metrics = ModelPool(), Metrics()
     worker = Worker(store, pool, metrics, threads, quiet)
     door = Door(store, metrics, dicom) if dicom else None
+    sender = Sender(store, metrics, dicom.ae_title if dicom else AE_TITLE)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         worker.start()
+        sender.start()
         if door:
             door.open()
         yield
         if door:
             await to_thread.run_sync(door.close)
+        await to_thread.run_sync(sender.stop)
         worker.stop()
 
     # The documentation pages of FastAPI load scripts from elsewhere.
@@ -55,7 +59,7 @@ def make_app(store: Store, threads: int = 1, quiet: timedelta = QUIET, dicom: Se
         lifespan=running,
         redirect_slashes=False,
     )
-    app.state.gateway = requests.Gateway(store, pool, worker, metrics, door)
+    app.state.gateway = requests.Gateway(store, pool, worker, sender, metrics, door)
     app.add_middleware(requests.Observed, metrics=metrics)
     problems.install(app)
     for part in (predictions, jobs, results, models, stow):

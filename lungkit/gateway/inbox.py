@@ -5,14 +5,12 @@ file that is on the disk is noted, so whatever ends the gateway in between leave
 """
 
 import hashlib
-import json
 import logging
 import os
 import re
 import shutil
 import time
 import weakref
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -36,7 +34,7 @@ from lungkit.data.dicom_header import Header, is_scout, walked_header
 from lungkit.data.image import ImageRefused
 from lungkit.errors import LungkitError
 from lungkit.gateway.objects.provenance import MAKER
-from lungkit.gateway.objects.source import IMAGES, one_line, source_header
+from lungkit.gateway.objects.source import IMAGES, one_line, packed, source_header
 
 MOST_BYTES = 2**30  # of a file; an enhanced CT of 2,000 frames
 LEAST_FREE = 2**30  # bytes on the disk with the inbox; below, nothing is taken
@@ -358,11 +356,6 @@ def source_of(given: Iterable[Path | bytes]) -> SourceHeaders | None:
     except Exception:  # the reader has accepted the files: the reading counts without objects, too
         _log.warning("the headers of images could not be kept: their reading has no DICOM objects", exc_info=True)
         return None
-
-
-def packed(headers: Sequence[Dataset]) -> bytes:
-    """Headers as the records keep them: a list in DICOM JSON, compressed."""
-    return zlib.compress(json.dumps([header.to_json_dict(suppress_invalid_tags=True) for header in headers]).encode())
 
 
 # --- tidying

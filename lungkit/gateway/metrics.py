@@ -1,8 +1,10 @@
 """What /metrics shows: counts and times, in a registry of its own. Every label is from a list that is known before."""
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from lungkit.clinic.records.tables import STATES
+from lungkit.clinic.records.tables import DESTINATIONS, STATES
 
 METHODS = ("GET", "POST", "DELETE")
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
@@ -40,6 +42,14 @@ class Metrics:
         )
         self._jobs = Gauge("lungkit_gateway_jobs", "Jobs in the records", ("state",), registry=self.registry)
 
+        self._sendings = Counter(
+            "lungkit_gateway_sendings", "Tries of this process to send a result", ("kind", "outcome"),
+            registry=self.registry,
+        )  # fmt: skip
+        self._dispatches = Gauge(
+            "lungkit_gateway_dispatches", "Results to send, in the records", ("kind", "state"), registry=self.registry
+        )
+
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request. route: the path as the routes name it, never as it was asked for."""
         self._requests.labels(method if method in METHODS else "other", route, str(status)).inc()
@@ -61,8 +71,15 @@ class Metrics:
         """Count a study that was complete: "jobs", or "nothing" to read in it."""
         self._studies.labels(outcome).inc()
 
-    def text(self, jobs: dict[str, int]) -> bytes:
-        """Everything in Prometheus's format. jobs: how many there are in each state."""
+    def sending(self, kind: str, outcome: str) -> None:
+        """Count what came of a result to a kind of destination: "sent", "failed", "refused" or "lost"."""
+        self._sendings.labels(kind, outcome).inc()
+
+    def text(self, jobs: dict[str, int], dispatches: Mapping[tuple[str, str], int] | None = None) -> bytes:
+        """Everything in Prometheus's format. jobs: how many there are in each state; dispatches: by kind and state."""
+        for kind in DESTINATIONS:
+            for state in STATES:
+                self._dispatches.labels(kind, state).set((dispatches or {}).get((kind, state), 0))
         for state in STATES:
             self._jobs.labels(state).set(jobs.get(state, 0))
         return generate_latest(self.registry)

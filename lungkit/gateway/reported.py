@@ -5,15 +5,21 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from lungkit.clinic.records.cases import Case, PatientRow
 from lungkit.errors import LungkitError
 from lungkit.gateway.objects import codes, provenance
-from lungkit.gateway.objects.result import RESEARCH_ONLY, Presence, Result, Review, findings, presence, result_of
+from lungkit.gateway.objects.result import (
+    RESEARCH_ONLY,
+    Presence,
+    Result,
+    Review,
+    findings,
+    presence,
+    result_of_case,
+    review_of,
+)
 from lungkit.gateway.objects.source import Source
 from lungkit.models.card import ModelCard
-from lungkit.models.prediction import Prediction
 
 _PROCEDURES = {"CT": codes.CT_PROCEDURE, "X-ray": codes.XRAY_PROCEDURE}
 
@@ -102,24 +108,8 @@ def reported_of(case: Case, card: ModelCard | None, source: Source | None = None
 
     card: of the version that read; None if it is no longer in the registry. source: of the one image that was read.
     """
-    prediction = Prediction(
-        model=case.model,
-        version=case.version,
-        classes=case.classes,
-        probabilities=np.array([case.probabilities[name] for name in case.classes]),
-        label=case.label,
-        decision=case.decision,
-        rule=case.rule,
-        heat=case.heat,
-        checks=case.checks,
-        milliseconds=case.milliseconds,
-    )
-    instance = source.instances[0] if source else ""
-    reviews = [
-        Review(reviewer=one.reviewer, agrees=one.agrees, label=one.label, comment=one.comment, at=one.at)
-        for one in case.reviews
-    ]
-    result = result_of(case.reading_id, prediction, card, case.read_at, instance)
+    result = result_of_case(case, card, source)
+    reviews = [review_of(row) for row in case.reviews]
     return Reported(result=result, patient=case.patient, kind=case.kind, reviews=tuple(reviews), source=source)
 
 

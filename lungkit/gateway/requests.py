@@ -24,6 +24,7 @@ from lungkit.gateway.dicom import Door
 from lungkit.gateway.metrics import Metrics
 from lungkit.gateway.problems import Refused
 from lungkit.gateway.schemas import API, Fields
+from lungkit.gateway.sending import Sender
 from lungkit.gateway.worker import Worker
 from lungkit.models import registry
 
@@ -39,8 +40,11 @@ HEADERS = {b"x-content-type-options": b"nosniff", b"cache-control": b"no-store"}
 class Gateway:
     """What all requests share."""
 
-    def __init__(self, store: Store, pool: ModelPool, worker: Worker, metrics: Metrics, door: Door | None = None):
-        self.store, self.pool, self.worker, self.metrics, self.door = store, pool, worker, metrics, door
+    def __init__(
+        self, store: Store, pool: ModelPool, worker: Worker, sender: Sender, metrics: Metrics, door: Door | None = None
+    ):
+        self.store, self.pool, self.metrics = store, pool, metrics
+        self.worker, self.sender, self.door = worker, sender, door
         self.limiter = Limiter()
         self.uploads = 0
 

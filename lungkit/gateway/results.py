@@ -1,22 +1,22 @@
-"""/api/v1/results: a reading as JSON and as FHIR, its heat map as PNG, and its report as PDF."""
+"""/api/v1/results: a reading as JSON, as FHIR and as DICOM objects, its heat map as PNG, and its report as PDF."""
 
 import io
-import json
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
 import PIL.Image
 from fastapi import APIRouter, Query, Response
+from pydicom.dataset import Dataset
 
 from lungkit.clinic import report
-from lungkit.clinic.records.cases import Case, RecordRefused, Records
-from lungkit.errors import LungkitError
+from lungkit.clinic.records.cases import RecordRefused, Records
 from lungkit.gateway import fhir
-from lungkit.gateway.reported import reported_of
+from lungkit.gateway.deliveries import Delivery, NoSource, card_of
+from lungkit.gateway.objects import SourceRefused, encoded
+from lungkit.gateway.problems import Refused
 from lungkit.gateway.requests import MayRead
 from lungkit.gateway.schemas import Result
-from lungkit.models import registry
-from lungkit.models.card import ModelCard
 
 router = APIRouter(prefix="/results", tags=["results"])
 
@@ -63,7 +63,7 @@ def get_heat(
 def get_report(reading_id: str, access: MayRead) -> Response:
     """The report of the reading, as the clinic prints it. It names the patient."""
     case = Records(access).case(reading_id)
-    return Response(report.pdf(case, _card(case)), media_type="application/pdf")
+    return Response(report.pdf(case, card_of(case)), media_type="application/pdf")
 
 
 @router.get(
@@ -79,13 +79,34 @@ def get_report(reading_id: str, access: MayRead) -> Response:
 )
 def get_fhir(reading_id: str, access: MayRead) -> Response:
     """DiagnosticReport, an Observation for each class, Device and Patient; final once a clinician has reviewed it."""
-    case = Records(access).case(reading_id)
-    return Response(json.dumps(fhir.bundle(reported_of(case, _card(case)))), media_type=fhir.MEDIA_TYPE)
+    made = Delivery(Records(access), reading_id)
+    return Response(made.bundle({}), media_type=fhir.MEDIA_TYPE)
 
 
-def _card(case: Case) -> ModelCard | None:
-    """The card of the version that read; None if it is no longer in the registry."""
+@router.get(
+    "/{reading_id}/sr",
+    summary="Its structured report as DICOM",
+    response_class=Response,
+    responses=_file("application/dicom", "Comprehensive 3D SR, TID 1500: of the latest review, if there is one"),
+)
+def get_sr(reading_id: str, access: MayRead) -> Response:
+    """What a PACS gets. It names the patient as the images do. 404 where the images did not come as DICOM."""
+    return _object(Delivery(Records(access), reading_id), Delivery.reviewed)
+
+
+@router.get(
+    "/{reading_id}/capture",
+    summary="Its picture as DICOM",
+    response_class=Response,
+    responses=_file("application/dicom", "Secondary Capture, RGB: the picture with heat map and decision"),
+)
+def get_capture(reading_id: str, access: MayRead) -> Response:
+    """What a PACS gets. 404 where the images did not come as DICOM."""
+    return _object(Delivery(Records(access), reading_id), Delivery.capture)
+
+
+def _object(of: Delivery, make: Callable[[Delivery], Dataset]) -> Response:
     try:
-        return registry.find(f"{case.model}@{case.version}").card
-    except LungkitError:
-        return None
+        return Response(encoded(make(of)), media_type="application/dicom")
+    except (NoSource, SourceRefused) as refused:
+        raise Refused("not-found", str(refused)) from refused

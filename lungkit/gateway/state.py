@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from fastapi import APIRouter, Response
 
 from lungkit import config
-from lungkit.clinic.records import jobs
+from lungkit.clinic.records import dispatches, jobs
 from lungkit.errors import LungkitError
 from lungkit.gateway import inbox
 from lungkit.gateway.problems import Refused
@@ -35,7 +35,8 @@ def ready(gateway: Shared) -> Health:
             responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})  # fmt: skip
 def metrics(gateway: Shared) -> Response:
     """Requests, times, and jobs by state."""
-    return Response(gateway.metrics.text(jobs.counts(gateway.store)), media_type="text/plain; version=0.0.4")
+    counted = jobs.counts(gateway.store), dispatches.counts(gateway.store)
+    return Response(gateway.metrics.text(*counted), media_type="text/plain; version=0.0.4")
 
 
 def _reasons(gateway: Gateway) -> Iterator[str]:
@@ -50,6 +51,8 @@ def _reasons(gateway: Gateway) -> Iterator[str]:
         yield str(error)
     if not gateway.worker.alive():
         yield "no worker reads jobs"
+    if not gateway.sender.alive():
+        yield "no thread sends results"
     if gateway.door and not gateway.door.alive():
         yield "the DICOM port is not open"
     folder = gateway.store.path.parent if gateway.store.path else config.home()

@@ -22,9 +22,11 @@ from lungkit.gateway.worker import Worker
 
 # The records on both databases, as the clinic's tests have them.
 from tests.clinic.conftest import (  # noqa: F401
+    cheap_passwords,
     postgresql_server,
     postgresql_tables,
     postgresql_url,
+    prediction,
     sqlite_store,
     sqlite_tables,
     sqlite_url,

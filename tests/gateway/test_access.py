@@ -23,6 +23,8 @@ DOORS = {
     ("GET", f"/results/{ID}/heat.png"): {"read", "admin"},
     ("GET", f"/results/{ID}/report.pdf"): {"read", "admin"},
     ("GET", f"/results/{ID}/fhir"): {"read", "admin"},
+    ("GET", f"/results/{ID}/sr"): {"read", "admin"},
+    ("GET", f"/results/{ID}/capture"): {"read", "admin"},
     ("GET", "/models"): {"predict", "read", "admin"},
     ("GET", "/models/none"): {"predict", "read", "admin"},
 }

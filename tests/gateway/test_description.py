@@ -56,7 +56,7 @@ def test_whatever_is_sent_is_answered_as_described_and_never_by_an_error_of_the_
         with contextlib.suppress(hypothesis.errors.Unsatisfiable):  # without parameters nothing can be wrong
             send()
     print(f"{kind.value}: {answers.total()} answers: {dict(answers)}")
-    assert len(operations) == 16
+    assert len(operations) == 18
     assert answers.total() > 60
     assert max(status for _, status in answers) < 500
 
@@ -74,6 +74,8 @@ def test_every_good_request_is_answered_as_described(gateway, operations, slices
         "POST /api/v1/dicom-web/studies/{study_uid}": (file | {"path_parameters": {"study_uid": study}}, 200),
         "POST /api/v1/predictions": ({"body": form, "media_type": "multipart/form-data"}, 200),
         "DELETE /api/v1/jobs/{job_id}": ({"path_parameters": {"job_id": waits}}, None),
+        "GET /api/v1/results/{reading_id}/sr": ({"path_parameters": {"reading_id": job}}, None),  # 404 without a source
+        "GET /api/v1/results/{reading_id}/capture": ({"path_parameters": {"reading_id": job}}, None),
         "POST /api/v1/jobs/{job_id}/again": ({"path_parameters": {"job_id": job}}, 409),
     }
     for label, operation in operations.items():

@@ -25,6 +25,7 @@ from lungkit.clinic.records.tables import (
     CtSeries,
     Patient,
     Reading,
+    ReadingSource,
     Review,
     SeriesSlice,
     Study,
@@ -121,6 +122,15 @@ class ReviewRow:
     label: str
     comment: str
     at: datetime
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """The DICOM images of a reading, as far as the records keep them."""
+
+    headers: bytes = field(repr=False)  # as the gateway packed them
+    supersedes: str | None = None  # the reading of the same images before late ones came
 
 
 class SavedCase(NamedTuple):
@@ -322,7 +332,9 @@ class Records:
             study = reading.study
             _require_visible(actor, study)
             patient, uploader = _patient_row(study.patient), study.uploader.full_name
-            reviews = [ReviewRow(r.reviewer.full_name, r.agrees, r.label, r.comment, r.at) for r in reading.reviews]
+            reviews = [
+                ReviewRow(r.reviewer.full_name, r.agrees, r.label, r.comment, r.at, r.id) for r in reading.reviews
+            ]
             audit_trail.append(db, actor.user_id, "case.open", f"reading:{reading.id}", patient=patient.id)
         # Decoded after the transaction, because it takes longer than everything in it.
         classes = tuple(reading.probabilities)
@@ -339,6 +351,14 @@ class Records:
             "heat": pixels.decode_heat(reading.heat, len(classes)),
         }
         return Case(**_shared(study, Case) | _shared(reading, Case) | made)
+
+    def source(self, reading_id: str) -> SourceRow | None:
+        """The DICOM images of a reading; None where it has none. Raises RecordMissing."""
+        with self.access.reads("doctor", PROGRAM) as (db, actor):
+            reading = _find_reading(db, reading_id, orm.joinedload(Reading.study))
+            _require_visible(actor, reading.study)
+            row = db.get(ReadingSource, reading.id, options=[orm.undefer(ReadingSource.headers)])
+            return SourceRow(row.headers, row.supersedes) if row else None
 
     def patient(self, patient_id: str) -> PatientPage:
         """A patient with all readings, oldest first; the audit trail notes the opening. Raises RecordMissing."""

@@ -5,7 +5,8 @@ A sender claims one entry for LEASE. One that fails is tried again after BACK_OF
 so a system that got it already knows it again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 
@@ -13,17 +14,21 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from lungkit.clinic.records import audit_trail, routing
+from lungkit.clinic.records.accounts import Actor
 from lungkit.clinic.records.routing import DestinationRow
 from lungkit.clinic.records.store import Store
 from lungkit.clinic.records.tables import (
     CANCELLED,
     DONE,
     FAILED,
+    PROGRAM,
     QUEUED,
     RUNNING,
     Destination,
     Dispatch,
+    Reading,
     ReadingSource,
+    Study,
     new_id,
     now,
 )
@@ -92,9 +97,10 @@ def enqueue_review(db: orm.Session, reading_id: str, review_id: str) -> int:
     return len(pairs)
 
 
-def claim(store: Store) -> ClaimedDispatch | None:
+def claim(store: Store, resting: Collection[int] = ()) -> ClaimedDispatch | None:
     """The entry that is due for the longest time, for this sender alone until its lease ends; None if there is none.
 
+    resting: destinations to which nothing is sent now.
     A review is sent after the reading that it is about, so that its predecessor is there.
     """
     at, earlier = now(), orm.aliased(Dispatch)
@@ -113,6 +119,7 @@ def claim(store: Store) -> ClaimedDispatch | None:
         sa.select(Dispatch)
         .join(Destination)
         .where(Dispatch.state.in_((QUEUED, RUNNING)), Dispatch.due_at <= at, Destination.active, ~before)
+        .where(Destination.id.not_in(list(resting)))
         .order_by(Dispatch.due_at)
         .limit(1)
     )
@@ -128,19 +135,40 @@ def claim(store: Store) -> ClaimedDispatch | None:
         return ClaimedDispatch(row.id, str(row.lease), row.reading_id, row.object, row.review_id, to)
 
 
-def sent(store: Store, claimed: ClaimedDispatch) -> None:
-    """Note that the destination has the object. Raises DispatchLost."""
+class DispatchAccess:
+    """A sender's way to the records while its lease lasts: it acts for the program whose image was read."""
+
+    def __init__(self, store: Store, claimed: ClaimedDispatch):
+        self.store, self._claimed = store, claimed
+
+    @contextmanager
+    def reads(self, *roles: str) -> Iterator[tuple[orm.Session, Actor]]:
+        """A read transaction. Raises DispatchLost."""
+        with self.store.read() as db:
+            yield db, _actor(db, _leased(db, self._claimed))
+
+    @contextmanager
+    def writes(self, *roles: str) -> Iterator[tuple[orm.Session, Actor]]:
+        """A write transaction. Raises DispatchLost."""
+        with self.store.write() as db:
+            yield db, _actor(db, _leased(db, self._claimed))
+
+
+def sent(store: Store, claimed: ClaimedDispatch, note: str = "") -> None:
+    """Note that the destination has the object. note: what it said besides, for people. Raises DispatchLost."""
     with store.write() as db:
         row = _leased(db, claimed)
-        row.state, row.lease, row.reason, row.ended_at = DONE, None, "", now()
+        row.state, row.lease, row.reason, row.ended_at = DONE, None, note[:1000], now()
         where = {"destination": row.destination_id, "what": row.object}
         audit_trail.append(db, None, "result.send", f"reading:{row.reading_id}", **where)
 
 
-def fail(store: Store, claimed: ClaimedDispatch, reason: str, final: bool = False) -> None:
+def fail(
+    store: Store, claimed: ClaimedDispatch, reason: str, final: bool = False, after: timedelta = timedelta()
+) -> None:
     """Note why it was not sent; it is tried again later unless that is `final` or it was the last try.
 
-    reason: for people; nothing that names a patient. Raises DispatchLost.
+    reason: for people; nothing that names a patient. after: no sooner than this. Raises DispatchLost.
     """
     with store.write() as db:
         row = _leased(db, claimed)
@@ -149,7 +177,7 @@ def fail(store: Store, claimed: ClaimedDispatch, reason: str, final: bool = Fals
             row.state, row.ended_at = FAILED, now()
             audit_trail.append(db, None, "result.not_sent", f"reading:{row.reading_id}", destination=row.destination_id)
         else:
-            row.state, row.due_at = QUEUED, now() + BACK_OFF[row.tries - 1]
+            row.state, row.due_at = QUEUED, now() + max(BACK_OFF[row.tries - 1], min(after, BACK_OFF[-1]))
 
 
 def again(db: orm.Session, dispatch_id: str, by: int | None = None) -> None:
@@ -179,11 +207,12 @@ def latest(db: orm.Session, state: str = "", limit: int = 100) -> list[DispatchR
     ]
 
 
-def counts(store: Store) -> dict[str, int]:
-    """How many entries there are in each state that has any."""
+def counts(store: Store) -> dict[tuple[str, str], int]:
+    """How many entries there are of each kind of destination and state that has any."""
+    which = (Destination.kind, Dispatch.state)
     with store.read() as db:
-        rows = db.execute(sa.select(Dispatch.state, sa.func.count()).group_by(Dispatch.state))
-        return {state: number for state, number in rows}  # noqa: C416
+        rows = db.execute(sa.select(*which, sa.func.count()).join(Destination).group_by(*which))
+        return {(kind, state): number for kind, state, number in rows}
 
 
 def _active(db: orm.Session, destinations: Iterable[int]) -> list[Destination]:
@@ -193,6 +222,12 @@ def _active(db: orm.Session, destinations: Iterable[int]) -> list[Destination]:
 
 def _has_source(db: orm.Session, reading_id: str) -> bool:
     return db.scalar(sa.select(ReadingSource.reading_id).where(ReadingSource.reading_id == reading_id)) is not None
+
+
+def _actor(db: orm.Session, row: Dispatch) -> Actor:
+    reading = db.get_one(Reading, row.reading_id, options=[orm.joinedload(Reading.study).joinedload(Study.uploader)])
+    user = reading.study.uploader
+    return Actor(user.id, user.name, user.full_name, PROGRAM, row.id, sees_all=False)
 
 
 def _leased(db: orm.Session, claimed: ClaimedDispatch) -> Dispatch:

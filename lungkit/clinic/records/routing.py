@@ -37,8 +37,8 @@ _SENT_TO = {  # kind to what it can be sent
 _ADDRESS = {  # kind to what its address must have, and may have
     "dicom": (("host", "port", "ae_title"), ("tls_ca", "tls_cert", "tls_key")),
     "stow": (("url",), ("token_file", "tls_ca")),
-    "fhir": (("url",), ("token_file", "tls_ca")),
-    "hl7": (("host", "port"), ("tls_ca", "application", "facility")),
+    "fhir": (("url",), ("token_file", "tls_ca", "patient_numbers")),
+    "hl7": (("host", "port"), ("tls_ca", "application", "facility", "authority")),
 }
 
 

@@ -6,9 +6,9 @@
 from lungkit.gateway.objects.capture import secondary_capture
 from lungkit.gateway.objects.provenance import encoded
 from lungkit.gateway.objects.report import reviewed_report, structured_report
-from lungkit.gateway.objects.result import Result, Review, result_of
+from lungkit.gateway.objects.result import Result, Review, result_of, result_of_case, review_of
 from lungkit.gateway.objects.segmentation import segmentation
-from lungkit.gateway.objects.source import Source, SourceRefused, source_header, source_of
+from lungkit.gateway.objects.source import Source, SourceRefused, packed, source_header, source_of, unpacked
 
 __all__ = [
     "Result",
@@ -16,11 +16,15 @@ __all__ = [
     "Source",
     "SourceRefused",
     "encoded",
+    "packed",
     "result_of",
+    "result_of_case",
+    "review_of",
     "reviewed_report",
     "secondary_capture",
     "segmentation",
     "source_header",
     "source_of",
     "structured_report",
+    "unpacked",
 ]

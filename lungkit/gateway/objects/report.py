@@ -31,10 +31,13 @@ class _Told:
         return findings(self.result, self.review)
 
 
-def structured_report(source: Source | Dataset | Sequence[Dataset], result: Result) -> sr.Comprehensive3DSR:
+def structured_report(
+    source: Source | Dataset | Sequence[Dataset], result: Result, previous: Dataset | None = None
+) -> sr.Comprehensive3DSR:
     """The report of a reading: complete, preliminary and not verified.
 
-    source: headers of the image, or of the series. The same source and result give the same bytes.
+    source: headers of the image, or of the series. previous: the report of a reading that this one replaces, which it
+    names as its predecessor. The same arguments give the same bytes.
     Raises SourceRefused for a source that no result can be filed next to.
     """
     told = _Told(source_of(source), result)
@@ -44,6 +47,7 @@ def structured_report(source: Source | Dataset | Sequence[Dataset], result: Resu
         is_complete=True,
         is_final=False,
         is_verified=False,
+        previous_versions=None if previous is None else [previous],
         coding_schemes=[our.scheme()],
         **provenance.identity(told.source, result, "report"),
     )

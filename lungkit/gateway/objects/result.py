@@ -1,14 +1,17 @@
 """What the objects say: a model's reading of images, and a person's review of it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
 import numpy as np
 
 import lungkit
+from lungkit.clinic.records.cases import Case, ReviewRow
+from lungkit.data.preprocess import Preprocessing
 from lungkit.errors import LungkitError
+from lungkit.gateway.objects.source import Source
 from lungkit.models import card_text
 from lungkit.models.card import ModelCard
 from lungkit.models.prediction import Check, Prediction
@@ -152,6 +155,47 @@ def result_of(
         instances=(instance,),
         seen=seen,
     )
+
+
+def result_of_case(
+    case: Case,
+    card: ModelCard | None,
+    source: Source | None,
+    carrying: Sequence[str] = (),
+    reasons: Sequence[str] = (),
+) -> Result:
+    """The result of a reading of the records.
+
+    card: of the version that read; None if it is no longer in the registry. source: its images; None where they did
+    not come as DICOM. carrying: of a series, the SOPInstanceUIDs of the slices that the answer rests on, the one that
+    is shown first; none: it rests on all, and the heat map is left out, because it is not known whose it is. reasons:
+    why a series is left to a person.
+    """
+    prediction = Prediction(
+        model=case.model,
+        version=case.version,
+        classes=case.classes,
+        probabilities=np.array([case.probabilities[name] for name in case.classes]),
+        label=case.label,
+        decision=case.decision,
+        rule=case.rule,
+        heat=case.heat,
+        checks=case.checks,
+        milliseconds=case.milliseconds,
+    )
+    level, width = (card.preprocessing if card else Preprocessing()).window
+    seen = f"CT seen at level {level:g} HU, width {width:g} HU" if case.units == "HU" else ""
+    images = source.instances if source else ("",)
+    shown = (carrying or images)[0]
+    result = result_of(case.reading_id, prediction, card, case.read_at, shown, seen)
+    if len(images) > 1:
+        result = replace(result, instances=tuple(carrying), heat=result.heat if carrying else {})
+    return replace(result, reason=" ".join(reasons)) if result.uncertain and reasons else result
+
+
+def review_of(row: ReviewRow) -> Review:
+    """A review of the records."""
+    return Review(reviewer=row.reviewer, agrees=row.agrees, label=row.label, comment=row.comment, at=row.at)
 
 
 def _reason(prediction: Prediction) -> str:

@@ -6,17 +6,20 @@ another's. A study, series or instance UID that is none gets a valid one that is
 """
 
 import io
+import json
 import math
 import re
 import uuid
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from pydicom import charset, uid
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
@@ -58,6 +61,7 @@ _VALUES = {  # how many values an attribute has, where it is not one
     "ImageOrientationPatient": 6,
 }
 _MOST_BYTES = 1024  # of a value; nothing valid among KEPT is longer
+_MOST_UNPACKED = 128 * 2**20  # bytes: the headers of 20,000 slices have 80 MB
 _LENGTHS = {"LO": 64, "SH": 16}
 _FORMS = {
     "DA": re.compile(r"(19|20)\d{6}", re.ASCII),
@@ -131,6 +135,45 @@ def source_header(file: bytes | str | Path) -> Dataset:
     stated = read.file_meta.get("MediaStorageSOPInstanceUID") if hasattr(read, "file_meta") else None
     if stated and not _texts(header, "SOPInstanceUID", []):
         header.SOPInstanceUID = stated
+    return header
+
+
+def packed(headers: Sequence[Dataset]) -> bytes:
+    """What `source_header` gave of some files, for the records: compressed DICOM JSON with the attributes in KEPT.
+
+    Values are kept as texts, valid or not, so that `source_of` says the same of them afterwards.
+    """
+    return zlib.compress(json.dumps([_as_texts(header).to_json_dict() for header in headers]).encode())
+
+
+def _as_texts(header: Dataset) -> Dataset:
+    codings, made = _codings(header), Dataset()
+    for keyword in KEPT:
+        if any(texts := _texts(header, keyword, codings)):
+            made.add(DataElement(Tag(keyword), "UT", "\\".join(texts)))
+    return made
+
+
+def unpacked(content: bytes) -> list[Dataset]:
+    """The headers that were packed. Raises SourceRefused for anything else, and for more than 128 MB of them."""
+    decompressing = zlib.decompressobj()
+    try:
+        text = decompressing.decompress(content, _MOST_UNPACKED)
+        if decompressing.unconsumed_tail or not decompressing.eof:
+            raise ValueError("too long, or cut")
+        return [_from_texts(each) for each in json.loads(text)]
+    except (zlib.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise SourceRefused("the headers in the records are damaged: restore a backup") from error
+
+
+def _from_texts(stored: Mapping[str, Any]) -> Dataset:
+    header = Dataset()
+    for tag, element in stored.items():
+        (text,) = element["Value"]
+        if element["vr"] != "UT" or not isinstance(text, str):
+            raise ValueError("not packed here")
+        if keyword_for_tag(Tag(f"0x{tag}")) in KEPT:
+            header.add(DataElement(Tag(f"0x{tag}"), "UT", text))
     return header
 
 
