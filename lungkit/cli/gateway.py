@@ -164,7 +164,7 @@ def route_add(
     body_part: Annotated[str, typer.Option(help="only this BodyPartExamined, such as CHEST")] = "",
     description: Annotated[str, typer.Option(help="only with this in the description of study or series")] = "",
     priority: Annotated[str, typer.Option(help="batch, routine or urgent")] = "routine",
-    to: Annotated[list[int], typer.Option(help="number of a destination of the results; again for more")] = [],  # noqa: B006
+    to: Annotated[list[str], typer.Option(help="name of a destination of the results; again for more")] = [],  # noqa: B006
     rank: Annotated[int, typer.Option(help="rules are tried from the lowest on; the first that fits counts")] = 100,
 ) -> None:
     """Make a rule. It is switched off until it has been tried on a study that was received."""
@@ -173,8 +173,12 @@ def route_add(
 
     registry.active(model)
     conditions = {"caller": caller, "modality": modality, "body_part": body_part, "description": description}
-    rule = routing.Rule(name=name, model=model, priority=priority, destinations=tuple(to), rank=rank, **conditions)
     with clinic.writing() as db:
+        known = {row.name: row.id for row in routing.list_destinations(db)}
+        if unknown := [one for one in to if one not in known]:
+            raise LungkitError(f"no destination '{unknown[0][:64]}'; `lungkit destination list` shows all")
+        there = tuple(known[one] for one in to)
+        rule = routing.Rule(name=name, model=model, priority=priority, destinations=there, rank=rank, **conditions)
         routing.add_route(db, rule)
     typer.echo(f"the rule '{rule.name}' is made; try it: lungkit route try '{rule.name}'")
 
@@ -185,9 +189,10 @@ def route_list() -> None:
     from lungkit.clinic.records import routing
 
     with clinic.writing() as db:
+        names = {row.id: row.name for row in routing.list_destinations(db)}
         rows = [
             (str(row.rule.rank), row.rule.name, _conditions(row), row.rule.model, row.rule.priority,
-             ", ".join(map(str, row.rule.destinations)) or "–", "on" if row.active else "off",
+             ", ".join(names[one] for one in row.rule.destinations) or "–", "on" if row.active else "off",
              f"{row.tried_at:%Y-%m-%d %H:%M}" if row.tried_at else "–")
             for row in routing.list_routes(db)
         ]  # fmt: skip

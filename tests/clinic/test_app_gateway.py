@@ -135,6 +135,7 @@ def test_a_rule_that_does_not_fit_says_so_and_headers_are_shown_as_text(opened, 
     screen.study.value = study
     screen.attempt.click()
     assert "does not fit" in screen.trial.value
+    assert rows(screen.rules)[0][-1] == "off, not tried yet"
     assert "<img" not in screen.trial.value
 
 

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(
 REPORT, CAPTURE = "1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.7"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -46,7 +46,7 @@ class Orthanc:
     """A PACS that takes what LUNGKIT sends from this machine; it keeps its files when it is stopped."""
 
     def __init__(self, folder: Path):
-        self.port, self.dicom_port, self.process = _free_port(), _free_port(), None
+        self.port, self.dicom_port, self.process = free_port(), free_port(), None
         self.url = f"http://127.0.0.1:{self.port}"
         self._config, self._log = folder / "orthanc.json", folder / "orthanc.log"
         settings = {

@@ -446,7 +446,7 @@ def test_the_gateway_gives_the_bundle_of_a_case_and_what_its_review_changes(gate
     (report,) = asked()["DiagnosticReport"]
     assert (report["status"], report["conclusionCode"][0]["text"]) == ("amended", other)
     assert server.only("DiagnosticReport")["status"] == "amended"
-    assert len(server.resources) == 3 + len(case.classes)
+    assert len(server.resources) == 4 + len(case.classes)  # patient, device, study and report besides
     assert checked(Client(gateway.url, gateway.key).fhir(reading_id))["DiagnosticReport"] == [report]
 
 

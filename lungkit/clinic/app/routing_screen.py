@@ -128,7 +128,10 @@ class RoutingScreen(Screen[Administration]):
         found = self.records.try_route(row.id, self.study.value)
         self.refresh()
         self.trial.value = _trial(row, found)
-        self.page.say(f"The rule '{row.rule.name}' was tried. Nothing was read.", "done")
+        if any(fits for _, fits in found):
+            self.page.say(f"The rule '{row.rule.name}' was tried. Nothing was read.", "done")
+        else:
+            self.page.say(f"The rule '{row.rule.name}' takes no series of this study. Try it on one that it takes.")
 
     def _switch(self) -> None:
         row = self.rules.selected()

@@ -68,12 +68,14 @@ class GatewayActions:
             return routing.change_route(db, route_id, rule, by=actor.user_id)
 
     def try_route(self, route_id: int, received_id: str) -> list[tuple[SeriesOfStudy, bool]]:
-        """Each series of a study that was received, and whether the rule fits it; the trial is noted."""
+        """Each series of a study that was received, and whether the rule fits it; the trial counts if it fits one."""
         with self.access.writes("admin") as (db, actor):
             series = received.series_of(db, received_id)
             rule = routing.route(db, route_id).rule
-            routing.note_trial(db, route_id, by=actor.user_id)
-            return [(one, one.files > 0 and rule.fits(one.facts)) for one in series]
+            found = [(one, one.files > 0 and rule.fits(one.facts)) for one in series]
+            if any(fits for _, fits in found):
+                routing.note_trial(db, route_id, by=actor.user_id)
+            return found
 
     def set_route(self, route_id: int, active: bool) -> None:
         """Switch a rule on or off."""
