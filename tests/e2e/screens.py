@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import tempfile
+import uuid
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,11 +12,15 @@ import sqlalchemy as sa
 from PIL import Image
 from playwright import sync_api
 
+from lungkit.clinic import series_reading
 from lungkit.clinic.predictor import ModelPool
+from lungkit.clinic.records import keys, received, routing
 from lungkit.clinic.records.accounts import Access
 from lungkit.clinic.records.cases import NewPatient, Records
+from lungkit.clinic.records.received import Arrival
+from lungkit.clinic.records.routing import Rule
 from lungkit.clinic.records.tables import SignIn, Study
-from lungkit.data import images, phantom
+from lungkit.data import images, phantom, series
 from lungkit.progress import bar
 from tests.e2e.conftest import Clinic, Visitor
 
@@ -60,6 +65,53 @@ def fill(clinic: Clinic, folder: Path) -> None:
                 row.created_at = row.seen_at = row.revoked_at = row.created_at - timedelta(days=day)
 
 
+def fill_series(clinic: Clinic, folder: Path) -> None:
+    """A phantom's CT series, read and saved as one."""
+    (folder / "series").mkdir()
+    for cut in phantom.make_patient("series", "Pneumonia", 46, 60, 256, (30, 80)):
+        phantom.write_dicom(cut, folder / "series" / f"{cut.index:04}.dcm", original=True)
+    (one,) = series.read(folder / "series").series
+    said = series_reading.read(ModelPool().get("ct-infection"), one)
+    records = Records(Access(clinic.store, clinic.token("ada")))
+    records.save_series(NewPatient("P-3001", "Demo Patient, series", 1958, "male"), one, said)
+
+
+def fill_gateway(clinic: Clinic) -> None:
+    """Made-up programs, systems, rules and destinations, and a study that came."""
+    with clinic.store.write() as db:
+        keys.add_key(db, "ris", ["predict", "read"])
+        keys.add_key(db, "research", ["read"], days=30)
+        routing.add_caller(db, "CT_EMERGENCY", ["10.1.2.0/24"])
+        routing.add_caller(db, "DX_WARD3")
+        account, _ = routing.admitted(db, "DX_WARD3", "10.1.3.4")
+        pacs = {"host": "pacs.example.org", "port": 104, "ae_title": "ARCHIVE"}
+        to = [
+            routing.add_destination(db, "Hospital PACS", "dicom", pacs).id,
+            routing.add_destination(db, "FHIR server", "fhir", {"url": "https://fhir.example.org/r4"}).id,
+        ]
+        rules = (
+            Rule(name="Chest CT", model="ct-infection", modality="CT", body_part="CHEST", destinations=tuple(to)),
+            Rule(name="CT of the ward", model="ct-infection", caller="DX_WARD3", rank=50, destinations=(to[0],)),
+        )
+        for turn, rule in enumerate(rules):
+            row = routing.add_route(db, rule)
+            if not turn:
+                routing.note_trial(db, row.id)
+                routing.set_route(db, row.id, True)
+    for number in range(121):
+        scout = number == 120
+        uid = f"1.2.{1 + scout}"
+        file = Arrival(
+            id=str(uuid.uuid4()), study_uid="1.2", series_uid=uid, instance_uid=f"{uid}.{number}",
+            patient_number="P-4001", patient={"name": "Demo Patient"}, modality="CT", body_part="CHEST",
+            descriptions=("CT chest", "Topogram" if scout else "Lung 1.0"), set_aside="localizer" if scout else "",
+            sha256=f"{number:064x}", bytes=1,
+        )  # fmt: skip
+        received.arrive(clinic.store, account, "DX_WARD3", file)
+    for study in received.complete(clinic.store, timedelta()):
+        received.close(clinic.store, study, timedelta())
+
+
 def take(visitor: Visitor, name: str, height: int = 900) -> None:
     """reports/samples/clinic_NAME.png, in few colours: it stays small."""
     page = visitor.page
@@ -79,6 +131,8 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         try:
             fill(clinic, folder)
+            fill_series(clinic, folder)
+            fill_gateway(clinic)
             clinic.start()
             doctor_screens(Visitor(browser, clinic, 1280), folder)
             admin_screens(Visitor(browser, clinic, 1280))
@@ -103,6 +157,10 @@ def doctor_screens(ada: Visitor, folder: Path) -> None:
     ada.go("Worklist")
     page.locator("tbody tr").first.wait_for()
     take(ada, "worklist")
+    page.locator("tbody tr", has_text="P-3001").click()
+    page.get_by_role("button", name="Open case").click()
+    page.wait_for_function("() => document.querySelector('.stack')?.measured.whole > 0")
+    take(ada, "series", 900)
     ada.go("Patient")
     page.get_by_label("Patient number or name").press_sequentially("P-1003")
     page.get_by_role("button", name="P-1003").click()
@@ -118,6 +176,10 @@ def admin_screens(eve: Visitor) -> None:
         if screen == "Models":
             eve.page.locator("tbody tr").first.click()
             eve.page.get_by_role("button", name="Show card").click()
+        take(eve, screen.lower(), height)
+    for screen, height in (("Programs", 800), ("Routing", 1000), ("Queue", 900)):
+        eve.go(screen)
+        eve.page.locator("tbody tr").first.wait_for()
         take(eve, screen.lower(), height)
     eve.go("Audit trail")
     eve.page.get_by_role("button", name="Verify").click()
