@@ -92,6 +92,7 @@ def calls(store, admin, doctor, saved):
         "reset_password": (other,),
         "patients": ("T",),
         "history": (patient_id,),
+        "set_excluded": (patient_id, True),
         "export_csv": (),
         "erase_patient": (patient_id,),
         "usage": (),
