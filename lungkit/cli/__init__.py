@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from lungkit import extras, terminal
-from lungkit.cli import clinic, data, gateway, models, training
+from lungkit.cli import clinic, data, gateway, learn, models, training
 from lungkit.errors import LungkitError
 
 
@@ -52,6 +52,7 @@ for _name, _part in {
     "user": clinic.user_app,
     "audit": clinic.audit_app,
     "key": gateway.key_app,
+    "learn": learn.learn_app,
 }.items():
     app.add_typer(_part, name=_name)
 

@@ -158,15 +158,21 @@ def _store() -> "Store":
 
 
 @contextmanager
-def writing() -> "Iterator[orm.Session]":
-    """A write transaction on records that are up to date."""
+def records() -> "Iterator[Store]":
+    """The records, brought up to date."""
     from lungkit.clinic.records import maintenance
 
     store = _store()
     maintenance.upgrade(store)
-    with store.write() as db:
-        yield db
+    yield store
     store.close()
+
+
+@contextmanager
+def writing() -> "Iterator[orm.Session]":
+    """A write transaction on records that are up to date."""
+    with records() as store, store.write() as db:
+        yield db
 
 
 def _head(store: "Store") -> str:
