@@ -1,5 +1,7 @@
 """The verbs of learning from reviews: collect, doubts, drift."""
 
+import json
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -57,3 +59,35 @@ def _asked(model: str, since: datetime | None, locked: bool) -> "Asked":
     from lungkit.clinic.learning.reviews import Asked
 
     return Asked(model, since.date() if since else None, locked)
+
+
+@learn_app.command("drift")
+def learn_drift(
+    reference: Annotated[int, typer.Option(help="days before the recent ones, to compare with")] = 60,
+    recent: Annotated[int, typer.Option(help="the last days, today included (UTC)")] = 7,
+    alarm: Annotated[float, typer.Option(help="share of runs without drift that may raise any alarm")] = 0.01,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+) -> None:
+    """Compare recent days with those before: images, answers and reviews of each model and source."""
+    from lungkit import config, terminal
+    from lungkit.clinic.learning import monitor
+
+    with clinic.records() as store:
+        cards = monitor.watch(store, reference, recent, alarm, config.clinic_name())
+    raised = [check for card in cards for check in card.checks if check.alarm]
+    if as_json:
+        asked = {"reference": reference, "recent": recent, "alarm_rate": alarm, "alarm": bool(raised)}
+        typer.echo(json.dumps(asked | {"cards": [asdict(card) for card in cards]}))
+        return
+    for card in cards:
+        rows = [
+            (check.what, check.before, check.recent, "" if check.p is None else f"{check.p:.4f}", check.verdict)
+            for check in card.checks
+        ]
+        title = f"{card.model}@{card.version}, images from {card.source}: {card.images_before} before, "
+        columns = ("what", "before", "recent", "p", "verdict")
+        terminal.table(columns, rows, f"{title}{card.images_recent} recent", ("before", "recent", "verdict"))
+    typer.echo(
+        f"{len(raised)} alarms; without drift, at most {alarm:.1%} of such runs have any" if cards
+        else "no image was read in the recent days"
+    )  # fmt: skip

@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +111,9 @@ def _last(home: Path) -> tuple[tuple[Path, dict[str, Any]] | None, int]:
         manifest = json.loads((newest / MANIFEST).read_text("utf-8"))
         return (newest, {"content_sha256": "", **manifest}), max(of_number) + 1
     except (OSError, ValueError, TypeError) as error:
-        raise LungkitError(f"{newest} has no {MANIFEST} that can be read ({error}); move it away, or restore it") from None
+        raise LungkitError(
+            f"{newest} has no {MANIFEST} that can be read ({error}); move it away, or restore it"
+        ) from None
 
 
 # --- what is in it
@@ -201,8 +202,10 @@ def said(manifest: dict[str, Any]) -> list[str]:
 def _kappa(kappa: dict[str, Any]) -> str:
     value = "cannot be computed, all labels are of one class" if kappa["value"] is None else f"{kappa['value']:.2f}"
     interval = f" ({kappa['low']:.2f} to {kappa['high']:.2f})" if kappa["low"] is not None else ""
-    return f"{value}{interval}, the same label in {kappa['agreed']:.0%}, {kappa['images']} images of "\
-           f"{kappa['patients']} patients"
+    return (
+        f"{value}{interval}, the same label in {kappa['agreed']:.0%}, {kappa['images']} images of "
+        f"{kappa['patients']} patients"
+    )
 
 
 def _user() -> str:
@@ -239,7 +242,9 @@ def _write_dicom(path: Path, hu: np.ndarray, image: Reviewed) -> None:
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, instance
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = (generate_uid(entropy_srcs=[instance, of]) for of in ("study", "series"))
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = (
+        generate_uid(entropy_srcs=[instance, of]) for of in ("study", "series")
+    )
     ds.ImageType, ds.Modality, ds.PatientID = ["DERIVED", "SECONDARY", "AXIAL"], "CT", image.patient_id
     ds.PatientIdentityRemoved, ds.DeidentificationMethod = "YES", "lungkit: pixels and random identifiers alone"
     ds.PatientName = ds.PatientBirthDate = ds.PatientSex = ds.StudyDate = ds.StudyTime = ds.StudyID = ""

@@ -60,7 +60,7 @@ class Aside:
 
 @dataclass(frozen=True)
 class Asked:
-    """Which reviews. model: empty for all. since: the first day in UTC. locked: only labels given without the answer."""
+    """Which reviews. model: empty for all. since: first day, UTC. locked: only labels given without the answer."""
 
     model: str = ""
     since: date | None = None

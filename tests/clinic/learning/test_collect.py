@@ -174,7 +174,9 @@ def test_a_reader_who_changes_the_label_does_not_differ(store, home, reviewed, r
     assert list(table(made)["label"]) == ["Pneumonia"]
 
 
-def test_a_locked_set_has_labels_given_without_the_answer_and_its_patients_are_in_no_other(store, home, reviewed, readers):
+def test_a_locked_set_has_labels_given_without_the_answer_and_its_patients_are_in_no_other(
+    store, home, reviewed, readers
+):
     shown = reviewed("Normal")
     blind = reviewed("Pneumonia", shown=False)
     readers[0].review(blind, False, "Normal")  # after the answer was seen
