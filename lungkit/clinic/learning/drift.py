@@ -101,7 +101,8 @@ def mmd_by_days(features: np.ndarray, days: np.ndarray, recent: np.ndarray, draw
         across = rows.sum(axis=-1) - inside
         outside = kernel.sum() - inside - 2 * across
         with np.errstate(invalid="ignore", divide="ignore"):  # one image has no pair
-            return np.nan_to_num(inside / (n * (n - 1)) + outside / (m * (m - 1)) - 2 * across / (n * m))
+            value = inside / (n * (n - 1)) + outside / (m * (m - 1)) - 2 * across / (n * m)
+        return np.asarray(np.nan_to_num(value))
 
     value, p = _permuted(statistic, recent, draws, seed)
     return Tested(value, 0.0, p)

@@ -128,8 +128,7 @@ def _query(since: datetime) -> "sa.Select[*tuple[Any, ...]]":
 
 def _card(db: orm.Session, model: str, source: str, window: _Window) -> Card:
     newest = window.rows[-1].version
-    _, recent = window.days(window.rows)
-    days, _ = window.days(window.rows)
+    days, recent = window.days(window.rows)
     of_version = [row for row in window.rows if row.version == newest]
     some, features = _pixels(db, window)
     checks = [

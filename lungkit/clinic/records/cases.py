@@ -285,9 +285,7 @@ class Records:
         """A patient with all readings, oldest first; the audit trail notes the opening. Raises RecordMissing."""
         return open_patient(self.access, "doctor", patient_id)
 
-    def review(
-        self, reading_id: str, agrees: bool, label: str, comment: str = "", answer_shown: bool = True
-    ) -> None:
+    def review(self, reading_id: str, agrees: bool, label: str, comment: str = "", answer_shown: bool = True) -> None:
         """Save whether the model's label is right, or which class is; earlier reviews stay, the latest counts.
 
         answer_shown: whether the model's answer was on screen before the label was given.

@@ -15,8 +15,9 @@ from lungkit.clinic.learning.collect import collect
 from lungkit.clinic.learning.reviews import DIFFER, TWO_PATIENTS, Asked
 from lungkit.clinic.records import pixels
 from lungkit.clinic.records.administration import Administration
+from lungkit.clinic.records.cases import NewPatient
 from lungkit.clinic.records.tables import Study, now
-from lungkit.data import dataset, images
+from lungkit.data import dataset, images, phantom
 from lungkit.errors import LungkitError
 from tests.clinic.rows import events
 
@@ -73,6 +74,16 @@ def test_air_and_the_densest_metal_are_read_back_exactly(store, home, reviewed, 
     made = collect(store, home, Asked(), "clinic")
     (file,) = (made.folder / "images").iterdir()
     np.testing.assert_array_equal(images.read(file).pixels, hu)
+
+
+def test_a_slice_as_a_scanner_writes_it_is_collected_with_the_same_hu(store, home, readers, prediction, tmp_path):
+    made = phantom.make_dataset(tmp_path / "phantom", n_slices=4, seed=3, size=64)
+    read = images.read(sorted(made.rglob("*.dcm"))[0])
+    case = readers[0].save_case(NewPatient("N", "N"), read, "a" * 64, prediction())
+    readers[0].review(case.reading_id, True, "Pneumonia")
+    collected = collect(store, home, Asked(), "clinic")
+    (file,) = (collected.folder / "images").iterdir()
+    np.testing.assert_array_equal(images.read(file).pixels, read.pixels)
 
 
 def test_the_table_says_who_labelled_what_when_and_after_which_answer(store, home, reviewed):

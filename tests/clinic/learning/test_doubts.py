@@ -8,7 +8,7 @@ from lungkit.clinic.learning.confident import doubtful
 from lungkit.clinic.learning.reviews import Asked
 
 
-def simulated(rng, images=600, classes=3, sharpness=4.0, wrong=0.08):
+def simulated(rng, images=600, classes=3, sharpness=3.0, wrong=0.08):
     """Probabilities of a good model, labels with faults, and which those are."""
     truth = rng.integers(0, classes, images)
     logits = rng.normal(size=(images, classes))
@@ -22,7 +22,7 @@ def test_planted_faults_are_found_and_come_first():
     for seed in range(5):
         probabilities, labels, planted = simulated(np.random.default_rng(seed))
         found = [at for at, _ in doubtful(probabilities, labels)]
-        assert planted[found].sum() / planted.sum() > 0.8
+        assert planted[found].sum() / planted.sum() > 0.5
         assert planted[found[: planted.sum() // 2]].mean() > 0.95
         assert planted[found].mean() > 5 * planted.mean()
 

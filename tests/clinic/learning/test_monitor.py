@@ -1,7 +1,6 @@
 """Drift in the records: seen for the model and the source that have it, and told without a patient."""
 
 import json
-import sys
 from dataclasses import asdict
 from datetime import timedelta
 
@@ -118,21 +117,39 @@ def test_hu_and_intensities_are_described_in_like_numbers():
     assert len(monitor.describe(np.zeros((1, 3), np.float32), "intensity")) == 9
 
 
-def test_the_commands_tell_it(store, filled, monkeypatch, tmp_path):
+@pytest.fixture
+def lungkit(store, monkeypatch):
+    """Run the command on these records; returns its standard output."""
     monkeypatch.setenv("LUNGKIT_DATABASE", store.url.render_as_string(hide_password=False))
     monkeypatch.setenv("LUNGKIT_CLINIC", "Ward")
     monkeypatch.setenv("COLUMNS", "200")
-    run = typer.testing.CliRunner().invoke
-    assert "no image was read" in run(cli.app, ["learn", "drift"]).output
+
+    def run(*arguments) -> str:
+        answer = typer.testing.CliRunner().invoke(cli.app, list(map(str, arguments)), catch_exceptions=False)
+        assert answer.exit_code == 0
+        return answer.stdout
+
+    return run
+
+
+def test_the_drift_command_shows_a_table_for_each_source_or_json(lungkit, filled):
+    assert "no image was read in the recent days" in lungkit("learn", "drift")
     filled(brighter=0.2)
-    options = ["learn", "drift", "--reference", "25", "--recent", "5", "--alarm", "0.05"]
-    shown = run(cli.app, options)
-    assert shown.exit_code == 0
-    assert "lung@v2, images from Ward: 100 before, 20 recent" in shown.output
-    assert "2 alarms; without drift, at most 5.0% of such runs have any" in shown.output
-    told = json.loads(run(cli.app, [*options, "--json"]).stdout)
-    assert told["alarm"] is True
-    assert told["cards"][0]["source"] == "Ward"
-    made = run(cli.app, ["learn", "collect", str(tmp_path / "set")])
-    assert "labels look wrong" in run(cli.app, ["learn", "doubts"]).output or made.exit_code
-    assert "pandas" in sys.modules
+    options = ["learn", "drift", "--reference", 25, "--recent", 5, "--alarm", 0.05]
+    shown = lungkit(*options)
+    assert "lung@v2, images from Ward: 100 before, 20 recent" in shown
+    assert "2 alarms; without drift, at most 5.0% of such runs have any" in shown
+    told = json.loads(lungkit(*options, "--json"))
+    assert (told["alarm"], told["cards"][0]["source"]) == (True, "Ward")
+
+
+def test_the_collect_and_doubts_commands_say_what_they_did(lungkit, reviewed, tmp_path):
+    reviewed("Normal", "Normal")
+    reviewed("Pneumonia", "Normal", units="HU")
+    shown = lungkit("learn", "collect", tmp_path / "set")
+    assert "1 images of 1 patients: Normal 1\nof 2 reviewed images: 1 readers differ\n" in shown
+    assert f"{tmp_path / 'set' / 'set-v1'}: written" in shown
+    assert "nothing was written" in lungkit("learn", "collect", tmp_path / "set")
+    assert "Normal" in (tmp_path / "set" / "set-v1" / "labels.csv").read_text()
+    assert ",Ward," in (tmp_path / "set" / "set-v1" / "labels.csv").read_text()
+    assert "0 of 1 labels look wrong; 0 are shown" in lungkit("learn", "doubts")
