@@ -209,7 +209,7 @@ def _kappa(kappa: dict[str, Any]) -> str:
 
 
 def _user() -> str:
-    """Who runs the command, as the system names the account."""
+    """The account that runs the command, as the system names it."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # an account without a name, as in some containers
