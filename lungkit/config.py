@@ -4,6 +4,7 @@ Variables: LUNGKIT_HOME (the project's folder; default: the checkout that holds 
 ~/lungkit where the package was installed),
 LUNGKIT_DATA, LUNGKIT_ARTIFACTS, LUNGKIT_REPORTS (defaults: data, artifacts and reports below it),
 LUNGKIT_DATABASE (URL of the clinic's records; default: an SQLite file below LUNGKIT_DATA),
+LUNGKIT_CLINIC (the clinic's name, as data sets of its reviews call their source; default: clinic),
 LUNGKIT_IDLE_MINUTES, LUNGKIT_SESSION_HOURS (how long a person stays signed in without an action, and at most),
 LUNGKIT_UPLOAD_MB (largest image that is uploaded), LUNGKIT_SERIES_MB (most of a CT series),
 LUNGKIT_INBOX (files that came as DICOM; default: in the clinic's folder),
@@ -76,6 +77,11 @@ def clinic_dir() -> Path:
 def database_url() -> str:
     """Where the clinic's records are, as SQLAlchemy writes it."""
     return os.environ.get("LUNGKIT_DATABASE") or f"sqlite:///{clinic_dir() / 'clinic.db'}"
+
+
+def clinic_name() -> str:
+    """What data sets of reviews call this clinic."""
+    return os.environ.get("LUNGKIT_CLINIC", "").strip() or "clinic"
 
 
 def inbox_dir() -> Path:

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from lungkit import extras, terminal
-from lungkit.cli import clinic, data, destinations, gateway, models, training
+from lungkit.cli import clinic, data, destinations, gateway, learn, models, training
 from lungkit.errors import LungkitError
 
 
@@ -56,6 +56,7 @@ for _name, _part in {
     "route": gateway.route_app,
     "destination": destinations.destination_app,
     "dispatch": destinations.dispatch_app,
+    "learn": learn.learn_app,
 }.items():
     app.add_typer(_part, name=_name)
 

@@ -12,7 +12,7 @@ import typer
 from lungkit.errors import LungkitError
 
 if TYPE_CHECKING:
-    from sqlalchemy import orm
+    from sqlalchemy.orm import Session as Session
 
     from lungkit.clinic.records.store import Store
     from lungkit.models.registry import Version
@@ -158,15 +158,21 @@ def _store() -> "Store":
 
 
 @contextmanager
-def writing() -> "Iterator[orm.Session]":
-    """A write transaction on records that are up to date."""
+def records() -> "Iterator[Store]":
+    """The records, brought up to date."""
     from lungkit.clinic.records import maintenance
 
     store = _store()
     maintenance.upgrade(store)
-    with store.write() as db:
-        yield db
+    yield store
     store.close()
+
+
+@contextmanager
+def writing() -> "Iterator[Session]":
+    """A write transaction on records that are up to date."""
+    with records() as store, store.write() as db:
+        yield db
 
 
 def _head(store: "Store") -> str:

@@ -10,8 +10,6 @@ from lungkit.cli import clinic
 from lungkit.errors import LungkitError
 
 if TYPE_CHECKING:
-    from sqlalchemy import orm
-
     from lungkit.clinic.records.routing import DestinationRow
 
 destination_app = typer.Typer(
@@ -176,7 +174,7 @@ def _switch(name: str, active: bool) -> None:
         routing.set_destination(db, _named(db, name).id, active)
 
 
-def _named(db: "orm.Session", name: str) -> "DestinationRow":
+def _named(db: "clinic.Session", name: str) -> "DestinationRow":
     from lungkit.clinic.records import routing
 
     rows = routing.list_destinations(db)

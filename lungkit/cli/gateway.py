@@ -10,8 +10,6 @@ from lungkit.cli import clinic
 from lungkit.errors import LungkitError
 
 if TYPE_CHECKING:
-    from sqlalchemy import orm
-
     from lungkit.clinic.records.routing import RouteRow
 
 caller_app = typer.Typer(no_args_is_help=True, help="DICOM systems that may send images: add, list, on, off.")
@@ -268,7 +266,7 @@ def _set_route(name: str, active: bool) -> None:
     typer.echo(f"the rule is {'on' if active else 'off'}")
 
 
-def _route(db: "orm.Session", name: str) -> "RouteRow":
+def _route(db: "clinic.Session", name: str) -> "RouteRow":
     from lungkit.clinic.records import routing
 
     for row in routing.list_routes(db):

@@ -15,15 +15,20 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
-from lungkit.clinic.records import accounts, administration, audit_trail
+from lungkit.clinic.records import accounts, administration, audit_trail, keys, routing
 from lungkit.clinic.records.accounts import Forbidden, SignedOut
 from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.cases import NewPatient, RecordMissing, Records
+from lungkit.clinic.records.routing import Rule
 from lungkit.clinic.records.tables import (
     AuditEvent,
     CtSeries,
+    Dispatch,
+    Job,
+    JobFile,
     Patient,
     Reading,
+    ReceivedStudy,
     Review,
     SeriesSlice,
     SignIn,
@@ -94,7 +99,46 @@ def calls(store, admin, doctor, saved):
     other = "doctor"
     add_version()
     add_version()
+    with store.write() as db:
+        key = keys.add_key(db, "pacs", ["predict"]).split("_")[1]
+        caller = routing.add_caller(db, "SCANNER1")
+        there = routing.add_destination(db, "FHIR", "fhir", {"url": "https://fhir.example"})
+        unused = routing.add_destination(db, "unused", "fhir", {"url": "https://fhir.example"})
+        rule, old = (routing.add_route(db, Rule(name=name, model="lung")) for name in ("chest", "old"))
+        account, _ = routing.admitted(db, "SCANNER1", "127.0.0.1")
+        row = ReceivedStudy(user_id=account, study_uid="1.2", caller="SCANNER1", patient_number="T-9", patient={})
+        job = Job(user_id=account, model="lung", priority="routine", state="failed", payload_sha256="", due_at=now())
+        db.add_all([row, job])
+        db.flush()
+        db.add(JobFile(job_id=job.id, patient_number="T-9", patient={}, content=b""))
+        reading = db.scalar(sa.select(Reading.id))
+        sendings = [Dispatch(reading_id=reading, destination_id=there.id, object=one, state="failed")
+                    for one in ("bundle", "message")]  # fmt: skip
+        db.add_all(sendings)
+        db.flush()
+        received_id, job_id, again, given_up = row.id, job.id, sendings[0].id, sendings[1].id
     return {
+        "keys": (),
+        "add_key": ("ris", ["predict"], 30, 60),
+        "revoke_key": (key,),
+        "callers": (),
+        "add_caller": ("SCANNER2", ()),
+        "set_caller": (caller.id, False),
+        "routes": (),
+        "save_route": (Rule(name="other", model="lung"),),
+        "try_route": (rule.id, received_id),
+        "set_route": (rule.id, False),
+        "remove_route": (old.id,),
+        "destinations": (),
+        "add_destination": ("PACS", "stow", {"url": "https://pacs.example"}),
+        "set_destination": (there.id, False),
+        "remove_destination": (unused.id,),
+        "received": (),
+        "failed_jobs": (),
+        "read_again": (job_id,),
+        "unsent": (),
+        "send_again": (again,),
+        "give_up": (given_up,),
         "people": (),
         "add_user": ("new", "Test New", "doctor"),
         "disable": (other,),
@@ -103,6 +147,7 @@ def calls(store, admin, doctor, saved):
         "reset_password": (other,),
         "patients": ("T",),
         "history": (patient_id,),
+        "set_excluded": (patient_id, True),
         "export_csv": (),
         "erase_patient": (patient_id,),
         "usage": (),

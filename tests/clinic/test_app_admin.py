@@ -24,6 +24,7 @@ from lungkit.clinic.app.people import PeopleScreen
 from lungkit.clinic.app.screen import Table
 from lungkit.clinic.app.trail import AuditTrailScreen
 from lungkit.clinic.app.usage import UsageScreen
+from lungkit.clinic.learning import collect
 from lungkit.clinic.records import accounts, administration
 from lungkit.clinic.records.cases import NewPatient, Records
 from lungkit.clinic.records.tables import AuditEvent, Patient, Reading, Review, SignIn, Study, User
@@ -501,8 +502,14 @@ def test_events_are_listed_newest_first_and_filtered(opened, read):
 
 
 def test_every_action_on_the_trail_has_words():
-    sources = "".join(file.read_text() for file in Path(administration.__file__).parent.glob("*.py"))
-    assert set(re.findall(r'"([a-z]+\.[a-z_]+)",\s+f?"\w+:', sources)) == set(trail.ACTIONS)
+    folders = (
+        Path(administration.__file__).parent,
+        Path(collect.__file__).parent,
+        Path(shell.__file__).parents[2] / "gateway",
+    )
+    sources = "".join(file.read_text() for folder in folders for file in folder.glob("*.py"))
+    found = set(re.findall(r'"([a-z]+\.[a-z_]+)",\s+(?:f?"\w+:|name,)', sources))
+    assert found == set(trail.ACTIONS)
 
 
 def test_events_are_found_by_day(opened, read):

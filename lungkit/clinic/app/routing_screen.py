@@ -43,7 +43,7 @@ class RoutingScreen(Screen[Administration]):
         )
 
     def refresh(self) -> None:
-        """Load everything anew."""
+        """Load everything again."""
         self.destination_names = {row.id: row.name for row in self.records.destinations()}
         rules, callers = self.records.routes(), self.records.callers()
         self.rules.show(rules, count(len(rules), "rule"))

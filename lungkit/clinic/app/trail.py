@@ -16,6 +16,7 @@ SHOWN = 200  # events at a time
 ACTIONS = {  # as the trail names them, in words
     "access.refused": "Action refused",
     "caller.add": "DICOM system added",
+    "caller.refused": "DICOM system refused",
     "caller.set": "DICOM system switched",
     "case.open": "Case opened",
     "case.review": "Case reviewed",
@@ -28,8 +29,10 @@ ACTIONS = {  # as the trail names them, in words
     "key.add": "API key made",
     "key.refused": "API key refused",
     "key.revoke": "API key revoked",
+    "learn.collect": "Data set collected",
     "model.promote": "Model put in use",
     "model.roll_back": "Model rolled back",
+    "patient.exclude": "Patient excluded from learning, or not any more",
     "patient.erase": "Patient erased",
     "patient.open": "Patient opened",
     "records.export": "Records exported",

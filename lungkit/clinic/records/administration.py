@@ -128,6 +128,13 @@ class Administration(GatewayActions):
         """A patient with all readings, oldest first; the audit trail notes the opening. Raises RecordMissing."""
         return cases.open_patient(self.access, "admin", patient_id)
 
+    def set_excluded(self, patient_id: str, excluded: bool) -> None:
+        """Say whether a patient must not be learned from, such as after consent was withdrawn. Raises RecordMissing."""
+        with self.access.writes("admin") as (db, actor):
+            patient = cases.find_patient(db, patient_id)
+            patient.excluded = excluded
+            audit_trail.append(db, actor.user_id, "patient.exclude", f"patient:{patient.id}", excluded=excluded)
+
     def export_csv(self) -> bytes:
         """All readings with patient, study and latest review, one a line, oldest first; UTF-8 with a mark for Excel.
 

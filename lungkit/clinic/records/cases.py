@@ -67,6 +67,7 @@ class PatientRow:
     name: str
     birth_year: int | None
     sex: str
+    excluded: bool = False  # not to be learned from
 
 
 @dataclass(frozen=True)
@@ -364,9 +365,10 @@ class Records:
         """A patient with all readings, oldest first; the audit trail notes the opening. Raises RecordMissing."""
         return open_patient(self.access, "doctor", patient_id)
 
-    def review(self, reading_id: str, agrees: bool, label: str, comment: str = "") -> None:
+    def review(self, reading_id: str, agrees: bool, label: str, comment: str = "", answer_shown: bool = True) -> None:
         """Save whether the model's label is right, or which class is; earlier reviews stay, the latest counts.
 
+        answer_shown: whether the model's answer was on screen before the label was given.
         Raises RecordRefused for a label that is not one of the reading's classes, or that contradicts `agrees`.
         """
         comment = _text("comment", comment)
@@ -378,11 +380,15 @@ class Records:
                 raise RecordRefused(
                     f"the model says {reading.label}: choose that class to agree, or another one to correct it"
                 )
-            row = Review(reading_id=reading.id, reviewer_id=actor.user_id, agrees=agrees, label=label, comment=comment)
+            row = Review(
+                reading_id=reading.id, reviewer_id=actor.user_id, agrees=agrees, label=label, comment=comment,
+                answer_shown=answer_shown,
+            )  # fmt: skip
             db.add(row)
             db.flush()
             dispatches.enqueue_review(db, reading.id, row.id)
-            audit_trail.append(db, actor.user_id, "case.review", f"reading:{reading.id}", agrees=agrees, label=label)
+            audit_trail.append(db, actor.user_id, "case.review", f"reading:{reading.id}", agrees=agrees, label=label,
+                               answer_shown=answer_shown)  # fmt: skip
 
 
 # --- shared with Administration

@@ -124,6 +124,9 @@ class Patient(Base):
     sex: Mapped[str] = mapped_column(sa.String(16), default="unknown", comment="female, male, other or unknown")
     created_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When first entered")
     created_by: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), comment="Who entered the patient")
+    excluded: Mapped[bool] = mapped_column(
+        default=False, comment="True: not to be learned from, such as after consent was withdrawn"
+    )
     studies: Mapped[list["Study"]] = relationship(
         back_populates="patient", cascade="all, delete-orphan", order_by="Study.uploaded_at"
     )
@@ -190,6 +193,9 @@ class Review(Base):
     label: Mapped[str] = mapped_column(sa.String(100), comment="The class the clinician gives")
     comment: Mapped[str] = mapped_column(sa.Text, default="", comment="Free text")
     at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When")
+    answer_shown: Mapped[bool] = mapped_column(
+        default=True, comment="Whether the model's answer was on screen before the label was given"
+    )
     reading: Mapped[Reading] = relationship(back_populates="reviews")
     reviewer: Mapped[User] = relationship()
 

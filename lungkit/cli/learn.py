@@ -1,0 +1,93 @@
+"""The verbs of learning from reviews: collect, doubts, drift."""
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lungkit.cli import clinic
+
+if TYPE_CHECKING:
+    from lungkit.clinic.learning.reviews import Asked
+
+learn_app = typer.Typer(no_args_is_help=True, help="Learning from reviews: collect, doubts, drift.")
+
+Model = Annotated[str, typer.Option(help="only readings of this model, whatever its version")]
+Since = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="only reviews from this day on (UTC)")]
+
+
+@learn_app.command("collect")
+def learn_collect(
+    folder: Annotated[Path, typer.Argument(help="where data sets of reviews are; the next one is added")],
+    model: Model = "",
+    since: Since = None,
+    locked: Annotated[bool, typer.Option("--locked", help="only labels given without the model's answer")] = False,
+) -> None:
+    """Make a data set of reviewed images. The same records give the same hash, and nothing is written over."""
+    from lungkit import config
+    from lungkit.clinic.learning import collect
+
+    with clinic.records() as store:
+        made = collect.collect(store, folder, _asked(model, since, locked), config.clinic_name())
+    for line in collect.said(made.manifest):
+        typer.echo(line)
+    typer.echo(f"{made.folder}: {'written' if made.new else 'has all of this already; nothing was written'}")
+
+
+@learn_app.command("doubts")
+def learn_doubts(
+    model: Model = "",
+    since: Since = None,
+    most: Annotated[int, typer.Option(min=1, help="readings that are shown")] = 50,
+) -> None:
+    """Show the readings whose reviewed label looks wrong, the most doubtful first: to look at again."""
+    from lungkit import terminal
+    from lungkit.clinic.learning import doubts
+
+    with clinic.records() as store:
+        found, images = doubts.of_records(store, _asked(model, since, False))
+    rows = [(one.reading_id, one.label, one.looks_like, f"{one.probability:.3f}", one.model) for one in found[:most]]
+    if rows:
+        terminal.table(("reading", "label", "looks like", "probability of that", "model"), rows)
+    typer.echo(f"{len(found)} of {images} labels look wrong; {len(rows)} are shown")
+
+
+def _asked(model: str, since: datetime | None, locked: bool) -> "Asked":
+    from lungkit.clinic.learning.reviews import Asked
+
+    return Asked(model, since.date() if since else None, locked)
+
+
+@learn_app.command("drift")
+def learn_drift(
+    reference: Annotated[int, typer.Option(help="days before the recent ones, to compare with")] = 60,
+    recent: Annotated[int, typer.Option(help="the last days, today included (UTC)")] = 7,
+    alarm: Annotated[float, typer.Option(help="share of runs without drift that may raise any alarm")] = 0.01,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+) -> None:
+    """Compare recent days with those before: images, answers and reviews of each model and source."""
+    from lungkit import config, terminal
+    from lungkit.clinic.learning import monitor
+
+    with clinic.records() as store:
+        cards = monitor.watch(store, reference, recent, alarm, config.clinic_name())
+    raised = [check for card in cards for check in card.checks if check.alarm]
+    if as_json:
+        asked = {"reference": reference, "recent": recent, "alarm_rate": alarm, "alarm": bool(raised)}
+        typer.echo(json.dumps(asked | {"cards": [asdict(card) for card in cards]}))
+        return
+    for card in cards:
+        rows = [
+            (check.what, check.before, check.recent, "" if check.p is None else f"{check.p:.4f}", check.verdict)
+            for check in card.checks
+        ]
+        title = f"{card.model}@{card.version}, images from {card.source}: {card.images_before} before, "
+        columns = ("what", "before", "recent", "p", "verdict")
+        terminal.table(columns, rows, f"{title}{card.images_recent} recent", ("before", "recent", "verdict"))
+    typer.echo(
+        f"{len(raised)} alarms; without drift, at most {alarm:.1%} of such runs have any" if cards
+        else "no image was read in the recent days"
+    )  # fmt: skip

@@ -1,0 +1,243 @@
+"""Reviewed images with the labels of their readers, as the records have them: what can be learned from, and what not.
+
+An image is one patient's file, whoever uploaded it how often: the same bytes, or the same pixels. A reader's latest
+label of an image counts. The same picture under two patients is learned from in neither. Names and numbers of patients
+are not read at all.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+from lungkit.clinic.records import pixels
+from lungkit.clinic.records.store import Store
+from lungkit.clinic.records.tables import CtSeries, Patient, Reading, Review, Study
+from lungkit.errors import LungkitError
+
+DIFFER, TWO_PATIENTS, DAMAGED = "readers differ", "same picture under two patients", "pixels are damaged"
+_THIRD = 3  # with so many readers, most of them decide
+
+Row = sa.Row[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """An image and what its readers said. The reading, its study and the answer are those of the review that counts."""
+
+    study_id: str
+    reading_id: str
+    patient_id: str
+    kind: str
+    units: str
+    pixels_sha256: str
+    model: str
+    version: str
+    model_label: str
+    probabilities: dict[str, float]
+    labels: dict[int, str]  # account of each reader to its latest label
+    label: str  # empty where the readers differ
+    reader: int  # of the latest review with that label
+    reviewed_at: datetime
+    answer_shown: bool  # to any of the readers
+
+
+@dataclass(frozen=True)
+class Aside:
+    """An image that is not learned from until a person has looked at it."""
+
+    reason: str
+    reading_id: str
+    labels: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which reviews. model: empty for all. since: first day, UTC. locked: only labels given without the answer."""
+
+    model: str = ""
+    since: date | None = None
+    locked: bool = False
+
+
+@dataclass(frozen=True)
+class Selection:
+    """images: by study. aside: by reading. counts: of images, and why others are not among them."""
+
+    images: tuple[Reviewed, ...]
+    aside: tuple[Aside, ...]
+    counts: dict[str, int]
+
+    @property
+    def labelled(self) -> list[Reviewed]:
+        """The images whose readers agree, or most of them."""
+        return [image for image in self.images if image.label]
+
+
+def select(db: orm.Session, asked: Asked) -> Selection:
+    """The reviewed images. Raises LungkitError where models with other classes are among them.
+
+    Patients with a label that was given without the model's answer are those of the locked set, and of no other.
+    """
+    rows = db.execute(_query(asked)).all()
+    digests = {row.study_id: _digest(db, row.study_id) for row in rows}
+    twins = _under_two_patients(db, rows, digests)
+    counts, aside, kept = Counter[str](), list[Aside](), list[Reviewed]()
+    # The label of a series is that of many slices, and its study's picture is one of them.
+    if series := db.scalar(
+        sa.select(sa.func.count(Review.reading_id.distinct())).join(CtSeries, CtSeries.reading_id == Review.reading_id)
+    ):
+        counts["series, whose label is not that of a slice"] = series
+    blind = set(db.scalars(sa.select(Study.patient_id).join(Reading).join(Review).where(~Review.answer_shown)))
+    for of_image in _images(rows, digests):
+        first, of_pixels = of_image[0], {digests[row.study_id] for row in of_image}
+        counts["reviewed"] += 1
+        counts["uploaded again"] += len({row.study_id for row in of_image}) - 1
+        if first.excluded:
+            counts["of excluded patients"] += 1
+        elif "" in of_pixels:
+            aside.append(Aside(DAMAGED, first.reading_id, _latest(of_image)[0]))
+        elif twins & (of_pixels | {row.sha256 for row in of_image}):
+            aside.append(Aside(TWO_PATIENTS, first.reading_id, _latest(of_image)[0]))
+        elif not asked.locked and first.patient_id in blind:
+            counts["kept for the locked set"] += 1
+        elif image := _reviewed(_unseen(of_image) if asked.locked else of_image, digests):
+            kept.append(image)
+        else:
+            counts["labelled with the answer on screen"] += 1
+    aside += [Aside(DIFFER, image.reading_id, image.labels) for image in kept if not image.label]
+    counts.update(one.reason for one in aside)
+    counts["collected"] = sum(bool(image.label) for image in kept)
+    refuse_other_classes(kept)
+    return Selection(
+        tuple(sorted(kept, key=lambda image: image.study_id)),
+        tuple(sorted(aside, key=lambda one: one.reading_id)),
+        dict(counts),
+    )
+
+
+def selected(store: Store, asked: Asked) -> Selection:
+    """As `select`, in a transaction of its own."""
+    with store.read() as db:
+        return select(db, asked)
+
+
+def stored_pixels(db: orm.Session, study_id: str) -> tuple[bytes, str]:
+    """The PNG of a study as the records have it, and its units."""
+    png, units = db.execute(sa.select(Study.pixels, Study.units).where(Study.id == study_id)).one()
+    return png, units
+
+
+def _query(asked: Asked) -> "sa.Select[*tuple[Any, ...]]":
+    """The reviews with reading, study and patient, oldest first."""
+    query = (
+        sa.select(
+            Review.reviewer_id, Review.label, Review.at, Review.answer_shown, Review.reading_id, Reading.study_id,
+            Reading.model, Reading.version, Reading.label.label("model_label"), Reading.probabilities, Study.kind,
+            Study.units, Study.sha256, Study.patient_id, Patient.excluded,
+        )
+        .join(Reading, Reading.id == Review.reading_id)
+        .join(Study, Study.id == Reading.study_id)
+        .join(Patient, Patient.id == Study.patient_id)
+        .order_by(Review.at, Review.id)
+    )  # fmt: skip
+    if asked.model:
+        query = query.where(Reading.model == asked.model)
+    if asked.since:
+        query = query.where(Review.at >= datetime.combine(asked.since, time(), UTC))
+    return query.where(Reading.id.not_in(sa.select(CtSeries.reading_id)))
+
+
+def _digest(db: orm.Session, study_id: str) -> str:
+    """SHA-256 over the pixels as the reader will give them; empty where they are damaged."""
+    png, units = stored_pixels(db, study_id)
+    try:
+        return digest(pixels.decode(png, units), units)
+    except pixels.PixelsDamaged:
+        return ""
+
+
+def digest(values: np.ndarray, units: str) -> str:
+    """SHA-256 over units, shape and values of pixels, float32 (height, width)."""
+    head = f"{units} {values.shape[0]} {values.shape[1]} ".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(values, "<f4").tobytes()).hexdigest()
+
+
+def _under_two_patients(db: orm.Session, rows: Sequence[Row], digests: dict[str, str]) -> set[str]:
+    """The hashes of files, in all of the records, and of pixels, among these rows, that two patients have."""
+    patients = sa.func.count(Study.patient_id.distinct())
+    files = set(db.scalars(sa.select(Study.sha256).group_by(Study.sha256).having(patients > 1)))
+    owners = {(digests[row.study_id], row.patient_id) for row in rows} - {("", row.patient_id) for row in rows}
+    return files | {pixel for pixel, n in Counter(pixel for pixel, _ in owners).items() if n > 1}
+
+
+def _images(rows: Sequence[Row], digests: dict[str, str]) -> Iterator[list[Row]]:
+    """The rows of each image, oldest first: those of one patient with the same file or the same pixels."""
+    of_file: dict[tuple[str, str], str] = {}
+    for row in rows:
+        of_file.setdefault((row.patient_id, row.sha256), digests[row.study_id] or row.study_id)
+
+    def image(row: Row) -> tuple[str, str]:
+        return row.patient_id, of_file[row.patient_id, row.sha256]
+
+    for _, of_image in groupby(sorted(rows, key=image), image):  # the order of times stays
+        yield list(of_image)
+
+
+def _unseen(rows: list[Row]) -> list[Row]:
+    """The reviews of readers who had not yet seen an answer for this image."""
+    seen = set[int]()
+    unseen = []
+    for row in rows:
+        seen |= {row.reviewer_id} if row.answer_shown else set()
+        if row.reviewer_id not in seen:
+            unseen.append(row)
+    return unseen
+
+
+def _latest(rows: list[Row]) -> tuple[dict[int, str], list[Row]]:
+    """Each reader's latest label, and those reviews, oldest first."""
+    latest = {row.reviewer_id: row for row in rows}
+    counted = [row for row in rows if latest[row.reviewer_id] is row]
+    return {row.reviewer_id: row.label for row in sorted(counted, key=lambda row: row.reviewer_id)}, counted
+
+
+def _reviewed(rows: list[Row], digests: dict[str, str]) -> Reviewed | None:
+    if not rows:
+        return None
+    labels, counted = _latest(rows)
+    label, votes = Counter(labels.values()).most_common(1)[0]
+    agreed = votes == len(labels) or (len(labels) >= _THIRD and 2 * votes > len(labels))
+    counts = [row for row in counted if row.label == label][-1] if agreed else counted[-1]
+    return Reviewed(
+        study_id=counts.study_id,
+        reading_id=counts.reading_id,
+        patient_id=counts.patient_id,
+        kind=counts.kind,
+        units=counts.units,
+        pixels_sha256=digests[counts.study_id],
+        model=counts.model,
+        version=counts.version,
+        model_label=counts.model_label,
+        probabilities=counts.probabilities,
+        labels=labels,
+        label=label if agreed else "",
+        reader=counts.reviewer_id,
+        reviewed_at=counts.at,
+        answer_shown=any(row.answer_shown for row in counted),
+    )
+
+
+def refuse_other_classes(images: list[Reviewed]) -> None:
+    """Raises LungkitError where the readings of some images have other classes than the others."""
+    classes = {frozenset(image.probabilities): image.model for image in images}
+    if len(classes) > 1:
+        named = "; ".join(sorted(f"{model}: {', '.join(sorted(names))}" for names, model in classes.items()))
+        raise LungkitError(f"the reviewed readings are of models with other classes ({named}); name one with --model")

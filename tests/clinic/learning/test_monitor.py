@@ -1,0 +1,155 @@
+"""Drift in the records: seen for the model and the source that have it, and told without a patient."""
+
+import json
+from dataclasses import asdict
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import typer.testing
+
+from lungkit import cli
+from lungkit.clinic.learning import monitor
+from lungkit.clinic.predictor import REVIEW
+from lungkit.clinic.records import pixels
+from lungkit.clinic.records.tables import Patient, Reading, Review, Study, User, now
+from lungkit.data import images
+from lungkit.errors import LungkitError
+
+
+@pytest.fixture
+def filled(store):
+    """A function: readings of 30 days, four a day, where the last five days can be others."""
+
+    def fill(model="lung", uploader="anna", role="doctor", days=30, **recent) -> None:
+        rng = np.random.default_rng(len(model))
+        with store.write() as db:
+            user = User(name=uploader, full_name="x", role=role, password_hash="-")
+            db.add(user)
+            db.flush()
+            patient = Patient(number=f"NUMBER-{uploader}-{model}", name="Some Name", created_by=user.id)
+            for number in range(4 * days):
+                ago, late = number // 4, number < 20
+                brighter = recent.get("brighter", 0) if late else 0
+                picture = np.clip(rng.normal(0.4 + brighter, 0.1, (32, 40)), 0, 1).astype(np.float32)
+                image = images.Image(picture, "intensity", "DX", "x", {})
+                study = Study(patient=patient, kind="X-ray", units="intensity", sha256=f"{number:064x}", width=40,
+                              height=32, tags={"view": "PA"}, uploaded_by=user.id, pixels=pixels.encode(image),
+                              uploaded_at=now())  # fmt: skip
+                left = rng.random() < (recent.get("left", 0.1) if late else 0.1)
+                label = str(rng.choice(["Normal", "Pneumonia"]))
+                reading = Reading(study=study, model=model, version="v2", probabilities={label: 1.0}, label=label,
+                                  decision=REVIEW if left else label, point={}, checks=[], milliseconds=1.0, heat=b"",
+                                  read_at=now() - timedelta(days=ago))  # fmt: skip
+                agrees = bool(rng.random() < (recent.get("agree", 0.9) if late else 0.9))
+                reading.reviews.append(Review(reviewer_id=user.id, agrees=agrees, label=label))
+                db.add(reading)
+
+    return fill
+
+
+def found(cards) -> dict[str, set[str]]:
+    """Source to what is alarming."""
+    return {card.source: {check.what for check in card.checks if check.alarm} for card in cards}
+
+
+def test_no_drift_raises_no_alarm_and_every_check_is_told(store, filled):
+    filled()
+    (card,) = monitor.watch(store, 25, 5, 0.05, "Ward")
+    assert (card.model, card.version, card.source) == ("lung", "v2", "Ward")
+    assert (card.images_before, card.images_recent) == (100, 20)
+    assert [check.what for check in card.checks] == list(monitor._CHECKS)
+    assert all(check.alarm is False for check in card.checks)
+    assert all(check.verdict.startswith("No drift seen: ") and check.verdict.endswith(".") for check in card.checks)
+
+
+def test_brighter_images_of_one_program_are_seen_there_and_nowhere_else(store, filled):
+    filled()
+    filled(uploader="pacs", role="program", brighter=0.2)
+    assert found(monitor.watch(store, 25, 5, 0.05, "Ward")) == {"Ward": set(), "pacs": {"brightness", "pixels (MMD)"}}
+
+
+def test_a_model_that_leaves_more_to_people_or_is_contradicted_is_seen(store, filled):
+    filled("first", left=0.8)
+    filled("other", uploader="bert", agree=0.2)
+    cards = {card.model: card for card in monitor.watch(store, 25, 5, 0.05, "Ward")}
+    assert found([cards["first"]]) == {"Ward": {"left to a person"}}
+    assert found([cards["other"]]) == {"Ward": {"reviews agree"}}
+    (check,) = [check for check in cards["other"].checks if check.alarm]
+    assert check.verdict.startswith("Drift: ")
+    assert float(check.recent.rstrip("%")) < 40 < float(check.before.rstrip("%"))
+
+
+def test_too_few_days_are_said_and_raise_no_alarm(store, filled):
+    filled(days=6, brighter=0.3)
+    (card,) = monitor.watch(store, 25, 5, 0.01, "Ward")
+    assert found([card]) == {"Ward": set()}
+    assert "Cannot tell: 6 days have images, " in card.checks[0].verdict
+    (card,) = monitor.watch(store, 1, 25, 0.01, "Ward")
+    assert {check.verdict for check in card.checks} == {"Cannot tell: there is no image before."}
+
+
+def test_what_is_told_has_nothing_of_a_patient(store, filled):
+    filled()
+    told = json.dumps([asdict(card) for card in monitor.watch(store, 25, 5, 0.05, "Ward")])
+    assert "NUMBER" not in told
+    assert "Some Name" not in told
+
+
+def test_damaged_pixels_do_not_stop_the_others(store, filled):
+    filled()
+    with store.write() as db:
+        db.query(Study).first().pixels = b"no picture"
+    assert len(monitor.watch(store, 25, 5, 0.05, "Ward")) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"reference": 0}, {"recent": 9999}, {"alarm": 1.0}])
+def test_windows_and_rates_that_cannot_be_are_refused(store, wrong):
+    asked = {"reference": 25, "recent": 5, "alarm": 0.05, "clinic": "Ward"} | wrong
+    with pytest.raises(LungkitError, match="accepted"):
+        monitor.watch(store, **asked)
+
+
+def test_hu_and_intensities_are_described_in_like_numbers():
+    flat = np.full((30, 40), -24.0, np.float32)
+    assert monitor.describe(flat, "HU")[0] == pytest.approx(1.0)
+    assert monitor.describe(flat, "HU")[1] == 0
+    assert len(monitor.describe(np.zeros((1, 3), np.float32), "intensity")) == 9
+
+
+@pytest.fixture
+def lungkit(store, monkeypatch):
+    """Run the command on these records; returns its standard output."""
+    monkeypatch.setenv("LUNGKIT_DATABASE", store.url.render_as_string(hide_password=False))
+    monkeypatch.setenv("LUNGKIT_CLINIC", "Ward")
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments) -> str:
+        answer = typer.testing.CliRunner().invoke(cli.app, list(map(str, arguments)), catch_exceptions=False)
+        assert answer.exit_code == 0
+        return answer.stdout
+
+    return run
+
+
+def test_the_drift_command_shows_a_table_for_each_source_or_json(lungkit, filled):
+    assert "no image was read in the recent days" in lungkit("learn", "drift")
+    filled(brighter=0.2)
+    options = ["learn", "drift", "--reference", 25, "--recent", 5, "--alarm", 0.05]
+    shown = lungkit(*options)
+    assert "lung@v2, images from Ward: 100 before, 20 recent" in shown
+    assert "2 alarms; without drift, at most 5.0% of such runs have any" in shown
+    told = json.loads(lungkit(*options, "--json"))
+    assert (told["alarm"], told["cards"][0]["source"]) == (True, "Ward")
+
+
+def test_the_collect_and_doubts_commands_say_what_they_did(lungkit, reviewed, tmp_path):
+    reviewed("Normal", "Normal")
+    reviewed("Pneumonia", "Normal", units="HU")
+    shown = lungkit("learn", "collect", tmp_path / "set")
+    assert "1 images of 1 patients: Normal 1\nof 2 reviewed images: 1 readers differ\n" in shown
+    assert f"{tmp_path / 'set' / 'set-v1'}: written" in shown
+    assert "nothing was written" in lungkit("learn", "collect", tmp_path / "set")
+    assert "Normal" in (tmp_path / "set" / "set-v1" / "labels.csv").read_text()
+    assert ",Ward," in (tmp_path / "set" / "set-v1" / "labels.csv").read_text()
+    assert "0 of 1 labels look wrong; 0 are shown" in lungkit("learn", "doubts")
