@@ -312,9 +312,26 @@ class _Server(ThreadedAssociationServer):
             client = self.ssl_context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
         return client, address
 
+    _handshakes = 0  # connections that have not said what they want; changed by threads, each under the lock
+    _counting = threading.Lock()
+
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether there is room for one more connection."""
-        return len(self.active_associations) < MOST_CONNECTIONS
+        return len(self.active_associations) + self._handshakes < MOST_CONNECTIONS
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Count a connection until it is an association, or has ended."""
+        with self._counting:
+            self._handshakes += 1
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """As socketserver does it."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            with self._counting:
+                self._handshakes -= 1
 
     def service_actions(self) -> None:
         """Nothing: pynetdicom would look for garbage every few seconds, which stops all threads."""

@@ -196,14 +196,15 @@ def take(
     file: Incoming,
     stated: tuple[str, str] = ("", ""),
     study_uid: str = "",
+    key_id: str | None = None,
 ) -> Taken:
     """Put a file that has arrived into the inbox and the records. Raises NotTaken; then nothing of it is kept.
 
-    caller: AE title of the sender; empty: it came over the web. stated, study_uid: SOP class and instance, and the
-    study, that the sender said, with which the file has to agree.
+    caller: AE title of the sender; empty: it came over the web, with the API key key_id. stated, study_uid: SOP class
+    and instance, and the study, that the sender said, with which the file has to agree.
     """
     try:
-        return _taken(store, user_id, caller, file, stated, study_uid)
+        return _taken(store, user_id, caller, file, stated, study_uid, key_id)
     except StoreError as error:
         raise NotTaken(RESOURCES, str(error), *stated) from error
     except OSError as error:
@@ -212,7 +213,15 @@ def take(
         file.close()
 
 
-def _taken(store: Store, user_id: int, caller: str, file: Incoming, stated: tuple[str, str], study_uid: str) -> Taken:
+def _taken(
+    store: Store,
+    user_id: int,
+    caller: str,
+    file: Incoming,
+    stated: tuple[str, str],
+    study_uid: str,
+    key_id: str | None,
+) -> Taken:
     class_uid, arrival = looked_at(file)
     named = class_uid, arrival.instance_uid
     for what, said, is_said in zip(("SOPClassUID", "SOPInstanceUID"), stated, named, strict=True):
@@ -225,7 +234,7 @@ def _taken(store: Store, user_id: int, caller: str, file: Incoming, stated: tupl
     file.keep(arrival.id)
     done = False
     try:
-        superfluous = received.arrive(store, user_id, caller, arrival)
+        superfluous = received.arrive(store, user_id, caller, arrival, key_id)
         done = superfluous != arrival.id
     except ArrivalRefused as refused:
         raise NotTaken(CANNOT, str(refused), *named) from refused

@@ -46,7 +46,7 @@ class Gateway:
         self.store, self.pool, self.metrics = store, pool, metrics
         self.worker, self.sender, self.door = worker, sender, door
         self.limiter = Limiter()
-        self.uploads = 0
+        self.uploads = self.studies = 0
 
 
 def gateway_of(request: Request) -> Gateway:

@@ -64,13 +64,13 @@ async def _store(request: Request, gateway: Gateway, access: KeyAccess, study_ui
     if length.isdigit() and int(length[:20]) > STUDY_BYTES:
         detail = f"a body may have {STUDY_BYTES >> 30} GiB at most; send the study in parts"
         raise Refused("too-large", detail, {"Connection": "close"})
-    if gateway.uploads >= MOST_UPLOADS:
+    if gateway.studies >= MOST_UPLOADS:
         raise Refused("unavailable", f"{MOST_UPLOADS} requests send files already; try again in a moment")
-    if not await to_thread.run_sync(inbox.has_room):
-        raise Refused("unavailable", inbox.FULL, {"Retry-After": _RETRY_SECONDS})
-    gateway.uploads += 1
+    gateway.studies += 1  # apart from single images: a study may take an hour
     upload, refused = _Upload(gateway, access, study_uid, boundary), None
     try:
+        if not await to_thread.run_sync(inbox.has_room):
+            raise Refused("unavailable", inbox.FULL, {"Retry-After": _RETRY_SECONDS})
         async for content in request.stream():
             await to_thread.run_sync(upload.write, content)
         await to_thread.run_sync(upload.end)
@@ -79,7 +79,7 @@ async def _store(request: Request, gateway: Gateway, access: KeyAccess, study_ui
             raise
         refused = error
     finally:
-        gateway.uploads -= 1
+        gateway.studies -= 1
         upload.close()
     return upload.answer(refused)
 
@@ -185,8 +185,8 @@ class _Upload:
             if file is None:
                 raise NotTaken(inbox.CANNOT, f"a part is {self._kind[:40]!r}; accepted is {_DICOM}")
             with self._access.reads(PROGRAM) as (_, actor):
-                user_id = actor.user_id
-            taken = inbox.take(self._gateway.store, user_id, "", file, study_uid=self._study_uid)
+                user_id, key_id = actor.user_id, actor.session_id
+            taken = inbox.take(self._gateway.store, user_id, "", file, study_uid=self._study_uid, key_id=key_id)
             self.taken.append(taken)
             self._gateway.metrics.instance("web", "again" if taken.again else "taken")
         except (KeyRefused, Forbidden) as refused:

@@ -123,7 +123,7 @@ class Worker:
         except LeaseLost:
             raise
         except (images.ImageRefused, RecordRefused, RecordMissing) as refused:
-            jobs.fail(self._store, claimed, str(refused), final=True)
+            jobs.fail(self._store, claimed, _without_names(str(refused), claimed.content), final=True)
             return "refused"
         except LungkitError as error:  # no model, a damaged one, a full disk: a person may mend it
             jobs.fail(self._store, claimed, str(error), final=False)
@@ -208,6 +208,14 @@ def only_series(given: Sequence[Path | bytes]) -> tuple[Series, Content]:
     if not readable:
         largest.slice(0)  # says why it is refused
     return largest, content
+
+
+def _without_names(words: str, content: bytes) -> str:
+    """Words without the names of files in a zip file, which may name a patient."""
+    names = Archive(content, ZIP).names() if is_zip(content) else []
+    for number, name in enumerate(names, 1):
+        words = words.replace(name, f"image {number}")
+    return words
 
 
 def is_series(content: bytes | Path) -> bool:

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from lungkit.clinic.records import dispatches, jobs, received, routing
+from lungkit.clinic.records import dispatches, jobs, keys, received, routing
 from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.cases import Records
 from lungkit.clinic.records.jobs import JobAccess, SourceHeaders
@@ -38,8 +38,9 @@ def doctor(signed_in):
 
 
 @pytest.fixture
-def send(store, sender):
+def send(store, sender, tmp_path, monkeypatch):
     """A function: a file that arrives; returns what `arrive` does."""
+    monkeypatch.setenv("LUNGKIT_INBOX", str(tmp_path / "inbox"))
 
     def arrive(instance: str = "1.1", **more) -> str:
         file = {
@@ -48,7 +49,10 @@ def send(store, sender):
             "modality": "CT", "body_part": "CHEST", "descriptions": ("Thorax",), "set_aside": "",
             "sha256": f"{hash(instance) & 0xFF:02x}" * 32, "bytes": 1000,
         }  # fmt: skip
-        return received.arrive(store, sender, "SCANNER1", Arrival(**file | more))
+        arrival = Arrival(**file | more)
+        received.inbox(arrival.id).parent.mkdir(parents=True, exist_ok=True)
+        received.inbox(arrival.id).write_bytes(b"pixels")
+        return received.arrive(store, sender, "SCANNER1", arrival)
 
     return arrive
 
@@ -141,6 +145,64 @@ def test_a_file_that_was_there_already_is_not_kept_twice_and_does_not_open_the_s
     assert count(store, ReceivedFile) == 1
 
 
+def test_a_study_that_no_rule_read_is_read_when_it_is_sent_again_under_a_new_rule(store, send, close):
+    first = str(uuid.uuid4())
+    send(id=first, modality="MR")
+    assert close() == []
+    with store.write() as db:
+        row = routing.add_route(db, Rule(name="MR", model="lung", modality="MR"))
+        routing.note_trial(db, row.id)
+        routing.set_route(db, row.id, True)
+    assert send(modality="MR") == first  # which the caller deletes
+    assert len(close()) == 1
+
+
+def test_a_file_that_is_gone_from_the_inbox_is_taken_again(store, send, close, read):
+    first = str(uuid.uuid4())
+    send(id=first)
+    read(*close())
+    received.inbox(first).unlink()
+    assert send() == first
+
+
+def test_no_clock_decides_which_files_are_new(store, send, close):
+    send("1.1", modality="DX")
+    close()
+    with store.write() as db:  # as if another gateway's clock were an hour ahead
+        db.scalar(sa.select(ReceivedStudy)).closed_at += timedelta(hours=1)
+    send("1.2", modality="DX")
+    (job,) = close()
+    with store.read() as db:
+        assert db.get(Job, job).instance_uid == "1.2"
+
+
+def test_a_series_supersedes_the_reading_of_its_first_slice(store, send, close, read):
+    send("1.1")
+    (first,) = close()
+    read(first)
+    send("1.2")
+    (second,) = close()
+    claimed = jobs.claim(store, second)
+    assert (len(claimed.files), claimed.supersedes) == (2, first)
+
+
+def test_what_came_with_an_api_key_is_not_read_once_the_key_is_revoked(store, send, sender):
+    with store.write() as db:
+        key = keys.add_key(db, "archive", ["predict"]).split("_")[1]
+    send("1.1")
+    with store.write() as db:
+        study = db.scalar(sa.select(ReceivedStudy))
+        study.key_id, study.caller = key, ""
+    _later(store, QUIET)
+    (study,) = received.complete(store, QUIET)
+    ((job, _),) = received.close(store, study, QUIET)
+    with store.write() as db:
+        keys.revoke_key(db, key)
+    assert jobs.claim(store, job) is None
+    with store.read() as db:
+        assert db.get(Job, job).reason == "its API key was revoked"
+
+
 def test_another_file_with_the_same_uid_takes_its_place(store, send):
     first = str(uuid.uuid4())
     send(id=first)
@@ -222,11 +284,8 @@ def test_a_study_is_kept_for_a_day_and_while_a_job_needs_it(store, send, close, 
         assert db.get(Job, job).state == "done"
 
 
-def test_erasing_a_patient_erases_what_came_of_the_patient(store, send, close, read, signed_in, tmp_path, monkeypatch):
-    monkeypatch.setenv("LUNGKIT_INBOX", str(tmp_path / "inbox"))
+def test_erasing_a_patient_erases_what_came_of_the_patient(store, send, close, read, signed_in):
     file = str(uuid.uuid4())
-    received.inbox(file).parent.mkdir(parents=True)
-    received.inbox(file).write_bytes(b"pixels")
     send(id=file)
     read(*close())
     administration = Administration(signed_in("admin"))

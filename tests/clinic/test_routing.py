@@ -86,6 +86,13 @@ def test_only_systems_that_were_entered_may_send(db):
         routing.admitted(db, "SCANNER1", "10.1.9.9")
 
 
+def test_titles_that_differ_in_signs_only_are_systems_of_their_own(db):
+    for title in ("CT_1", "CT-1", "CT 1", "ct-1"):
+        routing.add_caller(db, title)
+    accounts = {routing.admitted(db, row.ae_title, "127.0.0.1")[0] for row in routing.list_callers(db)}
+    assert len(accounts) == 4
+
+
 @pytest.mark.parametrize("title", ["", "   ", "A" * 17, "BACK\\SLASH", "new\nline", "ÄÖ"])
 def test_an_ae_title_that_dicom_does_not_allow_is_refused(db, title):
     with pytest.raises(LungkitError, match="AE title"):

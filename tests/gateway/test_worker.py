@@ -1,7 +1,9 @@
 """The worker: jobs are read once whatever ends in the middle, and a stop leaves none half done."""
 
+import io
 import threading
 import time
+import zipfile
 from datetime import timedelta
 
 import pytest
@@ -221,3 +223,12 @@ def test_records_that_cannot_be_written_leave_the_job_to_the_sweep(sqlite_store,
     assert jobs.sweep(sqlite_store) == [(job_id, "routine")]
     reader.read(job_id)
     assert count(sqlite_store, Reading) == 1
+
+
+def test_a_reason_does_not_repeat_the_names_of_files_in_a_zip(slices):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("INVENTED_ANNA/IM1.dcm", slices[0].read_bytes())
+    words = "the zip file: INVENTED_ANNA/IM1.dcm: damaged: its pixels end early"
+    assert worker._without_names(words, packed.getvalue()) == "image 1: damaged: its pixels end early"
+    assert worker._without_names(words, b"an image") == words

@@ -50,7 +50,7 @@ class NewCaseScreen(Screen[Records]):
         self.entry = _PatientForm(self.page, self._enter)
         self.search = widgets.VBox([self.finder.widget, self.entry.widget])
         self.heading = widgets.HTML()
-        change = self.page.button("Choose another patient", lambda: self._select(None), "link")
+        change = self.page.button("Choose another patient", self._choose_another, "link")
         self.selected = widgets.VBox([self.heading, change])
 
         self.model = field(widgets.Dropdown, "Model")
@@ -128,6 +128,11 @@ class NewCaseScreen(Screen[Records]):
         heading = patient_heading(patient) if patient else ""
         self.heading.value = heading + (new if isinstance(patient, NewPatient) else "")
         self._update_upload()
+
+    def _choose_another(self) -> None:
+        for line in self.files.children:
+            line.withdraw()  # what was sent is of the patient before
+        self._select(None)
 
     def _enter(self, new: NewPatient) -> None:
         self._refuse_known_number(new)

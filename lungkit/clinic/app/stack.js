@@ -67,7 +67,7 @@ function loader({ address, count, air, bytes, shown, arrived, failed }) {
   // The places to ask for next: those nearest to the one that is shown; none if all are there or asked for.
   function next() {
     const centre = shown();
-    const near = Math.floor(most / 2) - AT_ONCE * TOGETHER;
+    const near = Math.max(1, Math.floor(most / 2) - AT_ONCE * TOGETHER);
     const found = [];
     for (let away = 0; away < count && found.length < (seen[centre] ? TOGETHER : 1); away++) {
       for (const place of away ? [centre + away, centre - away] : [centre]) {

@@ -87,6 +87,7 @@ def select(db: orm.Session, asked: Asked) -> Selection:
     Patients with a label that was given without the model's answer are those of the locked set, and of no other.
     """
     rows = db.execute(_query(asked)).all()
+    shown = _first_shown(db) if asked.locked else {}
     digests = {row.study_id: _digest(db, row.study_id) for row in rows}
     twins = _under_two_patients(db, rows, digests)
     counts, aside, kept = Counter[str](), list[Aside](), list[Reviewed]()
@@ -108,7 +109,7 @@ def select(db: orm.Session, asked: Asked) -> Selection:
             aside.append(Aside(TWO_PATIENTS, first.reading_id, _latest(of_image)[0]))
         elif not asked.locked and first.patient_id in blind:
             counts["kept for the locked set"] += 1
-        elif image := _reviewed(_unseen(of_image) if asked.locked else of_image, digests):
+        elif image := _reviewed(_unseen(of_image, shown) if asked.locked else of_image, digests):
             kept.append(image)
         else:
             counts["labelled with the answer on screen"] += 1
@@ -191,13 +192,25 @@ def _images(rows: Sequence[Row], digests: dict[str, str]) -> Iterator[list[Row]]
         yield list(of_image)
 
 
-def _unseen(rows: list[Row]) -> list[Row]:
-    """The reviews of readers who had not yet seen an answer for this image."""
-    seen = set[int]()
+def _first_shown(db: orm.Session) -> dict[tuple[int, str, str], datetime]:
+    """When a reader first gave a label with the answer on screen: by reader, patient and file, of all reviews."""
+    rows = (
+        sa.select(Review.reviewer_id, Study.patient_id, Study.sha256, sa.func.min(Review.at))
+        .join(Reading, Reading.id == Review.reading_id)
+        .join(Study, Study.id == Reading.study_id)
+        .where(Review.answer_shown)
+        .group_by(Review.reviewer_id, Study.patient_id, Study.sha256)
+    )
+    return {(reader, patient, sha256): at for reader, patient, sha256, at in db.execute(rows)}
+
+
+def _unseen(rows: list[Row], shown: dict[tuple[int, str, str], datetime]) -> list[Row]:
+    """The reviews of readers who had not yet seen an answer for this image, by whatever model and whenever."""
+    files = {row.sha256 for row in rows}
     unseen = []
     for row in rows:
-        seen |= {row.reviewer_id} if row.answer_shown else set()
-        if row.reviewer_id not in seen:
+        at = [shown[key] for sha256 in files if (key := (row.reviewer_id, row.patient_id, sha256)) in shown]
+        if not row.answer_shown and all(row.at < first for first in at):
             unseen.append(row)
     return unseen
 

@@ -39,6 +39,7 @@ from lungkit.clinic.records.tables import (
     Patient,
     ReadingSource,
     ReceivedFile,
+    ReceivedStudy,
     Route,
     User,
     new_id,
@@ -47,7 +48,8 @@ from lungkit.clinic.records.tables import (
 from lungkit.errors import LungkitError
 
 LEASE = timedelta(minutes=3)  # how long a worker may read one image …
-LEASE_OF_FILE = timedelta(seconds=1)  # … and longer for each file of a series
+LEASE_OF_FILE = timedelta(seconds=1)  # … and longer for each file of a series, and for each SLICE_BYTES
+SLICE_BYTES = 250_000
 UNHEARD = timedelta(minutes=1)  # a queued job that no worker has claimed for this long is put into the queue again
 BACK_OFF = (timedelta(seconds=10), timedelta(minutes=1))  # before the second try, before the third
 MOST_TRIES = len(BACK_OFF) + 1
@@ -251,7 +253,7 @@ def claim(store: Store, job_id: str) -> Claimed | None:
         year = known or stated.birth_year
         age = None if year is None else float(now().year - year)
         received = (_files_of(db, job), _superseded(db, job)) if job.received_id else ()
-        job.due_at += LEASE_OF_FILE * len(received[0] if received else ())
+        job.due_at += LEASE_OF_FILE * max(len(received[0] if received else ()), _bytes_of(db, job, file) // SLICE_BYTES)
         return Claimed(job.id, str(job.lease), job.model, stated, age, file.content, *received)
 
 
@@ -354,7 +356,8 @@ def forget_patient(db: orm.Session, number: str) -> None:
 def _no_more(db: orm.Session, job: Job) -> str:
     """Why a job may not be read any more; empty if it may."""
     if job.key_id is None:
-        refused = sa.select(Caller.id).where(Caller.user_id == job.user_id, ~Caller.active)
+        received = sa.select(ReceivedStudy.caller).where(ReceivedStudy.id == job.received_id).scalar_subquery()
+        refused = sa.select(Caller.id).where(Caller.ae_title == received, ~Caller.active)
         return "" if db.scalar(refused) is None else "its sender may not send any more"
     revoked = db.scalar(sa.select(ApiKey.revoked_at).where(ApiKey.id == job.key_id)) is not None
     return "its API key was revoked" if revoked else ""
@@ -369,6 +372,12 @@ def _files_of(db: orm.Session, job: Job) -> tuple[str, ...]:
     return tuple(db.scalars(sa.select(ReceivedFile.id).where(which).order_by(ReceivedFile.instance_uid)))
 
 
+def _bytes_of(db: orm.Session, job: Job, file: JobFile) -> int:
+    """The size of what a job is about."""
+    which = (ReceivedFile.received_id == job.received_id) & (ReceivedFile.series_uid == job.series_uid)
+    return len(file.content) + int(db.scalar(sa.select(sa.func.sum(ReceivedFile.bytes)).where(which)) or 0)
+
+
 def _superseded(db: orm.Session, job: Job) -> str | None:
     """The latest reading of the same series or image, made before late files came."""
     same = of_same(job.received_id, job.series_uid, job.instance_uid) & (Job.state == DONE)
@@ -376,9 +385,9 @@ def _superseded(db: orm.Session, job: Job) -> str | None:
 
 
 def of_same(received_id: str | None, series_uid: str | None, instance_uid: str | None) -> sa.ColumnElement[bool]:
-    """Jobs of the same series, or of the same image of it."""
+    """Jobs of the same series and of its images, or of the same image of it."""
     same = (Job.received_id == received_id) & (Job.series_uid == series_uid)
-    return same & (Job.instance_uid.is_(None) if instance_uid is None else Job.instance_uid == instance_uid)
+    return same if instance_uid is None else same & (Job.instance_uid == instance_uid)
 
 
 def _leased(db: orm.Session, claimed: Claimed) -> Job:

@@ -90,10 +90,11 @@ def inbox(file_id: str) -> Path:
 # --- arriving
 
 
-def arrive(store: Store, user_id: int, caller: str, file: Arrival) -> str:
+def arrive(store: Store, user_id: int, caller: str, file: Arrival, key_id: str | None = None) -> str:
     """Note a file that lies in the inbox. Returns the id of a file that it replaces, its own if it was there already.
 
-    The caller then deletes the file with that id. Raises ArrivalRefused.
+    The caller then deletes the file with that id. A file that is sent again opens its study again if nothing came of it
+    before. key_id: the API key that it was sent with, if it came over the web. Raises ArrivalRefused.
     """
     for what in ("study_uid", "series_uid", "instance_uid"):
         if not 1 <= len(getattr(file, what)) <= 64:
@@ -101,7 +102,7 @@ def arrive(store: Store, user_id: int, caller: str, file: Arrival) -> str:
     with store.write() as db:
         study = _study(db, user_id, file.study_uid)
         if study is None:
-            study = ReceivedStudy(user_id=user_id, study_uid=file.study_uid, caller=caller,
+            study = ReceivedStudy(user_id=user_id, study_uid=file.study_uid, caller=caller, key_id=key_id,
                                   patient_number=file.patient_number, patient=file.patient)  # fmt: skip
             db.add(study)
             db.flush()
@@ -109,7 +110,7 @@ def arrive(store: Store, user_id: int, caller: str, file: Arrival) -> str:
             raise ArrivalRefused("the file has another PatientID than the other files of its study")
         same = (ReceivedFile.received_id == study.id) & (ReceivedFile.instance_uid == file.instance_uid)
         before = db.scalar(sa.select(ReceivedFile).where(same))
-        if before is not None and before.sha256 == file.sha256:
+        if before is not None and before.sha256 == file.sha256 and _came_to_something(db, study, before):
             return file.id
         if before is None and _number_of_files(db, study.id) >= MOST_FILES:
             raise ArrivalRefused(f"a study may have at most {MOST_FILES:,} files")
@@ -142,13 +143,15 @@ def close(store: Store, received_id: str, quiet: timedelta) -> list[tuple[str, s
         study = db.get(ReceivedStudy, received_id)
         if study is None or study.state != ARRIVING or study.last_at > now() - quiet:
             return []
-        since, routes = study.closed_at, routing.list_routes(db)
+        routes = routing.list_routes(db)
         made, said = list[Job](), list[str]()
         for uid, files in _by_series(db, study.id).items():
-            if since is None or any(file.arrived_at > since for file in files):
+            if any(file.pending for file in files):
                 new, words = _jobs_of_series(db, study, uid, files, routes)
                 made += new
                 said.append(words)
+                for file in files:
+                    file.pending = False
         study.state, study.closed_at, study.closings = CLOSED, now(), study.closings + 1
         study.outcome = "; ".join(dict.fromkeys(said))[:4000]
         audit_trail.append(db, study.user_id, "study.complete", f"received:{study.id}", jobs=len(made))
@@ -170,7 +173,7 @@ def _jobs_of_series(
     if not study.patient_number:
         return [], f"a series ({named}) is not read: its files have no PatientID"
     whole = facts.modality == "CT" and len(images) > 1
-    new = [file for file in images if study.closed_at is None or file.arrived_at > study.closed_at]
+    new = [file for file in images if file.pending]
     made = [
         _job(db, study, uid, None if whole else file.instance_uid, route) for file in (images[:1] if whole else new)
     ]
@@ -183,6 +186,7 @@ def _job(db: orm.Session, study: ReceivedStudy, series_uid: str, instance_uid: s
     jobs.end(db, same, CANCELLED, "more files of its study came")
     job = Job(
         user_id=study.user_id,
+        key_id=study.key_id,
         model=route.rule.model,
         priority=route.rule.priority,
         payload_sha256="",
@@ -260,6 +264,17 @@ def _study(db: orm.Session, user_id: int, study_uid: str) -> ReceivedStudy | Non
     return db.scalar(
         sa.select(ReceivedStudy).where(ReceivedStudy.user_id == user_id, ReceivedStudy.study_uid == study_uid)
     )
+
+
+def _came_to_something(db: orm.Session, study: ReceivedStudy, file: ReceivedFile) -> bool:
+    """Whether a file that is there waits for the rest of its study, is being read, or was read."""
+    if not inbox(file.id).is_file():
+        return False
+    if file.pending or file.set_aside:
+        return True
+    which = jobs.of_same(study.id, file.series_uid, None) & Job.state.in_((*jobs.IN_PROGRESS, DONE))
+    which &= Job.instance_uid.is_(None) | (Job.instance_uid == file.instance_uid)
+    return db.scalar(sa.select(Job.id).where(which).limit(1)) is not None
 
 
 def _number_of_files(db: orm.Session, received_id: str) -> int:

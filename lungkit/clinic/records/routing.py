@@ -22,6 +22,7 @@ from lungkit.clinic.records.tables import (
     Destination,
     Dispatch,
     Route,
+    User,
     now,
 )
 from lungkit.errors import LungkitError
@@ -146,12 +147,20 @@ def add_caller(db: orm.Session, ae_title: str, networks: Iterable[str] = (), by:
     given = sorted({_network(text) for text in networks})
     if db.scalar(sa.select(Caller.id).where(Caller.ae_title == title)) is not None:
         raise LungkitError(f"the AE title '{title}' is entered already")
-    account = keys.program_account(db, f"dicom-{re.sub('[^a-z0-9]+', '-', title.lower()).strip('-') or 'system'}")
+    account = keys.program_account(db, _account_name(db, title))
     row = Caller(ae_title=title, user_id=account.id, networks=given)
     db.add(row)
     db.flush()
     audit_trail.append(db, by, "caller.add", f"caller:{row.id}", ae_title=title, networks=given)
     return _caller_row(row)
+
+
+def _account_name(db: orm.Session, title: str) -> str:
+    """The name of an account that no one has yet: titles that differ in signs only are different systems."""
+    plain = f"dicom-{re.sub('[^a-z0-9]+', '-', title.lower()).strip('-') or 'system'}"
+    taken = set(db.scalars(sa.select(User.name).where(User.name.startswith(plain, autoescape=True))))
+    names = (plain, *(f"{plain}-{number}" for number in range(2, len(taken) + 3)))
+    return next(name for name in names if name not in taken)
 
 
 def set_caller(db: orm.Session, caller_id: int, active: bool, by: int | None = None) -> None:

@@ -339,6 +339,7 @@ class ReceivedStudy(Base):
     user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), index=True, comment="The program that sent it")
     study_uid: Mapped[str] = mapped_column(sa.String(64), comment="StudyInstanceUID as the files have it")
     caller: Mapped[str] = mapped_column(sa.String(16), comment="AE title of the sender; empty: it came over the web")
+    key_id: Mapped[str | None] = mapped_column(sa.ForeignKey("api_keys.id"), comment="The key that it was sent with")
     patient_number: Mapped[str] = mapped_column(sa.String(64), index=True, comment="PatientID of the files")
     patient: Mapped[Json] = mapped_column(sa.JSON, comment="Name, birth year and sex, as the first file has them")
     state: Mapped[str] = mapped_column(sa.String(16), default=ARRIVING, comment="arriving or closed")
@@ -368,6 +369,7 @@ class ReceivedFile(Base):
     set_aside: Mapped[str] = mapped_column(sa.String(64), default="", comment="Why it is no image to read; often empty")
     sha256: Mapped[str] = mapped_column(sa.String(64), comment="SHA-256 of the file")
     bytes: Mapped[int] = mapped_column(comment="Size of the file")
+    pending: Mapped[bool] = mapped_column(default=True, comment="Came since its study was complete, the last time")
     arrived_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When")
     study: Mapped[ReceivedStudy] = relationship(back_populates="files")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 
 from lungkit import files
 from lungkit.clinic.learning import collect as module
@@ -16,7 +17,7 @@ from lungkit.clinic.learning.reviews import DIFFER, TWO_PATIENTS, Asked
 from lungkit.clinic.records import pixels
 from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.cases import NewPatient
-from lungkit.clinic.records.tables import Study, now
+from lungkit.clinic.records.tables import Patient, Study, now
 from lungkit.data import dataset, images, phantom
 from lungkit.errors import LungkitError
 from tests.clinic.rows import events
@@ -183,6 +184,16 @@ def test_a_reader_who_changes_the_label_does_not_differ(store, home, reviewed, r
     readers[0].review(reading_id, True, "Pneumonia")
     made = collect(store, home, Asked(), "clinic")
     assert list(table(made)["label"]) == ["Pneumonia"]
+
+
+@pytest.mark.parametrize("asked", [Asked(locked=True), Asked(locked=True, model="newer")])
+def test_a_reader_who_saw_an_answer_labels_that_image_for_no_locked_set(store, home, reviewed, asked):
+    reviewed("Pneumonia", seed=1, patient=NewPatient("N-1", "Name"))
+    with store.read() as db:
+        patient = db.scalar(sa.select(Patient.id))
+    reviewed("Pneumonia", seed=1, patient=patient, shown=False, model="newer")
+    with pytest.raises(LungkitError, match="no reviewed image"):
+        collect(store, home, asked, "clinic")
 
 
 def test_a_locked_set_has_labels_given_without_the_answer_and_its_patients_are_in_no_other(
