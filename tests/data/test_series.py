@@ -684,7 +684,12 @@ def test_members_that_are_encrypted_oddly_packed_or_damaged_are_named():
     assert len(contents.series[0].slices) == 3
 
 
-@pytest.mark.parametrize("content", [b"PK\x05\x06" + bytes(18), b"PK\x03\x04" + bytes(100), zipped({"a": b""})[:40]])
+# With names of their own: a zip file has the time in it, and each of the tests' processes makes its own.
+@pytest.mark.parametrize(
+    "content",
+    [b"PK\x05\x06" + bytes(18), b"PK\x03\x04" + bytes(100), zipped({"a": b""})[:40]],
+    ids=["empty", "zeros", "cut off"],
+)
 def test_a_zip_file_without_files_or_damaged(content):
     try:
         assert series.read(content) == series.Contents((), ())
