@@ -228,9 +228,12 @@ def test_a_chest_x_ray_is_flagged_by_the_model_of_ct(visit, clinic, shared_data)
 def test_two_doctors_at_once_see_only_what_is_their_own(visit, clinic, tmp_path):
     uploads = {}
     for place, name in enumerate(("ada", "ben")):
-        made = phantom.make_patient(f"both-{name}", "Pneumonia", seed=60 + place, slices=4, size=256)
         (tmp_path / name).mkdir()
-        uploads[name] = [phantom.write_dicom(cut, tmp_path / name / f"{name}-{cut.index}.dcm") for cut in made]
+        uploads[name] = []
+        for number in range(4):  # of one series each: slices of the same would be one case
+            seed = 60 + 4 * place + number
+            made = phantom.make_patient(f"both-{seed}", "Pneumonia", seed=seed, slices=3, size=256)
+            uploads[name].append(phantom.write_dicom(made[1], tmp_path / name / f"{name}-{number}.dcm"))
     doctors = {name: visit(name) for name in uploads}
     for name, doctor in doctors.items():
         doctor.new_patient(f"BOTH-{name}", f"Demo Patient of {name}")
@@ -355,6 +358,9 @@ def test_every_screen_of_the_administrator_opens(visit, clinic, earlier):
         "Patients": "Demo Patient Three Hundred",
         "Usage": "Readings",
         "Models": "ct-infection",
+        "Programs": "Make a key",
+        "Routing": "Systems that may send",
+        "Queue": "Received in the last day",
         "Audit trail": "Case saved",
         "Health": "SQLite",
     }
