@@ -238,7 +238,18 @@ def test_a_doctor_sees_the_doctors_screens_and_that_this_is_research(shown):
 def test_an_admin_sees_none_of_the_doctors_screens(store, signed_in, models):
     shown = shell.page_of(lambda: store, signed_in("admin").token, models)
     captions = [b.description for b in everything(shown.header) if isinstance(b, widgets.Button)]
-    assert captions == ["Sign out", "People", "Patients", "Usage", "Models", "Audit trail", "Health"]
+    assert captions == [
+        "Sign out",
+        "People",
+        "Patients",
+        "Usage",
+        "Models",
+        "Programs",
+        "Routing",
+        "Queue",
+        "Audit trail",
+        "Health",
+    ]
 
 
 @pytest.mark.parametrize("token", ["", "not-a-token"])
