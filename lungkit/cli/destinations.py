@@ -50,24 +50,21 @@ def destination_add(
     } | {option: str(file.resolve()) for option, file in files.items() if file}  # fmt: skip
     with clinic.writing() as db:
         row = routing.add_destination(db, name, kind, address, send or ())
-    typer.echo(
-        f"destination {row.id}, '{row.name}', can get {', '.join(row.objects)}; "
-        f"try it with: lungkit destination try '{row.name}'"
-    )
+    typer.echo(f"'{row.name}' can get {', '.join(row.objects)}; try it with: lungkit destination try '{row.name}'")
 
 
 @destination_app.command("list")
 def destination_list() -> None:
-    """Show every destination: the number by which rules name it, address, what it gets, whether it gets it now."""
+    """Show every destination: address, what it gets, and whether it gets it now. Rules name it by its name."""
     from lungkit import terminal
     from lungkit.clinic.records import routing
 
     with clinic.writing() as db:
         rows = [
-            (str(row.id), row.name, row.kind, _where(row), ", ".join(row.objects), "on" if row.active else "off")
+            (row.name, row.kind, _where(row), ", ".join(row.objects), "on" if row.active else "off")
             for row in routing.list_destinations(db)
         ]
-    terminal.table(("number", "destination", "kind", "address", "gets", "state"), rows)
+    terminal.table(("destination", "kind", "address", "gets", "state"), rows)
 
 
 @destination_app.command("on")

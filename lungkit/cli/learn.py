@@ -87,6 +87,8 @@ def learn_drift(
         title = f"{card.model}@{card.version}, images from {card.source}: {card.images_before} before, "
         columns = ("what", "before", "recent", "p", "verdict")
         terminal.table(columns, rows, f"{title}{card.images_recent} recent", ("before", "recent", "verdict"))
+        if card.images_damaged:
+            terminal.say(f"not in the checks of pixels, because damaged in the records: {card.images_damaged}")
     typer.echo(
         f"{len(raised)} alarms; without drift, at most {alarm:.1%} of such runs have any" if cards
         else "no image was read in the recent days"

@@ -2,7 +2,7 @@
 
 The steps are those of Hu, Hoffman and Reinhardt (IEEE Trans. Med. Imaging 20:490, 2001): a threshold between air and
 tissue, connected components, large airways taken away, and a morphological closing that brings back vessels and lesions
-at the pleura. The threshold is fixed half-way between lung and tissue, so that no disease moves it. Airways are dark
+at the pleura. The threshold is fixed half-way between lung and tissue: no disease moves it. Airways are dark
 tubes in the middle of the body. Tissue with lung a little above and below it counts as lung, too: a consolidation of a
 few slices. All of this is done on cells of about 2 mm, each the mean of its voxels, which saves time and lessens noise.
 

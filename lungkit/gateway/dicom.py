@@ -16,19 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
 from pydicom.dataset import Dataset
 from pynetdicom import AE, _config, dimse_messages, evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
-from sqlalchemy import orm
 
-from lungkit.clinic.records import audit_trail, routing
-from lungkit.clinic.records.keys import NOTED
+from lungkit.clinic.records import routing
 from lungkit.clinic.records.routing import CallerRefused
 from lungkit.clinic.records.store import Store, StoreError
-from lungkit.clinic.records.tables import AuditEvent, Caller, now
 from lungkit.clinic.web import supervisor
 from lungkit.data.dicom_header import TRANSFER_SYNTAXES
 from lungkit.errors import LungkitError
@@ -159,12 +155,14 @@ class Door:
         try:
             self._caller(title, address)
         except CallerRefused as refused:
-            self._note(title, address, str(refused))
+            with suppress(StoreError):
+                routing.note_refused(self._store, title, address, str(refused))
             return _CALLER
         except StoreError:
             return _CONGESTED
         if str(request.called_ae_title).strip() != self._settings.ae_title:
-            self._note(title, address, "it called another AE title")
+            with suppress(StoreError):
+                routing.note_refused(self._store, title, address, "it called another AE title")
             return _CALLED
         if len(association.ae.active_associations) > MOST_ASSOCIATIONS:
             return _LIMIT
@@ -173,15 +171,6 @@ class Door:
     def _caller(self, title: str, address: str) -> tuple[int, str]:
         with self._store.read() as db:
             return routing.admitted(db, title, address)
-
-    def _note(self, title: str, address: str, why: str) -> None:
-        """Put a refused system on the trail, each at most once in NOTED, and unknown ones together."""
-        with suppress(StoreError), self._store.write() as db:
-            known = db.scalar(sa.select(Caller.id).where(Caller.ae_title == title.strip()))
-            name = f"caller:{known or 'unknown'}"
-            if not _noted_lately(db, name):
-                stated = "".join(letter for letter in title[:16] if letter.isprintable())
-                audit_trail.append(db, None, "caller.refused", name, ae_title=stated, address=address, why=why)
 
     def _store_file(self, event: evt.Event) -> Dataset:
         """Take a file; the status is what C-STORE answers."""
@@ -214,11 +203,6 @@ class Door:
 
 def _address(association: Association) -> str:
     return str(association.requestor.address).partition("%")[0]
-
-
-def _noted_lately(db: orm.Session, name: str) -> bool:
-    same = (AuditEvent.action == "caller.refused") & (AuditEvent.object == name) & (AuditEvent.at > now() - NOTED)
-    return db.scalar(sa.select(AuditEvent.number).where(same).limit(1)) is not None
 
 
 def _closed(event: evt.Event) -> None:
@@ -287,9 +271,13 @@ class _Connection(RequestHandler):
 
     def handle(self) -> None:
         """Greet, and give the connection to an association. Raises OSError where the handshake fails."""
-        self.request.settimeout(ACSE_SECONDS)
-        if isinstance(self.request, ssl.SSLSocket):
-            self.request.do_handshake()
+        server: Any = self.server
+        try:
+            self.request.settimeout(ACSE_SECONDS)
+            if isinstance(self.request, ssl.SSLSocket):
+                self.request.do_handshake()
+        finally:
+            server.count_new(-1)
         super().handle()
 
     def _create_association(self) -> Association:
@@ -303,6 +291,8 @@ class _Server(ThreadedAssociationServer):
 
     request_queue_size = 64
     daemon_threads = True
+    _new = 0  # connections before the end of their handshake
+    _counting = threading.Lock()
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """The next connection, whose TLS handshake has not begun."""
@@ -312,26 +302,19 @@ class _Server(ThreadedAssociationServer):
             client = self.ssl_context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
         return client, address
 
-    _handshakes = 0  # connections that have not said what they want; changed by threads, each under the lock
-    _counting = threading.Lock()
-
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether there is room for one more connection."""
-        return len(self.active_associations) + self._handshakes < MOST_CONNECTIONS
+        return len(self.active_associations) + self._new < MOST_CONNECTIONS
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Count a connection until it is an association, or has ended."""
-        with self._counting:
-            self._handshakes += 1
+        """Give a connection to a thread of its own, and count it as new."""
+        self.count_new(1)
         super().process_request(request, client_address)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """As socketserver does it."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            with self._counting:
-                self._handshakes -= 1
+    def count_new(self, change: int) -> None:
+        """One more new connection (1), or one less (-1): from then on it counts as an association."""
+        with self._counting:
+            self._new += change
 
     def service_actions(self) -> None:
         """Nothing: pynetdicom would look for garbage every few seconds, which stops all threads."""

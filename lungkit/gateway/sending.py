@@ -21,7 +21,7 @@ from lungkit.gateway.objects import encoded
 
 AE_TITLE = "LUNGKIT"
 POLL_SECONDS = 1.0
-REST_SECONDS = 10.0  # that nothing is sent to a system which has just failed, so that it does not hold up the others
+REST_SECONDS = 10.0  # after a failure nothing is sent to that system for so long: it must not hold up the others
 STOP_SECONDS = 30.0  # at most, for what is being sent
 THREADS = 2  # one system that does not answer holds up one of them
 _log = logging.getLogger(__name__)

@@ -508,7 +508,7 @@ def test_every_action_on_the_trail_has_words():
         Path(shell.__file__).parents[2] / "gateway",
     )
     sources = "".join(file.read_text() for folder in folders for file in folder.glob("*.py"))
-    found = set(re.findall(r'"([a-z]+\.[a-z_]+)",\s+(?:f?"\w+:|name,)', sources))
+    found = set(re.findall(r'"([a-z]+\.[a-z_]+)",\s+(?:f?"\w+:|name,|caller,)', sources))
     assert found == set(trail.ACTIONS)
 
 

@@ -409,3 +409,22 @@ def test_settings_that_cannot_be_are_refused_in_words(sqlite_store, tmp_path, ce
 def test_a_port_that_is_closed_is_named_by_the_health_check(door):
     door.app.state.gateway.door.close()
     assert "the DICOM port is not open" in door.ask("GET", "//health/ready").text
+
+
+def test_connections_in_a_handshake_count_like_those_that_have_greeted(
+    start_gateway, sqlite_store, certificates, monkeypatch
+):
+    own = certificates("gateway")
+    settings = Settings(port=0, tls_cert=own[0], tls_key=own[1])
+    secured = start_gateway(sqlite_store, dicom=settings)
+    monkeypatch.setattr(dicom, "MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(dicom, "ACSE_SECONDS", 30.0)  # none of them ends by itself
+    opened = [_connect(secured) for _ in range(3)]
+    try:
+        until(lambda: secured.app.state.gateway.door._server._new == 3)
+        with _connect(secured) as fourth:
+            assert _is_closed(fourth)
+    finally:
+        for each in opened:
+            each.close()
+    until(lambda: secured.app.state.gateway.door._server._new == 0)

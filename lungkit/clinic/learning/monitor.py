@@ -57,6 +57,7 @@ class Card:
     source: str
     images_before: int
     images_recent: int
+    images_damaged: int  # whose pixels could not be looked at
     checks: tuple[Check, ...]
 
 
@@ -130,7 +131,7 @@ def _card(db: orm.Session, model: str, source: str, window: _Window) -> Card:
     newest = window.rows[-1].version
     days, recent = window.days(window.rows)
     of_version = [row for row in window.rows if row.version == newest]
-    some, features = _pixels(db, window)
+    some, features, damaged = _pixels(db, window)
     checks = [
         *(_numbers(window, what, some, features[:, at]) for at, what in enumerate(_PIXEL_CHECKS)),
         _mmd(window, some, features),
@@ -141,7 +142,7 @@ def _card(db: orm.Session, model: str, source: str, window: _Window) -> Card:
         _share(window, "reviews agree", [row for row in of_version if row.agrees is not None], lambda row: row.agrees),
     ]
     n = int(recent[days].sum())
-    return Card(model, newest, source, len(window.rows) - n, n, tuple(checks))
+    return Card(model, newest, source, len(window.rows) - n, n, damaged, tuple(checks))
 
 
 # --- checks
@@ -207,8 +208,8 @@ def _share(window: _Window, what: str, rows: _Rows, hit: Callable[[Any], bool]) 
 # --- pixels
 
 
-def _pixels(db: orm.Session, window: _Window) -> tuple[_Rows, np.ndarray]:
-    """Some rows of each day, and the features of their pixels (rows, features)."""
+def _pixels(db: orm.Session, window: _Window) -> tuple[_Rows, np.ndarray, int]:
+    """Some rows of each day, the features of their pixels (rows, features), and how many more are damaged."""
     chosen = []
     for _, of_day in groupby(window.rows, lambda row: row.read_at.date()):
         rows = list(of_day)
@@ -220,9 +221,9 @@ def _pixels(db: orm.Session, window: _Window) -> tuple[_Rows, np.ndarray]:
         try:
             features.append(describe(pixels.decode(png, units), units))
             kept.append(row)
-        except pixels.PixelsDamaged:  # `lungkit db check` is there for that
+        except pixels.PixelsDamaged:
             continue
-    return kept, np.array(features).reshape(len(kept), -1)
+    return kept, np.array(features).reshape(len(kept), -1), len(chosen) - len(kept)
 
 
 def describe(values: np.ndarray, units: str) -> np.ndarray:

@@ -63,9 +63,11 @@ def append(db: orm.Session, user_id: int | None, action: str, object: str, **det
     db.execute(sa.insert(AuditEvent).values(**row, hash=_hash(row)))
 
 
-def noted(db: orm.Session, user_id: int, action: str, object: str) -> bool:
-    """Whether the person did that to the object at any time."""
-    same = (AuditEvent.object == object) & (AuditEvent.action == action) & (AuditEvent.user_id == user_id)
+def noted(db: orm.Session, action: str, object: str, user_id: int | None = None, since: datetime | None = None) -> bool:
+    """Whether that was done to the object: by this person or by anyone, since this time or at any time."""
+    same = (AuditEvent.object == object) & (AuditEvent.action == action)
+    same = same if user_id is None else same & (AuditEvent.user_id == user_id)
+    same = same if since is None else same & (AuditEvent.at > since)
     return db.scalar(sa.select(AuditEvent.number).where(same).limit(1)) is not None
 
 

@@ -302,7 +302,7 @@ class Records:
         with self.access.reads("doctor", PROGRAM) as (db, actor):
             reading = _find_reading(db, reading_id)
             _require_visible(actor, reading.study)
-            if not audit_trail.noted(db, actor.user_id, "case.open", f"reading:{reading.id}"):
+            if not audit_trail.noted(db, "case.open", f"reading:{reading.id}", actor.user_id):
                 raise RecordMissing("slices are shown to who has opened the case: open it first")
             of_these = (SeriesSlice.study_id == reading.study_id) & SeriesSlice.number.in_(numbers)
             rows = db.execute(sa.select(SeriesSlice.number, SeriesSlice.pixels).where(of_these))

@@ -101,7 +101,7 @@ def claim(store: Store, resting: Collection[int] = ()) -> ClaimedDispatch | None
     """The entry that is due for the longest time, for this sender alone until its lease ends; None if there is none.
 
     resting: destinations to which nothing is sent now.
-    A review is sent after the reading that it is about, so that its predecessor is there.
+    A review is sent after the reading that it is about: the other system then has its predecessor.
     """
     at, earlier = now(), orm.aliased(Dispatch)
     before = (

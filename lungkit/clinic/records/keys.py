@@ -19,7 +19,7 @@ from lungkit import files
 from lungkit.clinic.records import accounts, audit_trail
 from lungkit.clinic.records.accounts import Actor, Forbidden
 from lungkit.clinic.records.store import Store, StoreError
-from lungkit.clinic.records.tables import PROGRAM, SCOPES, ApiKey, AuditEvent, User, now
+from lungkit.clinic.records.tables import PROGRAM, SCOPES, ApiKey, User, now
 from lungkit.errors import LungkitError
 
 DAYS, MOST_DAYS = 365, 3650  # until a key expires
@@ -196,14 +196,9 @@ class KeyAccess:
         with self.store.read() as db:
             parts = _KEY.fullmatch(self._key)
             known = parts and db.get(ApiKey, parts[1])
-            name = known.id if known else "unknown"
-            if _noted_lately(db, name):
+            name, since = f"key:{known.id if known else 'unknown'}", now() - NOTED
+            if audit_trail.noted(db, "key.refused", name, since=since):
                 return
         with self.store.write() as db:
-            if not _noted_lately(db, name):
-                audit_trail.append(db, None, "key.refused", f"key:{name}", why=why, scopes=list(self.scopes))
-
-
-def _noted_lately(db: orm.Session, name: str) -> bool:
-    same = (AuditEvent.action == "key.refused") & (AuditEvent.object == f"key:{name}") & (AuditEvent.at > now() - NOTED)
-    return db.scalar(sa.select(AuditEvent.number).where(same).limit(1)) is not None
+            if not audit_trail.noted(db, "key.refused", name, since=since):
+                audit_trail.append(db, None, "key.refused", name, why=why, scopes=list(self.scopes))

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from lungkit.clinic.records import audit_trail, keys
+from lungkit.clinic.records.store import Store
 from lungkit.clinic.records.tables import (
     DESTINATIONS,
     OBJECTS,
@@ -185,6 +186,16 @@ def admitted(db: orm.Session, ae_title: str, address: str) -> tuple[int, str]:
     return row.user_id, row.ae_title
 
 
+def note_refused(store: Store, ae_title: str, address: str, why: str) -> None:
+    """Put a refused system on the trail, each at most once in keys.NOTED, and unknown ones together."""
+    with store.write() as db:
+        known = db.scalar(sa.select(Caller.id).where(Caller.ae_title == ae_title.strip()))
+        caller = f"caller:{known or 'unknown'}"
+        if not audit_trail.noted(db, "caller.refused", caller, since=now() - keys.NOTED):
+            stated = "".join(letter for letter in ae_title[:16] if letter.isprintable())
+            audit_trail.append(db, None, "caller.refused", caller, ae_title=stated, address=address, why=why)
+
+
 def accepted_ae_title(text: str) -> str:
     """An AE title without blanks around it. Raises LungkitError."""
     if not _AE_TITLE.fullmatch(text) or len(text.strip()) > 16:
@@ -332,7 +343,7 @@ def change_route(db: orm.Session, route_id: int, rule: Rule, by: int | None = No
 
 
 def note_trial(db: orm.Session, route_id: int, by: int | None = None) -> None:
-    """A rule was tried on a study, so that it may be switched on."""
+    """A rule was tried on a study; now it may be switched on."""
     row = _found(db, Route, route_id)
     row.tried_at = now()
     audit_trail.append(db, by, "route.try", f"route:{row.id}")

@@ -127,7 +127,7 @@ class CaseSeries:
 
     @property
     def straight(self) -> bool:
-        """Whether its slices lie one above the other at known distances, so that other planes can be drawn."""
+        """Whether other planes can be drawn: its slices lie one above the other at known distances."""
         crooked = {Rule.TILT, Rule.SHIFTED, Rule.NO_SPACING, Rule.ONE_SLICE}
         return None not in self.spacing and not crooked & {finding["rule"] for finding in self.findings}
 
@@ -220,7 +220,7 @@ def case_series(row: CtSeries, study_id: str, label: str, classes: int) -> CaseS
 def spooled(series: Series, tell: Callable[[int], None]) -> Iterator[Callable[[str], Iterator[list[dict[str, Any]]]]]:
     """A function: the id of a study to rows of tables.SeriesSlice, AT_ONCE at a time.
 
-    The encoded slices lie in a file without a name, so that they take no memory. tell: called with the number of those
+    The encoded slices lie in a file without a name, not in memory. tell: called with the number of those
     that are done. Raises ImageRefused if one cannot be decoded.
     """
     sizes: list[int] = []

@@ -459,4 +459,4 @@ class SeriesSlice(Base):
         primary_key=True, autoincrement=False, comment="From 0, in the order of positions"
     )
     # Last in its row, as pixels are.
-    pixels: Mapped[bytes] = mapped_column(sa.LargeBinary, deferred=True, comment="HU, encoded anew as PNG of 16 bits")
+    pixels: Mapped[bytes] = mapped_column(sa.LargeBinary, deferred=True, comment="HU, as PNG of 16 bits")

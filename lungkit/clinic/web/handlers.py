@@ -133,7 +133,7 @@ class SliceHandler(PageHandler):
     """Some slices of a CT series for whoever opened the case: the records decide, as in a kernel.
 
     Kernels stay small this way, and the browser fetches what it shows first. The answer has for each slice its length
-    (4 bytes, big-endian) and a PNG of 16 bits. A thread reads, so that others are answered in the meantime.
+    (4 bytes, big-endian) and a PNG of 16 bits. A thread reads; meanwhile others are answered.
     """
 
     @allow_unauthenticated

@@ -141,7 +141,7 @@ def source_header(file: bytes | str | Path) -> Dataset:
 def packed(headers: Sequence[Dataset]) -> bytes:
     """What `source_header` gave of some files, for the records: compressed DICOM JSON with the attributes in KEPT.
 
-    Values are kept as texts, valid or not, so that `source_of` says the same of them afterwards.
+    Values are kept as texts, valid or not: `source_of` then says the same of them as before.
     """
     return zlib.compress(json.dumps([_as_texts(header).to_json_dict() for header in headers]).encode())
 

@@ -36,7 +36,7 @@ def upgrade() -> None:
         "series_slices",
         _column("study_id", sa.String(36), "Whose slice", study, primary_key=True),
         _column("number", sa.Integer, "From 0, in the order of positions", primary_key=True, autoincrement=False),
-        _column("pixels", sa.LargeBinary, "HU, encoded anew as PNG of 16 bits"),
+        _column("pixels", sa.LargeBinary, "HU, as PNG of 16 bits"),
         comment="Slices of a CT series",
     )
 
