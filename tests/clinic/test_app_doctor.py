@@ -531,6 +531,19 @@ def test_of_several_series_a_person_chooses(store, shown, reads_series, ct_folde
     assert counts(store) == [1, 2, 2, 0]
 
 
+def test_a_series_that_was_sent_for_one_patient_is_not_read_for_the_next(store, shown, reads_series, ct_folder):
+    enter_patient(shown.screen)
+    files = ct_files(ct_folder)
+    send_together(upload_of(shown.screen), files | another_series(files))
+    choices = [b for b in on_screen(shown.screen) if getattr(b, "description", "") == "Read this series"]
+    button(shown.screen, "Choose another patient").click()
+    enter_patient(shown.screen, number="P-2")
+    assert not [b for b in on_screen(shown.screen) if getattr(b, "description", "") == "Read this series"]
+    choices[0].click()
+    assert "Send it again" in text(shown.widget)
+    assert reads_series == [] and counts(store)[1] == 0
+
+
 def test_a_refused_series_names_its_rule_and_what_was_left_out_is_said(store, shown, reads_series, ct_folder):
     enter_patient(shown.screen)
     files = ct_files(ct_folder)

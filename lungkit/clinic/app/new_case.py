@@ -357,9 +357,13 @@ class _FileLine(widgets.HBox):
         show_if(True, self.button)
 
     def withdraw(self) -> None:
-        """It can no longer be read."""
+        """It can no longer be read, also by a click that is on its way."""
         if self.act is not self._show:
+            self.act = self._refuse
             show_if(False, self.button)
+
+    def _refuse(self) -> None:
+        raise LungkitError(f"{self.name} was sent for another patient, or is gone. Send it again.")
 
     def read(self, reading_id: str, decision: str, probability: str, seconds: float) -> None:
         """Read and saved."""
