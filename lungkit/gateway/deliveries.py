@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -53,7 +52,7 @@ class Delivery:
     @cached_property
     def reported(self) -> Reported:
         """What is told in FHIR and HL7, which do not need the images."""
-        return replace(reported_of(self.case, self.card, self._source), result=self.result)
+        return reported_of(self.case, self.card, self._source, self.result)
 
     @property
     def _source(self) -> objects.Source | None:

@@ -103,14 +103,17 @@ class Reported:
         return RESEARCH_ONLY + (" The model learned from computer-made images." if self.result.synthetic else "")
 
 
-def reported_of(case: Case, card: ModelCard | None, source: Source | None = None) -> Reported:
+def reported_of(
+    case: Case, card: ModelCard | None, source: Source | None = None, result: Result | None = None
+) -> Reported:
     """A reading of the records.
 
-    card: of the version that read; None if it is no longer in the registry. source: of the one image that was read.
+    card: of the version that read; None if it is no longer in the registry. source: its images. result: of a series,
+    whose slices the records know apart from the case; default: that of one image.
     """
-    result = result_of_case(case, card, source)
+    said = result or result_of_case(case, card, source)
     reviews = [review_of(row) for row in case.reviews]
-    return Reported(result=result, patient=case.patient, kind=case.kind, reviews=tuple(reviews), source=source)
+    return Reported(result=said, patient=case.patient, kind=case.kind, reviews=tuple(reviews), source=source)
 
 
 def plain(text: str) -> str:
