@@ -6,7 +6,7 @@ Times are UTC.
 """
 
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -50,6 +50,8 @@ PRIORITIES = ("batch", "routine", "urgent", "page")  # of jobs, the least urgent
 DESTINATIONS = ("dicom", "stow", "fhir", "hl7")  # ways in which results are sent
 OBJECTS = ("report", "capture", "segmentation", "bundle", "message")  # what a destination can be sent
 ARRIVING, CLOSED = "arriving", "closed"  # whether files of a study that was received still come
+VERDICTS = ("promote", "keep", "cannot tell")  # what a trial of two versions says
+OPEN, PROMOTED, REJECTED, ROLLED_BACK = TRIAL_STATES = ("open", "promoted", "rejected", "rolled back")
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = STATES = ("queued", "running", "done", "failed", "cancelled")
 SEXES = ("female", "male", "other", "unknown")
 KINDS = ("CT", "X-ray", "image")
@@ -460,3 +462,104 @@ class SeriesSlice(Base):
     )
     # Last in its row, as pixels are.
     pixels: Mapped[bytes] = mapped_column(sa.LargeBinary, deferred=True, comment="HU, as PNG of 16 bits")
+
+
+class Setting(Base):
+    __tablename__ = "settings"
+    __table_args__ = ({"comment": "What administrators have set for all of the clinic"},)
+
+    name: Mapped[str] = mapped_column(sa.String(64), primary_key=True, comment="Such as blind_share")
+    value: Mapped[Any] = mapped_column(sa.JSON, comment="What it is set to")
+    changed_at: Mapped[datetime] = mapped_column(UtcTime, default=now, onupdate=now, comment="When")
+    changed_by: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id"), comment="Who; empty: the command line")
+
+
+class BlindReading(Base):
+    __tablename__ = "blind_readings"
+    __table_args__ = ({"comment": "Readings whose answer a person is shown only after giving a label"},)
+
+    reading_id: Mapped[str] = mapped_column(sa.ForeignKey("readings.id", ondelete="CASCADE"), primary_key=True,
+                                            comment="Which reading")  # fmt: skip
+    drawn_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When chance chose it")
+
+
+class Trial(Base):
+    __tablename__ = "trials"
+    __table_args__ = (
+        _one_of("verdict", VERDICTS),
+        _one_of("state", TRIAL_STATES),
+        {"comment": "A challenger measured beside the champion, to be signed by two people before it may read"},
+    )
+
+    id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id, comment="Random identifier")
+    model: Mapped[str] = mapped_column(sa.String(100), index=True, comment="Name of the model")
+    champion: Mapped[str] = mapped_column(sa.String(16), comment="Version in use when it was measured")
+    challenger: Mapped[str] = mapped_column(sa.String(16), comment="Version that would take its place")
+    verdict: Mapped[str] = mapped_column(sa.String(16), comment="promote, keep or cannot tell")
+    state: Mapped[str] = mapped_column(sa.String(16), default=OPEN, comment="open, promoted, rejected or rolled back")
+    evidence: Mapped[Json] = mapped_column(sa.JSON, comment="Figures on each set, margin, power, speed and size")
+    evidence_sha256: Mapped[str] = mapped_column(sa.String(64), comment="SHA-256 of the evidence, which is signed")
+    rollback: Mapped[Json] = mapped_column(sa.JSON, comment="When the champion is taken back, written before")
+    opened_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When it was measured")
+    ended_at: Mapped[datetime | None] = mapped_column(UtcTime, comment="When it was promoted or rejected")
+    signatures: Mapped[list["TrialSignature"]] = relationship(order_by="TrialSignature.signed_at")
+
+
+class TrialSignature(Base):
+    __tablename__ = "trial_signatures"
+    __table_args__ = ({"comment": "Who has signed that a challenger may read"},)
+
+    trial_id: Mapped[str] = mapped_column(sa.ForeignKey("trials.id"), primary_key=True, comment="Which trial")
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), primary_key=True, comment="Who")
+    evidence_sha256: Mapped[str] = mapped_column(sa.String(64), comment="SHA-256 of the evidence that was on screen")
+    signed_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When")
+    user: Mapped[User] = relationship()
+
+
+class LockedLook(Base):
+    __tablename__ = "locked_looks"
+    __table_args__ = ({"comment": "Each time that a locked set was measured on; every look makes the next less worth"},)
+
+    id: Mapped[int] = mapped_column(primary_key=True, comment="Running number")
+    set_sha256: Mapped[str] = mapped_column(sa.String(64), index=True, comment="SHA-256 of the set's manifest")
+    version: Mapped[str] = mapped_column(sa.String(120), comment="Model and version that was measured")
+    trial_id: Mapped[str | None] = mapped_column(sa.ForeignKey("trials.id"), index=True,
+                                                 comment="In which trial; empty: in none")  # fmt: skip
+    images: Mapped[int] = mapped_column(comment="How many the set has")
+    looked_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When")
+
+
+class Challenger(Base):
+    __tablename__ = "challengers"
+    __table_args__ = ({"comment": "Versions that read in the shadow of the one in use; one for each model"},)
+
+    model: Mapped[str] = mapped_column(sa.String(100), primary_key=True, comment="Name of the model")
+    version: Mapped[str] = mapped_column(sa.String(16), comment="Version that reads unseen")
+    since: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="Readings from then on")
+
+
+class ShadowReading(Base):
+    __tablename__ = "shadow_readings"
+    __table_args__ = ({"comment": "What a challenger said about a study; never shown next to a case"},)
+
+    reading_id: Mapped[str] = mapped_column(sa.ForeignKey("readings.id", ondelete="CASCADE"), primary_key=True,
+                                            comment="What the version in use said")  # fmt: skip
+    version: Mapped[str] = mapped_column(sa.String(16), primary_key=True, comment="The challenger, of the same model")
+    probabilities: Mapped[dict[str, float]] = mapped_column(sa.JSON, comment="Class name to calibrated probability")
+    label: Mapped[str] = mapped_column(sa.String(100), comment="Class at the operating point")
+    decision: Mapped[str] = mapped_column(sa.String(100), comment="The label, or: uncertain: review")
+    milliseconds: Mapped[float] = mapped_column(sa.Double, comment="From pixels to answer")
+    read_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When")
+
+
+class DriftRun(Base):
+    __tablename__ = "drift_runs"
+    __table_args__ = ({"comment": "What the nightly comparison of recent days with those before has found"},)
+
+    id: Mapped[int] = mapped_column(primary_key=True, comment="Running number")
+    day: Mapped[date] = mapped_column(sa.Date, unique=True, comment="The day after the last one that it looked at, UTC")
+    alarm: Mapped[bool] = mapped_column(comment="Whether anything has drifted")
+    cards: Mapped[list[Json]] = mapped_column(sa.JSON, comment="Each model and source; nothing of a single patient")
+    settings: Mapped[Json] = mapped_column(sa.JSON, comment="Days compared, and the rate of false alarms")
+    told_at: Mapped[datetime | None] = mapped_column(UtcTime, comment="When people were told; empty: not, or no alarm")
+    ran_at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When")
