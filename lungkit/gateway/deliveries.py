@@ -52,7 +52,8 @@ class Delivery:
     @cached_property
     def reported(self) -> Reported:
         """What is told in FHIR and HL7, which do not need the images."""
-        return reported_of(self.case, self.card, self._source, self.result)
+        before = self._row.supersedes if self._row else None
+        return reported_of(self.case, self.card, self._source, self.result, before or "")
 
     @property
     def _source(self) -> objects.Source | None:

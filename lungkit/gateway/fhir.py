@@ -16,7 +16,6 @@ from urllib.parse import quote
 
 from lungkit.gateway.objects import codes, provenance
 from lungkit.gateway.objects.codes import CodedConcept
-from lungkit.gateway.objects.result import Result
 from lungkit.gateway.objects.source import Source
 from lungkit.gateway.reported import Finding, Reported, plain
 
@@ -30,6 +29,7 @@ _SYSTEMS = {
     "DCM": "http://dicom.nema.org/resources/ontology/DCM",
     codes.SCHEME: "urn:lungkit:codes",
 }
+_REPLACES = "http://hl7.org/fhir/StructureDefinition/diagnosticReport-replaces"
 # Of v3-ObservationValue; the report and its findings have the second one as well once a person has reviewed them.
 _ASSERTED = {"AIAST": "Artificial Intelligence asserted", "CLINAST": "clinician asserted"}
 
@@ -68,10 +68,10 @@ def bundle(reported: Reported, pdf: bytes = b"", patient_numbers: str = PATIENT_
     findings = []
     for finding in reported.findings:
         said = shared | _finding(reported, finding, device, studies)
-        findings.append(add("Observation", _ours("finding", result, finding.name), said, ours=True))
+        findings.append(add("Observation", _ours("finding", result.reading, finding.name), said, ours=True))
     report = shared | _report(reported, pdf) | {"result": findings}
     report |= {"imagingStudy": studies} if studies else {}
-    add("DiagnosticReport", _ours("report", result), report, ours=True)
+    add("DiagnosticReport", _ours("report", result.reading), report, ours=True)
     return {"resourceType": "Bundle", "type": "transaction", "entry": entries}
 
 
@@ -79,9 +79,9 @@ def _uuid(*names: str) -> uuid.UUID:
     return uuid.uuid5(uuid.NAMESPACE_OID, "\n".join(("lungkit", "fhir", *names)))
 
 
-def _ours(kind: str, result: Result, *names: str) -> Json:
+def _ours(kind: str, reading: str, *names: str) -> Json:
     """The identifier of a resource of this reading."""
-    return {"system": _URI, "value": f"urn:uuid:{_uuid(kind, result.reading, *names)}"}
+    return {"system": _URI, "value": f"urn:uuid:{_uuid(kind, reading, *names)}"}
 
 
 def _search(identifier: Json) -> str:
@@ -179,6 +179,9 @@ def _report(reported: Reported, pdf: bytes) -> Json:
         made["conclusionCode"] = [_concept(present[0].code, present[0].name)]
     elif present:  # a range of grades: one of them, and it is not known which
         made["conclusionCode"] = [{"text": plain(reported.result.answer)}]
+    if reported.supersedes:  # by its identifier, because it may not have been sent to this server
+        before = {"type": "DiagnosticReport", "identifier": _ours("report", reported.supersedes)}
+        made["extension"] = [{"url": _REPLACES, "valueReference": before}]
     if reported.review:
         made["resultsInterpreter"] = [_person(reported.review.reviewer)]
     if pdf:

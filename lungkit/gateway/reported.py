@@ -42,6 +42,7 @@ class Reported:
     kind: str = "image"  # CT, X-ray, or image where that is not known; a source says it itself
     reviews: tuple[Review, ...] = ()  # oldest first; the latest counts
     source: Source | None = None  # None: no DICOM study is known
+    supersedes: str = ""  # the reading of the same series before late images came; often empty
 
     def __post_init__(self) -> None:
         if not self.patient.number or plain(self.patient.number) != self.patient.number:
@@ -104,16 +105,28 @@ class Reported:
 
 
 def reported_of(
-    case: Case, card: ModelCard | None, source: Source | None = None, result: Result | None = None
+    case: Case,
+    card: ModelCard | None,
+    source: Source | None = None,
+    result: Result | None = None,
+    supersedes: str = "",
 ) -> Reported:
     """A reading of the records.
 
     card: of the version that read; None if it is no longer in the registry. source: its images. result: of a series,
-    whose slices the records know apart from the case; default: that of one image.
+    whose slices the records know apart from the case; default: that of one image. supersedes: the reading of the same
+    series before late images came.
     """
     said = result or result_of_case(case, card, source)
     reviews = [review_of(row) for row in case.reviews]
-    return Reported(result=said, patient=case.patient, kind=case.kind, reviews=tuple(reviews), source=source)
+    return Reported(
+        result=said,
+        patient=case.patient,
+        kind=case.kind,
+        reviews=tuple(reviews),
+        source=source,
+        supersedes=supersedes,
+    )
 
 
 def plain(text: str) -> str:

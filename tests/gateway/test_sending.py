@@ -18,6 +18,7 @@ import numpy as np
 import pydicom
 import pytest
 import sqlalchemy as sa
+from fhir.resources.R4B.diagnosticreport import DiagnosticReport
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
 
@@ -149,6 +150,16 @@ def test_a_reading_that_supersedes_another_names_its_report(delivery, readings, 
     assert named(first.report()) is None
     assert named(second.report()) == first.report().SOPInstanceUID
     assert len(second.source.instances) == 3
+
+
+def test_a_reading_that_supersedes_another_replaces_its_report_in_fhir(delivery, readings, files, prediction):
+    first, second = delivery(2), delivery(reading_id=readings.save(files[:3], prediction()))
+    before, after = (json.loads(told.bundle({}))["entry"][-1]["resource"] for told in (first, second))
+    DiagnosticReport.model_validate(after)
+    assert "extension" not in before
+    (replaces,) = after["extension"]
+    assert replaces["url"].endswith("/diagnosticReport-replaces")
+    assert replaces["valueReference"]["identifier"] in before["identifier"]
 
 
 def test_the_capture_of_a_series_has_no_heat_map_whose_slice_is_not_known(delivery):
