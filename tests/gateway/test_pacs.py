@@ -43,17 +43,20 @@ def orthanc(door, tmp_path) -> str:
     }  # fmt: skip
     (tmp_path / "orthanc.json").write_text(json.dumps(settings))
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(["Orthanc", tmp_path / "orthanc.json"], **silent) as process:
-        until = time.monotonic() + 30
+    process = subprocess.Popen(["Orthanc", tmp_path / "orthanc.json"], **silent)
+    try:
+        until = time.monotonic() + 60
         while True:
             try:
                 requests.get(f"http://127.0.0.1:{port}/system", timeout=5)
                 break
-            except requests.ConnectionError:
+            except requests.RequestException:
                 assert time.monotonic() < until
                 time.sleep(0.1)
         yield f"http://127.0.0.1:{port}"
-        process.terminate()
+    finally:
+        process.kill()  # it may wait for a transfer that will not end; nothing of it is kept
+        process.wait()
 
 
 @pytest.mark.parametrize(

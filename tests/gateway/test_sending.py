@@ -229,14 +229,21 @@ def serving(talk, tls: ssl.SSLContext | None = None):
 
 def request_of(line: socket.socket) -> bytes:
     """A whole request over HTTP."""
-    got = b""
+    got = _more(line)
     while b"\r\n\r\n" not in got:
-        got += line.recv(65536)
+        got += _more(line)
     head, _, body = got.partition(b"\r\n\r\n")
     length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])
     while len(body) < length:
-        body += line.recv(65536)
+        body += _more(line)
     return head + b"\r\n\r\n" + body
+
+
+def _more(line: socket.socket) -> bytes:
+    """What comes next. Raises OSError at the end: a thread that went on reading would take all of a processor."""
+    if not (part := line.recv(65536)):
+        raise ConnectionError("the other side has closed the connection")
+    return part
 
 
 def answering(status: int, body: bytes | dict | list = b"", **headers: str):
