@@ -10,7 +10,7 @@ A scheduler runs whatever code reaches it, and a client loads what workers send:
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -107,9 +107,8 @@ class _Queue:
 
     def _answer(self, future: "distributed.Future[list[Record] | str]") -> list[Record] | None:
         """The records of a chunk; None where the workers that read it died."""
-        self._wait(future)
         try:
-            records = future.result()
+            records = self._fetched(future)
         except distributed.KilledWorker:
             return None
         except (CancelledError, OSError):
@@ -122,6 +121,13 @@ class _Queue:
         if isinstance(records, str):
             raise ClusterError(records)
         return records
+
+    def _fetched(self, future: "distributed.Future[list[Record] | str]") -> list[Record] | str:
+        """What a task gave. A worker that dies with it in memory takes it along: then it is made once more."""
+        while True:
+            self._wait(future)
+            with suppress(TimeoutError):
+                return future.result(timeout=_PATIENCE)
 
     def _wait(self, future: "distributed.Future[list[Record] | str]") -> None:
         """Wait for an answer, whatever it is, and say so if there is no worker to give one."""

@@ -32,6 +32,7 @@ CHECKOUT = {"PYTHONPATH": str(Path(lungkit.__file__).parents[1])}
 # it must not.
 PRELOAD = """
 import os
+import time
 from lungkit.clinic import decode
 
 whole = getattr(decode, "whole", decode.decode)  # dask may run this twice
@@ -41,6 +42,7 @@ def decode_or_crash(files, spec, home):
     with open({log!r}, "a") as log:
         log.writelines(file.name + chr(10) for file in files)
     if any(file.name == "crash.dcm" for file in files):
+        time.sleep(1)  # dask starts no other worker for one that dies before it knows that it has started
         os._exit(1)
     return whole(files, spec, home)
 
@@ -194,6 +196,34 @@ def test_a_file_that_kills_its_workers_is_named_and_the_rest_is_read(version, jo
         next(record["error"] for record in told if record["file"] == "in/1/cut.jpg"),
     ]
     assert read_now().count("crash.dcm") == 4, "two workers with its chunk, and two alone"
+
+
+def test_an_answer_that_dies_with_its_worker_is_waited_for_and_people_hear_why(monkeypatch, capsys):
+    class Lost:
+        """A task that is done, whose answer is gone until another worker makes it once more."""
+
+        asked = 0
+
+        def done(self) -> bool:
+            return self.asked != 1
+
+        def result(self, timeout: float) -> list[dict]:
+            self.asked += 1
+            if self.asked == 1:
+                raise TimeoutError
+            return [{"file": "a.png"}]
+
+    class Nobody:
+        def ncores(self) -> dict:
+            return {}
+
+    def wait(future, timeout: float) -> None:
+        future.asked += 1
+        raise TimeoutError
+
+    monkeypatch.setattr(cluster.distributed, "wait", wait)
+    assert cluster._Queue(Nobody(), "tcp://here:1", None)._answer(Lost()) == [{"file": "a.png"}]
+    assert "no worker has joined tcp://here:1" in capsys.readouterr().err
 
 
 @pytest.fixture
