@@ -67,11 +67,22 @@ def learn_drift(
     recent: Annotated[int, typer.Option(help="the last days, today included (UTC)")] = 7,
     alarm: Annotated[float, typer.Option(help="share of runs without drift that may raise any alarm")] = 0.01,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="the nightly look instead: each day up to yesterday, kept once a day, alarms told"),
+    ] = False,
+    try_alert: Annotated[bool, typer.Option("--try-alert", help="only send a test message to all addresses")] = False,
 ) -> None:
     """Compare recent days with those before: images, answers and reviews of each model and source."""
     from lungkit import config, terminal
     from lungkit.clinic.learning import monitor
 
+    if try_alert:
+        _try_alert()
+        return
+    if keep:
+        _keep(as_json)
+        return
     with clinic.records() as store:
         cards = monitor.watch(store, reference, recent, alarm, config.clinic_name())
     raised = [check for card in cards for check in card.checks if check.alarm]
@@ -93,3 +104,33 @@ def learn_drift(
         f"{len(raised)} alarms; without drift, at most {alarm:.1%} of such runs have any" if cards
         else "no image was read in the recent days"
     )  # fmt: skip
+
+
+def _try_alert() -> None:
+    from lungkit.gateway import alerts
+
+    alerts.send_test()
+    typer.echo("the test message was taken everywhere")
+
+
+def _keep(as_json: bool) -> None:
+    """Look at the days up to yesterday, keep what was found, and tell people of it."""
+    from lungkit import config, terminal
+    from lungkit.clinic.learning import nightly
+    from lungkit.gateway import alerts
+
+    with clinic.records() as store:
+        kept = nightly.keep(store, config.clinic_name())
+        if as_json:
+            typer.echo(json.dumps(asdict(kept), default=str))
+        for card in [] if as_json else kept.cards:
+            title = f"{card['model']}@{card['version']}, images from {card['source']}: {card['images']} images"
+            rows = [(check["what"], check["words"]) for check in card["checks"]]
+            terminal.table(("what", "verdict"), rows, title, ("verdict",))
+        if not as_json:
+            found = "something has changed" if kept.alarm else "nothing has changed"
+            every = f"{kept.settings['every']:g}"
+            typer.echo(f"{kept.day} was kept already: {found}" if not kept.new else f"kept for {kept.day}: {found}")
+            typer.echo(f"without a change, a false alarm is expected once in {every} days at most")
+        if kept.new:
+            alerts.tell(store)

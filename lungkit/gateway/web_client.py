@@ -82,6 +82,13 @@ def probe(address: Mapping[str, Any], kind: str) -> str:
     return f"it answers {answer.status}"
 
 
+def post_json(address: Mapping[str, Any], content: bytes) -> None:
+    """Send JSON to an address; what is answered besides the status does not matter. Raises NotSent."""
+    answer = _asked("POST", address, "", {"Content-Type": "application/json"}, content)
+    if not 200 <= answer.status < 300:
+        raise _refusal(answer)
+
+
 # --- what an answer means
 
 
