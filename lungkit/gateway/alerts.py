@@ -49,8 +49,8 @@ class Message:
         told = (
             f"lungkit looked at the days before {self.day} (UTC). Something has changed:\n",
             *lines,
-            "\nAn administrator sees the figures under Drift in the clinic. A model may be less reliable on images that",
-            "differ from those before. Research use only.",
+            "\nAn administrator sees the figures under Drift in the clinic. A model may be less reliable on images",
+            "that differ from those before. Research use only.",
         )
         return "\n".join(told) + "\n"
 

@@ -7,7 +7,6 @@ means and shares of days, and nothing of a patient.
 
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -94,7 +93,7 @@ def note_told(store: Store) -> None:
                 audit_trail.append(db, None, "drift.tell", f"day:{row.day}")
 
 
-def _alarms() -> "sa.Select[tuple[DriftRun]]":
+def _alarms() -> "sa.Select[DriftRun]":
     week = now().date() - timedelta(days=RECENT - 1)
     return sa.select(DriftRun).where(DriftRun.alarm, DriftRun.day >= week).order_by(DriftRun.day)
 

@@ -62,14 +62,18 @@ def filled(store):
                 brighter = recent.get("brighter", 0) if late else 0
                 picture = np.clip(rng.normal(0.4 + brighter, 0.1, (32, 40)), 0, 1).astype(np.float32)
                 image = images.Image(picture, "intensity", "DX", "x", {})
-                study = Study(patient=patients[number % 6], kind="X-ray", units="intensity", sha256=f"{number:064x}", width=40,
-                              height=32, tags={"view": "PA", "manufacturer": "ACME", "device": "Ray 1"}, uploaded_by=user.id, pixels=pixels.encode(image),
-                              uploaded_at=now())  # fmt: skip
+                study = Study(
+                    patient=patients[number % 6], kind="X-ray", units="intensity", sha256=f"{number:064x}", width=40,
+                    height=32, tags={"view": "PA", "manufacturer": "ACME", "device": "Ray 1"}, uploaded_by=user.id,
+                    pixels=pixels.encode(image), uploaded_at=now(),
+                )  # fmt: skip
                 left = rng.random() < (recent.get("left", 0.1) if late else 0.1)
                 label = str(rng.choice(["Normal", "Pneumonia"]))
-                reading = Reading(study=study, model=model, version="v2", probabilities={label: 0.9}, label=label,
-                                  decision=REVIEW if left else label, point={}, checks=[_check(rng)], milliseconds=1.0, heat=b"",
-                                  read_at=now() - timedelta(days=ago + skip))  # fmt: skip
+                reading = Reading(
+                    study=study, model=model, version="v2", probabilities={label: 0.9}, label=label,
+                    decision=REVIEW if left else label, point={}, checks=[_check(rng)], milliseconds=1.0, heat=b"",
+                    read_at=now() - timedelta(days=ago + skip),
+                )  # fmt: skip
                 agrees = bool(rng.random() < (recent.get("agree", 0.9) if late else 0.9))
                 reading.reviews.append(Review(reviewer_id=user.id, agrees=agrees, label=label))
                 db.add(reading)
