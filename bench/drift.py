@@ -130,9 +130,10 @@ def main() -> None:
         episodes += int(np.diff(alarms.astype(int), prepend=0).clip(0).sum())
         with_any += bool(alarms.any())
         share.append(alarms.mean())
-    print(f"\nquiet periods of {WATCHED} days, {options.images:g} images a day: {episodes / options.periods:.2f} "
-          f"false alarms each; {with_any} of {options.periods} periods have any; {np.mean(share):.1%} of nights\n")  # fmt: skip
-
+    print(
+        f"\nquiet periods of {WATCHED} days, {options.images:g} images a day: {episodes / options.periods:.2f} "
+        f"false alarms each; {with_any} of {options.periods} periods have any; {np.mean(share):.1%} of nights\n"
+    )
     print("| change | nights to alarm, median | quartiles | none in 60 nights |\n|---|--:|--:|--:|")
     for name, after in CHANGES.items():
         row = days_to_alarm(
