@@ -1,4 +1,4 @@
-"""The verbs of learning from reviews: collect, doubts, drift."""
+"""The verbs of learning from reviews: collect, doubts, drift, export."""
 
 import json
 from dataclasses import asdict
@@ -13,7 +13,7 @@ from lungkit.cli import clinic
 if TYPE_CHECKING:
     from lungkit.clinic.learning.reviews import Asked
 
-learn_app = typer.Typer(no_args_is_help=True, help="Learning from reviews: collect, doubts, drift.")
+learn_app = typer.Typer(no_args_is_help=True, help="Learning from reviews: collect, doubts, drift, export.")
 
 Model = Annotated[str, typer.Option(help="only readings of this model, whatever its version")]
 Since = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="only reviews from this day on (UTC)")]
@@ -35,6 +35,35 @@ def learn_collect(
     for line in collect.said(made.manifest):
         typer.echo(line)
     typer.echo(f"{made.folder}: {'written' if made.new else 'has all of this already; nothing was written'}")
+
+
+@learn_app.command("export")
+def learn_export(
+    folder: Annotated[Path, typer.Argument(help="the new folder of the data set, or of contact sheets")],
+    k: Annotated[int, typer.Option(min=2, help="patients who are alike in all that is said of them")] = 5,
+    model: Model = "",
+    since: Since = None,
+    sheets: Annotated[bool, typer.Option("--sheets", help="write contact sheets to look at, and no data set")] = False,
+    checked: Annotated[
+        Path | None, typer.Option(help="images.csv of the contact sheets, with yes or no for each picture")
+    ] = None,
+    licence: Annotated[str, typer.Option(help="for the card: under which terms the images may be used")] = "",
+    url: Annotated[str, typer.Option(help="for the card: where the data set will be found")] = "",
+) -> None:
+    """Make a data set for research of reviewed images: random identifiers, no dates, k patients alike, a card."""
+    from lungkit import config
+    from lungkit.clinic.learning import export
+
+    asked = _asked(model, since, False)
+    with clinic.records() as store:
+        if sheets:
+            number = export.sheets(store, folder, asked)
+            typer.echo(f"{number} pictures to look at in {folder}: write yes or no under may_leave in {export.CHECKED}")
+            return
+        source = config.clinic_name()
+        made = export.export(store, folder, asked, source, k, checked, licence or export.TERMS, url)
+    for line in export.said(made):
+        typer.echo(line)
 
 
 @learn_app.command("doubts")
@@ -131,6 +160,6 @@ def _keep(as_json: bool) -> None:
             found = "something has changed" if kept.alarm else "nothing has changed"
             every = f"{kept.settings['every']:g}"
             typer.echo(f"{kept.day} was kept already: {found}" if not kept.new else f"kept for {kept.day}: {found}")
-            typer.echo(f"without a change, a false alarm is expected once in {every} days at most")
+            typer.echo(f"without a change, a false alarm comes about once in {every} days")
         if kept.new:
             alerts.tell(store)

@@ -57,7 +57,7 @@ def standing(night: DriftNight | None, today: date) -> tuple[bool, str]:
 def _night(night: DriftNight) -> str:
     told = f" People were told on {when(night.told_at)}." if night.told_at else ""
     every = f"{night.settings.get('every', 0):g}"
-    rate = f"Without a change, a false alarm comes once in {every} days at most."
+    rate = f"Without a change, a false alarm comes about once in {every} days."
     line = f'<p class="about">Looked at on {safe(when(night.ran_at))}.{safe(told)} {rate}</p>'
     if not night.cards:
         return line + notice("No image was read in the week before.", "note")

@@ -33,6 +33,17 @@ def test_a_quiet_course_raises_as_few_false_alarms_as_stated(features, effect):
     assert alarms <= expected + 3 * expected**0.5
 
 
+def test_looks_at_windows_that_move_on_each_night_raise_as_few_false_alarms_as_stated():
+    """Both sums together have one in 100 nights, so 63 % of periods of 100 nights may have any."""
+    rng, periods, with_any = np.random.default_rng(8), 25, 0
+    for _ in range(periods):
+        figures, days = values(rng, 160, size=6)
+        looks = ((days >= night - 60) & (days < night) for night in range(60, 160))
+        with_any += any(sequential.course(figures[kept], days[kept] - days[kept].min(), 200).alarm for kept in looks)
+    chance = 1 - np.exp(-1)
+    assert with_any <= periods * chance + 3 * (periods * chance * (1 - chance)) ** 0.5
+
+
 def test_permuting_the_order_of_images_within_days_changes_nothing():
     rng = np.random.default_rng(2)
     figures, days = values(rng, 40)
