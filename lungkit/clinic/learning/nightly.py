@@ -22,7 +22,7 @@ from lungkit.errors import LungkitError
 DAYS = 90  # that are looked at
 EVERY = 100.0  # days until a false alarm of a night, on average
 RECENT = 7  # days without an image after which a source is no longer watched
-LONGEST = 3660  # days
+LONGEST = 730  # days: the sums need days² numbers
 
 
 @dataclass(frozen=True)
