@@ -82,6 +82,7 @@ class Hook:
     url: str = ""
     status: int = 204
     posted: list[tuple[dict, dict]] = field(default_factory=list)  # headers, JSON
+    path: str = ""  # of the last request
 
 
 def _hook(certificate=None) -> tuple[Hook, http.server.HTTPServer]:
@@ -91,6 +92,7 @@ def _hook(certificate=None) -> tuple[Hook, http.server.HTTPServer]:
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
             hook.posted.append((dict(self.headers), json.loads(content)))
+            hook.path = self.path
             self.send_response(hook.status)
             self.end_headers()
 
@@ -359,6 +361,15 @@ def test_a_webhook_over_tls_gets_its_token_and_only_if_its_certificate_is_accept
     alerts.send_test()
     assert hook.posted[0][0]["Authorization"] == "Bearer t0ken"
     assert hook.posted[0][1]["test"] is True
+
+
+@pytest.mark.parametrize(
+    ("end", "path"), [("", "/drift"), ("/", "/drift/"), ("/?sig=a%2Fb&v=1", "/drift/?sig=a%2Fb&v=1")]
+)
+def test_the_address_of_a_webhook_is_used_exactly_as_it_is_entered(hook, monkeypatch, end, path):
+    monkeypatch.setenv("LUNGKIT_ALERT_WEBHOOK", hook.url + end)
+    alerts.send_test()
+    assert hook.path == path
 
 
 @pytest.mark.parametrize(
