@@ -9,6 +9,10 @@ LUNGKIT_IDLE_MINUTES, LUNGKIT_SESSION_HOURS (how long a person stays signed in w
 LUNGKIT_UPLOAD_MB (largest image that is uploaded), LUNGKIT_SERIES_MB (most of a CT series),
 LUNGKIT_INBOX (files that came as DICOM; default: in the clinic's folder),
 LUNGKIT_REDIS (address of the gateway's queue, redis://…; default: a file in the clinic's folder),
+LUNGKIT_ALERT_WEBHOOK, LUNGKIT_ALERT_TOKEN_FILE (where drift is told to programs, with which token),
+LUNGKIT_ALERT_MAIL, LUNGKIT_ALERT_FROM (who is told of drift by e-mail, and from which address),
+LUNGKIT_SMTP, LUNGKIT_SMTP_PASSWORD_FILE (the mail server, smtp://user@host:587 or smtps://user@host:465),
+LUNGKIT_ALERT_CA (a file with the certificate authority of both, if it is the clinic's own),
 LUNGKIT_HANG_SECONDS, LUNGKIT_SERVER_MB (when the clinic's server is replaced: without an answer, or above this memory).
 They are read at each call, so a test or a second shell can point elsewhere.
 """
@@ -92,6 +96,41 @@ def inbox_dir() -> Path:
 def redis_url() -> str:
     """Where the gateway's queue is, if it is shared by several hosts; empty: in the clinic's folder."""
     return os.environ.get("LUNGKIT_REDIS", "")
+
+
+def alert_webhook() -> str:
+    """Where drift is told to programs; empty: nowhere."""
+    return os.environ.get("LUNGKIT_ALERT_WEBHOOK", "").strip()
+
+
+def alert_token_file() -> str:
+    """The file with the token that the webhook wants; empty: none."""
+    return os.environ.get("LUNGKIT_ALERT_TOKEN_FILE", "")
+
+
+def alert_mail() -> list[str]:
+    """Who is told of drift by e-mail; empty: no one."""
+    return [one.strip() for one in os.environ.get("LUNGKIT_ALERT_MAIL", "").split(",") if one.strip()]
+
+
+def alert_from() -> str:
+    """The address that e-mails come from."""
+    return os.environ.get("LUNGKIT_ALERT_FROM", "").strip()
+
+
+def smtp() -> str:
+    """The mail server: smtp://user@host:587 with STARTTLS, or smtps://user@host:465."""
+    return os.environ.get("LUNGKIT_SMTP", "").strip()
+
+
+def smtp_password_file() -> str:
+    """The file with the password for the mail server."""
+    return os.environ.get("LUNGKIT_SMTP_PASSWORD_FILE", "")
+
+
+def alert_ca() -> str:
+    """The file with the certificate authority of webhook and mail server; empty: those that the system trusts."""
+    return os.environ.get("LUNGKIT_ALERT_CA", "")
 
 
 def _number(variable: str, default: float) -> float:

@@ -39,6 +39,7 @@ for _verb in (
     training.search,
     training.evaluate,
     training.compare,
+    training.runs,
     clinic.predict,
     clinic.serve,
     gateway.gateway,

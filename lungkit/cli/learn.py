@@ -1,4 +1,4 @@
-"""The verbs of learning from reviews: collect, doubts, drift."""
+"""The verbs of learning from reviews: collect, doubts, drift, export."""
 
 import json
 from dataclasses import asdict
@@ -13,7 +13,7 @@ from lungkit.cli import clinic
 if TYPE_CHECKING:
     from lungkit.clinic.learning.reviews import Asked
 
-learn_app = typer.Typer(no_args_is_help=True, help="Learning from reviews: collect, doubts, drift.")
+learn_app = typer.Typer(no_args_is_help=True, help="Learning from reviews: collect, doubts, drift, export.")
 
 Model = Annotated[str, typer.Option(help="only readings of this model, whatever its version")]
 Since = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="only reviews from this day on (UTC)")]
@@ -35,6 +35,35 @@ def learn_collect(
     for line in collect.said(made.manifest):
         typer.echo(line)
     typer.echo(f"{made.folder}: {'written' if made.new else 'has all of this already; nothing was written'}")
+
+
+@learn_app.command("export")
+def learn_export(
+    folder: Annotated[Path, typer.Argument(help="the new folder of the data set, or of contact sheets")],
+    k: Annotated[int, typer.Option(min=2, help="patients who are alike in all that is said of them")] = 5,
+    model: Model = "",
+    since: Since = None,
+    sheets: Annotated[bool, typer.Option("--sheets", help="write contact sheets to look at, and no data set")] = False,
+    checked: Annotated[
+        Path | None, typer.Option(help="images.csv of the contact sheets, with yes or no for each picture")
+    ] = None,
+    licence: Annotated[str, typer.Option(help="for the card: under which terms the images may be used")] = "",
+    url: Annotated[str, typer.Option(help="for the card: where the data set will be found")] = "",
+) -> None:
+    """Make a data set for research of reviewed images: random identifiers, no dates, k patients alike, a card."""
+    from lungkit import config
+    from lungkit.clinic.learning import export
+
+    asked = _asked(model, since, False)
+    with clinic.records() as store:
+        if sheets:
+            number = export.sheets(store, folder, asked)
+            typer.echo(f"{number} pictures to look at in {folder}: write yes or no under may_leave in {export.CHECKED}")
+            return
+        source = config.clinic_name()
+        made = export.export(store, folder, asked, source, k, checked, licence or export.TERMS, url)
+    for line in export.said(made):
+        typer.echo(line)
 
 
 @learn_app.command("doubts")
@@ -67,11 +96,22 @@ def learn_drift(
     recent: Annotated[int, typer.Option(help="the last days, today included (UTC)")] = 7,
     alarm: Annotated[float, typer.Option(help="share of runs without drift that may raise any alarm")] = 0.01,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="the nightly look instead: each day up to yesterday, kept once a day, alarms told"),
+    ] = False,
+    try_alert: Annotated[bool, typer.Option("--try-alert", help="only send a test message to all addresses")] = False,
 ) -> None:
     """Compare recent days with those before: images, answers and reviews of each model and source."""
     from lungkit import config, terminal
     from lungkit.clinic.learning import monitor
 
+    if try_alert:
+        _try_alert()
+        return
+    if keep:
+        _keep(as_json)
+        return
     with clinic.records() as store:
         cards = monitor.watch(store, reference, recent, alarm, config.clinic_name())
     raised = [check for card in cards for check in card.checks if check.alarm]
@@ -93,3 +133,33 @@ def learn_drift(
         f"{len(raised)} alarms; without drift, at most {alarm:.1%} of such runs have any" if cards
         else "no image was read in the recent days"
     )  # fmt: skip
+
+
+def _try_alert() -> None:
+    from lungkit.gateway import alerts
+
+    alerts.send_test()
+    typer.echo("the test message was taken everywhere")
+
+
+def _keep(as_json: bool) -> None:
+    """Look at the days up to yesterday, keep what was found, and tell people of it."""
+    from lungkit import config, terminal
+    from lungkit.clinic.learning import nightly
+    from lungkit.gateway import alerts
+
+    with clinic.records() as store:
+        kept = nightly.keep(store, config.clinic_name())
+        if as_json:
+            typer.echo(json.dumps(asdict(kept), default=str))
+        for card in [] if as_json else kept.cards:
+            title = f"{card['model']}@{card['version']}, images from {card['source']}: {card['images']} images"
+            rows = [(check["what"], check["words"]) for check in card["checks"]]
+            terminal.table(("what", "verdict"), rows, title, ("verdict",))
+        if not as_json:
+            found = "something has changed" if kept.alarm else "nothing has changed"
+            every = f"{kept.settings['every']:g}"
+            typer.echo(f"{kept.day} was kept already: {found}" if not kept.new else f"kept for {kept.day}: {found}")
+            typer.echo(f"without a change, a false alarm comes about once in {every} days")
+        if kept.new:
+            alerts.tell(store)

@@ -1,4 +1,4 @@
-"""The verbs of the `lungkit` command that train and measure: run, train, search, evaluate, compare."""
+"""The verbs of the `lungkit` command that train and measure: run, train, search, evaluate, compare, runs."""
 
 import json
 import shutil
@@ -47,6 +47,21 @@ def run(
             terminal.say(sentence)
     seconds = sum(taken for _, taken, _ in result.stages)
     terminal.say(f"{len(result.stages)} notebooks in {seconds:.0f} s: {result.index}")
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(help="where mlruns/ and tensorboard/ are written")],
+    only: Annotated[str, typer.Option(help="mlflow or tensorboard; default: both")] = "",
+) -> None:
+    """Write all trainings and registered versions as MLflow and TensorBoard read them; nothing is sent anywhere."""
+    from lungkit.training import run_logs
+
+    ways = {"mlflow": run_logs.write_mlflow, "tensorboard": run_logs.write_tensorboard}
+    if only and only not in ways:
+        raise LungkitError(f"--only {only}: accepted are {' and '.join(ways)}")
+    found = run_logs.collect()
+    for name in [only] if only else ways:
+        terminal.say(f"{len(found)} runs: {ways[name](found, folder)}")
 
 
 def _value(text: str) -> Any:

@@ -61,6 +61,8 @@ SHOWN = {
     "pixel_spacing": "PixelSpacing",
     "detector_spacing": "ImagerPixelSpacing",
     "slice_thickness": "SliceThickness",
+    "manufacturer": "Manufacturer",
+    "device": "ManufacturerModelName",
     "age": "PatientAge",
 }
 PALETTES = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]

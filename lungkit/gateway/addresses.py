@@ -31,7 +31,7 @@ def tls_context(address: Mapping[str, Any]) -> ssl.SSLContext:
     Raises NotSent if a file cannot be used.
     """
     try:
-        context = ssl.create_default_context(cafile=address.get("tls_ca"))
+        context = ssl.create_default_context(cafile=address.get("tls_ca") or None)
         if certificate := address.get("tls_cert"):
             key = address.get("tls_key")
             context.load_cert_chain(certificate, _private(key) if key else None, password=_no_pass_phrase)

@@ -12,7 +12,7 @@ from fastapi.openapi.utils import get_openapi
 import lungkit
 from lungkit.clinic.predictor import ModelPool
 from lungkit.clinic.records.store import Store
-from lungkit.gateway import jobs, models, predictions, problems, requests, results, state, stow
+from lungkit.gateway import jobs, models, periodic, predictions, problems, requests, results, state, stow
 from lungkit.gateway.dicom import Door, Settings
 from lungkit.gateway.metrics import Metrics
 from lungkit.gateway.schemas import API, RESEARCH, FieldProblem, Problem
@@ -36,15 +36,20 @@ def make_app(store: Store, threads: int = 1, quiet: timedelta = QUIET, dicom: Se
     door = Door(store, metrics, dicom) if dicom else None
     sender = Sender(store, metrics, dicom.ae_title if dicom else AE_TITLE)
 
+    tasks = periodic.Periodic()
+    periodic.register(tasks, store)
+
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         worker.start()
         sender.start()
+        tasks.start()
         if door:
             door.open()
         yield
         if door:
             await to_thread.run_sync(door.close)
+        await to_thread.run_sync(tasks.stop)
         await to_thread.run_sync(sender.stop)
         worker.stop()
 

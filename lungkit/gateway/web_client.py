@@ -82,6 +82,16 @@ def probe(address: Mapping[str, Any], kind: str) -> str:
     return f"it answers {answer.status}"
 
 
+def post_json(address: Mapping[str, Any], content: bytes) -> None:
+    """Send JSON to an address; what is answered besides the status does not matter. Raises NotSent."""
+    parts = urlsplit(str(address["url"]))
+    target = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"  # exactly as it was entered
+    server = {**address, "url": f"{parts.scheme}://{parts.netloc}"}
+    answer = _asked("POST", server, target, {"Content-Type": "application/json"}, content)
+    if not 200 <= answer.status < 300:
+        raise _refusal(answer)
+
+
 # --- what an answer means
 
 

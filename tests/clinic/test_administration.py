@@ -24,6 +24,7 @@ from lungkit.clinic.records.tables import (
     AuditEvent,
     CtSeries,
     Dispatch,
+    DriftRun,
     Job,
     JobFile,
     Patient,
@@ -158,6 +159,8 @@ def calls(store, admin, doctor, saved):
         "trail": (),
         "verify_trail": (),
         "actions": (),
+        "drift_days": (),
+        "drift_night": (),
         "health": (),
     }
 
@@ -636,6 +639,21 @@ def test_a_damaged_file_of_the_version_in_use_shows_in_the_list_and_in_health(ad
     assert "lung@v1: weights was changed" in broken.problem
     health = admin.health()
     assert (health["models"], health["damaged"]) == (["ct@v1"], [broken.problem])
+
+
+# --- drift
+
+
+def test_nights_are_listed_the_newest_first_and_each_can_be_opened(store, admin):
+    assert (admin.drift_days(), admin.drift_night(), admin.health()["drift"]) == ([], None, None)
+    days = [now().date() - timedelta(days=ago) for ago in (1, 0, 2)]
+    with store.write() as db:
+        for day in days:
+            db.add(DriftRun(day=day, alarm=day == days[0], cards=[{"model": str(day)}], settings={}))
+    assert admin.drift_days() == [(days[1], False), (days[0], True), (days[2], False)]
+    assert admin.drift_night().day == admin.health()["drift"].day == days[1]
+    assert admin.drift_night(days[0]).cards == [{"model": str(days[0])}]
+    assert admin.drift_night(days[0] - timedelta(days=9)) is None
 
 
 # --- trail and health

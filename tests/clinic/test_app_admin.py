@@ -6,7 +6,8 @@ import json
 import re
 import subprocess
 import sys
-from datetime import date, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,6 +18,7 @@ import traitlets
 
 from lungkit.clinic.app import charts, health, patients, shell, trail
 from lungkit.clinic.app.download import DownloadButton
+from lungkit.clinic.app.drift_screen import DriftScreen
 from lungkit.clinic.app.models_screen import ModelsScreen
 from lungkit.clinic.app.page import Page
 from lungkit.clinic.app.patients import PatientsScreen
@@ -27,7 +29,7 @@ from lungkit.clinic.app.usage import UsageScreen
 from lungkit.clinic.learning import collect
 from lungkit.clinic.records import accounts, administration
 from lungkit.clinic.records.cases import NewPatient, Records
-from lungkit.clinic.records.tables import AuditEvent, Patient, Reading, Review, SignIn, Study, User
+from lungkit.clinic.records.tables import AuditEvent, DriftRun, Patient, Reading, Review, SignIn, Study, User
 from lungkit.models import registry
 from lungkit.models.card import ModelCard
 
@@ -575,11 +577,13 @@ FINE = {
     "models": ["lung@v2"],
     "damaged": [],
     "audit_events": 1234,
+    "drift": None,
 }
+NIGHT = administration.DriftNight(date.today(), False, [], {"every": 100.0}, None, datetime.now(UTC))
 
 
 def test_a_healthy_machine_has_no_warning():
-    assert [good for _, good, _ in health.assess(FINE)] == [True] * 6
+    assert [good for _, good, _ in health.assess(FINE)] == [True] * 7
 
 
 @pytest.mark.parametrize(
@@ -588,6 +592,8 @@ def test_a_healthy_machine_has_no_warning():
         ({"disk_free_bytes": 3 * 10**9}, "Disk", "3.0 GB free. Free up space"),
         ({"disk_free_bytes": 4 * 10**8}, "Disk", "Free up space now"),
         ({"kernels_bytes": 2 * 10**9}, "Open pages", "1.0 GB each: more than expected"),
+        ({"drift": replace(NIGHT, alarm=True)}, "Drift", "something has changed"),
+        ({"drift": replace(NIGHT, day=date.today() - timedelta(days=4))}, "Drift", "find out why"),
         ({"models": []}, "Models in use", "images cannot be read"),
         ({"models": [], "damaged": ["lung@v2: weights is missing"]}, "Damaged model", "lung@v2: weights is missing."),
     ],
@@ -603,6 +609,70 @@ def test_health_is_checked_again(opened, read):
     registry.add("lung", ModelCard.from_dict(CARD), lambda folder: (folder / "model.keras").write_bytes(b"weights"))
     screen.again.click()
     assert "lung@v1" in screen.lines.value
+
+
+# --- drift
+
+
+def check(what="brightness", **changes) -> dict:
+    """A measure of forty days that has not changed."""
+    days = [str(date(2026, 9, 1) + timedelta(days=n)) for n in range(40)]
+    fine = {"what": what, "share": False, "unit": "", "sums": 2, "shows": "", "days": days, "values": [0.4] * 40,
+            "low": [0.35] * 40, "high": [0.45] * 40, "alarm": False, "since": None,
+            "words": "No change seen."}  # fmt: skip
+    return fine | changes
+
+
+@pytest.fixture
+def nights(store):
+    """A function: a night of some days ago in the records, with one card."""
+
+    def keep(*checks, ago=0) -> None:
+        card = {"model": "lung", "version": "v2", "source": SCRIPT, "images": 400, "images_damaged": 0}
+        with store.write() as db:
+            db.add(
+                DriftRun(
+                    day=date.today() - timedelta(days=ago), alarm=any(one["alarm"] for one in checks),
+                    cards=[card | {"checks": list(checks)}], settings={"every": 100.0},
+                )
+            )  # fmt: skip
+
+    return keep
+
+
+def test_without_a_night_the_drift_screen_says_how_there_will_be_one(opened):
+    assert "lungkit learn drift --keep" in opened(DriftScreen).cards.value
+
+
+def test_a_change_comes_first_and_says_since_when(opened, nights):
+    changed = check("reviews agree", alarm=True, since="2026-10-05", share=True, values=[0.9] * 34 + [0.5] * 6,
+                    words="Changed, since about 2026-10-05: 90.0% before, 50.0% since.")  # fmt: skip
+    silent = check("device", alarm=None, days=[], values=[], low=[], high=[], words="Cannot tell")
+    nights(check(shows=SCRIPT), changed, silent)
+    shown = opened(DriftScreen).cards.value
+    assert "Changed: reviews agree." in shown
+    assert shown.index("Reviews agree") < shown.index("Brightness")
+    assert "since about 2026-10-05: 90.0% before" in shown
+    assert "Too few days to tell: device." in shown
+    assert SCRIPT not in shown and "&lt;img" in shown
+    assert shown.count('class="late"') == 6
+    for svg in re.findall(r"<svg.*?</svg>", shown, re.DOTALL):
+        ElementTree.fromstring(svg)
+
+
+def test_another_night_can_be_chosen(opened, nights):
+    nights(check())
+    nights(check(alarm=True, since="2026-10-05", words="Changed, since about 2026-10-05."), ago=1)
+    screen = opened(DriftScreen)
+    assert [words.endswith("! changed") for words, _ in screen.night.options] == [False, True]
+    assert "No change seen." in screen.cards.value
+    screen.night.index = 1
+    assert "Changed: brightness." in screen.cards.value
+
+
+def test_figures_that_never_vary_can_be_drawn():
+    same = charts.control_chart("x", [date(2026, 9, 1)], [1.0], [1.0], [1.0], None, "No change seen.")
+    ElementTree.fromstring(re.search(r"<svg.*</svg>", same)[0])
 
 
 # --- what a browser may forge

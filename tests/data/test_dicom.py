@@ -566,6 +566,14 @@ def test_pixels_become_square_by_scaling_the_coarser_axis(keyword, spacing, shap
     assert image.tags["note"].startswith(f"scaled from 50 x 40 to {shape[1]} x {shape[0]}")
 
 
+def test_view_and_device_are_kept_as_printable_text():
+    file = dicom(ViewPosition="PA", Manufacturer="ACME", ManufacturerModelName="Ray \x1b[1m1")
+    tags = read(file).tags
+    assert (tags["view"], tags["manufacturer"]) == ("PA", "ACME")
+    assert tags["device"].startswith("Ray ")
+    assert tags["device"].isprintable()
+
+
 def test_the_pixel_aspect_ratio_is_down_to_across():
     assert read(dicom(PixelAspectRatio=["2", "1"])).pixels.shape == (80, 50)
     assert read(dicom(PixelAspectRatio=["1", "2"])).pixels.shape == (40, 100)

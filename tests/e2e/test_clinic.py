@@ -362,6 +362,7 @@ def test_every_screen_of_the_administrator_opens(visit, clinic, earlier):
         "Routing": "Systems that may send",
         "Queue": "Received in the last day",
         "Audit trail": "Case saved",
+        "Drift": "No night has been looked at yet",
         "Health": "SQLite",
     }
     assert [entry.strip() for entry in eve.page.locator(".nav-entry").all_inner_texts()] == list(expected)

@@ -45,6 +45,50 @@ def range_chart(title: str, days: Sequence[date], medians: Sequence[float], high
     return _day_chart(caption, words, _axes(days, top, f"{top:,} {unit}") + marks)
 
 
+def control_chart(
+    title: str,
+    days: Sequence[date],
+    values: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    since: date | None,
+    words: str,
+    share: bool = False,
+    unit: str = "",
+) -> str:
+    """A dot for each day over the usual range, and from a change on in another colour and shape. words: the verdict.
+
+    share: values are shares of 1. Without two days there is nothing to draw, and the words stand alone.
+    """
+    floor, ceiling = (0.0, 1.0) if share else (-math.inf, math.inf)
+    bottom, top = max(floor, min(*values, *low)), min(ceiling, max(*values, *high))
+    span, length = (top - bottom) or 1.0, max(1, (days[-1] - days[0]).days)
+    xs = [LEFT + 6 + (WIDTH - LEFT - RIGHT - 12) * (day - days[0]).days / length for day in days]
+
+    def y(value: float) -> float:
+        return TOP + HEIGHT * (1 - (min(max(value, bottom), top) - bottom) / span)
+
+    def told(value: float) -> str:
+        return f"{100 * value:.0f} %" if share else f"{value:.3g} {unit}".strip()
+
+    edge = [f"{x:.1f},{y(value):.1f}" for x, value in zip(xs, high, strict=True)]
+    edge += [f"{x:.1f},{y(value):.1f}" for x, value in [*zip(xs, low, strict=True)][::-1]]
+    marks = f'<polygon class="usual" points="{" ".join(edge)}"/>'
+    for day, x, value in zip(days, xs, values, strict=True):
+        over = f"<title>{_day(day)}: {told(value)}</title>"
+        if since and day >= since:
+            marks += f'<path class="late" d="M{x:.1f} {y(value) - 5:.1f}l5 5l-5 5l-5 -5z">{over}</path>'
+        else:
+            marks += f'<circle class="dot" cx="{x:.1f}" cy="{y(value):.1f}" r="2.5">{over}</circle>'
+    ticks = "".join(
+        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(at)}" y2="{y(at)}"/>'
+        f'<text class="tick" x="{LEFT - 6}" y="{y(at) + 4:.1f}" text-anchor="end">{told(at)}</text>'
+        for at in (top, bottom)
+    )
+    caption = f'{safe(title)} <span class="{"changed" if since else ""}">{safe(words)}</span>'
+    return _day_chart(caption, f"{title}: {words}", ticks + _ends(days) + marks)
+
+
 def course_chart(title: str, points: Sequence[tuple[datetime, str, bool, float, float | None]]) -> str:
     """A patient's studies over time: (when, decision, whether it decides, probability, affected share or None) of each.
 
@@ -145,12 +189,17 @@ def _axes(days: Sequence[date], top: int, top_words: str) -> str:
         f'<text class="tick" x="{LEFT - 6}" y="{TOP + 5}" text-anchor="end">{top_words}</text>'
         f'<text class="tick" x="{LEFT - 6}" y="{TOP + HEIGHT + 4}" text-anchor="end">0</text>'
     )
+    return lines + labels + _ends(days)
+
+
+def _ends(days: Sequence[date]) -> str:
+    """The first and the last day, below the axis."""
+    y, labels = TOP + HEIGHT + 18, ""
     if days:
-        y = TOP + HEIGHT + 18
         labels += f'<text class="tick" x="{LEFT}" y="{y}">{_day(days[0])}</text>'
         if len(days) > 1:
             labels += f'<text class="tick" x="{WIDTH - RIGHT}" y="{y}" text-anchor="end">{_day(days[-1])}</text>'
-    return lines + labels
+    return labels
 
 
 def _y(value: float, top: int) -> float:

@@ -5,9 +5,11 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from lungkit.clinic.app import drift_screen
 from lungkit.clinic.app.page import safe
 from lungkit.clinic.app.screen import Screen
 from lungkit.clinic.records.administration import Administration
+from lungkit.clinic.records.tables import now
 from lungkit.wording import count
 
 LOW_DISK, SHORT_DISK = 5 * 10**9, 10**9  # bytes free: a warning, and an urgent one
@@ -51,6 +53,7 @@ def assess(health: dict[str, Any]) -> list[tuple[str, bool, str]]:
         lines.append(("Models in use", True, ", ".join(models)))
     elif not health["damaged"]:
         lines.append(("Models in use", False, "none: images cannot be read. Select a version under Models."))
+    lines.append(("Drift", *drift_screen.standing(health["drift"], now().date())))
     lines.append(("Audit trail", True, f"{count(health['audit_events'], 'event')}. Verify them under Audit trail."))
     return lines
 

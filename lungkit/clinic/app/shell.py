@@ -43,6 +43,7 @@ SCREENS = {
         "routing": ("Routing", "routing_screen.RoutingScreen"),
         "queue": ("Queue", "queue.QueueScreen"),
         "trail": ("Audit trail", "trail.AuditTrailScreen"),
+        "drift": ("Drift", "drift_screen.DriftScreen"),
         "health": ("Health", "health.HealthScreen"),
     },
 }

@@ -69,7 +69,7 @@ def collect(store: Store, home: Path, asked: Asked, source: str) -> Collected:
             draft.chmod(0o700)
             (draft / "images").mkdir()
             for image in progress.bar(chosen.labelled, label=f"writing {folder.name}", unit="image"):
-                _write(draft / _file(image), image, *reviews.stored_pixels(db, image.study_id))
+                write_image(draft / _file(image), image, *reviews.stored_pixels(db, image.study_id))
             for name, table in tables.items():
                 (draft / name).write_bytes(table)
             listed = sorted(path for path in draft.rglob("*") if path.is_file())
@@ -135,7 +135,7 @@ def _labels_csv(labelled: Iterable[Reviewed], source: str) -> bytes:
         }
         for image in labelled
     ]
-    return _csv(_COLUMNS, ([row[column] for column in _COLUMNS] for row in rows))
+    return csv_table(_COLUMNS, ([row[column] for column in _COLUMNS] for row in rows))
 
 
 def _aside_csv(chosen: Selection) -> bytes:
@@ -144,10 +144,11 @@ def _aside_csv(chosen: Selection) -> bytes:
         (one.reading_id, one.reason, "; ".join(f"{reader}: {label}" for reader, label in one.labels.items()))
         for one in chosen.aside
     ]
-    return _csv(("reading_id", "reason", "labels"), rows)
+    return csv_table(("reading_id", "reason", "labels"), rows)
 
 
-def _csv(columns: tuple[str, ...], rows: Iterable[Iterable[object]]) -> bytes:
+def csv_table(columns: tuple[str, ...], rows: Iterable[Iterable[object]]) -> bytes:
+    """A table as CSV in UTF-8, with its columns in the first line."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(columns)
@@ -219,7 +220,7 @@ def _user() -> str:
 # --- pixels
 
 
-def _write(path: Path, image: Reviewed, png: bytes, units: str) -> None:
+def write_image(path: Path, image: Reviewed, png: bytes, units: str) -> None:
     """Write an image in the form that the reader gives back exactly, and check that it does."""
     values = pixels.decode(png, units)
     if units == "HU":

@@ -25,7 +25,7 @@ from lungkit.clinic.records.accounts import Account
 from lungkit.clinic.records.cases import PatientPage, PatientRow
 from lungkit.clinic.records.gateway_actions import GatewayActions
 from lungkit.clinic.records.store import Store, StoreError
-from lungkit.clinic.records.tables import AuditEvent, Base, Patient, Reading, Review, SignIn, Study, User, now
+from lungkit.clinic.records.tables import AuditEvent, Base, DriftRun, Patient, Reading, Review, SignIn, Study, User, now
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 from lungkit.models.card import ModelCard
@@ -80,6 +80,18 @@ class UsageFigures:
     reviews: pd.DataFrame
     agreement: pd.DataFrame
     confusion: dict[str, pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class DriftNight:
+    """What a nightly look at drift has found; cards as `lungkit.clinic.learning.nightly` makes them."""
+
+    day: date  # the day after the last one that was looked at, UTC
+    alarm: bool
+    cards: list[dict[str, Any]]
+    settings: dict[str, Any]
+    told_at: datetime | None  # when people were told
+    ran_at: datetime
 
 
 class Administration(GatewayActions):
@@ -241,6 +253,19 @@ class Administration(GatewayActions):
             audit_trail.append(db, actor.user_id, "model.roll_back", f"model:{previous}")
         return _model_row(previous.model, previous.version)
 
+    # --- drift
+
+    def drift_days(self, limit: int = 60) -> list[tuple[date, bool]]:
+        """The last nights that were looked at, the newest first, and whether something had changed."""
+        with self.access.reads("admin") as (db, _):
+            rows = db.execute(sa.select(DriftRun.day, DriftRun.alarm).order_by(DriftRun.day.desc()).limit(limit))
+            return [(row.day, row.alarm) for row in rows]
+
+    def drift_night(self, day: date | None = None) -> DriftNight | None:
+        """What a night has found, the newest by default; None where there is none."""
+        with self.access.reads("admin") as (db, _):
+            return _drift_night(db, day)
+
     # --- trail and health
 
     def trail(
@@ -287,7 +312,8 @@ class Administration(GatewayActions):
 
     def health(self) -> dict[str, Any]:
         """The machine's state: database, database_bytes, disk_free_bytes, sessions, kernels, kernels_bytes, models,
-        damaged, audit_events. kernels: those of the server that this process belongs to, 0 if there is none.
+        damaged, audit_events, drift. kernels: those of the server that this process belongs to, 0 if there is none.
+        drift: the last night, or None.
         models, damaged: the versions in use that can read, and what is wrong with the others.
         """
         with self.access.reads("admin") as (db, _):
@@ -296,6 +322,7 @@ class Administration(GatewayActions):
             )
             events = db.scalar(sa.select(sa.func.max(AuditEvent.number))) or 0
             size = _database_bytes(self.access.store, db)
+            night = _drift_night(db)
         kernels = _kernels()
         in_use = [row for row in self.models() if row.active]
         return {
@@ -308,6 +335,7 @@ class Administration(GatewayActions):
             "models": [str(row) for row in in_use if not row.problem],
             "damaged": [row.problem for row in in_use if row.problem],
             "audit_events": events,
+            "drift": night,
         }
 
     def _check_role(self) -> None:
@@ -424,7 +452,13 @@ def _model_row(model: str, version: str) -> ModelRow:
     return ModelRow(model, version, active, card, problem)
 
 
-# --- health
+# --- drift and health
+
+
+def _drift_night(db: orm.Session, day: date | None = None) -> DriftNight | None:
+    nights = sa.select(DriftRun).order_by(DriftRun.day.desc()).limit(1)
+    row = db.scalar(nights if day is None else nights.where(DriftRun.day == day))
+    return DriftNight(row.day, row.alarm, row.cards, row.settings, row.told_at, row.ran_at) if row else None
 
 
 def _database_bytes(store: Store, db: orm.Session) -> int:

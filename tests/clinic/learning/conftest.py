@@ -1,11 +1,17 @@
 """Readers, and cases that they review."""
 
 import hashlib
+from datetime import timedelta
 from itertools import count
 
+import numpy as np
 import pytest
 
+from lungkit.clinic.predictor import REVIEW
+from lungkit.clinic.records import pixels
 from lungkit.clinic.records.cases import NewPatient, Records
+from lungkit.clinic.records.tables import Patient, Reading, Review, Study, User, now
+from lungkit.data import images
 
 
 @pytest.fixture
@@ -33,3 +39,47 @@ def reviewed(readers, chest_image, prediction):
         return reading_id
 
     return make
+
+
+@pytest.fixture
+def filled(store):
+    """A function: readings of 30 days, four a day, where the last five days can be others.
+
+    skip: days without any since then.
+    """
+
+    def fill(model="lung", uploader="anna", role="doctor", days=30, skip=0, **recent) -> None:
+        rng = np.random.default_rng(len(model))
+        with store.write() as db:
+            user = User(name=uploader, full_name="x", role=role, password_hash="-")
+            db.add(user)
+            db.flush()
+            patients = [
+                Patient(number=f"NUMBER-{uploader}-{model}-{n}", name="Some Name", created_by=user.id) for n in range(6)
+            ]
+            for number in range(4 * days):
+                ago, late = number // 4, number < 20
+                brighter = recent.get("brighter", 0) if late else 0
+                picture = np.clip(rng.normal(0.4 + brighter, 0.1, (32, 40)), 0, 1).astype(np.float32)
+                image = images.Image(picture, "intensity", "DX", "x", {})
+                study = Study(
+                    patient=patients[number % 6], kind="X-ray", units="intensity", sha256=f"{number:064x}", width=40,
+                    height=32, tags={"view": "PA", "manufacturer": "ACME", "device": "Ray 1"}, uploaded_by=user.id,
+                    pixels=pixels.encode(image), uploaded_at=now(),
+                )  # fmt: skip
+                left = rng.random() < (recent.get("left", 0.1) if late else 0.1)
+                label = str(rng.choice(["Normal", "Pneumonia"]))
+                reading = Reading(
+                    study=study, model=model, version="v2", probabilities={label: 0.9}, label=label,
+                    decision=REVIEW if left else label, point={}, checks=[_check(rng)], milliseconds=1.0, heat=b"",
+                    read_at=now() - timedelta(days=ago + skip),
+                )  # fmt: skip
+                agrees = bool(rng.random() < (recent.get("agree", 0.9) if late else 0.9))
+                reading.reviews.append(Review(reviewer_id=user.id, agrees=agrees, label=label))
+                db.add(reading)
+
+    return fill
+
+
+def _check(rng) -> dict:
+    return {"name": "kind", "passed": True, "value": float(rng.normal(1, 0.1)), "limit": 2.0, "words": "x"}
