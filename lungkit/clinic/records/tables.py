@@ -488,7 +488,7 @@ class Trial(Base):
     __table_args__ = (
         _one_of("verdict", VERDICTS),
         _one_of("state", TRIAL_STATES),
-        {"comment": "A challenger measured beside the champion, to be signed by two people before it may read"},
+        {"comment": "A challenger measured with the champion, to be signed by two people before it may read"},
     )
 
     id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id, comment="Random identifier")

@@ -74,7 +74,7 @@ def _trials() -> None:
         _column("ended_at", _TIME, "When it was promoted or rejected", nullable=True),
         sa.CheckConstraint("verdict IN ('promote', 'keep', 'cannot tell')", name="verdict"),
         sa.CheckConstraint("state IN ('open', 'promoted', 'rejected', 'rolled back')", name="state"),
-        comment="A challenger measured beside the champion, to be signed by two people before it may read",
+        comment="A challenger measured with the champion, to be signed by two people before it may read",
     )
     op.create_index("ix_trials_model", "trials", ["model"])
     op.create_table(
