@@ -32,7 +32,8 @@ SCREENS = {
         "new": ("New case", "new_case.NewCaseScreen"),
         "worklist": ("Worklist", "worklist.WorklistScreen"),
         "patient": ("Patient", "patient.PatientScreen"),
-        "reading": ("", "reading.ReadingScreen"),
+        "opinions": ("Second opinions", "opinions.OpinionsScreen"),
+        "reading": ("", "case_screen.ReadingScreen"),
     },
     "admin": {
         "people": ("People", "people.PeopleScreen"),
@@ -44,6 +45,7 @@ SCREENS = {
         "queue": ("Queue", "queue.QueueScreen"),
         "trail": ("Audit trail", "trail.AuditTrailScreen"),
         "health": ("Health", "health.HealthScreen"),
+        "settings": ("Settings", "settings_screen.SettingsScreen"),
     },
 }
 
