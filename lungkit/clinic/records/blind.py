@@ -34,6 +34,12 @@ def draw(db: orm.Session, actor: Actor, reading: Reading) -> bool:
     return blind
 
 
+def hidden_column(actor: Actor) -> sa.Label[bool]:
+    """Whether the answer to a reading is withheld from this person, as the column "hidden" of a query of readings."""
+    hidden = Reading.id.in_(_hidden(actor)) if _is_reader(actor) else sa.false()
+    return hidden.label("hidden")
+
+
 def hidden_from(db: orm.Session, actor: Actor) -> set[str]:
     """The readings whose answer is withheld from this person; none from administrators and programs."""
     return set(db.scalars(_hidden(actor))) if _is_reader(actor) else set()
@@ -47,7 +53,7 @@ def is_hidden(db: orm.Session, actor: Actor, reading: Reading) -> bool:
 
 def has_labelled(db: orm.Session, actor: Actor, reading: Reading) -> bool:
     """Whether this person has given a label for a reading of the same file."""
-    return db.scalar(_labelled(actor).where(Study.sha256 == reading.study.sha256).limit(1)) is not None
+    return bool(db.scalar(sa.select(sa.literal(reading.study.sha256).in_(_labelled(actor)))))
 
 
 def could_have_seen(db: orm.Session, actor: Actor, reading: Reading) -> bool:
@@ -69,13 +75,15 @@ def _of_file(reading: Reading) -> sa.Select[datetime]:
 
 def _labelled(actor: Actor) -> sa.Select[str]:
     """The files that this person has labelled."""
-    rows = sa.select(Study.sha256).join(Reading, Reading.study_id == Study.id)
-    return rows.join(Review, Review.reading_id == Reading.id).where(Review.reviewer_id == actor.user_id)
+    study, reading = orm.aliased(Study), orm.aliased(Reading)  # not those of a query around it
+    rows = sa.select(study.sha256).join(reading, reading.study_id == study.id)
+    return rows.join(Review, Review.reading_id == reading.id).where(Review.reviewer_id == actor.user_id)
 
 
 def _hidden(actor: Actor) -> sa.Select[str]:
-    rows = sa.select(BlindReading.reading_id).join(Reading, Reading.id == BlindReading.reading_id).join(Study)
-    return rows.where(Study.sha256.not_in(_labelled(actor)))
+    reading, study = orm.aliased(Reading), orm.aliased(Study)  # not those of a query around it
+    rows = sa.select(BlindReading.reading_id).join(reading, reading.id == BlindReading.reading_id)
+    return rows.join(study, study.id == reading.study_id).where(study.sha256.not_in(_labelled(actor)))
 
 
 def _is_reader(actor: Actor) -> bool:

@@ -8,7 +8,7 @@ opened which case or patient, by random identifiers only.
 import re
 import unicodedata
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -349,9 +349,9 @@ class Records:
     def worklist(self) -> list[CaseRow]:
         """All readings, newest first, without thumbnails."""
         with self.access.reads("doctor") as (db, actor):
-            rows = db.execute(with_review().order_by(Reading.read_at.desc(), Reading.id)).all()
-            hidden = blind.hidden_from(db, actor)
-        return [_case_row(row, row.reading_id in hidden) for row in rows]
+            readings = with_review(blind.hidden_column(actor))
+            rows = db.execute(readings.order_by(Reading.read_at.desc(), Reading.id)).all()
+        return [_case_row(row) for row in rows]
 
     def open_case(self, reading_id: str, label_first: bool = False) -> Case | BlindCase:
         """A reading as this reader may see it now: a BlindCase until a label is given where the answer is withheld.
@@ -368,7 +368,7 @@ class Records:
             reading = _find_reading(db, reading_id, orm.joinedload(Reading.study))
             study, series = reading.study, db.get(CtSeries, reading.id)
             patient, uploader = _patient_row(study.patient), study.uploader.full_name
-            png = db.scalar(shown_blind(series is not None).where(Reading.id == reading.id))
+            png = db.scalars(shown_blind(series is not None).where(Reading.id == reading.id)).one()
             audit_trail.append(db, actor.user_id, "case.open", f"reading:{reading.id}", patient=patient.id, blind=True)
         made = {
             "reading_id": reading.id,
@@ -379,10 +379,10 @@ class Records:
             "rule": DecisionRule.from_dict(reading.point),
             # Of a series, the note says which slice the model found to count most.
             "tags": {name: text for name, text in study.tags.items() if not (series and name == "note")},
-            "pixels": pixels.decode(png or b"", study.units),
+            "pixels": pixels.decode(png, study.units),
             "stack": stacks.stack(series, study.id) if series else None,
         }
-        return BlindCase(**_shared(study, BlindCase) | _shared(reading, BlindCase) | made)
+        return BlindCase(**_shared(study, BlindCase, made) | _shared(reading, BlindCase, made) | made)
 
     def case(self, reading_id: str) -> Case:
         """Everything about one reading; the audit trail notes the opening.
@@ -524,22 +524,23 @@ def open_patient(access: Entry, role: str, patient_id: str) -> PatientPage:
     """A patient's page, on the audit trail as opened; for people with this role."""
     with access.writes(role) as (db, actor):
         patient = _patient_row(find_patient(db, patient_id))
-        readings = with_review(Study.units, Study.pixels).where(Study.patient_id == patient.id)
+        readings = with_review(Study.units, Study.pixels, blind.hidden_column(actor)).where(
+            Study.patient_id == patient.id
+        )
         rows = db.execute(readings.order_by(Reading.read_at, Reading.id)).all()
-        hidden = blind.hidden_from(db, actor)
-        pictures = {row.reading_id: row.pixels for row in rows}
-        for row in rows:
-            if row.reading_id in hidden and row.slices is not None:
-                pictures[row.reading_id] = db.scalar(shown_blind(True).where(Reading.id == row.reading_id))
+        pictures = [_thumbnail_of(db, row) for row in rows]
         audit_trail.append(db, actor.user_id, "patient.open", f"patient:{patient.id}")
     # Thumbnails take time, so they are made after the transaction.
-    return PatientPage(
-        patient,
-        tuple(
-            _case_row(row, row.reading_id in hidden, pixels.thumbnail(pictures[row.reading_id], row.units))
-            for row in rows
-        ),
-    )
+    cases = [_case_row(row, pixels.thumbnail(png, row.units)) for row, png in zip(rows, pictures, strict=True)]
+    return PatientPage(patient, tuple(cases))
+
+
+def _thumbnail_of(db: orm.Session, row: sa.Row[Any]) -> bytes:
+    """The picture that is made small for a row of a patient's page."""
+    if row.hidden and row.slices is not None:
+        return db.scalars(shown_blind(True).where(Reading.id == row.reading_id)).one()
+    png: bytes = row.pixels
+    return png
 
 
 def shown_blind(series: bool) -> sa.Select[bytes]:
@@ -584,21 +585,21 @@ def _save(
 # --- rows
 
 
-def _shared(row: Any, kind: type) -> dict[str, Any]:
-    """The values of a row that a dataclass has under the same names."""
+def _shared(row: Any, kind: type, but: Collection[str] = ()) -> dict[str, Any]:
+    """The values of a row that a dataclass has under the same names, but for these."""
     columns = row._fields if isinstance(row, sa.Row) else sa.inspect(row).mapper.columns.keys()
-    return {field.name: getattr(row, field.name) for field in fields(kind) if field.name in columns}
+    return {field.name: getattr(row, field.name) for field in fields(kind) if field.name in {*columns} - {*but}}
 
 
 def _patient_row(patient: Patient) -> PatientRow:
     return PatientRow(**_shared(patient, PatientRow))
 
 
-def _case_row(row: sa.Row[Any], hidden: bool, thumbnail: bytes = b"") -> CaseRow:
+def _case_row(row: sa.Row[Any], thumbnail: bytes = b"") -> CaseRow:
     shared = _shared(row, CaseRow)
-    if hidden:
+    if row.hidden:
         withheld = dict.fromkeys(("label", "decision", "reviewer", "reviewer_label", "agrees", "affected"))
-        return CaseRow(**shared | withheld, probability=None, flagged=False, hidden=True, thumbnail=thumbnail)
+        return CaseRow(**shared | withheld, probability=None, flagged=False, thumbnail=thumbnail)
     flagged = not all(check["passed"] for check in row.checks)
     graded = grade_range(DecisionRule.from_dict(row.point), row.probabilities) if "grades" in row.point else None
     together = graded is not None and graded.name == row.decision
