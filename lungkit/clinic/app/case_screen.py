@@ -118,9 +118,10 @@ def _readers(standing: opinions.Standing) -> str:
     """The label of each reader, and which one counts."""
     said = listed([f"<b>{safe(name)}</b>: {safe(label)}" for name, label in standing.labels.items()], "and")
     number = count(len(standing.labels), "reader")
-    counts = (
-        f"The label {safe(standing.label)} counts."
-        if standing.label
-        else "There is no majority, so this image stays aside: no data set of reviews has it."
-    )
+    if standing.label:
+        counts = f"The label {safe(standing.label)} counts."
+    elif len(standing.labels) == 2:
+        counts = "You differ, so a third doctor is asked. Until then this image stays aside."
+    else:
+        counts = "There is no majority, so this image stays aside: no data set of reviews has it."
     return f'<p class="readers">{number}: {said}. {counts}</p>'

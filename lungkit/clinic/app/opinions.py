@@ -44,7 +44,7 @@ class OpinionsScreen(Screen[Records]):
                 ("Look again", DOUBTS, self.look, self.doubts.widget),
             )
         ]
-        self.lay_out("Second opinions", *parts)
+        self.lay_out("Second opinions", widgets.VBox(parts).add_class("opinions"))
         show_if(False, self.doubts.widget)
 
     def refresh(self) -> None:
