@@ -10,7 +10,7 @@ from lungkit.clinic.records.cases import Records
 from lungkit.wording import count, percent
 
 AGAIN = "One doctor has read these without the model's answer. Your label shows how far readers agree."
-DIFFER = "Two doctors gave different labels. Your label decides, if it is one of theirs; else the image stays aside."
+DIFFER = "Two doctors gave different labels. Yours decides if it is one of theirs; otherwise the image stays aside."
 DOUBTS = "Labels that look wrong by the model's probabilities. The model may be the one that is wrong."
 
 
