@@ -363,6 +363,7 @@ def test_every_screen_of_the_administrator_opens(visit, clinic, earlier):
         "Queue": "Received in the last day",
         "Audit trail": "Case saved",
         "Health": "SQLite",
+        "Settings": "No upload is read blind",
     }
     assert [entry.strip() for entry in eve.page.locator(".nav-entry").all_inner_texts()] == list(expected)
     for screen, words in expected.items():
@@ -511,7 +512,7 @@ def test_a_doctor_gets_no_further_with_forged_messages(visit, clinic, tmp_path, 
         clinic.passwords["ida"] = accounts.add_user(db, "ida", "Third Doctor", "doctor")
     ida = visit("ida", ends=True)
     entries = ida.page.locator(".nav-entry").all_inner_texts()
-    assert [entry.strip() for entry in entries] == ["New case", "Worklist", "Patient"]
+    assert [entry.strip() for entry in entries] == ["New case", "Worklist", "Patient", "Second opinions"]
     before = everything(clinic)
     with Forger(ida) as forger:
         # No code runs.
