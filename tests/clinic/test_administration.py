@@ -156,6 +156,8 @@ def calls(store, admin, doctor, saved):
         "card": ("lung", "v1"),
         "promote": ("lung", "v1"),
         "roll_back": ("lung",),
+        "setting": ("blind_share",),
+        "set_setting": ("blind_share", 0.25),
         "trail": (),
         "verify_trail": (),
         "actions": (),

@@ -232,6 +232,7 @@ def test_a_doctor_sees_the_doctors_screens_and_that_this_is_research(shown):
         "New case",
         "Worklist",
         "Patient",
+        "Second opinions",
     ]
 
 
@@ -249,6 +250,7 @@ def test_an_admin_sees_none_of_the_doctors_screens(store, signed_in, models):
         "Queue",
         "Audit trail",
         "Health",
+        "Settings",
     ]
 
 

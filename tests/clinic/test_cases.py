@@ -57,6 +57,7 @@ def calls(doctor, chest_image, prediction, ct_series, series_said):
         "same_upload": (patient_id, SHA),
         "worklist": (),
         "case": (reading_id,),
+        "open_case": (reading_id,),
         "source": (reading_id,),
         "patient": (patient_id,),
         "review": (reading_id, True, "Pneumonia", "seen"),

@@ -14,7 +14,7 @@ from playwright import sync_api
 
 from lungkit.clinic import series_reading
 from lungkit.clinic.predictor import ModelPool
-from lungkit.clinic.records import keys, received, routing
+from lungkit.clinic.records import keys, received, routing, settings
 from lungkit.clinic.records.accounts import Access
 from lungkit.clinic.records.cases import NewPatient, Records
 from lungkit.clinic.records.received import Arrival
@@ -76,6 +76,24 @@ def fill_series(clinic: Clinic, folder: Path) -> None:
     records.save_series(NewPatient("P-3001", "Demo Patient, series", 1958, "male"), one, said)
 
 
+def fill_blind(clinic: Clinic, folder: Path) -> None:
+    """Images that the second doctor has read blind."""
+    model = ModelPool()
+    ben = Records(Access(clinic.store, clinic.token("ben")))
+    with clinic.store.write() as db:
+        settings.put(db, settings.BLIND_SHARE, 1.0)
+    for number, drawn in enumerate(phantom.CLASSES):
+        cut = phantom.make_patient(f"blind{number}", drawn, seed=300 + number, slices=3, size=512)[1]
+        file = phantom.write_dicom(cut, folder / f"blind-{number}.dcm")
+        image = images.read(file.read_bytes(), file.name)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        patient = NewPatient(f"P-{5001 + number}", f"Demo Patient, blind {number + 1}", 1950 + number)
+        case = ben.save_case(patient, image, digest, model.get("ct-infection").read(image), "")
+        ben.review(case.reading_id, None, drawn)
+    with clinic.store.write() as db:
+        settings.put(db, settings.BLIND_SHARE, 0.2)
+
+
 def fill_gateway(clinic: Clinic) -> None:
     """Made-up programs, systems, rules and destinations, and a study that came."""
     with clinic.store.write() as db:
@@ -133,6 +151,7 @@ def main() -> None:
             fill(clinic, folder)
             fill_series(clinic, folder)
             fill_gateway(clinic)
+            fill_blind(clinic, folder)
             clinic.start()
             doctor_screens(Visitor(browser, clinic, 1280), folder)
             admin_screens(Visitor(browser, clinic, 1280))
@@ -161,6 +180,13 @@ def doctor_screens(ada: Visitor, folder: Path) -> None:
     page.get_by_role("button", name="Open case").click()
     page.wait_for_function("() => document.querySelector('.stack')?.measured.whole > 0")
     take(ada, "series", 900)
+    ada.go("Second opinions")
+    page.locator("tbody tr", has_text="P-5001").wait_for()
+    take(ada, "opinions", 1000)
+    page.locator("tbody tr", has_text="P-5002").click()
+    page.get_by_role("button", name="Open image").first.click()
+    page.locator(".choices").wait_for()
+    take(ada, "label_first", 1000)
     ada.go("Patient")
     page.get_by_label("Patient number or name").press_sequentially("P-1003")
     page.get_by_role("button", name="P-1003").click()
@@ -171,7 +197,8 @@ def doctor_screens(ada: Visitor, folder: Path) -> None:
 def admin_screens(eve: Visitor) -> None:
     """One picture of each."""
     eve.sign_in("eve")
-    for screen, height in (("People", 700), ("Patients", 900), ("Usage", 1000), ("Models", 700), ("Health", 800)):
+    heights = {"People": 700, "Patients": 900, "Usage": 1000, "Models": 700, "Health": 800, "Settings": 500}
+    for screen, height in heights.items():
         eve.go(screen)
         if screen == "Models":
             eve.page.locator("tbody tr").first.click()

@@ -364,6 +364,7 @@ def test_every_screen_of_the_administrator_opens(visit, clinic, earlier):
         "Audit trail": "Case saved",
         "Drift": "No night has been looked at yet",
         "Health": "SQLite",
+        "Settings": "No upload is read blind",
     }
     assert [entry.strip() for entry in eve.page.locator(".nav-entry").all_inner_texts()] == list(expected)
     for screen, words in expected.items():
@@ -512,7 +513,7 @@ def test_a_doctor_gets_no_further_with_forged_messages(visit, clinic, tmp_path, 
         clinic.passwords["ida"] = accounts.add_user(db, "ida", "Third Doctor", "doctor")
     ida = visit("ida", ends=True)
     entries = ida.page.locator(".nav-entry").all_inner_texts()
-    assert [entry.strip() for entry in entries] == ["New case", "Worklist", "Patient"]
+    assert [entry.strip() for entry in entries] == ["New case", "Worklist", "Patient", "Second opinions"]
     before = everything(clinic)
     with Forger(ida) as forger:
         # No code runs.

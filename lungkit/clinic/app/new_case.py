@@ -14,10 +14,10 @@ import ipywidgets as widgets
 
 from lungkit import config, files
 from lungkit.clinic import series_reading
+from lungkit.clinic.app.case_screen import show_case
 from lungkit.clinic.app.describe import patient_heading
 from lungkit.clinic.app.page import FAILED, Page, field, notice, replace, safe, show_if
 from lungkit.clinic.app.patient_finder import PatientFinder
-from lungkit.clinic.app.reading import reading
 from lungkit.clinic.app.screen import Screen
 from lungkit.clinic.app.upload import Bundle, UploadField
 from lungkit.clinic.predictor import REVIEW, Predictor
@@ -201,7 +201,10 @@ class NewCaseScreen(Screen[Records]):
     def _saved(self, line: "_FileLine", saved: SavedCase, decision: str, probability: float, started: float) -> None:
         if saved.patient != self.patient:
             self._select(saved.patient)
-        line.read(saved.reading_id, decision, percent(probability), time.perf_counter() - started)
+        if saved.hidden:
+            line.read_blind(saved.reading_id)
+        else:
+            line.read(saved.reading_id, decision, percent(probability), time.perf_counter() - started)
         if not self.reading.children:
             self._show(saved.reading_id)
 
@@ -283,12 +286,17 @@ class NewCaseScreen(Screen[Records]):
             ) from problem
 
     def _show(self, reading_id: str) -> None:
-        case = self.records.case(reading_id)
+        case = self.records.open_case(reading_id)
         replace(self.reading)  # first, or a click could meet a button of the reading before
         self._show_form(False)
         for line in self.files.children:
             line.mark(line.reading_id == reading_id)
-        replace(self.reading, reading(case, self.records, self.page))
+        show_case(self.reading, case, self.records, self.page, labelled=self._labelled)
+
+    def _labelled(self, reading_id: str) -> None:
+        for line in self.files.children:
+            if line.reading_id == reading_id:
+                line.labelled()
 
 
 class _PatientForm:
@@ -372,6 +380,15 @@ class _FileLine(widgets.HBox):
         else:
             self._write("read", "✓", f"{decision}, {probability} ({seconds:.1f} s)")
         self._offer_reading(reading_id, "Show")
+
+    def read_blind(self, reading_id: str) -> None:
+        """Read and saved; the answer waits for a label."""
+        self._write("review", "?", "Saved. Give your label: the model's answer appears after it.")
+        self._offer_reading(reading_id, "Show")
+
+    def labelled(self) -> None:
+        """The label is given, and the answer is below."""
+        self._write("read", "✓", "Your label is saved. The model's answer is shown.")
 
     def known(self, reading_id: str) -> None:
         """The same bytes were read before for this patient."""

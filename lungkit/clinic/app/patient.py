@@ -74,6 +74,8 @@ class PatientScreen(Screen[Records]):
 def _course(cases: Sequence[CaseRow]) -> str:
     """The studies on one axis of time, as HTML; empty for a single one."""
     points = [
-        (row.read_at.astimezone(), likely(row), row.decision != REVIEW, row.probability, row.affected) for row in cases
+        (row.read_at.astimezone(), likely(row), row.decision != REVIEW, row.probability, row.affected)
+        for row in cases
+        if row.probability is not None  # what is withheld is not in the chart
     ]
     return charts.course_chart("Course", points) if len(points) > 1 else ""

@@ -4,12 +4,19 @@ from datetime import date
 
 import ipywidgets as widgets
 
-from lungkit.clinic.app.describe import decision_words, likely, patient_heading, review_words, study_figure
+from lungkit.clinic.app.describe import (
+    decision_words,
+    likely,
+    patient_heading,
+    probability_words,
+    review_words,
+    study_figure,
+)
 from lungkit.clinic.app.download import DownloadButton
 from lungkit.clinic.app.page import field, show_if, sortable_time
 from lungkit.clinic.app.screen import Confirm, Screen, Table
 from lungkit.clinic.records.administration import Administration
-from lungkit.wording import count, percent
+from lungkit.wording import count
 
 SHOWN = 200  # patients in the table; the search reaches the others
 PICTURES = 60  # of one patient's images, the newest
@@ -47,7 +54,7 @@ class PatientsScreen(Screen[Administration]):
                 "Read": lambda row: sortable_time(row.read_at),
                 "Modality": lambda row: row.kind,
                 "Decision": decision_words,
-                "Probability": lambda row: f"{likely(row)}, {percent(row.probability)}",
+                "Probability": lambda row: f"{likely(row)}, {probability_words(row)}",
                 "Model": lambda row: f"{row.model}@{row.version}",
                 "Uploaded by": lambda row: row.read_by,
                 "Review": review_words,

@@ -7,13 +7,12 @@ import numpy as np
 
 from lungkit.clinic.app.describe import patient_heading
 from lungkit.clinic.app.download import DownloadButton
-from lungkit.clinic.app.page import Page, field, replace, safe, show_if, when
-from lungkit.clinic.app.screen import Screen
+from lungkit.clinic.app.page import Page, field, safe, show_if, when
 from lungkit.clinic.app.stack import StackViewer
 from lungkit.clinic.app.viewer import Viewer
 from lungkit.clinic.predictor import REVIEW
-from lungkit.clinic.records.cases import Case, Records, ReviewRow
-from lungkit.clinic.records.stacks import CaseSeries
+from lungkit.clinic.records.cases import Case, CaseImage, Records, ReviewRow
+from lungkit.clinic.records.stacks import CaseSeries, Stack
 from lungkit.errors import LungkitError
 from lungkit.models import card_text, registry
 from lungkit.models.card import ModelCard
@@ -24,25 +23,10 @@ from lungkit.wording import count, listed, percent
 GONE = "not known: this version is no longer in the registry"
 
 
-class ReadingScreen(Screen[Records]):
-    """One stored reading, with a way back to the screen it was opened from."""
-
-    def refresh(self, reading_id: str = "", back: str = "worklist") -> None:
-        """Show this reading instead of the one before."""
-        case = self.records.case(reading_id)
-        patient_id = case.patient.id  # the buttons keep this alone, not the case, whose pixels are large
-        go, button = self.page.go, self.page.button
-        way = [
-            button(f"← Back to {back}", lambda: go(back), "link"),
-            button("All images of this patient", lambda: go("patient", patient_id=patient_id), "link"),
-        ]
-        replace(self.widget, widgets.HBox(way).add_class("screen-way"), reading(case, self.records, self.page))
-
-
 def reading(case: Case, records: Records, page: Page) -> widgets.Widget:
     """Everything about one reading, and what can be done with it."""
     series = records.series(case.reading_id)
-    head = widgets.HTML(patient_heading(case.patient) + _image_line(case, series) + _notes(case))
+    head = widgets.HTML(heading(case, series))
     decision = widgets.HTML(decision_box(case, series)).add_class("reading-decision")
     facts = widgets.VBox([
         widgets.HTML(bars(case) + (of_series(series) if series else "") + image_checks(case)),
@@ -56,8 +40,13 @@ def reading(case: Case, records: Records, page: Page) -> widgets.Widget:
     return widgets.VBox([head, columns]).add_class("reading")
 
 
-def viewer(case: Case, series: CaseSeries | None = None, compared: bool = False) -> Viewer | StackViewer:
-    """The image of a case with the heat map of the class that the model named; of a series, all slices.
+def heading(case: CaseImage, series: Stack | None) -> str:
+    """Whose image it is, what it is, and what was written at the upload, as HTML."""
+    return patient_heading(case.patient) + _image_line(case, series) + _notes(case)
+
+
+def viewer(case: CaseImage, series: Stack | None = None, compared: bool = False) -> Viewer | StackViewer:
+    """The image of a case with the heat map of the class that the model named, if it is shown; of a series, all slices.
 
     compared: without other planes, and scrolled together with the others on the page.
     """
@@ -66,7 +55,8 @@ def viewer(case: Case, series: CaseSeries | None = None, compared: bool = False)
         return StackViewer(series, case.pixels.shape, case.classes, label, planes=not compared, linked=compared)
     kind = "Image" if case.kind == "image" else f"{case.kind} image"
     label = f"{kind}, uploaded {when(case.uploaded_at)}"
-    return Viewer(case.pixels, case.units, case.heat, case.classes, case.label, label)
+    heat, selected = (case.heat, case.label) if isinstance(case, Case) else (None, "")
+    return Viewer(case.pixels, case.units, heat, case.classes, selected, label)
 
 
 # --- the answer of the model, as HTML
@@ -263,7 +253,7 @@ def _rests_on(series: CaseSeries) -> str:
     return f"the mean of the {len(places)} of {count(len(series.read), 'slice')} {looks}"
 
 
-def _image_line(case: Case, series: CaseSeries | None = None) -> str:
+def _image_line(case: CaseImage, series: Stack | None = None) -> str:
     view_position = case.tags.get("view")
     facts = [
         ("Image" if case.kind == "image" else case.kind) + (f", view {view_position}" if view_position else ""),
@@ -274,7 +264,7 @@ def _image_line(case: Case, series: CaseSeries | None = None) -> str:
     return f'<p class="image-line">{safe(" · ".join(filter(None, facts)))}</p>'
 
 
-def _notes(case: Case) -> str:
+def _notes(case: CaseImage) -> str:
     return f'<p class="notes"><b>Notes:</b> {safe(case.notes)}</p>' if case.notes else ""
 
 
@@ -296,7 +286,7 @@ class ReviewForm:
             tooltip=f"Save that you agree with {case.label}",
         )
         show_if(not undecided, agree)
-        others = [(_meaning(case, name), name) for name in case.classes if undecided or name != case.label]
+        others = [(meaning(case, name), name) for name in case.classes if undecided or name != case.label]
         self.label = field(
             widgets.Dropdown,
             "Your finding" if undecided else "Correct to",
@@ -326,7 +316,7 @@ class ReviewForm:
         self.history.value = f'<div class="review-history" role="status"><h4>Reviews</h4><ol>{rows}</ol>{note}</div>'
 
 
-def _meaning(case: Case, name: str) -> str:
+def meaning(case: CaseImage, name: str) -> str:
     """A class as a clinician chooses it: a grade with what it means."""
     place = case.classes.index(name)
     return f"{name} ({case.rule.grades.extent(place, place)})" if case.rule.grades else name

@@ -32,7 +32,8 @@ SCREENS = {
         "new": ("New case", "new_case.NewCaseScreen"),
         "worklist": ("Worklist", "worklist.WorklistScreen"),
         "patient": ("Patient", "patient.PatientScreen"),
-        "reading": ("", "reading.ReadingScreen"),
+        "opinions": ("Second opinions", "opinions.OpinionsScreen"),
+        "reading": ("", "case_screen.ReadingScreen"),
     },
     "admin": {
         "people": ("People", "people.PeopleScreen"),
@@ -45,6 +46,7 @@ SCREENS = {
         "trail": ("Audit trail", "trail.AuditTrailScreen"),
         "drift": ("Drift", "drift_screen.DriftScreen"),
         "health": ("Health", "health.HealthScreen"),
+        "settings": ("Settings", "settings_screen.SettingsScreen"),
     },
 }
 

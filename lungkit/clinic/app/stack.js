@@ -162,6 +162,7 @@ function render({ model, el }) {
   const carrying = model.get("carrying");
   const decides = new Map(carrying.map((i, order) => [flip(model.get("read")[i][0]), order]));
   const key = flip(model.get("key"));
+  const answered = said.length > 0; // else nothing is shown of what a model said
   const heats = numbers(model.get("heat"), Uint8Array);
   const [heatHeight, heatWidth] = model.get("heat_size");
   const state = { place: key, x: 0.5, y: 0.5, selected: model.get("selected"), opacity: 0.45, cross: true,
@@ -246,16 +247,16 @@ function render({ model, el }) {
     const one = read.get(state.place);
     where.textContent = `Slice ${state.place + 1} of ${count}\n${minus(positions[flip(state.place)].toFixed(1))} mm`;
     how.textContent = `Level ${minus(state.level)}, width ${state.width} HU`;
-    const words = one ? `${named} ${percent(one.share)}` : "not read by the model";
+    const words = one ? `${named} ${percent(one.share)}` : answered ? "not read by the model" : "";
     const role = decides.has(state.place) ? "one of those that decide" : "";
-    told.textContent = [`Slice ${state.place + 1}: ${words}`, role].filter(Boolean).join(", ");
+    told.textContent = [[`Slice ${state.place + 1}`, words].filter(Boolean).join(": "), role].filter(Boolean).join(", ");
     told.classList.toggle("decides", decides.has(state.place));
     const heat = state.selected >= 0 && decides.has(state.place);
     legend.hidden = !heat;
-    screen.setAttribute("aria-label", `${model.get("label")}. Slice ${state.place + 1} of ${count}, ${words}. ` +
+    screen.setAttribute("aria-label", `${model.get("label")}. Slice ${state.place + 1} of ${count}${words && `, ${words}`}. ` +
       "Arrows and page keys change the slice, plus and minus zoom, 0 fits.");
     strip.setAttribute("aria-valuenow", state.place + 1);
-    strip.setAttribute("aria-valuetext", `slice ${state.place + 1}: ${words}`);
+    strip.setAttribute("aria-valuetext", `slice ${state.place + 1}${words && `: ${words}`}`);
   }
 
   function go(place, linked = true) {
@@ -450,7 +451,7 @@ function render({ model, el }) {
   // --- the strip
 
   const strip = element("canvas", { tabIndex: 0, className: "stack-strip", role: "slider",
-    "aria-label": `Probability of ${named} in each slice, from head to feet`, "aria-valuemin": 1, "aria-valuemax": count });
+    "aria-label": answered ? `Probability of ${named} in each slice, from head to feet` : "Slices, from head to feet", "aria-valuemin": 1, "aria-valuemax": count });
   const told = element("span", { className: "stack-told", role: "status" });
 
   function drawStrip() {
@@ -533,11 +534,11 @@ function render({ model, el }) {
   const legendOf = (colour, words) => element("span", { className: "stack-key" },
     element("i", { style: `background:${colour}` }), words);
   const band = element("div", { className: "stack-band" },
-    element("div", { className: "stack-head" }, told,
-      legendOf(COLOURS.carrying, `decide (${decides.size})`), legendOf(COLOURS.read, "read"), jumps),
+    element("div", { className: "stack-head" }, told, ...(answered
+      ? [legendOf(COLOURS.carrying, `decide (${decides.size})`), legendOf(COLOURS.read, "read"), jumps] : [])),
     strip, element("div", { className: "stack-ends", "aria-hidden": "true" }, element("span", {}, "Head"),
-      element("span", {}, `Probability of ${named} in each slice that was read`), element("span", {}, "Feet")));
-  const controls = element("div", { className: "viewer-controls" }, ...labels);
+      element("span", {}, answered ? `Probability of ${named} in each slice that was read` : ""), element("span", {}, "Feet")));
+  const controls = element("div", { className: "viewer-controls" }, ...(answered ? labels : []));
   if (across.length) controls.append(element("label", { className: "stack-crossing" }, crossing, element("span", {}, "Crosshair")));
   controls.append(windows.controls);
   el.append(element("div", { className: "viewer stack" }, panes, band, controls));

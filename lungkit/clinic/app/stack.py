@@ -4,6 +4,7 @@ The kernel sends what was said of each slice and the heat maps of those that dec
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import anywidget
 import numpy as np
@@ -11,13 +12,14 @@ import traitlets
 
 from lungkit import palette
 from lungkit.clinic.app.viewer import module
-from lungkit.clinic.records.stacks import CaseSeries
+from lungkit.clinic.records.stacks import CaseSeries, Stack
 from lungkit.data.dicom import AIR
 
 
 class StackViewer(anywidget.AnyWidget):
     """The stack, a strip with the probability of each slice that was read, and the planes across the stack.
 
+    series: with its reading, or only the slices: then the strip shows where they are and nothing else.
     classes: in the order of the heat maps. planes: whether to draw the other planes, where the series allows it.
     linked: whether it scrolls by as many mm as other linked ones on the page. label: what it is, for screen readers.
     The browser sends nothing back; it asks the server for slices (handlers.SliceHandler).
@@ -46,7 +48,7 @@ class StackViewer(anywidget.AnyWidget):
 
     def __init__(
         self,
-        series: CaseSeries,
+        series: Stack,
         size: tuple[int, int],
         classes: Sequence[str],
         label: str,
@@ -54,19 +56,12 @@ class StackViewer(anywidget.AnyWidget):
         linked: bool = False,
     ):
         super().__init__(
+            **_said(series, classes),
             reading_id=series.reading_id,
             size=list(size),
             spacing=list(series.spacing),
             positions=list(series.positions),
             orientation=list(series.orientation),
-            read=[[one.number, series.chance(one), one.label] for one in series.read],
-            carrying=list(series.carrying),
-            key=series.key.number,
-            named=f"not {series.absent}" if series.label == series.absent else series.label,
-            selected=list(classes).index(series.label),
-            heat=np.rint(np.clip(series.heat, 0, 1) * 255).astype(np.uint8).tobytes(),
-            heat_size=list(series.heat.shape[2:]),
-            classes=list(classes),
             planes=planes and series.straight,
             linked=linked,
             label=label,
@@ -77,3 +72,20 @@ class StackViewer(anywidget.AnyWidget):
         """Close it and free the heat maps at once."""
         super().close()
         self.heat = b""
+
+
+def _said(series: Stack, classes: Sequence[str]) -> dict[str, Any]:
+    """What a model said of the slices; of a series without its reading nothing, and the middle slice comes first."""
+    if not isinstance(series, CaseSeries):
+        return {"read": [], "carrying": [], "key": series.slices // 2, "named": "", "selected": -1, "heat": b"",
+                "heat_size": [1, 1], "classes": []}  # fmt: skip
+    return {
+        "read": [[one.number, series.chance(one), one.label] for one in series.read],
+        "carrying": list(series.carrying),
+        "key": series.key.number,
+        "named": f"not {series.absent}" if series.label == series.absent else series.label,
+        "selected": list(classes).index(series.label),
+        "heat": np.rint(np.clip(series.heat, 0, 1) * 255).astype(np.uint8).tobytes(),
+        "heat_size": list(series.heat.shape[2:]),
+        "classes": list(classes),
+    }

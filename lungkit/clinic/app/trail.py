@@ -52,6 +52,7 @@ ACTIONS = {  # as the trail names them, in words
     "session.end": "Signed out",
     "session.refused": "Sign-in refused",
     "session.start": "Signed in",
+    "setting.change": "Setting changed",
     "study.complete": "Study complete",
     "user.add": "Account added",
     "user.disable": "Account disabled",

@@ -53,8 +53,8 @@ function render({ model, el }) {
       const size = heatWidth * heatHeight;
       drawHeat(overlay, heats.subarray(state.selected * size, (state.selected + 1) * size), model.get("colours"));
     }
-    const shown = state.selected >= 0 ? `Overlay: ${classes[state.selected]}.` : "No overlay.";
-    screen.setAttribute("aria-label", `${model.get("label")}. ${shown} Plus and minus zoom, arrows move, 0 fits.`);
+    const shown = state.selected >= 0 ? ` Overlay: ${classes[state.selected]}.` : classes.length ? " No overlay." : "";
+    screen.setAttribute("aria-label", `${model.get("label")}.${shown} Plus and minus zoom, arrows move, 0 fits.`);
     pane.draw();
   }
 
@@ -64,7 +64,7 @@ function render({ model, el }) {
   }
 
   const { labels, legend } = heatControls(classes, state, model.get("colours"), heat);
-  const controls = element("div", { className: "viewer-controls" }, ...labels);
+  const controls = element("div", { className: "viewer-controls" }, ...(classes.length ? labels : []));
   stage.append(under, pane.controls, legend);
   el.append(element("div", { className: "viewer" }, stage, controls));
   if (units === "HU") controls.append(windowControls(state, window_).controls);

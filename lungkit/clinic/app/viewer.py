@@ -19,8 +19,8 @@ class Viewer(anywidget.AnyWidget):
     """The image, the heat map of a selected class over it, zoom, and level and width for CT.
 
     pixels: float32 (height, width), HU or intensity 0..1, sent to the browser once as int16 or uint8.
-    heat: float32 (classes, rows, columns), 0..1, over the whole image in its aspect.
-    selected: the class whose heat map is shown first. label: what the image is, for screen readers.
+    heat: float32 (classes, rows, columns), 0..1, over the whole image in its aspect; None: the image alone, without
+    classes. selected: the class whose heat map is shown first. label: what the image is, for screen readers.
     The browser sends nothing back.
     """
 
@@ -39,8 +39,16 @@ class Viewer(anywidget.AnyWidget):
     colours = traitlets.List(traitlets.Unicode(), list(palette.HEAT)).tag(sync=True)
 
     def __init__(
-        self, pixels: np.ndarray, units: str, heat: np.ndarray, classes: Sequence[str], selected: str, label: str
+        self,
+        pixels: np.ndarray,
+        units: str,
+        heat: np.ndarray | None,
+        classes: Sequence[str],
+        selected: str,
+        label: str,
     ):
+        if heat is None:
+            heat, classes = np.zeros((0, 1, 1), np.float32), ()
         super().__init__(
             pixels=_display(pixels, units).tobytes(),
             width=pixels.shape[1],
@@ -50,7 +58,7 @@ class Viewer(anywidget.AnyWidget):
             heat_width=heat.shape[2],
             heat_height=heat.shape[1],
             classes=list(classes),
-            selected=list(classes).index(selected),
+            selected=list(classes).index(selected) if classes else -1,
             label=label,
         )
         self.add_class("clinic-viewer")

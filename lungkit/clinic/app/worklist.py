@@ -5,11 +5,10 @@ from datetime import date
 
 import ipywidgets as widgets
 
-from lungkit.clinic.app.describe import decision_name, decision_words, review_words
+from lungkit.clinic.app.describe import decision_name, decision_words, probability_words, review_words
 from lungkit.clinic.app.page import field, sortable_time
 from lungkit.clinic.app.screen import ALL, Filters, Screen, Table
 from lungkit.clinic.records.cases import CaseRow, Records
-from lungkit.wording import percent
 
 SHOWN = 1000  # rows in the table; the filters reach the others
 REVIEWED = {ALL: None, "Not reviewed": False, "Reviewed": True}
@@ -32,7 +31,7 @@ class WorklistScreen(Screen[Records]):
                 "Name": lambda row: row.name,
                 "Modality": lambda row: row.kind,
                 "Decision": decision_words,
-                "Probability": lambda row: percent(row.probability),
+                "Probability": probability_words,
                 "Model": lambda row: f"{row.model}@{row.version}",
                 "Review": review_words,
             },
@@ -71,5 +70,5 @@ class WorklistScreen(Screen[Records]):
         self.page.go("reading", reading_id=self.table.selected().reading_id, back="worklist")
 
 
-def _options(values: Iterable[str]) -> list[tuple[str, str]]:
-    return [(decision_name(value), value) for value in sorted(set(values))]
+def _options(values: Iterable[str | None]) -> list[tuple[str, str]]:
+    return [(decision_name(value), value) for value in sorted({value for value in values if value})]

@@ -17,13 +17,12 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from lungkit.clinic.records import pixels
+from lungkit.clinic.records import opinions, pixels
 from lungkit.clinic.records.store import Store
 from lungkit.clinic.records.tables import CtSeries, Patient, Reading, Review, Study
 from lungkit.errors import LungkitError
 
 DIFFER, TWO_PATIENTS, DAMAGED = "readers differ", "same picture under two patients", "pixels are damaged"
-_THIRD = 3  # with so many readers, most of them decide
 
 Row = sa.Row[tuple[Any, ...]]
 
@@ -130,6 +129,17 @@ def selected(store: Store, asked: Asked) -> Selection:
         return select(db, asked)
 
 
+def labelled_files(db: orm.Session, asked: Asked) -> list[Reviewed]:
+    """The images with a label that counts, blind or not, without a look at their pixels: the same file is one image.
+
+    Of excluded patients there is none. `select` also finds the same pixels in different files, which takes long.
+    """
+    rows = db.execute(_query(asked)).all()
+    files = {row.study_id: row.sha256 for row in rows}
+    images = (_reviewed(of_image, files) for of_image in _images(rows, files) if not of_image[0].excluded)
+    return [image for image in images if image and image.label]
+
+
 def stored_pixels(db: orm.Session, study_id: str) -> tuple[bytes, str]:
     """The PNG of a study as the records have it, and its units."""
     png, units = db.execute(sa.select(Study.pixels, Study.units).where(Study.id == study_id)).one()
@@ -226,9 +236,8 @@ def _reviewed(rows: list[Row], digests: dict[str, str]) -> Reviewed | None:
     if not rows:
         return None
     labels, counted = _latest(rows)
-    label, votes = Counter(labels.values()).most_common(1)[0]
-    agreed = votes == len(labels) or (len(labels) >= _THIRD and 2 * votes > len(labels))
-    counts = [row for row in counted if row.label == label][-1] if agreed else counted[-1]
+    label = opinions.label_that_counts(list(labels.values()))
+    counts = [row for row in counted if row.label == label][-1] if label else counted[-1]
     return Reviewed(
         study_id=counts.study_id,
         reading_id=counts.reading_id,
@@ -241,7 +250,7 @@ def _reviewed(rows: list[Row], digests: dict[str, str]) -> Reviewed | None:
         model_label=counts.model_label,
         probabilities=counts.probabilities,
         labels=labels,
-        label=label if agreed else "",
+        label=label,
         reader=counts.reviewer_id,
         reviewed_at=counts.at,
         answer_shown=any(row.answer_shown for row in counted),

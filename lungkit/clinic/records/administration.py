@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from lungkit import config
-from lungkit.clinic.records import accounts, audit_trail, cases, jobs, received
+from lungkit.clinic.records import accounts, audit_trail, cases, jobs, received, settings
 from lungkit.clinic.records.accounts import Account
 from lungkit.clinic.records.cases import PatientPage, PatientRow
 from lungkit.clinic.records.gateway_actions import GatewayActions
@@ -265,6 +265,18 @@ class Administration(GatewayActions):
         """What a night has found, the newest by default; None where there is none."""
         with self.access.reads("admin") as (db, _):
             return _drift_night(db, day)
+
+    # --- settings
+
+    def setting(self, name: str) -> Any:
+        """What a setting is now; name: one of settings.KINDS. Raises SettingRefused where a wrong value is stored."""
+        with self.access.reads("admin") as (db, _):
+            return settings.get(db, name)
+
+    def set_setting(self, name: str, value: Any) -> None:
+        """Change a setting for all of the clinic. Raises SettingRefused, which says what is accepted."""
+        with self.access.writes("admin") as (db, actor):
+            settings.put(db, name, value, by=actor.user_id)
 
     # --- trail and health
 

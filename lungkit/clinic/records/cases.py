@@ -8,7 +8,7 @@ opened which case or patient, by random identifiers only.
 import re
 import unicodedata
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from lungkit.clinic.records import audit_trail, dispatches, pixels, stacks
+from lungkit.clinic.records import audit_trail, blind, dispatches, pixels, stacks
 from lungkit.clinic.records.accounts import Actor, Entry
 from lungkit.clinic.records.tables import (
     PROGRAM,
@@ -52,6 +52,13 @@ class RecordRefused(LungkitError):
 
 class RecordMissing(LungkitError):
     """That patient or case is not in the records (any more)."""
+
+
+class AnswerHidden(LungkitError):
+    """The answer to that reading is withheld from this reader, who has not given a label yet."""
+
+    def __init__(self) -> None:
+        super().__init__("this image is read blind: open it, give your label, and the model's answer is shown")
 
 
 class PatientDiffers(RecordRefused):
@@ -124,6 +131,7 @@ class ReviewRow:
     comment: str
     at: datetime
     id: str = ""
+    reviewer_id: int = 0
 
 
 @dataclass(frozen=True)
@@ -135,15 +143,16 @@ class SourceRow:
 
 
 class SavedCase(NamedTuple):
-    """What was saved: the new reading, and the patient it belongs to."""
+    """What was saved: the new reading, and the patient it belongs to. hidden: whoever saved it gives a label first."""
 
     reading_id: str
     patient: PatientRow
+    hidden: bool = False
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
-    """One reading with all that belongs to it."""
+class CaseImage:
+    """What was read, and by which model, without what it says."""
 
     reading_id: str
     study_id: str
@@ -160,15 +169,28 @@ class Case:
     model: str
     version: str
     classes: tuple[str, ...]  # in the order of heat
+    rule: DecisionRule  # of the version, the same for all images
+    pixels: np.ndarray = field(repr=False)  # float32 (height, width), HU or 0..1
+
+
+@dataclass(frozen=True, eq=False)
+class BlindCase(CaseImage):
+    """A reading for someone who gives a label before the answer is shown. `pixels` of a series: its middle slice."""
+
+    stack: stacks.Stack | None  # None for one image
+
+
+@dataclass(frozen=True, eq=False)
+class Case(CaseImage):
+    """One reading with all that belongs to it."""
+
     probabilities: dict[str, float]
     label: str
     decision: str
-    rule: DecisionRule
     checks: tuple[Check, ...]
     milliseconds: float
     read_at: datetime
     reviews: tuple[ReviewRow, ...]  # oldest first; the latest counts
-    pixels: np.ndarray = field(repr=False)  # float32 (height, width), HU or 0..1
     heat: np.ndarray = field(repr=False)  # float32 (classes, height, width) 0..1
 
     @property
@@ -179,7 +201,10 @@ class Case:
 
 @dataclass(frozen=True)
 class CaseRow:
-    """One reading in a list; review fields are those of the latest review."""
+    """One reading in a list; review fields are those of the latest review.
+
+    hidden: the answer, and what others said, are withheld from this reader until a label is given: None or False.
+    """
 
     reading_id: str
     patient_id: str
@@ -188,18 +213,19 @@ class CaseRow:
     kind: str
     model: str
     version: str
-    label: str
-    decision: str
-    probability: float  # of the label, or of the range of grades that is the decision
+    label: str | None
+    decision: str | None
+    probability: float | None  # of the label, or of the range of grades that is the decision
     read_at: datetime
     read_by: str  # full name
     flagged: bool  # an image check failed
-    reviewed: bool
+    reviewed: bool  # by anyone, also where it is hidden by whom
     reviewer: str | None  # full name
     reviewer_label: str | None
     agrees: bool | None
     slices: int | None = None  # of a CT series; None for one image
     affected: float | None = None  # share of the slices of a series, 0..1
+    hidden: bool = False
     thumbnail: bytes = field(default=b"", repr=False)  # PNG, at most pixels.THUMBNAIL_SIDE a side; on a patient's page
 
 
@@ -282,10 +308,11 @@ class Records:
         return saved
 
     def series(self, reading_id: str) -> stacks.CaseSeries | None:
-        """The series of a reading, without pixels; None for a reading of one image. Raises RecordMissing."""
+        """The series of a reading, without pixels; None for a reading of one image. Raises as `case`."""
         with self.access.reads("doctor", PROGRAM) as (db, actor):
             reading = _find_reading(db, reading_id)
             _require_visible(actor, reading.study)
+            _require_shown(db, actor, reading)
             row = db.get(CtSeries, reading.id, options=[orm.undefer(CtSeries.heat)])
             study_id, label, classes = reading.study_id, reading.label, len(reading.probabilities)
         return stacks.case_series(row, study_id, label, classes) if row else None
@@ -321,20 +348,57 @@ class Records:
 
     def worklist(self) -> list[CaseRow]:
         """All readings, newest first, without thumbnails."""
-        with self.access.reads("doctor") as (db, _):
-            rows = db.execute(with_review().order_by(Reading.read_at.desc(), Reading.id)).all()
+        with self.access.reads("doctor") as (db, actor):
+            readings = with_review(blind.hidden_column(actor))
+            rows = db.execute(readings.order_by(Reading.read_at.desc(), Reading.id)).all()
         return [_case_row(row) for row in rows]
 
+    def open_case(self, reading_id: str, label_first: bool = False) -> Case | BlindCase:
+        """A reading as this reader may see it now: a BlindCase until a label is given where the answer is withheld.
+
+        label_first: also where it is not withheld, for a reader who has not labelled the image. Raises RecordMissing.
+        """
+        with self.access.reads("doctor") as (db, actor):
+            reading = _find_reading(db, reading_id)
+            first = blind.is_hidden(db, actor, reading) or (label_first and not blind.has_labelled(db, actor, reading))
+        return self._blind_case(reading_id) if first else self.case(reading_id)
+
+    def _blind_case(self, reading_id: str) -> BlindCase:
+        with self.access.writes("doctor") as (db, actor):
+            reading = _find_reading(db, reading_id, orm.joinedload(Reading.study))
+            study, series = reading.study, db.get(CtSeries, reading.id)
+            patient, uploader = _patient_row(study.patient), study.uploader.full_name
+            png = db.scalars(shown_blind(series is not None).where(Reading.id == reading.id)).one()
+            audit_trail.append(db, actor.user_id, "case.open", f"reading:{reading.id}", patient=patient.id, blind=True)
+        made = {
+            "reading_id": reading.id,
+            "study_id": study.id,
+            "patient": patient,
+            "uploaded_by": uploader,
+            "classes": tuple(reading.probabilities),
+            "rule": DecisionRule.from_dict(reading.point),
+            # Of a series, the note says which slice the model found to count most.
+            "tags": {name: text for name, text in study.tags.items() if not (series and name == "note")},
+            "pixels": pixels.decode(png, study.units),
+            "stack": stacks.stack(series, study.id) if series else None,
+        }
+        return BlindCase(**_shared(study, BlindCase, made) | _shared(reading, BlindCase, made) | made)
+
     def case(self, reading_id: str) -> Case:
-        """Everything about one reading; the audit trail notes the opening. Raises RecordMissing."""
+        """Everything about one reading; the audit trail notes the opening.
+
+        Raises RecordMissing, and AnswerHidden while the answer is withheld from this reader: see `open_case`.
+        """
         with self.access.writes("doctor", PROGRAM) as (db, actor):
             whole = (orm.undefer(Reading.heat), orm.joinedload(Reading.study).undefer(Study.pixels))
             reading = _find_reading(db, reading_id, *whole)
             study = reading.study
             _require_visible(actor, study)
+            _require_shown(db, actor, reading)
             patient, uploader = _patient_row(study.patient), study.uploader.full_name
             reviews = [
-                ReviewRow(r.reviewer.full_name, r.agrees, r.label, r.comment, r.at, r.id) for r in reading.reviews
+                ReviewRow(r.reviewer.full_name, r.agrees, r.label, r.comment, r.at, r.id, r.reviewer_id)
+                for r in reading.reviews
             ]
             audit_trail.append(db, actor.user_id, "case.open", f"reading:{reading.id}", patient=patient.id)
         # Decoded after the transaction, because it takes longer than everything in it.
@@ -365,10 +429,11 @@ class Records:
         """A patient with all readings, oldest first; the audit trail notes the opening. Raises RecordMissing."""
         return open_patient(self.access, "doctor", patient_id)
 
-    def review(self, reading_id: str, agrees: bool, label: str, comment: str = "", answer_shown: bool = True) -> None:
+    def review(self, reading_id: str, agrees: bool | None, label: str, comment: str = "") -> None:
         """Save whether the model's label is right, or which class is; earlier reviews stay, the latest counts.
 
-        answer_shown: whether the model's answer was on screen before the label was given.
+        agrees: None lets the records compare. Where the answer is withheld from this reader they do so in any case.
+        They also note whether this reader could have seen an answer for the image (`blind.could_have_seen`).
         Raises RecordRefused for a label that is not one of the reading's classes, or that contradicts `agrees`.
         """
         comment = _text("comment", comment)
@@ -376,19 +441,22 @@ class Records:
             reading = _find_reading(db, reading_id)
             if label not in tuple(reading.probabilities):
                 raise RecordRefused(f"{label!r} is none of this reading's classes: {', '.join(reading.probabilities)}")
-            if agrees != (label == reading.label):
+            right = label == reading.label
+            # A refusal would tell the answer to someone who may not see it yet.
+            if agrees not in (None, right) and not blind.is_hidden(db, actor, reading):
                 raise RecordRefused(
                     f"the model says {reading.label}: choose that class to agree, or another one to correct it"
                 )
+            shown = blind.could_have_seen(db, actor, reading)
             row = Review(
-                reading_id=reading.id, reviewer_id=actor.user_id, agrees=agrees, label=label, comment=comment,
-                answer_shown=answer_shown,
+                reading_id=reading.id, reviewer_id=actor.user_id, agrees=right, label=label, comment=comment,
+                answer_shown=shown,
             )  # fmt: skip
             db.add(row)
             db.flush()
             dispatches.enqueue_review(db, reading.id, row.id)
-            audit_trail.append(db, actor.user_id, "case.review", f"reading:{reading.id}", agrees=agrees, label=label,
-                               answer_shown=answer_shown)  # fmt: skip
+            audit_trail.append(db, actor.user_id, "case.review", f"reading:{reading.id}", agrees=right, label=label,
+                               answer_shown=shown)  # fmt: skip
 
 
 # --- shared with Administration
@@ -456,11 +524,31 @@ def open_patient(access: Entry, role: str, patient_id: str) -> PatientPage:
     """A patient's page, on the audit trail as opened; for people with this role."""
     with access.writes(role) as (db, actor):
         patient = _patient_row(find_patient(db, patient_id))
-        readings = with_review(Study.units, Study.pixels).where(Study.patient_id == patient.id)
+        readings = with_review(Study.units, Study.pixels, blind.hidden_column(actor)).where(
+            Study.patient_id == patient.id
+        )
         rows = db.execute(readings.order_by(Reading.read_at, Reading.id)).all()
+        pictures = [_thumbnail_of(db, row) for row in rows]
         audit_trail.append(db, actor.user_id, "patient.open", f"patient:{patient.id}")
     # Thumbnails take time, so they are made after the transaction.
-    return PatientPage(patient, tuple(_case_row(row, pixels.thumbnail(row.pixels, row.units)) for row in rows))
+    cases = [_case_row(row, pixels.thumbnail(png, row.units)) for row, png in zip(rows, pictures, strict=True)]
+    return PatientPage(patient, tuple(cases))
+
+
+def _thumbnail_of(db: orm.Session, row: sa.Row[Any]) -> bytes:
+    """The picture that is made small for a row of a patient's page."""
+    if row.hidden and row.slices is not None:
+        return db.scalars(shown_blind(True).where(Reading.id == row.reading_id)).one()
+    png: bytes = row.pixels
+    return png
+
+
+def shown_blind(series: bool) -> sa.Select[bytes]:
+    """The picture of a reading whose answer is withheld: of a series the middle slice, not the one that counts most."""
+    if not series:
+        return sa.select(Study.pixels).join(Reading, Reading.study_id == Study.id)
+    slices = sa.select(SeriesSlice.pixels).join(Reading, Reading.study_id == SeriesSlice.study_id)
+    return slices.join(CtSeries, CtSeries.reading_id == Reading.id).where(SeriesSlice.number == CtSeries.slices // 2)
 
 
 # --- saving
@@ -489,17 +577,18 @@ def _save(
     db.add(study)
     db.flush()
     made = {"study": study.id, "patient": owner.id, "new_patient": is_new, "model": f"{row.model}@{row.version}"}
+    made |= {"blind": True} if blind.draw(db, actor, row) else {}
     audit_trail.append(db, actor.user_id, "case.save", f"reading:{row.id}", **made, **more)
-    return SavedCase(row.id, _patient_row(owner))
+    return SavedCase(row.id, _patient_row(owner), blind.is_hidden(db, actor, row))
 
 
 # --- rows
 
 
-def _shared(row: Any, kind: type) -> dict[str, Any]:
-    """The values of a row that a dataclass has under the same names."""
+def _shared(row: Any, kind: type, but: Collection[str] = ()) -> dict[str, Any]:
+    """The values of a row that a dataclass has under the same names, but for these."""
     columns = row._fields if isinstance(row, sa.Row) else sa.inspect(row).mapper.columns.keys()
-    return {field.name: getattr(row, field.name) for field in fields(kind) if field.name in columns}
+    return {field.name: getattr(row, field.name) for field in fields(kind) if field.name in {*columns} - {*but}}
 
 
 def _patient_row(patient: Patient) -> PatientRow:
@@ -507,11 +596,15 @@ def _patient_row(patient: Patient) -> PatientRow:
 
 
 def _case_row(row: sa.Row[Any], thumbnail: bytes = b"") -> CaseRow:
+    shared = _shared(row, CaseRow)
+    if row.hidden:
+        withheld = dict.fromkeys(("label", "decision", "reviewer", "reviewer_label", "agrees", "affected"))
+        return CaseRow(**shared | withheld, probability=None, flagged=False, thumbnail=thumbnail)
     flagged = not all(check["passed"] for check in row.checks)
     graded = grade_range(DecisionRule.from_dict(row.point), row.probabilities) if "grades" in row.point else None
     together = graded is not None and graded.name == row.decision
     probability = graded.probability if graded and together else row.probabilities[row.label]
-    return CaseRow(**_shared(row, CaseRow), probability=probability, flagged=flagged, thumbnail=thumbnail)
+    return CaseRow(**shared, probability=probability, flagged=flagged, thumbnail=thumbnail)
 
 
 def _reading_columns(reading: Prediction) -> dict[str, Any]:
@@ -584,6 +677,11 @@ def _require_visible(actor: Actor, study: Study) -> None:
     """A program learns of another's case as little as of one that is not there."""
     if not actor.sees_all and study.uploaded_by != actor.user_id:
         raise RecordMissing(_NO_CASE)
+
+
+def _require_shown(db: orm.Session, actor: Actor, reading: Reading) -> None:
+    if blind.is_hidden(db, actor, reading):
+        raise AnswerHidden()
 
 
 def _identifier(text: str) -> str:

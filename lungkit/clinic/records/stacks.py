@@ -94,18 +94,30 @@ class ReadSlice:
 
 
 @dataclass(frozen=True, eq=False)
-class CaseSeries:
-    """A series of the records with its reading, without pixels. Names and units are those of the table."""
+class Stack:
+    """A series of the records without its reading and its pixels. Names and units are those of the table."""
 
     reading_id: str
     study_id: str
-    label: str  # of the reading
     slices: int
     spacing: tuple[float | None, float | None, float | None]  # mm between rows, columns, slices as stored
     positions: tuple[float, ...]
     orientation: tuple[float, ...]
     readable: str
     findings: tuple[dict[str, str], ...]  # "rule", and "words" where they are kept
+
+    @property
+    def straight(self) -> bool:
+        """Whether other planes can be drawn: its slices lie one above the other at known distances."""
+        crooked = {Rule.TILT, Rule.SHIFTED, Rule.NO_SPACING, Rule.ONE_SLICE}
+        return None not in self.spacing and not crooked & {finding["rule"] for finding in self.findings}
+
+
+@dataclass(frozen=True, eq=False)
+class CaseSeries(Stack):
+    """A series of the records with its reading, without pixels. Names and units are those of the table."""
+
+    label: str  # of the reading
     read: tuple[ReadSlice, ...]
     carrying: tuple[int, ...]  # places in `read`
     without_lungs: int
@@ -124,12 +136,6 @@ class CaseSeries:
     def key(self) -> ReadSlice:
         """The carrying slice that counts most, by `chance`: of a normal series the least normal one."""
         return max((self.read[place] for place in self.carrying), key=self.chance)
-
-    @property
-    def straight(self) -> bool:
-        """Whether other planes can be drawn: its slices lie one above the other at known distances."""
-        crooked = {Rule.TILT, Rule.SHIFTED, Rule.NO_SPACING, Rule.ONE_SLICE}
-        return None not in self.spacing and not crooked & {finding["rule"] for finding in self.findings}
 
 
 def key_of(said: SeriesSaid) -> SliceSaid:
@@ -194,17 +200,9 @@ def columns(series: Series, said: SeriesSaid) -> dict[str, Any]:
 def case_series(row: CtSeries, study_id: str, label: str, classes: int) -> CaseSeries:
     """A row with its heat maps, decoded."""
     heat = pixels.decode_heat(row.heat, len(row.carrying) * classes)
-    row_spacing, column_spacing, between = row.spacing
     return CaseSeries(
-        reading_id=row.reading_id,
-        study_id=study_id,
+        **vars(stack(row, study_id)),
         label=label,
-        slices=row.slices,
-        spacing=(row_spacing, column_spacing, between),
-        positions=tuple(row.positions),
-        orientation=tuple(row.orientation),
-        readable=row.readable,
-        findings=tuple(row.findings),
         read=tuple(ReadSlice(**one) for one in row.read),
         carrying=tuple(row.carrying),
         without_lungs=row.without_lungs,
@@ -213,6 +211,21 @@ def case_series(row: CtSeries, study_id: str, label: str, classes: int) -> CaseS
         reasons=tuple(row.reasons),
         extent=Extent(**row.extent) if row.extent else None,
         heat=heat.reshape(len(row.carrying), classes, *heat.shape[1:]),
+    )
+
+
+def stack(row: CtSeries, study_id: str) -> Stack:
+    """What a row says of the slices, without what a model said of them."""
+    row_spacing, column_spacing, between = row.spacing
+    return Stack(
+        reading_id=row.reading_id,
+        study_id=study_id,
+        slices=row.slices,
+        spacing=(row_spacing, column_spacing, between),
+        positions=tuple(row.positions),
+        orientation=tuple(row.orientation),
+        readable=row.readable,
+        findings=tuple(row.findings),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lungkit.clinic.predictor import REVIEW
-from lungkit.clinic.records import pixels
+from lungkit.clinic.records import pixels, settings
 from lungkit.clinic.records.cases import NewPatient, Records
 from lungkit.clinic.records.tables import Patient, Reading, Review, Study, User, now
 from lungkit.data import images
@@ -21,8 +21,11 @@ def readers(signed_in) -> list[Records]:
 
 
 @pytest.fixture
-def reviewed(readers, chest_image, prediction):
-    """A function: the id of a new reading with the labels of the first readers, one after the other."""
+def reviewed(store, readers, chest_image, prediction):
+    """A function: the id of a new reading with the labels of the first readers, one after the other.
+
+    shown: False: it is chosen to be read blind, unless its file was there before.
+    """
     numbers = count(1)
 
     def make(*labels, patient=None, shown=True, seed=None, sha256=None, units="intensity", **changes) -> str:
@@ -32,10 +35,12 @@ def reviewed(readers, chest_image, prediction):
         answer = prediction(**changes)
         digest = sha256 or hashlib.sha256(f"{seed} {units}".encode()).hexdigest()
         whose = patient or NewPatient(f"NUMBER-{number}", f"Name {number}")
+        with store.write() as db:
+            settings.put(db, settings.BLIND_SHARE, 0.0 if shown else 1.0)
         reading_id = readers[0].save_case(whose, image, digest, answer).reading_id
         for reader, label in zip(readers, labels, strict=False):
             if label:
-                reader.review(reading_id, label == answer.label, label, answer_shown=shown)
+                reader.review(reading_id, None, label)
         return reading_id
 
     return make
