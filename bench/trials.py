@@ -14,6 +14,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from statistics import NormalDist
 
 import numpy as np
@@ -31,10 +32,8 @@ CORRELATION = 0.9  # of the two networks' scores within a class
 MARGIN = 0.02
 RESAMPLES = 300
 LOOKS = 5
-SIZES = {
-    "small": {"locked": 100, "home": 100, "new": 60},
-    "usual": {"locked": 400, "home": 600, "new": 150},
-}
+WORDS = (verdict.PROMOTE, verdict.KEEP, verdict.CANNOT_TELL)
+SIZES = ({"locked": 100, "home": 100, "new": 60}, {"locked": 400, "home": 600, "new": 150})  # patients
 CHALLENGERS = {"as good": 0.0, "worse by 0.05": -0.05, "better by 0.03": 0.03}
 RULE = DecisionRule(kind="threshold", positive="sick", threshold=0.5)
 
@@ -110,22 +109,23 @@ def main() -> None:
     share = -(-asked.trials // workers)
     with ProcessPoolExecutor(workers) as pool:
         rows = []
-        for size, sizes in SIZES.items():
+        for sizes in SIZES:
             for name, gain in CHALLENGERS.items():
                 run = partial(_words, count=share, sizes=sizes, gain=gain)
-                words = Counter(word for part in pool.map(run, range(asked.seed, asked.seed + workers)) for word in part)
-                shares = [f"{words[word] / words.total():.1%}" for word in (verdict.PROMOTE, verdict.KEEP, verdict.CANNOT_TELL)]
+                words = Counter(chain.from_iterable(pool.map(run, range(asked.seed, asked.seed + workers))))
+                shares = [f"{words[word] / words.total():.1%}" for word in WORDS]
                 rows.append((" + ".join(map(str, sizes.values())), name, words.total(), *shares))
-    columns = ("patients of the three sets", "challenger", "trials", "promote", "keep", "cannot tell")
+    columns = ("patients of the three sets", "challenger", "trials", *WORDS)
     terminal.table(columns, rows, f"AUC {AUC}, margin {MARGIN}")
     with ProcessPoolExecutor(workers) as pool:
         rows = []
         for counted in (True, False):
-            run = partial(_any_promoted, lines=share // 4, looks=LOOKS, counted=counted, sizes=SIZES["usual"])
+            run = partial(_any_promoted, lines=share // 4, looks=LOOKS, counted=counted, sizes=SIZES[1])
             promoted = sum(pool.map(run, range(asked.seed, asked.seed + workers)))
             lines = share // 4 * workers
             rows.append(("yes" if counted else "no", lines, f"{promoted / lines:.1%}"))
-    terminal.table(("looks counted", "lines", "any promoted"), rows, f"{LOOKS} challengers, as good, one after the other")
+    title = f"{LOOKS} challengers that are as good, one after the other on one locked set"
+    terminal.table(("looks counted", "lines", "any promoted"), rows, title)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from lungkit.clinic.records.store import Store
 from lungkit.gateway import jobs, models, predictions, problems, requests, results, state, stow
 from lungkit.gateway.dicom import Door, Settings
 from lungkit.gateway.metrics import Metrics
+from lungkit.gateway.periodic import Periodic
 from lungkit.gateway.schemas import API, RESEARCH, FieldProblem, Problem
 from lungkit.gateway.sending import AE_TITLE, Sender
 from lungkit.gateway.worker import QUIET, Worker
@@ -34,17 +35,20 @@ def make_app(store: Store, threads: int = 1, quiet: timedelta = QUIET, dicom: Se
     pool, metrics = ModelPool(), Metrics()
     worker = Worker(store, pool, metrics, threads, quiet)
     door = Door(store, metrics, dicom) if dicom else None
+    periodic = Periodic(store)
     sender = Sender(store, metrics, dicom.ae_title if dicom else AE_TITLE)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         worker.start()
         sender.start()
+        periodic.start()
         if door:
             door.open()
         yield
         if door:
             await to_thread.run_sync(door.close)
+        await to_thread.run_sync(periodic.stop)
         await to_thread.run_sync(sender.stop)
         worker.stop()
 

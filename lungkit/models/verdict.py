@@ -1,4 +1,4 @@
-"""What a trial of two versions says: its evidence, and the one rule that makes "promote", "keep" or "cannot tell" of it.
+"""What a trial of two versions says: its evidence, and the one rule by which it says promote, keep or cannot tell.
 
 The version in use is the champion, the one that could take its place the challenger. Differences are challenger minus
 champion, on the same images, with 95 % intervals by patient.
@@ -130,6 +130,9 @@ class Evidence(Part):
     measured_at: str  # ISO 8601, UTC
     rule: str = RULE
 
+    def __str__(self) -> str:
+        return f"{self.model}: {self.challenger.version} against {self.champion.version}, which is in use"
+
     @property
     def level(self) -> float:
         """The one-sided level at which this trial may call one set better."""
@@ -228,7 +231,9 @@ def power(of: OfSet, margin: float) -> str:
     """In words, how many patients would show "not worse" there, and how many there are."""
     needed = of.patients_needed(margin)
     images = of.images_needed(margin)
-    there = f"there are {of.patients:,}" + (f", {of.fewest:,} of the smallest class" if of.fewest < LEAST_PATIENTS else "")
+    there = f"there are {of.patients:,}"
+    if of.fewest < LEAST_PATIENTS:
+        there += f", and of one class only {of.fewest:,}, where {LEAST_PATIENTS} are the least"
     return (
         f"{count(needed, 'patient')} ({count(images, 'image')}) would show not worse by {margin:g} with a chance of "
         f"{POWER:.0%} if there is no difference; {there}."
@@ -260,3 +265,57 @@ def looks_in_words(evidence: Evidence) -> str:
         f"Look number {evidence.looks} at this locked set: trials before have chosen among versions by it, so better "
         f"now needs a one-sided p of {evidence.level:.2g} or less. A locked set of new patients starts at one again."
     )
+
+
+# --- for people
+
+
+def set_row(evidence: Evidence, of: OfSet) -> dict[str, str]:
+    """A set in one row of a table: what a heading names to its text."""
+    kinds = {"locked": "locked set", "home": "home", "elsewhere": "elsewhere", "new": "new cases"}
+    return {
+        "set": f"{of.data if of.kind in ('locked', 'new') else of.source} ({kinds[of.kind]})",
+        "AUC in use": figure(*of.champion.auc),
+        "AUC challenger": figure(*of.challenger.auc),
+        "difference": figure(*of.auc, signed=True),
+        "accuracy, difference": figure(*of.accuracy, signed=True),
+        "ECE, both": f"{of.champion.ece:.3f}, {of.challenger.ece:.3f}",
+        "Brier, both": f"{of.champion.brier:.3f}, {of.challenger.brier:.3f}",
+        "left to a person, both": f"{of.champion.left_to_person:.0%}, {of.challenger.left_to_person:.0%}",
+        "images": f"{of.images:,} of {count(of.patients, 'patient')}"
+        + (f"; {of.left_out:,} left out" if of.left_out else ""),
+        "outcome": evidence.outcome(of),
+    }
+
+
+def says(evidence: Evidence) -> list[str]:
+    """The verdict with its reasons, what would change it, and what else was measured; one sentence or two each."""
+    said = judge(evidence)
+    return [
+        f"Verdict: {said.word}. {' '.join(said.reasons)}",
+        *said.would_tell,
+        *(f"{of}: {power(of, evidence.margin)}" for of in evidence.sets if counts(of) and said.word != CANNOT_TELL),
+        looks_in_words(evidence),
+        *_labels_with_answer(evidence),
+        side_by_side(evidence),
+    ]
+
+
+def side_by_side(evidence: Evidence) -> str:
+    """Speed and size of both."""
+    old, new = evidence.champion, evidence.challenger
+    return (
+        f"For an image {old.version} takes {old.milliseconds:.0f} ms and {new.version} {new.milliseconds:.0f} ms, "
+        f"{evidence.times_slower:.2f} times as long (median of {count(evidence.timed_on, 'image')}, read in turns). "
+        f"Size: {old.bytes / 1e6:.1f} MB and {new.bytes / 1e6:.1f} MB."
+    )
+
+
+def _labels_with_answer(evidence: Evidence) -> list[str]:
+    """Sets of reviews whose labels lean towards the version in use."""
+    return [
+        f"{of.answer_shown:.0%} of the labels of {of} were given with an answer on screen, so they lean towards the "
+        "version that gave it."
+        for of in evidence.sets
+        if of.kind == "new" and of.answer_shown
+    ]

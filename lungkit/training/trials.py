@@ -22,6 +22,11 @@ from lungkit.training import evaluation, outside, paired, release
 from lungkit.training.evaluation import Evaluation
 from lungkit.training.paired import Pair
 
+
+class NothingLeft(LungkitError):
+    """Of a class there are no patients left to measure on."""
+
+
 _COMPARED = ("auc", "accuracy", "ece", "brier")
 
 
@@ -45,17 +50,32 @@ class Plan:
         return [self.data.root / file for file in self.data.manifest["file"]]
 
 
-def of_reviews(old: registry.Version, new: registry.Version, reviews: ReviewSet) -> Plan:
-    """The images of a set of reviews, locked or not, whose patients neither version learned from."""
+def of_reviews(
+    old: registry.Version, new: registry.Version, reviews: ReviewSet, others: Sequence[ReviewSet] = ()
+) -> Plan:
+    """The images of a set of reviews, locked or not, whose patients neither version learned from.
+
+    others: further sets of reviews, which may be those that they learned from. LungkitError where a version learned
+    from this clinic, and none of the sets has an image of it: then its patients are not known.
+    """
     data = outside.relabelled(old, str(reviews.folder), [], Labels())
-    learned = [review_sets.learned(release.seen_images(one), review_sets.line(reviews)) for one in (old, new)]
+    known_sets = [one for of in (reviews, *others) for one in review_sets.line(of)]
+    learned = [review_sets.learned(release.seen_images(one), known_sets) for one in (old, new)]
+    for version, (of_version, _) in zip((old, new), learned, strict=True):
+        own = [str(name) for name in set(data.manifest["source"]) if outside.knows(version, str(name), data.manifest)]
+        if own and not of_version:
+            raise LungkitError(
+                f"{version} learned from {own[0]}, and no set of reviews that was named has an image that it learned "
+                "from; name that set with --reviews too, because its patients have to be left out"
+            )
     patients, pixels = (set().union(*of) for of in zip(*learned, strict=True))
     of_file = {row["file"]: row["pixels_sha256"] for row in reviews.rows}
     rows = data.manifest
     known = rows["patient_id"].isin(patients) | rows["file"].map(of_file).isin(pixels)
     kind: Kind = "locked" if reviews.locked else "new"
     kinds = dict.fromkeys(map(str, rows["source"]), kind)
-    return replace(_plan(old, new, replace(data, manifest=rows[~known]), rows, kinds), answer_shown=reviews.answer_shown)
+    plan = _plan(old, new, replace(data, manifest=rows[~known]), rows, kinds)
+    return replace(plan, answer_shown=reviews.answer_shown)
 
 
 def of_data(old: registry.Version, new: registry.Version, data: dataset.Dataset) -> Plan:
@@ -77,7 +97,7 @@ def _plan(
     for source in kinds:
         patients = rows[rows["source"] == source].groupby("label")["patient_id"].nunique()
         if lacking := [name for name in old.card.classes if patients.get(name, 0) < 2]:
-            raise LungkitError(
+            raise NothingLeft(
                 f"{data.name}, {source}: of '{lacking[0]}' there are {patients.get(lacking[0], 0)} patients from whom "
                 f"neither {old} nor {new} learned; a trial needs two or more of each class"
             )
@@ -88,11 +108,7 @@ def _plan(
 
 def measure(old: registry.Version, new: registry.Version, plans: Sequence[Plan], margin: float) -> list[OfSet]:
     """Both versions on each source of each set."""
-    return [
-        _of_set(pair, plan)
-        for plan in plans
-        for pair in paired.by_source(old, new, [plan.data], margin)
-    ]
+    return [_of_set(pair, plan) for plan in plans for pair in paired.by_source(old, new, [plan.data], margin)]
 
 
 def not_measured(champion: registry.Version, measured: Iterable[OfSet]) -> tuple[str, ...]:
