@@ -272,8 +272,8 @@ def rows(one: Compared) -> list[tuple[str, str]]:
         (
             "Right by the reviews",
             f"{one.right[0]:.0%} and {one.right[1]:.0%}, difference {figure(*one.difference, signed=True)}, of "
-            f"{count(one.reviewed, 'review')}; {one.shown:,} were given with the answer of the version in use on screen "
-            "and lean towards it",
+            f"{count(one.reviewed, 'review')}; {one.shown:,} were given with an answer on screen "
+            "and lean towards the version in use",
         ),
     ]
 
