@@ -126,11 +126,8 @@ def _save(store: Store, rows: list[dict[str, object]]) -> int:
     with store.write() as db:
         ids = [row["reading_id"] for row in rows]
         there = set(db.scalars(sa.select(Reading.id).where(Reading.id.in_(ids))))
-        done = set(
-            db.execute(
-                sa.select(ShadowReading.reading_id, ShadowReading.version).where(ShadowReading.reading_id.in_(ids))
-            ).tuples()
-        )
+        saved = sa.select(ShadowReading.reading_id, ShadowReading.version).where(ShadowReading.reading_id.in_(ids))
+        done = {tuple(row) for row in db.execute(saved)}
         new = [row for row in rows if row["reading_id"] in there and (row["reading_id"], row["version"]) not in done]
         if new:
             db.execute(sa.insert(ShadowReading), new)
