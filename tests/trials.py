@@ -27,11 +27,11 @@ def versions(count: int = 2, model: str = "lung") -> None:
         registry.add(model, model_card(), lambda at, n=number: (at / "weights").write_text(str(n)), promote=not number)
 
 
-def evidence(*sets: OfSet, model: str = "lung", **changes) -> Evidence:
-    """Of v2 against v1 in the registry; by default it says promote."""
+def evidence(*sets: OfSet, model: str = "lung", old: str = "v1", new: str = "v2", **changes) -> Evidence:
+    """Of a version against the one in use, both in the registry; by default it says promote."""
     candidates = [
         {"version": name, "fingerprint": registry.fingerprint(registry.find(f"{model}@{name}")),
-         "milliseconds": 100.0, "bytes": 1_500_000} for name in ("v1", "v2")
+         "milliseconds": 100.0, "bytes": 1_500_000} for name in (old, new)
     ]  # fmt: skip
     values = {
         "model": model, "champion": candidates[0], "challenger": candidates[1], "margin": 0.02,
