@@ -46,7 +46,7 @@ def trial(
     omit: Omitted = [],  # noqa: B006
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Measure a version beside the one in use, and keep the evidence for two administrators to sign.
+    """Measure a version next to the one in use, and keep the evidence for two administrators to sign.
 
     The margin is to be chosen before the figures are known. A look at a locked set is counted before they are.
     """

@@ -1,4 +1,4 @@
-"""Measures a challenger beside the champion on every set of a trial: figures for lungkit.models.verdict.
+"""Measures a challenger next to the champion on every set of a trial: figures for lungkit.models.verdict.
 
 Images that either version was trained or chosen on are left out, as in `lungkit compare`. Of sets of reviews, all
 images of a patient whom either learned from are left out too, by patient and by pixels, whatever their files are.

@@ -226,7 +226,7 @@ def test_the_models_screen_says_that_a_version_was_not_tried(opened, store):
     screen, _ = opened("boss", ModelsScreen)
     choose(screen, 1)
     screen.promote.click()
-    assert "No trial has measured v2 beside the version in use." in screen.confirm.question.value
+    assert "No trial has measured v2 next to the version in use." in screen.confirm.question.value
     trial(store, made.of_set(auc=made.LOSS))
     screen.promote.click()
     assert "The last trial of v2 says keep." in screen.confirm.question.value

@@ -1,4 +1,4 @@
-"""Trials: figures of a version beside the one in use, to be signed; what is used or rejected; what reads unseen."""
+"""Trials: figures of a version next to the one in use, to be signed; what is used or rejected; what reads unseen."""
 
 import ipywidgets as widgets
 
@@ -58,7 +58,7 @@ class TrialsScreen(Screen[Administration]):
             self.table.widget,
             self.detail,
             widgets.VBox([heading, form, self.shadows]).add_class("card").add_class("model-card"),
-            about="A new version is measured beside the one in use. Two administrators sign before it may read.",
+            about="A new version is measured next to the one in use. Two administrators sign before it may read.",
         )
 
     def refresh(self) -> None:

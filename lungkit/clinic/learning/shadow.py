@@ -44,7 +44,7 @@ class Passed:
 def run(store: Store, most: int | None = None, show: bool = False) -> list[Passed]:
     """One pass: each challenger reads what it has not read yet, oldest first, `most` readings at the most.
 
-    show: a progress bar. Saved in batches, so a pass that is killed goes on where it was. Two passes at a time do some
+    show: a progress bar. Saved in batches, so the next pass continues after one that is killed. Two passes at a time do some
     of the work twice, and nothing is saved twice.
     """
     with store.read() as db:
@@ -139,7 +139,7 @@ def _save(store: Store, rows: list[dict[str, object]]) -> int:
 
 @dataclass(frozen=True)
 class Compared:
-    """A challenger in the shadow beside the versions that were in use.
+    """A challenger in the shadow next to the versions that were in use.
 
     changed: (label in use, label of the challenger) to readings, of those that differ. left: shares left to a person,
     in use and by the challenger. right: shares of reviewed readings whose label the review gives, likewise, with the
@@ -162,7 +162,7 @@ class Compared:
 
 
 def compared(entry: Entry) -> list[Compared]:
-    """Each challenger beside the version in use, for administrators."""
+    """Each challenger next to the version in use, for administrators."""
     with entry.reads("admin") as (db, _):
         return comparisons(db)
 

@@ -39,7 +39,7 @@ class TrialActions:
         """Why promoting a version past the trials needs a thought, in words; empty if a signed trial says promote."""
         last = next((row for row in self.trials() if (row.model, row.challenger) == (model, version)), None)
         if last is None:
-            return f"No trial has measured {version} beside the version in use."
+            return f"No trial has measured {version} next to the version in use."
         if last.verdict.word != PROMOTE:
             return f"The last trial of {version} says {last.verdict.word}."
         if last.problem or len(last.signatures) < trials.SIGNATURES:
