@@ -20,7 +20,7 @@ from statistics import NormalDist
 from typing import Literal
 
 from lungkit.models.schema import Part
-from lungkit.wording import count, figure, listed
+from lungkit.wording import count, figure, listed, percent
 
 Word = Literal["promote", "keep", "cannot tell"]
 Kind = Literal["locked", "home", "elsewhere", "new"]
@@ -39,8 +39,8 @@ RULE = (
     f"0), if its calibration is worse by more than {MOST_ECE} (ECE) or {MOST_BRIER} (Brier score) with the whole "
     f"interval, or if it takes more than {SLOWEST:g} times as long for an image. Promote if none of this is so, if it "
     "is not worse, by the margin, on the locked set and on every source that the champion learned from, and if it is "
-    f"better on at least one set. All claims of better on one locked set share a level of {ALPHA:.0%}: look number l "
-    f"spends {ALPHA:g}/(l(l+1)), in equal parts for its sets. A set with fewer than {LEAST_PATIENTS} patients of a "
+    f"better on at least one set. All claims of better on one locked set share a level of {percent(ALPHA)}: look number "
+    f"l spends {ALPHA:g}/(l(l+1)), in equal parts for its sets. A set with fewer than {LEAST_PATIENTS} patients of a "
     "class shows neither. Otherwise these data cannot tell."
 )
 
@@ -171,11 +171,10 @@ def judge(evidence: Evidence) -> Verdict:
         would_tell += _gains(evidence)
     if lacking:
         return Verdict("cannot tell", tuple(lacking), tuple(would_tell))
-    gained = listed([f"{of} ({figure(*of.auc, signed=True)})" for of in by_outcome[BETTER]], "and")
     return Verdict(
         "promote",
         (
-            f"The challenger is better on {gained}.",
+            *(f"The challenger is better on {of}: AUC {figure(*of.auc, signed=True)}." for of in by_outcome[BETTER]),
             f"It is not worse, by a margin of {evidence.margin:g}, on the locked set and on every source that the "
             "champion learned from.",
             "Calibration and speed are within their limits.",
@@ -236,7 +235,7 @@ def power(of: OfSet, margin: float) -> str:
         there += f", and of one class only {of.fewest:,}, where {LEAST_PATIENTS} are the least"
     return (
         f"{count(needed, 'patient')} ({count(images, 'image')}) would show not worse by {margin:g} with a chance of "
-        f"{POWER:.0%} if there is no difference; {there}."
+        f"{percent(POWER)} if there is no difference; {there}."
     )
 
 
@@ -248,7 +247,7 @@ def _gains(evidence: Evidence) -> list[str]:
         if needed > of.patients:
             rows.append(
                 f"{of}: a gain of {evidence.margin:g} would show on {count(needed, 'patient')} with a chance of "
-                f"{POWER:.0%}; there are {of.patients:,}."
+                f"{percent(POWER)}; there are {of.patients:,}."
             )
         else:
             rows.append(f"{of}: has enough patients for a gain of {evidence.margin:g}; if there is one, it is smaller.")
@@ -281,7 +280,7 @@ def set_row(evidence: Evidence, of: OfSet) -> dict[str, str]:
         "accuracy, difference": figure(*of.accuracy, signed=True),
         "ECE, both": f"{of.champion.ece:.3f}, {of.challenger.ece:.3f}",
         "Brier, both": f"{of.champion.brier:.3f}, {of.challenger.brier:.3f}",
-        "left to a person, both": f"{of.champion.left_to_person:.0%}, {of.challenger.left_to_person:.0%}",
+        "left to a person, both": f"{percent(of.champion.left_to_person)}, {percent(of.challenger.left_to_person)}",
         "images": f"{of.images:,} of {count(of.patients, 'patient')}"
         + (f"; {of.left_out:,} left out" if of.left_out else ""),
         "outcome": evidence.outcome(of),
@@ -314,8 +313,8 @@ def side_by_side(evidence: Evidence) -> str:
 def _labels_with_answer(evidence: Evidence) -> list[str]:
     """Sets of reviews whose labels lean towards the version in use."""
     return [
-        f"{of.answer_shown:.0%} of the labels of {of} were given with an answer on screen, so they lean towards the "
-        "version that gave it."
+        f"{percent(of.answer_shown)} of the labels of {of} were given with an answer on screen, so they lean towards "
+        "the version that gave it."
         for of in evidence.sets
         if of.kind == "new" and of.answer_shown
     ]

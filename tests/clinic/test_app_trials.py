@@ -123,12 +123,12 @@ def test_the_figures_show_margin_intervals_power_looks_speed_and_the_rule_for_go
     for words in (
         "margin −0.02",
         "+0.020 (+0.010 to +0.030)",
-        "would show not worse by 0.02 with a chance of 80%",
+        "would show not worse by 0.02 with a chance of 80 %",
         "Look number 3 at this locked set",
-        "75% of the labels of the new cases new-v1 were given with an answer on screen",
+        "75 % of the labels of the new cases new-v1 were given with an answer on screen",
         "1.10 times as long",
         "1.5 MB",
-        "fewer than 80% of 50 reviews in a row agree",
+        "fewer than 80 % of 50 reviews in a row agree",
         "3 left out",
     ):
         assert words in html, words

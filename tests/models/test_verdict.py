@@ -44,7 +44,7 @@ GOOD = of_set("locked", 0.02), of_set("home", 0.0)
 
 def test_a_challenger_that_keeps_all_and_gains_somewhere_is_promoted():
     said = verdict.judge(evidence(*GOOD))
-    assert said.word == "promote" and "better on the locked set locked (+0.020" in said.reasons[0]
+    assert said.word == "promote" and "better on the locked set locked: AUC +0.020" in said.reasons[0]
     assert word(of_set("locked", 0.0), of_set("home", 0.0), of_set("new", 0.02)) == "promote"
 
 

@@ -7,11 +7,15 @@ from lungkit.clinic.learning.trial import Standing
 from lungkit.clinic.records.trials import SIGNATURES, TrialRow
 from lungkit.models import verdict
 from lungkit.models.verdict import CANNOT_TELL, KEEP, PROMOTE, WORSE, Evidence, OfSet
-from lungkit.wording import figure
+from lungkit.wording import figure, percent
 
 WIDTH, NAMES, FIGURES = 920, 250, 210  # of the plot, and of its columns of text, in its own units
 _ROW, _TOP, _AXIS = 34, 26, 34
-_VERDICTS = {PROMOTE: "Promote: it may take the place", KEEP: "Keep the version in use", CANNOT_TELL: "Cannot tell"}
+_VERDICTS = {
+    PROMOTE: "Promote: the challenger may take the place of the version in use",
+    KEEP: "Keep the version in use",
+    CANNOT_TELL: "Cannot tell",
+}
 
 
 def whole(trial: TrialRow) -> str:
@@ -28,7 +32,7 @@ def whole(trial: TrialRow) -> str:
         + f"<h3>Also measured</h3>{_list(_besides(evidence))}"
         + f"<h3>Rule for going back</h3><p>{safe(trial.rollback)}</p>"
         + f'<p class="about">Derived from {safe(trial.rollback.derived_from)}. Each limit raises a false alarm in '
-        f"{trial.rollback.false_alarm:.0%} of such runs. Nothing goes back by itself.</p>"
+        f"{percent(trial.rollback.false_alarm)} of such runs. Nothing goes back by itself.</p>"
         + f"<h3>Signatures</h3>{_signatures(trial)}"
         + f'<details><summary>The rule of the verdict</summary><p class="about">{safe(evidence.rule)}</p></details>'
     )
@@ -46,7 +50,7 @@ def _besides(evidence: Evidence) -> list[str]:
 
 
 def _list(sentences: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{safe(sentence)}</li>' for sentence in sentences)}</ul>"
+    return f"<ul>{''.join(f'<li>{safe(one[:1].upper() + one[1:])}</li>' for one in sentences)}</ul>"
 
 
 def _signatures(trial: TrialRow) -> str:

@@ -68,7 +68,7 @@ class TrialsScreen(Screen[Administration]):
         self.standings.value = "".join(map(trial_view.standing_notice, standings))
         self.table.show(rows, count(len(rows), "trial"))
         others = [(str(row), row) for row in self.records.models() if not row.active and not row.problem]
-        self.version.options = [("Choose a version", None), *others]
+        self.version.options = [("Choose a version", ""), *others]
         compared = shadow.compared(self.records.access)
         self.shadows.value = "".join(map(_shadow, compared)) or "<p>No version reads in the shadow.</p>"
 
@@ -135,7 +135,7 @@ class TrialsScreen(Screen[Administration]):
 
     def _begin(self) -> None:
         row = self.version.value
-        if row is None:
+        if not row:
             raise LungkitError("Choose a version first.")
         self.records.set_challenger(row.model, row.version)
         self.refresh()
@@ -143,7 +143,7 @@ class TrialsScreen(Screen[Administration]):
 
     def _end(self) -> None:
         row = self.version.value
-        if row is None:
+        if not row:
             raise LungkitError("Choose a version of the model first.")
         self.records.set_challenger(row.model, None)
         self.refresh()

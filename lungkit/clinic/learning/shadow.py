@@ -24,7 +24,7 @@ from lungkit.clinic.records.tables import Challenger, CtSeries, Patient, Reading
 from lungkit.data import images
 from lungkit.errors import LungkitError
 from lungkit.models import registry
-from lungkit.wording import count, figure
+from lungkit.wording import count, figure, percent
 
 Query = sa.Select[*tuple[Any, ...]]
 BATCH = 20  # readings that are saved together
@@ -44,8 +44,8 @@ class Passed:
 def run(store: Store, most: int | None = None, show: bool = False) -> list[Passed]:
     """One pass: each challenger reads what it has not read yet, oldest first, `most` readings at the most.
 
-    show: a progress bar. Saved in batches, so the next pass continues after one that is killed. Two passes at a time do some
-    of the work twice, and nothing is saved twice.
+    show: a progress bar. Readings are saved in batches, so the next pass continues after one that is killed. Two passes
+    at a time do some of the work twice, and nothing is saved twice.
     """
     with store.read() as db:
         named = [(one.model, one.version) for one in db.scalars(sa.select(Challenger).order_by(Challenger.model))]
@@ -254,13 +254,13 @@ def rows(one: Compared) -> list[tuple[str, str]]:
     kappa = one.kappa
     agree = "cannot be computed, all labels are of one class"
     if kappa and kappa.value is not None:
-        agree = figure(kappa.value, kappa.low, kappa.high) + f", the same label in {kappa.agreed:.0%}"
+        agree = figure(kappa.value, kappa.low, kappa.high) + f", the same label in {percent(kappa.agreed)}"
     moved = sorted(one.changed.items(), key=lambda item: -item[1])
     changed = "; ".join(f"{old} → {new} {n:,}" for (old, new), n in moved) or "none"
     named += [
         ("Agreement of both (Cohen's kappa)", agree),
         ("Changed labels", changed),
-        ("Left to a person", f"{one.left[0]:.0%} by the version in use, {one.left[1]:.0%} by {one.version}"),
+        ("Left to a person", f"{percent(one.left[0])} by the version in use, {percent(one.left[1])} by {one.version}"),
     ]
     if one.right is None or one.difference is None:
         return [*named, ("Right by the reviews", "no review yet")]
@@ -268,8 +268,8 @@ def rows(one: Compared) -> list[tuple[str, str]]:
         *named,
         (
             "Right by the reviews",
-            f"{one.right[0]:.0%} and {one.right[1]:.0%}, difference {figure(*one.difference, signed=True)}, of "
-            f"{count(one.reviewed, 'review')}; {one.shown:,} were given with an answer on screen "
+            f"{percent(one.right[0])} and {percent(one.right[1])}, difference {figure(*one.difference, signed=True)}, "
+            f"of {count(one.reviewed, 'review')}; {one.shown:,} were given with an answer on screen "
             "and lean towards the version in use",
         ),
     ]

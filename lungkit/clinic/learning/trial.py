@@ -26,7 +26,7 @@ from lungkit.clinic.records.trials import RollbackRule, TrialRow
 from lungkit.data import images
 from lungkit.models import registry
 from lungkit.models.verdict import OfSet
-from lungkit.wording import count
+from lungkit.wording import count, percent
 
 REVIEWS, READINGS = 50, 100  # in one look of the rule for going back
 FALSE_ALARM = 0.01  # of each of its two limits, in one look
@@ -106,8 +106,8 @@ def _derived_from(
     of_agreement = count(agreed[1], "review") if from_reviews else f"accuracy on {first}"
     of_left = count(left[1], "reading") if from_readings else f"band of uncertainty on {first}"
     return (
-        f"{champion}: {agreed[0] / agreed[1]:.0%} agreed ({of_agreement}), {left[0] / left[1]:.0%} left to a person "
-        f"({of_left})"
+        f"{champion}: {percent(agreed[0] / agreed[1])} agreed ({of_agreement}), {percent(left[0] / left[1])} left to a "
+        f"person ({of_left})"
     )
 
 
@@ -128,13 +128,13 @@ def standing(db: orm.Session, trial: TrialRow) -> Standing | None:
     agreed = _agreed(db, trial.model, trial.challenger, trial.ended_at)
     left = _left(db, trial.model, trial.challenger, trial.ended_at)
     crossed = [
-        f"of reviews {start + 1} to {start + len(part)} only {sum(part)} agree ({np.mean(part):.0%}); the limit is "
-        f"{rule.agreement_below:.0%}"
+        f"of reviews {start + 1} to {start + len(part)} only {sum(part)} agree ({percent(sum(part) / len(part))}); the "
+        f"limit is {percent(rule.agreement_below)}"
         for start, part in _looks(agreed, rule.reviews)
         if np.mean(part) < rule.agreement_below
     ] + [
-        f"of readings {start + 1} to {start + len(part)} {sum(part)} are left to a person ({np.mean(part):.0%}); the "
-        f"limit is {rule.left_to_person_above:.0%}"
+        f"of readings {start + 1} to {start + len(part)} {sum(part)} are left to a person "
+        f"({percent(sum(part) / len(part))}); the limit is {percent(rule.left_to_person_above)}"
         for start, part in _looks(left, rule.readings)
         if np.mean(part) > rule.left_to_person_above
     ]

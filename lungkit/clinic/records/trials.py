@@ -33,6 +33,7 @@ from lungkit.errors import LungkitError
 from lungkit.models import registry, verdict
 from lungkit.models.schema import Part
 from lungkit.models.verdict import Evidence, Verdict
+from lungkit.wording import percent
 
 SIGNATURES = 2  # of different administrators
 
@@ -59,8 +60,8 @@ class RollbackRule(Part):
 
     def __str__(self) -> str:
         return (
-            f"Go back if fewer than {self.agreement_below:.0%} of {self.reviews} reviews in a row agree, or if more "
-            f"than {self.left_to_person_above:.0%} of {self.readings} readings in a row are left to a person."
+            f"Go back if fewer than {percent(self.agreement_below)} of {self.reviews} reviews in a row agree, or if "
+            f"more than {percent(self.left_to_person_above)} of {self.readings} readings in a row are left to a person."
         )
 
 

@@ -54,7 +54,7 @@ def test_a_run_of_reviews_below_the_limit_says_to_go_back_and_nothing_goes_back_
     read(reviewed, 5)
     read(reviewed, 3, 2)
     (standing,) = rollback_due(store)
-    assert standing.words.startswith("Go back to v1: of reviews 6 to 10 only 3 agree (60%); the limit is 80%")
+    assert standing.words.startswith("Go back to v1: of reviews 6 to 10 only 3 agree (60 %); the limit is 80 %")
     assert registry.active("lung").version == "v2"
 
 
@@ -69,7 +69,7 @@ def test_readings_that_are_left_to_a_person_count_without_reviews(in_use, review
     for decision in (REVIEW, REVIEW, None, None):
         reviewed(version="v2", decision=decision)
     (standing,) = rollback_due(store)
-    assert "of readings 1 to 4 2 are left to a person (50%); the limit is 25%" in standing.words
+    assert "of readings 1 to 4 2 are left to a person (50 %); the limit is 25 %" in standing.words
 
 
 def test_a_review_that_was_changed_counts_once_by_its_latest(in_use, reviewed, readers, store):
@@ -121,13 +121,13 @@ def test_the_rule_is_derived_from_the_reviews_and_readings_of_the_champion(store
     sets = made.evidence().sets
     with store.read() as db:
         rule = rollback_rule(db, champion, sets)
-    assert "90% agreed (accuracy on the locked set locked-v1)" in rule.derived_from
+    assert "90 % agreed (accuracy on the locked set locked-v1)" in rule.derived_from
     assert 0.7 < rule.agreement_below < 0.85 and 0.1 < rule.left_to_person_above < 0.25
     for number in range(50):
         reviewed("Pneumonia" if number % 2 else "Normal", version="v1")
     with store.read() as db:
         rule = rollback_rule(db, champion, sets)
         given = rollback_rule(db, champion, sets, 0.6, 0.4)
-    assert "50% agreed (50 reviews)" in rule.derived_from and rule.agreement_below < 0.4
+    assert "50 % agreed (50 reviews)" in rule.derived_from and rule.agreement_below < 0.4
     assert (given.agreement_below, given.left_to_person_above) == (0.6, 0.4)
-    assert "fewer than 60% of 50 reviews in a row agree" in str(given)
+    assert "fewer than 60 % of 50 reviews in a row agree" in str(given)
