@@ -39,9 +39,9 @@ RULE = (
     f"0), if its calibration is worse by more than {MOST_ECE} (ECE) or {MOST_BRIER} (Brier score) with the whole "
     f"interval, or if it takes more than {SLOWEST:g} times as long for an image. Promote if none of this is so, if it "
     "is not worse, by the margin, on the locked set and on every source that the champion learned from, and if it is "
-    f"better on at least one set. All claims of better on one locked set share a level of {percent(ALPHA)}: look number "
-    f"l spends {ALPHA:g}/(l(l+1)), in equal parts for its sets. A set with fewer than {LEAST_PATIENTS} patients of a "
-    "class shows neither. Otherwise these data cannot tell."
+    f"better on at least one set. All claims of better on one locked set share a level of {percent(ALPHA)}: look "
+    f"number l spends {ALPHA:g}/(l(l+1)), in equal parts for its sets. A set with fewer than {LEAST_PATIENTS} patients of "
+    "a class shows neither. Otherwise these data cannot tell."
 )
 
 Figure = tuple[float, float, float]  # value, and the ends of its 95 % interval

@@ -15,6 +15,8 @@ from lungkit.errors import LungkitError
 from lungkit.models.verdict import PROMOTE
 from lungkit.wording import count
 
+CHOOSE = ("Choose a version", "")
+
 
 class TrialsScreen(Screen[Administration]):
     """All trials, and everything about the one that is selected; below, the versions that read in the shadow."""
@@ -42,7 +44,7 @@ class TrialsScreen(Screen[Administration]):
             empty="No trial yet. On the machine of the clinic, `lungkit learn trial` measures a version.",
         )
         self.detail = widgets.HTML().add_class("card").add_class("model-card").add_class("trial")
-        self.version = field(widgets.Dropdown, "Version")
+        self.version = field(widgets.Dropdown, "Version", options=[CHOOSE])
         self.begin = button("Let it read in the shadow", self._begin)
         self.end = button("Stop reading in the shadow", self._end)
         self.shadows = widgets.HTML()
@@ -68,7 +70,7 @@ class TrialsScreen(Screen[Administration]):
         self.standings.value = "".join(map(trial_view.standing_notice, standings))
         self.table.show(rows, count(len(rows), "trial"))
         others = [(str(row), row) for row in self.records.models() if not row.active and not row.problem]
-        self.version.options = [("Choose a version", ""), *others]
+        self.version.options = [CHOOSE, *others]
         compared = shadow.compared(self.records.access)
         self.shadows.value = "".join(map(_shadow, compared)) or "<p>No version reads in the shadow.</p>"
 

@@ -254,7 +254,7 @@ def rows(one: Compared) -> list[tuple[str, str]]:
     kappa = one.kappa
     agree = "cannot be computed, all labels are of one class"
     if kappa and kappa.value is not None:
-        agree = figure(kappa.value, kappa.low, kappa.high) + f", the same label in {percent(kappa.agreed)}"
+        agree = figure(kappa.value, kappa.low, kappa.high) + f", the same label in {percent(round(kappa.agreed, 9))}"
     moved = sorted(one.changed.items(), key=lambda item: -item[1])
     changed = "; ".join(f"{old} → {new} {n:,}" for (old, new), n in moved) or "none"
     named += [
