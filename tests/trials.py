@@ -43,7 +43,7 @@ def evidence(*sets: OfSet, model: str = "lung", old: str = "v1", new: str = "v2"
 
 ROLLBACK = {
     "reviews": 50, "agreement_below": 0.8, "readings": 100, "left_to_person_above": 0.25, "false_alarm": 0.01,
-    "derived_from": "lung@v1: 92% agreed (400 reviews)",
+    "derived_from": "lung@v1: 92 % agreed (400 reviews)",
 }  # fmt: skip
 
 

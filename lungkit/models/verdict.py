@@ -35,13 +35,13 @@ LEAST_PATIENTS = 30  # of each class; with fewer, intervals are too short
 _Z = NormalDist().inv_cdf
 
 RULE = (
-    f"Keep the champion if the challenger is worse on any set (its whole interval of the difference in AUC lies below "
+    "Keep the champion if the challenger is worse on any set (its whole interval of the difference in AUC lies below "
     f"0), if its calibration is worse by more than {MOST_ECE} (ECE) or {MOST_BRIER} (Brier score) with the whole "
     f"interval, or if it takes more than {SLOWEST:g} times as long for an image. Promote if none of this is so, if it "
     "is not worse, by the margin, on the locked set and on every source that the champion learned from, and if it is "
-    f"better on at least one set. All claims of better on one locked set share a level of {percent(ALPHA)}: look "
-    f"number l spends {ALPHA:g}/(l(l+1)), in equal parts for its sets. A set with fewer than {LEAST_PATIENTS} patients of "
-    "a class shows neither. Otherwise these data cannot tell."
+    "better on at least one set. All claims of better on one locked set share a level of "
+    f"{percent(ALPHA)}: look number l spends {ALPHA:g}/(l(l+1)), in equal parts for its sets. A set with fewer than "
+    f"{LEAST_PATIENTS} patients of a class shows neither. Otherwise these data cannot tell."
 )
 
 Figure = tuple[float, float, float]  # value, and the ends of its 95 % interval

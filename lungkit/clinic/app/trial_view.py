@@ -14,7 +14,7 @@ _ROW, _TOP, _AXIS = 34, 26, 34
 _VERDICTS = {
     PROMOTE: "Promote: the challenger may take the place of the version in use",
     KEEP: "Keep the version in use",
-    CANNOT_TELL: "Cannot tell",
+    CANNOT_TELL: "Cannot tell: the version in use stays",
 }
 
 
