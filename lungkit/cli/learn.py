@@ -1,4 +1,4 @@
-"""The verbs of learning from reviews: collect, doubts, drift, export."""
+"""The verbs of learning from reviews: collect, doubts, drift, export, and those of lungkit.cli.trials."""
 
 import json
 from dataclasses import asdict
@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lungkit.cli import clinic
+from lungkit.cli import clinic, trials
 
 if TYPE_CHECKING:
     from lungkit.clinic.learning.reviews import Asked
 
-learn_app = typer.Typer(no_args_is_help=True, help="Learning from reviews: collect, doubts, drift, export.")
+learn_app = typer.Typer(
+    no_args_is_help=True, help="Learning from reviews: collect, doubts, drift, export, trial, shadow."
+)
+learn_app.command("trial")(trials.trial)
+learn_app.command("shadow")(trials.shadow)
 
 Model = Annotated[str, typer.Option(help="only readings of this model, whatever its version")]
 Since = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="only reviews from this day on (UTC)")]

@@ -8,10 +8,10 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from lungkit import config
-from lungkit.clinic.learning import nightly
+from lungkit.clinic.learning import nightly, shadow
 from lungkit.clinic.records.store import Store
 from lungkit.clinic.records.tables import now
 from lungkit.errors import LungkitError
@@ -20,6 +20,7 @@ from lungkit.gateway import alerts
 LOOK_SECONDS = 60.0  # between two looks for what is due
 NIGHT = 2  # o'clock, UTC: from then on the last day is over everywhere that counts
 STOP_SECONDS = 5.0
+SHADOWED = 100  # images that a challenger reads at a time
 _log = logging.getLogger(__name__)
 
 Due = Callable[[datetime | None, datetime], bool]  # when it was begun last (None: not yet), and the time now
@@ -36,6 +37,11 @@ class _Task:
 def each_night(begun: datetime | None, at: datetime) -> bool:
     """Once a day (UTC), from two o'clock on; also later, where nothing ran at two."""
     return at.hour >= NIGHT and (begun is None or begun.date() < at.date())
+
+
+def every(pause: timedelta) -> Due:
+    """Again and again, with this pause between two beginnings."""
+    return lambda begun, at: begun is None or at - begun >= pause
 
 
 class Periodic:
@@ -83,6 +89,7 @@ class Periodic:
 def register(periodic: Periodic, store: Store) -> None:
     """The gateway's own tasks."""
     periodic.register("drift", lambda: watch_drift(store), each_night)
+    periodic.register("shadow", lambda: shadow.run(store, most=SHADOWED), every(timedelta(minutes=5)))
 
 
 def watch_drift(store: Store) -> None:

@@ -358,20 +358,39 @@ def paired_difference(a: Evaluation, b: Evaluation, metric: str = "auc", cls: st
     one of n patients none of whom tells the two apart. LungkitError where the images, their patients or the classes
     are not the same; NaN where the figure is undefined.
     """
+    return paired_differences(a, b, [(metric, cls)])[metric, cls]
+
+
+def paired_differences(
+    a: Evaluation, b: Evaluation, figures: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], tuple[float, float, float]]:
+    """As `paired_difference`, for several figures, (metric, class), from the same resamples."""
     same = a.classes == b.classes and np.array_equal(a.true, b.true) and np.array_equal(a.patients, b.patients)
     if not same:
         raise LungkitError("two evaluations of other images cannot be paired; evaluate both on the same ones, in order")
-    row = _figures(a.classes, a.rule).index((metric, cls))
-    scores = [_Scores(e.true, e.probabilities, e.predicted, metric in GRADED) for e in (a, b)]
+    names = _figures(a.classes, a.rule)
+    rows = [names.index(figure) for figure in figures]
+    graded = any(metric in GRADED for metric, _ in figures)
+    scores = [_Scores(e.true, e.probabilities, e.predicted, graded) for e in (a, b)]
 
     def differences(weights: np.ndarray) -> np.ndarray:
-        return scores[0](weights)[:, [row]] - scores[1](weights)[:, [row]]
+        return scores[0](weights)[:, rows] - scores[1](weights)[:, rows]
 
-    value = float(differences(np.ones((1, len(a.true))))[0, 0])
-    resampled = [np.empty((0, 1)), *(differences(weights) for weights in a._resamples())]
-    low, high = (float(bound[0]) for bound in _interval(np.concatenate(resampled)))
+    values = differences(np.ones((1, len(a.true))))[0].tolist()
+    resampled = [np.empty((0, len(rows))), *(differences(weights) for weights in a._resamples())]
+    bounds = np.transpose(_interval(np.concatenate(resampled))).tolist()
+    return {
+        figure: _reaching(a, b, figure, value, low, high)
+        for figure, value, (low, high) in zip(figures, values, bounds, strict=True)
+    }
+
+
+def _reaching(
+    a: Evaluation, b: Evaluation, figure: tuple[str, str], value: float, low: float, high: float
+) -> tuple[float, float, float]:
+    """A difference with its interval, which has a width also where no resample shows one."""
     if low == high:
-        n = min(_Counts(a.true, e.predicted, a.patients, a.classes).independent(metric, cls) for e in (a, b))
+        n = min(_Counts(a.true, e.predicted, a.patients, a.classes).independent(*figure) for e in (a, b))
         low, high = value - (1 - all_right(n)), value + (1 - all_right(n))
     return value, max(low, -1.0), min(high, 1.0)
 

@@ -108,7 +108,7 @@ def _pair(old: registry.Version, new: registry.Version, data: dataset.Dataset, s
 
 def paired(old: Evaluation, new: Evaluation, source: str, margin: float = MARGIN, at_home: bool = False) -> Pair:
     """Two evaluations of the same images, in the same order. LungkitError where they are not."""
-    auc, accuracy = (evaluation.paired_difference(new, old, metric) for metric in ("auc", "accuracy"))
+    auc, accuracy = evaluation.paired_differences(new, old, [("auc", ""), ("accuracy", "")]).values()
     p = np.nan
     if len(new.classes) == 2:
         p = auc_test(new.true, new.probabilities[:, 1], old.probabilities[:, 1], new.patients)

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
-from lungkit.clinic.records import accounts, administration, audit_trail, keys, routing
+from lungkit.clinic.records import accounts, administration, audit_trail, keys, routing, trials
 from lungkit.clinic.records.accounts import Forbidden, SignedOut
 from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.cases import NewPatient, RecordMissing, Records
@@ -34,14 +34,18 @@ from lungkit.clinic.records.tables import (
     SeriesSlice,
     SignIn,
     Study,
+    Trial,
+    TrialSignature,
     User,
     now,
 )
+from lungkit.clinic.records.trials import RollbackRule
 from lungkit.data.preprocess import Preprocessing
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 from lungkit.models.card import ModelCard
 from lungkit.models.registry import ModelDamaged, ModelMissing
+from tests import trials as made
 from tests.clinic.rows import count, events, everything
 
 SHA = "ab" * 32
@@ -118,6 +122,17 @@ def calls(store, admin, doctor, saved):
         db.add_all(sendings)
         db.flush()
         received_id, job_id, again, given_up = row.id, job.id, sendings[0].id, sendings[1].id
+        evidence, rule_back = made.evidence(old="v2", new="v1"), RollbackRule.from_dict(made.ROLLBACK)
+        signed, rejected = (trials.open_trial(db, evidence, rule_back) for _ in range(2))
+        sha256 = db.get(Trial, signed).evidence_sha256
+        accounts.add_user(db, "signer", "Test Signer", "admin")
+        db.add(
+            TrialSignature(
+                trial_id=signed,
+                user_id=db.scalar(sa.select(User.id).where(User.name == "signer")),
+                evidence_sha256=sha256,
+            )
+        )
     return {
         "keys": (),
         "add_key": ("ris", ["predict"], 30, 60),
@@ -164,6 +179,12 @@ def calls(store, admin, doctor, saved):
         "drift_days": (),
         "drift_night": (),
         "health": (),
+        "trials": (),
+        "sign_trial": (signed, sha256),
+        "use_challenger": (signed,),
+        "reject_challenger": (rejected,),
+        "without_trial": ("lung", "v1"),
+        "set_challenger": ("lung", "v1"),
     }
 
 

@@ -358,6 +358,7 @@ def test_every_screen_of_the_administrator_opens(visit, clinic, earlier):
         "Patients": "Demo Patient Three Hundred",
         "Usage": "Readings",
         "Models": "ct-infection",
+        "Trials": "No version reads in the shadow",
         "Programs": "Make a key",
         "Routing": "Systems that may send",
         "Queue": "Received in the last day",

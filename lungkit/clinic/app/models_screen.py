@@ -65,8 +65,9 @@ class ModelsScreen(Screen[Administration]):
 
     def _promote(self) -> None:
         row = self.table.selected()
+        without = self.records.without_trial(row.model, row.version)
         self.confirm.ask(
-            f"Use {row} for new readings? Earlier readings stay as they are.",
+            " ".join(filter(None, (f"Use {row} for new readings? Earlier readings stay as they are.", without))),
             "Use this version",
             lambda: self._report(self.records.promote(row.model, row.version)),
         )

@@ -113,6 +113,11 @@ class Table:
             raise LungkitError("Select one row of the table first.")
         return self.item
 
+    def select(self, wanted: Callable[[Any], bool]) -> None:
+        """Select the first row whose item is wanted; none where there is no such row."""
+        places = [place for place, item in enumerate(self._items) if wanted(item)]
+        self.rows.selected_rows = places[:1]
+
     def _selected(self) -> None:
         item = self.item
         for action in self.actions:

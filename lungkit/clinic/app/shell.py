@@ -40,6 +40,7 @@ SCREENS = {
         "patients": ("Patients", "patients.PatientsScreen"),
         "usage": ("Usage", "usage.UsageScreen"),
         "models": ("Models", "models_screen.ModelsScreen"),
+        "trials": ("Trials", "trials_screen.TrialsScreen"),
         "programs": ("Programs", "programs.ProgramsScreen"),
         "routing": ("Routing", "routing_screen.RoutingScreen"),
         "queue": ("Queue", "queue.QueueScreen"),

@@ -28,9 +28,9 @@ from lungkit.clinic.records.store import Store
 from lungkit.clinic.records.tables import now
 from lungkit.data import images
 from lungkit.data.dicom import AIR
+from lungkit.data.review_sets import MANIFEST
 from lungkit.errors import LungkitError
 
-MANIFEST = "manifest.json"
 _COLUMNS = (
     "file", "label", "patient_id", "source", "kind", "reviewed_at", "reader", "readers", "answer_shown", "model",
     "version", "model_label", "pixels_sha256",

@@ -20,12 +20,13 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from lungkit import config
-from lungkit.clinic.records import accounts, audit_trail, cases, jobs, received, settings
+from lungkit.clinic.records import accounts, audit_trail, cases, jobs, received, settings, trials
 from lungkit.clinic.records.accounts import Account
 from lungkit.clinic.records.cases import PatientPage, PatientRow
 from lungkit.clinic.records.gateway_actions import GatewayActions
 from lungkit.clinic.records.store import Store, StoreError
 from lungkit.clinic.records.tables import AuditEvent, Base, DriftRun, Patient, Reading, Review, SignIn, Study, User, now
+from lungkit.clinic.records.trial_actions import TrialActions
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 from lungkit.models.card import ModelCard
@@ -94,7 +95,7 @@ class DriftNight:
     ran_at: datetime
 
 
-class Administration(GatewayActions):
+class Administration(GatewayActions, TrialActions):
     """The actions of an administrator; each raises SignedOut or Forbidden before anything is read or written."""
 
     # --- people
@@ -239,18 +240,22 @@ class Administration(GatewayActions):
         return registry.find(f"{model}@{version}").card
 
     def promote(self, model: str, version: str) -> ModelRow:
-        """Use a version from the next reading on. Raises the registry's errors."""
+        """Use a version from the next reading on, past the trials. Raises the registry's errors."""
         with self.access.writes("admin") as (db, actor):
             # Inside the transaction, although it checks hashes: no other promotion can come between it and its event.
+            before = registry.active_name(model)
             promoted = registry.promote(model, version)
             audit_trail.append(db, actor.user_id, "model.promote", f"model:{promoted}")
+            trials.gone_back(db, actor, model, before, promoted.version)
         return _model_row(promoted.model, promoted.version)
 
     def roll_back(self, model: str) -> ModelRow:
         """Use the version that was active before the present one. Raises the registry's errors."""
         with self.access.writes("admin") as (db, actor):
+            before = registry.active_name(model)
             previous = registry.rollback(model)
             audit_trail.append(db, actor.user_id, "model.roll_back", f"model:{previous}")
+            trials.gone_back(db, actor, model, before, previous.version)
         return _model_row(previous.model, previous.version)
 
     # --- drift

@@ -1,17 +1,21 @@
-"""Readers, and cases that they review."""
+"""Readers, cases that they review, and two versions that read a phantom's images."""
 
 import hashlib
+import shutil
 from datetime import timedelta
 from itertools import count
 
 import numpy as np
 import pytest
 
-from lungkit.clinic.predictor import REVIEW
+from lungkit import files
+from lungkit.clinic.predictor import REVIEW, Predictor
 from lungkit.clinic.records import pixels, settings
 from lungkit.clinic.records.cases import NewPatient, Records
 from lungkit.clinic.records.tables import Patient, Reading, Review, Study, User, now
-from lungkit.data import images
+from lungkit.data import images, phantom
+from lungkit.models import registry
+from tests import trials
 
 
 @pytest.fixture
@@ -88,3 +92,37 @@ def filled(store):
 
 def _check(rng) -> dict:
     return {"name": "kind", "passed": True, "value": float(rng.normal(1, 0.1)), "limit": 2.0, "words": "x"}
+
+
+@pytest.fixture
+def versions(trained, tmp_path, monkeypatch) -> list[registry.Version]:
+    """tiny-cnn@v1, in use, and v2, which is the same once more."""
+    shutil.copytree(trained, tmp_path / "artifacts")
+    monkeypatch.setenv("LUNGKIT_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.setenv("LUNGKIT_DATA", str(tmp_path / "data"))
+    return [registry.active("tiny-cnn"), trials.once_more()]
+
+
+@pytest.fixture
+def ward(store, versions, readers, tmp_path):
+    """A function: phantom patients, an image each, read and reviewed, or blind, without the answer; their readings."""
+    predictor = Predictor(versions[0])
+
+    def make(cases: int, blind: bool, seed: int) -> list[str]:
+        made = []
+        with store.write() as db:
+            settings.put(db, settings.BLIND_SHARE, float(blind))
+        for number in range(cases):
+            truth = predictor.classes[number % len(predictor.classes)]
+            (cut,) = phantom.make_patient(f"p{seed}-{number}", truth, seed=1000 * seed + number, slices=1, size=96)
+            path = tmp_path / "one.dcm"
+            phantom.write_dicom(cut, path, compressed=False, original=True)
+            image = images.read(path)
+            answer = predictor.read(image)
+            patient = NewPatient(f"{seed}-{number}", f"Name {seed} {number}")
+            saved = readers[0].save_case(patient, image, files.sha256(path), answer)
+            readers[1].review(saved.reading_id, None, truth)
+            made.append(saved.reading_id)
+        return made
+
+    return make

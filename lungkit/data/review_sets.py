@@ -1,0 +1,91 @@
+"""Data sets of reviews as `lungkit learn collect` writes them: whose images they have, and which came before.
+
+A version names the images that it learned from by the hashes of their files. The same image has another file in a set
+that was collected from another reading of it, and other images of its patient have other files. A set of reviews knows
+patients, by random identifiers that stay the same, and pixels, by their hash.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lungkit import files
+from lungkit.errors import LungkitError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class ReviewSet:
+    """One set. sha256: of its manifest. rows: those of labels.csv, each with "sha256" of its file."""
+
+    folder: Path
+    sha256: str
+    manifest: dict[str, Any]
+    rows: tuple[dict[str, str], ...]
+
+    @property
+    def locked(self) -> bool:
+        """Whether its labels were given without the model's answer, and nothing may learn from it."""
+        return bool(self.manifest["asked"]["locked"])
+
+    @property
+    def answer_shown(self) -> float:
+        """Share of its labels that were given with an answer on screen."""
+        return sum(row["answer_shown"] == "yes" for row in self.rows) / len(self.rows)
+
+
+def read(folder: Path) -> ReviewSet:
+    """The set in a folder. LungkitError where it is none, or where a file is not the one that was collected."""
+    found = _read(folder.resolve())
+    for name, digest in found.manifest["files"].items():
+        file = found.folder / name
+        if not file.is_file() or files.sha256(file) != digest:
+            raise LungkitError(f"{file} is not the file that was collected; restore {folder} from a copy")
+    return found
+
+
+def line(of: ReviewSet) -> list[ReviewSet]:
+    """All sets of the same collection, oldest first: FOLDER/NAME-v1, -v2, …"""
+    home, number = of.folder.parent, re.fullmatch(r"(.+)-v(\d+)", of.folder.name)
+    if not number:
+        return [of]
+    named = {
+        int(match[1]): path
+        for path in home.iterdir()
+        if (match := re.fullmatch(rf"{re.escape(number[1])}-v(\d+)", path.name)) and (path / MANIFEST).is_file()
+    }
+    return [of if named[n] == of.folder else _read(named[n]) for n in sorted(named)]
+
+
+def before(of: ReviewSet) -> list[ReviewSet]:
+    """The sets that it grew from, and itself, oldest first."""
+    whole = line(of)
+    return whole[: [one.folder for one in whole].index(of.folder) + 1]
+
+
+def learned(seen: set[str], sets: Iterable[ReviewSet]) -> tuple[set[str], set[str]]:
+    """(patients, hashes of pixels) of the images whose files are among `seen`, by all of these sets."""
+    rows = [row for one in sets for row in one.rows if row["sha256"] in seen]
+    return {row["patient_id"] for row in rows}, {row["pixels_sha256"] for row in rows}
+
+
+def _read(folder: Path) -> ReviewSet:
+    try:
+        content = (folder / MANIFEST).read_bytes()
+        manifest = json.loads(content)
+        with (folder / "labels.csv").open(encoding="utf-8", newline="") as table:
+            rows = tuple(row | {"sha256": manifest["files"][row["file"]]} for row in csv.DictReader(table))
+        found = ReviewSet(folder, files.sha256(content), manifest, rows)
+        complete = {"file", "patient_id", "pixels_sha256", "answer_shown", "sha256"}
+        if not rows or not all(complete <= row.keys() for row in rows) or not isinstance(found.locked, bool):
+            raise ValueError("columns are missing")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LungkitError(
+            f"{folder} is no data set of reviews ({error}); accepted is one that `lungkit learn collect` wrote"
+        ) from None
+    return found

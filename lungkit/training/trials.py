@@ -1,0 +1,156 @@
+"""Measures a challenger next to the champion on every set of a trial: figures for lungkit.models.verdict.
+
+Images that either version was trained or chosen on are left out, as in `lungkit compare`. Of sets of reviews, all
+images of a patient whom either learned from are left out too, by patient and by pixels, whatever their files are.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lungkit.data import dataset, review_sets
+from lungkit.data.notes import alike
+from lungkit.data.relabel import Labels
+from lungkit.data.review_sets import ReviewSet
+from lungkit.errors import LungkitError
+from lungkit.models import registry
+from lungkit.models.verdict import Kind, OfSet, OfVersion
+from lungkit.training import evaluation, outside, paired, release
+from lungkit.training.evaluation import Evaluation
+from lungkit.training.paired import Pair
+
+
+class NothingLeft(LungkitError):
+    """Of a class there are no patients left to measure on."""
+
+
+_COMPARED = ("auc", "accuracy", "ece", "brier")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A set of a trial before anything is measured on it. kinds, left_out (images): by source."""
+
+    data: dataset.Dataset
+    kinds: dict[str, Kind]
+    left_out: dict[str, int]
+    answer_shown: float | None = None
+
+    @property
+    def images(self) -> int:
+        """How many are left."""
+        return len(self.data.manifest)
+
+    @property
+    def files(self) -> list[Path]:
+        """Their files."""
+        return [self.data.root / file for file in self.data.manifest["file"]]
+
+
+def of_reviews(
+    old: registry.Version, new: registry.Version, reviews: ReviewSet, others: Sequence[ReviewSet] = ()
+) -> Plan:
+    """The images of a set of reviews, locked or not, whose patients neither version learned from.
+
+    others: further sets of reviews, which may be those that they learned from. LungkitError where a version learned
+    from this clinic, and none of the sets has an image of it: then its patients are not known.
+    """
+    data = outside.relabelled(old, str(reviews.folder), [], Labels())
+    known_sets = [one for of in (reviews, *others) for one in review_sets.line(of)]
+    learned = [review_sets.learned(release.seen_images(one), known_sets) for one in (old, new)]
+    for version, (of_version, _) in zip((old, new), learned, strict=True):
+        own = [str(name) for name in set(data.manifest["source"]) if outside.knows(version, str(name), data.manifest)]
+        if own and not of_version:
+            raise LungkitError(
+                f"{version} learned from {own[0]}, and no set of reviews that was named has an image that it learned "
+                "from; name that set with --reviews too, because its patients have to be left out"
+            )
+    patients, pixels = (set().union(*of) for of in zip(*learned, strict=True))
+    of_file = {row["file"]: row["pixels_sha256"] for row in reviews.rows}
+    rows = data.manifest
+    known = rows["patient_id"].isin(patients) | rows["file"].map(of_file).isin(pixels)
+    kind: Kind = "locked" if reviews.locked else "new"
+    kinds = dict.fromkeys(map(str, rows["source"]), kind)
+    plan = _plan(old, new, replace(data, manifest=rows[~known]), rows, kinds)
+    return replace(plan, answer_shown=reviews.answer_shown)
+
+
+def of_data(old: registry.Version, new: registry.Version, data: dataset.Dataset) -> Plan:
+    """The images of a data set, as outside.relabelled gives it for `old`, that neither version has seen."""
+    rows = data.part()
+    kinds: dict[str, Kind] = {
+        str(source): "home" if outside.knows(old, str(source), of) else "elsewhere"
+        for source, of in rows.groupby("source")
+    }
+    return _plan(old, new, data, rows, kinds)
+
+
+def _plan(
+    old: registry.Version, new: registry.Version, data: dataset.Dataset, whole: pd.DataFrame, kinds: dict[str, Kind]
+) -> Plan:
+    """Leave out what either version has seen; refuse, before anything is measured, what cannot be measured on."""
+    rows = data.part().drop_duplicates("file")
+    rows = rows[(outside.left_out(old, rows) == "") & (outside.left_out(new, rows) == "")]
+    for source in kinds:
+        patients = rows[rows["source"] == source].groupby("label")["patient_id"].nunique()
+        if lacking := [name for name in old.card.classes if patients.get(name, 0) < 2]:
+            raise NothingLeft(
+                f"{data.name}, {source}: of '{lacking[0]}' there are {patients.get(lacking[0], 0)} patients from whom "
+                f"neither {old} nor {new} learned; a trial needs two or more of each class"
+            )
+    totals, left = (of.drop_duplicates("file")["source"].value_counts() for of in (whole, rows))
+    left_out = {str(source): int(total - left.get(source, 0)) for source, total in totals.items()}
+    return Plan(replace(data, manifest=rows), kinds, left_out)
+
+
+def measure(old: registry.Version, new: registry.Version, plans: Sequence[Plan], margin: float) -> list[OfSet]:
+    """Both versions on each source of each set."""
+    return [_of_set(pair, plan) for plan in plans for pair in paired.by_source(old, new, [plan.data], margin)]
+
+
+def not_measured(champion: registry.Version, measured: Iterable[OfSet]) -> tuple[str, ...]:
+    """The sources that the champion learned from and of which there is no set."""
+    there = {alike(of.source) for of in measured}
+    return tuple(source for source in champion.card.data.sources or () if alike(source) not in there)
+
+
+def figures(pair: Pair) -> dict[str, object]:
+    """What a pair of evaluations gives an OfSet."""
+    differences = evaluation.paired_differences(pair.new, pair.old, [(name, "") for name in _COMPARED])
+    owners = [len(np.unique(pair.new.patients[pair.new.true == i])) for i in range(len(pair.new.classes))]
+    return {
+        "source": pair.source,
+        "images": len(pair.new.true),
+        "patients": len(np.unique(pair.new.patients)),
+        "fewest": min(owners),
+        "champion": _of_version(pair.old),
+        "challenger": _of_version(pair.new),
+        **{name: differences[name, ""] for name in _COMPARED},
+        "auc_p": None if np.isnan(pair.auc_p) else pair.auc_p,
+        "decision_p": pair.decision_p,
+    }
+
+
+def _of_set(pair: Pair, plan: Plan) -> OfSet:
+    return OfSet.from_dict(
+        figures(pair)
+        | {
+            "kind": plan.kinds[pair.source],
+            "data": plan.data.name,
+            "left_out": plan.left_out[pair.source],
+            "answer_shown": plan.answer_shown,
+        }
+    )
+
+
+def _of_version(measured: Evaluation) -> OfVersion:
+    return OfVersion(
+        auc=measured.value("auc"),
+        accuracy=measured.value("accuracy"),
+        ece=measured.value("ece")[0],
+        brier=measured.value("brier")[0],
+        left_to_person=float(measured.rule.uncertain(measured.probabilities).mean()),
+    )

@@ -1,0 +1,150 @@
+"""`lungkit learn trial` from reviews to evidence, on a phantom's images; and the patients that a trial leaves out."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+import typer.testing
+
+from lungkit import cli, files
+from lungkit.clinic.learning import collect
+from lungkit.clinic.learning.reviews import Asked
+from lungkit.clinic.records.tables import LockedLook, Trial
+from lungkit.data import phantom, review_sets
+from lungkit.errors import LungkitError
+from lungkit.models import registry
+from lungkit.training import trials
+from tests.clinic.rows import events
+from tests.trials import once_more
+
+
+@pytest.fixture
+def store(sqlite_store):
+    return sqlite_store
+
+
+@pytest.fixture
+def lungkit(store, monkeypatch):
+    """Run the command on these records; returns its standard output and, where it is refused, its error."""
+    monkeypatch.setenv("LUNGKIT_DATABASE", store.url.render_as_string(hide_password=False))
+    monkeypatch.setenv("COLUMNS", "250")
+
+    def run(*arguments) -> str:
+        answer = typer.testing.CliRunner().invoke(cli.app, list(map(str, arguments)))
+        if answer.exception and not isinstance(answer.exception, SystemExit):
+            raise answer.exception
+        return answer.stdout
+
+    return run
+
+
+def locked_set(store, home: Path) -> Path:
+    return collect.collect(store, home, Asked(locked=True), "Ward").folder
+
+
+def test_a_trial_measures_both_on_the_locked_set_and_at_home_and_waits_for_signatures(
+    lungkit, ward, store, versions, tmp_path
+):
+    ward(12, True, 1)
+    locked = locked_set(store, tmp_path / "locked")
+    home = phantom.make_dataset(tmp_path / "phantom", n_slices=90, seed=9, size=96)
+    asked = ["learn", "trial", "tiny-cnn@v2", "--locked", locked, "--data", home]
+    told = json.loads(lungkit(*asked, "--json"))
+    kinds = [(of["kind"], of["images"]) for of in told["evidence"]["sets"]]
+    assert kinds[0] == ("locked", 12) and kinds[1][0] == "home" and kinds[1][1] > 0
+    assert told["evidence"]["sets"][0]["auc"][0] == 0  # the same network
+    assert told["verdict"] == "cannot tell" and told["evidence"]["looks"] == 1
+    assert told["rollback"]["reviews"] == 50 and 0.2 < told["evidence"]["times_slower"] < 5
+    with store.read() as db:
+        row = db.get(Trial, told["trial"])
+        look = db.scalars(sa.select(LockedLook)).one()
+    assert (row.state, row.verdict) == ("open", "cannot tell") and look.trial_id == row.id
+    assert look.set_sha256 == files.sha256(locked / "manifest.json") == told["evidence"]["locked_sha256"]
+    assert events(store, "trial.open")[0].detail["evidence"] == row.evidence_sha256
+    assert registry.active("tiny-cnn").version == "v1"
+    shown = lungkit(*asked)
+    assert "Verdict: cannot tell" in shown and "Look number 2" in shown and "Two administrators sign" in shown
+
+
+def test_a_look_counts_also_where_the_trial_fails_afterwards(lungkit, ward, store, versions, tmp_path, monkeypatch):
+    ward(8, True, 1)
+    locked = locked_set(store, tmp_path / "locked")
+    monkeypatch.setattr(trials, "measure", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        lungkit("learn", "trial", "tiny-cnn@v2", "--locked", locked)
+    with store.read() as db:
+        assert db.scalars(sa.select(LockedLook)).one().trial_id is None
+
+
+def test_looks_at_the_set_before_are_counted_for_the_one_that_grew_from_it(lungkit, ward, store, versions, tmp_path):
+    for number in (1, 2):
+        ward(8, True, number)
+        locked = locked_set(store, tmp_path / "locked")
+        told = json.loads(lungkit("learn", "trial", "tiny-cnn@v2", "--locked", locked, "--json"))
+        assert told["evidence"]["looks"] == number
+    assert locked.name == "locked-v2"
+
+
+def test_a_patient_that_the_challenger_learned_from_is_left_out_whatever_the_file(ward, store, versions, tmp_path):
+    ward(16, False, 1)
+    first = review_sets.read(collect.collect(store, tmp_path / "reviews", Asked(), "Ward").folder)
+    ward(16, False, 2)
+    newest = review_sets.read(collect.collect(store, tmp_path / "reviews", Asked(), "Ward").folder)
+    learned = list(first.rows[:4])
+    challenger = once_more(*(row["sha256"] for row in learned))
+    plan = trials.of_reviews(versions[0], challenger, newest)
+    ids = {row["patient_id"] for row in learned}
+    assert plan.images == 28 and plan.left_out == {"Ward": 4} and not ids & set(plan.data.manifest["patient_id"])
+    # The same pixels in another file, and another file of the same patient, as a later upload gives them.
+    table = newest.folder / "labels.csv"
+    rows = list(csv.DictReader(table.open()))
+    changed = {row["patient_id"]: row for row in rows if row["patient_id"] in ids}
+    by_pixels, by_patient = list(changed.values())[:2]
+    by_pixels["patient_id"], by_patient["pixels_sha256"] = "another id", "f" * 64
+    for row in (by_pixels, by_patient):
+        path = newest.folder / row["file"]
+        path.write_bytes(path.read_bytes() + b"\0\0")  # behind the image
+    with table.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    sealed = json.loads((newest.folder / "manifest.json").read_text())
+    sealed["files"] = {name: files.sha256(newest.folder / name) for name in sealed["files"]}
+    (newest.folder / "manifest.json").write_text(json.dumps(sealed))
+    again = review_sets.read(newest.folder)
+    assert trials.of_reviews(versions[0], challenger, again).images == 28
+    assert trials.of_reviews(versions[0], versions[1], again).images == 32  # who has not learned from them
+
+
+def test_a_version_that_learned_from_this_clinic_needs_the_set_that_it_learned_from(
+    ward, store, versions, tmp_path, monkeypatch
+):
+    ward(16, False, 1)
+    learned = review_sets.read(collect.collect(store, tmp_path / "reviews", Asked(), "phantom").folder)
+    ward(8, True, 2)
+    challenger = once_more(learned.rows[0]["sha256"])
+    own = challenger.card.data.sources[0]
+    renamed = collect.collect(store, tmp_path / "again", Asked(locked=True), own)
+    with pytest.raises(LungkitError, match="name that set with --reviews too"):
+        trials.of_reviews(versions[0], challenger, review_sets.read(renamed.folder))
+
+
+def test_sets_are_refused_where_they_do_not_belong(lungkit, ward, store, versions, tmp_path):
+    ward(8, True, 1)
+    locked = locked_set(store, tmp_path / "locked")
+    for asked, words in (
+        (["--reviews", locked], "is a locked set"),
+        (["--locked", tmp_path], "is no data set of reviews"),
+        ([], "nothing to measure on"),
+    ):
+        with pytest.raises(LungkitError, match=words):
+            lungkit("learn", "trial", "tiny-cnn@v2", *asked)
+    with pytest.raises(LungkitError, match="is in use already"):
+        lungkit("learn", "trial", "tiny-cnn@v1", "--locked", locked)
+    next((locked / "images").iterdir()).write_bytes(b"another picture")
+    with pytest.raises(LungkitError, match="is not the file that was collected"):
+        lungkit("learn", "trial", "tiny-cnn@v2", "--locked", locked)
+    with store.read() as db:
+        assert db.scalars(sa.select(LockedLook)).all() == []  # a refused trial has looked at nothing
