@@ -1,4 +1,4 @@
-"""The verbs of learning from reviews: collect, doubts, drift."""
+"""The verbs of learning from reviews, without training: collect, doubts, drift."""
 
 import json
 from dataclasses import asdict
@@ -13,7 +13,7 @@ from lungkit.cli import clinic
 if TYPE_CHECKING:
     from lungkit.clinic.learning.reviews import Asked
 
-learn_app = typer.Typer(no_args_is_help=True, help="Learning from reviews: collect, doubts, drift.")
+learn_app = typer.Typer(no_args_is_help=True, help="Learning from reviews: collect, doubts, drift, train.")
 
 Model = Annotated[str, typer.Option(help="only readings of this model, whatever its version")]
 Since = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="only reviews from this day on (UTC)")]
