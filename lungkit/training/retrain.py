@@ -75,7 +75,7 @@ def retrain(
             joint,
             spec,
             architecture={**(champion.card.architecture or {}), "parameters": model.count_params()},
-            training=(champion.card.training or {})
+            training=dict(champion.card.training or {})
             | {
                 "seconds": round(float(history["seconds"].sum()), 1),
                 "champion": str(champion),

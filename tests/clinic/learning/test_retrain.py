@@ -24,6 +24,12 @@ from lungkit.training import finetune, outside, recipes, release, retrain, revie
 CLASSES = ("Normal", "Pneumonia")
 
 
+@pytest.fixture
+def database_url(sqlite_url):
+    """One kind of database is enough here."""
+    return sqlite_url
+
+
 def picture(sick: bool, rng: np.random.Generator) -> np.ndarray:
     """32 x 32 greys; the sick have a bright square."""
     pixels = rng.integers(0, 90, (32, 32))
@@ -64,7 +70,7 @@ def champion(trained, tmp_path):
 
 
 @pytest.fixture
-def collected(sqlite_store, readers, prediction, tmp_path):
+def collected(store, readers, prediction, tmp_path):
     """A function: a data set of reviews of so many patients, one image each, every second one with pneumonia."""
 
     def make(patients=30, seed=2, pictures=None, locked=False, shown=True):
@@ -79,10 +85,10 @@ def collected(sqlite_store, readers, prediction, tmp_path):
             )
             label = CLASSES[int(sick)]
             readers[0].review(case.reading_id, label == answer.label, label, answer_shown=shown)
-            with sqlite_store.write() as db:  # one a minute, the sets one after the other
+            with store.write() as db:  # one a minute, the sets one after the other
                 at = datetime(2026, 1, seed, tzinfo=UTC) + timedelta(minutes=number)
                 db.execute(sa.update(Review).where(Review.reading_id == case.reading_id).values(at=at))
-        return collect(sqlite_store, tmp_path / "sets" / "reviews", Asked(locked=locked), "St. Example").folder
+        return collect(store, tmp_path / "sets" / "reviews", Asked(locked=locked), "St. Example").folder
 
     return make
 
