@@ -55,6 +55,20 @@ def learn_doubts(
     typer.echo(f"{len(found)} of {images} labels look wrong; {len(rows)} are shown")
 
 
+@learn_app.command("next")
+def learn_next(
+    model: Annotated[str, typer.Option(help="the model that is to learn; default: the only one with readings")] = "",
+    most: Annotated[int, typer.Option(min=1, help="readings that are shown")] = 50,
+) -> None:
+    """Show which readings to review next: the id of each, the one that teaches most first."""
+    from lungkit.clinic.learning import next_labels
+
+    with clinic.records() as store:
+        found = next_labels.order(store, model or next_labels.only_model(store), most)
+    for reading_id in found:
+        typer.echo(reading_id)
+
+
 def _asked(model: str, since: datetime | None, locked: bool) -> "Asked":
     from lungkit.clinic.learning.reviews import Asked
 

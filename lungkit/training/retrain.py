@@ -221,9 +221,13 @@ def counts(joint: dataset.Dataset) -> np.ndarray:
 
 
 def _count(joint: dataset.Dataset) -> float:
-    """For how many old images a reviewed one counts: until both groups count alike, and MOST_COUNT at most."""
     new = int(joint.part("train")["file"].str.startswith(f"{NEW}/").sum())
-    return float(np.clip((len(joint.part("train")) - new) / new, 1, MOST_COUNT))
+    return count(len(joint.part("train")) - new, new)
+
+
+def count(old: int, new: int) -> float:
+    """For how many old images a reviewed one counts: until both groups count alike, and MOST_COUNT at most."""
+    return float(np.clip(old / max(1, new), 1, MOST_COUNT))
 
 
 # --- training

@@ -29,6 +29,7 @@ _DRAWS_PER_ALARM = 5  # permutations that may reach a figure that is an alarm
 _PIXEL_CHECKS = ("brightness", "contrast")
 _CHECKS = (*_PIXEL_CHECKS, "pixels (MMD)", "size", "kind and view", "classes", "left to a person", "reviews agree")
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+NUMBERS = 4 + len(_QUANTILES)  # that `describe` gives
 
 
 @dataclass(frozen=True)
