@@ -2,7 +2,7 @@
 
     nice python -m bench.learning --shared FOLDER [--work FOLDER]
 
-Two pairs of an old and a new clinic: phantoms of two scanners, and MosMedData (Moscow) with the SARS-CoV-2 CT-scan
+Two pairs of an old and a new clinic: phantoms of a scanner before and after its protocol was changed, and MosMedData (Moscow) with the SARS-CoV-2 CT-scan
 dataset (Sao Paulo). The model is a linear head on frozen features of EfficientNet-Lite0, which has learned from
 photographs alone. Reviews are simulated: the reader gives the published label. After each number of reviews the head is
 solved again on the old images and the reviewed ones, and the images are ordered again by the new head. Every figure is
@@ -21,12 +21,14 @@ from lungkit.backend import keras
 
 import numpy as np
 import pandas as pd
+from PIL import Image as Picture
 from scipy.special import softmax
 from scipy.stats import rankdata
 
 from lungkit.clinic.learning import monitor, ordering
-from lungkit.data import dataset, images, joined, preprocess, splits
+from lungkit.data import images, joined, preprocess, splits
 from lungkit.data.phantom import scanners
+from lungkit.data.phantom.patient import COVID, NORMAL, SyntheticPatient
 from lungkit.data.relabel import Labels
 from lungkit.models import backbones, input_checks
 from lungkit.progress import bar
@@ -40,7 +42,6 @@ UNSEEN = 0.35  # of the new clinic's patients, whom every head is measured on
 OLD_UNSEEN = 0.3
 SIDE = {"phantoms": 96, "Moscow, Sao Paulo": 224}
 DRAWS = 1000
-_OLD, _NEW = "old", "new"
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,17 @@ class Clinics:
 
 
 def phantoms(work: Path, shared: Path) -> tuple[list[Path], pd.DataFrame]:
-    """Patients of two scanners, every second one sick, half of the sick and of the others at each scanner."""
-    folder = scanners.make_set(work, "scanners", 2 * PATIENTS, 0.5, size=SIDE["phantoms"])
-    rows = dataset.load(folder).manifest
-    rows = rows.assign(new=rows["source"] == scanners.OTHER, group=rows["patient_id"])
-    return [folder / file for file in rows["file"]], rows.assign(sick=rows["label"] == "COVID-19")
+    """Patients of scanner A, and others after its protocol was changed; every second one is sick."""
+    folder, rows = work / "phantoms", []
+    folder.mkdir(exist_ok=True)
+    for number in bar(range(2 * PATIENTS), label="drawing", unit="patient"):
+        new, sick = number >= PATIENTS, number % 2 == 1
+        scanner, who = (scanners.CHANGED if new else scanners.A), f"P{number:04d}"
+        patient = SyntheticPatient(who, COVID if sick else NORMAL, 7, SIDE["phantoms"])
+        for index, drawn in enumerate(scanners.pictures(patient, {"one": scanner}, 2, number)):
+            Picture.fromarray(drawn["one"]).save(folder / f"{who}-{index}.png")
+            rows.append({"file": f"{who}-{index}.png", "patient_id": who, "group": who, "new": new, "sick": sick})
+    return [folder / row["file"] for row in rows], pd.DataFrame(rows)
 
 
 def hospitals(work: Path, shared: Path) -> tuple[list[Path], pd.DataFrame]:

@@ -27,8 +27,7 @@ from lungkit.training.recipes import Recipe
 from lungkit.training.reviewed import ReviewSet
 
 MOST_COUNT = 4  # old images for which a reviewed one counts at most
-GENTLER = 1 / 3  # of the recipe's learning rate, from trained weights …
-SHORTER = 1 / 2  # … and of its epochs
+GENTLER = 1 / 3  # of the recipe's learning rate, from trained weights (docs/learning.md says what was tried)
 OLD, NEW = "learned", "reviews"  # the folders of the two sets within the joint one
 
 
@@ -253,21 +252,20 @@ def _continued(
 ) -> tuple[Any, pd.DataFrame]:
     """The champion's network, trained further."""
     seed = recipe.seeds[0]
-    epochs = max(1, math.ceil(recipe.epochs * SHORTER))
     model = saved.load(champion)
     cnn.compile_classifier(
         model,
         optimizer=(champion.card.architecture or {}).get("optimizer", cnn.OPTIMIZER),
         learning_rate=recipe.learning_rate * GENTLER,
         weight_decay=recipe.weight_decay,
-        decay_steps=epochs * math.ceil(len(tensors.train) / recipe.batch_size),
+        decay_steps=recipe.epochs * math.ceil(len(tensors.train) / recipe.batch_size),
         label_smoothing=recipe.label_smoothing,
         ema=recipe.ema,
     )
     settings = recipe.settings() | {"data": tensors.data.fingerprint, "champion": registry.fingerprint(champion)}
     return fit.fit(
-        model, *finetune.streams(recipe, tensors, seed), work / "stages", epochs=epochs, patience=epochs,
-        settings=settings,
+        model, *finetune.streams(recipe, tensors, seed), work / "stages", epochs=recipe.epochs,
+        patience=recipe.epochs, settings=settings,
     )  # fmt: skip
 
 
