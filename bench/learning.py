@@ -2,12 +2,12 @@
 
     nice python -m bench.learning --shared FOLDER [--work FOLDER]
 
-Two pairs of an old and a new clinic: phantoms of a scanner before and after its protocol was changed, and MosMedData (Moscow) with the SARS-CoV-2 CT-scan
-dataset (Sao Paulo). The model is a linear head on frozen features of EfficientNet-Lite0, which has learned from
-photographs alone. Reviews are simulated: the reader gives the published label. After each number of reviews the head is
-solved again on the old images and the reviewed ones, and the images are ordered again by the new head. Every figure is
-of patients whom no head has seen, the same ones for all. Features and answers are kept in --work: a second call
-continues there.
+Two pairs of an old and a new clinic: phantoms of a scanner before and after its protocol was changed, and MosMedData
+(Moscow) with the SARS-CoV-2 CT-scan dataset (Sao Paulo). The model is a linear head on frozen features of
+EfficientNet-Lite0, which has learned from photographs alone. Reviews are simulated: the reader gives the published
+label. After each number of reviews the head is solved again on the old images and the reviewed ones, and the images are
+ordered again by the new head. Every figure is of patients whom no head has seen, the same ones for all. Features and
+answers are kept in --work: a second call continues there.
 """
 
 import argparse
@@ -146,7 +146,7 @@ def solved(of: Clinics, train: np.ndarray, validation: np.ndarray, counts: np.nd
 
 
 def old_rows(of: Clinics, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The old clinic's images for training and for validation: of nine tenths of its patients, another tenth each seed."""
+    """The old clinic's images for training and for validation; a tenth of its patients is left out, by the seed."""
     rows = np.flatnonzero(~of.new & ~of.unseen)
     place = {p: i for i, p in enumerate(sorted(set(of.patients[rows]), key=lambda p: splits.chance(p, seed)))}
     turn = np.array([place[p] for p in of.patients[rows]]) % 10
@@ -170,12 +170,12 @@ def learned(of: Clinics, seed: int, chosen: np.ndarray, way: str = "rule") -> He
 Order = Callable[[Clinics, Head, np.ndarray, np.ndarray, int, int], np.ndarray]
 
 
-def _weights(of: Clinics, head: Head, pool: np.ndarray, seed: int) -> np.ndarray:
-    """Entropy times the distance from the training images, as the clinic's input check measures it."""
+def _reasons(of: Clinics, head: Head, pool: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Entropy, and the distance from the training images as the clinic's input check measures it."""
     train, _ = old_rows(of, seed)
     known = input_statistics.reference(input_checks.embedding_features(of.features[train]), of.labels[train], 1e-3)
     distance = known.distance(input_checks.embedding_features(of.features[pool]))
-    return ordering.entropy(head.probabilities(of.features[pool])) * distance
+    return ordering.entropy(head.probabilities(of.features[pool])), distance
 
 
 def _random(of: Clinics, head: Head, pool: np.ndarray, done: np.ndarray, most: int, seed: int) -> np.ndarray:
@@ -186,12 +186,20 @@ def _unsure(of: Clinics, head: Head, pool: np.ndarray, done: np.ndarray, most: i
     return np.argsort(-ordering.entropy(head.probabilities(of.features[pool])), kind="stable")[:most]
 
 
+def _product(of: Clinics, head: Head, pool: np.ndarray, done: np.ndarray, most: int, seed: int) -> np.ndarray:
+    unsure, unlike = _reasons(of, head, pool, seed)
+    return ordering.spread(unsure * unlike, of.numbers[pool], of.numbers[done], most)
+
+
 def _spread(of: Clinics, head: Head, pool: np.ndarray, done: np.ndarray, most: int, seed: int) -> np.ndarray:
-    return ordering.spread(_weights(of, head, pool, seed), of.features[pool], of.features[done], most)
+    weights = ordering.weights(*_reasons(of, head, pool, seed))
+    return ordering.spread(weights, of.features[pool], of.features[done], most)
 
 
 def _spread_numbers(of: Clinics, head: Head, pool: np.ndarray, done: np.ndarray, most: int, seed: int) -> np.ndarray:
-    return ordering.spread(_weights(of, head, pool, seed), of.numbers[pool], of.numbers[done], most)
+    """As `lungkit learn next` does it."""
+    weights = ordering.weights(*_reasons(of, head, pool, seed))
+    return ordering.spread(weights, of.numbers[pool], of.numbers[done], most)
 
 
 def _k_centre(of: Clinics, head: Head, pool: np.ndarray, done: np.ndarray, most: int, seed: int) -> np.ndarray:
@@ -216,8 +224,9 @@ ORDERS: dict[str, Order] = {
     "unsure first": _unsure,
     "far from each other (k-centre)": _k_centre,
     "BADGE": _badge,
-    "unsure x unlike x spread, embedding": _spread,
-    "unsure x unlike x spread, nine numbers": _spread_numbers,
+    "unsure x unlike x spread, nine numbers": _product,
+    "(unsure + unlike) x spread, embedding": _spread,
+    "(unsure + unlike) x spread, nine numbers": _spread_numbers,
 }
 WAYS = ("one each", "rule", "alike", "new alone")
 
@@ -290,7 +299,9 @@ class Measure:
         weights = np.vstack([np.ones(len(scores)), self.weights])
         place = rankdata(scores, method="dense") - 1
         size = int(place.max()) + 1
-        sick, well = (np.stack([np.bincount(place, row * of, size) for row in weights]) for of in (self.sick, ~self.sick))
+        sick, well = (
+            np.stack([np.bincount(place, row * of, size) for row in weights]) for of in (self.sick, ~self.sick)
+        )
         below = np.cumsum(well, axis=1) - well / 2
         return (sick * below).sum(axis=1) / (sick.sum(axis=1) * well.sum(axis=1))
 

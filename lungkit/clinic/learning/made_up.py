@@ -26,6 +26,14 @@ from lungkit.data.phantom.patient import COVID, NORMAL, SyntheticPatient
 from lungkit.data.phantom.scanners import A, Scanner
 
 
+@dataclass(frozen=True, eq=False)
+class Clinic:
+    """Its records, and what its only doctor may do with them."""
+
+    store: Store
+    doctor: Records
+
+
 @dataclass(frozen=True)
 class Phase:
     """So many days with one scanner. reviewed: share of the readings that the reader labels."""
@@ -48,17 +56,24 @@ def apart(folder: Path) -> None:
     os.environ.update({f"LUNGKIT_{name.upper()}": str(folder / name) for name in ("artifacts", "data", "reports")})
 
 
-def opened(folder: Path) -> tuple[Store, Records]:
-    """New records in a folder, and what their only doctor may do with them."""
+def opened(folder: Path) -> Clinic:
+    """A clinic with new records in a folder."""
     store = Store(f"sqlite:///{folder / 'records.db'}")
     maintenance.upgrade(store)
     with store.write() as db:
         password = accounts.add_user(db, "reader", "Made-up Reader", "doctor")
-    return store, Records(accounts.Access(store, accounts.sign_in(store, "reader", password, "127.0.0.1")))
+    access = accounts.Access(store, accounts.sign_in(store, "reader", password, "127.0.0.1"))
+    return Clinic(store, Records(access))
 
 
 def live(
-    records: Records, predictor: Predictor, phases: Sequence[Phase], reader: Reader, a_day: int, size: int, seed: int = 7
+    clinic: Clinic,
+    predictor: Predictor,
+    phases: Sequence[Phase],
+    reader: Reader,
+    a_day: int,
+    size: int,
+    seed: int = 7,
 ) -> None:
     """Let days pass, of which the last one is today: `a_day` patients each, every second one with COVID-19.
 
@@ -72,15 +87,15 @@ def live(
             who, label = f"visitor-{day}-{number}", (NORMAL, COVID)[number % 2]
             image = _image(who, label, phase.scanner, size, seed)
             content = files.sha256(image.pixels.tobytes())
-            case = records.save_case(NewPatient(who, "Made-up"), image, content, predictor.read(image))
+            case = clinic.doctor.save_case(NewPatient(who, "Made-up"), image, content, predictor.read(image))
             times[case.reading_id] = now() - timedelta(days=total - 1 - day, minutes=a_day - number)
             if random.random() < phase.reviewed:
-                _review(records, case.reading_id, label, reader, random)
-    _date(records.access.store, times)
+                _review(clinic.doctor, case.reading_id, label, reader, random)
+    _date(clinic.store, times)
 
 
 def home_set(folder: Path, patients: int, size: int, seed: int = 7) -> Path:
-    """The images from before there were reviews, as a data set in a new folder: patients of scanner A, one slice each."""
+    """The images from before there were reviews, a data set in a new folder: patients of scanner A, a slice of each."""
     with files.new_folder(folder) as draft:
         lines = ["file,label,patient_id,source"]
         for number in progress.bar(range(patients), label=folder.name, unit="patient"):

@@ -1,7 +1,7 @@
 """Which readings to review next, if the model is to learn most from few reviews.
 
-Their order is that of `ordering.spread`: how unsure the model was, times how far the image lies from those that it
-learned from, as the input check "kind" has measured it, times how far it lies from what is reviewed or before it.
+Their order is that of `ordering.spread`: how unsure the model was, and how far the image lies from those that it
+learned from, as the input check "kind" has measured it; and how far it lies from what is reviewed or before it.
 Blind readings are left out: chance has chosen them for the locked set, and an order would make it a choice.
 """
 
@@ -53,10 +53,10 @@ def only_model(store: Store) -> str:
 
 
 def _weights(rows: Sequence[Row]) -> np.ndarray:
-    """How unsure the model was of each reading, times how unlike its training images the picture is."""
+    """How much each reading would teach the model."""
     classes = sorted(rows[0].probabilities)
     probabilities = np.array([[row.probabilities.get(name, 0.0) for name in classes] for row in rows])
-    return ordering.entropy(probabilities) * np.array([_distance(row.checks) for row in rows])
+    return ordering.weights(ordering.entropy(probabilities), np.array([_distance(row.checks) for row in rows]))
 
 
 def _distance(checks: list[dict[str, Any]]) -> float:

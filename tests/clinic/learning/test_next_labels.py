@@ -1,9 +1,12 @@
 """What to review next: what the model is unsure of and does not know, and not the same picture twice."""
 
+import sys
+
 import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from lungkit import cli
 from lungkit.clinic.learning import next_labels, ordering
 from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.tables import BlindReading, Study
@@ -43,6 +46,14 @@ def test_without_weights_it_is_the_greedy_choice_of_k_centres():
         away = np.linalg.norm(features[:, None] - centres[None], axis=2).min(axis=1)
         chosen.append(int(away.argmax()))
     assert ordering.spread(np.ones(40), features, labelled, 5).tolist() == chosen
+
+
+def test_what_a_model_is_wrongly_sure_of_is_not_put_last():
+    unsure, unlike = np.array([0.001, 0.5, 0.4, 0.3]), np.array([5.0, 0.2, 0.3, 0.1])
+    weights = ordering.weights(unsure, unlike)
+    np.testing.assert_allclose(weights, [(1 + 7) / 16, (7 + 3) / 16, (5 + 5) / 16, (3 + 1) / 16])
+    assert weights.argmin() == 3
+    np.testing.assert_allclose(ordering.weights(np.ones(3), np.ones(3)), 0.5)
 
 
 # --- of the records
@@ -94,6 +105,17 @@ def test_excluded_patients_and_damaged_images_are_left_out(store, readers, revie
     with store.write() as db:
         db.execute(sa.update(Study).where(Study.id == readers[0].case(damaged).study_id).values(pixels=b"no picture"))
     assert next_labels.order(store, "lung") == [kept]
+
+
+def test_the_command_prints_ids_in_order(store, database_url, reviewed, monkeypatch, capsys):
+    reviewed(probability=0.99, checks=kind(0.5))
+    unlike = reviewed(probability=0.6, checks=kind(3.0))
+    monkeypatch.setenv("LUNGKIT_DATABASE", database_url)
+    monkeypatch.setattr(sys, "argv", ["lungkit", "learn", "next", "--most", "1"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    assert capsys.readouterr().out.split() == [unlike]
 
 
 def test_the_model_has_to_be_named_where_there_are_several(store, reviewed):

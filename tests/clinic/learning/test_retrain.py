@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
-from lungkit import config, files
+from lungkit import cli, config, files
 from lungkit.clinic.learning.collect import collect
 from lungkit.clinic.learning.reviews import Asked
 from lungkit.clinic.records.cases import NewPatient
@@ -225,6 +226,40 @@ def test_the_recipe_of_the_shipped_ensembles_is_read_from_their_cards(shipped, m
         recipe, known = retrain.recipe_of(version), recipes.RECIPES[name]
         assert recipe.settings() == known.settings()
         assert (recipe.members, recipe.seeds, recipe.tuned_share) == (known.members, known.seeds, known.tuned_share)
+
+
+# --- the command
+
+
+@pytest.fixture
+def lungkit(monkeypatch, capsys):
+    """A function: a command's exit code and what it shows."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lungkit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def test_the_command_says_what_was_learned_and_that_nothing_reads_with_it_yet(champion, collected, lungkit):
+    code, out, _ = lungkit("learn", "train", "squares", "--reviews", collected())
+    assert code == 0
+    assert "learned from: 20 reviewed images of 20 patients" in out
+    assert "held out for a trial: 6 reviewed images of 6 patients" in out
+    assert "squares@v2 is registered as a challenger. It reads nothing until a trial has promoted it." in out
+    about = registry.find("squares@v2").card.about
+    assert about.command == "lungkit learn train squares@v1 --reviews FOLDER/reviews-v1"
+    assert about.population.endswith("; and 20 reviewed images of 20 patients of this clinic")
+
+
+def test_a_locked_set_ends_the_command_with_one_line(champion, collected, untrained, lungkit):
+    code, _, err = lungkit("learn", "train", "squares", "--reviews", collected(locked=True, shown=False))
+    assert code == 1
+    assert "reviews-v1 is a locked set" in err
+    assert "Traceback" not in err
 
 
 # --- weights
