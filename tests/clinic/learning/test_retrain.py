@@ -20,7 +20,7 @@ from lungkit.clinic.records.tables import Review
 from lungkit.data import dataset, images, tensor_cache
 from lungkit.errors import LungkitError
 from lungkit.models import registry
-from lungkit.training import finetune, outside, recipes, release, retrain, reviewed
+from lungkit.training import activation, finetune, outside, recipes, release, retrain, reviewed
 
 CLASSES = ("Normal", "Pneumonia")
 
@@ -117,7 +117,7 @@ def test_a_challenger_has_seen_both_and_the_newest_patients_are_left_for_a_trial
     assert record["held_out"]["from"] == pd.Timestamp(rows["reviewed_at"].iloc[24]).isoformat()
     # The version in use stays, and what the trial compares on is what neither has seen.
     assert registry.active("squares") == champion
-    assert not card.standing.active
+    assert card.standing == activation.CHALLENGER
     assert (outside.left_out(made.version, reviews.manifest) == "").sum() == 6
     assert card.metrics.keys() == {"val"}, "no look at the test patients"
 
@@ -132,9 +132,10 @@ def test_a_training_that_was_stopped_continues_and_is_not_done_again(champion, c
     folder = collected()
     first = retrain.retrain(champion, folder)
     monkeypatch.setattr(finetune.pipeline.InMemory, "__getitem__", lambda *_: pytest.fail("it trains again"))
-    second = retrain.retrain(champion, folder)
+    second = retrain.retrain(champion, folder, name="squares-next")
     pd.testing.assert_frame_equal(first.history, second.history)
-    assert second.version.version == "v3"
+    assert str(second.version) == "squares-next@v1"
+    assert registry.active_name("squares-next") is None, "not even where there is no other version"
 
 
 def test_pictures_that_the_model_has_already_are_left_out_with_their_patient(champion, collected, trained):
