@@ -20,7 +20,7 @@ from lungkit.clinic.records.tables import Review
 from lungkit.data import dataset, images, tensor_cache
 from lungkit.errors import LungkitError
 from lungkit.models import registry
-from lungkit.training import activation, finetune, outside, recipes, release, retrain, reviewed
+from lungkit.training import activation, finetune, fit, outside, recipes, release, retrain, reviewed
 
 CLASSES = ("Normal", "Pneumonia")
 
@@ -95,8 +95,9 @@ def collected(store, readers, prediction, tmp_path):
 
 
 # About 20 s: three trainings of a moment.
-def test_a_challenger_has_seen_both_and_the_newest_patients_are_left_for_a_trial(champion, collected):
-    folder = collected()
+def test_a_challenger_has_seen_both_and_the_newest_patients_are_left_for_a_trial(champion, collected, monkeypatch):
+    folder, counted, weigh = collected(), [], fit.image_weights
+    monkeypatch.setattr(fit, "image_weights", lambda *given: counted.append(given[3]) or weigh(*given))
     made = retrain.retrain(champion, folder)
     card, record = made.version.card, made.version.card.training["reviews"]
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -121,6 +122,9 @@ def test_a_challenger_has_seen_both_and_the_newest_patients_are_left_for_a_trial
     assert (outside.left_out(made.version, reviews.manifest) == "").sum() == 6
     assert card.metrics.keys() == {"val"}, "no look at the test patients"
 
+    assert card.training["reviewed_image_counts"] == 2.1, "42 old images, 20 reviewed ones"
+    assert set(counted[0].tolist()) == {1.0, 2.1}
+
     # A retraining of the retrained one has the first data once, and the reviews once.
     second = collected(patients=36, seed=3)
     again = retrain.retrain(made.version, second)
@@ -136,6 +140,41 @@ def test_a_training_that_was_stopped_continues_and_is_not_done_again(champion, c
     pd.testing.assert_frame_equal(first.history, second.history)
     assert str(second.version) == "squares-next@v1"
     assert registry.active_name("squares-next") is None, "not even where there is no other version"
+
+
+def test_an_interrupted_training_continues_after_its_last_epoch(champion, collected, monkeypatch):
+    folder, begun, begin = collected(), [], fit._Checkpoint.on_epoch_begin
+
+    def until_the_second(self, epoch, logs=None):
+        begun.append(epoch)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        begin(self, epoch, logs)
+
+    monkeypatch.setattr(fit._Checkpoint, "on_epoch_begin", until_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        retrain.retrain(champion, folder)
+    assert registry.versions("squares") == ["v1"]
+    made = retrain.retrain(champion, folder)
+    assert begun == [0, 1, 1], "the first epoch is not trained again"
+    assert made.history["epoch"].tolist() == [1, 2]
+
+
+# About 30 s: two networks learn on frozen features.
+def test_an_ensemble_that_is_a_graph_alone_is_trained_from_the_start_of_its_recipe(champion, collected, trained):
+    recipe = recipes.Recipe(
+        name="ensemble", backbone="efficientnet_lite0", until="stage3", side=32, epochs=0, augmentation={},
+        members=({}, {"dropout": 0.5}), label_smoothing=0.0,
+    )  # fmt: skip
+    ensemble, _ = finetune.train_recipe(recipe, trained[0], config.work_dir() / "ensemble", compact=True)
+    made = retrain.retrain(ensemble, collected())
+    card = made.version.card
+    assert str(made.version) == "ensemble@v2"
+    assert card.training["started_from"] == "the start that its recipe has"
+    assert card.architecture["members"] == 2
+    assert "model.keras" not in card.files
+    assert retrain.recipe_of(made.version).settings() == recipe.settings()
+    assert registry.active("ensemble") == ensemble
 
 
 def test_pictures_that_the_model_has_already_are_left_out_with_their_patient(champion, collected, trained):
