@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from lungkit import extras, terminal
-from lungkit.cli import clinic, data, destinations, gateway, learn, models, training
+from lungkit.cli import clinic, data, destinations, gateway, learn, models, retrain, training
 from lungkit.errors import LungkitError
 
 
@@ -46,6 +46,7 @@ for _verb in (
     data.series,
 ):
     app.command()(_verb)
+learn.learn_app.command("train")(retrain.learn_train)
 for _name, _part in {
     "data": data.data_app,
     "models": models.models_app,

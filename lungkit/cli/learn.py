@@ -1,4 +1,4 @@
-"""The verbs of learning from reviews: collect, doubts, drift, export, and those of lungkit.cli.trials."""
+"""The verbs of learning from reviews, without training and trials: collect, export, doubts, next, drift."""
 
 import json
 from dataclasses import asdict
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from lungkit.clinic.learning.reviews import Asked
 
 learn_app = typer.Typer(
-    no_args_is_help=True, help="Learning from reviews: collect, doubts, drift, export, trial, shadow."
+    no_args_is_help=True,
+    help="Learning from reviews: collect, train, trial, shadow, next, doubts, drift, export.",
 )
 learn_app.command("trial")(trials.trial)
 learn_app.command("shadow")(trials.shadow)
@@ -86,6 +87,20 @@ def learn_doubts(
     if rows:
         terminal.table(("reading", "label", "looks like", "probability of that", "model"), rows)
     typer.echo(f"{len(found)} of {images} labels look wrong; {len(rows)} are shown")
+
+
+@learn_app.command("next")
+def learn_next(
+    model: Annotated[str, typer.Option(help="the model that is to learn; default: the only one with readings")] = "",
+    most: Annotated[int, typer.Option(min=1, help="readings that are shown")] = 50,
+) -> None:
+    """Show which readings to review next: the id of each, the one that teaches most first."""
+    from lungkit.clinic.learning import next_labels
+
+    with clinic.records() as store:
+        found = next_labels.order(store, model or next_labels.only_model(store), most)
+    for reading_id in found:
+        typer.echo(reading_id)
 
 
 def _asked(model: str, since: datetime | None, locked: bool) -> "Asked":

@@ -17,6 +17,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,17 @@ SPARE_BYTES = 2**29  # that are left free on the disk
 _DECODERS = ("pillow", "numpy", "pydicom", "imagecodecs", "pylibjpeg-openjpeg")
 _LENGTH = 8  # bytes: the length of a pack's index
 _SETTLED = 2.0  # seconds; a file changed more recently could change again with the same time stamp
+_closed = ContextVar("closed", default=False)
+
+
+@contextmanager
+def closed() -> Iterator[None]:
+    """No new entry is kept within the block: what a clinic's records gave must not lie in a second place."""
+    before = _closed.set(True)
+    try:
+        yield
+    finally:
+        _closed.reset(before)
 
 
 class TensorCache:
@@ -83,7 +95,7 @@ class Writer:
     def put(self, sha256: str, tensor: np.ndarray, facts: dict[str, Any]) -> None:
         """Keep the tensor and the facts of the file with this hash."""
         with self._tolerant():
-            if not self._failed and sha256 not in self._index:
+            if not self._failed and not _closed.get() and sha256 not in self._index:
                 self._put(sha256, tensor, facts)
 
     def close(self) -> None:

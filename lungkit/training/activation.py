@@ -22,6 +22,8 @@ from lungkit.training import evaluation
 COMPARED = ("balanced_accuracy", "auc")  # lower by more than chance in one of them is worse
 COMPARED_GRADES = ("kappa", "auc")  # the same, where the classes are grades
 
+CHALLENGER = Standing(active=False, reason="it is a challenger, which a trial has to compare with the version in use")
+
 
 def sentence(version: registry.Version) -> str:
     """Whether a version became active when it was registered, why, and what makes it active otherwise."""

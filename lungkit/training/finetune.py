@@ -41,6 +41,7 @@ class RecipeData:
     train: np.ndarray  # float32 (n, height, width, 1), or (…, 2) of the square of the lungs
     validation: np.ndarray
     square: lungs.LungSquare | None = None
+    counts: np.ndarray | None = None  # (n,), for how many images of its class each training image counts; None: one
 
     @property
     def network_spec(self) -> preprocess.Preprocessing:
@@ -63,13 +64,23 @@ def recipe_data(recipe: Recipe, source: str | Path, limit: int | None = None) ->
     side = lungs.WHOLE if recipe.lungs else recipe.side
     plain = preprocess.Preprocessing(size=(side, side))
     data = dataset.load_split(source, **how, overlap="set_aside", kept_as=lambda _: plain)
-    spec = preprocess.training_statistics(data.files("train"), plain)
+    return made_ready(recipe, data, how, preprocess.training_statistics(data.files("train"), plain))
+
+
+def made_ready(
+    recipe: Recipe,
+    data: dataset.Dataset,
+    how: dict[str, Any],
+    spec: preprocess.Preprocessing,
+    counts: np.ndarray | None = None,
+) -> RecipeData:
+    """A split's images as a recipe's network sees them. how, counts: as in RecipeData. spec: of the whole images."""
     square = lungs.LungSquare(recipe.modality, recipe.side, spec.mean, spec.std, name="lungs") if recipe.lungs else None
     train, validation = (
         seen(preprocess.read_batch(data.files(part), spec, label=label), square)
         for part, label in (("train", "training images"), ("val", "validation images"))
     )
-    return RecipeData(data, how, spec, train, validation, square)
+    return RecipeData(data, how, spec, train, validation, square, counts)
 
 
 def seen(tensors: np.ndarray, square: lungs.LungSquare | None) -> np.ndarray:
@@ -97,8 +108,8 @@ def member(
     what they know (Kumar et al., "Fine-tuning can distort pretrained features", ICLR 2022); `epochs` 0 leaves it there.
     History: as fit.fit gives, with the head as epoch 0, of which there are only the seconds.
     """
-    if workers and recipe.balanced_sources:
-        raise LungkitError("weights by source are kept by a single process only: leave out workers")
+    if workers and (recipe.balanced_sources or tensors.counts is not None):
+        raise LungkitError("weights of single images are kept by a single process only: leave out workers")
     settings = recipe.settings() | {"seed": seed, "data": tensors.data.fingerprint}
     resume.same_settings(folder, settings, "training")
     begun = start(recipe, tensors, head or folder / "head.npz", seed)
@@ -196,16 +207,16 @@ def _batches(recipe: Recipe, tensors: RecipeData, seed: int) -> dict[str, Any]:
 
 def _weights(recipe: Recipe, tensors: RecipeData, part: str) -> dict[int, float] | np.ndarray:
     """In the loss: of each class in training or, where sources are balanced, of each of the part's images."""
-    if recipe.balanced_sources:
+    if recipe.balanced_sources or (part == "train" and tensors.counts is not None):
         return _image_weights(recipe, tensors, part)
     return fit.class_weights(tensors.data.labels("train"), len(tensors.data.classes))
 
 
 def _image_weights(recipe: Recipe, tensors: RecipeData, part: str) -> np.ndarray:
     data = tensors.data
-    return fit.image_weights(
-        data.labels(part), len(data.classes), data.sources(part) if recipe.balanced_sources else None
-    )
+    sources = data.sources(part) if recipe.balanced_sources else None
+    counts = tensors.counts if part == "train" else None
+    return fit.image_weights(data.labels(part), len(data.classes), sources, counts)
 
 
 def _between(model: keras.Model, before: list[np.ndarray], share: float) -> None:
@@ -294,7 +305,11 @@ class Trained:
 
 def members(recipe: Recipe, source: str | Path, folder: Path, workers: int | None = None) -> Trained:
     """Train the members of each seed, on the recipe's own fold, and join them; finished ones are not trained again."""
-    tensors = recipe_data(recipe, source)
+    return members_of(recipe, recipe_data(recipe, source), folder, workers)
+
+
+def members_of(recipe: Recipe, tensors: RecipeData, folder: Path, workers: int | None = None) -> Trained:
+    """As `members`, on these images."""
     models, histories, heads = [], [], dict[Any, Path]()
     for number, (one, seed) in enumerate(recipe.each_member()):
         place = number % len(recipe.members)

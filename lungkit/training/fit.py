@@ -24,13 +24,18 @@ def class_weights(labels: np.ndarray, n_classes: int) -> dict[int, float]:
     return {i: float(len(labels) / (n_classes * count)) for i, count in enumerate(counts)}
 
 
-def image_weights(labels: np.ndarray, n_classes: int, sources: np.ndarray | None = None) -> np.ndarray:
+def image_weights(
+    labels: np.ndarray, n_classes: int, sources: np.ndarray | None = None, counts: np.ndarray | None = None
+) -> np.ndarray:
     """The loss weight of each image, mean 1: with these all classes weigh alike, and in each the sources that have it.
 
-    labels: (n,) integers 0 … n_classes-1. sources: (n,); None: one.
+    labels: (n,) integers 0 … n_classes-1. sources: (n,); None: one. counts: (n,), above 0, for how many images of its
+    class each counts; None: one. They have no use with sources.
     """
     per_class = class_weights(labels, n_classes)
     weights = np.array([per_class[label] for label in labels.tolist()])
+    if sources is None and counts is not None:
+        return weights * counts * (np.bincount(labels) / np.bincount(labels, counts))[labels]
     if sources is None:
         return weights
     _, source = np.unique(sources, return_inverse=True)

@@ -51,7 +51,7 @@ def fit(
     units |= other_units
     one_group = np.zeros(len(files), int)
     references = {
-        name: _reference(train[name], groups, FLOORS[name])
+        name: reference(train[name], groups, FLOORS[name])
         for name, groups in (("kind", labels), ("intensity", one_group))
     }
     distances = {name: reference.distance(validation[name]) for name, reference in references.items()}
@@ -92,7 +92,7 @@ def _look(
     return {"kind": np.concatenate(kind), "intensity": np.stack(intensity)}, units
 
 
-def _reference(features: np.ndarray, groups: np.ndarray, floor: float) -> input_checks.Reference:
+def reference(features: np.ndarray, groups: np.ndarray, floor: float) -> input_checks.Reference:
     """Means of the groups and one covariance within them, shrunk (Ledoit and Wolf 2004), in its leading directions."""
     names, group = np.unique(groups, return_inverse=True)
     means = np.stack([features[groups == name].mean(axis=0) for name in names])

@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -90,6 +90,8 @@ def register(
     compact: bool = False,
     int8: bool = False,
     report: Path | None = None,
+    promote: bool = True,
+    seen: Collection[str] = (),
 ) -> registry.Version:
     """Calibrate, choose the operating point and measure on the validation patients; register a new version.
 
@@ -110,6 +112,8 @@ def register(
         says. The clinic and `score` need the graph alone.
     int8: put the graph into 8 bits if its AUC on the validation patients hardly moves (lungkit.training.quantization).
         All that is chosen and measured on them is then chosen and measured with that graph.
+    promote: False registers a challenger, which does not become active however good it is.
+    seen: SHA-256 of images, besides those of training and validation, that the version counts as having seen.
     Raises export.NotExportable where there is no such graph, or where it does not say what the model says.
     """
     tensors, labels = preprocess.read_batch(data.files("val"), preprocessing), data.labels("val")
@@ -119,7 +123,7 @@ def register(
         split: SplitCounts(images=len(data.files(split)), patients=len(set(data.patients(split))))
         for split in ("train", "val", "test")
     }
-    seen = sorted({*data.part("train")["sha256"], *data.part("val")["sha256"]})
+    seen = sorted({*data.part("train")["sha256"], *data.part("val")["sha256"], *seen})
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder)
         agreement = _exported(model, made, tensors, scores, rule, compact)
@@ -166,7 +170,9 @@ def register(
             flagged = partial(_flagged, preprocessing, limits, references, without_heat)
             card = replace(card, trust=probes(Candidate(card, graph.Graph(made), flagged)))
         with registry.registering(name):
-            standing = activation.standing(name, card, data, on_validation, _read)
+            standing = activation.CHALLENGER
+            if promote:
+                standing = activation.standing(name, card, data, on_validation, _read)
             copied = partial(shutil.copytree, made, dirs_exist_ok=True)
             version = registry.add(name, replace(card, standing=standing), copied, promote=standing.active)
     if report:
@@ -366,7 +372,7 @@ def data_for(version: registry.Version, source: str, label_column: str | None = 
     registry.verify(version)
     recipe = dict(version.card.data.recipe) | ({"label_column": label_column} if label_column else {})
     given = _as_given(version, source, recipe, label_column)
-    trained = _as_trained(version, source, recipe) if seen_images(version) <= set(given.manifest["sha256"]) else None
+    trained = as_trained(version, source, recipe) if seen_images(version) <= set(given.manifest["sha256"]) else None
     if trained is None:
         return given
     beyond = given.manifest[~given.manifest["file"].isin(trained.manifest["file"])].assign(split="")
@@ -387,7 +393,7 @@ def _as_given(version: registry.Version, source: str, recipe: dict, label_column
         return dataset.as_given(source, **made)
 
 
-def _as_trained(version: registry.Version, source: str, recipe: dict) -> dataset.Dataset | None:
+def as_trained(version: registry.Version, source: str, recipe: dict) -> dataset.Dataset | None:
     """The set split by the version's recipe; None where that is not what it was trained on."""
     try:
         data = dataset.load_split(source, **recipe | {"overlap": "set_aside", "quiet": True})

@@ -192,3 +192,12 @@ def test_images_weigh_so_that_classes_and_the_sources_of_each_weigh_alike():
     assert lone[:3].sum() == pytest.approx(lone[3]) and lone[:2].sum() == pytest.approx(lone[2])
     by_class = fit.class_weights(labels, 2)
     np.testing.assert_allclose(fit.image_weights(labels, 2), [by_class[label] for label in labels])
+
+
+def test_images_that_count_for_several_weigh_more_and_classes_still_weigh_alike():
+    labels, counts = np.array([0, 0, 0, 1, 1, 1, 1]), np.array([1.0, 1, 3, 1, 1, 1, 2])
+    weights = fit.image_weights(labels, 2, None, counts)
+    assert weights.mean() == pytest.approx(1)
+    assert weights[labels == 0].sum() == pytest.approx(weights[labels == 1].sum())
+    assert weights[2] == pytest.approx(3 * weights[0])
+    assert weights[6] == pytest.approx(2 * weights[3])

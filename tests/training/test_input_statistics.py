@@ -150,9 +150,9 @@ def test_distances_in_the_leading_directions_are_nearly_those_of_the_whole_covar
     spread = np.diag(np.r_[np.full(8, 3.0), np.full(40, 0.3)]) @ np.linalg.qr(rng.normal(size=(48, 48)))[0]
     train, new = rng.normal(size=(400, 48)) @ spread, rng.normal(size=(50, 48))
     groups = np.zeros(400, int)
-    whole = input_statistics._reference(train, groups, 1e-3).distance(new)
+    whole = input_statistics.reference(train, groups, 1e-3).distance(new)
     monkeypatch.setattr(input_statistics, "MOST_DIRECTIONS", 16)
-    kept = input_statistics._reference(train, groups, 1e-3)
+    kept = input_statistics.reference(train, groups, 1e-3)
     assert kept.directions.shape == (16, 48)
     assert np.corrcoef(kept.distance(new), whole)[0, 1] > 0.95
     np.testing.assert_allclose(kept.distance(new), whole, rtol=0.1)

@@ -32,6 +32,7 @@ WHAT = (
     "left to a person", "reviews agree", "calibration",
 )  # fmt: skip
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+NUMBERS = 4 + len(_QUANTILES)  # that `describe` gives
 _KIND_CHECK = "kind"  # the input check that has the distance of the embedding
 
 Row = sa.Row[tuple[Any, ...]]
@@ -183,7 +184,7 @@ def _features(db: orm.Session, rows: Rows, quiet: bool) -> tuple[Rows, np.ndarra
             kept.append(row)
         except pixels.PixelsDamaged:
             continue
-    return kept, np.array(features).reshape(len(kept), len(_QUANTILES) + 4), len(chosen) - len(kept)
+    return kept, np.array(features).reshape(len(kept), NUMBERS), len(chosen) - len(kept)
 
 
 def describe(values: np.ndarray, units: str) -> np.ndarray:

@@ -37,6 +37,8 @@ class Scanner:
 
 A = Scanner(noise_hu=24.0, kernel_px=0.85, table_hu=AIR, window=(-600.0, 1500.0))
 B = Scanner(noise_hu=42.0, kernel_px=0.45, table_hu=TABLE, window=(-500.0, 1200.0))
+# A after its protocol was changed: other slices look as different as those of another hospital.
+CHANGED = Scanner(noise_hu=24.0, kernel_px=3.0, table_hu=TABLE, window=(-750.0, 700.0))
 PLAIN, OTHER = "scanner A", "scanner B"
 VIEWS = {  # the two scanners, and A with one property of B
     PLAIN: A,

@@ -1,0 +1,113 @@
+"""Which readings to review next, if the model is to learn most from few reviews.
+
+Their order is that of `ordering.spread`: how unsure the model was, and how far the image lies from those that it
+learned from, as the input check "kind" has measured it; and how far it lies from what is reviewed or before it.
+Blind readings are left out: chance has chosen them for the locked set, and an order would make it a choice.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+from lungkit import progress
+from lungkit.clinic.learning import measures, ordering
+from lungkit.clinic.learning.reviews import stored_pixels
+from lungkit.clinic.records import pixels
+from lungkit.clinic.records.store import Store
+from lungkit.clinic.records.tables import BlindReading, CtSeries, Patient, Reading, Review, Study
+from lungkit.errors import LungkitError
+
+LOOKED_AT = 1000  # readings without a review whose pixels are looked at: the newest
+LABELLED = 500  # reviewed readings that they are compared with: the newest
+_KIND = "kind"  # the input check that measures how far an image lies from those of the training
+
+Row = sa.Row[tuple[Any, ...]]
+
+
+def order(store: Store, model: str, most: int = 50) -> list[str]:
+    """Ids of at most `most` readings of a model that nobody has reviewed, the one to review first at the front.
+
+    Of an image that was read several times, the newest reading counts, and none where one of them was reviewed. CT
+    series, excluded patients and damaged images are left out.
+    """
+    with store.read() as db:
+        waiting, reviewed = _waiting(db, model), _reviewed(db, model)
+        rows, features = _features(db, waiting)
+        _, labelled = _features(db, reviewed)
+    if not rows:
+        return []
+    return [rows[at].id for at in ordering.spread(_weights(rows), features, labelled, most)]
+
+
+def only_model(store: Store) -> str:
+    """The model that has readings, if it is one. Raises LungkitError where there are several, or none."""
+    with store.read() as db:
+        names = sorted(db.scalars(sa.select(Reading.model).distinct()))
+    if len(names) != 1:
+        there = f"of {', '.join(names)}; name one with --model" if names else "of no model yet"
+        raise LungkitError(f"there are readings {there}")
+    return names[0]
+
+
+def _weights(rows: Sequence[Row]) -> np.ndarray:
+    """How much each reading would teach the model."""
+    classes = sorted(rows[0].probabilities)
+    probabilities = np.array([[row.probabilities.get(name, 0.0) for name in classes] for row in rows])
+    return ordering.weights(ordering.entropy(probabilities), np.array([_distance(row.checks) for row in rows]))
+
+
+def _distance(checks: list[dict[str, Any]]) -> float:
+    """Of an image to those of the training, over the limit of its version; 1 where the reading does not say."""
+    for check in checks:
+        if check["name"] == _KIND and check["limit"] > 0:
+            return float(check["value"] / check["limit"])
+    return 1.0
+
+
+def _readings(model: str) -> "sa.Select[*tuple[Any, ...]]":
+    """Readings of single images of a model, of patients who are not excluded, newest first."""
+    return (
+        sa.select(Reading.id, Reading.study_id, Reading.probabilities, Reading.checks, Study.patient_id, Study.sha256)
+        .join(Study, Study.id == Reading.study_id)
+        .join(Patient, Patient.id == Study.patient_id)
+        .where(Reading.model == model, ~Patient.excluded, Reading.id.not_in(sa.select(CtSeries.reading_id)))
+        .order_by(Reading.read_at.desc(), Reading.id)
+    )
+
+
+def _waiting(db: orm.Session, model: str) -> list[Row]:
+    """The newest reading of each image that nobody has reviewed."""
+    reviewed = (
+        sa.select(Study.patient_id, Study.sha256)
+        .join(Reading, Reading.study_id == Study.id)
+        .join(Review, Review.reading_id == Reading.id)
+    )
+    done = {tuple(row) for row in db.execute(reviewed)}
+    newest: dict[tuple[str, str], Row] = {}
+    for row in db.execute(_readings(model).where(Reading.id.not_in(sa.select(BlindReading.reading_id)))):
+        image = row.patient_id, row.sha256
+        if image not in done:
+            newest.setdefault(image, row)
+        if len(newest) == LOOKED_AT:
+            break
+    return list(newest.values())
+
+
+def _reviewed(db: orm.Session, model: str) -> list[Row]:
+    return list(db.execute(_readings(model).where(Reading.id.in_(sa.select(Review.reading_id))).limit(LABELLED)))
+
+
+def _features(db: orm.Session, rows: list[Row]) -> tuple[list[Row], np.ndarray]:
+    """The rows whose pixels can be read, and the numbers that describe these, (rows, 9)."""
+    kept, features = [], []
+    for row in progress.bar(rows, label="looking at images", unit="image"):
+        png, units = stored_pixels(db, row.study_id)
+        try:
+            features.append(measures.describe(pixels.decode(png, units), units))
+            kept.append(row)
+        except pixels.PixelsDamaged:
+            continue
+    return kept, np.array(features).reshape(len(kept), measures.NUMBERS)
