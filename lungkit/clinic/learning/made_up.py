@@ -87,13 +87,20 @@ def live(
     for day, phase in enumerate(days):
         for number in range(a_day):
             who, label = f"visitor-{day}-{number}", (NORMAL, COVID)[number % 2]
-            image = _image(who, label, phase.scanner, size, seed)
-            content = files.sha256(image.pixels.tobytes())
-            case = clinic.doctor.save_case(NewPatient(who, "Made-up"), image, content, predictor.read(image))
-            times[case.reading_id] = now() - timedelta(days=total - 1 - day, minutes=a_day - number)
+            reading_id = visit(clinic.doctor, predictor, who, label, phase.scanner, size, seed)
+            times[reading_id] = now() - timedelta(days=total - 1 - day, minutes=a_day - number)
             if random.random() < phase.reviewed:
-                _review(clinic.doctor, case.reading_id, label, reader, random)
+                _review(clinic.doctor, reading_id, label, reader, random)
     _date(clinic.store, times)
+
+
+def visit(
+    doctor: Records, predictor: Predictor, who: str, label: str, scanner: Scanner, size: int, seed: int = 7
+) -> str:
+    """A patient who is new comes to a scanner, and a slice is read; the id of the reading."""
+    image = _image(who, label, scanner, size, seed)
+    content = files.sha256(image.pixels.tobytes())
+    return doctor.save_case(NewPatient(who, "Made-up"), image, content, predictor.read(image)).reading_id
 
 
 def home_set(folder: Path, patients: int, size: int, seed: int = 7) -> Path:
