@@ -133,7 +133,7 @@ def review_by_hand(doctor: Visitor, number: str, label: str, blind: bool) -> Non
 
 
 def select(row: Locator, button: Locator) -> None:
-    """Click a row until it is selected: a table that has just changed is drawn again, and a click in between is lost."""
+    """Click a row until it is selected: a table that has just changed is drawn again, and loses a click in between."""
     for _ in range(5):
         row.click()
         with suppress(AssertionError):
