@@ -245,6 +245,8 @@ def test_an_admin_sees_none_of_the_doctors_screens(store, signed_in, models):
         "Patients",
         "Usage",
         "Models",
+        "Trials",
+        "Drift",
         "Programs",
         "Routing",
         "Queue",

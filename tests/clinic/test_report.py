@@ -79,6 +79,7 @@ def case(**changes) -> cases.Case:
         label="Infected",
         decision="Infected",
         rule=RULE,
+        superseded=False,
         checks=CHECKS,
         milliseconds=183.0,
         read_at=AT + timedelta(seconds=1),

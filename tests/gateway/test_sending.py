@@ -22,6 +22,8 @@ from fhir.resources.R4B.diagnosticreport import DiagnosticReport
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
 
+from lungkit.clinic.app import describe
+from lungkit.clinic.app.reading import REPLACED, heading
 from lungkit.clinic.records import dispatches
 from lungkit.clinic.records.cases import Records
 from lungkit.clinic.records.dispatches import DispatchAccess
@@ -150,6 +152,17 @@ def test_a_reading_that_supersedes_another_names_its_report(delivery, readings, 
     assert named(first.report()) is None
     assert named(second.report()) == first.report().SOPInstanceUID
     assert len(second.source.instances) == 3
+
+
+def test_a_doctor_sees_that_a_reading_is_replaced_by_a_later_one(delivery, readings, files, prediction):
+    first, second = delivery(2).case.reading_id, readings.save(files[:3], prediction())
+    doctor = readings.doctor()
+    rows = {row.reading_id: row for row in doctor.worklist()}
+    assert [describe.review_words(rows[one]) for one in (first, second)] == [
+        "Replaced by a later reading", "Not reviewed"
+    ]  # fmt: skip
+    assert REPLACED in heading(doctor.case(first), None)
+    assert REPLACED not in heading(doctor.case(second), None)
 
 
 def test_a_reading_that_supersedes_another_replaces_its_report_in_fhir(delivery, readings, files, prediction):

@@ -50,7 +50,9 @@ def probability_words(row: CaseRow) -> str:
 
 
 def review_words(row: CaseRow) -> str:
-    """What the latest review of a reading says, and whose it is."""
+    """What the latest review of a reading says, and whose it is; or that nobody needs to review it any more."""
+    if row.superseded and not row.reviewed:
+        return "Replaced by a later reading"
     if not row.reviewed:
         return "Not reviewed"
     if row.hidden:

@@ -7,7 +7,7 @@ import numpy as np
 
 from lungkit.clinic.app.describe import patient_heading
 from lungkit.clinic.app.download import DownloadButton
-from lungkit.clinic.app.page import Page, field, safe, show_if, when
+from lungkit.clinic.app.page import Page, field, notice, safe, show_if, when
 from lungkit.clinic.app.stack import StackViewer
 from lungkit.clinic.app.viewer import Viewer
 from lungkit.clinic.predictor import REVIEW
@@ -20,6 +20,7 @@ from lungkit.models.prediction import GradeRange
 from lungkit.models.rule import DecisionRule, UncertaintyBand
 from lungkit.wording import count, listed, percent
 
+REPLACED = "More images of this series came later. A later reading, with all of them, replaces this one."
 GONE = "not known: this version is no longer in the registry"
 
 
@@ -42,7 +43,8 @@ def reading(case: Case, records: Records, page: Page) -> widgets.Widget:
 
 def heading(case: CaseImage, series: Stack | None) -> str:
     """Whose image it is, what it is, and what was written at the upload, as HTML."""
-    return patient_heading(case.patient) + _image_line(case, series) + _notes(case)
+    replaced = notice(REPLACED, "problem") if case.superseded else ""
+    return patient_heading(case.patient) + _image_line(case, series) + _notes(case) + replaced
 
 
 def viewer(case: CaseImage, series: Stack | None = None, compared: bool = False) -> Viewer | StackViewer:

@@ -170,6 +170,7 @@ class CaseImage:
     version: str
     classes: tuple[str, ...]  # in the order of heat
     rule: DecisionRule  # of the version, the same for all images
+    superseded: bool  # late images of the series came, and a later reading replaces this one
     pixels: np.ndarray = field(repr=False)  # float32 (height, width), HU or 0..1
 
 
@@ -226,6 +227,7 @@ class CaseRow:
     slices: int | None = None  # of a CT series; None for one image
     affected: float | None = None  # share of the slices of a series, 0..1
     hidden: bool = False
+    superseded: bool = False  # late images of the series came, and a later reading replaces this one
     thumbnail: bytes = field(default=b"", repr=False)  # PNG, at most pixels.THUMBNAIL_SIDE a side; on a patient's page
 
 
@@ -369,6 +371,7 @@ class Records:
             study, series = reading.study, db.get(CtSeries, reading.id)
             patient, uploader = _patient_row(study.patient), study.uploader.full_name
             png = db.scalars(shown_blind(series is not None).where(Reading.id == reading.id)).one()
+            superseded = db.scalar(sa.select(_superseded()).where(Reading.id == reading.id))
             audit_trail.append(db, actor.user_id, "case.open", f"reading:{reading.id}", patient=patient.id, blind=True)
         made = {
             "reading_id": reading.id,
@@ -381,6 +384,7 @@ class Records:
             "tags": {name: text for name, text in study.tags.items() if not (series and name == "note")},
             "pixels": pixels.decode(png, study.units),
             "stack": stacks.stack(series, study.id) if series else None,
+            "superseded": bool(superseded),
         }
         return BlindCase(**_shared(study, BlindCase, made) | _shared(reading, BlindCase, made) | made)
 
@@ -400,6 +404,7 @@ class Records:
                 ReviewRow(r.reviewer.full_name, r.agrees, r.label, r.comment, r.at, r.id, r.reviewer_id)
                 for r in reading.reviews
             ]
+            superseded = db.scalar(sa.select(_superseded()).where(Reading.id == reading.id))
             audit_trail.append(db, actor.user_id, "case.open", f"reading:{reading.id}", patient=patient.id)
         # Decoded after the transaction, because it takes longer than everything in it.
         classes = tuple(reading.probabilities)
@@ -412,6 +417,7 @@ class Records:
             "rule": DecisionRule.from_dict(reading.point),
             "checks": tuple(Check(**check) for check in reading.checks),
             "reviews": tuple(reviews),
+            "superseded": bool(superseded),
             "pixels": pixels.decode(study.pixels, study.units),
             "heat": pixels.decode_heat(reading.heat, len(classes)),
         }
@@ -508,6 +514,7 @@ def with_review(*more: Any, of_review: tuple[str, ...] = ()) -> "sa.Select[*tupl
             latest.c.agrees,
             CtSeries.slices,
             CtSeries.affected,
+            _superseded().label("superseded"),
             *(latest.c[name].label(f"review_{name}") for name in of_review),
             *more,
         )
@@ -518,6 +525,12 @@ def with_review(*more: Any, of_review: tuple[str, ...] = ()) -> "sa.Select[*tupl
         .outerjoin(latest, latest.c.reading_id == Reading.id)
         .outerjoin(reviewer, reviewer.id == latest.c.reviewer_id)
     )
+
+
+def _superseded() -> sa.ColumnElement[bool]:
+    """Whether a later reading of the same series replaces a reading, because late images came."""
+    later = sa.select(ReadingSource.supersedes).where(ReadingSource.supersedes.is_not(None))
+    return Reading.id.in_(later)
 
 
 def open_patient(access: Entry, role: str, patient_id: str) -> PatientPage:
