@@ -1,6 +1,7 @@
 """Pictures of the clinic's screens for the README, showing phantoms and made-up people: python -m tests.e2e.screens"""
 
 import hashlib
+import os
 import shutil
 import tempfile
 import uuid
@@ -13,15 +14,19 @@ from PIL import Image
 from playwright import sync_api
 
 from lungkit.clinic import series_reading
+from lungkit.clinic.learning import nightly
 from lungkit.clinic.predictor import ModelPool
-from lungkit.clinic.records import keys, received, routing, settings
+from lungkit.clinic.records import accounts, keys, received, routing, settings, trials
 from lungkit.clinic.records.accounts import Access
+from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.cases import NewPatient, Records
 from lungkit.clinic.records.received import Arrival
 from lungkit.clinic.records.routing import Rule
 from lungkit.clinic.records.tables import SignIn, Study
+from lungkit.clinic.records.trials import RollbackRule
 from lungkit.data import images, phantom, series
 from lungkit.progress import bar
+from tests import trials as made
 from tests.e2e.conftest import Clinic, Visitor
 
 SAMPLES = Path(__file__).parents[2] / "reports" / "samples"
@@ -130,6 +135,26 @@ def fill_gateway(clinic: Clinic) -> None:
         received.close(clinic.store, study, timedelta())
 
 
+def fill_trial(clinic: Clinic) -> None:
+    """A made-up trial of a made-up model, which one person has signed, and what a night found."""
+    made.versions(2, "demo-ct")
+    sets = (
+        made.of_set("locked", (0.031, 0.014, 0.049), source="this clinic", data="blind-v3"),
+        made.of_set("home", (0.001, -0.006, 0.009), source="first hospital"),
+        made.of_set(
+            "new", (0.044, 0.012, 0.078), source="this clinic", data="reviews-v5", patients=96, answer_shown=1.0
+        ),
+    )
+    rule = RollbackRule.from_dict(made.ROLLBACK | {"derived_from": "demo-ct@v1: 92 % agreed (400 reviews)"})
+    with clinic.store.write() as db:
+        trial_id = trials.open_trial(db, made.evidence(*sets, model="demo-ct"), rule)
+        eva = accounts.add_user(db, "eva", "Second Admin", "admin")
+    token = accounts.sign_in(clinic.store, "eva", eva, "127.0.0.1")
+    second = Administration(Access(clinic.store, token))
+    second.sign_trial(trial_id, second.trials()[0].sha256)
+    nightly.keep(clinic.store, "demo clinic")
+
+
 def take(visitor: Visitor, name: str, height: int = 900) -> None:
     """reports/samples/clinic_NAME.png, in few colours: it stays small."""
     page = visitor.page
@@ -146,6 +171,7 @@ def main() -> None:
     with sync_api.sync_playwright() as playwright, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clinic = Clinic(folder)
+        os.environ["LUNGKIT_ARTIFACTS"] = str(clinic.artifacts)
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         try:
             fill(clinic, folder)
@@ -208,6 +234,15 @@ def admin_screens(eve: Visitor) -> None:
         eve.go(screen)
         eve.page.locator("tbody tr").first.wait_for()
         take(eve, screen.lower(), height)
+    fill_trial(eve.clinic)
+    eve.go("Trials")
+    eve.page.locator("tbody tr").first.wait_for()
+    eve.page.wait_for_timeout(1500)  # a click while the table is drawn again is lost
+    eve.page.locator("tbody tr").first.click()
+    eve.page.locator(".trial svg").first.wait_for()
+    take(eve, "trials", 1500)
+    eve.go("Drift")
+    take(eve, "drift", 1200)
     eve.go("Audit trail")
     eve.page.get_by_role("button", name="Verify").click()
     eve.page.locator(".notice").first.wait_for()

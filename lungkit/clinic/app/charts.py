@@ -62,20 +62,21 @@ def control_chart(
     """
     floor, ceiling = (0.0, 1.0) if share else (-math.inf, math.inf)
     bottom, top = max(floor, min(*values, *low)), min(ceiling, max(*values, *high))
+    flat = top - bottom <= 1e-6 * max(1.0, abs(top))  # every day is the same: a line in the middle
     span, length = (top - bottom) or 1.0, max(1, (days[-1] - days[0]).days)
     xs = [LEFT + 6 + (WIDTH - LEFT - RIGHT - 12) * (day - days[0]).days / length for day in days]
 
     def y(value: float) -> float:
-        return TOP + HEIGHT * (1 - (min(max(value, bottom), top) - bottom) / span)
+        return TOP + HEIGHT * (0.5 if flat else 1 - (min(max(value, bottom), top) - bottom) / span)
 
     def told(value: float) -> str:
-        return f"{100 * value:.0f} %" if share else f"{value:.3g} {unit}".strip()
+        return f"{100 * value:.0f} %" if share else f"{value:.3g}"
 
     edge = [f"{x:.1f},{y(value):.1f}" for x, value in zip(xs, high, strict=True)]
     edge += [f"{x:.1f},{y(value):.1f}" for x, value in [*zip(xs, low, strict=True)][::-1]]
     marks = f'<polygon class="usual" points="{" ".join(edge)}"/>'
     for day, x, value in zip(days, xs, values, strict=True):
-        over = f"<title>{_day(day)}: {told(value)}</title>"
+        over = f"<title>{f'{_day(day)}: {told(value)} {unit}'.strip()}</title>"
         if since and day >= since:
             marks += f'<path class="late" d="M{x:.1f} {y(value) - 5:.1f}l5 5l-5 5l-5 -5z">{over}</path>'
         else:
@@ -83,9 +84,10 @@ def control_chart(
     ticks = "".join(
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(at)}" y2="{y(at)}"/>'
         f'<text class="tick" x="{LEFT - 6}" y="{y(at) + 4:.1f}" text-anchor="end">{told(at)}</text>'
-        for at in (top, bottom)
+        for at in ((top,) if flat else (top, bottom))
     )
-    caption = f'{safe(title)} <span class="{"changed" if since else ""}">{safe(words)}</span>'
+    measured_in = f" ({unit})" if unit else ""
+    caption = f'{safe(title + measured_in)} <span class="{"changed" if since else ""}">{safe(words)}</span>'
     return _day_chart(caption, f"{title}: {words}", ticks + _ends(days) + marks)
 
 
