@@ -120,11 +120,11 @@ class PatientsScreen(Screen[Administration]):
             )
 
         self.confirm.ask(
-            f"Exclude {_number_and_name(patient)} from learning? New data sets will not have this patient. Readings and "
-            "reviews stay."
+            f"Exclude {_number_and_name(patient)} from learning? New data sets will not have this patient. Readings "
+            "and reviews stay."
             if excluded
-            else f"Include {_number_and_name(patient)} in learning? New data sets may have this patient again. Make sure "
-            "that this is allowed.",
+            else f"Include {_number_and_name(patient)} in learning? New data sets may have this patient again. Make "
+            "sure that this is allowed.",
             "Exclude from learning" if excluded else "Include in learning",
             switch,
         )
