@@ -17,8 +17,6 @@ learn_app = typer.Typer(
     no_args_is_help=True,
     help="Learning from reviews: collect, train, trial, shadow, next, doubts, drift, export.",
 )
-learn_app.command("trial")(trials.trial)
-learn_app.command("shadow")(trials.shadow)
 
 Model = Annotated[str, typer.Option(help="only readings of this model, whatever its version")]
 Since = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="only reviews from this day on (UTC)")]
@@ -191,3 +189,7 @@ def _keep(as_json: bool) -> None:
             typer.echo(f"without a change, a false alarm comes about once in {every} days")
         if kept.new:
             alerts.tell(store)
+
+
+learn_app.command("trial")(trials.trial)
+learn_app.command("shadow")(trials.shadow)

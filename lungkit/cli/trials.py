@@ -91,7 +91,7 @@ def trial(
         of = {"trial": trial_id, "verdict": said.word, "reasons": said.reasons, "would_tell": said.would_tell}
         typer.echo(json.dumps(of | {"evidence": evidence.to_dict(), "rollback": rule.to_dict()}))
         return
-    _show(evidence, str(rule))
+    _show(evidence, str(rule), said.word)
 
 
 def _review_set(folder: Path, locked: bool) -> "ReviewSet":
@@ -159,13 +159,17 @@ def _measured(
     )
 
 
-def _show(evidence: "Evidence", rule: str) -> None:
+def _show(evidence: "Evidence", rule: str, word: str) -> None:
     from lungkit.models import verdict
 
     rows = [verdict.set_row(evidence, of) for of in evidence.sets]
     terminal.table([*rows[0]], [[*row.values()] for row in rows], str(evidence))
     say_each([verdict.FIGURES, *verdict.says(evidence), rule])
-    terminal.say("Two administrators sign it on the screen Trials; nothing is promoted by itself.")
+    terminal.say(
+        "Two administrators sign it on the screen Trials; nothing is promoted by itself."
+        if word == verdict.PROMOTE
+        else "The version in use stays. The trial is kept on the screen Trials."
+    )
 
 
 # --- shadow
