@@ -256,7 +256,7 @@ def user_add(
 
 @user_app.command("list")
 def user_list() -> None:
-    """Show every account: name, role, whether it can sign in, last sign-in."""
+    """Show every account: number, name, role, whether it can sign in, last sign-in."""
     from lungkit import terminal
     from lungkit.clinic.records import accounts
 
@@ -264,8 +264,8 @@ def user_list() -> None:
     with writing() as db:
         for user in accounts.list_users(db):
             last = f"{user.last_sign_in:%Y-%m-%d %H:%M}" if user.last_sign_in else "–"
-            rows.append((user.name, user.full_name, user.role, "yes" if user.active else "no", last))
-    terminal.table(("user", "full name", "role", "can sign in", "last sign-in (UTC)"), rows)
+            rows.append((user.user_id, user.name, user.full_name, user.role, "yes" if user.active else "no", last))
+    terminal.table(("number", "user", "full name", "role", "can sign in", "last sign-in (UTC)"), rows)
 
 
 @user_app.command("disable")

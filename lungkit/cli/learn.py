@@ -17,8 +17,6 @@ learn_app = typer.Typer(
     no_args_is_help=True,
     help="Learning from reviews: collect, train, trial, shadow, next, doubts, drift, export.",
 )
-learn_app.command("trial")(trials.trial)
-learn_app.command("shadow")(trials.shadow)
 
 Model = Annotated[str, typer.Option(help="only readings of this model, whatever its version")]
 Since = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="only reviews from this day on (UTC)")]
@@ -80,13 +78,16 @@ def learn_doubts(
     """Show the readings whose reviewed label looks wrong, the most doubtful first: to look at again."""
     from lungkit import terminal
     from lungkit.clinic.learning import doubts
+    from lungkit.wording import percent
 
     with clinic.records() as store:
         found, images = doubts.of_records(store, _asked(model, since, False))
-    rows = [(one.reading_id, one.label, one.looks_like, f"{one.probability:.3f}", one.model) for one in found[:most]]
+    rows = [(one.reading_id, one.label, one.looks_like, percent(one.probability), one.model) for one in found[:most]]
     if rows:
         terminal.table(("reading", "label", "looks like", "probability of that", "model"), rows)
     typer.echo(f"{len(found)} of {images} labels look wrong; {len(rows)} are shown")
+    if len(found) > doubts.MANY * images:
+        terminal.say("So many point to the model rather than to the readers: see `lungkit learn drift` first.")
 
 
 @learn_app.command("next")
@@ -94,13 +95,17 @@ def learn_next(
     model: Annotated[str, typer.Option(help="the model that is to learn; default: the only one with readings")] = "",
     most: Annotated[int, typer.Option(min=1, help="readings that are shown")] = 50,
 ) -> None:
-    """Show which readings to review next: the id of each, the one that teaches most first."""
+    """Show which readings to review next, the one that teaches most first: id, and time as the worklist has it."""
+    from lungkit import terminal
     from lungkit.clinic.learning import next_labels
 
     with clinic.records() as store:
         found = next_labels.order(store, model or next_labels.only_model(store), most)
+        times = next_labels.read_at(store, found)
     for reading_id in found:
-        typer.echo(reading_id)
+        typer.echo(f"{reading_id}  {times[reading_id].astimezone():%Y-%m-%d %H:%M}")
+    if not found:
+        terminal.say("no reading of this model waits for a review")
 
 
 def _asked(model: str, since: datetime | None, locked: bool) -> "Asked":
@@ -175,10 +180,16 @@ def _keep(as_json: bool) -> None:
             title = f"{card['model']}@{card['version']}, images from {card['source']}: {card['images']} images"
             rows = [(check["what"], check["words"]) for check in card["checks"]]
             terminal.table(("what", "verdict"), rows, title, ("verdict",))
-        if not as_json:
+        if not as_json and not kept.cards:
+            typer.echo(f"kept for {kept.day}: no image was read in the last {kept.settings['days']} days")
+        elif not as_json:
             found = "something has changed" if kept.alarm else "nothing has changed"
             every = f"{kept.settings['every']:g}"
             typer.echo(f"{kept.day} was kept already: {found}" if not kept.new else f"kept for {kept.day}: {found}")
             typer.echo(f"without a change, a false alarm comes about once in {every} days")
         if kept.new:
             alerts.tell(store)
+
+
+learn_app.command("trial")(trials.trial)
+learn_app.command("shadow")(trials.shadow)

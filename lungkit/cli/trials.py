@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 def trial(
     challenger: Annotated[str, typer.Argument(help="NAME@vN: the version that could take the place of the one in use")],
     locked: Annotated[
-        Path | None, typer.Option(help="a locked set: a folder that `lungkit learn collect --locked` wrote")
+        Path | None, typer.Option(help="FOLDER/NAME-vN that `lungkit learn collect --locked` wrote")
     ] = None,
     reviews: Annotated[
         list[Path],
-        typer.Option(help="a folder that `lungkit learn collect` wrote, also one learned from; again for more"),
+        typer.Option(help="FOLDER/NAME-vN that `lungkit learn collect` wrote, also one learned from; again for more"),
     ] = [],  # noqa: B006
     data: Annotated[
         list[str],
@@ -36,10 +36,15 @@ def trial(
         float, typer.Option(min=0.001, max=0.5, help="of AUC: a loss that is smaller does not count as worse")
     ] = 0.02,
     agreement_below: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="of the rule for going back; default: by the version in use")
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="limit of the rule for going back, as a share of 0 to 1; default: by the version in use",
+        ),
     ] = None,
     left_above: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="likewise, of what is left to a person")
+        float | None, typer.Option(min=0.0, max=1.0, help="likewise, for the share left to a person")
     ] = None,
     label_column: LabelColumns = [],  # noqa: B006
     label: Labels = [],  # noqa: B006
@@ -86,7 +91,7 @@ def trial(
         of = {"trial": trial_id, "verdict": said.word, "reasons": said.reasons, "would_tell": said.would_tell}
         typer.echo(json.dumps(of | {"evidence": evidence.to_dict(), "rollback": rule.to_dict()}))
         return
-    _show(evidence, str(rule))
+    _show(evidence, str(rule), said.word)
 
 
 def _review_set(folder: Path, locked: bool) -> "ReviewSet":
@@ -154,20 +159,26 @@ def _measured(
     )
 
 
-def _show(evidence: "Evidence", rule: str) -> None:
+def _show(evidence: "Evidence", rule: str, word: str) -> None:
     from lungkit.models import verdict
 
     rows = [verdict.set_row(evidence, of) for of in evidence.sets]
     terminal.table([*rows[0]], [[*row.values()] for row in rows], str(evidence))
-    say_each([*verdict.says(evidence), rule])
-    terminal.say("Two administrators sign it on the screen Trials; nothing is promoted by itself.")
+    say_each([verdict.FIGURES, *verdict.says(evidence), rule])
+    terminal.say(
+        "Two administrators sign it on the screen Trials; nothing is promoted by itself."
+        if word == verdict.PROMOTE
+        else "The version in use stays. The trial is kept on the screen Trials."
+    )
 
 
 # --- shadow
 
 
 def shadow(
-    challenger: Annotated[str, typer.Argument(help="NAME@vN, or with --off the name of a model")] = "",
+    challenger: Annotated[
+        str, typer.Argument(help="NAME@vN: reads what is read from now on; with --off the name of a model")
+    ] = "",
     off: Annotated[bool, typer.Option("--off", help="let no version read in the shadow of the one in use")] = False,
     run: Annotated[bool, typer.Option("--run", help="read now what was not read yet")] = False,
     show: Annotated[bool, typer.Option("--show", help="compare each challenger with the version in use")] = False,
@@ -190,8 +201,11 @@ def shadow(
                 raise LungkitError(f"{challenger} names no version; give {challenger}@vN, or --off")
             with store.write() as db:
                 trial_actions.set_challenger(db, None, model, None if off else version)
-            words = f"no version reads in the shadow of {model} now" if off else f"{challenger} reads in the shadow now"
-            terminal.say(words)
+            terminal.say(
+                f"no version reads in the shadow of {model} now"
+                if off
+                else f"{challenger} reads in the shadow what the version in use reads from now on"
+            )
         elif run:
             passes = learning.run(store, most, show=True)
             for one in passes:

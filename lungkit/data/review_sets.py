@@ -85,7 +85,12 @@ def _read(folder: Path) -> ReviewSet:
         if not rows or not all(complete <= row.keys() for row in rows) or not isinstance(found.locked, bool):
             raise ValueError("columns are missing")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LungkitError(
-            f"{folder} is no data set of reviews ({error}); accepted is one that `lungkit learn collect` wrote"
-        ) from None
+        raise LungkitError(f"{folder} is no data set of reviews ({error}); {accepted(folder)}") from None
     return found
+
+
+def accepted(folder: Path) -> str:
+    """What to name instead of this folder, which is no data set of reviews."""
+    last = [path for path in folder.glob(f"{folder.name}-v*") if (path / MANIFEST).is_file()]
+    example = f", such as {max(last, key=lambda path: path.stat().st_mtime)}" if last else ""
+    return f"name a data set that `lungkit learn collect` wrote, FOLDER/NAME-vN{example}"

@@ -221,8 +221,11 @@ def _not_shown(evidence: Evidence, undecided: Sequence[OfSet]) -> tuple[list[str
         lacking.append(f"The champion learned from {named}, of which no images were measured.")
         would_tell.append(f"Name a data set of {named} with --data.")
     for of in filter(counts, undecided):
-        lacking.append(f"It is not shown to be not worse on {of}: AUC {figure(*of.auc, signed=True)}.")
-        would_tell.append(f"{of}: {power(of, evidence.margin)}")
+        open_by_size = of.auc[1] >= -evidence.margin
+        why = f", of which one class has only {count(of.fewest, 'patient')}" if open_by_size else ""
+        lacking.append(f"It is not shown to be not worse on {of}{why}: AUC {figure(*of.auc, signed=True)}.")
+        least = f"at least {LEAST_PATIENTS} patients of each class are needed; of one there are {of.fewest:,}."
+        would_tell.append(f"{of}: {least if open_by_size else power(of, evidence.margin)}")
     return lacking, would_tell
 
 
@@ -267,6 +270,8 @@ def looks_in_words(evidence: Evidence) -> str:
 
 
 # --- for people
+
+FIGURES = "In brackets: 95 % interval by patient. Differences are challenger minus version in use."
 
 
 def set_row(evidence: Evidence, of: OfSet) -> dict[str, str]:

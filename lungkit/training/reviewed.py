@@ -16,11 +16,11 @@ import pandas as pd
 from lungkit import files
 from lungkit.data import dataset, labels, splits
 from lungkit.data.notes import alike
+from lungkit.data.review_sets import MANIFEST, accepted
 from lungkit.errors import LungkitError
 from lungkit.models.card import ModelCard
 from lungkit.training import recipes
 
-MANIFEST = "manifest.json"  # of a data set of reviews
 HELD_OUT = 0.2  # of the patients: the newest
 VALIDATION = 6  # every sixth of the other patients of a class
 _CALLED = {"train": "train", "validation": "val", "held_out": "test"}  # in a card, each part of the split
@@ -97,8 +97,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
             raise ValueError(f"it needs {', '.join(kinds)}")
     except (OSError, ValueError) as error:
         raise ReviewsRefused(
-            f"{folder} is not a data set of reviews: {MANIFEST} cannot be used ({error}). `lungkit learn collect` "
-            "makes one"
+            f"{folder} is not a data set of reviews: {MANIFEST} cannot be used ({error}); {accepted(folder)}"
         ) from None
     return manifest
 

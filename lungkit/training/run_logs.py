@@ -161,10 +161,12 @@ def write_tensorboard(runs: Sequence[Run], folder: Path) -> Path:
 
     A run that is there is left as it is, because TensorBoard would show its points twice.
     """
-    import tensorflow as tf
+    import lungkit.backend  # noqa: F401  # before TensorFlow, whose start-up notes it holds back
 
     root = folder.absolute() / "tensorboard"
     root.mkdir(parents=True, exist_ok=True)
+    import tensorflow as tf
+
     for run in runs:
         place = root / _name(run.name)
         if not run.metrics or place.exists():

@@ -348,6 +348,20 @@ def test_a_patient_is_erased_only_after_the_number_was_typed(opened, read, store
     assert "was erased" in page.message.value and "P-1" not in page.message.value
 
 
+def test_a_patient_is_excluded_from_learning_after_confirmation_and_included_again(opened, read, store, page):
+    read("P-1", review="Normal")
+    screen = opened(PatientsScreen)
+    for answer, state in (("Exclude from learning", "excluded"), ("Include in learning", "")):
+        choose(screen.table, 0)
+        assert screen.exclude.description == f"{answer} …"
+        screen.exclude.click()
+        assert rows(screen.table)[0][4] != state  # asking alone does nothing
+        screen.confirm.yes.click()
+        assert rows(screen.table)[0][4] == state
+    assert [event.detail["excluded"] for event in events(store, "patient.exclude")] == [True, False]
+    assert "included again" in page.message.value
+
+
 # --- usage
 
 

@@ -45,6 +45,12 @@ def test_other_folders_are_refused_in_words(tmp_path, manifest):
         review_sets.read(folder)
 
 
+def test_who_names_the_collection_is_told_to_name_one_of_its_sets(tmp_path):
+    made = write(tmp_path / "a" / "a-v1", [("p1", "x", "no")])
+    with pytest.raises(LungkitError, match=f"name a data set .* such as {made}$"):
+        review_sets.read(tmp_path / "a")
+
+
 def test_sets_are_in_line_by_their_number(tmp_path):
     made = [write(tmp_path / f"a-v{number}", [("p", "x", "no")]) for number in (10, 2, 1)]
     write(tmp_path / "b-v3", [("p", "x", "no")])

@@ -95,6 +95,13 @@ def test_few_patients_of_a_class_show_nothing_but_harm():
     assert word(*GOOD, of_set("new", -0.03, **few)) == "keep"
 
 
+def test_a_set_that_is_open_for_too_few_patients_alone_says_so_and_asks_for_no_more_than_these():
+    few = of_set("locked", 0.02, fewest=verdict.LEAST_PATIENTS - 1)
+    said = verdict.judge(evidence(few, GOOD[1]))
+    assert "one class has only 29 patients: AUC +0.020" in said.reasons[0]
+    assert said.would_tell[0].endswith("at least 30 patients of each class are needed; of one there are 29.")
+
+
 def test_looks_and_sets_share_one_level():
     first = evidence(*GOOD)
     assert first.level == pytest.approx(0.05 / 2 / 2)

@@ -1,4 +1,4 @@
-"""Patients: find one, see all images and readings, erase a patient, export all readings."""
+"""Patients: find one, see images and readings, exclude one from learning, erase one, export all readings."""
 
 from datetime import date
 
@@ -16,6 +16,7 @@ from lungkit.clinic.app.download import DownloadButton
 from lungkit.clinic.app.page import field, show_if, sortable_time
 from lungkit.clinic.app.screen import Confirm, Screen, Table
 from lungkit.clinic.records.administration import Administration
+from lungkit.clinic.records.cases import PatientRow
 from lungkit.wording import count
 
 SHOWN = 200  # patients in the table; the search reaches the others
@@ -31,6 +32,7 @@ class PatientsScreen(Screen[Administration]):
         self.page.on_change(self.refresh, self.text)
         self.export = DownloadButton("Export all readings (CSV)", self.page.act(self._export), "text/csv")
         self.open = self.page.button("Show images and readings", self._open, "primary")
+        self.exclude = self.page.button("Exclude from learning …", self._ask_exclude)
         self.erase = self.page.button("Erase patient …", self._ask_erase, button_style="danger")
         self.confirm = Confirm(self.page)
         self.table = Table(
@@ -40,10 +42,11 @@ class PatientsScreen(Screen[Administration]):
                 "Name": lambda patient: patient.name,
                 "Birth year": lambda patient: str(patient.birth_year or ""),
                 "Sex": lambda patient: patient.sex,
+                "Learning": lambda patient: "excluded" if patient.excluded else "",
             },
-            *(self.open, self.erase),
-            name=lambda patient: f"{patient.number} · {patient.name}",
-            on_select=self.confirm.close,
+            *(self.open, self.exclude, self.erase),
+            name=_number_and_name,
+            on_select=self._selected,
             empty="No patient found.",
             search=False,
         )
@@ -97,6 +100,35 @@ class PatientsScreen(Screen[Administration]):
         self.readings.show(())
         show_if(False, self.history)
 
+    def _selected(self) -> None:
+        self.confirm.close()
+        excluded = self.table.item is not None and self.table.item.excluded
+        self.exclude.description = f"{'Include in' if excluded else 'Exclude from'} learning …"
+
+    def _ask_exclude(self) -> None:
+        patient = self.table.selected()
+        excluded = not patient.excluded
+
+        def switch() -> None:
+            self.records.set_excluded(patient.id, excluded)
+            self.refresh()
+            self.page.say(
+                "The patient is excluded. Data sets that were made before still have the patient."
+                if excluded
+                else "The patient is included again, from the next data set on.",
+                "done",
+            )
+
+        self.confirm.ask(
+            f"Exclude {_number_and_name(patient)} from learning? New data sets will not have this patient. Readings "
+            "and reviews stay."
+            if excluded
+            else f"Include {_number_and_name(patient)} in learning? New data sets may have this patient again. Make "
+            "sure that this is allowed.",
+            "Exclude from learning" if excluded else "Include in learning",
+            switch,
+        )
+
     def _ask_erase(self) -> None:
         patient = self.table.selected()
 
@@ -110,7 +142,7 @@ class PatientsScreen(Screen[Administration]):
             )
 
         self.confirm.ask(
-            f"Erase {patient.number} · {patient.name} with all images, readings and reviews?",
+            f"Erase {_number_and_name(patient)} with all images, readings and reviews?",
             "Erase permanently",
             erase,
             expected=patient.number,
@@ -118,3 +150,7 @@ class PatientsScreen(Screen[Administration]):
 
     def _export(self) -> tuple[str, bytes]:
         return f"readings-{date.today():%Y-%m-%d}.csv", self.records.export_csv()
+
+
+def _number_and_name(patient: PatientRow) -> str:
+    return f"{patient.number} · {patient.name}"

@@ -69,7 +69,7 @@ def _table(evidence: Evidence) -> str:
         for first, *rest in (row.values() for row in rows)
     )
     return (
-        '<p class="about">In brackets: 95 % interval by patient. Differences are challenger minus version in use.</p>'
+        f'<p class="about">{verdict.FIGURES}</p>'
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table></div>'
     )
 

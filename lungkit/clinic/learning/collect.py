@@ -30,6 +30,7 @@ from lungkit.data import images
 from lungkit.data.dicom import AIR
 from lungkit.data.review_sets import MANIFEST
 from lungkit.errors import LungkitError
+from lungkit.wording import count, percent
 
 _COLUMNS = (
     "file", "label", "patient_id", "source", "kind", "reviewed_at", "reader", "readers", "answer_shown", "model",
@@ -57,7 +58,7 @@ def collect(store: Store, home: Path, asked: Asked, source: str) -> Collected:
     with files.locked(home / ".lock"), store.read() as db:
         chosen = reviews.select(db, asked)
         if not chosen.labelled:
-            raise LungkitError(f"there is no reviewed image to collect; {_left_out(chosen.counts)}")
+            raise LungkitError(f"there is no image to collect: {_left_out(chosen.counts)}")
         tables = {"labels.csv": _labels_csv(chosen.labelled, source), "aside.csv": _aside_csv(chosen)}
         before, number = _last(home)
         manifest = _manifest(asked, source, chosen, tables)
@@ -178,34 +179,37 @@ def _manifest(asked: Asked, source: str, chosen: Selection, tables: dict[str, by
 
 
 def _left_out(counts: dict[str, int]) -> str:
-    """Why images are not in a data set: "3 readers differ; 1 of excluded patients"."""
-    named = [f"{n} {why}" for why, n in counts.items() if n and why not in ("reviewed", "collected")]
-    return f"of {counts.get('reviewed', 0)} reviewed images: {'; '.join(named) or 'none was left out'}"
+    """Why images are not in a data set: "4 of 9 reviewed images are not in it; readers differ: 3; …"."""
+    whole = counts.get("reviewed", 0)
+    named = [f"{why}: {n}" for why, n in counts.items() if n and why not in ("reviewed", "collected")]
+    return "; ".join(
+        [f"{whole - counts.get('collected', 0)} of {count(whole, 'reviewed image')} are not in it", *named]
+    )
 
 
 def said(manifest: dict[str, Any]) -> list[str]:
     """The lines that tell a person what was collected."""
     labels = ", ".join(f"{label} {n}" for label, n in manifest["labels"].items())
-    count = sum(manifest["labels"].values())
+    images = sum(manifest["labels"].values())
     lines = [
-        f"{count} images of {manifest['patients']} patients: {labels}",
+        f"{count(images, 'image')} of {count(manifest['patients'], 'patient')}: {labels}",
         _left_out(manifest["counts"]),
-        f"{manifest['without_answer']} of {count} were labelled without the model's answer on screen",
+        f"{manifest['without_answer']} of {images} were labelled without the model's answer on screen",
     ]
     kappas = {f"readers {pair} (Cohen's kappa)": kappa for pair, kappa in manifest["agreement"]["cohen"].items()}
     if len(kappas) > 1:
         kappas["all readers (Fleiss' kappa)"] = manifest["agreement"]["fleiss"]
     lines += [f"agreement of {who}: {_kappa(kappa)}" for who, kappa in kappas.items()]
     return [*(lines if kappas else [*lines, "no image has two readers, so their agreement is not known"]),
-            f"content {manifest['content_sha256']}"]  # fmt: skip
+            f"SHA-256 of the content: {manifest['content_sha256']}"]  # fmt: skip
 
 
 def _kappa(kappa: dict[str, Any]) -> str:
     value = "cannot be computed, all labels are of one class" if kappa["value"] is None else f"{kappa['value']:.2f}"
-    interval = f" ({kappa['low']:.2f} to {kappa['high']:.2f})" if kappa["low"] is not None else ""
+    interval = f" (95 % interval {kappa['low']:.2f} to {kappa['high']:.2f})" if kappa["low"] is not None else ""
     return (
-        f"{value}{interval}, the same label in {kappa['agreed']:.0%}, {kappa['images']} images of "
-        f"{kappa['patients']} patients"
+        f"{value}{interval}, the same label in {percent(round(kappa['agreed'], 9))} of "
+        f"{count(kappa['images'], 'image')} of {count(kappa['patients'], 'patient')}"
     )
 
 

@@ -112,7 +112,7 @@ def readme(name: str, facts: Mapping[str, Any]) -> str:
     labels = "\n".join(f"| {label} | {n} |" for label, n in facts["labels"].items())
     columns = "\n".join(f"| `{column}` | {meaning} |" for column, meaning in COLUMNS.items())
     coarser = [column for column, level in facts["coarser"].items() if level]
-    left_out = "\n".join(f"- {n} {why}" for why, n in facts["counts"].items()) or "- none"
+    left_out = "\n".join(f"- {why}: {n}" for why, n in facts["counts"].items()) or "- none"
     return f"""# {name}
 
 {facts["images"]} images of the chest of {facts["patients"]} patients, labelled by clinicians at {facts["source"]}.
@@ -135,7 +135,7 @@ Made with lungkit {lungkit.__version__}. **Research use only. Not for diagnosis.
 
 - Identifiers are random and new in each export. There are no names, numbers, notes, dates or hashes of uploads.
 - Each patient is alike with at least {facts["k"] - 1} others in age, sex, kind, view and year of all images together
-  (k = {facts["k"]}). There are {facts["groups"]} groups; the smallest has {facts["smallest"]} patients.
+  (k = {facts["k"]}). Groups: {facts["groups"]}; the smallest has {facts["smallest"]} patients.
 - Made coarser for that: {", ".join(coarser) or "nothing"}. Left out for that: {facts["left_out"]} patients.
 - {facts["looked"]}
 

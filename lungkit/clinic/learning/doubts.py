@@ -16,6 +16,8 @@ from lungkit.clinic.records.accounts import Entry
 from lungkit.clinic.records.store import Store
 from lungkit.clinic.records.tables import Patient, Reading, Study
 
+MANY = 0.2  # share of doubts; ten well-known data sets have 0.2 to 10 % wrong labels (Northcutt et al., NeurIPS 2021)
+
 
 @dataclass(frozen=True)
 class Doubt:

@@ -28,6 +28,7 @@ from lungkit.clinic.records import audit_trail, pixels
 from lungkit.clinic.records.store import Store
 from lungkit.clinic.records.tables import Patient, Study, now
 from lungkit.errors import LungkitError
+from lungkit.wording import count, listed
 
 LEAST_K, USUAL_K = 2, 5
 CHECKED = "images.csv"  # on the contact sheets
@@ -47,8 +48,10 @@ class Exported:
 def sheets(store: Store, folder: Path, asked: Asked) -> int:
     """Write contact sheets of all pictures that could have text in them, and a table to fill; returns their number.
 
-    The folder is private: it has the clinic's own identifiers. Raises LungkitError if there is none to look at.
+    The folder is private: it has the clinic's own identifiers. Raises LungkitError if there is none to look at, or if
+    the folder is in use.
     """
+    _refuse_used(folder)
     with store.read() as db:
         some = [image for image in reviews.select(db, asked).labelled if image.units != "HU"]
         if not some:
@@ -89,13 +92,14 @@ def export(
     """Write the data set as a new folder. The audit trail notes its counts.
 
     source: what it calls this clinic. checked: the filled table of `sheets`. licence, url: for the card.
-    Raises LungkitError where pictures were not looked at, or if nothing is left.
+    Raises LungkitError where pictures were not looked at, if nothing is left, or if the folder is in use.
     """
     if k < LEAST_K:
         raise LungkitError(f"k = {k}: accepted are {LEAST_K} or more")
     if asked.locked:
         raise LungkitError("images of the locked set are not exported: a model could learn from them")
     folder = folder.absolute()
+    _refuse_used(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with store.read() as db:
         chosen = reviews.select(db, asked)
@@ -103,9 +107,7 @@ def export(
         images, looked = _checked(chosen.labelled, checked, counts)
         left = _anonymous(db, images, k)
         if not left.rows:
-            raise LungkitError(
-                f"nothing is left to export: no {k} patients are alike, of {len({i.patient_id for i in images})}"
-            )
+            raise LungkitError(f"nothing is left to export: {_why_nothing(images, counts, k)}")
         rows = _rows(images, left)
         facts = {
             "source": source, "k": k, "licence": licence, "url": url or "https://example.org/not-published",
@@ -123,6 +125,18 @@ def export(
             db, None, "learn.export", "records:all", **asked_for, **{name: facts[name] for name in noted}
         )
     return Exported(folder, facts)
+
+
+def _refuse_used(folder: Path) -> None:
+    """What is in a folder stays, such as the answers of a person who looked at pictures."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise LungkitError(f"{folder} is there already, and nothing is written over; name a new folder")
+
+
+def _why_nothing(images: Sequence[Reviewed], counts: dict[str, int], k: int) -> str:
+    if images:
+        return f"no {k} patients are alike, of {len({image.patient_id for image in images})}"
+    return listed([f"{why}: {n}" for why, n in counts.items() if n] or ["there is no reviewed image"], "and")
 
 
 def _write(db: orm.Session, folder: Path, rows: list[tuple[Reviewed, dict[str, Any]]], facts: dict[str, Any]) -> None:
@@ -156,9 +170,11 @@ def _checked(images: list[Reviewed], checked: Path | None, counts: dict[str, int
         )
     may = _said(checked)
     left = [i for i in images if i.units == "HU" or may.get((i.study_id, i.pixels_sha256)) == _YES]
-    counts["pictures that a person held back"] = sum(may.get((i.study_id, i.pixels_sha256)) == _NO for i in pictures)
-    counts["pictures that no one looked at"] = len(images) - len(left) - counts["pictures that a person held back"]
-    seen = len(pictures) - counts["pictures that no one looked at"]
+    held_back = sum(may.get((i.study_id, i.pixels_sha256)) == _NO for i in pictures)
+    unseen = len(images) - len(left) - held_back
+    named = {"pictures that a person held back": held_back, "pictures that no one looked at": unseen}
+    counts |= {why: n for why, n in named.items() if n}
+    seen = len(pictures) - unseen
     return left, f"A person looked at {seen} pictures for text burnt into them, and let {len(left)} images leave."
 
 
@@ -211,11 +227,11 @@ def said(made: Exported) -> list[str]:
     facts = made.facts
     coarser = [column for column, level in facts["coarser"].items() if level]
     lines = [
-        f"{facts['images']} images of {facts['patients']} patients: "
+        f"{count(facts['images'], 'image')} of {count(facts['patients'], 'patient')}: "
         + ", ".join(f"{label} {n}" for label, n in facts["labels"].items()),
-        f"k = {facts['k']}: {facts['groups']} groups, the smallest of {facts['smallest']} patients; made coarser: "
-        f"{', '.join(coarser) or 'nothing'}; left out: {facts['left_out']} patients",
-        *(f"not exported: {n} {why}" for why, n in facts["counts"].items() if n),
+        f"k = {facts['k']}: {count(facts['groups'], 'group')}, the smallest of {count(facts['smallest'], 'patient')}; "
+        f"made coarser: {', '.join(coarser) or 'nothing'}; left out: {count(facts['left_out'], 'patient')}",
+        *(f"not exported, {why}: {n}" for why, n in facts["counts"].items() if n),
         facts["looked"],
     ]
     return [*lines, f"{made.folder}: written. Read its README.md before it leaves the clinic."]

@@ -69,9 +69,9 @@ class _Window:
         """Why these days do not tell; empty if they do."""
         several = int(recent.sum())
         if not several or several == len(recent):
-            return f"Cannot tell: there is no image {'before' if several else 'in the recent days'}."
+            return f"Cannot tell: there is nothing to compare {'before' if several else 'in the recent days'}."
         needed = drift.fewest_days(several, self.alarm)
-        return "" if len(recent) >= needed else f"Cannot tell: {len(recent)} days have images, {needed} are needed."
+        return "" if len(recent) >= needed else f"Cannot tell: {len(recent)} days have data, {needed} are needed."
 
 
 def watch(store: Store, reference: int, recent: int, alarm: float, clinic: str) -> list[Card]:
@@ -128,11 +128,14 @@ def _tested(window: _Window, measure: Measure, late: np.ndarray, figure: str, te
 def _charted(window: _Window, measure: Measure, days: np.ndarray, recent: np.ndarray) -> Check:
     hits = np.bincount(days, measure.values[:, 0], len(recent))
     chart = drift.chart(hits, np.bincount(days, minlength=len(recent)), recent, window.alarm)
-    days_out = int(chart.out[:-1].sum())
+    days_out, together = int(chart.out[:-1].sum()), bool(chart.out[-1])
     limits = f"{chart.low[-1]:.1%} to {chart.high[-1]:.1%}"
-    words = "No drift seen: every day is within its limits, and all together within "
+    words = "No drift seen: every day is within its limits, and all days together within "
     if chart.out.any():
-        words = f"Drift: {days_out} of {len(chart.out) - 1} days are outside their limits; those of all together are "
+        of_days = (
+            f"{days_out} of {len(chart.out) - 1} days {'is' if days_out == 1 else 'are'} outside the limits of a day"
+        )
+        words = f"Drift: {of_days}; all days together are {'outside' if together else 'within'} "
     share = float(chart.shares[-1])
     before, now_ = f"{chart.centre:.1%}", f"{share:.1%}"
     return Check(measure.what, before, now_, share, chart.centre, None, bool(chart.out.any()), f"{words}{limits}.")

@@ -6,6 +6,7 @@ Blind readings are left out: chance has chosen them for the locked set, and an o
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -42,13 +43,22 @@ def order(store: Store, model: str, most: int = 50) -> list[str]:
     return [rows[at].id for at in ordering.spread(_weights(rows), features, labelled, most)]
 
 
+def read_at(store: Store, reading_ids: Sequence[str]) -> dict[str, datetime]:
+    """When each of these readings was made."""
+    with store.read() as db:
+        return {
+            row.id: row.read_at
+            for row in db.execute(sa.select(Reading.id, Reading.read_at).where(Reading.id.in_(reading_ids)))
+        }
+
+
 def only_model(store: Store) -> str:
     """The model that has readings, if it is one. Raises LungkitError where there are several, or none."""
     with store.read() as db:
         names = sorted(db.scalars(sa.select(Reading.model).distinct()))
     if len(names) != 1:
-        there = f"of {', '.join(names)}; name one with --model" if names else "of no model yet"
-        raise LungkitError(f"there are readings {there}")
+        there = f"there are readings of {', '.join(names)}; name one with --model"
+        raise LungkitError(there if names else "no image has been read yet")
     return names[0]
 
 

@@ -157,7 +157,7 @@ def _check(measure: Measure, run_length: float) -> Json:
     }
     needed = sequential.FIRST + 1
     if len(dates) < needed:
-        words = f"Cannot tell: {len(dates)} days have images, {needed} are needed."
+        words = f"Cannot tell: {len(dates)} days have data, {needed} are needed."
         return check | {"days": [], "values": [], "low": [], "high": [], "alarm": None, "since": None, "words": words}
     course = sequential.course(figures, days, run_length)
     since = None if course.since is None else date.fromordinal(int(dates[course.since])).isoformat()

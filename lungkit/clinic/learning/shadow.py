@@ -269,8 +269,8 @@ def rows(one: Compared) -> list[tuple[str, str]]:
         (
             "Right by the reviews",
             f"{percent(one.right[0])} and {percent(one.right[1])}, difference {figure(*one.difference, signed=True)}, "
-            f"of {count(one.reviewed, 'review')}; {one.shown:,} were given with an answer on screen "
-            "and lean towards the version in use",
+            f"95 % interval by patient, of {count(one.reviewed, 'review')}; {one.shown:,} were given with an answer on "
+            "screen and lean towards the version in use",
         ),
     ]
 

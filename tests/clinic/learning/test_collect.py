@@ -192,7 +192,7 @@ def test_a_reader_who_saw_an_answer_labels_that_image_for_no_locked_set(store, h
     with store.read() as db:
         patient = db.scalar(sa.select(Patient.id))
     reviewed("Pneumonia", seed=1, patient=patient, shown=False, model="newer")
-    with pytest.raises(LungkitError, match="no reviewed image"):
+    with pytest.raises(LungkitError, match="no image to collect"):
         collect(store, home, asked, "clinic")
 
 
@@ -221,9 +221,9 @@ def test_only_the_model_and_the_days_that_are_asked_for_are_collected(store, hom
     assert len(table(collect(store, home, Asked(model="ct"), "clinic"))) == 1
     today = now().date()
     assert len(table(collect(store, home, Asked(since=today), "clinic"))) == 2
-    with pytest.raises(LungkitError, match="no reviewed image to collect; of 0 reviewed images"):
+    with pytest.raises(LungkitError, match="no image to collect: 0 of 0 reviewed images"):
         collect(store, home, Asked(since=today + timedelta(days=1)), "clinic")
-    with pytest.raises(LungkitError, match="no reviewed image"):
+    with pytest.raises(LungkitError, match="no image to collect"):
         collect(store, home, Asked(model="ct", since=date(2999, 1, 1)), "clinic")
 
 

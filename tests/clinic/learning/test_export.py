@@ -127,6 +127,26 @@ def test_pictures_leave_only_after_a_person_has_looked(store, many, tmp_path, lo
     assert made.facts["counts"] == {"pictures that a person held back": 2, "pictures that no one looked at": 1}
 
 
+def test_nothing_is_written_over_and_no_export_is_claimed(store, many, tmp_path, looked):
+    many(6, units="intensity")
+    export.sheets(store, tmp_path / "look", Asked())
+    (tmp_path / "look" / export.CHECKED).write_text("what a person wrote")
+    with pytest.raises(LungkitError, match="look is there already"):
+        export.sheets(store, tmp_path / "look", Asked())
+    assert (tmp_path / "look" / export.CHECKED).read_text() == "what a person wrote"
+    checked = looked()
+    export.export(store, tmp_path / "set", Asked(), "Ward", 3, checked)
+    with pytest.raises(LungkitError, match="set is there already, and nothing is written over"):
+        export.export(store, tmp_path / "set", Asked(), "Ward", 2, checked)
+    assert len(events(store, "learn.export")) == 1
+
+
+def test_a_table_without_answers_is_named_as_the_reason_that_nothing_is_left(store, many, tmp_path, looked):
+    many(6, units="intensity")
+    with pytest.raises(LungkitError, match="nothing is left to export: pictures that no one looked at: 6"):
+        export.export(store, tmp_path / "set", Asked(), "Ward", 3, looked(unseen=6))
+
+
 def test_a_picture_that_was_exchanged_after_the_look_stays(store, many, tmp_path, looked, chest_image):
     many(8, units="intensity")
     checked = looked()
@@ -195,4 +215,4 @@ def test_the_command_writes_sheets_and_then_the_data_set(store, many, tmp_path, 
     assert "6 pictures to look at" in run(tmp_path / "look", "--sheets")
     shown = run(tmp_path / "set", "--k", 3, "--checked", looked())
     assert "6 images of 6 patients: Normal 3, Pneumonia 3" in shown
-    assert "k = 3: 1 groups, the smallest of 6 patients" in shown
+    assert "k = 3: 1 group, the smallest of 6 patients" in shown

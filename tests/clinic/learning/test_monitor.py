@@ -49,9 +49,9 @@ def test_too_few_days_are_said_and_raise_no_alarm(store, filled):
     filled(days=6, brighter=0.3)
     (card,) = monitor.watch(store, 25, 5, 0.01, "Ward")
     assert found([card]) == {"Ward": set()}
-    assert "Cannot tell: 6 days have images, " in card.checks[0].verdict
+    assert "Cannot tell: 6 days have data, " in card.checks[0].verdict
     (card,) = monitor.watch(store, 1, 25, 0.01, "Ward")
-    assert {check.verdict for check in card.checks} == {"Cannot tell: there is no image before."}
+    assert {check.verdict for check in card.checks} == {"Cannot tell: there is nothing to compare before."}
 
 
 def test_what_is_told_has_nothing_of_a_patient(store, filled):
@@ -112,9 +112,20 @@ def test_the_collect_and_doubts_commands_say_what_they_did(lungkit, reviewed, tm
     reviewed("Normal", "Normal")
     reviewed("Pneumonia", "Normal", units="HU")
     shown = lungkit("learn", "collect", tmp_path / "set")
-    assert "1 images of 1 patients: Normal 1\nof 2 reviewed images: 1 readers differ\n" in shown
+    assert "1 image of 1 patient: Normal 1\n1 of 2 reviewed images are not in it; readers differ: 1\n" in shown
     assert f"{tmp_path / 'set' / 'set-v1'}: written" in shown
     assert "nothing was written" in lungkit("learn", "collect", tmp_path / "set")
     assert "Normal" in (tmp_path / "set" / "set-v1" / "labels.csv").read_text()
     assert ",Ward," in (tmp_path / "set" / "set-v1" / "labels.csv").read_text()
     assert "0 of 1 labels look wrong; 0 are shown" in lungkit("learn", "doubts")
+    assert "point to the model" not in lungkit("learn", "doubts")
+
+
+def test_many_doubtful_labels_are_said_to_point_to_the_model(lungkit, reviewed):
+    for _ in range(3):
+        reviewed("Pneumonia", probability=0.95)
+        reviewed("Normal", label="Normal", probability=0.95)
+        reviewed("Normal", probability=0.97)
+    shown = lungkit("learn", "doubts")
+    assert "labels look wrong" in shown and "97 %" in shown
+    assert "So many point to the model" in shown

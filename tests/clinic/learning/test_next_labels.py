@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from lungkit import cli
 from lungkit.clinic.learning import next_labels, ordering
 from lungkit.clinic.records.administration import Administration
-from lungkit.clinic.records.tables import BlindReading, Study
+from lungkit.clinic.records.tables import BlindReading, Reading, Study
 from lungkit.errors import LungkitError
 from lungkit.models.prediction import Check
 
@@ -115,11 +115,13 @@ def test_the_command_prints_ids_in_order(store, database_url, reviewed, monkeypa
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert not ended.value.code
-    assert capsys.readouterr().out.split() == [unlike]
+    with store.read() as db:
+        at = db.get(Reading, unlike).read_at.astimezone()
+    assert capsys.readouterr().out == f"{unlike}  {at:%Y-%m-%d %H:%M}\n"
 
 
 def test_the_model_has_to_be_named_where_there_are_several(store, reviewed):
-    with pytest.raises(LungkitError, match="of no model yet"):
+    with pytest.raises(LungkitError, match="no image has been read yet"):
         next_labels.only_model(store)
     reviewed(model="ct")
     assert next_labels.only_model(store) == "ct"

@@ -89,7 +89,7 @@ def test_too_few_days_are_said_and_raise_no_alarm(store, filled):
     filled(days=10, brighter=0.3)
     kept = nightly.keep(store, "Ward")
     assert not kept.alarm
-    assert {check["words"] for check in kept.cards[0]["checks"]} == {"Cannot tell: 9 days have images, 15 are needed."}
+    assert {check["words"] for check in kept.cards[0]["checks"]} == {"Cannot tell: 9 days have data, 15 are needed."}
 
 
 def test_a_source_without_images_for_a_week_is_no_longer_watched(store, filled):
@@ -119,6 +119,12 @@ def test_a_name_in_the_headers_of_few_patients_is_not_kept(store, filled):
 def test_windows_and_run_lengths_that_cannot_be_are_refused(store, wrong):
     with pytest.raises(LungkitError, match="accepted are"):
         nightly.keep(store, "Ward", **wrong)
+
+
+def test_the_keep_option_does_not_say_that_nothing_has_changed_where_nothing_was_read(store, monkeypatch):
+    monkeypatch.setenv("LUNGKIT_DATABASE", store.url.render_as_string(hide_password=False))
+    answer = typer.testing.CliRunner().invoke(cli.app, ["learn", "drift", "--keep"], catch_exceptions=False)
+    assert answer.stdout == f"kept for {now().date()}: no image was read in the last 90 days\n"
 
 
 def test_the_keep_option_says_what_was_kept_and_what_has_changed(store, filled, monkeypatch):

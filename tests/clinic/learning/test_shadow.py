@@ -165,7 +165,7 @@ def test_the_command_names_a_challenger_runs_shows_and_stops(versions, ward, sto
         return answer.stdout
 
     assert "no version reads in the shadow" in run("--run")
-    assert "tiny-cnn@v2 reads in the shadow now" in run("tiny-cnn@v2")
+    assert "tiny-cnn@v2 reads in the shadow what the version in use reads from now on" in run("tiny-cnn@v2")
     ward(3, False, 1)
     assert "tiny-cnn@v2 read 2 images; 1 still wait" in run("--run", "--most", "2")
     assert "2 images of 2 patients; 1 wait" in run("--show")

@@ -65,7 +65,7 @@ def test_a_trial_measures_both_on_the_locked_set_and_at_home_and_waits_for_signa
     assert events(store, "trial.open")[0].detail["evidence"] == row.evidence_sha256
     assert registry.active("tiny-cnn").version == "v1"
     shown = lungkit(*asked)
-    assert "Verdict: cannot tell" in shown and "Look number 2" in shown and "Two administrators sign" in shown
+    assert "Verdict: cannot tell" in shown and "Look number 2" in shown and "The version in use stays" in shown
 
 
 def test_a_look_counts_also_where_the_trial_fails_afterwards(lungkit, ward, store, versions, tmp_path, monkeypatch):
