@@ -72,10 +72,23 @@ def of_reviews(
     of_file = {row["file"]: row["pixels_sha256"] for row in reviews.rows}
     rows = data.manifest
     known = rows["patient_id"].isin(patients) | rows["file"].map(of_file).isin(pixels)
+    known |= rows["file"].isin(_labelled_with(new, reviews))
     kind: Kind = "locked" if reviews.locked else "new"
     kinds = dict.fromkeys(map(str, rows["source"]), kind)
     plan = _plan(old, new, replace(data, manifest=rows[~known]), rows, kinds)
     return replace(plan, answer_shown=reviews.answer_shown)
+
+
+def _labelled_with(new: registry.Version, reviews: ReviewSet) -> set[str]:
+    """Files whose label was given with the challenger's answer on screen, such as while it was in use: they lean to it.
+
+    Of several readers, the reading is that of the label that counts.
+    """
+    return {
+        row["file"]
+        for row in reviews.rows
+        if row["answer_shown"] == "yes" and (row.get("model"), row.get("version")) == (new.model, new.version)
+    }
 
 
 def of_data(old: registry.Version, new: registry.Version, data: dataset.Dataset) -> Plan:

@@ -11,7 +11,7 @@ import typer.testing
 from lungkit import cli, files
 from lungkit.clinic.learning import collect
 from lungkit.clinic.learning.reviews import Asked
-from lungkit.clinic.records.tables import LockedLook, Trial
+from lungkit.clinic.records.tables import LockedLook, Reading, Trial
 from lungkit.data import phantom, review_sets
 from lungkit.errors import LungkitError
 from lungkit.models import registry
@@ -148,3 +148,59 @@ def test_sets_are_refused_where_they_do_not_belong(lungkit, ward, store, version
         lungkit("learn", "trial", "tiny-cnn@v2", "--locked", locked)
     with store.read() as db:
         assert db.scalars(sa.select(LockedLook)).all() == []  # a refused trial has looked at nothing
+
+
+def test_a_set_of_reviews_is_refused_as_another_data_set_because_no_look_would_be_counted(
+    lungkit, ward, store, versions, tmp_path
+):
+    ward(8, True, 1)
+    locked = locked_set(store, tmp_path / "locked")
+    ward(8, False, 2)
+    reviews = collect.collect(store, tmp_path / "reviews", Asked(), "Ward").folder
+    for folder, option in ((locked, "--locked"), (reviews, "--reviews")):
+        with pytest.raises(LungkitError, match=f"give it with {option}"):
+            lungkit("learn", "trial", "tiny-cnn@v2", "--data", folder)
+    with store.read() as db:
+        assert db.scalars(sa.select(Trial)).all() == []
+
+
+def test_the_same_patients_collected_into_another_folder_do_not_start_at_the_first_look(
+    lungkit, ward, store, versions, tmp_path
+):
+    ward(8, True, 1)
+    looks = []
+    for home in ("one", "two"):
+        folder = locked_set(store, tmp_path / home)
+        looks.append(json.loads(lungkit("learn", "trial", "tiny-cnn@v2", "--locked", folder, "--json")))
+    ward(8, True, 2)
+    folder = locked_set(store, tmp_path / "three")  # the old patients and new ones
+    looks.append(json.loads(lungkit("learn", "trial", "tiny-cnn@v2", "--locked", folder, "--json")))
+    assert [told["evidence"]["looks"] for told in looks] == [1, 2, 3]
+
+
+def test_a_locked_set_whose_labels_were_changed_and_sealed_again_is_refused(lungkit, ward, store, versions, tmp_path):
+    ward(8, True, 1)
+    locked = locked_set(store, tmp_path / "locked")
+    table, seal = locked / "labels.csv", locked / "manifest.json"
+    rows = list(csv.DictReader(table.open()))
+    rows[0]["label"] = rows[1]["label"]
+    with table.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    sealed = json.loads(seal.read_text())
+    sealed["files"]["labels.csv"] = files.sha256(table)
+    seal.write_text(json.dumps(sealed))
+    with pytest.raises(LungkitError, match="is not on the audit trail"):
+        lungkit("learn", "trial", "tiny-cnn@v2", "--locked", locked)
+    with store.read() as db:
+        assert db.scalars(sa.select(LockedLook)).all() == []
+
+
+def test_labels_that_were_given_with_the_answer_of_the_challenger_do_not_speak_for_it(ward, store, versions, tmp_path):
+    ids = ward(16, False, 1)
+    with store.write() as db:  # it was in use for a while, and was taken back
+        db.execute(sa.update(Reading).where(Reading.id.in_(ids[:4])).values(version="v2"))
+    newest = review_sets.read(collect.collect(store, tmp_path / "reviews", Asked(), "Ward").folder)
+    plan = trials.of_reviews(*versions, newest)
+    assert plan.images == 12 and plan.left_out == {"Ward": 4}
