@@ -88,7 +88,8 @@ def retrain(
             grades=champion.card.rule.grades,
             about=_about(champion, record, command),
             promote=False,
-            seen=twins,
+            # What the weights have learned from stays seen, also if later sets of reviews do not have it any more.
+            seen=[*twins, *(release.seen_images(champion) if _continues(champion, recipe) else ())],
             compact=not saved.holds_keras(champion),
             int8=bool(champion.card.int8 and champion.card.int8.kept),
         )
@@ -236,11 +237,16 @@ def _settings(champion: registry.Version, joint: dataset.Dataset) -> dict[str, A
     return {"champion": registry.fingerprint(champion), "data": joint.fingerprint}
 
 
+def _continues(champion: registry.Version, recipe: Recipe) -> bool:
+    """Whether training goes on from the champion's weights."""
+    return recipe.backbone == "cnn" and saved.holds_keras(champion)
+
+
 def _trained(
     champion: registry.Version, recipe: Recipe, tensors: finetune.RecipeData, work: Path
 ) -> tuple[Any, Any, pd.DataFrame, str]:
     """The model of what `tensors` holds, the one to register, the history, and in words what it started from."""
-    if recipe.backbone == "cnn" and saved.holds_keras(champion):
+    if _continues(champion, recipe):
         model, history = _continued(champion, recipe, tensors, work)
         return model, model, history, f"the weights of {champion}"
     trained = finetune.members_of(recipe, tensors, work)
