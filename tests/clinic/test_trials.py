@@ -1,5 +1,7 @@
 """Trials in the records: what is signed, by whom, and when a challenger may read."""
 
+import threading
+
 import pytest
 import sqlalchemy as sa
 
@@ -283,3 +285,26 @@ def test_a_signature_stays_where_its_account_gets_a_new_password_afterwards(open
     admins[0].reset_password("deputy")
     sign(admins[0], trial)
     assert admins[0].use_challenger(trial) == "lung@v2"
+
+
+def test_of_two_promotions_at_once_one_succeeds(opened, admins, store):
+    trial = opened()
+    for admin in admins[:2]:
+        sign(admin, trial)
+    together, ends = threading.Barrier(3), []
+
+    def use(admin: Administration) -> None:
+        together.wait()
+        try:
+            ends.append(admin.use_challenger(trial))
+        except TrialRefused as refused:
+            ends.append(str(refused))
+
+    threads = [threading.Thread(target=use, args=(admin,)) for admin in admins]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(ends) == ["lung@v2", "this trial is promoted", "this trial is promoted"]
+    assert len(events(store, "model.promote")) == 1
+    assert registry._pointer("lung")["history"] == ["v1"]
