@@ -121,10 +121,11 @@ def _plans(
     """What is measured on, the locked set first; a set of reviews of which nothing is left is passed over."""
     from lungkit.training import trials
 
-    plans = [trials.of_reviews(old, new, blind, sets)] if blind else []
+    elsewhere = trials.seen_elsewhere(old, new, given) if blind or sets else set()
+    plans = [trials.of_reviews(old, new, blind, sets, elsewhere)] if blind else []
     for of in sets:
         try:
-            plans.append(trials.of_reviews(old, new, of, sets))
+            plans.append(trials.of_reviews(old, new, of, sets, elsewhere))
         except trials.NothingLeft as reason:
             terminal.say(f"not measured: {reason}")
     return plans + [trials.of_data(old, new, of) for of in given]

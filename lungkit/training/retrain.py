@@ -22,7 +22,7 @@ from lungkit import config, files, resume, wording
 from lungkit.data import dataset, preprocess, splits, tensor_cache
 from lungkit.errors import LungkitError
 from lungkit.models import cnn, registry, saved
-from lungkit.training import finetune, fit, recipes, release, reviewed
+from lungkit.training import finetune, fit, outside, recipes, release, reviewed
 from lungkit.training.recipes import Recipe
 from lungkit.training.reviewed import ReviewSet
 
@@ -58,7 +58,7 @@ def retrain(
     recipe, spec = recipe_of(champion), champion.card.preprocessing
     new = reviewed.read(reviews, champion.card)
     own = own_data(champion, data)
-    before = set(_digests(own.files(), spec, own.name))
+    before = set(outside.digests(own.files(), spec, own.name))
     with tensor_cache.closed():  # the pictures are of the clinic's patients
         new, twins = _without_twins(new, before, spec)
         folder = _joint(champion, own, new)
@@ -170,7 +170,7 @@ def _without_twins(new: ReviewSet, before: set[str], spec: preprocess.Preprocess
 
     before: the digests of that data. Records keep pixels, not files, so pictures are compared as the network sees them.
     """
-    digests = _digests([new.folder / file for file in new.rows["file"]], spec, new.name)
+    digests = outside.digests([new.folder / file for file in new.rows["file"]], spec, new.name)
     patients = set(new.rows["patient_id"][[digest in before for digest in digests]])
     twin = new.rows["patient_id"].isin(patients)
     hashes, kept = sorted(new.rows["sha256"][twin]), replace(new, rows=new.rows[~twin])
@@ -180,12 +180,6 @@ def _without_twins(new: ReviewSet, before: set[str], spec: preprocess.Preprocess
             "own data has. Collect more reviews"
         )
     return kept, hashes
-
-
-def _digests(paths: Sequence[Path], spec: preprocess.Preprocessing, label: str) -> list[str]:
-    """A hash of each picture as it is preprocessed."""
-    prepared = preprocess.prepared(paths, spec, label=f"reading {label}")
-    return [files.sha256(np.ascontiguousarray(one.tensor).tobytes()) for one in prepared]
 
 
 def _joint(champion: registry.Version, own: dataset.Dataset, new: ReviewSet) -> Path:
@@ -238,7 +232,7 @@ def _settings(champion: registry.Version, joint: dataset.Dataset) -> dict[str, A
 
 
 def _continues(champion: registry.Version, recipe: Recipe) -> bool:
-    """Whether training goes on from the champion's weights."""
+    """Whether training continues from the champion's weights."""
     return recipe.backbone == "cnn" and saved.holds_keras(champion)
 
 

@@ -4,14 +4,14 @@ Images that either version was trained or chosen on are left out, as in `lungkit
 images of a patient whom either learned from are left out too, by patient and by pixels, whatever their files are.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lungkit.data import dataset, review_sets
+from lungkit.data import dataset, review_sets, tensor_cache
 from lungkit.data.notes import alike
 from lungkit.data.relabel import Labels
 from lungkit.data.review_sets import ReviewSet
@@ -51,11 +51,16 @@ class Plan:
 
 
 def of_reviews(
-    old: registry.Version, new: registry.Version, reviews: ReviewSet, others: Sequence[ReviewSet] = ()
+    old: registry.Version,
+    new: registry.Version,
+    reviews: ReviewSet,
+    others: Sequence[ReviewSet] = (),
+    elsewhere: Collection[str] = (),
 ) -> Plan:
     """The images of a set of reviews, locked or not, whose patients neither version learned from.
 
-    others: further sets of reviews, which may be those that they learned from. LungkitError where a version learned
+    others: further sets of reviews, which may be those that they learned from. elsewhere: what `seen_elsewhere` gives;
+    patients with one of these pictures are left out too. LungkitError where a version learned
     from this clinic, and none of the sets has an image of it: then its patients are not known.
     """
     data = outside.relabelled(old, str(reviews.folder), [], Labels())
@@ -69,6 +74,7 @@ def of_reviews(
                 "from; name that set with --reviews too, because its patients have to be left out"
             )
     patients, pixels = (set().union(*of) for of in zip(*learned, strict=True))
+    patients |= _with_picture(old, reviews, elsewhere)
     of_file = {row["file"]: row["pixels_sha256"] for row in reviews.rows}
     rows = data.manifest
     known = rows["patient_id"].isin(patients) | rows["file"].map(of_file).isin(pixels)
@@ -77,6 +83,29 @@ def of_reviews(
     kinds = dict.fromkeys(map(str, rows["source"]), kind)
     plan = _plan(old, new, replace(data, manifest=rows[~known]), rows, kinds)
     return replace(plan, answer_shown=reviews.answer_shown)
+
+
+def seen_elsewhere(old: registry.Version, new: registry.Version, given: Sequence[dataset.Dataset]) -> set[str]:
+    """The pictures of data sets that either version has seen, as outside.digests of the champion.
+
+    Records keep pixels, not files: a picture of a data set that someone uploaded has another file in a set of reviews.
+    """
+    seen, found = release.seen_images(old) | release.seen_images(new), set[str]()
+    for of in given:
+        rows = of.manifest[of.manifest["sha256"].isin(seen)]
+        found |= set(outside.digests([of.root / file for file in rows["file"]], old.card.preprocessing, of.name))
+    return found
+
+
+def _with_picture(old: registry.Version, reviews: ReviewSet, pictures: Collection[str]) -> set[str]:
+    """The patients of a set of reviews who have one of these pictures."""
+    if not pictures:
+        return set()
+    paths = [reviews.folder / row["file"] for row in reviews.rows]
+    with tensor_cache.closed():  # these are the clinic's patients
+        digests = outside.digests(paths, old.card.preprocessing, reviews.folder.name)
+    found = zip(reviews.rows, digests, strict=True)
+    return {row["patient_id"] for row, digest in found if digest in pictures}
 
 
 def _labelled_with(new: registry.Version, reviews: ReviewSet) -> set[str]:

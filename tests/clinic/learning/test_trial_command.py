@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,13 @@ import typer.testing
 from lungkit import cli, files
 from lungkit.clinic.learning import collect
 from lungkit.clinic.learning.reviews import Asked
+from lungkit.clinic.predictor import Predictor
+from lungkit.clinic.records.cases import NewPatient
 from lungkit.clinic.records.tables import LockedLook, Reading, Trial
-from lungkit.data import phantom, review_sets
+from lungkit.data import images, phantom, review_sets, tensor_cache
 from lungkit.errors import LungkitError
 from lungkit.models import registry
-from lungkit.training import trials
+from lungkit.training import release, trials
 from tests.clinic.rows import events
 from tests.trials import once_more
 
@@ -204,3 +207,31 @@ def test_labels_that_were_given_with_the_answer_of_the_challenger_do_not_speak_f
     newest = review_sets.read(collect.collect(store, tmp_path / "reviews", Asked(), "Ward").folder)
     plan = trials.of_reviews(*versions, newest)
     assert plan.images == 12 and plan.left_out == {"Ward": 4}
+
+
+def test_a_patient_whose_picture_the_champion_learned_from_elsewhere_is_left_out(
+    lungkit, ward, store, versions, readers, tmp_path, monkeypatch
+):
+    kept = []
+    monkeypatch.setattr(tensor_cache.Writer, "_put", lambda _, sha256, *__: kept.append(sha256))
+    ward(8, True, 1)
+    home = phantom.make_dataset(tmp_path / "phantom", n_slices=90, seed=9, size=96)
+    own = phantom.make_dataset(tmp_path / "own" / "phantom", n_slices=90, seed=3, size=96)  # what it was trained on
+    rows = list(csv.DictReader((own / "labels.csv").open()))
+    seen = [row for row in rows if files.sha256(own / row["file"]) in release.seen_images(versions[0])][:2]
+    with (home / "labels.csv").open("a", newline="") as table:
+        for number, row in enumerate(seen):
+            shutil.copy(own / row["file"], home / f"seen-{number}.dcm")
+            more = {"file": f"seen-{number}.dcm", "patient_id": f"seen-{number}", "mask": ""}
+            csv.DictWriter(table, rows[0]).writerow(row | {name: more[name] for name in more.keys() & row.keys()})
+    for number, row in enumerate(seen):  # someone tries the clinic with them
+        picture = images.read(own / row["file"])
+        answer = Predictor(versions[0]).read(picture)
+        saved = readers[0].save_case(NewPatient(f"try-{number}", "A Try"), picture, f"{number:064x}", answer)
+        readers[1].review(saved.reading_id, None, row["label"])
+    locked = locked_set(store, tmp_path / "locked")
+    told = json.loads(lungkit("learn", "trial", "tiny-cnn@v2", "--locked", locked, "--data", home, "--json"))
+    of = told["evidence"]["sets"][0]
+    assert (of["kind"], of["images"], of["left_out"]) == ("locked", 8, 2)
+    of_patients = {row["sha256"] for row in review_sets.read(locked).rows}
+    assert kept and not of_patients & set(kept), "pictures of the clinic's patients are not kept in a second place"
