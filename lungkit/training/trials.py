@@ -65,6 +65,8 @@ def of_reviews(
     """
     data = outside.relabelled(old, str(reviews.folder), [], Labels())
     known_sets = [one for of in (reviews, *others) for one in review_sets.line(of)]
+    for version in (old, new):
+        _refuse_unnamed(version, {one.content_sha256 for one in known_sets})
     learned = [review_sets.learned(release.seen_images(one), known_sets) for one in (old, new)]
     for version, (of_version, _) in zip((old, new), learned, strict=True):
         own = [str(name) for name in set(data.manifest["source"]) if outside.knows(version, str(name), data.manifest)]
@@ -83,6 +85,21 @@ def of_reviews(
     kinds = dict.fromkeys(map(str, rows["source"]), kind)
     plan = _plan(old, new, replace(data, manifest=rows[~known]), rows, kinds)
     return replace(plan, answer_shown=reviews.answer_shown)
+
+
+def _refuse_unnamed(version: registry.Version, named: set[str]) -> None:
+    """Refuse a version whose weights learned from reviews of which no set was named: its patients are not known."""
+    before: registry.Version | None = version
+    while before:
+        training = before.card.training or {}
+        learned = training.get("reviews")
+        if learned and learned["content_sha256"] not in named:
+            raise LungkitError(
+                f"{version} learned from the reviews {learned['name']}, which are not among the sets that were named; "
+                "name that set with --reviews too, because its patients have to be left out"
+            )
+        continued = training.get("started_from") == f"the weights of {training.get('champion')}"
+        before = registry.find(training["champion"]) if continued else None
 
 
 def seen_elsewhere(old: registry.Version, new: registry.Version, given: Sequence[dataset.Dataset]) -> set[str]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -186,7 +187,7 @@ def test_a_locked_set_whose_labels_were_changed_and_sealed_again_is_refused(lung
     locked = locked_set(store, tmp_path / "locked")
     table, seal = locked / "labels.csv", locked / "manifest.json"
     rows = list(csv.DictReader(table.open()))
-    rows[0]["label"] = rows[1]["label"]
+    rows[0]["label"] = next(row["label"] for row in rows if row["label"] != rows[0]["label"])
     with table.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
         writer.writeheader()
@@ -235,3 +236,35 @@ def test_a_patient_whose_picture_the_champion_learned_from_elsewhere_is_left_out
     assert (of["kind"], of["images"], of["left_out"]) == ("locked", 8, 2)
     of_patients = {row["sha256"] for row in review_sets.read(locked).rows}
     assert kept and not of_patients & set(kept), "pictures of the clinic's patients are not kept in a second place"
+
+
+def test_every_set_of_reviews_that_a_version_learned_from_has_to_be_named_also_those_of_versions_before(
+    ward, store, versions, tmp_path
+):
+    ward(16, False, 1)
+    first = review_sets.read(collect.collect(store, tmp_path / "reviews", Asked(), "Ward").folder)
+    ward(8, True, 2)
+    locked = review_sets.read(collect.collect(store, tmp_path / "locked", Asked(locked=True), "Ward").folder)
+    learned = {"name": first.folder.name, "content_sha256": first.content_sha256}
+    second = retrained(versions[0], {"champion": "tiny-cnn@v1", "reviews": learned})
+    unknown = {"name": "other", "content_sha256": "0" * 64}
+    third = retrained(second, {"champion": str(second), "started_from": f"the weights of {second}", "reviews": unknown})
+    assert trials.of_reviews(versions[0], second, locked, [first]).images == 8
+    for version, sets, name in ((second, [], "reviews-v1"), (third, [first], "other")):
+        with pytest.raises(LungkitError, match=f"learned from the reviews {name}, .* --reviews"):
+            trials.of_reviews(versions[0], version, locked, sets)
+    fourth = retrained(second, {"champion": str(second), "started_from": f"the weights of {second}"})
+    with pytest.raises(LungkitError, match="learned from the reviews reviews-v1"):
+        trials.of_reviews(versions[0], fourth, locked)
+    fifth = retrained(second, {"champion": str(second), "started_from": "the start that its recipe has"})
+    assert trials.of_reviews(versions[0], fifth, locked).images == 8
+
+
+def retrained(old: registry.Version, training: dict) -> registry.Version:
+    """A version once more, with a card that says how it was trained."""
+
+    def write(folder: Path) -> None:
+        for name in old.card.files:
+            shutil.copy(old.folder / name, folder / name)
+
+    return registry.add(old.model, replace(old.card, training=training), write, promote=False)
