@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from lungkit.clinic.records import accounts, audit_trail, trials
 from lungkit.clinic.records.administration import Administration
+from lungkit.clinic.records.store import StoreError
 from lungkit.clinic.records.tables import Challenger, LockedLook, Trial, TrialSignature, User
 from lungkit.clinic.records.trials import RollbackRule, TrialRefused
 from lungkit.models import registry
@@ -308,3 +309,18 @@ def test_of_two_promotions_at_once_one_succeeds(opened, admins, store):
     assert sorted(ends) == ["lung@v2", "this trial is promoted", "this trial is promoted"]
     assert len(events(store, "model.promote")) == 1
     assert registry._pointer("lung")["history"] == ["v1"]
+
+
+def test_a_promotion_that_the_records_cannot_keep_changes_no_version(opened, admins, store, monkeypatch):
+    trial = opened()
+    for admin in admins[:2]:
+        sign(admin, trial)
+
+    def full(db, user, action, *_, **__):
+        raise StoreError("the disk is full")
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError):
+        patch.setattr(audit_trail, "append", full)
+        admins[0].use_challenger(trial)
+    assert registry.active("lung").version == "v1" and admins[0].trials()[0].state == "open"
+    assert admins[0].use_challenger(trial) == "lung@v2"

@@ -180,14 +180,17 @@ def use(db: orm.Session, actor: Actor, trial_id: str) -> str:
         raise TrialRefused(
             f"{signed} of {SIGNATURES} signatures are there; {SIGNATURES} different administrators have to sign first"
         )
-    # Inside the transaction: no other promotion can come between the check of the champion and this one.
-    now_in_use = registry.promote(row.model, row.challenger)
     row.state, row.ended_at = PROMOTED, now()
     # It reads for all now, and no longer in the shadow.
     of = (Challenger.model == row.model) & (Challenger.version == row.challenger)
     db.execute(sa.delete(Challenger).where(of))
-    audit_trail.append(db, actor.user_id, "model.promote", f"model:{now_in_use}", trial=row.id, **_named(row))
-    return str(now_in_use)
+    used = f"{row.model}@{row.challenger}"
+    audit_trail.append(db, actor.user_id, "model.promote", f"model:{used}", trial=row.id, **_named(row))
+    db.flush()
+    # Last, because it cannot be undone with the transaction, and still inside it: no other promotion can come between
+    # the check of the champion and this one.
+    registry.promote(row.model, row.challenger)
+    return used
 
 
 def reject(db: orm.Session, actor: Actor, trial_id: str) -> None:

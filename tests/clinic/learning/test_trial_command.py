@@ -183,7 +183,7 @@ def test_the_same_patients_collected_into_another_folder_do_not_start_at_the_fir
 
 
 def test_a_locked_set_whose_labels_were_changed_and_sealed_again_is_refused(lungkit, ward, store, versions, tmp_path):
-    ward(8, True, 1)
+    ward(12, True, 1)
     locked = locked_set(store, tmp_path / "locked")
     table, seal = locked / "labels.csv", locked / "manifest.json"
     rows = list(csv.DictReader(table.open()))
