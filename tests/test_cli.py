@@ -175,7 +175,9 @@ def test_run_says_what_the_folder_holds_besides_the_images(lungkit, runs, elsewh
 
 def test_run_without_more_takes_the_phantom_and_leaves_the_models_name_to_the_notebook(lungkit, runs):
     lungkit("run", "all")
-    assert runs == [{"notebooks": ["01", "02", "03", "04", "05", "06", "07", "09"], "data": "phantom", "profile": "quick"}]
+    assert runs == [
+        {"notebooks": ["01", "02", "03", "04", "05", "06", "07", "09"], "data": "phantom", "profile": "quick"}
+    ]
 
 
 def test_a_folder_is_handed_on_as_an_absolute_path_and_a_name_as_it_is(lungkit, runs, squares, monkeypatch, tmp_path):

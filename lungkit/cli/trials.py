@@ -71,6 +71,8 @@ def trial(
 
     sets = [_review_set(folder, locked=False) for folder in reviews]
     blind = _review_set(locked, locked=True) if locked else None
+    for folder in data:
+        _refuse_reviews(folder)
     labels = relabel.Labels.parse(label, omit)
     given = [outside.relabelled(old, source_path(folder), label_column, labels) for folder in data]
     labels.refuse_unused({of.name: of.manifest["label_there"] for of in given})
@@ -80,7 +82,8 @@ def trial(
         if blind:
             line = [one.sha256 for one in review_sets.before(blind)]
             with store.write() as db:
-                look_id, looks = records.look(db, line, str(new), plans[0].images)
+                records.refuse_unknown_set(db, blind.content_sha256, blind.folder.name)
+                look_id, looks = records.look(db, line, str(new), plans[0].images, blind.oldest)
         evidence = _measured(old, new, plans, margin, blind, looks)
         with store.read() as db:
             rule = of_clinic.rollback_rule(db, old, evidence.sets, agreement_below, left_above)
@@ -107,16 +110,27 @@ def _review_set(folder: Path, locked: bool) -> "ReviewSet":
     return found
 
 
+def _refuse_reviews(data: str) -> None:
+    """A set of reviews as another data set would be a look that no one counts, and would keep patients by file only."""
+    from lungkit.data import review_sets
+
+    folder = Path(data).expanduser()
+    if (folder / review_sets.MANIFEST).is_file():
+        option = "--locked" if review_sets.read(folder).locked else "--reviews"
+        raise LungkitError(f"{folder} is a set of reviews; give it with {option}")
+
+
 def _plans(
     old: "Version", new: "Version", blind: "ReviewSet | None", sets: "list[ReviewSet]", given: list[Any]
 ) -> "list[Plan]":
     """What is measured on, the locked set first; a set of reviews of which nothing is left is passed over."""
     from lungkit.training import trials
 
-    plans = [trials.of_reviews(old, new, blind, sets)] if blind else []
+    elsewhere = trials.seen_elsewhere(old, new, given) if blind or sets else set()
+    plans = [trials.of_reviews(old, new, blind, sets, elsewhere)] if blind else []
     for of in sets:
         try:
-            plans.append(trials.of_reviews(old, new, of, sets))
+            plans.append(trials.of_reviews(old, new, of, sets, elsewhere))
         except trials.NothingLeft as reason:
             terminal.say(f"not measured: {reason}")
     return plans + [trials.of_data(old, new, of) for of in given]

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lungkit import files
 from lungkit.errors import LungkitError
 
 MANIFEST = "manifest.json"
+TABLES = ("labels.csv", "aside.csv")  # with MANIFEST, what a set has besides its images
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,22 @@ class ReviewSet:
     def locked(self) -> bool:
         """Whether its labels were given without the model's answer, and nothing may learn from it."""
         return bool(self.manifest["asked"]["locked"])
+
+    @property
+    def content_sha256(self) -> str:
+        """Over what was asked for and the tables, as they are now; `lungkit learn collect` notes it on the trail."""
+        listed = self.manifest["files"]
+        content = self.manifest["asked"] | {name: listed.get(name) for name in TABLES}
+        return files.sha256(json.dumps(content, sort_keys=True).encode())
+
+    @property
+    def oldest(self) -> datetime:
+        """When the first of its labels was given. LungkitError where that is not known."""
+        try:
+            at = min(datetime.fromisoformat(row["reviewed_at"]) for row in self.rows)
+            return at if at.tzinfo else at.replace(tzinfo=UTC)
+        except (KeyError, TypeError, ValueError) as error:
+            raise LungkitError(f"{self.folder}: labels.csv does not say when each label was given ({error})") from None
 
     @property
     def answer_shown(self) -> float:

@@ -68,7 +68,7 @@ class OfSet(Part):
     images: int
     patients: int
     fewest: int  # patients of the class that has the fewest
-    left_out: int  # images that either version learned from, or of patients that it did
+    left_out: int  # images that either learned from, of patients that it did, or labelled with the challenger's answer
     answer_shown: float | None = None  # share of labels of reviews that were given with an answer on screen
     champion: OfVersion
     challenger: OfVersion

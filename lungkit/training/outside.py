@@ -5,12 +5,16 @@ parts the source publishes, none of them was seen. Each source is measured alone
 the worst, and the registry keeps every measurement with the number of times that the source was scored.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from lungkit.data import dataset
+from lungkit import files
+from lungkit.data import dataset, preprocess
 from lungkit.data.notes import ColumnMissing, DatasetError, alike
 from lungkit.data.relabel import Labels
 from lungkit.errors import LungkitError
@@ -103,6 +107,12 @@ def knows(version: registry.Version, source: str, rows: pd.DataFrame) -> bool:
     """Whether a version learned from a source, or has seen more than MOST_SEEN of these images of it."""
     learned = alike(source) in map(alike, version.card.data.sources or ())
     return learned or bool(rows["sha256"].isin(release.seen_images(version)).mean() > MOST_SEEN)
+
+
+def digests(paths: Sequence[Path], spec: preprocess.Preprocessing, name: str) -> list[str]:
+    """SHA-256 of each picture as the network sees it: the same for one picture in two files. name: of the set."""
+    prepared = preprocess.prepared(paths, spec, label=f"reading {name}")
+    return [files.sha256(np.ascontiguousarray(one.tensor).tobytes()) for one in prepared]
 
 
 def count_look(version: registry.Version, source: str) -> None:

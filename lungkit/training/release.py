@@ -372,7 +372,9 @@ def data_for(version: registry.Version, source: str, label_column: str | None = 
     registry.verify(version)
     recipe = dict(version.card.data.recipe) | ({"label_column": label_column} if label_column else {})
     given = _as_given(version, source, recipe, label_column)
-    trained = as_trained(version, source, recipe) if seen_images(version) <= set(given.manifest["sha256"]) else None
+    # A version that was trained again has also seen images that are in no set any more.
+    unknown = seen_images(version).isdisjoint(given.manifest["sha256"])
+    trained = None if unknown else as_trained(version, source, recipe)
     if trained is None:
         return given
     beyond = given.manifest[~given.manifest["file"].isin(trained.manifest["file"])].assign(split="")

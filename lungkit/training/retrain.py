@@ -22,7 +22,7 @@ from lungkit import config, files, resume, wording
 from lungkit.data import dataset, preprocess, splits, tensor_cache
 from lungkit.errors import LungkitError
 from lungkit.models import cnn, registry, saved
-from lungkit.training import finetune, fit, recipes, release, reviewed
+from lungkit.training import finetune, fit, outside, recipes, release, reviewed
 from lungkit.training.recipes import Recipe
 from lungkit.training.reviewed import ReviewSet
 
@@ -58,7 +58,7 @@ def retrain(
     recipe, spec = recipe_of(champion), champion.card.preprocessing
     new = reviewed.read(reviews, champion.card)
     own = own_data(champion, data)
-    before = set(_digests(own.files(), spec, own.name))
+    before = set(outside.digests(own.files(), spec, own.name))
     with tensor_cache.closed():  # the pictures are of the clinic's patients
         new, twins = _without_twins(new, before, spec)
         folder = _joint(champion, own, new)
@@ -88,7 +88,8 @@ def retrain(
             grades=champion.card.rule.grades,
             about=_about(champion, record, command),
             promote=False,
-            seen=twins,
+            # What the weights have learned from stays seen, also if later sets of reviews do not have it any more.
+            seen=[*twins, *(release.seen_images(champion) if _continues(champion, recipe) else ())],
             compact=not saved.holds_keras(champion),
             int8=bool(champion.card.int8 and champion.card.int8.kept),
         )
@@ -169,7 +170,7 @@ def _without_twins(new: ReviewSet, before: set[str], spec: preprocess.Preprocess
 
     before: the digests of that data. Records keep pixels, not files, so pictures are compared as the network sees them.
     """
-    digests = _digests([new.folder / file for file in new.rows["file"]], spec, new.name)
+    digests = outside.digests([new.folder / file for file in new.rows["file"]], spec, new.name)
     patients = set(new.rows["patient_id"][[digest in before for digest in digests]])
     twin = new.rows["patient_id"].isin(patients)
     hashes, kept = sorted(new.rows["sha256"][twin]), replace(new, rows=new.rows[~twin])
@@ -179,12 +180,6 @@ def _without_twins(new: ReviewSet, before: set[str], spec: preprocess.Preprocess
             "own data has. Collect more reviews"
         )
     return kept, hashes
-
-
-def _digests(paths: Sequence[Path], spec: preprocess.Preprocessing, label: str) -> list[str]:
-    """A hash of each picture as it is preprocessed."""
-    prepared = preprocess.prepared(paths, spec, label=f"reading {label}")
-    return [files.sha256(np.ascontiguousarray(one.tensor).tobytes()) for one in prepared]
 
 
 def _joint(champion: registry.Version, own: dataset.Dataset, new: ReviewSet) -> Path:
@@ -236,11 +231,16 @@ def _settings(champion: registry.Version, joint: dataset.Dataset) -> dict[str, A
     return {"champion": registry.fingerprint(champion), "data": joint.fingerprint}
 
 
+def _continues(champion: registry.Version, recipe: Recipe) -> bool:
+    """Whether training continues from the champion's weights."""
+    return recipe.backbone == "cnn" and saved.holds_keras(champion)
+
+
 def _trained(
     champion: registry.Version, recipe: Recipe, tensors: finetune.RecipeData, work: Path
 ) -> tuple[Any, Any, pd.DataFrame, str]:
     """The model of what `tensors` holds, the one to register, the history, and in words what it started from."""
-    if recipe.backbone == "cnn" and saved.holds_keras(champion):
+    if _continues(champion, recipe):
         model, history = _continued(champion, recipe, tensors, work)
         return model, model, history, f"the weights of {champion}"
     trained = finetune.members_of(recipe, tensors, work)

@@ -4,14 +4,14 @@ Images that either version was trained or chosen on are left out, as in `lungkit
 images of a patient whom either learned from are left out too, by patient and by pixels, whatever their files are.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lungkit.data import dataset, review_sets
+from lungkit.data import dataset, review_sets, tensor_cache
 from lungkit.data.notes import alike
 from lungkit.data.relabel import Labels
 from lungkit.data.review_sets import ReviewSet
@@ -51,15 +51,22 @@ class Plan:
 
 
 def of_reviews(
-    old: registry.Version, new: registry.Version, reviews: ReviewSet, others: Sequence[ReviewSet] = ()
+    old: registry.Version,
+    new: registry.Version,
+    reviews: ReviewSet,
+    others: Sequence[ReviewSet] = (),
+    elsewhere: Collection[str] = (),
 ) -> Plan:
     """The images of a set of reviews, locked or not, whose patients neither version learned from.
 
-    others: further sets of reviews, which may be those that they learned from. LungkitError where a version learned
+    others: further sets of reviews, which may be those that they learned from. elsewhere: what `seen_elsewhere` gives;
+    patients with one of these pictures are left out too. LungkitError where a version learned
     from this clinic, and none of the sets has an image of it: then its patients are not known.
     """
     data = outside.relabelled(old, str(reviews.folder), [], Labels())
     known_sets = [one for of in (reviews, *others) for one in review_sets.line(of)]
+    for version in (old, new):
+        _refuse_unnamed(version, {one.content_sha256 for one in known_sets})
     learned = [review_sets.learned(release.seen_images(one), known_sets) for one in (old, new)]
     for version, (of_version, _) in zip((old, new), learned, strict=True):
         own = [str(name) for name in set(data.manifest["source"]) if outside.knows(version, str(name), data.manifest)]
@@ -69,13 +76,65 @@ def of_reviews(
                 "from; name that set with --reviews too, because its patients have to be left out"
             )
     patients, pixels = (set().union(*of) for of in zip(*learned, strict=True))
+    patients |= _with_picture(old, reviews, elsewhere)
     of_file = {row["file"]: row["pixels_sha256"] for row in reviews.rows}
     rows = data.manifest
     known = rows["patient_id"].isin(patients) | rows["file"].map(of_file).isin(pixels)
+    known |= rows["file"].isin(_labelled_with(new, reviews))
     kind: Kind = "locked" if reviews.locked else "new"
     kinds = dict.fromkeys(map(str, rows["source"]), kind)
     plan = _plan(old, new, replace(data, manifest=rows[~known]), rows, kinds)
     return replace(plan, answer_shown=reviews.answer_shown)
+
+
+def _refuse_unnamed(version: registry.Version, named: set[str]) -> None:
+    """Refuse a version whose weights learned from reviews of which no set was named: its patients are not known."""
+    before: registry.Version | None = version
+    while before:
+        training = before.card.training or {}
+        learned = training.get("reviews")
+        if learned and learned["content_sha256"] not in named:
+            raise LungkitError(
+                f"{version} learned from the reviews {learned['name']}, which are not among the sets that were named; "
+                "name that set with --reviews too, because its patients have to be left out"
+            )
+        continued = training.get("started_from") == f"the weights of {training.get('champion')}"
+        before = registry.find(training["champion"]) if continued else None
+
+
+def seen_elsewhere(old: registry.Version, new: registry.Version, given: Sequence[dataset.Dataset]) -> set[str]:
+    """The pictures of data sets that either version has seen, as outside.digests of the champion.
+
+    Records keep pixels, not files: a picture of a data set that someone uploaded has another file in a set of reviews.
+    """
+    seen, found = release.seen_images(old) | release.seen_images(new), set[str]()
+    for of in given:
+        rows = of.manifest[of.manifest["sha256"].isin(seen)]
+        found |= set(outside.digests([of.root / file for file in rows["file"]], old.card.preprocessing, of.name))
+    return found
+
+
+def _with_picture(old: registry.Version, reviews: ReviewSet, pictures: Collection[str]) -> set[str]:
+    """The patients of a set of reviews who have one of these pictures."""
+    if not pictures:
+        return set()
+    paths = [reviews.folder / row["file"] for row in reviews.rows]
+    with tensor_cache.closed():  # these are the clinic's patients
+        digests = outside.digests(paths, old.card.preprocessing, reviews.folder.name)
+    found = zip(reviews.rows, digests, strict=True)
+    return {row["patient_id"] for row, digest in found if digest in pictures}
+
+
+def _labelled_with(new: registry.Version, reviews: ReviewSet) -> set[str]:
+    """Files whose label was given with the challenger's answer on screen, such as while it was in use: they lean to it.
+
+    Of several readers, the reading is that of the label that counts.
+    """
+    return {
+        row["file"]
+        for row in reviews.rows
+        if row["answer_shown"] == "yes" and (row.get("model"), row.get("version")) == (new.model, new.version)
+    }
 
 
 def of_data(old: registry.Version, new: registry.Version, data: dataset.Dataset) -> Plan:

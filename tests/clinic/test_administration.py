@@ -22,6 +22,7 @@ from lungkit.clinic.records.cases import NewPatient, RecordMissing, Records
 from lungkit.clinic.records.routing import Rule
 from lungkit.clinic.records.tables import (
     AuditEvent,
+    BlindReading,
     CtSeries,
     Dispatch,
     DriftRun,
@@ -32,6 +33,7 @@ from lungkit.clinic.records.tables import (
     ReceivedStudy,
     Review,
     SeriesSlice,
+    ShadowReading,
     SignIn,
     Study,
     Trial,
@@ -412,6 +414,19 @@ def test_erasing_removes_all_of_one_patient_and_leaves_one_event_without_a_name(
     assert audit_trail.verify(store) == len(before) + 2
     with pytest.raises(RecordMissing):
         admin.erase_patient(gone)
+
+
+def test_erasing_removes_what_the_learning_loop_keeps_of_the_patient(store, admin, doctor, saved):
+    admin.set_setting("blind_share", 1.0)
+    reading_id = saved("T-GONE", "Test Gone")
+    doctor.review(reading_id, None, "Normal")
+    with store.write() as db:
+        db.add(ShadowReading(reading_id=reading_id, version="v9", probabilities={}, label="Normal", decision="Normal",
+                             milliseconds=1.0))  # fmt: skip
+    loop = (BlindReading, ShadowReading)
+    assert [count(store, table) for table in loop] == [1, 1]
+    admin.erase_patient(doctor.case(reading_id).patient.id)
+    assert [count(store, table) for table in loop] == [0, 0]
 
 
 def _another(doctor, reading_id):

@@ -1,10 +1,13 @@
 """Trials in the records: what is signed, by whom, and when a challenger may read."""
 
+import threading
+
 import pytest
 import sqlalchemy as sa
 
 from lungkit.clinic.records import accounts, audit_trail, trials
 from lungkit.clinic.records.administration import Administration
+from lungkit.clinic.records.store import StoreError
 from lungkit.clinic.records.tables import Challenger, LockedLook, Trial, TrialSignature, User
 from lungkit.clinic.records.trials import RollbackRule, TrialRefused
 from lungkit.models import registry
@@ -234,3 +237,90 @@ def test_only_another_version_reads_in_the_shadow(opened, admins, store):
     with pytest.raises(TrialRefused, match="no version reads in the shadow"):
         admins[0].set_challenger("lung", None)
     assert [event.detail["version"] for event in events(store, "shadow.set")] == ["v2", "v2", "v3", None]
+
+
+def test_a_signature_that_the_trail_does_not_know_does_not_count(opened, admins, store):
+    trial = opened()
+    sign(admins[0], trial)
+    with store.write() as db:
+        row = db.get(Trial, trial)
+        deputy = db.scalar(sa.select(User.id).where(User.name == "deputy"))
+        db.add(TrialSignature(trial_id=trial, user_id=deputy, evidence_sha256=row.evidence_sha256))
+    with pytest.raises(TrialRefused, match="1 of 2"):
+        admins[0].use_challenger(trial)
+
+
+def puppet_of(boss: Administration, store, how: str) -> Administration:
+    """A second account, which the boss set up in this way and uses."""
+    if how == "made":
+        password = boss.add_user("puppet", "A Puppet", "admin")
+    else:
+        with store.write() as db:
+            password = accounts.add_user(db, "puppet", "A Puppet", "doctor" if how == "role" else "admin")
+        if how == "role":
+            boss.set_role("puppet", "admin")
+        else:
+            password = boss.reset_password("puppet")
+    return Administration(accounts.Access(store, accounts.sign_in(store, "puppet", password, "127.0.0.1")))
+
+
+@pytest.mark.parametrize("how", ["made", "new password", "role"])
+def test_an_account_that_one_signer_has_just_set_up_cannot_be_the_other(opened, admins, store, how):
+    trial = opened()
+    puppet = puppet_of(admins[0], store, how)
+    for first, second in ((admins[0], puppet), (puppet, admins[0])):
+        sign(first, trial)
+        with pytest.raises(TrialRefused, match="since this trial was opened"):
+            sign(second, trial)
+        with pytest.raises(TrialRefused, match="1 of 2 signatures"):
+            first.use_challenger(trial)
+        sign(admins[1], trial)
+        assert len(admins[1].trials()[0].signatures) == 2  # the deputy's account is older than the trial
+        with store.write() as db:
+            db.execute(sa.delete(TrialSignature))
+
+
+def test_a_signature_stays_where_its_account_gets_a_new_password_afterwards(opened, admins):
+    trial = opened()
+    sign(admins[1], trial)
+    admins[0].reset_password("deputy")
+    sign(admins[0], trial)
+    assert admins[0].use_challenger(trial) == "lung@v2"
+
+
+def test_of_two_promotions_at_once_one_succeeds(opened, admins, store):
+    trial = opened()
+    for admin in admins[:2]:
+        sign(admin, trial)
+    together, ends = threading.Barrier(3), []
+
+    def use(admin: Administration) -> None:
+        together.wait()
+        try:
+            ends.append(admin.use_challenger(trial))
+        except TrialRefused as refused:
+            ends.append(str(refused))
+
+    threads = [threading.Thread(target=use, args=(admin,)) for admin in admins]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(ends) == ["lung@v2", "this trial is promoted", "this trial is promoted"]
+    assert len(events(store, "model.promote")) == 1
+    assert registry._pointer("lung")["history"] == ["v1"]
+
+
+def test_a_promotion_that_the_records_cannot_keep_changes_no_version(opened, admins, store, monkeypatch):
+    trial = opened()
+    for admin in admins[:2]:
+        sign(admin, trial)
+
+    def full(db, user, action, *_, **__):
+        raise StoreError("the disk is full")
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError):
+        patch.setattr(audit_trail, "append", full)
+        admins[0].use_challenger(trial)
+    assert registry.active("lung").version == "v1" and admins[0].trials()[0].state == "open"
+    assert admins[0].use_challenger(trial) == "lung@v2"

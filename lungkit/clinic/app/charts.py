@@ -62,7 +62,6 @@ def control_chart(
     """
     floor, ceiling = (0.0, 1.0) if share else (-math.inf, math.inf)
     bottom, top = max(floor, min(*values, *low)), min(ceiling, max(*values, *high))
-    flat = top - bottom <= 1e-6 * max(1.0, abs(top))  # every day is the same: a line in the middle
     span, length = (top - bottom) or 1.0, max(1, (days[-1] - days[0]).days)
     xs = [LEFT + 6 + (WIDTH - LEFT - RIGHT - 12) * (day - days[0]).days / length for day in days]
 
@@ -72,6 +71,7 @@ def control_chart(
     def told(value: float) -> str:
         return f"{100 * value:.0f} %" if share else f"{value:.3g}"
 
+    flat = told(top) == told(bottom)  # every day is the same: a line in the middle
     edge = [f"{x:.1f},{y(value):.1f}" for x, value in zip(xs, high, strict=True)]
     edge += [f"{x:.1f},{y(value):.1f}" for x, value in [*zip(xs, low, strict=True)][::-1]]
     marks = f'<polygon class="usual" points="{" ".join(edge)}"/>'

@@ -15,7 +15,7 @@ COLUMNS = {
     "age": "Group of ages in years, at the patient's first image here",
     "sex": "As entered; any: not told",
     "kind": "CT, X-ray, or image where the file did not say",
-    "view": "ViewPosition of the header; unknown where it had none, any: not told",
+    "view": "ViewPosition of the header; unknown: it had none, other: not a term of DICOM, any: not told",
     "year": "Of the patient's first image here, or a span of years",
     "readers": "How many people gave a label",
     "answer_shown": "yes: a reader may have seen a model's answer before the label was given",

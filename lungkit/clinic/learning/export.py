@@ -33,6 +33,8 @@ from lungkit.wording import count, listed
 LEAST_K, USUAL_K = 2, 5
 CHECKED = "images.csv"  # on the contact sheets
 TILE, ACROSS, DOWN = 480, 4, 3  # pixels, and pictures on a sheet
+# Defined terms of ViewPosition in DICOM PS3.3 (C.8.1.1), and what many devices write for a lateral view.
+VIEWS = ("AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO", "LATERAL")
 TERMS = "not given: ask the clinic before any use"
 _YES, _NO = "yes", "no"
 
@@ -203,9 +205,14 @@ def _anonymous(db: orm.Session, images: list[Reviewed], k: int) -> Anonymous:
     for image in images:
         row, year = of_study[image.study_id], first[image.patient_id]
         age = None if row.birth_year is None else max(0, year - row.birth_year)
-        view = row.tags.get("view") or "unknown"
-        rows.append({"age": age, "sex": row.sex, "year": year, "view": view, "kind": row.kind})
+        rows.append({"age": age, "sex": row.sex, "year": year, "view": _view(row.tags), "kind": row.kind})
     return anonymous(rows, [image.patient_id for image in images], k)
+
+
+def _view(tags: dict[str, str]) -> str:
+    """A header can hold anything: the name of a clinic, or what a spreadsheet takes for a formula."""
+    stated = tags.get("view", "").strip().upper()
+    return stated if stated in VIEWS else "other" if stated else "unknown"
 
 
 def _rows(images: list[Reviewed], left: Anonymous) -> list[tuple[Reviewed, dict[str, Any]]]:

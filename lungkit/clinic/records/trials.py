@@ -36,6 +36,7 @@ from lungkit.models.verdict import Evidence, Verdict
 from lungkit.wording import percent
 
 SIGNATURES = 2  # of different administrators
+_SETS_UP = ("user.add", "user.role", "user.password")  # who has done this to an account may be able to use it
 
 
 class TrialRefused(LungkitError):
@@ -99,16 +100,33 @@ class TrialRow:
 # --- looks
 
 
-def look(db: orm.Session, sets: list[str], version: str, images: int) -> tuple[int, int]:
+def refuse_unknown_set(db: orm.Session, content_sha256: str, name: str) -> None:
+    """Raises TrialRefused for a locked set that these records did not collect, or that has other content since."""
+    collected = db.scalars(sa.select(AuditEvent.detail).where(AuditEvent.action == "learn.collect"))
+    if not any(detail.get("content") == content_sha256 and detail.get("locked") is True for detail in collected):
+        raise TrialRefused(
+            f"{name} is not on the audit trail as a locked set of this clinic, or was changed since; collect it again "
+            "with `lungkit learn collect --locked`"
+        )
+
+
+def look(
+    db: orm.Session, sets: list[str], version: str, images: int, oldest: datetime | None = None
+) -> tuple[int, int]:
     """Count a look at a locked set, before any figure of it is known: (number of the row, looks with this one).
 
     sets: hashes of the manifests of the sets that it grew from, and its own, which is the last. version: the
-    challenger, as "MODEL@v2".
+    challenger, as "MODEL@v2". oldest: when the first of its labels was given. Every look with this model since then
+    counts too, whatever folder that set was in: the image can have been in it.
     """
     row = LockedLook(set_sha256=sets[-1], version=version, images=images)
     db.add(row)
     db.flush()
-    looks = db.scalar(sa.select(sa.func.count()).where(LockedLook.set_sha256.in_(sets))) or 0
+    same: sa.ColumnElement[bool] = LockedLook.set_sha256.in_(sets)
+    if oldest is not None:
+        of_model = LockedLook.version.startswith(f"{version.partition('@')[0]}@", autoescape=True)
+        same |= of_model & (LockedLook.looked_at >= oldest)
+    looks = db.scalar(sa.select(sa.func.count()).where(same)) or 0
     audit_trail.append(db, None, "trial.look", f"set:{sets[-1]}", version=version, images=images, looks=looks)
     return row.id, looks
 
@@ -147,6 +165,7 @@ def sign(db: orm.Session, actor: Actor, trial_id: str, sha256: str) -> None:
         raise TrialRefused("the trial is not the one that was on screen; look at it again before you sign")
     if any(one.user_id == actor.user_id for one in row.signatures):
         raise TrialRefused("you have signed this trial already; the other signature is another administrator's")
+    _refuse_one_person(db, actor, row)
     db.add(TrialSignature(trial_id=row.id, user_id=actor.user_id, evidence_sha256=sha256))
     audit_trail.append(db, actor.user_id, "trial.sign", f"trial:{row.id}", **_named(row))
 
@@ -157,18 +176,21 @@ def use(db: orm.Session, actor: Actor, trial_id: str) -> str:
     said = verdict.judge(_evidence(row))
     if said.word != verdict.PROMOTE:
         raise TrialRefused(f"the trial says {said.word}, so {row.challenger} is not used: {' '.join(said.reasons)}")
-    if (signed := len(_signatures(row))) < SIGNATURES:
+    if (signed := len(_signatures(db, row))) < SIGNATURES:
         raise TrialRefused(
             f"{signed} of {SIGNATURES} signatures are there; {SIGNATURES} different administrators have to sign first"
         )
-    # Inside the transaction: no other promotion can come between the check of the champion and this one.
-    now_in_use = registry.promote(row.model, row.challenger)
     row.state, row.ended_at = PROMOTED, now()
     # It reads for all now, and no longer in the shadow.
     of = (Challenger.model == row.model) & (Challenger.version == row.challenger)
     db.execute(sa.delete(Challenger).where(of))
-    audit_trail.append(db, actor.user_id, "model.promote", f"model:{now_in_use}", trial=row.id, **_named(row))
-    return str(now_in_use)
+    used = f"{row.model}@{row.challenger}"
+    audit_trail.append(db, actor.user_id, "model.promote", f"model:{used}", trial=row.id, **_named(row))
+    db.flush()
+    # Last, because it cannot be undone with the transaction, and still inside it: no other promotion can come between
+    # the check of the champion and this one.
+    registry.promote(row.model, row.challenger)
+    return used
 
 
 def reject(db: orm.Session, actor: Actor, trial_id: str) -> None:
@@ -242,13 +264,36 @@ def _evidence(row: Trial) -> Evidence:
     return Evidence.from_dict(row.evidence, "evidence")
 
 
-def _signatures(row: Trial) -> tuple[Signature, ...]:
-    """Those that count: of this evidence, by people who are administrators still."""
+def _signatures(db: orm.Session, row: Trial) -> tuple[Signature, ...]:
+    """Those that count: of this evidence, on the audit trail, by people who are administrators still."""
     return tuple(
         Signature(one.user_id, one.user.full_name, one.signed_at)
         for one in row.signatures
-        if one.evidence_sha256 == row.evidence_sha256 and _is_administrator(one.user)
+        if one.evidence_sha256 == row.evidence_sha256
+        and _is_administrator(one.user)
+        and audit_trail.noted(db, "trial.sign", f"trial:{row.id}", one.user_id)
     )
+
+
+def _refuse_one_person(db: orm.Session, actor: Actor, row: Trial) -> None:
+    """Refuse a second signature where one of both accounts was set up by the other, since the trial was opened.
+
+    Who sets up an account sees its password. The trail shows accounts that were set up before.
+    """
+    for one in row.signatures:
+        if _set_up(db, actor.user_id, one.user_id, row.opened_at, now()) or _set_up(
+            db, one.user_id, actor.user_id, row.opened_at, one.signed_at
+        ):
+            raise TrialRefused(
+                f"since this trial was opened, one of the accounts of {one.user.full_name} and {actor.full_name} was "
+                "made, or got a role or a password, by the other one; another administrator has to sign"
+            )
+
+
+def _set_up(db: orm.Session, user_id: int, by: int, since: datetime, until: datetime) -> bool:
+    of = (AuditEvent.object == f"user:{user_id}") & (AuditEvent.user_id == by) & AuditEvent.action.in_(_SETS_UP)
+    within = (AuditEvent.at >= since) & (AuditEvent.at <= until)
+    return db.scalar(sa.select(AuditEvent.number).where(of, within).limit(1)) is not None
 
 
 def _is_administrator(user: User) -> bool:
@@ -269,6 +314,6 @@ def _row(db: orm.Session, row: Trial) -> TrialRow:
         sha256=row.evidence_sha256,
         opened_at=row.opened_at,
         ended_at=row.ended_at,
-        signatures=_signatures(row),
+        signatures=_signatures(db, row),
         problem=_problem(db, row) if row.state == OPEN else "",
     )

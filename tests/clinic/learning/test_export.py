@@ -216,3 +216,13 @@ def test_the_command_writes_sheets_and_then_the_data_set(store, many, tmp_path, 
     shown = run(tmp_path / "set", "--k", 3, "--checked", looked())
     assert "6 images of 6 patients: Normal 3, Pneumonia 3" in shown
     assert "k = 3: 1 group, the smallest of 6 patients" in shown
+
+
+@pytest.mark.parametrize("view", ["=HYPERLINK(1)", "Dr Smith, St. Mary"])
+def test_only_views_that_the_standard_names_leave_the_clinic(store, many, looked, tmp_path, view):
+    many(units="intensity")
+    with store.write() as db:
+        for number, study in enumerate(db.query(Study)):
+            study.tags = dict(study.tags) | {"view": view if number % 2 else "pa"}
+    made = export.export(store, tmp_path / "set", Asked(), "Ward", 3, looked())
+    assert sorted(row["view"] for row in table(made)) == ["PA"] * 3 + ["other"] * 3

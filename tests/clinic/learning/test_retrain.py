@@ -17,7 +17,7 @@ from lungkit.clinic.learning.collect import collect
 from lungkit.clinic.learning.reviews import Asked
 from lungkit.clinic.records import settings
 from lungkit.clinic.records.cases import NewPatient
-from lungkit.clinic.records.tables import Review
+from lungkit.clinic.records.tables import Patient, Review
 from lungkit.data import dataset, images, tensor_cache
 from lungkit.errors import LungkitError
 from lungkit.models import registry
@@ -133,6 +133,18 @@ def test_a_challenger_has_seen_both_and_the_newest_patients_are_left_for_a_trial
     again = retrain.retrain(made.version, second)
     assert retrain.own_data(again.version).fingerprint == retrain.own_data(champion).fingerprint
     assert sum(of.images for of in again.version.card.data.counts.values()) == 60 + 66
+
+
+def test_what_the_weights_learned_from_before_counts_as_seen_also_if_it_is_in_no_set_any_more(
+    champion, collected, store
+):
+    first = retrain.retrain(champion, collected())
+    with store.write() as db:  # consent was withdrawn, or a blind label put the patient into the locked set
+        db.execute(sa.update(Patient).where(Patient.number.in_(("N-2-0", "N-2-1"))).values(excluded=True))
+    second = retrain.retrain(first.version, collected(patients=12, seed=3))
+    assert release.seen_images(first.version) < release.seen_images(second.version)
+    joined = next((config.data_dir() / "joined").glob("*/*-reviews-v2"))
+    assert set(release.data_for(second.version, str(joined)).manifest["split"]) == {"train", "val", "test"}
 
 
 def test_a_training_that_was_stopped_continues_and_is_not_done_again(champion, collected, monkeypatch):
