@@ -378,6 +378,16 @@ def test_labels_that_look_wrong_are_searched_on_request_and_open_with_the_answer
     assert "N-99" in text(shown.screen) and "Finding of the model" in text(shown.screen)
 
 
+def test_what_to_review_next_is_suggested_on_request_and_opens_with_the_answer(shown, save):
+    save(21, blind=False)
+    save(22)  # chance has chosen it for the locked set
+    button(shown.header, "Second opinions").click()
+    button(shown.screen, "Suggest images").click()
+    assert "1 image. Select a row." in text(shown.screen)
+    open_first(shown, 3)
+    assert "N-21" in text(shown.screen) and "Reading of the model" in text(shown.screen)
+
+
 @pytest.mark.parametrize("rows", [[5], [-1], [10**9]])
 def test_a_row_that_the_browser_made_up_opens_nothing(store, shown, save, bert, rows):
     bert.review(save(by=bert), None, "Normal")

@@ -1,25 +1,33 @@
-"""Second opinions: images that wait for another doctor's label, and labels that look wrong."""
+"""Second opinions: images that wait for another doctor's label, labels that look wrong, and what to review next."""
 
 import ipywidgets as widgets
 
 from lungkit.clinic.app.page import show_if, sortable_time
 from lungkit.clinic.app.screen import Screen, Table
-from lungkit.clinic.learning import doubts
+from lungkit.clinic.learning import doubts, next_labels
 from lungkit.clinic.records import opinions
 from lungkit.clinic.records.cases import Records
 from lungkit.wording import count, percent
 
 AGAIN = "One doctor has read these without the model's answer. Your label shows how far readers agree."
 DIFFER = "Two doctors gave different labels. Yours decides if it is one of theirs; otherwise the image stays aside."
+NEXT = (
+    "Images that nobody has reviewed, and whose label would teach the model most: it is unsure of them, or they are "
+    "unlike those that it learned from."
+)
 DOUBTS = "Labels that look wrong by the model's probabilities. The model may be the one that is wrong."
 
 
 class OpinionsScreen(Screen[Records]):
-    """Three lists; an image of the first two opens without the answer, and shows it after the label."""
+    """Four lists; an image of the first two opens without the answer, and shows it after the label."""
 
     def build(self) -> None:
-        self.again = self._table("No image waits for a second reader.", "second")
-        self.differ = self._table("There is no image that two readers have labelled differently.", "third")
+        self.again = self._table("No image waits for a second reader.", "Open the image to read it as second reader")
+        self.differ = self._table(
+            "There is no image that two readers have labelled differently.", "Open the image to read it as third reader"
+        )
+        self.next = self._table("No image waits for a review.", "Open the case to review it", label_first=False)
+        self.suggest = self.page.button("Suggest images", self._suggest)
         self.doubts = Table(
             self.page,
             {
@@ -42,13 +50,14 @@ class OpinionsScreen(Screen[Records]):
                 ("To read a second time", AGAIN, self.again.widget),
                 ("Readers differ", DIFFER, self.differ.widget),
                 ("Look again", DOUBTS, self.look, self.doubts.widget),
+                ("Review next", NEXT, self.suggest, self.next.widget),
             )
         ]
         self.lay_out("Second opinions", widgets.VBox(parts).add_class("opinions"))
-        show_if(False, self.doubts.widget)
+        show_if(False, self.doubts.widget, self.next.widget)
 
     def refresh(self) -> None:
-        """Load the lists; a search for doubtful labels is repeated if there was one."""
+        """Load the lists; a search for doubtful labels, or for what to review next, is repeated if there was one."""
         access = self.records.access
         for table, rows in (
             (self.again, opinions.to_read_again(access)),
@@ -57,10 +66,12 @@ class OpinionsScreen(Screen[Records]):
             table.show(rows, count(len(rows), "image"))
         if self.doubts.widget.layout.display != "none":
             self._look()
+        if self.next.widget.layout.display != "none":
+            self._suggest()
 
-    def _table(self, empty: str, kind: str) -> Table:
+    def _table(self, empty: str, tooltip: str, label_first: bool = True) -> Table:
         def open_it() -> None:
-            self._open(table.selected().reading_id, label_first=True)
+            self._open(table.selected().reading_id, label_first)
 
         table = Table(
             self.page,
@@ -71,7 +82,7 @@ class OpinionsScreen(Screen[Records]):
                 "Read": lambda row: sortable_time(row.read_at),
                 "Model": lambda row: row.model,
             },
-            self.page.button("Open image", open_it, "primary", tooltip=f"Open the image to read it as {kind} reader"),
+            self.page.button("Open image", open_it, "primary", tooltip=tooltip),
             name=lambda row: f"{row.number} · {row.name}",
             empty=empty,
             search=False,
@@ -83,6 +94,11 @@ class OpinionsScreen(Screen[Records]):
         more = f", the {len(rows)} most doubtful are listed" if number > len(rows) else ""
         self.doubts.show(rows, f"{count(number, 'label')}{more}")
         show_if(True, self.doubts.widget)
+
+    def _suggest(self) -> None:
+        rows = next_labels.suggested(self.records.access)
+        self.next.show(rows, count(len(rows), "image"))
+        show_if(True, self.next.widget)
 
     def _open_doubt(self) -> None:
         self._open(self.doubts.selected().doubt.reading_id, label_first=False)

@@ -17,12 +17,15 @@ from lungkit import progress
 from lungkit.clinic.learning import measures, ordering
 from lungkit.clinic.learning.reviews import stored_pixels
 from lungkit.clinic.records import pixels
+from lungkit.clinic.records.accounts import Entry
+from lungkit.clinic.records.opinions import WaitingRow
 from lungkit.clinic.records.store import Store
 from lungkit.clinic.records.tables import BlindReading, CtSeries, Patient, Reading, Review, Study
 from lungkit.errors import LungkitError
 
 LOOKED_AT = 1000  # readings without a review whose pixels are looked at: the newest
 LABELLED = 500  # reviewed readings that they are compared with: the newest
+SHOWN_OF = 100, 50  # likewise for a doctor's screen: people wait for it, up to 45 ms for an image
 _KIND = "kind"  # the input check that measures how far an image lies from those of the training
 
 Row = sa.Row[tuple[Any, ...]]
@@ -35,12 +38,30 @@ def order(store: Store, model: str, most: int = 50) -> list[str]:
     series, excluded patients and damaged images are left out.
     """
     with store.read() as db:
-        waiting, reviewed = _waiting(db, model), _reviewed(db, model)
-        rows, features = _features(db, waiting)
-        _, labelled = _features(db, reviewed)
-    if not rows:
-        return []
-    return [rows[at].id for at in ordering.spread(_weights(rows), features, labelled, most)]
+        return _order(db, model, most, (LOOKED_AT, LABELLED), quiet=False)
+
+
+def suggested(access: Entry, most: int = 20) -> list[WaitingRow]:
+    """What a doctor could review next: at most `most` readings of each model, in their order among the newest ones."""
+    with access.reads("doctor") as (db, _):
+        models = sorted(db.scalars(sa.select(Reading.model).distinct()))
+        ids = [one for model in models for one in _order(db, model, most, SHOWN_OF, quiet=True)]
+        of = (
+            sa.select(Reading.id, Patient.number, Patient.name, Study.kind, Reading.model, Reading.read_at)
+            .join(Study, Study.id == Reading.study_id)
+            .join(Patient, Patient.id == Study.patient_id)
+            .where(Reading.id.in_(ids))
+        )
+        rows = {row.id: WaitingRow(*row) for row in db.execute(of)}
+    return [rows[one] for one in ids]
+
+
+def _order(db: orm.Session, model: str, most: int, looked_at: tuple[int, int], quiet: bool) -> list[str]:
+    """looked_at: the newest readings that wait, and reviewed ones that they are compared with."""
+    waiting, reviewed = _waiting(db, model, looked_at[0]), _reviewed(db, model, looked_at[1])
+    rows, features = _features(db, waiting, quiet)
+    _, labelled = _features(db, reviewed, quiet)
+    return [rows[at].id for at in ordering.spread(_weights(rows), features, labelled, most)] if rows else []
 
 
 def read_at(store: Store, reading_ids: Sequence[str]) -> dict[str, datetime]:
@@ -88,7 +109,7 @@ def _readings(model: str) -> "sa.Select[*tuple[Any, ...]]":
     )
 
 
-def _waiting(db: orm.Session, model: str) -> list[Row]:
+def _waiting(db: orm.Session, model: str, most: int) -> list[Row]:
     """The newest reading of each image that nobody has reviewed."""
     reviewed = (
         sa.select(Study.patient_id, Study.sha256)
@@ -101,19 +122,19 @@ def _waiting(db: orm.Session, model: str) -> list[Row]:
         image = row.patient_id, row.sha256
         if image not in done:
             newest.setdefault(image, row)
-        if len(newest) == LOOKED_AT:
+        if len(newest) == most:
             break
     return list(newest.values())
 
 
-def _reviewed(db: orm.Session, model: str) -> list[Row]:
-    return list(db.execute(_readings(model).where(Reading.id.in_(sa.select(Review.reading_id))).limit(LABELLED)))
+def _reviewed(db: orm.Session, model: str, most: int) -> list[Row]:
+    return list(db.execute(_readings(model).where(Reading.id.in_(sa.select(Review.reading_id))).limit(most)))
 
 
-def _features(db: orm.Session, rows: list[Row]) -> tuple[list[Row], np.ndarray]:
+def _features(db: orm.Session, rows: list[Row], quiet: bool) -> tuple[list[Row], np.ndarray]:
     """The rows whose pixels can be read, and the numbers that describe these, (rows, 9)."""
     kept, features = [], []
-    for row in progress.bar(rows, label="looking at images", unit="image"):
+    for row in rows if quiet else progress.bar(rows, label="looking at images", unit="image"):
         png, units = stored_pixels(db, row.study_id)
         try:
             features.append(measures.describe(pixels.decode(png, units), units))

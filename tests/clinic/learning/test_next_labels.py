@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from lungkit import cli
 from lungkit.clinic.learning import next_labels, ordering
+from lungkit.clinic.records import accounts
 from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.tables import BlindReading, Reading, Study
 from lungkit.errors import LungkitError
@@ -105,6 +106,17 @@ def test_excluded_patients_and_damaged_images_are_left_out(store, readers, revie
     with store.write() as db:
         db.execute(sa.update(Study).where(Study.id == readers[0].case(damaged).study_id).values(pixels=b"no picture"))
     assert next_labels.order(store, "lung") == [kept]
+
+
+def test_a_doctor_is_shown_the_order_with_patients_and_an_administrator_is_not(store, readers, reviewed, signed_in):
+    reviewed(probability=0.99, checks=kind(0.5))
+    unlike = reviewed(probability=0.6, checks=kind(3.0))
+    rows = next_labels.suggested(readers[1].access)
+    assert [row.reading_id for row in rows] == next_labels.order(store, "lung")
+    assert (rows[0].reading_id, rows[0].number, rows[0].name, rows[0].model) == (unlike, "NUMBER-2", "Name 2", "lung")
+    assert len(next_labels.suggested(readers[1].access, 1)) == 1
+    with pytest.raises(accounts.Forbidden):
+        next_labels.suggested(signed_in("admin"))
 
 
 def test_the_command_prints_ids_in_order(store, database_url, reviewed, monkeypatch, capsys):
