@@ -359,11 +359,11 @@ def test_every_screen_of_the_administrator_opens(visit, clinic, earlier):
         "Usage": "Readings",
         "Models": "ct-infection",
         "Trials": "No version reads in the shadow",
+        "Drift": "No night has been looked at yet",
         "Programs": "Make a key",
         "Routing": "Systems that may send",
         "Queue": "Received in the last day",
         "Audit trail": "Case saved",
-        "Drift": "No night has been looked at yet",
         "Health": "SQLite",
         "Settings": "No upload is read blind",
     }
