@@ -644,6 +644,19 @@ def test_promoting_and_rolling_back_move_the_pointer_and_are_audited(store, admi
     assert done == [("model.promote", "model:lung@v1"), ("model.roll_back", "model:lung@v2")]
 
 
+def test_a_version_is_not_used_where_the_trail_cannot_note_it(admin, monkeypatch):
+    add_version()
+    add_version()
+
+    def full(*_, **__):
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(administration.audit_trail, "append", full)
+        admin.promote("lung", "v1")
+    assert registry.active("lung").version == "v2"
+
+
 def test_a_refusal_of_the_registry_is_passed_on_and_not_audited(store, admin):
     for action in (admin.roll_back, lambda model: admin.promote(model, "v1"), lambda model: admin.card(model, "v1")):
         with pytest.raises(ModelMissing, match="no model 'lung'"):

@@ -242,11 +242,13 @@ class Administration(GatewayActions, TrialActions):
     def promote(self, model: str, version: str) -> ModelRow:
         """Use a version from the next reading on, past the trials. Raises the registry's errors."""
         with self.access.writes("admin") as (db, actor):
-            # Inside the transaction, although it checks hashes: no other promotion can come between it and its event.
-            before = registry.active_name(model)
+            before, wanted = registry.active_name(model), registry.find(f"{model}@{version}")
+            audit_trail.append(db, actor.user_id, "model.promote", f"model:{wanted}")
+            trials.gone_back(db, actor, model, before, wanted.version)
+            db.flush()
+            # Last, because it cannot be undone with the transaction, and still inside it, although it checks hashes: no
+            # other promotion can come between it and its event.
             promoted = registry.promote(model, version)
-            audit_trail.append(db, actor.user_id, "model.promote", f"model:{promoted}")
-            trials.gone_back(db, actor, model, before, promoted.version)
         return _model_row(promoted.model, promoted.version)
 
     def roll_back(self, model: str) -> ModelRow:
