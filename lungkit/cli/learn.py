@@ -176,9 +176,9 @@ def _keep(as_json: bool) -> None:
         kept = nightly.keep(store, config.clinic_name())
         if as_json:
             typer.echo(json.dumps(asdict(kept), default=str))
-        for card in [] if as_json else kept.cards:
-            title = f"{card['model']}@{card['version']}, images from {card['source']}: {card['images']} images"
-            rows = [(check["what"], check["words"]) for check in card["checks"]]
+        for group in [] if as_json else kept.cards:
+            title = f"{group['model']}@{group['version']}, images from {group['source']}: {group['images']} images"
+            rows = [(check["what"], check["words"]) for check in group["checks"]]
             terminal.table(("what", "verdict"), rows, title, ("verdict",))
         if not as_json and not kept.cards:
             typer.echo(f"kept for {kept.day}: no image was read in the last {kept.settings['days']} days")

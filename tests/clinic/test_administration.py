@@ -37,7 +37,6 @@ from lungkit.clinic.records.tables import (
     SignIn,
     Study,
     Trial,
-    TrialSignature,
     User,
     now,
 )
@@ -128,13 +127,8 @@ def calls(store, admin, doctor, saved):
         signed, rejected = (trials.open_trial(db, evidence, rule_back) for _ in range(2))
         sha256 = db.get(Trial, signed).evidence_sha256
         accounts.add_user(db, "signer", "Test Signer", "admin")
-        db.add(
-            TrialSignature(
-                trial_id=signed,
-                user_id=db.scalar(sa.select(User.id).where(User.name == "signer")),
-                evidence_sha256=sha256,
-            )
-        )
+        signer = db.scalars(sa.select(User).where(User.name == "signer")).one()
+        trials.sign(db, accounts.Actor(signer.id, "signer", "Test Signer", "admin", "-"), signed, sha256)
     return {
         "keys": (),
         "add_key": ("ris", ["predict"], 30, 60),

@@ -61,26 +61,26 @@ def _night(night: DriftNight) -> str:
     line = f'<p class="about">Looked at on {safe(when(night.ran_at))}.{safe(told)} {rate}</p>'
     if not night.cards:
         return line + notice("No image was read in the week before.", "note")
-    return line + "".join(map(_card, sorted(night.cards, key=lambda card: -len(_changed(card)))))
+    return line + "".join(map(_card, sorted(night.cards, key=lambda group: -len(_changed(group)))))
 
 
-def _changed(card: dict[str, Any]) -> list[dict[str, Any]]:
-    return [check for check in card["checks"] if check["alarm"]]
+def _changed(group: dict[str, Any]) -> list[dict[str, Any]]:
+    return [check for check in group["checks"] if check["alarm"]]
 
 
-def _card(card: dict[str, Any]) -> str:
-    title = f"<h2>{safe(card['model'])}@{safe(card['version'])}, images from {safe(card['source'])}</h2>"
-    changed, silent = _changed(card), [check["what"] for check in card["checks"] if check["alarm"] is None]
+def _card(group: dict[str, Any]) -> str:
+    title = f"<h2>{safe(group['model'])}@{safe(group['version'])}, images from {safe(group['source'])}</h2>"
+    changed, silent = _changed(group), [check["what"] for check in group["checks"] if check["alarm"] is None]
     words = (
         notice(f"Changed: {listed([check['what'] for check in changed], 'and')}.", "problem")
         if changed
         else notice("No change seen.", "done")
     )
-    shown = [check for check in card["checks"] if check["alarm"] is not None]
+    shown = [check for check in group["checks"] if check["alarm"] is not None]
     drawn = "".join(_chart(check) for check in sorted(shown, key=lambda check: not check["alarm"]))
     left = f"Too few days to tell: {', '.join(silent)}. " if silent else ""
-    damaged = f"{count(card['images_damaged'], 'damaged image')} left out." if card["images_damaged"] else ""
-    images = f"{count(card['images'], 'image')} in all. {left}{damaged}"
+    damaged = f"{count(group['images_damaged'], 'damaged image')} left out." if group["images_damaged"] else ""
+    images = f"{count(group['images'], 'image')} in all. {left}{damaged}"
     return f'{title}{words}<div class="charts">{drawn}</div><p class="about">{safe(images)}</p>'
 
 

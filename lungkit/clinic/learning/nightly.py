@@ -49,8 +49,9 @@ def keep(store: Store, clinic: str, days: int = DAYS, every: float = EVERY) -> K
         if kept := _kept(db, today):
             return kept
         cards = _cards(db, today, days, every, clinic)
-    alarm = any(check["alarm"] for card in cards for check in card["checks"])
-    settings = {"days": days, "every": every, "sums": sum(check["sums"] for card in cards for check in card["checks"])}
+    checks = [check for group in cards for check in group["checks"]]
+    alarm = any(check["alarm"] for check in checks)
+    settings = {"days": days, "every": every, "sums": sum(check["sums"] for check in checks)}
     with store.write() as db:
         if kept := _kept(db, today):  # another gateway was faster
             return kept
@@ -75,11 +76,11 @@ def untold(store: Store) -> list[Change]:
     """What the runs of the last week found and no one was told in that week; the latest date of each counts."""
     with store.read() as db:
         rows = db.scalars(_alarms()).all()
-    told = {(card["source"], one.model, one.what) for row in rows if row.told_at for card, one in _changes(row)}
+    told = {(group["source"], one.model, one.what) for row in rows if row.told_at for group, one in _changes(row)}
     new: dict[tuple[str, str], Change] = {}
     for row in rows:
-        for card, one in _changes(row):
-            if (card["source"], one.model, one.what) not in told:
+        for group, one in _changes(row):
+            if (group["source"], one.model, one.what) not in told:
                 new[one.model, one.what] = one
     return [new[name] for name in sorted(new)]
 
@@ -100,9 +101,9 @@ def _alarms() -> "sa.Select[DriftRun]":
 
 def _changes(row: DriftRun) -> list[tuple[Json, Change]]:
     return [
-        (card, Change(f"{card['model']}@{card['version']}", check["what"], check["since"]))
-        for card in row.cards
-        for check in card["checks"]
+        (group, Change(f"{group['model']}@{group['version']}", check["what"], check["since"]))
+        for group in row.cards
+        for check in group["checks"]
         if check["alarm"]
     ]
 
