@@ -88,6 +88,8 @@ class Graph:
                 "INFERENCE_PRECISION_HINT": PRECISION,
                 "PERFORMANCE_HINT": "THROUGHPUT" if many else "LATENCY",
                 "INFERENCE_NUM_THREADS": threads or (processors if many else min(4, processors)),
+                # Pinned, the threads of every process would take the same first processors, and leave the others idle.
+                "ENABLE_CPU_PINNING": False,
             },
         )
 
