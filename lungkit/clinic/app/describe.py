@@ -50,7 +50,7 @@ def probability_words(row: CaseRow) -> str:
 
 
 def review_words(row: CaseRow) -> str:
-    """What the latest review of a reading says, and whose it is; or that nobody needs to review it any more."""
+    """What the latest review of a reading says, and whose it is; or that a later reading replaces it."""
     if row.superseded and not row.reviewed:
         return "Replaced by a later reading"
     if not row.reviewed:

@@ -12,7 +12,7 @@ from lungkit.wording import count, percent
 AGAIN = "One doctor has read these without the model's answer. Your label shows how far readers agree."
 DIFFER = "Two doctors gave different labels. Yours decides if it is one of theirs; otherwise the image stays aside."
 NEXT = (
-    "Images that nobody has reviewed, and whose label would teach the model most: it is unsure of them, or they are "
+    "Images without a review, whose label would teach the model most: it is unsure of them, or they are "
     "unlike those that it learned from."
 )
 DOUBTS = "Labels that look wrong by the model's probabilities. The model may be the one that is wrong."

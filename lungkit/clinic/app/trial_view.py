@@ -78,7 +78,7 @@ def _table(evidence: Evidence) -> str:
 
 
 def forest(evidence: Evidence) -> str:
-    """The difference in AUC on each set with its interval, beside no difference and the margin, as inline SVG."""
+    """The difference in AUC on each set with its interval, with lines at 0 and at the margin, as inline SVG."""
     low, high = _range(evidence)
     left, right = NAMES, WIDTH - FIGURES
     bottom = _TOP + _ROW * len(evidence.sets)

@@ -63,7 +63,7 @@ class WorklistScreen(Screen[Records]):
             self.label.value in (ALL, row.label)
             and self.decision.value in (ALL, row.decision)
             and REVIEWED[self.reviewed.value] in (None, row.reviewed)
-            and not (row.superseded and REVIEWED[self.reviewed.value] is False)  # nobody needs to
+            and not (row.superseded and REVIEWED[self.reviewed.value] is False)  # no review is needed
             and first <= row.read_at.astimezone().date() <= last
         )
 

@@ -32,7 +32,7 @@ Row = sa.Row[tuple[Any, ...]]
 
 
 def order(store: Store, model: str, most: int = 50) -> list[str]:
-    """Ids of at most `most` readings of a model that nobody has reviewed, the one to review first at the front.
+    """Ids of at most `most` readings of a model that have no review, the one to review first at the front.
 
     Of an image that was read several times, the newest reading counts, and none where one of them was reviewed. CT
     series, excluded patients and damaged images are left out.
@@ -110,7 +110,7 @@ def _readings(model: str) -> "sa.Select[*tuple[Any, ...]]":
 
 
 def _waiting(db: orm.Session, model: str, most: int) -> list[Row]:
-    """The newest reading of each image that nobody has reviewed."""
+    """The newest reading of each image that has no review."""
     reviewed = (
         sa.select(Study.patient_id, Study.sha256)
         .join(Reading, Reading.study_id == Study.id)

@@ -1,4 +1,4 @@
-"""A challenger reads what the version in use has read, from the pixels in the records; nobody sees it next to a case.
+"""A challenger reads what the version in use has read, from the pixels in the records. Never shown with a case.
 
 Pixels in the records are those of the upload, except of images of more than 2048 pixels a side, and of pictures with
 more than 8 bits. CT series are left out, because their reading is that of many slices, and so are excluded patients.
