@@ -28,6 +28,8 @@ from traitlets.config import Config
 
 from lungkit import config, files, terminal
 from lungkit.errors import LungkitError
+from lungkit.study.provenance import RunRecord, Stage
+from lungkit.training import exhibits
 
 
 class NotebookFailed(LungkitError):
@@ -41,11 +43,12 @@ class NotebookFailed(LungkitError):
 
 @dataclass
 class Run:
-    """A run: its folder, its parameters, and (name, seconds, "done" or the failure) of each notebook."""
+    """A run: its folder, its parameters, and what became of each notebook."""
 
     folder: Path
     parameters: dict[str, Any]
-    stages: list[tuple[str, float, str]] = field(default_factory=list)
+    stages: list[Stage] = field(default_factory=list)
+    started: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
 
     @property
     def index(self) -> Path:
@@ -134,7 +137,8 @@ def _execute(notebook: Path, parameters: dict[str, Any], result: Run) -> None:
         status = terminal.refusal(refused)
         raise
     finally:
-        result.stages.append((notebook.stem, time.perf_counter() - started, status))
+        result.stages.append(Stage(notebook.stem, round(time.perf_counter() - started, 1), status))
+        RunRecord.of(result.started, result.parameters, tuple(result.stages)).save(result.folder)
         _write_index(result)
 
 
@@ -268,17 +272,17 @@ def headline(folder: Path) -> str:
 
 def _write_index(result: Run) -> None:
     rows = "".join(
-        f'<tr><td><a href="{name}.html">{name}</a></td><td>{seconds:.0f} s</td>'
-        f'<td class="{"" if status == "done" else "failed"}">{html.escape(status)}</td></tr>'
-        for name, seconds, status in result.stages
+        f'<tr><td><a href="{stage.name}.html">{stage.name}</a></td><td>{stage.seconds:.0f} s</td>'
+        f'<td class="{"" if stage.status == "done" else "failed"}">{html.escape(stage.status)}</td></tr>'
+        for stage in result.stages
     )
     parameters = "".join(
         f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>" for k, v in result.parameters.items()
     )
     figures = "".join(
-        f'<figure><a href="{quote(file.name)}"><img src="{quote(file.name)}" alt="{html.escape(file.stem)}"></a>'
-        f"<figcaption>{html.escape(file.stem.replace('_', ' '))}</figcaption></figure>"
-        for file in sorted(result.folder.glob("*.png"))
+        f'<figure><a href="figures/{quote(one.name)}.png"><img src="figures/{quote(one.name)}.png" '
+        f'alt="{html.escape(one.caption)}"></a><figcaption>{html.escape(one.caption)}</figcaption></figure>'
+        for one in exhibits.listed(Path(result.parameters.get("report") or result.folder), exhibits.FIGURES)
     )
     page = _PAGE.format(
         title=html.escape(f"Run on {Path(str(result.parameters.get('data', 'phantom'))).name}"),

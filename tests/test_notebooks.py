@@ -13,10 +13,13 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from lungkit import config, notebooks
 from lungkit.errors import LungkitError
+from lungkit.study import provenance
+from lungkit.training import exhibits
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -92,8 +95,9 @@ def test_each_notebook_gets_what_it_knows_and_the_version_of_this_run_and_the_pa
     given = {"data": "a<b>x", "profile": "full", "model_name": "two"}
     run = notebooks.run([first, second], given, tmp_path / "run")
     assert (run.folder / "afull.txt").read_text() == "a<b>x|full"
-    assert [(name, status) for name, _, status in run.stages] == [("01_first", "done"), ("02_second", "done")]
-    assert all(seconds > 0 for _, seconds, _ in run.stages)
+    assert [(stage.name, stage.status) for stage in run.stages] == [("01_first", "done"), ("02_second", "done")]
+    assert all(stage.seconds > 0 for stage in run.stages)
+    assert provenance.RunRecord.open(run.folder).stages == tuple(run.stages)
     index = run.index.read_text()
     assert "a&lt;b&gt;x" in index
     assert "<b>x" not in index
@@ -138,7 +142,7 @@ def test_the_pattern_for_loaded_addresses_finds_them():
 def _run_with(folder: Path, record: dict | None = None) -> notebooks.Run:
     if record:
         (folder / "evaluation.json").write_text(json.dumps(record))
-    return notebooks.Run(folder, {"data": "phantom"}, [("01_first", 1.2, "done")])
+    return notebooks.Run(folder, {"data": "phantom"}, [provenance.Stage("01_first", 1.2, "done")])
 
 
 RECORD = {
@@ -231,10 +235,10 @@ def test_a_run_on_data_with_the_longest_name_has_a_folder(folder, monkeypatch):
 
 def test_the_index_shows_the_figures_that_the_notebooks_left(folder, tmp_path, monkeypatch):
     notebook = _write(folder / "01_first.ipynb")
-    monkeypatch.setattr(notebooks, "_papermill", lambda *_: (tmp_path / "class_balance #1.png").write_bytes(b""))
+    monkeypatch.setattr(notebooks, "_papermill", lambda *_: exhibits.figure(Figure(), tmp_path, "01 #1", "50 % < all"))
     index = notebooks.run([notebook], {}, tmp_path).index.read_text()
-    assert 'src="class_balance%20%231.png"' in index
-    assert "class balance #1</figcaption>" in index
+    assert 'src="figures/01%20%231.png"' in index
+    assert "<figcaption>50 % &lt; all</figcaption>" in index
 
 
 # --- Ctrl-C, and a system that refuses

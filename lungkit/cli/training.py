@@ -45,7 +45,7 @@ def run(
     for sentence in (notebooks.standing(result), notebooks.headline(result.folder)):
         if sentence:
             terminal.say(sentence)
-    seconds = sum(taken for _, taken, _ in result.stages)
+    seconds = sum(stage.seconds for stage in result.stages)
     terminal.say(f"{len(result.stages)} notebooks in {seconds:.0f} s: {result.index}")
 
 

@@ -7,7 +7,6 @@ afterwards. Images are float (height, width) arrays from 0 (black) to 1 (white).
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -51,14 +50,6 @@ def use_style() -> None:
         }
     )
     plt.switch_backend(mpl.get_backend())  # loads the notebook's backend, which teaches Jupyter to show a Figure
-
-
-def keep(figure: Figure, folder: Path, name: str) -> Figure:
-    """Write the figure to folder/name.png and return it: a notebook shows it as the cell's result."""
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.png", bbox_inches="tight")
-    plt.close(figure)  # pyplot would show one of its own a second time
-    return figure
 
 
 # --- from an Evaluation

@@ -426,13 +426,6 @@ def test_titles_and_legends_stay_inside_their_figure():
             assert box.x1 <= figure.bbox.width + 1
 
 
-def test_keep_writes_the_figure_and_closes_one_of_pyplots(tmp_path):
-    figure, _ = plt.subplots()
-    assert plots.keep(figure, tmp_path / "figures", "loss") is figure
-    assert (tmp_path / "figures" / "loss.png").read_bytes()[1:4] == b"PNG"
-    assert plt.get_fignums() == []
-
-
 @pytest.mark.filterwarnings("default")
 def test_a_notebook_shows_a_figure_once(monkeypatch):
     monkeypatch.delenv("MPLBACKEND", raising=False)  # as in JupyterLab; a test session sets agg

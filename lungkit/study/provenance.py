@@ -1,0 +1,113 @@
+"""What a run was made with: versions, machine, code, parameters, as run.json in its folder."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import lungkit
+from lungkit import config, files
+from lungkit.errors import LungkitError
+
+RECORD = "run.json"
+# What decides about figures; every other installed package is in the lock file of the commit.
+PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "tensorflow", "keras", "keras-tuner", "openvino", "pillow",
+            "pydicom", "matplotlib")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One notebook of a run."""
+
+    name: str  # "04_evaluation"
+    seconds: float
+    status: str  # "done", or why it stopped
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run of notebooks, as run.json keeps it."""
+
+    started: str  # ISO 8601, with the zone
+    parameters: dict[str, Any]
+    stages: tuple[Stage, ...]
+    environment: dict[str, Any]  # as `environment` gives it
+    code: dict[str, Any]  # as `code` gives it
+
+    @classmethod
+    def of(cls, started: str, parameters: Mapping[str, Any], stages: tuple[Stage, ...]) -> "RunRecord":
+        """The record of a run on this machine, with this code."""
+        return cls(started, dict(parameters), stages, environment(), code())
+
+    def save(self, folder: Path) -> None:
+        """Write run.json."""
+        files.replace(folder / RECORD, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def open(cls, folder: Path) -> "RunRecord":
+        """The record in a run's folder. LungkitError where there is none, or where it is damaged."""
+        try:
+            record = json.loads((folder / RECORD).read_text("utf-8"))
+            return cls(**record | {"stages": tuple(Stage(**stage) for stage in record["stages"])})
+        except FileNotFoundError:
+            raise LungkitError(f"{folder} is not the folder of a run: it has no {RECORD}. Give one that `lungkit run` "
+                               "made") from None  # fmt: skip
+        except (ValueError, KeyError, TypeError) as error:
+            raise LungkitError(f"{folder / RECORD} is damaged: {error}") from None
+
+
+def environment() -> dict[str, Any]:
+    """Python, system, processor, cores, memory in GiB, and the versions of PACKAGES that are installed."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "packages": versions,
+    }
+
+
+def code() -> dict[str, Any]:
+    """lungkit's version, the commit of its checkout, and whether files differ from it; commit None without one."""
+    known: dict[str, Any] = {"lungkit": lungkit.__version__, "commit": None, "changed": None}
+    if (commit := _git("rev-parse", "HEAD")) is None:
+        return known
+    changed = _git("status", "--porcelain", "--", "lungkit", "notebooks")
+    return known | {"commit": commit, "changed": None if changed is None else bool(changed)}
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the project's checkout; None without git or a checkout."""
+    if not (config.home() / ".git").exists():
+        return None
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(config.home()), *arguments], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() if asked.returncode == 0 else None
+
+
+def _processor() -> str:
+    """The processor's name, as far as the system says it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text("utf-8", "replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
