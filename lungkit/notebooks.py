@@ -31,6 +31,9 @@ from lungkit.errors import LungkitError
 from lungkit.study.provenance import RunRecord, Stage
 from lungkit.training import exhibits
 
+_LIVE = "application/vnd.jupyter.widget-view+json"  # as in lungkit.explore.shown, which needs ipywidgets
+EXERCISE = "exercise"  # tag of the cells of an exercise and of its solution
+
 
 class NotebookFailed(LungkitError):
     """A cell raised, or its Python process died; the message names notebook, cell and reason."""
@@ -72,13 +75,15 @@ def parameter_names(notebook: Path) -> set[str]:
     return set(papermill.inspect_notebook(str(notebook)))
 
 
-def run(notebooks: list[Path], parameters: dict[str, Any], folder: Path | None = None) -> Run:
+def run(notebooks: list[Path], parameters: dict[str, Any], folder: Path | None = None, exercises: bool = False) -> Run:
     """Execute `notebooks` in order with papermill, each with those of `parameters` that it knows.
 
     The executed copies, an HTML page of each and index.html go to `folder` (default: a new one, named by time and
     data set, under the reports folder), and so do the figures and tables of the notebooks. The first cell that raises
     ends the run with NotebookFailed; the pages until then stay readable. A parameter that none of the notebooks knows
     is refused by name before anything runs.
+
+    exercises: also run the exercises' solutions, which are for learners and not part of a study.
     """
     known = {notebook: parameter_names(notebook) for notebook in notebooks}
     everything = set().union(*known.values())
@@ -94,7 +99,8 @@ def run(notebooks: list[Path], parameters: dict[str, Any], folder: Path | None =
         given = parameters | {"report": str(report)}
         if record := _record(report):  # the next notebooks take the version that this run registered
             given["model_name"] = record["version"]
-        _execute(notebook, {name: value for name, value in given.items() if name in known[notebook]}, result)
+        own = {name: value for name, value in given.items() if name in known[notebook]}
+        _execute(notebook, own, result, exercises)
     return result
 
 
@@ -124,11 +130,11 @@ def _record(folder: Path) -> dict[str, str]:
     return record
 
 
-def _execute(notebook: Path, parameters: dict[str, Any], result: Run) -> None:
+def _execute(notebook: Path, parameters: dict[str, Any], result: Run, exercises: bool) -> None:
     started = time.perf_counter()
     status = "interrupted"
     try:
-        _papermill(notebook, result.folder / notebook.name, parameters)
+        _papermill(notebook, result.folder / notebook.name, parameters, exercises)
         status = "done"
     except NotebookFailed as failure:
         status = failure.reason
@@ -142,23 +148,30 @@ def _execute(notebook: Path, parameters: dict[str, Any], result: Run) -> None:
         _write_index(result)
 
 
-def _papermill(notebook: Path, copy: Path, parameters: dict[str, Any]) -> None:
+def _papermill(notebook: Path, copy: Path, parameters: dict[str, Any], exercises: bool = True) -> None:
     """Execute `notebook` into `copy`, with an HTML page next to it. Raises NotebookFailed if a cell fails."""
 
     def execute() -> None:
         # The kernel communicates through files that only this user can reach, not through open ports.
-        with tempfile.TemporaryDirectory(prefix="lungkit-") as sockets:
+        with tempfile.TemporaryDirectory(prefix="lungkit-") as temporary:
+            document = nbformat.read(notebook, 4)
+            if not exercises:
+                document.cells = [c for c in document.cells if EXERCISE not in c.metadata.get("tags", ())]
+            given = Path(temporary) / notebook.name
+            nbformat.write(document, given)
             papermill.execute_notebook(
-                str(notebook),
+                str(given),
                 str(copy),
                 parameters,
                 cwd=str(notebook.parent),
                 progress_bar={"desc": f"{notebook.stem:18}"},
-                config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
+                config=Config({"KernelManager": {"transport": "ipc", "ip": f"{temporary}/kernel"}}),
             )
 
     try:
         failed = _in_thread(execute)
+        with suppress(FileNotFoundError):  # nothing was executed
+            _keep_stills(copy)
     finally:
         unwritten = _page(copy)
     page = None if unwritten else copy.with_suffix(".html")
@@ -171,6 +184,16 @@ def _papermill(notebook: Path, copy: Path, parameters: dict[str, Any]) -> None:
             raise NotebookFailed(notebook, "a cell", reason, page)
     if error := failed or unwritten:
         raise error
+
+
+def _keep_stills(copy: Path) -> None:
+    """Leave the still picture of each widget (lungkit.explore) alone: its live view ended with the kernel."""
+    document = nbformat.read(copy, 4)
+    document.metadata.pop("widgets", None)
+    for output in (output for cell in document.cells for output in cell.get("outputs", ())):
+        if "image/png" in output.get("data", {}):
+            output.data.pop(_LIVE, None)
+    nbformat.write(document, copy)
 
 
 def _page(copy: Path) -> Exception | None:
@@ -217,7 +240,6 @@ def write_html(notebook: Path) -> Path:
     exporter = HTMLExporter(theme="light", exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = exporter.mermaid_js_url = ""
     document = nbformat.read(notebook, 4)
-    document.metadata.pop("widgets", None)
     body, _ = exporter.from_notebook_node(document, {"metadata": {"name": notebook.stem}})
     page = notebook.with_suffix(".html")
     files.replace(page, body)

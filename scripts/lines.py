@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "lungkit"
-LIMIT = 46_500  # lines of the whole package
-LAYERS = ("cli", "clinic/app", "clinic/web", "clinic/records", "clinic", "gateway", "training", "models", "data")
+LIMIT = 50_000  # lines of the whole package
+LAYERS = ("cli", "clinic/app", "clinic/web", "clinic/records", "clinic", "gateway", "study", "explore", "training")
+LAYERS += ("models", "data")
 
 
 def count(file: Path) -> int:

@@ -24,6 +24,7 @@ def run(
     profile: Annotated[str, typer.Option(help=f"sizes of the run: {', '.join(config.PROFILES)}")] = "quick",
     model_name: Annotated[str, typer.Option(help="name in the registry; default: data set and architecture")] = "",
     parameter: Annotated[list[str], typer.Option("-p", help="key=value, any parameter of the notebooks")] = [],  # noqa: B006
+    exercises: Annotated[bool, typer.Option("--exercises", help="run the exercises' solutions too")] = False,
     in_place: Annotated[bool, typer.Option("--in-place", help="execute the committed notebooks themselves")] = False,
 ) -> None:
     """Run the numbered notebooks; executed copies and an HTML index go to reports/."""
@@ -41,7 +42,7 @@ def run(
     for key, _, value in (text.partition("=") for text in parameter):
         parameters[key] = source_path(value) if key == "data" else _value(value)
     say_each(_left_out(parameters["data"], parameters.get("label_column")))
-    result = notebooks.run(numbered, parameters)
+    result = notebooks.run(numbered, parameters, exercises=exercises)
     for sentence in (notebooks.standing(result), notebooks.headline(result.folder)):
         if sentence:
             terminal.say(sentence)
