@@ -58,12 +58,18 @@ class ReviewSet:
 
 
 def read(folder: Path) -> ReviewSet:
-    """The set in a folder. LungkitError where it is none, or where a file is not the one that was collected."""
+    """The set in a folder. LungkitError where it is none, or where a file was changed, added or removed."""
     found = _read(folder.resolve())
-    for name, digest in found.manifest["files"].items():
-        file = found.folder / name
-        if not file.is_file() or files.sha256(file) != digest:
-            raise LungkitError(f"{file} is not the file that was collected; restore {folder} from a copy")
+    sealed = found.manifest["files"]
+    there = {path.relative_to(found.folder).as_posix() for path in found.folder.rglob("*") if path.is_file()}
+    differing = sorted((there - {MANIFEST}) ^ sealed.keys()) or sorted(
+        name for name, digest in sealed.items() if files.sha256(found.folder / name) != digest
+    )
+    if differing:
+        raise LungkitError(
+            f"{found.folder} is not as it was collected: {differing[0]} was changed, added or removed. Restore it, or "
+            "collect the reviews again"
+        )
     return found
 
 
@@ -100,7 +106,11 @@ def _read(folder: Path) -> ReviewSet:
             rows = tuple(row | {"sha256": manifest["files"][row["file"]]} for row in csv.DictReader(table))
         found = ReviewSet(folder, files.sha256(content), manifest, rows)
         complete = {"file", "patient_id", "pixels_sha256", "answer_shown", "sha256"}
-        if not rows or not all(complete <= row.keys() for row in rows) or not isinstance(found.locked, bool):
+        if (
+            not rows
+            or not all(complete <= row.keys() for row in rows)
+            or not isinstance(manifest["asked"]["locked"], bool)
+        ):
             raise ValueError("columns are missing")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LungkitError(f"{folder} is no data set of reviews ({error}); {accepted(folder)}") from None

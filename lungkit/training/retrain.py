@@ -24,7 +24,7 @@ from lungkit.errors import LungkitError
 from lungkit.models import cnn, registry, saved
 from lungkit.training import finetune, fit, outside, recipes, release, reviewed
 from lungkit.training.recipes import Recipe
-from lungkit.training.reviewed import ReviewSet
+from lungkit.training.reviewed import DealtReviews
 
 MOST_COUNT = 4  # old images for which a reviewed one counts at most
 GENTLER = 1 / 3  # of the recipe's learning rate, from trained weights (docs/learning.md says what was tried)
@@ -165,7 +165,9 @@ def _unreviewed(data: dataset.Dataset) -> dataset.Dataset:
 # --- the joint set
 
 
-def _without_twins(new: ReviewSet, before: set[str], spec: preprocess.Preprocessing) -> tuple[ReviewSet, list[str]]:
+def _without_twins(
+    new: DealtReviews, before: set[str], spec: preprocess.Preprocessing
+) -> tuple[DealtReviews, list[str]]:
     """The reviews without patients who have a picture that is in the champion's own data, and their images' hashes.
 
     before: the digests of that data. Records keep pixels, not files, so pictures are compared as the network sees them.
@@ -182,7 +184,7 @@ def _without_twins(new: ReviewSet, before: set[str], spec: preprocess.Preprocess
     return kept, hashes
 
 
-def _joint(champion: registry.Version, own: dataset.Dataset, new: ReviewSet) -> Path:
+def _joint(champion: registry.Version, own: dataset.Dataset, new: DealtReviews) -> Path:
     """The folder of both sets in one, of links to them; the held-out reviews are in its test part."""
     old_rows = own.manifest[own.manifest["split"].isin(splits.PARTS)]
     parts = [_below(old_rows, OLD), _below(new.rows, NEW)]

@@ -4,19 +4,16 @@ The newest patients are held out: neither learned from nor chosen on, they are w
 patient counts from the first review, so that no earlier training can have seen a patient who is held out.
 """
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lungkit import files
-from lungkit.data import dataset, labels, splits
+from lungkit.data import dataset, labels, review_sets, splits
 from lungkit.data.notes import alike
-from lungkit.data.review_sets import MANIFEST, accepted
+from lungkit.data.review_sets import ReviewSet
 from lungkit.errors import LungkitError
 from lungkit.models.card import ModelCard
 from lungkit.training import recipes
@@ -32,12 +29,15 @@ class ReviewsRefused(LungkitError):
 
 
 @dataclass(frozen=True, eq=False)
-class ReviewSet:
-    """folder: of the set. manifest: its manifest.json. rows: as in dataset.Dataset, with `split` and `reviewed_at`."""
+class DealtReviews:
+    """A data set of reviews and its rows, as in dataset.Dataset, with `split` and `reviewed_at`."""
 
-    folder: Path
-    manifest: Mapping[str, Any]
+    collected: ReviewSet
     rows: pd.DataFrame
+
+    @property
+    def folder(self) -> Path:
+        return self.collected.folder
 
     @property
     def name(self) -> str:
@@ -52,26 +52,25 @@ class ReviewSet:
         parts["held_out"]["from"] = of_part["held_out"]["reviewed_at"].min().isoformat()
         return {
             "name": self.name,
-            "content_sha256": self.manifest["content_sha256"],
-            "manifest_sha256": files.sha256(self.folder / MANIFEST),
+            "content_sha256": self.collected.content_sha256,
+            "manifest_sha256": self.collected.sha256,
             **parts,
         }
 
 
-def read(folder: Path, card: ModelCard) -> ReviewSet:
+def read(folder: Path, card: ModelCard) -> DealtReviews:
     """The set in a folder, for a model with this card. Who is in it was decided when it was collected.
 
-    Raises ReviewsRefused for a locked set, one that is not as it was collected, one whose labels or kinds of images are
-    not those of the model, and one of fewer than FEWEST patients.
+    Raises LungkitError as review_sets.read does, and ReviewsRefused for a locked set, one whose labels or kinds of
+    images are not those of the model, and one of fewer than FEWEST patients.
     """
-    folder = folder.resolve()
-    manifest = _manifest(folder)
-    if manifest["asked"].get("locked", True):
+    collected = review_sets.read(folder)
+    folder = collected.folder
+    if collected.locked:
         raise ReviewsRefused(
             f"{folder.name} is a locked set: a model that learned from it could no longer be tried on it. Give a set "
             "that `lungkit learn collect` made without --locked"
         )
-    _unchanged(folder, manifest["files"])
     data = dataset.as_given(folder)
     table, _ = labels.read(folder / "labels.csv")
     if "reviewed_at" not in table:
@@ -86,34 +85,7 @@ def read(folder: Path, card: ModelCard) -> ReviewSet:
     stated = set(map(recipes.modality_name, rows["modality"])) - {"", card.modality}
     if card.modality != "image" and (other := sorted(stated)):
         raise ReviewsRefused(f"{folder.name} holds {', '.join(other)} images, and the model reads {card.modality}")
-    return ReviewSet(folder, manifest, rows.assign(split=_dealt(rows, folder.name)))
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        kinds = {"asked": dict, "files": dict, "content_sha256": str}
-        if not isinstance(manifest, dict) or any(not isinstance(manifest.get(key), of) for key, of in kinds.items()):
-            raise ValueError(f"it needs {', '.join(kinds)}")
-    except (OSError, ValueError) as error:
-        raise ReviewsRefused(
-            f"{folder} is not a data set of reviews: {MANIFEST} cannot be used ({error}); {accepted(folder)}"
-        ) from None
-    return manifest
-
-
-def _unchanged(folder: Path, listed: Mapping[str, Any]) -> None:
-    """Refuse a set with files that its manifest does not name, or does not have, or that were changed."""
-    there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    there.pop(MANIFEST, None)
-    differing = sorted(there.keys() ^ listed.keys()) or sorted(
-        name for name, path in there.items() if files.sha256(path) != listed[name]
-    )
-    if differing:
-        raise ReviewsRefused(
-            f"{folder.name} is not as it was collected: {differing[0]} was changed, added or removed. Restore it, or "
-            "collect the reviews again"
-        )
+    return DealtReviews(collected, rows.assign(split=_dealt(rows, folder.name)))
 
 
 def _in_the_words_of(card: ModelCard, given: pd.Series, name: str) -> pd.Series:

@@ -28,12 +28,15 @@ def test_a_set_knows_its_kind_its_hash_and_how_many_saw_an_answer(tmp_path):
     assert of.sha256 == files.sha256(tmp_path / "a-v1" / "manifest.json")
 
 
-@pytest.mark.parametrize("change", ["other", "gone"])
-def test_a_file_that_is_not_the_one_that_was_collected_is_refused(tmp_path, change):
+@pytest.mark.parametrize("change", ["other", "gone", "more"])
+def test_a_set_with_a_file_changed_removed_or_added_is_refused(tmp_path, change):
     folder = write(tmp_path / "a-v1", [("p1", "x", "no")])
     image = folder / "images" / "0.png"
-    image.write_text("z") if change == "other" else image.unlink()
-    with pytest.raises(LungkitError, match="is not the file that was collected"):
+    if change == "gone":
+        image.unlink()
+    else:
+        (image if change == "other" else image.with_name("1.png")).write_text("z")
+    with pytest.raises(LungkitError, match=r"not as it was collected: images/[01]\.png was changed, added or removed"):
         review_sets.read(folder)
 
 

@@ -148,7 +148,7 @@ def test_sets_are_refused_where_they_do_not_belong(lungkit, ward, store, version
     with pytest.raises(LungkitError, match="is in use already"):
         lungkit("learn", "trial", "tiny-cnn@v1", "--locked", locked)
     next((locked / "images").iterdir()).write_bytes(b"another picture")
-    with pytest.raises(LungkitError, match="is not the file that was collected"):
+    with pytest.raises(LungkitError, match="is not as it was collected"):
         lungkit("learn", "trial", "tiny-cnn@v2", "--locked", locked)
     with store.read() as db:
         assert db.scalars(sa.select(LockedLook)).all() == []  # a refused trial has looked at nothing
