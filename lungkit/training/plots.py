@@ -142,7 +142,7 @@ def _enlarged(
     operating point is not near that corner.
     """
     far = max(abs(drawn[2][0] - corner), 1 - drawn[2][1])
-    side = next((side for side in (0.1, 0.2, 0.3) if 1.2 * far <= side), None)
+    side = next((side for side in (0.1, 0.2) if 1.2 * far <= side), None)
     if side is None:
         return None
     inset = axes.inset_axes((place, 0.1, 0.52, 0.52))
@@ -244,13 +244,13 @@ def swings(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 def _largest_swings(tables: Mapping[str, pd.DataFrame]) -> str:
     """Which model a property sways most, and which least: by the largest swing of each, whatever its sign."""
-    most = {model: table.loc[table["swing"].abs().idxmax()] for model, table in tables.items()}
-    order = sorted(most, key=lambda model: -abs(most[model]["swing"]))
-    told = [
-        f"{model} by {most[model].name}, {wording.figure(*most[model][['swing', 'low', 'high']], signed=True)}"
-        for model in dict.fromkeys((order[0], order[-1]))
-    ]
-    return f"Swayed most: {told[0]}" + (f"; swayed least: {told[1]}" if len(told) > 1 else "")
+    most = {}
+    for model, table in tables.items():
+        row = int(table["swing"].abs().argmax())
+        value, low, high = table[["swing", "low", "high"]].to_numpy(float)[row].tolist()
+        most[model] = (abs(value), f"{model} by {table.index[row]}, {wording.figure(value, low, high, signed=True)}")
+    order = [said for _, said in sorted(most.values(), reverse=True)]
+    return f"Swayed most: {order[0]}" + (f"; swayed least: {order[-1]}" if len(order) > 1 else "")
 
 
 # --- of training
@@ -410,6 +410,7 @@ def prediction_grid(
     probability: np.ndarray,
     classes: Sequence[str],
     uncertain: ArrayLike | None = None,
+    margin: ArrayLike | None = None,
     n: int = 24,
 ) -> Figure:
     """The n images that teach most, worst first: right in green with a tick, wrong in vermillion with a cross.
@@ -417,10 +418,12 @@ def prediction_grid(
     Up to half of them are errors, the surest first; then up to a quarter right ones that are left to a person, the
     least sure first; then other right ones, drawn at random. A group that is smaller leaves its places to the others.
     images: (m, height, width). true, predicted: (m,) class indices. probability: (m,) of the predicted class.
-    uncertain: bool (m,), as models.rule.DecisionRule.uncertain gives it; None: none is.
+    uncertain: bool (m,), as models.rule.DecisionRule.uncertain gives it; None: none is. margin: (m,), how sure each is,
+    as DecisionRule.margin gives it; default: the probability.
     """
     true, predicted, probability = (np.asarray(given) for given in (true, predicted, probability))
-    groups = _worst_first(true != predicted, probability, uncertain, n)
+    sure = probability if margin is None else np.asarray(margin)
+    groups = _worst_first(true != predicted, sure, uncertain, n)
     order, columns = np.concatenate([shown for shown, _ in groups.values()]), 6
     figure, panels = _image_panels([images[i] for i in order], columns, lines=2)
     for axes, at in zip(panels, order, strict=True):
@@ -438,15 +441,15 @@ def prediction_grid(
 
 
 def _worst_first(
-    wrong: np.ndarray, probability: np.ndarray, uncertain: ArrayLike | None, n: int
+    wrong: np.ndarray, sure: np.ndarray, uncertain: ArrayLike | None, n: int
 ) -> dict[str, tuple[np.ndarray, int]]:
-    """By group: which images are shown, and how many the group has. wrong: bool (m,)."""
+    """By group: which images are shown, and how many the group has. wrong: bool (m,). sure: (m,)."""
     unsure = np.zeros(len(wrong), bool) if uncertain is None else np.asarray(uncertain)
     drawn = np.random.default_rng(SEED).permutation(len(wrong))
     groups = {
-        f"errors ({WRONG}), the surest first": np.flatnonzero(wrong)[np.argsort(-probability[wrong], kind="stable")],
+        f"errors ({WRONG}), the surest first": np.flatnonzero(wrong)[np.argsort(-sure[wrong], kind="stable")],
         f"right but uncertain ({RIGHT}), the least sure first": np.flatnonzero(~wrong & unsure)[
-            np.argsort(probability[~wrong & unsure], kind="stable")
+            np.argsort(sure[~wrong & unsure], kind="stable")
         ],
         f"other right ones ({RIGHT}), at random": drawn[(~wrong & ~unsure)[drawn]],
     }

@@ -382,6 +382,13 @@ def test_a_prediction_grid_leaves_places_to_each_group_and_fills_what_is_free(th
     assert len(figure.axes) == 24
 
 
+def test_how_sure_a_prediction_is_may_be_told_by_its_margin():
+    true = np.array([0, 0, 1])
+    figure = plots.prediction_grid(IMAGES[:3], 1 - true, true, [0.9, 0.6, 0.7], CLASSES, margin=[0.1, 2.0, 1.0])
+    shown = [axes.get_title(loc="left").split("\n")[0] for axes in figure.axes]
+    assert shown == ["✗ Normal 0.60", "✗ Pneumonia 0.70", "✗ Normal 0.90"]
+
+
 def test_a_prediction_grid_shows_at_most_n():
     true = np.zeros(30, int)
     assert len(plots.prediction_grid(IMAGES, true, true, np.ones(30), CLASSES, n=5).axes) == 5
