@@ -498,12 +498,12 @@ def overlays_by_model(
     """
     names = list(heatmaps)
     rows = [one for image in images for one in [image] * (1 + len(names))]
-    figure, panels = _image_panels(rows, 1 + len(names), extra_width=1.0)
+    figure, panels = _image_panels(rows, 1 + len(names), lines=2, extra_width=1.0)
     for row in range(len(images)):
         own = panels[row * (1 + len(names)) + 1 : (row + 1) * (1 + len(names))]
         for axes, name in zip(own, names, strict=True):
-            said = f"{name}: {answers[name][row]}" if answers else name
-            axes.set_title(_shorten(said, 1 + len(names)), fontsize=8, loc="left")
+            said = [name, answers[name][row]] if answers else [name]
+            axes.set_title("\n".join(_shorten(line, 1 + len(names)) for line in said), fontsize=8, loc="left")
     heat = [heatmaps[name][row] for row in range(len(images)) for name in names]
     outlined = None if masks is None else [masks[row] for row in range(len(images)) for _ in names]
     _heat(figure, [axes for i, axes in enumerate(panels) if i % (1 + len(names))], heat, outlined)

@@ -438,7 +438,7 @@ def test_overlays_by_model_have_a_row_for_each_image_and_say_what_each_model_ans
     answers = {"frozen": ["Normal", "COVID-19", "Normal"], "tuned": ["COVID-19"] * 3}
     figure = draw(plots.overlays_by_model(IMAGES[:3], {"frozen": heat, "tuned": 0 * heat}, masks, answers))
     *panels, _ = figure.axes
-    assert [axes.get_title(loc="left") for axes in panels[:4]] == ["", "frozen: Normal", "tuned: COVID-19", ""]
+    assert [axes.get_title(loc="left") for axes in panels[:4]] == ["", "frozen\nNormal", "tuned\nCOVID-19", ""]
     assert [len(axes.images) for axes in panels[:3]] == [1, 2, 2]
     assert panels[1].images[1].get_alpha().max() > panels[2].images[1].get_alpha().max() == 0
     assert [len(axes.collections) for axes in panels] == [0, 1, 1, 0, 0, 0, 0, 0, 0]
