@@ -6,6 +6,7 @@ figures for another prevalence follow from Bayes' theorem, if its patients are l
 """
 
 import io
+import textwrap
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -135,11 +136,13 @@ class Picture:
         self.figure = Figure(figsize=(10, 3.7), dpi=100)
         self._canvas, self._moving = FigureCanvasAgg(self.figure), list[tuple[Axes, Artist]]()
         self._matrix, self._curve, self._values = self.figure.subplots(1, 3, width_ratios=(1, 1.15, 1.15))
-        self.figure.subplots_adjust(left=0.075, right=0.985, bottom=0.15, top=0.78, wspace=0.33)
+        self.figure.subplots_adjust(left=0.075, right=0.985, bottom=0.15, top=0.76, wspace=0.33)
         self._draw_matrix()
         self._draw_curve()
         self._draw_values()
-        self._headline = self._text(self._matrix, 0.01, 0.95, self.figure.transFigure, weight="bold", fontsize=9.5)
+        self._headline = self._text(
+            self._matrix, 0.01, 0.99, self.figure.transFigure, va="top", weight="bold", fontsize=9
+        )
 
     def _draw_matrix(self) -> None:
         axes, classes = self._matrix, self.measured.classes
@@ -187,7 +190,8 @@ class Picture:
         told = [wording.figure(*each) for each in (of.sensitivity, of.specificity)]
         self._rates.set_text(f"sensitivity {told[0]}\nspecificity {told[1]}")
         self._move_values(of, prevalence)
-        self._headline.set_text(f"Called from {threshold:.3f} on. {says(of, self.cls, prevalence)}")
+        headline = f"Called from {threshold:.3f} on. {says(of, self.cls, prevalence)}"
+        self._headline.set_text(textwrap.fill(headline, 105))  # what the figure's width holds
         return self.figure
 
     def _move_matrix(self, of: Decided) -> None:

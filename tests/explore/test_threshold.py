@@ -2,6 +2,7 @@
 
 import io
 import time
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -128,11 +129,22 @@ def test_the_picture_shows_the_figures_of_the_threshold():
     explorer.threshold.value, explorer.prevalence.value = 0.6, 0.02
     of = threshold.decided(explorer.measured, "COVID-19", 0.6)
     texts = [text.get_text() for axes in explorer.figure().axes for text in axes.texts]
-    assert f"Called from 0.600 on. {threshold.says(of, 'COVID-19', 0.02)}" in texts
+    assert f"Called from 0.600 on. {threshold.says(of, 'COVID-19', 0.02)}" in [
+        text.replace("\n", " ") for text in texts
+    ]
     assert [int(text.split("\n")[0]) for text in texts[:4]] == [of.cleared, of.alarms, of.missed, of.found]
     assert "where 2 % have COVID-19" in texts
     (point,) = [line for line in explorer.figure().axes[1].lines if line.get_marker() == "o"]
     assert (point.get_xdata()[0], point.get_ydata()[0]) == (1 - of.specificity[0], of.sensitivity[0])
+
+
+def test_the_headline_of_a_class_with_a_long_name_stays_inside_the_picture():
+    of = measured()
+    long = replace(of, classes=("Normal", "Pneumonia", "Squamous cell carcinoma of the lung, with metastases"))
+    long.metrics["class"] = long.metrics["class"].replace("COVID-19", long.classes[-1])
+    figure = threshold.Picture(long, long.classes[-1]).moved(0.5, 0.02)
+    (headline,) = [text for text in figure.axes[0].texts if text.get_text().startswith("Called")]
+    assert headline.get_window_extent().x1 <= figure.bbox.width
 
 
 def test_a_slider_asks_for_pictures_faster_than_a_person_notices():
