@@ -26,7 +26,7 @@ def _markdown(document) -> str:
 def test_a_lesson_leads_to_the_one_before_the_one_after_and_to_all(lesson):
     nav = lesson.cells[0].source.splitlines()[2]
     assert re.fullmatch(
-        r"\[← \d\d .+\]\(\d\d_\w+\.ipynb\) · \[all notebooks\]\(\.\./README\.md\) · \[\d\d .+ →\]\(\d\d_\w+\.ipynb\)",
+        r"\[← \d\d .+\]\(\d\d_\w+\.ipynb\) · \[all notebooks\]\(\.\./docs/notebooks\.md\) · \[\d\d .+ →\]\(\d\d_\w+\.ipynb\)",
         nav,
     )
 
