@@ -25,7 +25,7 @@ from lungkit.errors import LungkitError
 from lungkit.models.card import PER_CLASS
 from lungkit.models.card_text import METRICS
 from lungkit.palette import BLACK, BLUE, GOOD, GREY, ORANGE, SERIES, SKY, VERMILLION, WARN
-from lungkit.training.evaluation import Evaluation, mean_with_interval
+from lungkit.training.evaluation import SEED, Evaluation, mean_with_interval
 
 RIGHT, WRONG = "✓", "✗"  # both are in DejaVu Sans, which matplotlib brings along
 HEAT = "inferno"
@@ -84,37 +84,46 @@ def confusion(evaluation: Evaluation) -> Figure:
 
 
 def roc(evaluation: Evaluation) -> Figure:
-    """ROC curve with its 95 % band: of the last class for two classes, else a panel for each class against the rest."""
+    """ROC curve with its 95 % band: of the last class for two classes, else a panel for each class against the rest.
+
+    Where the operating point lies near the upper left corner, an inset enlarges that corner.
+    """
     figure, panels = _curve_panels(evaluation, "1 − specificity", "sensitivity")
+    insets = []
     for cls, axes in panels.items():
         axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance")
         at = (1 - evaluation.value("specificity", cls)[0], evaluation.value("recall", cls)[0])
-        _curve(axes, evaluation.roc_band(cls), evaluation.roc(cls)[["fpr", "tpr"]], at, label="ROC curve")
+        drawn = evaluation.roc_band(cls), evaluation.roc(cls)[["fpr", "tpr"]], at
+        _curve(axes, *drawn, label="ROC curve")
+        insets.append(_enlarged(axes, drawn, corner=0, place=0.41))
         axes.set_title(f"{cls}\nAUC {wording.figure(*evaluation.value('auc', cls))}")
     _legend_below(figure, next(iter(panels.values())))
-    return _titled(figure, f"The area under the ROC curve is {wording.figure(*evaluation.value('auc'))}")
+    title = f"The area under the ROC curve is {wording.figure(*evaluation.value('auc'))}"
+    return _titled(figure, title + _about_insets(insets))
 
 
 def precision_recall(evaluation: Evaluation) -> Figure:
-    """Precision-recall curve with its 95 % band, classes as in `roc`; titles state the average precision."""
+    """Precision-recall curve with its 95 % band, classes and insets as in `roc`; titles state average precisions."""
     figure, panels = _curve_panels(evaluation, "recall (sensitivity)", "precision")
-    support, average = evaluation.per_class["support"], {}
+    support, average, insets = evaluation.per_class["support"], {}, []
     for cls, axes in panels.items():
         axes.axhline(support[cls] / support.sum(), color=GREY, linestyle=":", label="chance")
         curve = evaluation.precision_recall(cls)[["recall", "precision"]].query("recall > 0")
         at = (evaluation.value("recall", cls)[0], evaluation.value("precision", cls)[0])
         band = evaluation.precision_recall_band(cls)
         _curve(axes, band, curve, at, label="precision", drawstyle="steps-pre")
+        insets.append(_enlarged(axes, (band, curve, at), corner=1, place=0.1, drawstyle="steps-pre"))
         average[cls] = evaluation.value("average_precision", cls)
         axes.set_title(f"{cls}\naverage precision {average[cls][0]:.3f}")
     _legend_below(figure, next(iter(panels.values())))
     lowest = min(average, key=lambda cls: average[cls][0])
-    where = f"lowest for {lowest}:"
+    where = f"is lowest for {lowest}:"
     if len(average) == 1:
-        where = f"for {lowest}:"
+        where = f"for {lowest} is"
     elif len({f"{value:.3f}" for value, *_ in average.values()}) == 1:
-        where = "the same for each class:"
-    return _titled(figure, f"Average precision is {where} {wording.figure(*average[lowest])}")
+        where = "is the same for each class:"
+    title = f"Average precision {where} {wording.figure(*average[lowest])}"
+    return _titled(figure, title + _about_insets(insets))
 
 
 def _curve(axes: Axes, band: pd.DataFrame, curve: pd.DataFrame, at: tuple[float, float], **style: Any) -> None:
@@ -124,10 +133,41 @@ def _curve(axes: Axes, band: pd.DataFrame, curve: pd.DataFrame, at: tuple[float,
     axes.plot(*at, "o", color=BLACK, markersize=6, label="operating point", zorder=5)
 
 
+def _enlarged(
+    axes: Axes, drawn: tuple[pd.DataFrame, pd.DataFrame, tuple[float, float]], corner: int, place: float, **style: Any
+) -> float | None:
+    """The upper corner at x = `corner` again, larger, in the empty part of the panel that begins at x = `place`.
+
+    drawn: band, curve and operating point. Returns the side of what the inset shows; None, and no inset, where the
+    operating point is not near that corner.
+    """
+    far = max(abs(drawn[2][0] - corner), 1 - drawn[2][1])
+    side = next((side for side in (0.1, 0.2) if 1.2 * far <= side), None)
+    if side is None:
+        return None
+    inset = axes.inset_axes((place, 0.1, 0.52, 0.52))
+    _curve(inset, *drawn, **style)
+    ends, margin = sorted((corner, corner + (side if corner == 0 else -side))), 0.05 * side
+    inset.set(xlim=(ends[0] - margin, ends[1] + margin), ylim=(1 - side - margin, 1 + margin))
+    inset.set(xticks=ends, yticks=(1 - side, 1))
+    inset.tick_params(labelsize=7, length=2, pad=1.5)
+    axes.indicate_inset_zoom(inset, edgecolor=GREY, alpha=0.6)
+    return side
+
+
+def _about_insets(sides: Sequence[float | None]) -> str:
+    """What the title says of the insets."""
+    shown = sum(side is not None for side in sides)
+    return f"; {'insets' if shown > 1 else 'inset'}: the corner enlarged" if shown else ""
+
+
 def reliability(evaluation: Evaluation) -> Figure:
-    """Accuracy against stated confidence, per bin, above the number of images in each bin."""
+    """Accuracy against stated confidence in the 15 bins of the ECE, above the number of images in each bin.
+
+    The axes begin where the images do. A bin of fewer than 10 images is hollow: its accuracy says little.
+    """
     table = evaluation.reliability()
-    figure = Figure(figsize=(5.6, 5.8), layout="constrained")
+    figure = Figure(figsize=(7.6, 5.4), layout="constrained")
     top, bottom = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     top.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfectly calibrated")
     many = table["images"] >= 10
@@ -140,14 +180,19 @@ def reliability(evaluation: Evaluation) -> Figure:
                 rows["confidence"], rows["accuracy"], _whiskers(rows["accuracy"], rows["low"], rows["high"]), fmt="o",
                 color=BLUE, markerfacecolor=fill, markersize=6, elinewidth=1.2, label=label,
             )  # fmt: skip
-    top.set(ylabel="accuracy", ylim=(-0.03, 1.03))
+    least = min(table["confidence"].min(), table["accuracy"].min(), table.loc[many, "low"].min())
+    top.set(ylabel="accuracy", ylim=(max(-0.03, np.floor(10 * least) / 10 - 0.03), 1.03))
     middle = (table["left"] + table["right"]) / 2
-    bottom.bar(middle, table["images"], width=0.9 * (table["right"] - table["left"]), color=SKY)
-    bottom.set(xlabel="confidence (probability of the likeliest class)", ylabel="images", xlim=(0, 1.02))
+    bars = bottom.bar(middle, table["images"], width=0.9 * (table["right"] - table["left"]), color=SKY)
+    bottom.bar_label(bars, fontsize=7, color=GREY)
+    bottom.margins(y=0.25)
+    begins = table["left"].min()
+    bottom.set(xlabel="confidence (probability of the likeliest class)", ylabel="images", xlim=(begins - 0.01, 1.01))
     bottom.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     _legend_below(figure, top)
     ece = wording.figure(*evaluation.value("ece"))
-    return _titled(figure, f"Confidence and accuracy differ by {ece} on average (ECE)")
+    shown = f"; no confidence is below {begins:.2f}" if begins > 0 else ""
+    return _titled(figure, f"Confidence and accuracy differ by {ece} on average (ECE, 15 bins){shown}")
 
 
 def per_class_scores(evaluation: Evaluation) -> Figure:
@@ -187,9 +232,25 @@ def swings(tables: Mapping[str, pd.DataFrame]) -> Figure:
         axes.errorbar(rows["swing"], place, xerr=reach, fmt=style["marker"], color=style["color"], label=model)
     axes.axvline(0, color=GREY, linestyle=":")
     axes.set_yticks(np.arange(len(names)) - 0.375, names)
-    axes.set_xlabel("AUC with the property on the diseased alone, less that with it on the others alone")
+    for border in np.arange(len(names) - 1) + 0.125:
+        axes.axhline(border, color=GREY, linewidth=0.4, alpha=0.5)
+    axes.set_xlabel(
+        "AUC with the property on the diseased alone, less that with it on the others alone\n"
+        "0: only the disease is read; bars: 95 % intervals by patient"
+    )
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
-    return _titled(figure, "A model that reads only the disease is at 0; bars: 95 % intervals by patient")
+    return _titled(figure, _largest_swings(tables))
+
+
+def _largest_swings(tables: Mapping[str, pd.DataFrame]) -> str:
+    """Which model a property sways most, and which least: by the largest swing of each, whatever its sign."""
+    most = {}
+    for model, table in tables.items():
+        row = int(table["swing"].abs().argmax())
+        value, low, high = table[["swing", "low", "high"]].to_numpy(float)[row].tolist()
+        most[model] = (abs(value), f"{model} by {table.index[row]}, {wording.figure(value, low, high, signed=True)}")
+    order = [said for _, said in sorted(most.values(), reverse=True)]
+    return f"Swayed most: {order[0]}" + (f"; swayed least: {order[-1]}" if len(order) > 1 else "")
 
 
 # --- of training
@@ -230,7 +291,7 @@ def compared(evaluations: Mapping[str, Evaluation]) -> Figure:
 
     Dotted: the accuracy of always answering the largest class, and the AUC of chance.
     """
-    figure, panels = _figure(10, 1.3 + 0.45 * len(evaluations), columns=3)
+    figure, panels = _figure(10, 1.5 + 0.45 * len(evaluations), columns=3)
     names = list(evaluations)[::-1]  # the first on top
     for axes, metric in zip(panels, ("auc", "accuracy", "macro_f1"), strict=True):
         for row, name in enumerate(names):
@@ -244,12 +305,19 @@ def compared(evaluations: Mapping[str, Evaluation]) -> Figure:
             axes.axvline(constant, color=GREY, linestyle=":")
         axes.set_xlim(right=1.0)
         axes.set_title(METRICS[metric])
-    images = len(evaluations[names[0]].true)
-    return _titled(
-        figure,
-        f"The same {images} images for all; bars: 95 % intervals by patient; "
-        "dotted: the AUC of chance, and the accuracy of the largest class alone",
+    images = wording.count(len(evaluations[names[0]].true), "image")
+    figure.supxlabel(
+        "bars: 95 % intervals by patient; dotted: the AUC of chance, and the accuracy of the largest class alone",
+        fontsize=8,
     )
+    return _titled(figure, f"{_highest_auc(evaluations)} on the same {images}")
+
+
+def _highest_auc(evaluations: Mapping[str, Evaluation]) -> str:
+    aucs = {name: of.value("auc")[0] for name, of in evaluations.items()}
+    best = max(aucs, key=lambda name: aucs[name])
+    others = ", ".join(f"{auc:.3f} ({name})" for name, auc in aucs.items() if name != best)
+    return f"AUC is highest for {best}: {aucs[best]:.3f}" + (f"; {others}" if others else "")
 
 
 def trials(table: pd.DataFrame) -> Figure:
@@ -341,26 +409,60 @@ def prediction_grid(
     predicted: np.ndarray,
     probability: np.ndarray,
     classes: Sequence[str],
+    uncertain: ArrayLike | None = None,
+    margin: ArrayLike | None = None,
     n: int = 24,
 ) -> Figure:
-    """The first n images with their predicted class: right in green with a tick, wrong in vermillion with a cross.
+    """The n images that teach most, worst first: right in green with a tick, wrong in vermillion with a cross.
 
+    Up to half of them are errors, the surest first; then up to a quarter right ones that are left to a person, the
+    least sure first; then other right ones, drawn at random. A group that is smaller leaves its places to the others.
     images: (m, height, width). true, predicted: (m,) class indices. probability: (m,) of the predicted class.
+    uncertain: bool (m,), as models.rule.DecisionRule.uncertain gives it; None: none is. margin: (m,), how sure each is,
+    as DecisionRule.margin gives it; default: the probability.
     """
-    columns, wrong = 6, 0
-    figure, panels = _image_panels(images[:n], columns, lines=2)
-    for axes, truth, guess, p in zip(panels, true, predicted, probability, strict=False):
-        wrong += truth != guess
-        color, mark = (GOOD, RIGHT) if truth == guess else (WARN, WRONG)
+    true, predicted, probability = (np.asarray(given) for given in (true, predicted, probability))
+    sure = probability if margin is None else np.asarray(margin)
+    groups = _worst_first(true != predicted, sure, uncertain, n)
+    order, columns = np.concatenate([shown for shown, _ in groups.values()]), 6
+    figure, panels = _image_panels([images[i] for i in order], columns, lines=2)
+    for axes, at in zip(panels, order, strict=True):
+        right = true[at] == predicted[at]
+        color, mark = (GOOD, RIGHT) if right else (WARN, WRONG)
         axes.set_title(
-            f"{mark} {_shorten(classes[guess], columns, used=7)} {p:.2f}\n"
-            f"{_shorten(f'true: {classes[truth]}', columns)}",
-            color=color, fontsize=8, loc="left", weight="normal" if truth == guess else "bold",
+            f"{mark} {_shorten(classes[predicted[at]], columns, used=7)} {probability[at]:.2f}\n"
+            f"{_shorten(f'true: {classes[true[at]]}', columns)}",
+            color=color, fontsize=8, loc="left", weight="normal" if right else "bold",
         )  # fmt: skip
         for spine in axes.spines.values():
             spine.set(visible=True, color=color, linewidth=2.5)
-    shown = len(panels)
-    return _titled(figure, f"{shown - wrong} of {shown} images are right ({RIGHT}), {wrong} wrong ({WRONG})")
+    told = [f"{len(shown)} of {count} {name}" for name, (shown, count) in groups.items() if count]
+    return _titled(figure, "; ".join(told))
+
+
+def _worst_first(
+    wrong: np.ndarray, sure: np.ndarray, uncertain: ArrayLike | None, n: int
+) -> dict[str, tuple[np.ndarray, int]]:
+    """By group: which images are shown, and how many the group has. wrong: bool (m,). sure: (m,)."""
+    unsure = np.zeros(len(wrong), bool) if uncertain is None else np.asarray(uncertain)
+    drawn = np.random.default_rng(SEED).permutation(len(wrong))
+    groups = {
+        f"errors ({WRONG}), the surest first": np.flatnonzero(wrong)[np.argsort(-sure[wrong], kind="stable")],
+        f"right but uncertain ({RIGHT}), the least sure first": np.flatnonzero(~wrong & unsure)[
+            np.argsort(sure[~wrong & unsure], kind="stable")
+        ],
+        f"other right ones ({RIGHT}), at random": drawn[(~wrong & ~unsure)[drawn]],
+    }
+    places = _places([len(of) for of in groups.values()], [n // 2, n // 4, n - n // 2 - n // 4], n)
+    return {name: (of[:some], len(of)) for (name, of), some in zip(groups.items(), places, strict=True)}
+
+
+def _places(there: list[int], wanted: list[int], n: int) -> list[int]:
+    """How many of each group are shown; what one lacks goes to the first that has more."""
+    given = [min(pair) for pair in zip(there, wanted, strict=True)]
+    for place, count in enumerate(there):
+        given[place] += min(count - given[place], n - sum(given))
+    return given
 
 
 def overlay_grid(
@@ -370,18 +472,57 @@ def overlay_grid(
     titles: Sequence[str] | None = None,
     title: str = "",
 ) -> Figure:
-    """Images with their heat maps (n, height, width; 0..1) laid over, and outlines of lesion masks."""
-    figure, panels = _image_panels(images, 4, titles, extra_width=1.0)
+    """Each image alone, and next to it with its heat map and the outline of its lesion mask; three pairs a row.
+
+    images, heatmaps (0..1), masks: (n, height, width).
+    """
+    pairs, count = [image for image in images for _ in range(2)], len(images)
+    texts = [text for own in (titles if titles is not None else [""] * count) for text in (own, "")]
+    figure, panels = _image_panels(pairs, min(6, 2 * count), extra_width=1.0)
+    for axes, text in zip(panels, texts, strict=True):
+        axes.set_title(_shorten(text, 3), fontsize=8, loc="left")
+    _heat(figure, panels[1::2], heatmaps, masks)
+    return _titled(figure, title)
+
+
+def overlays_by_model(
+    images: np.ndarray,
+    heatmaps: Mapping[str, np.ndarray],
+    masks: np.ndarray | None = None,
+    answers: Mapping[str, Sequence[str]] | None = None,
+    title: str = "",
+) -> Figure:
+    """A row for each image: the image alone, then the heat map of each model over it, by the model's name.
+
+    images, masks: (n, height, width). heatmaps: (n, height, width) of each model, 0..1. answers: what each names (n,).
+    """
+    names = list(heatmaps)
+    rows = [one for image in images for one in [image] * (1 + len(names))]
+    figure, panels = _image_panels(rows, 1 + len(names), lines=2, extra_width=1.0)
+    for row in range(len(images)):
+        own = panels[row * (1 + len(names)) + 1 : (row + 1) * (1 + len(names))]
+        for axes, name in zip(own, names, strict=True):
+            said = [name, answers[name][row]] if answers else [name]
+            axes.set_title("\n".join(_shorten(line, 1 + len(names)) for line in said), fontsize=8, loc="left")
+    heat = [heatmaps[name][row] for row in range(len(images)) for name in names]
+    outlined = None if masks is None else [masks[row] for row in range(len(images)) for _ in names]
+    _heat(figure, [axes for i, axes in enumerate(panels) if i % (1 + len(names))], heat, outlined)
+    return _titled(figure, title)
+
+
+def _heat(
+    figure: Figure, panels: Sequence[Axes], heatmaps: Sequence[np.ndarray] | np.ndarray, masks: Any = None
+) -> None:
+    """Lay heat maps and outlines of lesions over the images of these panels, and add the scale."""
     for i, axes in enumerate(panels):
         axes.imshow(heatmaps[i], cmap=HEAT, vmin=0, vmax=1, alpha=0.65 * np.clip(heatmaps[i], 0, 1))
         if masks is not None and np.any(masks[i]):
             axes.contour(np.asarray(masks[i]) > 0, levels=[0.5], colors=SKY, linewidths=1.2)
     outlines = "\nblue outline: lesion" if masks is not None and np.any(masks) else ""
     figure.colorbar(
-        ScalarMappable(cmap=HEAT), ax=panels, shrink=0.7, aspect=25,
+        ScalarMappable(cmap=HEAT), ax=figure.axes, shrink=0.7, aspect=25,
         label=f"heat, each map's maximum = 1{outlines}",
     )  # fmt: skip
-    return _titled(figure, title)
 
 
 def preprocessing_steps(steps: Mapping[str, np.ndarray], title: str = "") -> Figure:
@@ -403,18 +544,24 @@ def preprocessing_steps(steps: Mapping[str, np.ndarray], title: str = "") -> Fig
     return _titled(figure, title)
 
 
-def localisation(table: pd.DataFrame, labels: Sequence[str], patients: ArrayLike) -> Figure:
+def localisation(
+    table: pd.DataFrame, labels: Sequence[str], patients: ArrayLike, classes: Sequence[str] | None = None
+) -> Figure:
     """Whether heat maps point at the lesion: hit rate by class, and heat inside the lesion by its size.
 
     table: a row per image with pointing_game (0..1), energy_inside and mask_share (0..1), NaN without a lesion.
-    labels, patients: class name and patient of each row.
+    labels, patients: class name and patient of each row. classes: all classes in the order that gives each its colour;
+    default: those of the rows, as they come.
     """
     rows = table.assign(label=list(labels), patient=np.asarray(patients)).dropna(subset=["pointing_game", "mask_share"])
     if rows.empty:
         raise LungkitError("no image has a lesion mask: there is nothing to point at")
     figure, (left, right) = _figure(9, 3.9, columns=2)
     groups = {str(name): group for name, group in rows.groupby("label", sort=False)}
-    for place, (name, group, style) in enumerate(zip(groups, groups.values(), cycle(STYLES), strict=False)):
+    styles = dict(zip(classes or groups, cycle(STYLES), strict=False))
+    groups = {name: groups[name] for name in styles if name in groups}
+    for place, (name, group) in enumerate(groups.items()):
+        style = styles[name]
         hit, low, high = mean_with_interval(group["pointing_game"], group["patient"], share=True)
         color, marker, chance = style["color"], style["marker"], group["mask_share"].mean()
         left.errorbar([place], [hit], _whiskers(hit, low, high), fmt=marker, color=color, markersize=8, elinewidth=1.5)
@@ -427,8 +574,9 @@ def localisation(table: pd.DataFrame, labels: Sequence[str], patients: ArrayLike
     left.set(ylabel="pointing game, 95 % interval", ylim=(-0.02, 1.02), xlim=(-0.6, len(groups) - 0.4))
     left.set_title("hottest pixel lies in the lesion")
     right.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="uniform map")
-    right.set(xlabel="lesion's share of the image", ylabel="share of the heat inside the lesion", ylim=(-0.02, 1.02))
-    right.set_xlim(0, min(1, 1.15 * rows["mask_share"].max()))
+    right.set(xlabel="lesion's share of the image", ylabel="share of the heat inside the lesion")
+    most = rows[["mask_share", "energy_inside"]].max()
+    right.set(xlim=(0, min(1, 1.15 * most["mask_share"])), ylim=(-0.02, min(1.02, 1.15 * most.max())))
     right.set_title("heat inside the lesion")
     figure.legend(*right.get_legend_handles_labels(), loc="outside right center")
     hits = wording.percents(*mean_with_interval(rows["pointing_game"], rows["patient"], share=True))
@@ -509,8 +657,8 @@ def _curve_panels(evaluation: Evaluation, x: str, y: str) -> tuple[Figure, dict[
     columns = len(classes) if len(classes) <= 3 else min(4, -(-len(classes) // 2))
     rows = -(-len(classes) // columns)
     width = min(5.2, 10 / columns)
-    height = min(width + 0.3, 7.2 / rows)  # a square and its letters
-    figure, panels = _figure(width * columns, height * rows + 0.8, rows, columns)
+    height = min(width + 0.3, 7.0 / rows)  # a square and its letters
+    figure, panels = _figure(width * columns, height * rows + 1.0, rows, columns)
     for axes in panels[len(classes) :]:
         axes.remove()
     for axes in panels[: len(classes)]:

@@ -106,6 +106,30 @@ def test_roc_of_two_classes_shows_the_last_one_and_its_operating_point():
     assert "Pneumonia" in axes.get_title(loc="left")
 
 
+def _nearly_right(wrong: int):
+    """Two classes of 50 images each, so many of the second called the first."""
+    y = np.repeat([0, 1], 50)
+    second = np.where(y == 1, 0.9, 0.1) + np.linspace(0, 0.05, 100)
+    second[50 : 50 + wrong] = 0.05
+    p = np.stack([1 - second, second], axis=1)
+    return evaluate(y, p, np.arange(100), CLASSES[:2], operating_point(y, p, CLASSES[:2]), n_boot=20)
+
+
+@pytest.mark.parametrize("plot", [plots.roc, plots.precision_recall])
+def test_curves_near_the_corner_are_enlarged_in_an_inset_that_holds_the_operating_point(plot):
+    figure = draw(plot(_nearly_right(wrong=3)))
+    (inset,) = figure.axes[0].child_axes
+    point = next(line for line in figure.axes[0].lines if line.get_label() == "operating point")
+    (x,), (y,) = point.get_data()
+    assert inset.get_xlim()[0] <= x <= inset.get_xlim()[1]
+    assert inset.get_ylim()[0] <= y <= inset.get_ylim()[1]
+    assert np.ptp(inset.get_ylim()) < 0.15
+    assert title(figure).endswith("; inset: the corner enlarged")
+    far = plot(_nearly_right(wrong=20))
+    assert not far.axes[0].child_axes
+    assert "inset" not in title(far)
+
+
 def test_precision_recall_draws_the_curve_and_the_level_of_chance():
     result = evaluation()
     figure = draw(plots.precision_recall(result))
@@ -116,7 +140,8 @@ def test_precision_recall_draws_the_curve_and_the_level_of_chance():
     expected = result.precision_recall("Pneumonia").query("recall > 0")
     np.testing.assert_allclose(curve.get_ydata(), expected["precision"])
     lowest = result.per_class["average_precision"].idxmin()
-    assert f"lowest for {lowest}" in title(figure)
+    assert f"is lowest for {lowest}" in title(figure)
+    assert title(plots.precision_recall(evaluation(size=2))).startswith("Average precision for Pneumonia is 0.")
 
 
 @pytest.mark.parametrize("figure", [plots.roc, plots.precision_recall])
@@ -147,6 +172,15 @@ def test_reliability_shows_every_bin_and_how_many_images_it_has():
     np.testing.assert_allclose(sorted(points), table[["confidence", "accuracy"]])
     assert "under 10 images" in labels(figure)
     assert f"{result.value('ece')[0]:.3f}" in title(figure)
+
+
+def test_the_axes_of_reliability_begin_where_the_images_do():
+    result = evaluation(size=2)
+    figure = draw(plots.reliability(result))
+    begins = result.reliability()["left"].min()
+    assert begins > 0.4
+    assert figure.axes[0].get_xlim()[0] == pytest.approx(begins - 0.01)
+    assert f"no confidence is below {begins:.2f}" in title(figure)
 
 
 def test_per_class_scores_are_dots_with_interval_bars():
@@ -196,6 +230,30 @@ def test_models_are_compared_by_figures_with_intervals_the_first_on_top():
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["tuned", "frozen"]
     for axes, metric in zip(figure.axes, ("auc", "accuracy", "macro_f1"), strict=True):
         assert [text.get_text() for text in axes.texts] == [f"{one.value(metric)[0]:.3f}" for one in (worse, better)]
+
+
+def test_the_title_of_a_comparison_names_the_highest_auc_and_the_others():
+    y = np.repeat([0, 1], 20)
+    right = np.eye(2)[y]
+    perfect, chance = (
+        evaluate(y, p, np.arange(40), CLASSES[:2], DecisionRule(kind="argmax"), n_boot=20)
+        for p in (right, 0 * right + 0.5)
+    )
+    figure = draw(plots.compared({"coin": chance, "oracle": perfect}))
+    assert title(figure) == "AUC is highest for oracle: 1.000; 0.500 (coin) on the same 40 images"
+
+
+def test_swings_name_the_model_that_a_property_sways_most_and_least():
+    def effects(*swings):
+        rows = [(swing, swing - 0.1, swing + 0.1) for swing in swings]
+        return pd.DataFrame(rows, index=["table", "noise"], columns=["swing", "low", "high"])
+
+    figure = draw(plots.swings({"plain": effects(0.05, -0.3), "balanced": effects(0.01, 0.02)}))
+    assert title(figure) == (
+        "Swayed most: plain by noise, −0.300 (−0.400 to −0.200); swayed least: balanced by noise, +0.020 (−0.080 to "
+        "+0.120)"
+    )
+    assert title(plots.swings({"plain": effects(0.05, -0.3)})).endswith("by noise, −0.300 (−0.400 to −0.200)")
 
 
 def searched():
@@ -282,28 +340,59 @@ def test_an_image_grid_has_a_titled_panel_for_each_image_with_a_fixed_grey_range
     assert title(figure) == "Seven slices"
 
 
-def test_a_prediction_grid_marks_wrong_ones_by_sign_and_colour():
+def test_a_prediction_grid_marks_wrong_ones_by_sign_and_colour_and_puts_the_surest_error_first():
     true, predicted = np.array([0, 1, 2, 2]), np.array([0, 2, 2, 1])
-    figure = draw(plots.prediction_grid(IMAGES[:4], true, predicted, [0.91, 0.82, 0.73, 0.64], CLASSES))
+    figure = draw(plots.prediction_grid(IMAGES[:4], true, predicted, [0.91, 0.62, 0.73, 0.84], CLASSES, true == 2))
     texts = [axes.get_title(loc="left") for axes in figure.axes]
     assert texts == [
-        "✓ Normal 0.91\ntrue: Normal",
-        "✗ COVID-19 0.82\ntrue: Pneumonia",
+        "✗ Pneumonia 0.84\ntrue: COVID-19",
+        "✗ COVID-19 0.62\ntrue: Pneumonia",
         "✓ COVID-19 0.73\ntrue: COVID-19",
-        "✗ Pneumonia 0.64\ntrue: COVID-19",
+        "✓ Normal 0.91\ntrue: Normal",
     ]
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), IMAGES[3])
     frames = [to_rgb(axes.spines["left"].get_edgecolor()) for axes in figure.axes]
     right, wrong = to_rgb(plots.GOOD), to_rgb(plots.WARN)
-    assert frames == [right, wrong, right, wrong]
+    assert frames == [wrong, wrong, right, right]
     assert right[1] > right[0]
     assert wrong[0] > wrong[1]
-    assert title(figure) == "2 of 4 images are right (✓), 2 wrong (✗)"
+    assert title(figure) == (
+        "2 of 2 errors (✗), the surest first; 1 of 1 right but uncertain (✓), the least sure first; "
+        "1 of 1 other right ones (✓), at random"
+    )
 
 
-def test_a_prediction_grid_shows_the_first_n():
+@pytest.mark.parametrize(
+    ("there", "shown"),
+    [
+        ((20, 20, 20), (12, 6, 6)),
+        ((2, 20, 40), (2, 16, 6)),
+        ((30, 0, 0), (24, 0, 0)),
+        ((0, 0, 60), (0, 0, 24)),
+        ((14, 2, 44), (14, 2, 8)),
+    ],
+)
+def test_a_prediction_grid_leaves_places_to_each_group_and_fills_what_is_free(there, shown):
+    n, (errors, uncertain, _) = sum(there), there
+    true, unsure = (np.arange(n) < errors).astype(int), np.arange(n) < errors + uncertain
+    p = np.linspace(0.5, 1, n)
+    figure = plots.prediction_grid(np.zeros((n, 4, 4)), true, np.zeros(n, int), p, CLASSES, unsure)
+    counts = [int(part.split(" of ")[0]) for part in title(figure).split("; ")]
+    assert counts == [some for some in shown if some]
+    assert len(figure.axes) == 24
+
+
+def test_how_sure_a_prediction_is_may_be_told_by_its_margin():
+    true = np.array([0, 0, 1])
+    figure = plots.prediction_grid(IMAGES[:3], 1 - true, true, [0.9, 0.6, 0.7], CLASSES, margin=[0.1, 2.0, 1.0])
+    shown = [axes.get_title(loc="left").split("\n")[0] for axes in figure.axes]
+    assert shown == ["✗ Normal 0.60", "✗ Pneumonia 0.70", "✗ Normal 0.90"]
+
+
+def test_a_prediction_grid_shows_at_most_n():
     true = np.zeros(30, int)
-    assert len(plots.prediction_grid(IMAGES, true, true, np.ones(30), CLASSES).axes) == 24
     assert len(plots.prediction_grid(IMAGES, true, true, np.ones(30), CLASSES, n=5).axes) == 5
+    assert len(plots.prediction_grid(IMAGES[:3], true[:3], true[:3], np.ones(3), CLASSES).axes) == 3
 
 
 def test_long_class_names_are_shortened_to_fit_their_panel():
@@ -322,19 +411,37 @@ def test_the_signs_are_in_the_font_that_comes_with_matplotlib():
     assert all(font.get_char_index(ord(sign)) for sign in (plots.RIGHT, plots.WRONG, "★", "…"))
 
 
-def test_an_overlay_grid_shows_heat_where_it_is_and_outlines_lesions():
+def _heat_and_masks():
     heat, masks = np.zeros((3, 16, 16)), np.zeros((3, 16, 16), bool)
     heat[:, 4:8, 4:8] = 1
     masks[0, 3:9, 3:9] = True
+    return heat, masks
+
+
+def test_an_overlay_grid_shows_each_image_alone_and_then_with_its_heat_and_lesion():
+    heat, masks = _heat_and_masks()
     figure = draw(plots.overlay_grid(IMAGES[:3], heat, masks, ["a", "b", "c"]))
     *panels, colorbar = figure.axes
-    assert [axes.get_title() for axes in panels] == ["a", "b", "c"]
-    alpha = panels[0].images[1].get_alpha()
+    assert [axes.get_title(loc="left") for axes in panels] == ["a", "", "b", "", "c", ""]
+    assert [len(axes.images) for axes in panels] == [1, 2, 1, 2, 1, 2]
+    np.testing.assert_array_equal(panels[2].images[0].get_array(), panels[3].images[0].get_array())
+    alpha = panels[1].images[1].get_alpha()
     assert alpha[0, 0] == 0  # a cold region shows the image itself
     assert alpha[5, 5] > 0.3
-    assert [len(axes.collections) for axes in panels] == [1, 0, 0]
+    assert [len(axes.collections) for axes in panels] == [0, 1, 0, 0, 0, 0]
     assert "blue outline: lesion" in colorbar.get_ylabel()
     assert "outline" not in plots.overlay_grid(IMAGES[:3], heat).axes[-1].get_ylabel()
+
+
+def test_overlays_by_model_have_a_row_for_each_image_and_say_what_each_model_answers():
+    heat, masks = _heat_and_masks()
+    answers = {"frozen": ["Normal", "COVID-19", "Normal"], "tuned": ["COVID-19"] * 3}
+    figure = draw(plots.overlays_by_model(IMAGES[:3], {"frozen": heat, "tuned": 0 * heat}, masks, answers))
+    *panels, _ = figure.axes
+    assert [axes.get_title(loc="left") for axes in panels[:4]] == ["", "frozen\nNormal", "tuned\nCOVID-19", ""]
+    assert [len(axes.images) for axes in panels[:3]] == [1, 2, 2]
+    assert panels[1].images[1].get_alpha().max() > panels[2].images[1].get_alpha().max() == 0
+    assert [len(axes.collections) for axes in panels] == [0, 1, 1, 0, 0, 0, 0, 0, 0]
 
 
 def test_preprocessing_steps_show_picture_and_values_of_each_step():
@@ -370,6 +477,15 @@ def test_localisation_shows_hits_by_class_with_chance_and_leaves_out_images_with
     assert "of 4 images; by chance in " in title(figure)
 
 
+def test_a_class_has_its_own_colour_whichever_of_them_have_lesions():
+    names = ["COVID-19", "COVID-19", "Pneumonia", "Pneumonia", "Normal"]
+    figure = plots.localisation(localised(), names, ["a", "b", "c", "d", "e"], CLASSES)
+    left, _ = figure.axes
+    assert [tick.get_text().split("\n")[0] for tick in left.get_xticklabels()] == ["Pneumonia", "COVID-19"]
+    colours = [container.lines[0].get_color() for container in left.containers]
+    assert colours == [plots.STYLES[1]["color"], plots.STYLES[2]["color"]]
+
+
 def test_localisation_without_any_lesion_is_refused():
     with pytest.raises(LungkitError, match="no image has a lesion mask"):
         plots.localisation(localised().tail(1), ["Normal"], ["e"])
@@ -403,6 +519,8 @@ def everything():
     yield plots.image_grid(RNG.random((36, 8, 8)), ["x"] * 36, title="36")
     yield plots.image_grid(RNG.random((2, 8, 8)))
     yield plots.overlay_grid(IMAGES[:12], IMAGES[:12])
+    yield plots.overlays_by_model(IMAGES[:4], dict.fromkeys("abc", IMAGES[:4]))
+    yield plots.prediction_grid(IMAGES, np.zeros(30, int), np.zeros(30, int), np.ones(30), CLASSES)
     yield plots.preprocessing_steps({str(i): IMAGES[i] for i in range(6)})
 
 

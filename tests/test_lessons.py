@@ -1,0 +1,62 @@
+"""The notebooks that teach: how one gets to the next, where theory comes from, and exercises with solutions."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+LESSONS = [file for file in sorted(NOTEBOOKS.glob("0*.ipynb")) if file.name[:2] in ("04", "05", "06", "07", "09")]
+
+
+@pytest.fixture(params=LESSONS, ids=lambda file: file.stem)
+def lesson(request):
+    return nbformat.read(request.param, 4)
+
+
+def _of_exercises(document) -> list:
+    return [cell for cell in document.cells if "exercise" in cell.metadata.get("tags", ())]
+
+
+def _markdown(document) -> str:
+    return "\n".join(cell.source for cell in document.cells if cell.cell_type == "markdown")
+
+
+def test_a_lesson_leads_to_the_one_before_the_one_after_and_to_all(lesson):
+    before, everything, after = lesson.cells[0].source.splitlines()[2].split(" · ")
+    assert re.fullmatch(r"\[← \d\d .+\]\(\d\d_\w+\.ipynb\)", before)
+    assert everything == "[all notebooks](../docs/notebooks.md)"
+    assert re.fullmatch(r"\[\d\d .+ →\]\(\d\d_\w+\.ipynb\)", after)
+
+
+def test_a_lesson_names_the_papers_that_its_theory_is_from_with_links(lesson):
+    assert len(set(re.findall(r"\]\((https://(?:doi\.org|arxiv\.org)/[^\s]+)\)", _markdown(lesson)))) >= 5
+
+
+def test_a_lesson_gives_reasons_for_its_values_and_says_what_to_try_next(lesson):
+    text = _markdown(lesson)
+    assert text.count("*Why ") >= 3
+    (tried,) = re.findall(r"## What to try next\n\n(.*?)(?:\n## |\Z)", text, re.DOTALL)
+    assert 3 <= tried.count("\n- ") + tried.startswith("- ") <= 6
+
+
+def test_a_lesson_ends_in_two_exercises_whose_solutions_are_folded_and_say_something(lesson):
+    exercises = _of_exercises(lesson)
+    assert lesson.cells[-len(exercises) :] == exercises
+    asked = [cell.source for cell in exercises if cell.cell_type == "markdown"]
+    assert [re.findall(r"^\*\*(\d)\.", text, re.MULTILINE) for text in asked] == [["1"], ["2"]]
+    solutions = [cell for cell in exercises if cell.cell_type == "code"]
+    for cell in solutions:
+        assert "hide-cell" in cell.metadata.tags
+        assert cell.metadata.jupyter.source_hidden
+    for ask, after in zip(exercises, [*exercises[1:], None], strict=True):
+        assert ask.cell_type == "code" or after.cell_type == "code", "no exercise is without its solution"
+    told = [output for cell in solutions for output in cell.outputs if "text/markdown" in output.get("data", {})]
+    assert len(told) == 2
+    assert all(re.search(r"\d", output.data["text/markdown"]) for output in told), "sentences from numbers"
+
+
+def test_no_lesson_names_its_data_after_one_part_of_the_body(lesson):
+    code = "\n".join(cell.source for cell in lesson.cells if cell.cell_type == "code")
+    assert not re.search(r"\bchest\b", code)
