@@ -48,8 +48,8 @@ def _row(axes: Axes, place: float, pair: Pair, size: int) -> None:
         reach = [[value - low], [high - value]]
         axes.errorbar(value, place, xerr=reach, fmt=marker, color=color, capsize=3, markersize=6)
         text = f"{wording.figure(*pair.auc, signed=True)}  {pair.verdict}"
-    at = {"xycoords": axes.get_yaxis_transform(), "annotation_clip": False}
-    axes.annotate(text, (1.02, place), va="center", fontsize=size, **at)
+    beyond = axes.get_yaxis_transform()  # 0 and 1: the ends of the axes
+    axes.text(1.02, place, text, transform=beyond, va="center", fontsize=size, clip_on=False)
 
 
 def _label(pair: Pair, pairs: Sequence[Pair]) -> str:

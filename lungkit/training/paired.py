@@ -129,16 +129,27 @@ def paired(
 ) -> Pair:
     """Two evaluations of the same images, in the same order. LungkitError where they are not."""
     tested = new.classes[-1:] if len(new.classes) == 2 else new.classes
-    overall = [("auc", ""), ("accuracy", ""), ("balanced_accuracy", "")]
-    differences = evaluation.paired_differences(new, old, overall + [("auc", name) for name in tested])
+    figures = [("auc", ""), ("accuracy", ""), ("balanced_accuracy", ""), *(("auc", name) for name in tested)]
+    differences = evaluation.paired_differences(new, old, figures)
     by_class = {}
     for name in tested:
         at = new.classes.index(name)
         p = auc_test(new.true == at, new.probabilities[:, at], old.probabilities[:, at], new.patients)
         by_class[name] = OfClass(differences["auc", name], p)
     decision_p = decision_test(new.predicted == new.true, old.predicted == old.true, new.patients)
-    of_all = (differences[figure] for figure in overall)
-    return Pair(source, at_home, old, new, *of_all, by_class, decision_p, margin, names=names)
+    return Pair(
+        source=source,
+        at_home=at_home,
+        old=old,
+        new=new,
+        auc=differences["auc", ""],
+        accuracy=differences["accuracy", ""],
+        balanced_accuracy=differences["balanced_accuracy", ""],
+        by_class=by_class,
+        decision_p=decision_p,
+        margin=margin,
+        names=names,
+    )
 
 
 def _remarks(pair: Pair) -> list[str]:
