@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.stats
+import sklearn.metrics as sk
 
 from lungkit.errors import LungkitError
 from lungkit.models.rule import DecisionRule
@@ -56,6 +57,23 @@ def test_the_test_of_auc_rejects_one_in_twenty_where_two_scores_are_alike():
         shared = rng.normal(size=40)[patients]
         ps.append(paired.auc_test(y, *(y + shared + rng.normal(size=80) for _ in range(2)), patients))
     assert 0.02 < np.mean(np.array(ps) < 0.05) < 0.09
+
+
+def test_the_error_behind_the_test_is_that_of_leaving_out_each_patient_in_turn():
+    rng = np.random.default_rng(8)
+    images = rng.integers(1, 7, 60)
+    patients = np.repeat(np.arange(60), images)
+    y = rng.integers(0, 2, len(patients))  # a patient can have images of both classes
+    shared = rng.normal(size=60)[patients]
+    a, b = (lift * y + shared + rng.normal(size=len(y)) for lift in (1.5, 0.8))
+
+    def difference(of):
+        return sk.roc_auc_score(y[of], a[of]) - sk.roc_auc_score(y[of], b[of])
+
+    left = np.array([difference(patients != one) for one in range(60)])
+    jackknife = np.sqrt(59 / 60 * np.sum((left - left.mean()) ** 2))
+    of_test = difference(patients >= 0) / _z(paired.auc_test(y, a, b, patients))
+    assert of_test == pytest.approx(jackknife, rel=0.05)
 
 
 def test_mcnemars_test_counts_patients_exactly():
