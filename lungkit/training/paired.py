@@ -5,8 +5,9 @@ Every figure is by patient, as everywhere in lungkit: images of one patient are 
 - The difference in AUC has a paired bootstrap interval (evaluation.paired_difference). Each class against the rest has
   the p of DeLong, DeLong and Clarke-Pearson (Biometrics 1988), in the form that Obuchowski gave it for several images
   of a patient (Biometrics 1997); with one image for each patient it is DeLong's own.
-- Decisions have McNemar's test (Psychometrika 1947): of the patients whom the two models serve differently, does one
-  serve more than half better? Exact, by the sign of how many more images of a patient are right.
+- Decisions have McNemar's test (Psychometrika 1947), exact, and for several images of a patient by the signs of whole
+  patients. With one image for each patient it is McNemar's own; with many patients it is the one that Obuchowski gave
+  for proportions of clustered data (Statistics in Medicine 1998).
 - Where there are several tests, `adjusted` gives p by Holm (Scandinavian Journal of Statistics 1979).
 
 "Not worse" is a claim that needs a margin, stated before: the whole interval lies above minus the margin.
@@ -205,15 +206,22 @@ def _placements(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
 
 
 def decision_test(a_right: ArrayLike, b_right: ArrayLike, patients: ArrayLike) -> float:
-    """Two-sided p that two versions decide equally often rightly; 1 where no patient tells them apart.
+    """Two-sided p that two models decide equally often rightly; 1 where no patient tells them apart.
 
-    a_right, b_right: bool (n,). patients: (n,).
+    a_right, b_right: bool (n,). patients: (n,). Of each patient counts how many more images one model has right. If the
+    models are equal, this number could as well have the other sign: p is the share of all choices of signs whose sum is
+    as far from 0.
     """
     gain = np.asarray(a_right, int) - np.asarray(b_right, int)
     _, patient = np.unique(np.asarray(patients).astype(str), return_inverse=True)
-    sums = np.bincount(patient, gain)
-    better, worse = int((sums > 0).sum()), int((sums < 0).sum())
-    return float(scipy.stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    gains = np.bincount(patient, gain).astype(int)
+    reach = int(np.abs(gains).sum())
+    shares = np.zeros(2 * reach + 1)  # of the choices, by their sum, from -reach on
+    shares[reach] = 1.0
+    for steps in np.abs(gains[gains != 0]):
+        shares = (np.roll(shares, steps) + np.roll(shares, -steps)) / 2  # what is rolled over the ends is 0
+    far = np.abs(np.arange(-reach, reach + 1)) >= abs(gains.sum())
+    return min(1.0, float(shares[far].sum()))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -285,10 +293,11 @@ def enough(pairs: Sequence[Pair]) -> bool:
 
 def pair_row(pair: Pair, several: bool = False) -> dict[str, str]:
     """A pair in one row of a table. several: there are other pairs, so p adjusted for them stand next to p."""
+    known = " (home)" if pair.at_home else f" (learned by {pair.names[1]})" if pair.new_knows else ""
     row = {
-        "source": f"{pair.source}{' (home)' if pair.at_home else ' (learned by the new)' if pair.new_knows else ''}",
-        "AUC, old": wording.figure(*pair.old.value("auc")),
-        "AUC, new": wording.figure(*pair.new.value("auc")),
+        "source": f"{pair.source}{known}",
+        "AUC, reference": wording.figure(*pair.old.value("auc")),
+        "AUC": wording.figure(*pair.new.value("auc")),
         "difference": wording.figure(*pair.auc, signed=True),
         "accuracy, difference": wording.figure(*pair.accuracy, signed=True),
         "balanced accuracy, difference": wording.figure(*pair.balanced_accuracy, signed=True),
@@ -300,7 +309,7 @@ def pair_row(pair: Pair, several: bool = False) -> dict[str, str]:
     if len(pair.by_class) == 1:
         (of,) = pair.by_class.values()
         row |= {"p (DeLong)": p_text(of.p), "p (DeLong, Holm)": p_text(of.adjusted)}
-    order = ["source", "AUC, old", "AUC, new", "difference", "p (DeLong)", "p (DeLong, Holm)", *row]
+    order = ["source", "AUC, reference", "AUC", "difference", "p (DeLong)", "p (DeLong, Holm)", *row]
     unused = [] if several else ["p (DeLong, Holm)", "p (McNemar, Holm)"]
     return {name: row[name] for name in dict.fromkeys(order) if name in row and name not in unused}
 
