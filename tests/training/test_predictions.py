@@ -140,3 +140,19 @@ def test_a_large_table_is_read_in_a_moment(table):
     file = table(HEADER)
     frame.assign(**{"probability well": 0.25, "probability sick": 0.75}).to_csv(file, index=False)
     assert predictions.read(file).probabilities.shape == (n, 2)
+
+
+# --- what a person names
+
+
+def test_a_models_name_is_not_taken_for_a_folder_that_lies_here(table, tmp_path, monkeypatch):
+    table(HEADER, *ROWS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(predictions.registry, "models", lambda: ["a-run"])
+    monkeypatch.setattr(predictions.registry, "find", lambda ref: f"the version {ref}")
+    assert predictions.contender("a-run@v2") == "the version a-run@v2"
+    assert predictions.contender("a-run") == "the version a-run"
+    for path in ("./a-run", "a-run/predictions.csv", str(tmp_path / "a-run")):
+        assert predictions.contender(path).name == "a-run"
+    monkeypatch.setattr(predictions.registry, "models", list)
+    assert predictions.contender("a-run").name == "a-run"
