@@ -148,7 +148,7 @@ def test_mcnemars_exact_p_is_that_of_statsmodels(better, worse, p):
 
 
 @pytest.mark.parametrize(
-    ("ps", "expected"),  # multipletests(ps, method="holm")[1], and R's p.adjust(ps, "holm")
+    ("ps", "expected"),  # multipletests(ps, method="holm")[1], and for the first two R's p.adjust(ps, "holm")
     [
         ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
         ([0.2, 0.02, 0.02, 0.6, 0.001], [0.4, 0.08, 0.08, 0.6, 0.005]),
