@@ -49,7 +49,8 @@ def of_set(rng: np.random.Generator, kind: str, patients: int, gain: float) -> O
     shared = rng.normal(size=patients)
     old, new = (_scored(rng, sick, shared, apart(AUC + more)) for more in (0.0, gain))
     # Without the intervals that a trial does not use, which take most of the time.
-    pair = Pair(kind, True, old, new, (0.0,) * 3, (0.0,) * 3, auc_p=np.nan, decision_p=1.0, margin=MARGIN)
+    unused = (0.0,) * 3
+    pair = Pair(kind, True, old, new, unused, unused, unused, by_class={}, decision_p=1.0, margin=MARGIN)
     return OfSet.from_dict(trials.figures(pair) | {"kind": kind, "data": kind, "left_out": 0})
 
 

@@ -446,19 +446,92 @@ def test_evaluate_shows_each_source_of_a_joined_set_alone(lungkit, version, squa
     assert record["auc"] == pytest.approx(float(next(row[1][:5] for row in rows if row[0] == "elsewhere")), abs=0.0006)
 
 
-def test_two_versions_are_compared_at_home_on_test_patients_and_elsewhere(lungkit, version, squares, elsewhere):
-    registry.add("squares-cnn", version.card, lambda to: _copy_files(version, to))
+# --- compare
+
+
+@pytest.fixture
+def second(version) -> registry.Version:
+    """A copy of the version."""
+    return registry.add("squares-cnn", version.card, lambda to: _copy_files(version, to))
+
+
+def test_two_versions_are_compared_at_home_on_test_patients_and_elsewhere(lungkit, version, second, squares, elsewhere):
     lungkit("evaluate", "--model", "squares-cnn@v1", "--outside", elsewhere)
     kept = _outside(version)["elsewhere"].measured
-    _, out, _ = lungkit("compare", "squares-cnn@v1", "squares-cnn@v2", squares, elsewhere)
+    compare = ["compare", "squares-cnn@v1", "squares-cnn@v2", "--data", elsewhere]
+    _, out, _ = lungkit(*compare, "--data", squares)
     assert _outside(version)["elsewhere"].measured == dataclasses.replace(kept, times_scored=2)  # a look that counts
     home, away = _rows(out, "squares (home)")[0], _rows(out, "elsewhere  ")[0]
+    columns = _rows(out, "McNemar")[0]
     test = version.card.data.counts["test"]
-    assert home[7] == f"{test.images} of {test.patients} patients" and away[7] == "24 of 24 patients"
-    assert (home[4], away[4], home[6]) == ("1.000", "1.000", "1.000")  # they are copies
+    assert home[columns.index("images")] == f"{test.images} of {test.patients} patients"
+    assert away[columns.index("images")] == "24 of 24 patients"
+    for name in ("p (DeLong)", "p (DeLong, Holm)", "p (McNemar)", "p (McNemar, Holm)"):
+        assert home[columns.index(name)] == "1.000", name  # they are copies
+    assert "both give the same answers for every image" in out
+    assert f"squares: {test.images} of 120 images; left out: {120 - test.images} that a version was trained" in out
     assert out.splitlines()[-1].endswith("not enough to promote it.")
-    record = json.loads(lungkit("compare", "squares-cnn@v1", "squares-cnn@v2", elsewhere, "--json")[1])
-    assert (record["enough"], record["sources"][0]["auc_difference"][0]) == (False, 0)
+    record = json.loads(lungkit(*compare, "--json")[1])
+    assert (record["enough"], record["pairs"][0]["auc_difference"][0]) == (False, 0)
+
+
+@pytest.fixture
+def a_run(lungkit, version, squares, tmp_path) -> Path:
+    """The folder of a run that predicted the test part of `squares` with the version."""
+    from lungkit.training import release
+
+    scored = release.score(version, release.data_for(version, str(squares)))
+    scored.evaluation.save(tmp_path / "a-run", scored.files)
+    return tmp_path / "a-run"
+
+
+def test_a_run_is_compared_with_a_version_on_the_images_of_both(lungkit, second, a_run, squares):
+    table = pd.read_csv(a_run / "predictions.csv")
+    table.iloc[2:].to_csv(a_run / "predictions.csv", index=False)
+    _, out, _ = lungkit("compare", a_run, "squares-cnn@v2", "--data", squares)
+    assert "2 that are not in every run's table" in out
+    assert out.splitlines()[-1] == "Compared with a-run, squares-cnn@v2 is not shown to be either on squares."
+    record = json.loads(lungkit("compare", a_run, "squares-cnn@v2", "--data", squares, "--json")[1])
+    (pair,) = record["pairs"]
+    assert (pair["images"], pair["auc_difference"][0]) == (len(table) - 2, 0)
+    assert "enough" not in record  # a run is nothing to promote
+
+
+def test_runs_alone_need_no_data_and_a_report_keeps_tables_and_forest_plot(lungkit, a_run, tmp_path):
+    table = pd.read_csv(a_run / "predictions.csv")
+    shutil.copytree(a_run, tmp_path / "other")
+    table.assign(predicted="left").to_csv(tmp_path / "other" / "predictions.csv", index=False)
+    _, out, _ = lungkit("compare", a_run, tmp_path / "other" / "predictions.csv", "--report", tmp_path / "kept")
+    assert "Compared with a-run, other is" in out
+    assert {path.name for path in (tmp_path / "kept").rglob("compare_*.*")} == {
+        "compare_table.csv", "compare_table.json",
+        "compare_forest.json", "compare_forest.png", "compare_forest.svg", "compare_forest.pdf",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "said"),
+    [
+        (["squares-cnn"], ["DATA"], "give two or more to compare"),
+        (["squares-cnn", "squares-cnn@v2"], ["DATA"], "squares-cnn@v2 is there twice"),
+        (["squares-cnn@v1", "squares-cnn@v2"], [], "squares-cnn@v1 is a version, which has to be scored: give a data"),
+        (["squares-cnn@v1", "nobody"], ["DATA"], "no model 'nobody'"),
+        (["squares-cnn@v1", "squares-cnn@v2", "SQUARES"], [], "has no predictions.csv: give a model"),
+        (["RUN", "RUN/predictions.csv"], [], "a-run is there twice"),
+        (["RUN", "COPY"], ["DATA"], "leave --data and options of labels out"),
+        (["RUN", "squares-cnn"], ["DATA", "DATA"], "a-run is a run, which is of one data set: give one --data"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_one_line(lungkit, second, a_run, squares, tmp_path, models, options, said):
+    shutil.copytree(a_run, tmp_path / "copy")
+    paths = {
+        "SQUARES": squares,
+        "RUN": a_run,
+        "RUN/predictions.csv": a_run / "predictions.csv",
+        "COPY": tmp_path / "copy",
+    }
+    given = [paths.get(name, name) for name in models] + [text for _ in options for text in ("--data", squares)]
+    assert said in _refused(lungkit("compare", *given))
 
 
 def _copy_files(version, to) -> None:

@@ -15,6 +15,7 @@ from lungkit.cli.options import NAMED, LabelColumns, Labels, Omitted, Source, sa
 from lungkit.errors import LungkitError
 
 if TYPE_CHECKING:
+    from lungkit.data.dataset import Dataset
     from lungkit.models.registry import Version
 
 
@@ -366,43 +367,68 @@ def evaluate(
 
 
 def compare(
-    old: Annotated[str, typer.Argument(help="NAME or NAME@vN: the version in use")],
-    new: Annotated[str, typer.Argument(help="NAME@vN: the one that could take its place")],
-    data: Annotated[list[str], typer.Argument(help="data sets: at home, where both learned, and elsewhere")],
+    models: Annotated[
+        list[str], typer.Argument(help="two or more: NAME or NAME@vN, a run's folder, or its predictions.csv")
+    ],
+    data: Annotated[
+        list[str], typer.Option("--data", help="a data set to score versions on; again for more; runs alone need none")
+    ] = [],  # noqa: B006
     margin: Annotated[
         float, typer.Option(min=0.0, max=0.5, help="of AUC: a loss that is smaller does not count as worse")
     ] = 0.02,
+    all_pairs: Annotated[bool, typer.Option("--all-pairs", help="each with each, not only with the first")] = False,
     label_column: LabelColumns = [],  # noqa: B006
     label: Labels = [],  # noqa: B006
     omit: Omitted = [],  # noqa: B006
+    report: Annotated[Path | None, typer.Option(help="keep the tables and the forest plot in this folder")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Compare two versions on the same patients, source by source, and say whether the new one may be promoted.
+    """Compare models and runs on the same images; of two versions, say whether the second may be promoted.
 
-    Images that either version was trained or chosen on are left out, which leaves the test part of its own set.
-    Differences have 95 % intervals by patient. The margin is to be chosen before the figures are known.
+    The first one is the reference. Versions are scored on each source of the data, without images that one of them was
+    trained or chosen on, which leaves the test part of its own set. Runs are compared on the images that all of them
+    predicted. Differences have 95 % intervals by patient. The margin is to be chosen before the figures are known.
     """
-    from lungkit.models import registry
+    from lungkit.training import predictions
 
-    versions = registry.find(old), registry.find(new)
-    from lungkit.data import relabel
-    from lungkit.training import outside, paired
+    named = [predictions.contender(text) for text in models]  # refused before TensorFlow takes seconds to load
+    from lungkit.training import comparison
 
-    labels = relabel.Labels.parse(label, omit)
-    given = [outside.relabelled(versions[0], source_path(folder), label_column, labels) for folder in data]
-    labels.refuse_unused({of.name: of.manifest["label_there"] for of in given})
-    pairs = paired.by_source(*versions, given, margin)
-    for version in versions:
-        for pair in pairs:
-            outside.count_look(version, pair.source)
-    verdict = paired.says(str(versions[0]), str(versions[1]), pairs)
+    given = _compared_data(named, data, label_column, label, omit)
+    found = comparison.compare(named, given, margin, all_pairs)
+    comparison.count_looks(named, found)
+    if report:
+        comparison.keep(found, report)
     if as_json:
-        record = {"old": str(versions[0]), "new": str(versions[1]), "sources": [pair.to_dict() for pair in pairs]}
-        typer.echo(json.dumps(record | {"enough": paired.enough(pairs), "says": verdict}))
+        typer.echo(json.dumps(found.to_dict(), allow_nan=False))
         return
-    rows = [paired.pair_row(pair) for pair in pairs]
-    terminal.table([*rows[0]], ([*row.values()] for row in rows), f"{versions[1]} against {versions[0]}")
-    terminal.say(verdict)
+    title = f"{' and '.join(found.names[1:])} against {found.names[0]}" if not all_pairs else "each against each"
+    for table, heading in ((found.table(), title), (found.classes(), "each class against the rest")):
+        if len(table):
+            terminal.table([*table.columns], table.itertuples(index=False), heading)
+    say_each(found.remarks)
+    say_each(found.says)
+    if report:
+        terminal.say(f"kept in {report}: the tables, and the forest plot")
+
+
+def _compared_data(
+    named: list[Any], folders: list[str], columns: list[str], label: list[str], omit: list[str]
+) -> "list[Dataset]":
+    """The data sets to compare on, their labels in the classes of the first version; none without a version."""
+    from lungkit.data import relabel
+    from lungkit.models.registry import Version
+    from lungkit.training import outside
+
+    versions = [one for one in named if isinstance(one, Version)]
+    if not versions:
+        if folders or columns or label or omit:
+            raise LungkitError("these are predictions that runs have made: leave --data and options of labels out")
+        return []
+    labels = relabel.Labels.parse(label, omit)
+    given = [outside.relabelled(versions[0], source_path(folder), columns, labels) for folder in folders]
+    labels.refuse_unused({of.name: of.manifest["label_there"] for of in given})
+    return given
 
 
 def _evaluate_outside(

@@ -147,10 +147,11 @@ class Evaluation:
     def by_source(self) -> dict[str, "Evaluation"]:
         """The evaluation of each source's images alone; empty where there is one source."""
         names = np.unique(self.sources)
-        return {str(name): self._of(self.sources == name) for name in names} if len(names) > 1 else {}
+        of = {str(name): self.sources == name for name in names}
+        return {name: self._of(images, self.predicted[images]) for name, images in of.items()} if len(of) > 1 else {}
 
-    def _of(self, images: np.ndarray) -> "Evaluation":
-        """The evaluation of some of the images (bool, n)."""
+    def _of(self, images: np.ndarray, predicted: np.ndarray | None = None) -> "Evaluation":
+        """The evaluation of some of the images (bool, n), decided as given or by the rule."""
         return evaluate(
             self.true[images],
             self.probabilities[images],
@@ -160,6 +161,7 @@ class Evaluation:
             self.n_boot,
             self.seed,
             self.sources[images],
+            predicted,
         )
 
     @cached_property
@@ -314,12 +316,14 @@ def evaluate(
     n_boot: int = RESAMPLES,
     seed: int = SEED,
     sources: ArrayLike | None = None,
+    predicted: ArrayLike | None = None,
 ) -> Evaluation:
     """Compare probabilities with the truth.
 
     y_true: (n,) class indices. probabilities: (n, classes), rows sum to 1. patients: (n,) identifiers.
     rule: from `operating_point` on validation images. n_boot: resamples of patients behind each interval.
     sources: (n,) hospitals or collections, within which patients are drawn; a patient belongs to the first one.
+    predicted: (n,) class indices, where they were decided elsewhere; default: by the rule.
     Precision, recall, specificity, F1, accuracy and confusion are of the decision at the operating point; AUC (of the
     last class for two classes, else the mean of one-against-rest), average precision, Brier score and ECE are of the
     probabilities. ECE: Guo et al., "On Calibration of Modern Neural Networks" (2017), 15 bins of equal width.
@@ -328,18 +332,18 @@ def evaluate(
     y_true, probabilities = _checked(y_true, probabilities, classes)
     patients = _checked_patients(patients, len(y_true))
     of_sources = _checked_sources(sources, len(y_true))
-    predicted = rule.decide(probabilities)
+    decided = rule.decide(probabilities) if predicted is None else _checked(predicted, probabilities, classes)[0]
     if rule.grades and len(classes) < 3:
         raise LungkitError(f"{len(classes)} classes are no grades; accepted: 3 or more")
     names = _figures(classes, rule)
-    score = _Scores(y_true, probabilities, predicted, graded=bool(rule.grades))
+    score = _Scores(y_true, probabilities, decided, graded=bool(rule.grades))
     value = score(np.ones((1, len(y_true))))[0]
     drawn = _resamples(patients, n_boot, seed, of_sources)
     resampled = [np.empty((0, len(names))), *(score(weights) for weights in drawn)]
-    counts = _Counts(y_true, predicted, patients, tuple(classes))
+    counts = _Counts(y_true, decided, patients, tuple(classes))
     low, high = _intervals(names, value, np.concatenate(resampled), counts)
     table = pd.DataFrame(names, columns=["metric", "class"]).assign(value=value, low=low, high=high)
-    given = y_true, predicted, probabilities, patients, of_sources
+    given = y_true, decided, probabilities, patients, of_sources
     return Evaluation(tuple(classes), *given, rule, table, n_boot, seed)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,8 @@ def relabelled(version: registry.Version, source: str, columns: list[str], label
     Raises DatasetError where a label is none of the classes.
     """
     own = version.card.data.recipe.get("label_column")
-    data = _read(source, [*columns, *([own] if own and not columns else [])])
+    made = release.phantom_of(version, source)
+    data = _read(source, [*columns, *([own] if own and not columns else [])], made)
     known = {alike(name): name for name in version.card.classes}
     if unknown := [name for name in labels.classes if alike(name) not in known]:
         raise DatasetError(f"{version} has no class '{unknown[0]}'; it answers {', '.join(version.card.classes)}")
@@ -43,13 +45,13 @@ def relabelled(version: registry.Version, source: str, columns: list[str], label
     return replace(data, manifest=data.manifest.assign(label_there=data.manifest["label"], label=label))
 
 
-def _read(source: str, columns: list[str]) -> dataset.Dataset:
+def _read(source: str, columns: list[str], made: dict[str, Any]) -> dataset.Dataset:
     for column in columns:
         try:
-            return dataset.as_given(source, label_column=column)
+            return dataset.as_given(source, label_column=column, **made)
         except ColumnMissing:
             continue
-    return dataset.as_given(source)
+    return dataset.as_given(source, **made)
 
 
 def measure(version: registry.Version, data: dataset.Dataset) -> list[Outside]:

@@ -1,18 +1,20 @@
-"""Two versions on the same patients: whether one is better, not worse, worse, or whether these patients cannot tell.
+"""Two models on the same patients: whether one is better, not worse, worse, or whether these patients cannot tell.
 
 Every figure is by patient, as everywhere in lungkit: images of one patient are no independent observations.
 
-- The difference in AUC has a paired bootstrap interval (evaluation.paired_difference), and for two classes the p of
-  DeLong, DeLong and Clarke-Pearson (Biometrics 1988), in the form that Obuchowski gave it for several images of a
-  patient (Biometrics 1997); with one image for each patient it is DeLong's own.
-- Decisions have McNemar's test (Psychometrika 1947): of the patients whom the two versions serve differently, does one
-  serve more than half better? Exact, by the sign of how many more images of a patient are right.
+- The difference in AUC has a paired bootstrap interval (evaluation.paired_difference). Each class against the rest has
+  the p of DeLong, DeLong and Clarke-Pearson (Biometrics 1988), in the form that Obuchowski gave it for several images
+  of a patient (Biometrics 1997); with one image for each patient it is DeLong's own.
+- Decisions have McNemar's test (Psychometrika 1947), exact, and for several images of a patient by the signs of whole
+  patients. With one image for each patient it is McNemar's own; with many patients it is the one that Obuchowski gave
+  for proportions of clustered data (Statistics in Medicine 1998).
+- Where there are several tests, `adjusted` gives p by Holm (Scandinavian Journal of Statistics 1979).
 
 "Not worse" is a claim that needs a margin, stated before: the whole interval lies above minus the margin.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,36 +22,70 @@ import scipy.stats
 from numpy.typing import ArrayLike
 
 from lungkit import wording
-from lungkit.data import dataset
-from lungkit.data.notes import alike
-from lungkit.errors import LungkitError
-from lungkit.models import registry
-from lungkit.training import evaluation, outside, release
+from lungkit.training import evaluation
 from lungkit.training.evaluation import Evaluation
 
 MARGIN = 0.02  # of AUC: a smaller loss does not count as worse
-BETTER, NOT_WORSE, WORSE, OPEN = "better", "not worse", "worse", "open"
+SIGNIFICANT = 0.05  # a p below it
+BETTER, NOT_WORSE, WORSE, OPEN, UNDEFINED = "better", "not worse", "worse", "open", "undefined"
+
+Difference = tuple[float, float, float]  # value, low, high; NaN where undefined
+
+
+@dataclass(frozen=True)
+class OfClass:
+    """The difference in AUC of one class against the rest."""
+
+    auc: Difference
+    p: float  # DeLong's, by patient; NaN where undefined
+    adjusted: float = np.nan  # p by Holm among all tests of AUC in the comparison
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two versions on the same images of one source; differences are new minus old."""
+    """Two models on the same images of one source; differences are new minus old."""
 
     source: str
-    at_home: bool  # whether the old version learned from this source
+    at_home: bool  # whether the old one learned from this source
     old: Evaluation
     new: Evaluation
-    auc: tuple[float, float, float]  # difference, low, high
-    accuracy: tuple[float, float, float]
-    auc_p: float  # NaN for more than two classes
+    auc: Difference  # of the last class for two, else of the mean of one-against-rest
+    accuracy: Difference
+    balanced_accuracy: Difference
+    by_class: Mapping[str, OfClass]  # of two classes the last one alone: the other is its mirror
     decision_p: float
     margin: float
-    new_knows: bool = False  # whether the new version learned from this source, of which these are other patients
+    decision_adjusted: float = np.nan  # decision_p by Holm among all tests of decisions in the comparison
+    new_knows: bool = False  # whether the new one learned from this source, of which these are other patients
+    names: tuple[str, str] = field(default=("old", "new"))
+
+    @property
+    def auc_p(self) -> float:
+        """DeLong's p by patient; NaN for more than two classes, each of which has its own in `by_class`."""
+        return next(iter(self.by_class.values())).p if len(self.by_class) == 1 else np.nan
+
+    @property
+    def patients(self) -> int:
+        """How many there are."""
+        return len(np.unique(self.new.patients))
+
+    @property
+    def same_answers(self) -> bool:
+        """Whether both give the same probabilities and decisions for every image."""
+        same = np.array_equal(self.old.probabilities, self.new.probabilities)
+        return same and np.array_equal(self.old.predicted, self.new.predicted)
+
+    @property
+    def remarks(self) -> list[str]:
+        """Why a figure is undefined, or a difference is none; one sentence each."""
+        return [f"{self.source}, {self.names[1]} against {self.names[0]}: {text}" for text in _remarks(self)]
 
     @property
     def verdict(self) -> str:
-        """By the interval of the difference in AUC: one of the four words of this module."""
+        """By the interval of the difference in AUC: one of the five words of this module."""
         _, low, high = self.auc
+        if np.isnan([low, high]).any():
+            return UNDEFINED
         if low > 0:
             return BETTER
         if high < 0:
@@ -57,77 +93,75 @@ class Pair:
         return NOT_WORSE if low >= -self.margin else OPEN
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """JSON-ready; what is undefined is None."""
         return {
+            "reference": self.names[0],
+            "model": self.names[1],
             "source": self.source,
             "at_home": self.at_home,
             "new_knows": self.new_knows,
             "images": len(self.new.true),
-            "patients": len(np.unique(self.new.patients)),
-            "old_auc": _json(self.old.value("auc")),
-            "new_auc": _json(self.new.value("auc")),
+            "patients": self.patients,
+            "reference_auc": _json(self.old.value("auc")),
+            "model_auc": _json(self.new.value("auc")),
             "auc_difference": _json(self.auc),
             "accuracy_difference": _json(self.accuracy),
+            "balanced_accuracy_difference": _json(self.balanced_accuracy),
+            "by_class": {
+                name: {"auc_difference": _json(of.auc), "p": _json([of.p])[0], "p_adjusted": _json([of.adjusted])[0]}
+                for name, of in self.by_class.items()
+            },
             "auc_p": _json([self.auc_p])[0],
             "decision_p": _json([self.decision_p])[0],
+            "decision_p_adjusted": _json([self.decision_adjusted])[0],
             "margin": self.margin,
             "verdict": self.verdict,
+            "remarks": self.remarks,
         }
 
 
-def by_source(
-    old: registry.Version, new: registry.Version, data: Sequence[dataset.Dataset], margin: float = MARGIN
-) -> list[Pair]:
-    """The versions on each source of the data, which are as outside.relabelled gives them for `old`.
-
-    Images that either version was trained or chosen on are left out: on a source that one learned from, its test part
-    is left. LungkitError where the versions answer with other classes, or where a source has no image left.
-    """
-    if {alike(name) for name in old.card.classes} != {alike(name) for name in new.card.classes}:
-        raise LungkitError(
-            f"{old} answers {', '.join(old.card.classes)}, and {new} {', '.join(new.card.classes)}: they cannot be "
-            "compared"
-        )
-    return [_pair(old, new, of, str(source), margin) for of in data for source in sorted(set(of.manifest["source"]))]
-
-
-def _pair(old: registry.Version, new: registry.Version, data: dataset.Dataset, source: str, margin: float) -> Pair:
-    rows = data.part().drop_duplicates("file")
-    rows = rows[rows["source"] == source]
-    used = (outside.left_out(old, rows) == "") & (outside.left_out(new, rows) == "")
-    if not used.any():
-        raise LungkitError(
-            f"{source}: no image is left to compare {old} and {new}, each trained or chosen on some of it"
-        )
-    unseen = replace(data, manifest=rows[used])
-    before, after = (release.score(version, unseen, "all").evaluation for version in (old, new))
-    at_home, new_knows = (outside.knows(version, source, rows) for version in (old, new))
-    pair = paired(before, _in_order(after, before.classes), source, margin, at_home)
-    return replace(pair, new_knows=new_knows)
-
-
-def paired(old: Evaluation, new: Evaluation, source: str, margin: float = MARGIN, at_home: bool = False) -> Pair:
+def paired(
+    old: Evaluation,
+    new: Evaluation,
+    source: str,
+    margin: float = MARGIN,
+    at_home: bool = False,
+    names: tuple[str, str] = ("old", "new"),
+) -> Pair:
     """Two evaluations of the same images, in the same order. LungkitError where they are not."""
-    auc, accuracy = evaluation.paired_differences(new, old, [("auc", ""), ("accuracy", "")]).values()
-    p = np.nan
-    if len(new.classes) == 2:
-        p = auc_test(new.true, new.probabilities[:, 1], old.probabilities[:, 1], new.patients)
+    tested = new.classes[-1:] if len(new.classes) == 2 else new.classes
+    figures = [("auc", ""), ("accuracy", ""), ("balanced_accuracy", ""), *(("auc", name) for name in tested)]
+    differences = evaluation.paired_differences(new, old, figures)
+    by_class = {}
+    for name in tested:
+        at = new.classes.index(name)
+        p = auc_test(new.true == at, new.probabilities[:, at], old.probabilities[:, at], new.patients)
+        by_class[name] = OfClass(differences["auc", name], p)
     decision_p = decision_test(new.predicted == new.true, old.predicted == old.true, new.patients)
-    return Pair(source, at_home, old, new, auc, accuracy, p, decision_p, margin)
-
-
-def _in_order(measured: Evaluation, classes: tuple[str, ...]) -> Evaluation:
-    """An evaluation with its classes in this order."""
-    own = [alike(name) for name in measured.classes]
-    order = np.array([own.index(alike(name)) for name in classes])
-    place = np.argsort(order)
-    return replace(
-        measured,
-        classes=classes,
-        true=place[measured.true],
-        predicted=place[measured.predicted],
-        probabilities=measured.probabilities[:, order],
+    return Pair(
+        source=source,
+        at_home=at_home,
+        old=old,
+        new=new,
+        auc=differences["auc", ""],
+        accuracy=differences["accuracy", ""],
+        balanced_accuracy=differences["balanced_accuracy", ""],
+        by_class=by_class,
+        decision_p=decision_p,
+        margin=margin,
+        names=names,
     )
+
+
+def _remarks(pair: Pair) -> list[str]:
+    classes, true = pair.new.classes, pair.new.true
+    owners = {name: len(np.unique(pair.new.patients[true == at])) for at, name in enumerate(classes)}
+    absent = [name for name, count in owners.items() if not count]
+    told = [f"there is no image of '{name}', so its AUC is undefined" for name in absent]
+    if pair.patients == 1:
+        return [*told, "all images are of one patient, so there are no intervals, and no test says anything"]
+    told += [f"one patient alone has '{name}', and DeLong's test needs two" for name, n in owners.items() if n == 1]
+    return told + (["both give the same answers for every image"] if pair.same_answers else [])
 
 
 # --- tests
@@ -172,40 +206,82 @@ def _placements(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
 
 
 def decision_test(a_right: ArrayLike, b_right: ArrayLike, patients: ArrayLike) -> float:
-    """Two-sided p that two versions decide equally often rightly; 1 where no patient tells them apart.
+    """Two-sided p that two models decide equally often rightly; 1 where no patient tells them apart.
 
-    a_right, b_right: bool (n,). patients: (n,).
+    a_right, b_right: bool (n,). patients: (n,). Of each patient counts how many more images one model has right. If the
+    models are equal, this number could as well have the other sign: p is the share of all choices of signs whose sum is
+    as far from 0.
     """
     gain = np.asarray(a_right, int) - np.asarray(b_right, int)
     _, patient = np.unique(np.asarray(patients).astype(str), return_inverse=True)
-    sums = np.bincount(patient, gain)
-    better, worse = int((sums > 0).sum()), int((sums < 0).sum())
-    return float(scipy.stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    gains = np.bincount(patient, gain).astype(int)
+    reach = int(np.abs(gains).sum())
+    shares = np.zeros(2 * reach + 1)  # of the choices, by their sum, from -reach on
+    shares[reach] = 1.0
+    for steps in np.abs(gains[gains != 0]):
+        shares = (np.roll(shares, steps) + np.roll(shares, -steps)) / 2  # what is rolled over the ends is 0
+    far = np.abs(np.arange(-reach, reach + 1)) >= abs(gains.sum())
+    return min(1.0, float(shares[far].sum()))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p adjusted for so many tests, by Holm's steps (Scandinavian Journal of Statistics 1979); NaN is no test.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    given = np.asarray(ps, float)
+    places = np.flatnonzero(~np.isnan(given))
+    order = places[np.argsort(given[places], kind="stable")]
+    steps = np.maximum.accumulate(given[order] * np.arange(len(order), 0, -1))
+    adjusted = np.full(len(given), np.nan)
+    adjusted[order] = np.minimum(steps, 1)
+    return [float(p) for p in adjusted]
+
+
+def adjusted(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs with p by Holm: among all tests of AUC (pairs, and classes of each), and among all of decisions."""
+    aucs = iter(holm([of.p for pair in pairs for of in pair.by_class.values()]))
+    decisions = holm([pair.decision_p for pair in pairs])
+    return [
+        replace(
+            pair,
+            by_class={name: replace(of, adjusted=next(aucs)) for name, of in pair.by_class.items()},
+            decision_adjusted=decision,
+        )
+        for pair, decision in zip(pairs, decisions, strict=True)
+    ]
 
 
 # --- words
 
 
 def says(old: str, new: str, pairs: Sequence[Pair]) -> str:
-    """One sentence: where the new version is better, not worse, worse or open, and whether it may be promoted.
+    """One sentence on two versions: where the new one is better, not worse, worse or open, and may it be promoted.
 
     It may if it is shown to be not worse on each source that the old one learned from, is worse on no other, and is
     better on one.
     """
-    of = {word: [pair.source for pair in pairs if pair.verdict == word] for word in (BETTER, NOT_WORSE, WORSE, OPEN)}
-    parts = {
-        BETTER: "is better than {old} on {sources}",
-        NOT_WORSE: "is not worse, by a margin of {margin:g}, on {sources}",
-        WORSE: "is worse on {sources}",
-        OPEN: "is not shown to be either on {sources}",
-    }
-    margin = pairs[0].margin
-    told = [
-        text.format(old=old, margin=margin, sources=wording.listed(of[word], "and"))
-        for word, text in parts.items()
-        if of[word]
-    ]
+    told = _told(pairs, f" than {old}")
     return f"{new} {', '.join(told)}: {'enough' if enough(pairs) else 'not enough'} to promote it."
+
+
+def differs(old: str, new: str, pairs: Sequence[Pair]) -> str:
+    """One sentence on two models: where the new one is better, not worse, worse or open."""
+    return f"Compared with {old}, {new} {', '.join(_told(pairs, ''))}."
+
+
+def _told(pairs: Sequence[Pair], than: str) -> list[str]:
+    """What is said of the sources of each verdict."""
+    parts = {
+        BETTER: f"is better{than} on",
+        NOT_WORSE: f"is not worse, by a margin of {pairs[0].margin:g}, on",
+        WORSE: "is worse on",
+        OPEN: "is not shown to be either on",
+        UNDEFINED: "cannot be measured on",
+    }
+    of = {word: [pair.source for pair in pairs if pair.verdict == word] for word in parts}
+    return [f"{text} {wording.listed(of[word], 'and')}" for word, text in parts.items() if of[word]]
 
 
 def enough(pairs: Sequence[Pair]) -> bool:
@@ -215,23 +291,31 @@ def enough(pairs: Sequence[Pair]) -> bool:
     return home_kept and gained and not any(pair.verdict == WORSE for pair in pairs)
 
 
-def pair_row(pair: Pair) -> Mapping[str, str]:
-    """A pair in one row of a table."""
-    counts = f"{len(pair.new.true):,} of {wording.count(len(np.unique(pair.new.patients)), 'patient')}"
-    return {
-        "source": f"{pair.source}{' (home)' if pair.at_home else ' (learned by the new)' if pair.new_knows else ''}",
-        "AUC, old": wording.figure(*pair.old.value("auc")),
-        "AUC, new": wording.figure(*pair.new.value("auc")),
+def pair_row(pair: Pair, several: bool = False) -> dict[str, str]:
+    """A pair in one row of a table. several: there are other pairs, so p adjusted for them stand next to p."""
+    known = " (home)" if pair.at_home else f" (learned by {pair.names[1]})" if pair.new_knows else ""
+    row = {
+        "source": f"{pair.source}{known}",
+        "AUC, reference": wording.figure(*pair.old.value("auc")),
+        "AUC": wording.figure(*pair.new.value("auc")),
         "difference": wording.figure(*pair.auc, signed=True),
-        "p (DeLong)": _p(pair.auc_p),
         "accuracy, difference": wording.figure(*pair.accuracy, signed=True),
-        "p (McNemar)": _p(pair.decision_p),
-        "images": counts,
+        "balanced accuracy, difference": wording.figure(*pair.balanced_accuracy, signed=True),
+        "p (McNemar)": p_text(pair.decision_p),
+        "p (McNemar, Holm)": p_text(pair.decision_adjusted),
+        "images": f"{len(pair.new.true):,} of {wording.count(pair.patients, 'patient')}",
         "verdict": pair.verdict,
     }
+    if len(pair.by_class) == 1:
+        (of,) = pair.by_class.values()
+        row |= {"p (DeLong)": p_text(of.p), "p (DeLong, Holm)": p_text(of.adjusted)}
+    order = ["source", "AUC, reference", "AUC", "difference", "p (DeLong)", "p (DeLong, Holm)", *row]
+    unused = [] if several else ["p (DeLong, Holm)", "p (McNemar, Holm)"]
+    return {name: row[name] for name in dict.fromkeys(order) if name in row and name not in unused}
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
+    """A p for people: three digits, or "< .001"; "–" where it is undefined."""
     return "–" if np.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}"
 
 

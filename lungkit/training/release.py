@@ -384,15 +384,19 @@ def data_for(version: registry.Version, source: str, label_column: str | None = 
 
 
 def _as_given(version: registry.Version, source: str, recipe: dict, label_column: str | None) -> dataset.Dataset:
-    phantom = version.card.synthetic and source == "phantom"  # as many slices, by the same seed
-    made = {name: recipe[name] for name in ("limit", "seed") if phantom and name in recipe}
-    made |= {"merged": recipe["merged"]} if "merged" in recipe else {}
+    made = phantom_of(version, source) | ({"merged": recipe["merged"]} if "merged" in recipe else {})
     try:
         return dataset.as_given(source, label_column=recipe.get("label_column"), **made)
     except ColumnMissing:
         if label_column:
             raise
         return dataset.as_given(source, **made)
+
+
+def phantom_of(version: registry.Version, source: str) -> dict[str, Any]:
+    """Where the source is the phantom and a version learned from it: its number of slices and seed, for dataset."""
+    recipe = version.card.data.recipe if version.card.synthetic and source == "phantom" else {}
+    return {name: recipe[name] for name in ("limit", "seed") if name in recipe}
 
 
 def as_trained(version: registry.Version, source: str, recipe: dict) -> dataset.Dataset | None:

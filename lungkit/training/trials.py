@@ -18,7 +18,7 @@ from lungkit.data.review_sets import ReviewSet
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 from lungkit.models.verdict import Kind, OfSet, OfVersion
-from lungkit.training import evaluation, outside, paired, release
+from lungkit.training import comparison, evaluation, outside, release
 from lungkit.training.evaluation import Evaluation
 from lungkit.training.paired import Pair
 
@@ -167,7 +167,7 @@ def _plan(
 
 def measure(old: registry.Version, new: registry.Version, plans: Sequence[Plan], margin: float) -> list[OfSet]:
     """Both versions on each source of each set."""
-    return [_of_set(pair, plan) for plan in plans for pair in paired.by_source(old, new, [plan.data], margin)]
+    return [_of_set(pair, plan) for plan in plans for pair in comparison.compare([old, new], [plan.data], margin).pairs]
 
 
 def not_measured(champion: registry.Version, measured: Iterable[OfSet]) -> tuple[str, ...]:

@@ -720,3 +720,13 @@ def test_two_models_of_grades_are_compared_by_kappa_on_the_same_patients():
     difference, low, _ = paired_difference(better, worse, "kappa")
     assert difference == pytest.approx(better.value("kappa")[0] - worse.value("kappa")[0])
     assert low > 0
+
+
+def test_decisions_made_elsewhere_are_taken_as_they_are_also_of_each_source():
+    y, p = predictions(n=40, size=2)
+    decided_elsewhere = 1 - y
+    got = evaluated(y, p, predicted=decided_elsewhere, sources=np.arange(40) // 20)
+    assert got.value("accuracy")[0] == 0 and np.array_equal(got.predicted, decided_elsewhere)
+    assert [of.value("accuracy")[0] for of in got.by_source.values()] == [0, 0]
+    with pytest.raises(LungkitError, match="labels range from 0 to 2"):
+        evaluated(y, p, predicted=np.full(40, 2) * (y > 0))

@@ -1,8 +1,11 @@
 """Two versions on the same patients: the tests against independent computations, and the verdict."""
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.stats
+import sklearn.metrics as sk
 
 from lungkit.errors import LungkitError
 from lungkit.models.rule import DecisionRule
@@ -58,6 +61,23 @@ def test_the_test_of_auc_rejects_one_in_twenty_where_two_scores_are_alike():
     assert 0.02 < np.mean(np.array(ps) < 0.05) < 0.09
 
 
+def test_the_error_behind_the_test_is_that_of_leaving_out_each_patient_in_turn():
+    rng = np.random.default_rng(8)
+    images = rng.integers(1, 7, 60)
+    patients = np.repeat(np.arange(60), images)
+    y = rng.integers(0, 2, len(patients))  # a patient can have images of both classes
+    shared = rng.normal(size=60)[patients]
+    a, b = (lift * y + shared + rng.normal(size=len(y)) for lift in (1.5, 0.8))
+
+    def difference(of):
+        return sk.roc_auc_score(y[of], a[of]) - sk.roc_auc_score(y[of], b[of])
+
+    left = np.array([difference(patients != one) for one in range(60)])
+    jackknife = np.sqrt(59 / 60 * np.sum((left - left.mean()) ** 2))
+    of_test = difference(patients >= 0) / _z(paired.auc_test(y, a, b, patients))
+    assert of_test == pytest.approx(jackknife, rel=0.05)
+
+
 def test_mcnemars_test_counts_patients_exactly():
     a, b = np.array([1] * 9 + [0] * 2 + [1] * 30), np.array([0] * 9 + [1] * 2 + [1] * 30)
     assert paired.decision_test(a, b, np.arange(41)) == pytest.approx(scipy.stats.binomtest(9, 11).pvalue)
@@ -65,6 +85,35 @@ def test_mcnemars_test_counts_patients_exactly():
         scipy.stats.binomtest(9, 11).pvalue
     )
     assert paired.decision_test(a, a, np.arange(41)) == 1.0
+
+
+def test_the_test_of_decisions_weighs_every_choice_of_signs_of_the_patients_gains():
+    rng = np.random.default_rng(3)
+    patients = np.repeat(np.arange(9), rng.integers(1, 6, 9))
+    a, b = rng.random((2, len(patients))) < [[0.8], [0.6]]
+    gains = np.bincount(patients, a.astype(int) - b)
+    signs = np.array(list(itertools.product([-1, 1], repeat=9)))
+    expected = np.mean(np.abs(signs @ gains) >= abs(gains.sum()))
+    assert 0 < expected < 1
+    assert paired.decision_test(a, b, patients) == pytest.approx(expected)
+    assert paired.decision_test(b, a, patients) == pytest.approx(expected)
+
+
+def test_the_test_of_decisions_of_many_patients_is_obuchowskis():
+    rng = np.random.default_rng(4)
+    patients = np.arange(2000) // 4
+    a, b = rng.random((2, 2000)) < [[0.82], [0.80]]
+    gains = np.bincount(patients, a.astype(int) - b)
+    z = gains.sum() / np.sqrt(500 / 499 * np.sum(gains**2))  # Statistics in Medicine 1998, under the null
+    assert paired.decision_test(a, b, patients) == pytest.approx(2 * scipy.stats.norm.sf(abs(z)), abs=0.02)
+
+
+def test_errors_that_gather_in_few_patients_are_no_sign_of_a_difference():
+    rng, ps = np.random.default_rng(5), []
+    for _ in range(200):  # both are right on 0.8 of the images; the first one's errors are of whole patients
+        whole, single = np.repeat(rng.random(60) < 0.8, 4), rng.random(240) < 0.8
+        ps.append(paired.decision_test(whole, single, np.arange(240) // 4))
+    assert np.mean(np.array(ps) < 0.05) < 0.09
 
 
 def test_a_class_without_an_image_leaves_the_auc_untested():

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from lungkit import config
-from lungkit.data import dataset, preprocess, splits
+from lungkit.data import dataset, preprocess, relabel, splits
 from lungkit.errors import LungkitError
 from lungkit.models import cnn, registry, saved
 from lungkit.models.rule import DecisionRule, UncertaintyBand
-from lungkit.training import pipeline, release
+from lungkit.training import outside, pipeline, release
 from tests.cards import model_card
 from tests.training.relabelled import relabelled
 
@@ -427,3 +427,21 @@ def test_a_folder_of_classes_is_scored_by_a_version_that_learned_from_another_co
 def test_another_label_column_can_be_chosen(version, squares):
     assert release.data_for(version, str(squares), "other").classes == ("a", "b")
     assert release.data_for(version, str(squares), None).classes == ("left", "right")
+
+
+def test_the_phantom_of_a_version_has_as_many_slices_as_it_learned_from(monkeypatch):
+    card = model_card(synthetic=True)
+    recipe = {"limit": 60, "seed": 3, "label_column": None}
+    card = dataclasses.replace(card, data=dataclasses.replace(card.data, recipe=recipe))
+    version = registry.Version("m", "v1", Path(), card)
+    asked = []
+
+    def as_given(source, **options):
+        asked.append((source, options))
+        raise LungkitError("far enough")
+
+    monkeypatch.setattr(dataset, "as_given", as_given)
+    for source, made in (("phantom", {"limit": 60, "seed": 3}), ("/elsewhere", {})):
+        with pytest.raises(LungkitError, match="far enough"):
+            outside.relabelled(version, source, [], relabel.Labels())
+        assert asked[-1] == (source, made)
