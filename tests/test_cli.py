@@ -18,6 +18,7 @@ from lungkit import cli, config, extras, notebooks
 from lungkit.files import sha256
 from lungkit.models import registry
 from lungkit.models.card import ModelCard
+from lungkit.study import provenance
 
 ROOT = Path(__file__).parents[1]
 
@@ -143,11 +144,14 @@ def runs(monkeypatch, tmp_path) -> list[dict]:
     """What would have been run: the parameters of each call of notebooks.run."""
     calls = []
 
-    def run(chosen, parameters):
+    def run(chosen, parameters, exercises):
         calls.append(parameters | {"notebooks": [file.name[:2] for file in chosen]})
+        if exercises:
+            calls[-1]["exercises"] = True
         folder = tmp_path / "run [1]"
         folder.mkdir()
-        return notebooks.Run(folder, parameters, [("01_exploration", 61.4, "done"), ("02_preprocessing", 8.0, "done")])
+        stages = [provenance.Stage("01_exploration", 61.4, "done"), provenance.Stage("02_preprocessing", 8.0, "done")]
+        return notebooks.Run(folder, parameters, stages)
 
     monkeypatch.setattr(notebooks, "run", run)
     return calls
@@ -178,6 +182,11 @@ def test_run_without_more_takes_the_phantom_and_leaves_the_models_name_to_the_no
     assert runs == [
         {"notebooks": ["01", "02", "03", "04", "05", "06", "07", "09"], "data": "phantom", "profile": "quick"}
     ]
+
+
+def test_the_exercises_of_the_notebooks_are_run_if_asked_for(lungkit, runs):
+    lungkit("run", "01", "--exercises")
+    assert runs[0]["exercises"]
 
 
 def test_a_folder_is_handed_on_as_an_absolute_path_and_a_name_as_it_is(lungkit, runs, squares, monkeypatch, tmp_path):
