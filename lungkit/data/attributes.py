@@ -75,11 +75,13 @@ class Groups:
 
         Raises DatasetError with the attributes that there are.
         """
-        names, known = list(names), {_plain(name): str(name) for name in self.table}
+        names, known = list(names), {_plain(str(name)): str(name) for name in self.table}
         if "all" in names:
             return self
         if unknown := [name for name in names if _plain(name) not in known]:
-            there = f"there are: all, {', '.join(known.values())}" if known else "nothing more is stated of these images"
+            there = (
+                f"there are: all, {', '.join(known.values())}" if known else "nothing more is stated of these images"
+            )
             raise DatasetError(f"no attribute '{unknown[0]}'; {there}")
         kept = [known[_plain(name)] for name in dict.fromkeys(names)]
         return Groups(self.table[kept], {name: self.how[name] for name in kept}, self.notes)
@@ -290,7 +292,9 @@ def _joined(values: pd.Series, patients: pd.Series) -> tuple[pd.Series, str]:
     named = values.where(~values.isin(rare), OTHER).replace("", NOT_STATED)
     last = [name for name in (OTHER, NOT_STATED) if (named == name).any()]
     order = [*sorted(set(named) - set(last), key=_natural), *last]
-    how = f"values as stated; {wording.count(len(rare), 'rare value')} joined as {OTHER}" if rare else "values as stated"
+    how = (
+        f"values as stated; {wording.count(len(rare), 'rare value')} joined as {OTHER}" if rare else "values as stated"
+    )
     return named.astype(pd.CategoricalDtype(order, ordered=True)), how
 
 

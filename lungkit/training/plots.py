@@ -220,7 +220,7 @@ def gaps(found: Subgroups, figure: str = "auc") -> Figure:
                 part[figure], np.flatnonzero(of), xerr=reach, fmt="o", color=BLUE, markerfacecolor=fill, markersize=6,
                 elinewidth=1.2, label=label,
             )  # fmt: skip
-    axes.set_yticks(range(len(shown)), subgroups.names(found, shown))
+    axes.set_yticks(range(len(shown)), subgroups.names(shown))
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlabel(f"{subgroups.FIGURES[figure]} for {found.positive} (patients in brackets)")
     axes.grid(axis="x", alpha=0.4)
@@ -237,7 +237,7 @@ def decision_curve(curve: DecisionCurve) -> Figure:
     axes.fill_between(
         table["threshold"], table["low"], table["high"], color=BLUE, alpha=0.2, linewidth=0, label="95 % interval"
     )
-    axes.plot(table["threshold"], table["model"], color=BLUE, label="call whom the model calls")
+    axes.plot(table["threshold"], table["model"], color=BLUE, label="call by the model")
     axes.plot(table["threshold"], table["all"], color=VERMILLION, linestyle="--", label="call all")
     axes.plot(table["threshold"], table["none"], color=BLACK, linestyle=":", label="call none")
     top = max(curve.prevalence, table["high"].max(), table["model"].max())
@@ -245,7 +245,9 @@ def decision_curve(curve: DecisionCurve) -> Figure:
     axes.set_xlim(table["threshold"].min(), table["threshold"].max())
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set(xlabel="threshold: the probability from which a patient is called", ylabel="net benefit")
-    axes.set_title(f"{curve.positive}, prevalence {100 * curve.prevalence:.2g} %; the best there can be is the prevalence")
+    axes.set_title(
+        f"{curve.positive}, prevalence {100 * curve.prevalence:.2g} %; the best there can be is the prevalence"
+    )
     _legend_below(chart, axes)
     return _titled(chart, usefulness.useful_says(curve).replace("*", "").removesuffix("."))
 
@@ -269,7 +271,8 @@ def predictive_values(values: pd.DataFrame, here: float, positive: str) -> Figur
             axes.annotate(f" {text}, {100 * share:.2g} %", (share, 0.02), fontsize=8, color=BLACK)
     axes.set_xscale("log")
     axes.set_xlim(values["prevalence"].min(), values["prevalence"].max())
-    ticks = [0.001, 0.01, 0.1, 0.5]
+    most = values["prevalence"].max()
+    ticks = [0.001, 0.01, 0.1, 0.5, *([most] if most > 0.6 else [])]
     axes.set_xticks(ticks, [f"{100 * tick:.2g} %" for tick in ticks])
     axes.set_ylim(-0.02, 1.02)
     axes.set(xlabel=f"prevalence of {positive}", ylabel="share, 95 % interval by patient")

@@ -5,15 +5,16 @@ served worst are often those who were served worst before (Seyyed-Kalantari et a
 worth what it reaches in its worst group. Figures are of one class against the rest, at the version's operating point:
 
 - Every figure of a group has the interval by patient of lungkit.training.evaluation.
-- A group that has images of one class only, as grades of a disease do, has no AUC of its own. Its images are then ranked
-  against *all* images of the other class; `against` says so.
+- A group that has images of one class only, as grades of a disease do, has no AUC of its own. Its images are then
+  ranked against *all* images of the other class; `against` says so. A group that has all images of its class would rank
+  all there are, and its AUC is left undefined.
 - A group's difference to the rest has the percentiles of the same resamples of all patients: a patient with images in
   both stays one patient. Its p is that of the difference over its standard deviation in the resamples, two-sided, from
   the normal distribution; percentiles of 1,000 resamples could not be small enough for many groups.
 - p is adjusted for all groups of all attributes together, for each figure (Holm, Scandinavian Journal of Statistics
   1979). Of an attribute with two groups, both differences are one comparison, and it counts once.
-- With fewer than FEW patients of a class that a figure needs, the group is *few*: it has an interval but no test, and it
-  is never named the worst.
+- With fewer than FEW patients of a class that a figure needs, the group is *few*: its figure has an interval but no
+  test, and it is never named the worst.
 """
 
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ SHOWN = 30  # groups in a figure: more are not readable on 8 inches
 BRIGHTNESS = "brightness"
 
 Interval = tuple[float, float, float]
+_UNDEFINED: Interval = (np.nan, np.nan, np.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +88,9 @@ class Subgroups:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; undefined figures are None."""
-        rows = self.table.astype(object).where(self.table.notna(), None).to_dict("records")
-        return {"positive": self.positive, "overall": self.overall, "groups": [_json(row) for row in rows]}
+        rows = [{str(name): _json(value) for name, value in row.items()} for row in self.table.to_dict("records")]
+        overall = {figure: [_json(value) for value in interval] for figure, interval in self.overall.items()}
+        return {"positive": self.positive, "overall": overall, "groups": rows}
 
 
 NOTE = (
@@ -97,9 +100,9 @@ NOTE = (
 
 
 def of_scored(scored: Scored) -> Groups:
-    """The groups of a version's scored images: what is stated of them, and how bright the model's picture of each is (0 is black).
+    """The groups of a version's scored images: by what is stated of them, and by how bright the model's picture is.
 
-    notes: on columns that form no groups.
+    Brightness is the mean of the picture, 0 (black) to 1. notes: on columns that form no groups.
     """
     stated = attributes.of(scored.data, scored.rows)
     spec = scored.version.card.preprocessing
@@ -142,7 +145,7 @@ def measure(measured: Evaluation, groups: pd.DataFrame, positive: str = "") -> S
         table[gaps.columns] = gaps.where(table[figure].notna(), np.nan)
         table[f"{figure}_p"] = table[f"{figure}_p"].where(~table[f"{figure}_few"])
         table[f"{figure}_holm"] = _holm_once(table["attribute"], table[f"{figure}_p"])
-    overall = {figure: _value(measured, figure, positive) for figure in FIGURES}
+    overall = {figure: measured.value(figure, positive) for figure in FIGURES}
     overall[CALIBRATION] = _calibration(measured, np.full(len(measured.true), True), positive)
     return Subgroups(positive, overall, table)
 
@@ -163,11 +166,13 @@ def _figures(measured: Evaluation, mask: np.ndarray, positive: str) -> dict[str,
         "negative_patients": well,
         "against": against,
     }
-    row |= _named("auc", _value(_part(measured, ranked) if against else inside, "auc", positive))
+    everything = bool(against) and bool(ranked.all())
+    ranking = _part(measured, ranked) if against else inside
+    row |= _named("auc", _UNDEFINED if everything else ranking.value("auc", positive))
     for figure in ("recall", "specificity"):
-        row |= _named(figure, _value(inside, figure, positive))
+        row |= _named(figure, inside.value(figure, positive))
     # Where one class was chosen, what is stated cannot be right on average.
-    row |= _named(CALIBRATION, (np.nan,) * 3 if against else _calibration(measured, mask, positive))
+    row |= _named(CALIBRATION, _UNDEFINED if against else _calibration(measured, mask, positive))
     of_ranked = [len(np.unique(measured.patients[ranked & of])) for of in (is_positive, ~is_positive)]
     return row | {"auc_few": min(of_ranked) < FEW, "recall_few": sick < FEW, "specificity_few": well < FEW}
 
@@ -194,10 +199,6 @@ def _part(measured: Evaluation, mask: np.ndarray) -> Evaluation:
     )
 
 
-def _value(measured: Evaluation, figure: str, positive: str) -> Interval:
-    return measured.value(figure, positive)
-
-
 def _calibration(measured: Evaluation, mask: np.ndarray, positive: str) -> Interval:
     index = measured.classes.index(positive)
     excess = measured.probabilities[mask, index] - (measured.true[mask] == index)
@@ -216,9 +217,7 @@ def _named(figure: str, interval: Interval) -> dict[str, float]:
 def _gaps(measured: Evaluation, members: np.ndarray, positive: str) -> pd.DataFrame:
     """Each group's figures less those of the rest (G rows): F_gap, F_gap_low, F_gap_high, F_p."""
     index = measured.classes.index(positive)
-    contrast = _Contrast(
-        members, measured.true == index, measured.predicted == index, measured.probabilities[:, index]
-    )
+    contrast = _Contrast(members, measured.true == index, measured.predicted == index, measured.probabilities[:, index])
     value, low, high, resampled = measured.bootstrapped(contrast)
     parts = {}
     for place, figure in enumerate(FIGURES):
@@ -246,20 +245,21 @@ class _Contrast:
         return np.hstack([auc, found, self._share(weights, ~self.positive, ~self.called)])
 
     def _auc_gap(self, weights: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Undefined where both rank the same images, as a group of all negatives and its rest of all positives do."""
-        inside, outside = (_ranked(of, self.positive)[0] for of in (mask, ~mask))
-        if mask.all() or np.array_equal(inside, outside):
+        """Undefined without a rest, and for a group that has all images of one class."""
+        if mask.all():
             return np.full(len(weights), np.nan)
-        return self._auc(weights, inside) - self._auc(weights, outside)
-
-    def _auc(self, weights: np.ndarray, of: np.ndarray) -> np.ndarray:
-        return evaluation.weighted_auc(self.scores[of], self.positive[of], weights[:, of])
+        inside, outside = (
+            evaluation.weighted_auc(self.scores[of], self.positive[of], weights[:, of])
+            for of in (_ranked(mask, self.positive)[0], _ranked(~mask, self.positive)[0])
+        )
+        return inside - outside
 
     def _share(self, weights: np.ndarray, of: np.ndarray, right: np.ndarray) -> np.ndarray:
         """The share of the images `of` that are right, of each group less the rest."""
         with np.errstate(invalid="ignore", divide="ignore"):
             inside, outside = (
-                (weights @ (masks & of & right).T) / (weights @ (masks & of).T) for masks in (self.members, ~self.members)
+                (weights @ (masks & of & right).T) / (weights @ (masks & of).T)
+                for masks in (self.members, ~self.members)
             )
         return np.asarray(inside - outside)
 
@@ -311,17 +311,24 @@ def _holm_once(attribute: "pd.Series[str]", p: "pd.Series[float]") -> np.ndarray
 # --- words
 
 
-def says(found: Subgroups) -> list[str]:
-    """The worst group by AUC and by sensitivity, whether chance explains it, and how many groups are too small."""
+def says(found: Subgroups, plain: bool = False) -> list[str]:
+    """The worst group by AUC and by sensitivity, whether chance explains it, and how many groups are too small.
+
+    plain: without Markdown.
+    """
+    sentences = filter(None, [_worst_says(found, "auc"), _worst_says(found, "recall"), _few_says(found)])
+    return [sentence.replace("**", "") if plain else sentence for sentence in sentences]
+
+
+def _few_says(found: Subgroups) -> str:
     few = int(found.table["auc_few"].sum())
-    return [
-        _worst_says(found, "auc"),
-        _worst_says(found, "recall"),
-        f"{wording.count(few, 'group')} of {len(found.table)} {'has' if few == 1 else 'have'} fewer than {FEW} patients "
-        "of a class: no AUC was tested there, and nothing is known of these patients."
+    have = "has" if few == 1 else "have"
+    return (
+        f"{wording.count(few, 'group')} of {len(found.table)} {have} fewer than {FEW} patients of a class: no AUC was "
+        "tested there, and how the model serves these patients is not known."
         if few
-        else "",
-    ]
+        else ""
+    )
 
 
 def worst_title(found: Subgroups, figure: str) -> str:
@@ -330,7 +337,7 @@ def worst_title(found: Subgroups, figure: str) -> str:
     if rows.empty:
         return f"No group has {FEW} patients of each class that {FIGURES[figure]} needs"
     value = wording.figure(*found.value(rows.iloc[0], figure))
-    return f"{FIGURES[figure]} is lowest in {_name(rows.iloc[0])}: {value}, over all {found.overall[figure][0]:.3f}"
+    return f"{FIGURES[figure]} is lowest where {_name(rows.iloc[0])}: {value}, over all {found.overall[figure][0]:.3f}"
 
 
 def _worst_says(found: Subgroups, figure: str) -> str:
@@ -339,8 +346,8 @@ def _worst_says(found: Subgroups, figure: str) -> str:
     if rows.empty:
         return f"No group has {FEW} patients of each class that its {name} needs: none can be compared."
     row = rows.iloc[0]
-    reached = f"The worst group by {name} is **{_name(row)}**: {wording.figure(*found.value(row, figure))}, against "
-    reached += f"{wording.figure(*found.overall[figure])} over all."
+    own, all_images = (wording.figure(*of) for of in (found.value(row, figure), found.overall[figure]))
+    reached = f"The worst group by {name} is the one where **{_name(row)}**: {own}, against {all_images} over all."
     gap = wording.figure(row[f"{figure}_gap"], row[f"{figure}_gap_low"], row[f"{figure}_gap_high"], signed=True)
     tests = _tests(found.table, figure)
     if np.isnan(row[f"{figure}_holm"]):
@@ -362,17 +369,19 @@ def _tests(table: pd.DataFrame, figure: str) -> str:
 
 
 def _name(row: "pd.Series[Any]") -> str:
-    return f"{row['attribute'].replace('_', ' ')}: {row['group']}"
+    return f"{row['attribute'].replace('_', ' ')} is {row['group']}"
 
 
 def _p(value: float) -> str:
     return "–" if np.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}"
 
 
-def _json(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
+def _json(value: Any) -> Any:
+    """A number or text for JSON; None for NaN."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(plain, float) and np.isnan(plain) else plain
 
 
-def names(found: Subgroups, rows: pd.DataFrame) -> Sequence[str]:
+def names(rows: pd.DataFrame) -> Sequence[str]:
     """A line for each group: its name, and of how many patients it is."""
-    return [f"{_name(row)} ({row['patients']:,})" for _, row in rows.iterrows()]
+    return [f"{row['attribute'].replace('_', ' ')}: {row['group']} ({row['patients']:,})" for _, row in rows.iterrows()]

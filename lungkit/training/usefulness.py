@@ -3,13 +3,13 @@
 Net benefit (Vickers and Elkin, Medical Decision Making 2006, doi:10.1177/0272989X06295361) counts in true positives for
 each patient: NB(t) = TP/n - FP/n × t/(1 - t). The threshold t says how a false alarm weighs against a case that is
 found: at 20 %, four false alarms are as bad as one missed case. A model is worth using where its net benefit is above
-that of calling everybody and of calling nobody (which is 0). Standardised net benefit is NB divided by the prevalence, so
-that 1 is perfect (Kerr et al., Journal of Clinical Oncology 2016, doi:10.1200/JCO.2015.65.5654).
+that of calling everybody and of calling nobody (which is 0). Standardised net benefit is NB divided by the prevalence:
+1 is perfect (Kerr et al., Journal of Clinical Oncology 2016, doi:10.1200/JCO.2015.65.5654).
 
 Predictive values follow from sensitivity, specificity and prevalence by Bayes' theorem (Altman and Bland, BMJ 1994,
 doi:10.1136/bmj.309.6947.102). A study set is seldom as ill as the patients to come, and PPV and NPV of one do not hold
-for the other; nor do probabilities. Where only the prevalence differs, their odds change by one factor (Saerens, Latinne
-and Decaestecker, Neural Computation 2002, doi:10.1162/089976602753284446): `at_prevalence`.
+for the other; nor do probabilities. Where only the prevalence differs, their odds change by one factor (Saerens,
+Latinne and Decaestecker, Neural Computation 2002, doi:10.1162/089976602753284446): `at_prevalence`.
 
 Intervals are by patient, of the resamples of lungkit.training.evaluation, for each threshold or prevalence alone.
 """
@@ -30,7 +30,7 @@ from lungkit.training.evaluation import Evaluation
 # infection minds a false alarm more than a missed case.
 THRESHOLDS = tuple(np.round(np.arange(0.01, 0.505, 0.01), 2).tolist())
 SCREENING = 0.02  # a prevalence as in screening and in most wards outside an epidemic
-PREVALENCES = tuple(np.geomspace(0.001, 0.5, 61).tolist())  # evenly spaced on a logarithmic axis
+RAREST, COMMON = 0.001, 0.5  # prevalences that figures span; more than half are ill in study sets only
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class DecisionCurve:
 
     def at(self, threshold: float) -> "pd.Series[float]":
         """The row of the threshold that is nearest."""
-        return self.table.loc[(self.table["threshold"] - threshold).abs().idxmin()]
+        return self.table.iloc[int((self.table["threshold"] - threshold).abs().argmin())]
 
     @property
     def useful(self) -> list[tuple[float, float]]:
@@ -170,18 +170,22 @@ class _Curve:
 def predictive_values(
     measured: Evaluation,
     positive: str = "",
-    prevalences: Sequence[float] = PREVALENCES,
+    prevalences: Sequence[float] = (),
     threshold: float | None = None,
 ) -> pd.DataFrame:
     """PPV and NPV by prevalence: prevalence, ppv, ppv_low, ppv_high, npv, npv_low, npv_high; NaN where undefined.
 
-    PPV: how many of those called are ill; NPV: how many of the others are not. threshold: on the probability of the
-    class; default: the version's own decision. Where no resample has an error of a kind, as with all ill found, that
-    rate is drawn for each resample from Beta(n, 1), n being the class's patients: its 2.5th percentile is the exact
-    lower limit of n who are all right.
+    PPV: how many of those called are ill; NPV: how many of the others are not.
+    prevalences: default: from RAREST to COMMON, or to that of these images if it is higher, evenly spaced on a
+        logarithmic axis.
+    threshold: on the probability of the class; default: the version's own decision.
+
+    Where no resample has an error of a kind, as with all ill found, that rate is drawn for each resample from Beta(n,
+    1), n being the class's patients: its 2.5th percentile is the exact lower limit of n who are all right.
     """
     is_positive, scores, positive = _of_interest(measured, positive)
     called = measured.predicted == measured.classes.index(positive) if threshold is None else scores >= threshold
+    prevalences = list(prevalences) or np.geomspace(RAREST, max(COMMON, float(is_positive.mean())), 61).tolist()
     _within(prevalences, "prevalence")
     rates = _Rates(is_positive, called)
     value, _, _, resampled = measured.bootstrapped(rates)
@@ -286,11 +290,11 @@ def says(curve: DecisionCurve, values: pd.DataFrame) -> list[str]:
 
     curve: at the images' own prevalence. values: predictive_values at that prevalence and at SCREENING, in this order.
     """
-    own, rare = values.to_dict("records")
+    (_, own), (_, rare) = values.iterrows()
     alarms = (
         f"Of the alarms for {curve.positive}, {_ppv(own)} are right among these images, of which "
-        f"{wording.percent(own['prevalence'])} show it, and {_ppv(rare)} where {_share(rare['prevalence'])} do. The same "
-        "model, at the same operating point."
+        f"{wording.percent(own['prevalence'])} show it, and {_ppv(rare)} where {_share(rare['prevalence'])} do. It is "
+        "the same model at the same operating point."
     )
     return [useful_says(curve), alarms]
 
@@ -301,7 +305,9 @@ def useful_says(curve: DecisionCurve) -> str:
     if curve.useful:
         text = f"Using the model is better than calling all and than calling none at {_spans(curve.useful)}"
     else:
-        text = f"At no threshold from {first:.0%} to {last:.0%} is the model shown to be better than calling all and none"
+        text = (
+            f"At no threshold from {first:.0%} to {last:.0%} is the model shown to be better than calling all and none"
+        )
     harm = f"; it is **worse** than the better of these two at {_spans(curve.harmful)}" if curve.harmful else ""
     return f"{text}{harm}.".replace("%", " %")
 
@@ -311,7 +317,7 @@ def _spans(runs: list[tuple[float, float]]) -> str:
     return f"{'a threshold' if len(runs) == 1 and runs[0][0] == runs[0][1] else 'thresholds'} of {spans}"
 
 
-def _ppv(row: dict[str, float]) -> str:
+def _ppv(row: "pd.Series[float]") -> str:
     return "–" if np.isnan(row["ppv"]) else percents(row["ppv"], row["ppv_low"], row["ppv_high"])
 
 
