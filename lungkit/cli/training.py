@@ -323,7 +323,9 @@ def evaluate(
     ] = None,
     by: Annotated[
         list[str],
-        typer.Option(help="also each group of an attribute: a column of labels.csv, a DICOM tag, or all; again for more"),
+        typer.Option(
+            help="also each group of an attribute: a column of labels.csv, a DICOM tag, or all; again for more"
+        ),
     ] = [],  # noqa: B006
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:

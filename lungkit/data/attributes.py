@@ -151,7 +151,7 @@ def _of_table(data: Dataset, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Not
 def _of_headers(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
     """What the headers of DICOM files state; "" for other files, and for a header that cannot be read."""
     found = list(progress.parallel(_tags, [root / file for file in rows["file"]]))
-    table = pd.DataFrame(found, index=rows.index, columns=list(TAGS)).fillna("")
+    table = pd.DataFrame({name: [each.get(name, "") for each in found] for name in TAGS}, rows.index, dtype=str)
     return table.loc[:, (table != "").any()]
 
 
@@ -246,7 +246,7 @@ def _in_order(values: pd.Series, groups: pd.Series, order: list[str], how: str) 
 
 def _thirds(numbers: pd.Series) -> tuple[pd.Series, list[str], str]:
     """Three groups of about as many images; fewer where many numbers are equal."""
-    first, second = np.quantile(numbers.dropna(), [1 / 3, 2 / 3])
+    first, second = np.quantile(numbers.dropna(), [1 / 3, 2 / 3], method="inverted_cdf")
     least, most = numbers.min(), numbers.max()
     names = [f"up to {_short(first)}", f"over {_short(first)}, up to {_short(second)}", f"over {_short(second)}"]
     if first == least:

@@ -268,7 +268,8 @@ def predictive_values(values: pd.DataFrame, here: float, positive: str) -> Figur
     for share, text in ((here, "this set"), (usefulness.SCREENING, "screening")):
         if values["prevalence"].min() <= share <= values["prevalence"].max():
             axes.axvline(share, color=GREY, linestyle=":", zorder=0)
-            axes.annotate(f" {text}, {100 * share:.2g} %", (share, 0.02), fontsize=8, color=BLACK)
+            side = "right" if share > 0.1 else "left"
+            axes.annotate(f" {text}, {100 * share:.2g} % ", (share, 0.02), fontsize=8, color=BLACK, ha=side)
     axes.set_xscale("log")
     axes.set_xlim(values["prevalence"].min(), values["prevalence"].max())
     most = values["prevalence"].max()

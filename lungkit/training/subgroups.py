@@ -10,7 +10,9 @@ worth what it reaches in its worst group. Figures are of one class against the r
   all there are, and its AUC is left undefined.
 - A group's difference to the rest has the percentiles of the same resamples of all patients: a patient with images in
   both stays one patient. Its p is that of the difference over its standard deviation in the resamples, two-sided, from
-  the normal distribution; percentiles of 1,000 resamples could not be small enough for many groups.
+  the normal distribution; percentiles of 1,000 resamples could not be small enough for many groups. That deviation is
+  set to the one where group and rest have a common figure, as in a score test: with few patients, or near 0 and 1, the
+  deviation of each side alone is too small, and chance would look like a difference.
 - p is adjusted for all groups of all attributes together, for each figure (Holm, Scandinavian Journal of Statistics
   1979). Of an attribute with two groups, both differences are one comparison, and it counts once.
 - With fewer than FEW patients of a class that a figure needs, the group is *few*: its figure has an interval but no
@@ -77,10 +79,8 @@ class Subgroups:
         cells["images (positive)"] = f"{row['images']:,} ({row['positives']:,})"
         cells["patients"] = f"{row['patients']:,}"
         for figure, name in FIGURES.items():
-            marks = ("*" if row[f"{figure}_few"] and not np.isnan(row[figure]) else "") + (
-                "†" if figure == "auc" and row["against"] else ""
-            )
-            cells[name] = wording.figure(*self.value(row, figure)) + marks
+            marks = ("*" if row[f"{figure}_few"] else "") + ("†" if figure == "auc" and row["against"] else "")
+            cells[name] = wording.figure(*self.value(row, figure)) + ("" if np.isnan(row[figure]) else marks)
         cells["AUC, less the rest's"] = wording.figure(row["auc_gap"], row["auc_gap_low"], row["auc_gap_high"], True)
         cells["p (Holm)"] = _p(row["auc_holm"])
         cells["Stated less observed"] = wording.figure(*self.value(row, CALIBRATION), signed=True)
@@ -226,7 +226,8 @@ def _gaps(measured: Evaluation, members: np.ndarray, positive: str) -> pd.DataFr
         parts[f"{figure}_gap_low"], parts[f"{figure}_gap_high"] = _with_width(
             value[own], low[own], high[own], members, measured.patients
         )
-        parts[f"{figure}_p"] = _p_values(value[own], resampled[:, own])
+        scale = contrast.common_auc() if figure == "auc" else contrast.common_share(figure)
+        parts[f"{figure}_p"] = _p_values(value[own], resampled[:, own], scale)
     return pd.DataFrame(parts)
 
 
@@ -256,12 +257,57 @@ class _Contrast:
 
     def _share(self, weights: np.ndarray, of: np.ndarray, right: np.ndarray) -> np.ndarray:
         """The share of the images `of` that are right, of each group less the rest."""
+        inside, outside = (self._shares(weights, masks & of, right) for masks in (self.members, ~self.members))
+        return inside - outside
+
+    def _shares(self, weights: np.ndarray, masks: np.ndarray, right: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"):
-            inside, outside = (
-                (weights @ (masks & of & right).T) / (weights @ (masks & of).T)
-                for masks in (self.members, ~self.members)
-            )
-        return np.asarray(inside - outside)
+            return np.asarray((weights @ (masks & right).T) / (weights @ masks.T))
+
+    def common_auc(self) -> np.ndarray:
+        """By how much an AUC's deviation grows (G,) where a group and the rest have a common AUC; NaN if undefined.
+
+        By the variances of placements of DeLong, DeLong and Clarke-Pearson (Biometrics 1988), of all images against
+        those of each side alone. Images that both sides share, as all negatives, are left out of both.
+        """
+        whole = _placement_variances(self.scores, self.positive)
+        return np.array([self._growth(mask, whole) for mask in self.members])
+
+    def _growth(self, mask: np.ndarray, whole: tuple[float, float]) -> float:
+        sides = [_ranked(of, self.positive)[0] for of in (mask, ~mask)]
+        together = apart = 0.0
+        alone = [_placement_variances(self.scores[side], self.positive[side]) for side in sides]
+        for place, of in enumerate((self.positive, ~self.positive)):
+            if not np.array_equal(sides[0] & of, sides[1] & of):
+                for side, own in zip(sides, alone, strict=True):
+                    size = max(int((side & of).sum()), 1)
+                    together, apart = together + whole[place] / size, apart + own[place] / size
+        return float(np.sqrt(together / apart)) if apart > 0 else np.inf
+
+    def common_share(self, figure: str) -> np.ndarray:
+        """By how much a share's deviation grows (G,) where both sides have a common share; inf where it had none."""
+        of, right = (self.positive, self.called) if figure == "recall" else (~self.positive, ~self.called)
+        both = [masks & of for masks in (self.members, ~self.members)]
+        sizes = [masks.sum(axis=1) for masks in both]
+        shares = [self._shares(np.ones((1, len(of))), masks, right)[0] for masks in both]
+        together = right[of].mean() if of.any() else np.nan
+        with np.errstate(invalid="ignore", divide="ignore"):
+            apart = sum(share * (1 - share) / size for share, size in zip(shares, sizes, strict=True))
+            return np.asarray(np.sqrt(together * (1 - together) * (1 / sizes[0] + 1 / sizes[1]) / apart))
+
+
+def _placement_variances(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
+    """The variance among positives, and among negatives, of the share of the other class each is ordered rightly with.
+
+    0 where a class has fewer than two images.
+    """
+    overall = scipy.stats.rankdata(scores)
+    return tuple(  # type: ignore[return-value]
+        float(np.var((overall[of] - scipy.stats.rankdata(scores[of])) / (~of).sum(), ddof=1))
+        if of.sum() > 1 and (~of).any()
+        else 0.0
+        for of in (positive, ~positive)
+    )
 
 
 def _with_width(
@@ -275,14 +321,16 @@ def _with_width(
     return np.maximum(low, -1), np.minimum(high, 1)
 
 
-def _p_values(value: np.ndarray, resampled: np.ndarray) -> np.ndarray:
-    """Two-sided p of each difference (k,) from its standard deviation in resamples (r, k); 1 where none differs."""
+def _p_values(value: np.ndarray, resampled: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Two-sided p of each difference (k,) from its deviation in resamples (r, k) times `scale` (k,); 1 where it is 0."""
     p = np.full(len(value), np.nan)
     for place in np.flatnonzero(~np.isnan(value)):
         known = resampled[:, place][~np.isnan(resampled[:, place])]
         if len(known) > 1:
-            spread = known.std(ddof=1)
-            p[place] = 1.0 if spread < 1e-12 else 2 * scipy.stats.norm.sf(abs(value[place]) / spread)
+            spread = known.std(ddof=1) * (scale[place] if np.isfinite(scale[place]) else 1)
+            p[place] = (
+                1.0 if value[place] == 0 or spread < 1e-12 else 2 * scipy.stats.norm.sf(abs(value[place]) / spread)
+            )
     return p
 
 
@@ -331,11 +379,20 @@ def _few_says(found: Subgroups) -> str:
     )
 
 
+def drawn_says(synthetic: bool) -> str:
+    """What these groups say of patients: nothing where they are drawn; otherwise what they leave open."""
+    if synthetic:
+        return "These patients are drawn: the figures say that the notebook works, and nothing about people."
+    return "A group that nobody wrote down is in no table: what is not stated of patients was not compared."
+
+
 def worst_title(found: Subgroups, figure: str) -> str:
     """The worst group in one line, without a verdict: the title of a figure."""
     rows = found.tested(figure)
     if rows.empty:
         return f"No group has {FEW} patients of each class that {FIGURES[figure]} needs"
+    if _alike(rows[figure]):
+        return f"{FIGURES[figure]} is {rows[figure].iloc[0]:.3f} in every group that has enough patients"
     value = wording.figure(*found.value(rows.iloc[0], figure))
     return f"{FIGURES[figure]} is lowest where {_name(rows.iloc[0])}: {value}, over all {found.overall[figure][0]:.3f}"
 
@@ -345,6 +402,9 @@ def _worst_says(found: Subgroups, figure: str) -> str:
     name = "AUC" if figure == "auc" else "sensitivity"
     if rows.empty:
         return f"No group has {FEW} patients of each class that its {name} needs: none can be compared."
+    if _alike(rows[figure]):
+        of = wording.count(len(rows), "group")
+        return f"No group is worse by {name}: it is {rows[figure].iloc[0]:.3f} in each of {of} with enough patients."
     row = rows.iloc[0]
     own, all_images = (wording.figure(*of) for of in (found.value(row, figure), found.overall[figure]))
     reached = f"The worst group by {name} is the one where **{_name(row)}**: {own}, against {all_images} over all."
@@ -358,6 +418,10 @@ def _worst_says(found: Subgroups, figure: str) -> str:
         verdict = "which chance can explain: the lowest of many groups is low even where all are alike"
     adjusted = _p(row[f"{figure}_holm"])
     return f"{reached} Its difference to the rest is {gap}, p {adjusted} after {tests} (Holm), {verdict}."
+
+
+def _alike(values: "pd.Series[float]") -> bool:
+    return bool(values.max() - values.min() < 0.0005)
 
 
 def _tests(table: pd.DataFrame, figure: str) -> str:

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 
 from lungkit import wording
 from lungkit.errors import LungkitError
+from lungkit.models.card import Measured
 from lungkit.training import evaluation
 from lungkit.training.evaluation import Evaluation
 
@@ -123,6 +124,16 @@ def decision_curve(
         }
     )
     return DecisionCurve(positive, share, prevalence is not None, table)
+
+
+def calibrated_for(chosen_on: Measured | None, positive: str) -> float | None:
+    """The share of a class among the images that probabilities were calibrated on; None where the card has no counts.
+
+    chosen_on: the version's figures on its validation images.
+    """
+    support = chosen_on.support if chosen_on else {}
+    share = support.get(positive, 0) / sum(support.values()) if support else 0.0
+    return share if 0 < share < 1 else None
 
 
 def at_prevalence(probabilities: ArrayLike, calibrated_for: float, prevalence: float) -> np.ndarray:
