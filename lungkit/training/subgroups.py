@@ -16,7 +16,7 @@ worth what it reaches in its worst group. Figures are of one class against the r
 - p is adjusted for all groups of all attributes together, for each figure (Holm, Scandinavian Journal of Statistics
   1979). Of an attribute with two groups, both differences are one comparison, and it counts once.
 - With fewer than FEW patients of a class that a figure needs, the group is *few*: its figure has an interval but no
-  test, and it is never named the worst.
+  test, and it is never named the worst. Nor is a group tested whose rest is few.
 """
 
 from collections.abc import Sequence
@@ -143,7 +143,8 @@ def measure(measured: Evaluation, groups: pd.DataFrame, positive: str = "") -> S
     for figure in FIGURES:
         gaps = table[[f"{figure}_gap", f"{figure}_gap_low", f"{figure}_gap_high", f"{figure}_p"]]
         table[gaps.columns] = gaps.where(table[figure].notna(), np.nan)
-        table[f"{figure}_p"] = table[f"{figure}_p"].where(~table[f"{figure}_few"])
+        of_rest = [_few(measured, ~mask, measured.true == measured.classes.index(positive))[figure] for mask in members]
+        table[f"{figure}_p"] = table[f"{figure}_p"].where(~table[f"{figure}_few"] & ~np.array(of_rest))
         table[f"{figure}_holm"] = _holm_once(table["attribute"], table[f"{figure}_p"])
     overall = {figure: measured.value(figure, positive) for figure in FIGURES}
     overall[CALIBRATION] = _calibration(measured, np.full(len(measured.true), True), positive)
@@ -173,8 +174,21 @@ def _figures(measured: Evaluation, mask: np.ndarray, positive: str) -> dict[str,
         row |= _named(figure, inside.value(figure, positive))
     # Where one class was chosen, what is stated cannot be right on average.
     row |= _named(CALIBRATION, _UNDEFINED if against else _calibration(measured, mask, positive))
-    of_ranked = [len(np.unique(measured.patients[ranked & of])) for of in (is_positive, ~is_positive)]
-    return row | {"auc_few": min(of_ranked) < FEW, "recall_few": sick < FEW, "specificity_few": well < FEW}
+    return row | {f"{figure}_few": few for figure, few in _few(measured, mask, is_positive).items()}
+
+
+def _few(measured: Evaluation, mask: np.ndarray, is_positive: np.ndarray) -> dict[str, bool]:
+    """Whether the images of `mask` are of too few patients for each figure."""
+
+    def patients(of: np.ndarray) -> int:
+        return len(np.unique(measured.patients[of]))
+
+    ranked, _ = _ranked(mask, is_positive)
+    return {
+        "auc": min(patients(ranked & is_positive), patients(ranked & ~is_positive)) < FEW,
+        "recall": patients(mask & is_positive) < FEW,
+        "specificity": patients(mask & ~is_positive) < FEW,
+    }
 
 
 def _ranked(mask: np.ndarray, is_positive: np.ndarray) -> tuple[np.ndarray, str]:
@@ -391,7 +405,7 @@ def worst_title(found: Subgroups, figure: str) -> str:
     rows = found.tested(figure)
     if rows.empty:
         return f"No group has {FEW} patients of each class that {FIGURES[figure]} needs"
-    if _alike(rows[figure]):
+    if len(rows) > 1 and _alike(rows[figure]):
         return f"{FIGURES[figure]} is {rows[figure].iloc[0]:.3f} in every group that has enough patients"
     value = wording.figure(*found.value(rows.iloc[0], figure))
     return f"{FIGURES[figure]} is lowest where {_name(rows.iloc[0])}: {value}, over all {found.overall[figure][0]:.3f}"
@@ -402,7 +416,7 @@ def _worst_says(found: Subgroups, figure: str) -> str:
     name = "AUC" if figure == "auc" else "sensitivity"
     if rows.empty:
         return f"No group has {FEW} patients of each class that its {name} needs: none can be compared."
-    if _alike(rows[figure]):
+    if len(rows) > 1 and _alike(rows[figure]):
         of = wording.count(len(rows), "group")
         return f"No group is worse by {name}: it is {rows[figure].iloc[0]:.3f} in each of {of} with enough patients."
     row = rows.iloc[0]
@@ -411,7 +425,7 @@ def _worst_says(found: Subgroups, figure: str) -> str:
     gap = wording.figure(row[f"{figure}_gap"], row[f"{figure}_gap_low"], row[f"{figure}_gap_high"], signed=True)
     tests = _tests(found.table, figure)
     if np.isnan(row[f"{figure}_holm"]):
-        return f"{reached} There is no rest to compare it with."
+        return f"{reached} The others are too few to be compared with it."
     if row[f"{figure}_holm"] < 0.05:
         verdict = "more than chance explains"
     else:

@@ -148,7 +148,7 @@ def at_prevalence(probabilities: ArrayLike, calibrated_for: float, prevalence: f
     _within([calibrated_for, prevalence], "prevalence")
     p = np.asarray(probabilities, float)
     ratio = prevalence * (1 - calibrated_for) / (calibrated_for * (1 - prevalence))
-    return p * ratio / (p * ratio + 1 - p)
+    return p * ratio / (p * ratio + (1 - p))
 
 
 @dataclass(frozen=True, eq=False)
