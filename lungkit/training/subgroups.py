@@ -133,12 +133,17 @@ def measure(measured: Evaluation, groups: pd.DataFrame, positive: str = "") -> S
         raise LungkitError(f"no class '{positive}'; there are: {', '.join(measured.classes)}")
     if len(groups) != len(measured.true):
         raise LungkitError(f"{len(groups)} rows of attributes for {len(measured.true)} images; give one for each")
-    named = [(str(name), str(value)) for name in groups for value in groups[name].cat.categories]
-    if not named:
+    masks = {
+        (str(name), str(value)): mask
+        for name in groups
+        for value in groups[name].cat.categories
+        if (mask := (groups[name] == value).to_numpy()).any()
+    }
+    if not masks:
         raise LungkitError("nothing is stated of these images that would tell groups of patients apart")
-    members = np.array([(groups[name] == value).to_numpy() for name, value in named])
+    members = np.array(list(masks.values()))
     rows = [_figures(measured, mask, positive) for mask in members]
-    table = pd.DataFrame(named, columns=["attribute", "group"]).join(pd.DataFrame(rows))
+    table = pd.DataFrame(list(masks), columns=["attribute", "group"]).join(pd.DataFrame(rows))
     table = table.join(_gaps(measured, members, positive))
     for figure in FIGURES:
         gaps = table[[f"{figure}_gap", f"{figure}_gap_low", f"{figure}_gap_high", f"{figure}_p"]]

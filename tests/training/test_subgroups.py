@@ -1,4 +1,4 @@
-"""Groups of patients: their figures against scikit-learn, their differences against what tests of differences must do."""
+"""Groups of patients: their figures against scikit-learn, and their differences against other tests of differences."""
 
 import json
 
@@ -187,12 +187,14 @@ def test_a_group_of_few_patients_has_an_interval_and_no_test_and_is_never_the_wo
 
 
 def test_patients_and_not_images_make_a_group_large_enough():
-    y, scores = answers(200)
+    _, scores = answers(200)
     patients = np.repeat(np.arange(20), 10)
     labels = np.repeat(np.arange(20) % 2, 10)
     found = measure(scored(labels, scores, patients), groups(side=np.repeat(["left", "right"], 100)))
     assert found.table["auc_few"].all()
-    assert subgroups.says(found)[0] == "No group has 10 patients of each class that its AUC needs: none can be compared."
+    assert (
+        subgroups.says(found)[0] == "No group has 10 patients of each class that its AUC needs: none can be compared."
+    )
 
 
 def test_where_all_groups_are_alike_none_is_called_the_worst():

@@ -46,7 +46,9 @@ def test_net_benefit_at_another_prevalence_is_that_of_dcurves():
     curve = decision_curve(scored(*published()), thresholds=THRESHOLDS, prevalence=0.02, calibrated_for=0.02)
     model = [-0.029384, -0.070355, -0.106319, -0.108137, -0.152263, -0.134442]
     assert curve.table["model"].tolist() == pytest.approx(model, abs=1e-6)
-    assert curve.table["all"].tolist() == pytest.approx([-0.031579, -0.088889, -0.225, -0.4, -0.633333, -0.96], abs=1e-6)
+    assert curve.table["all"].tolist() == pytest.approx(
+        [-0.031579, -0.088889, -0.225, -0.4, -0.633333, -0.96], abs=1e-6
+    )
 
 
 def test_the_gain_is_over_the_better_of_calling_all_and_none():
