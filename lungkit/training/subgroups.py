@@ -341,7 +341,7 @@ def _with_width(
 
 
 def _p_values(value: np.ndarray, resampled: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Two-sided p of each difference (k,) from its deviation in resamples (r, k) times `scale` (k,); 1 where it is 0."""
+    """Two-sided p of each difference (k,), from its deviation in resamples (r, k) times `scale` (k,); 1 if it is 0."""
     p = np.full(len(value), np.nan)
     for place in np.flatnonzero(~np.isnan(value)):
         known = resampled[:, place][~np.isnan(resampled[:, place])]

@@ -14,7 +14,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from lungkit import wording
 from lungkit.errors import LungkitError
 from lungkit.models.rule import DecisionRule
-from lungkit.training import plots, subgroups, usefulness
+from lungkit.training import plots
 from lungkit.training.evaluation import evaluate, operating_point
 from tests.graded import CLASSES as GRADED_CLASSES
 from tests.graded import MIDDLE, answers
@@ -390,69 +390,10 @@ def test_a_grid_of_nothing_is_refused(grid):
         grid(np.zeros((0, 8, 8)))
 
 
-# --- for whom, and whether it is worth using
-
-
-def grouped(result, **columns):
-    return subgroups.measure(result, pd.DataFrame({name: pd.Categorical(of) for name, of in columns.items()}))
-
-
-def test_groups_are_ordered_by_their_figure_around_that_of_all_images_and_small_ones_are_hollow():
-    result = evaluation(2, 300)  # 100 patients with three images each
-    found = grouped(result, ward=np.repeat(["A", "B", "small"], [150, 138, 12]))
-    figure = draw(plots.gaps(found))
-    (axes,) = figure.axes
-    table = found.table.sort_values("auc")
-    shown = [text.get_text() for text in axes.get_yticklabels()]
-    assert shown == [f"ward: {row.group} ({row.patients})" for row in table.itertuples()]
-    solid, hollow = (container.lines[0] for container in axes.containers)
-    assert hollow.get_markerfacecolor() == "white" and [*hollow.get_xdata()] == [
-        *table[table["group"] == "small"]["auc"]
-    ]
-    assert sorted(solid.get_xdata()) == pytest.approx(sorted(table[table["group"] != "small"]["auc"]))
-    assert axes.get_ylim()[0] > axes.get_ylim()[1], "the lowest is on top"
-    assert "AUC is lowest where ward is" in title(figure)
-    assert labels(figure) == ["all images, 95 % interval", "group, 95 % interval", "too few patients to test"]
-
-
-def test_of_many_groups_the_lowest_are_shown_and_the_title_counts_the_rest():
-    halves = {
-        f"attribute {number}": np.where(np.arange(300) % (number + 3) < 2, "a", "b") for number in range(17)
-    }  # 34 groups
-    figure = draw(plots.gaps(grouped(evaluation(2, 300), **halves)))
-    assert len(figure.axes[0].get_yticklabels()) == subgroups.SHOWN
-    assert title(figure).endswith("; 4 groups above these not shown")
-
-
-def test_a_decision_curve_shows_the_model_between_calling_all_and_none():
-    curve = usefulness.decision_curve(evaluation(2))
-    figure = draw(plots.decision_curve(curve))
-    lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
-    assert lines["call by the model"].tolist() == curve.table["model"].tolist()
-    assert lines["call all"].tolist() == curve.table["all"].tolist()
-    assert set(lines["call none"]) == {0}
-    assert title(figure) == usefulness.useful_says(curve).replace("*", "").removesuffix(".")
-
-
-def test_predictive_values_are_on_a_logarithmic_axis_with_this_set_and_screening_marked():
-    result = evaluation(2)
-    here = float(np.mean(result.true == 1))
-    figure = draw(plots.predictive_values(usefulness.predictive_values(result), here, "Pneumonia"))
-    (axes,) = figure.axes
-    assert axes.get_xscale() == "log" and axes.get_xlim() == pytest.approx((0.001, max(0.5, here)))
-    marks = [text.get_text().strip() for text in axes.texts]
-    assert marks == [f"this set, {100 * here:.2g} %", "screening, 2 %"]
-    assert title(figure).startswith("Where 2 % are ill, ") or title(figure).startswith("Where 1.")
-
-
 # --- size, files, notebooks
 
 
 def everything():
-    found = grouped(evaluation(2), **{f"attribute {n}": np.arange(150) % (n + 2) for n in range(5)})
-    yield from (plots.gaps(found, figure) for figure in subgroups.FIGURES)
-    yield plots.decision_curve(usefulness.decision_curve(evaluation(2)))
-    yield plots.predictive_values(usefulness.predictive_values(evaluation(2)), 0.3, "Pneumonia")
     result = evaluation()
     yield from (f(result) for f in (plots.confusion, plots.roc, plots.precision_recall))
     yield from (f(result) for f in (plots.reliability, plots.per_class_scores))
