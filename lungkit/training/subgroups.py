@@ -133,27 +133,38 @@ def measure(measured: Evaluation, groups: pd.DataFrame, positive: str = "") -> S
         raise LungkitError(f"no class '{positive}'; there are: {', '.join(measured.classes)}")
     if len(groups) != len(measured.true):
         raise LungkitError(f"{len(groups)} rows of attributes for {len(measured.true)} images; give one for each")
-    masks = {
+    members = _members(groups)
+    masks = np.array(list(members.values()))
+    table = pd.DataFrame(list(members), columns=["attribute", "group"])
+    table = table.join(pd.DataFrame([_figures(measured, mask, positive) for mask in masks]))
+    table = _tested(table.join(_gaps(measured, masks, positive)))
+    overall = {figure: measured.value(figure, positive) for figure in FIGURES}
+    overall[CALIBRATION] = _calibration(measured, np.full(len(measured.true), True), positive)
+    return Subgroups(positive, overall, table.drop(columns=[f"{figure}_rest_few" for figure in FIGURES]))
+
+
+def _members(groups: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
+    """Which images are of each group that has any (bool, n), by (attribute, group)."""
+    members = {
         (str(name), str(value)): mask
         for name in groups
         for value in groups[name].cat.categories
         if (mask := (groups[name] == value).to_numpy()).any()
     }
-    if not masks:
+    if not members:
         raise LungkitError("nothing is stated of these images that would tell groups of patients apart")
-    members = np.array(list(masks.values()))
-    rows = [_figures(measured, mask, positive) for mask in members]
-    table = pd.DataFrame(list(masks), columns=["attribute", "group"]).join(pd.DataFrame(rows))
-    table = table.join(_gaps(measured, members, positive))
+    return members
+
+
+def _tested(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with adjusted p; no difference of an undefined figure, and no p where a group or the rest is few."""
     for figure in FIGURES:
-        gaps = table[[f"{figure}_gap", f"{figure}_gap_low", f"{figure}_gap_high", f"{figure}_p"]]
-        table[gaps.columns] = gaps.where(table[figure].notna(), np.nan)
-        of_rest = [_few(measured, ~mask, measured.true == measured.classes.index(positive))[figure] for mask in members]
-        table[f"{figure}_p"] = table[f"{figure}_p"].where(~table[f"{figure}_few"] & ~np.array(of_rest))
+        for column in (f"{figure}_gap", f"{figure}_gap_low", f"{figure}_gap_high", f"{figure}_p"):
+            table[column] = table[column].where(table[figure].notna())
+        few = table[f"{figure}_few"] | table[f"{figure}_rest_few"]
+        table[f"{figure}_p"] = table[f"{figure}_p"].where(~few)
         table[f"{figure}_holm"] = _holm_once(table["attribute"], table[f"{figure}_p"])
-    overall = {figure: measured.value(figure, positive) for figure in FIGURES}
-    overall[CALIBRATION] = _calibration(measured, np.full(len(measured.true), True), positive)
-    return Subgroups(positive, overall, table)
+    return table
 
 
 # --- the figures of a group
@@ -179,7 +190,9 @@ def _figures(measured: Evaluation, mask: np.ndarray, positive: str) -> dict[str,
         row |= _named(figure, inside.value(figure, positive))
     # Where one class was chosen, what is stated cannot be right on average.
     row |= _named(CALIBRATION, _UNDEFINED if against else _calibration(measured, mask, positive))
-    return row | {f"{figure}_few": few for figure, few in _few(measured, mask, is_positive).items()}
+    for where, of in (("few", mask), ("rest_few", ~mask)):
+        row |= {f"{figure}_{where}": few for figure, few in _few(measured, of, is_positive).items()}
+    return row
 
 
 def _few(measured: Evaluation, mask: np.ndarray, is_positive: np.ndarray) -> dict[str, bool]:
@@ -265,7 +278,7 @@ class _Contrast:
         return np.hstack([auc, found, self._share(weights, ~self.positive, ~self.called)])
 
     def _auc_gap(self, weights: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Undefined without a rest, and for a group that has all images of one class."""
+        """Undefined where there is no rest."""
         if mask.all():
             return np.full(len(weights), np.nan)
         inside, outside = (
@@ -284,7 +297,7 @@ class _Contrast:
             return np.asarray((weights @ (masks & right).T) / (weights @ masks.T))
 
     def common_auc(self) -> np.ndarray:
-        """By how much an AUC's deviation grows (G,) where a group and the rest have a common AUC; NaN if undefined.
+        """By how much an AUC's deviation grows (G,) where a group and the rest have a common AUC; inf if it had none.
 
         By the variances of placements of DeLong, DeLong and Clarke-Pearson (Biometrics 1988), of all images against
         those of each side alone. Images that both sides share, as all negatives, are left out of both.
