@@ -188,7 +188,7 @@ def predictive_values(
 
     PPV: how many of those called are ill; NPV: how many of the others are not.
     prevalences: default: from RAREST to COMMON, or to that of these images if it is higher, evenly spaced on a
-        logarithmic axis.
+        logarithmic axis, and SCREENING.
     threshold: on the probability of the class; default: the version's own decision.
 
     Where no resample has an error of a kind, as with all ill found, that rate is drawn for each resample from Beta(n,
@@ -196,7 +196,8 @@ def predictive_values(
     """
     is_positive, scores, positive = _of_interest(measured, positive)
     called = measured.predicted == measured.classes.index(positive) if threshold is None else scores >= threshold
-    prevalences = list(prevalences) or np.geomspace(RAREST, max(COMMON, float(is_positive.mean())), 61).tolist()
+    axis = np.geomspace(RAREST, max(COMMON, float(is_positive.mean())), 61)
+    prevalences = list(prevalences) or np.union1d(axis, [SCREENING]).tolist()
     _within(prevalences, "prevalence")
     rates = _Rates(is_positive, called)
     value, _, _, resampled = measured.bootstrapped(rates)

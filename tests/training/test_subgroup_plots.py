@@ -97,7 +97,9 @@ def test_predictive_values_are_on_a_logarithmic_axis_with_this_set_and_screening
     assert axes.get_xscale() == "log" and axes.get_xlim() == pytest.approx((0.001, max(0.5, here)))
     marks = [text.get_text().strip() for text in axes.texts]
     assert marks == [f"this set, {100 * here:.2g} %", "screening, 2 %"]
-    assert title(figure).startswith("Where 2 % are ill, ") or title(figure).startswith("Where 1.")
+    at_two = usefulness.predictive_values(result, prevalences=[0.02]).iloc[0]
+    found = usefulness.percents(at_two["ppv"], at_two["ppv_low"], at_two["ppv_high"])
+    assert title(figure) == f"Where 2 % are ill, {found} of the alarms are right"
 
 
 def test_where_nothing_is_defined_there_is_no_figure():
