@@ -273,6 +273,23 @@ def test_evaluate_shows_every_figure_with_its_interval(lungkit, version, squares
     assert re.search(r"accuracy of the rest \d\.\d{3} \(\d\.\d{3}–\d\.\d{3}\)", out)
 
 
+def test_evaluate_by_an_attribute_shows_each_group_and_names_the_worst(lungkit, version, squares):
+    code, out, _ = lungkit("evaluate", "--model", "squares-cnn", "--data", squares, "--by", "Other", "--split", "train")
+    assert code == 0
+    assert "groups, for right" in out and re.search(r"other +. a +. 42 \(21\)", out)
+    assert "The worst group by AUC" in out or "No group is worse by AUC" in out
+    assert "brightness" not in out, "only what was asked for"
+
+
+def test_evaluate_by_all_keeps_the_groups_in_its_record(lungkit, version, squares):
+    answer = lungkit("evaluate", "--model", "squares-cnn", "--data", squares, "--by", "all", "--json")[1]
+    groups = json.loads(answer)["subgroups"]["groups"]
+    assert {(one["attribute"], one["group"]) for one in groups} >= {("other", "a"), ("other", "b")}
+    assert {"brightness"} <= {one["attribute"] for one in groups}
+    plain = json.loads(lungkit("evaluate", "--model", "squares-cnn", "--data", squares, "--json")[1])
+    assert "subgroups" not in plain
+
+
 def test_evaluate_says_when_images_were_used_in_training(lungkit, version, squares):
     out = lungkit("evaluate", "--model", "squares-cnn", "--data", squares, "--split", "train")[1]
     assert re.search(r"(\d+) images *\n(.|\n)*\n\1 of these images were used to train or choose the model", out)
@@ -331,6 +348,8 @@ def test_evaluate_takes_another_label_column(lungkit, version, squares):
         (["--data", "nothing"], "no data set 'nothing'"),
         (["--data", "SQUARES", "--split", "exam"], "no split 'exam'; accepted: train, val, test"),
         (["--data", "SQUARES", "--label-column", "age"], "has no column 'age'; it has: file, label"),
+        (["--data", "SQUARES", "--by", "age"], "no attribute 'age'; there are: all, other, brightness"),
+        (["--outside", "SQUARES", "--by", "other"], "--split and --by have no use with --outside"),
     ],
 )
 def test_evaluate_refuses_in_one_line(lungkit, version, squares, more, said):

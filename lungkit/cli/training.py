@@ -322,12 +322,20 @@ def evaluate(
         str | None,
         typer.Option(help="train, val, test or all; default: the test part that the set publishes, otherwise all"),
     ] = None,
+    by: Annotated[
+        list[str],
+        typer.Option(
+            help="also each group of an attribute: a column of labels.csv, a DICOM tag, or all; again for more"
+        ),
+    ] = [],  # noqa: B006
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Score a registered model on a data set, every figure with its 95 % interval.
 
     A set is scored as it is given: its published test part, or all of it where it has none. Only the set that the model
     was trained on is split as it was then. Images that cannot be read are counted and named.
+
+    With --by, groups of patients are compared with the rest, such as --by sex; --by all takes whatever is stated.
 
     With --outside, all images of each source are scored, and the model's card keeps the figures. --label and --omit say
     what labels mean that the model does not know. A source that the model learned from is refused.
@@ -338,19 +346,21 @@ def evaluate(
     if bool(data) == bool(outside):
         raise LungkitError("give either --data, or --outside for sources that the model has not seen")
     if outside:
-        if split:
-            raise LungkitError("--split has no use with --outside: every image of a source is scored")
+        if split or by:
+            raise LungkitError("--split and --by have no use with --outside: every image of a source is scored")
         _evaluate_outside(version, [source_path(folder) for folder in outside], label_column, label, omit, as_json)
         return
     if label or omit or len(label_column) > 1:
         raise LungkitError("--label, --omit and several --label-column are for --outside")
     source = source_path(data)
     from lungkit.models import card_text
-    from lungkit.training import release
+    from lungkit.training import release, subgroups
 
     scored = release.score(version, release.data_for(version, source, *label_column), split)
+    groups = subgroups.of_scored(scored).chosen(by) if by else None
+    found = subgroups.measure(scored.evaluation, groups.table) if groups else None
     if as_json:
-        typer.echo(json.dumps(scored.to_dict()))
+        typer.echo(json.dumps(scored.to_dict() | ({"subgroups": found.to_dict()} if found else {})))
         return
     summary = scored.evaluation.summary()
     title = f"{version} on {scored.data.name}, {scored.scope}"
@@ -358,6 +368,10 @@ def evaluate(
     if alone := scored.evaluation.record.sources:
         rows = [card_text.source_row(source, measured) for source, measured in alone.items()]
         terminal.table([*rows[0]], ([*row.values()] for row in rows), "each source alone")
+    if groups and found:
+        table = found.summary().reset_index()
+        terminal.table([*table], table.itertuples(index=False), f"groups, for {found.positive}")
+        say_each([subgroups.NOTE, *subgroups.says(found, plain=True), *map(str, groups.notes)])
     terminal.say(_reviewed(scored.review))
     say_each(scored.remarks)
     if scored.unreadable:

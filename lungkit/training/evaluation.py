@@ -281,6 +281,16 @@ class Evaluation:
         self.confusion.to_csv(folder / "confusion.csv")
         predictions.to_csv(folder / "predictions.csv", index=False)
 
+    def bootstrapped(self, figures: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Other figures of these images, by the same resamples of patients: value, low, high (k,), and (resamples, k).
+
+        figures: of weights (r, n), how often each image counts, the figures (r, k); NaN where one is undefined. low and
+        high are percentiles, NaN with one patient.
+        """
+        value = figures(np.ones((1, len(self.true))))[0]
+        resampled = np.concatenate([np.empty((0, len(value))), *map(figures, self._resamples())])
+        return (value, *_interval(resampled), resampled)
+
     def _resamples(self) -> Iterator[np.ndarray]:
         return _resamples(self.patients, self.n_boot, self.seed, self.sources)
 
@@ -646,6 +656,15 @@ def _areas(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> tup
     precision = tp[:, 1:] / (tp[:, 1:] + fp[:, 1:])
     average_precision = np.sum(gained * np.where(gained > 0, precision, 0), axis=1) / tp[:, -1]
     return auc, average_precision
+
+
+def weighted_auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """AUC (resamples,) of scores (n,) of images that are positive or not (bool, n), which count by weights (r, n).
+
+    Ties count half; NaN where a class has no weight.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return _areas(scores, positive, weights)[0] if len(scores) else np.full(len(weights), np.nan)
 
 
 def _confidence_bins(confidence: np.ndarray) -> np.ndarray:

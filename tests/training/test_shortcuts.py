@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from lungkit.data import dataset
+from lungkit.data import attributes, dataset
 from lungkit.data.phantom import scanners
 from lungkit.data.phantom.patient import COVID, NORMAL, SyntheticPatient
 from lungkit.models.rule import DecisionRule
@@ -133,6 +133,20 @@ def test_a_set_is_drawn_once_and_again_where_a_scanner_has_changed(tmp_path, mon
     assert made[0] == made[1] and len(list(tmp_path.iterdir())) == 1
     monkeypatch.setitem(scanners.VIEWS, scanners.OTHER, scanners.A)
     assert scanners.make_set(tmp_path, "home", 2, 0.5, slices=1, size=SIZE) not in made
+
+
+def test_a_ward_shows_each_patient_on_one_device_and_both_classes_on_each(tmp_path, monkeypatch):
+    folder = scanners.make_ward(tmp_path, 12, slices=1, size=SIZE)
+    rows = pd.read_csv(folder / "labels.csv")
+    assert rows.groupby(["device", "label"]).size().to_dict() == {
+        (device, label): 2 for device in scanners.DEVICES for label in (NORMAL, COVID)
+    }
+    data = dataset.as_given(folder)
+    assert data.synthetic and len(set(data.patients())) == 12
+    assert attributes.of(data).table["device"].value_counts().to_dict() == dict.fromkeys(scanners.DEVICES, 4)
+    assert scanners.make_ward(tmp_path, 12, slices=1, size=SIZE) == folder
+    monkeypatch.setitem(scanners.DEVICES, "B", scanners.A)
+    assert scanners.make_ward(tmp_path, 12, slices=1, size=SIZE) != folder
 
 
 # --- what a model reads

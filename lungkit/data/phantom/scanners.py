@@ -98,3 +98,31 @@ def make_set(
             csv.writer(table).writerows([("file", "label", "patient_id", "source"), *rows])
         (draft / "dataset.json").write_text(json.dumps({"synthetic": True, "classes": [NORMAL, COVID]}), "utf-8")
     return folder
+
+
+DEVICES = {"A": A, "B": B, "A, new protocol": CHANGED}
+
+
+def make_ward(parent: Path, patients: int, *, slices: int = 2, seed: int = 7, size: int = 96) -> Path:
+    """A data set in a folder below `parent`: each patient under one of DEVICES in turn, every second with COVID-19.
+
+    The column `device` of its labels.csv says which: an attribute, and not the source. The folder's name has a mark of
+    all that decides the pixels; one that is there is kept.
+    """
+    mark = files.sha256(repr((VERSION, DEVICES, patients, slices, seed, size)).encode())[:8]
+    folder = parent / f"ward-{mark}"
+    if folder.is_dir():
+        return folder
+    rows = []
+    with files.new_folder(folder) as draft:
+        for number in progress.bar(range(patients), label="ward", unit="patient"):
+            who, label = f"ward-{number:03d}", (NORMAL, COVID)[number % 2]
+            device = list(DEVICES)[number // 2 % len(DEVICES)]
+            shown = pictures(SyntheticPatient(who, label, seed, size), {device: DEVICES[device]}, slices, seed + number)
+            for index, of_slice in enumerate(shown):
+                Picture.fromarray(of_slice[device]).save(draft / f"{who}-{index}.png")
+                rows.append((f"{who}-{index}.png", label, who, device))
+        with (draft / "labels.csv").open("w", newline="", encoding="utf-8") as table:
+            csv.writer(table).writerows([("file", "label", "patient_id", "device"), *rows])
+        (draft / "dataset.json").write_text(json.dumps({"synthetic": True, "classes": [NORMAL, COVID]}), "utf-8")
+    return folder
