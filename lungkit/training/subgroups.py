@@ -32,7 +32,7 @@ from lungkit import wording
 from lungkit.data import attributes
 from lungkit.data.attributes import Groups
 from lungkit.errors import LungkitError
-from lungkit.training import evaluation
+from lungkit.training import evaluation, paired
 from lungkit.training.evaluation import Evaluation
 from lungkit.training.release import Scored
 
@@ -366,25 +366,11 @@ def _p_values(value: np.ndarray, resampled: np.ndarray, scale: np.ndarray) -> np
     return p
 
 
-def holm(p: ArrayLike) -> np.ndarray:
-    """p adjusted for their number by Holm's step-down method, (n,); NaNs are no tests and stay NaN.
-
-    >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
-    [0.03, 0.06, 0.06]
-    """
-    given = np.asarray(p, float)
-    adjusted, tests = np.full(len(given), np.nan), np.flatnonzero(~np.isnan(given))
-    order = tests[np.argsort(given[tests], kind="stable")]
-    steps = given[order] * np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1) if len(order) else steps
-    return adjusted
-
-
 def _holm_once(attribute: "pd.Series[str]", p: "pd.Series[float]") -> np.ndarray:
     """Holm's p, where the two groups of an attribute are one comparison."""
     twin = (attribute.map(attribute.value_counts()) == 2) & attribute.duplicated() & p.notna()
     twin &= p.groupby(attribute).transform("count") == 2
-    adjusted = pd.Series(holm(p.mask(twin)), p.index)
+    adjusted = pd.Series(paired.holm(p.mask(twin).tolist()), p.index)
     return adjusted.where(~twin, adjusted.shift()).to_numpy(float)
 
 
