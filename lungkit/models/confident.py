@@ -21,23 +21,17 @@ def doubtful(probabilities: np.ndarray, labels: np.ndarray) -> list[tuple[int, i
     return [(int(at), int(looks_like[at])) for at in order]
 
 
-def false_alarms(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How many doubts there would be if every label were right: float64 (doubts,), up to and with each of `doubtful`.
+def expected_if_right(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """How many doubts to expect if every label is right: right labels of difficult images look wrong too.
 
-    Right labels of difficult images look wrong too. If the probabilities are calibrated, a right label is class k with
-    the probability of k, so the number of doubts that are at least as strong has an expected value: the sum, over all
-    images, of the probabilities of the labels that would be such a doubt. The last value is the number to expect among
-    all doubts. Wrong labels make the probabilities less certain, and with them this number larger.
+    If the probabilities are calibrated, a right label is class k with the probability of k. So an image that looks like
+    a class is a doubt with the probability that its right label is another one, and the sum over images is the number.
+    More doubts than that are evidence of wrong labels. As many are no evidence against them: probabilities that were
+    learned from labels with faults are less certain, and so this number is larger, up to the number of doubts itself.
+    Numbers alone cannot tell faults that are spread at random from difficult images; a person who looks can.
     """
     looks_like, sure = _looks_like(probabilities, labels)
-    images = np.arange(len(labels))
-    ahead = probabilities[images, looks_like][:, None] - probabilities
-    would = sure[:, None] & (np.arange(probabilities.shape[1]) != looks_like[:, None])
-    strength, chance = ahead[would], probabilities[would]
-    order = np.argsort(-strength, kind="stable")
-    total = np.concatenate([[0.0], np.cumsum(chance[order])])
-    behind = np.array([ahead[at, labels[at]] for at, _ in doubtful(probabilities, labels)])
-    return total[np.searchsorted(-strength[order], -behind, side="right")]
+    return float((1 - probabilities[np.arange(len(labels)), looks_like])[sure].sum())
 
 
 def _looks_like(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

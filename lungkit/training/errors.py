@@ -1,0 +1,209 @@
+"""Which images a version gets wrong, and which labels look wrong: for a person who then looks at them.
+
+Two lists, of two kinds. A confident error is an image that the version answers differently from its label, ranked by
+how sure it was. A suspected label is one that a cross-validation by patient would not have given: it needs no part of
+its own, so it covers every image (lungkit.models.confident).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from lungkit import progress
+from lungkit.data import splits
+from lungkit.errors import LungkitError
+from lungkit.models import confident
+from lungkit.training.embedding_map import Embedded, neighbours
+from lungkit.training.evaluation import mean_with_interval
+from lungkit.training.release import Scored
+from lungkit.wording import count, percents
+
+FOLDS = 5  # four fifths of the patients to learn from; ten folds would take twice as long
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C, of which the one with the lowest log loss is taken
+
+
+# --- errors
+
+
+def confident_errors(scored: Scored, embedded: Embedded) -> pd.DataFrame:
+    """The images that the version answers wrongly, the surest first.
+
+    Columns: file, patient_id, part, label, answer, probability (of the answer), of_label (the label's probability),
+    margin (log-odds to the nearest other decision, rule.margin), place (in `scored`), neighbours (numbers of rows of
+    `embedded`), like_it (how many of these training images have the label that the version answered).
+    """
+    measured, names = scored.evaluation, np.array(scored.evaluation.classes)
+    wrong = np.flatnonzero(measured.predicted != measured.true)
+    margin = scored.version.rule.margin(measured.probabilities[wrong])
+    wrong = wrong[np.argsort(-margin, kind="stable")]
+    near = neighbours(embedded, embedded.places(scored.rows["file"].iloc[wrong]))
+    answer = names[measured.predicted[wrong]]
+    labels = np.append(embedded.rows["label"].to_numpy(str), "")[near]  # "" of -1
+    return scored.rows.iloc[wrong][["file", "patient_id"]].assign(
+        part=scored.split,
+        label=names[measured.true[wrong]],
+        answer=answer,
+        probability=measured.probabilities[wrong, measured.predicted[wrong]],
+        of_label=measured.probabilities[wrong, measured.true[wrong]],
+        margin=np.sort(margin)[::-1],
+        place=wrong,
+        neighbours=list(near),
+        like_it=(labels == answer[:, None]).sum(axis=1),
+    ).reset_index(drop=True)  # fmt: skip
+
+
+# --- labels
+
+
+@dataclass(frozen=True, eq=False)
+class Suspects:
+    """What a cross-validation thinks of the labels.
+
+    probabilities: out of fold, float64 (n, classes). penalty: the C that was taken. loss: its log loss. table: the
+    suspected labels, the strongest first; columns as `suspects` says. expected: how many there would be if every label
+    were right (confident.expected_if_right, with what it can and cannot show).
+    """
+
+    probabilities: np.ndarray
+    penalty: float
+    loss: float
+    table: pd.DataFrame
+    expected: float
+
+
+def suspects(embedded: Embedded, seed: int = 7, labels: ArrayLike | None = None) -> Suspects:
+    """The labels that look wrong, by a linear head on the embedding that has not seen the patient.
+
+    The table has file, patient_id, part, label, looks_like, of_label, of_other (the probabilities of both), and place
+    (row of `embedded`).
+    labels: class numbers (n,) to judge in the place of the set's own.
+    The network itself has learned from the labels of training images, so a wrong one of theirs may hide in the
+    embedding; bench/labels.py measures how much.
+    """
+    given = embedded.labels if labels is None else np.asarray(labels, np.int64)
+    names = np.array(embedded.data.classes)
+    out, penalty, loss = out_of_fold(embedded.vectors, given, splits.groups(embedded.rows), len(names), seed)
+    doubts = confident.doubtful(out, given)
+    places = np.array([place for place, _ in doubts], int)
+    like = np.array([other for _, other in doubts], int)
+    table = embedded.rows.iloc[places][["file", "patient_id", "split"]].rename(columns={"split": "part"})
+    table = table.assign(
+        label=names[given[places]],
+        looks_like=names[like],
+        of_label=out[places, given[places]],
+        of_other=out[places, like],
+        place=places,
+    )
+    return Suspects(out, penalty, loss, table.reset_index(drop=True), confident.expected_if_right(out, given))
+
+
+def out_of_fold(
+    vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int, seed: int
+) -> tuple[np.ndarray, float, float]:
+    """Probabilities (n, classes) of images by heads that learned from other groups alone; the C taken, its log loss.
+
+    vectors: (n, channels). labels: class numbers (n,). groups: (n,); none is on both sides. The choice among five
+    values of C by the log loss that is returned makes that loss a little too good; it ranks labels and scores nothing.
+    """
+    folds = list(_folds(labels, groups, seed))
+    found = []
+    for penalty in progress.bar(PENALTIES, label="cross-validation", unit="value"):
+        out = np.zeros((len(labels), classes))
+        for train, held in folds:
+            head = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=2000))
+            head.fit(vectors[train], labels[train])
+            out[np.ix_(held, head.classes_)] = head.predict_proba(vectors[held])
+        found.append((float(log_loss(labels, out, labels=range(classes))), penalty, out))
+    loss, penalty, best = min(found, key=lambda one: one[0])
+    return best, penalty, loss
+
+
+def _folds(labels: np.ndarray, groups: np.ndarray, seed: int) -> Sequence[tuple[np.ndarray, np.ndarray]]:
+    """Which images to learn from, and which to judge, FOLDS times; fewer where a class has fewer patients."""
+    owners = min(len(np.unique(groups[labels == k])) for k in np.unique(labels))
+    if owners < 2:
+        raise LungkitError("a class has images of one patient only: its labels cannot be judged by other patients")
+    split = StratifiedGroupKFold(min(FOLDS, owners), shuffle=True, random_state=seed)
+    return list(split.split(labels, labels, groups))
+
+
+# --- what planted faults show
+
+
+def plant(labels: np.ndarray, classes: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (n,) of which a share is wrong, drawn at random with another class; and which: bool (n,)."""
+    rng = np.random.default_rng(seed)
+    planted = np.zeros(len(labels), bool)
+    planted[rng.choice(len(labels), max(1, round(share * len(labels))), replace=False)] = True
+    other = (labels + rng.integers(1, classes, len(labels))) % classes
+    return np.where(planted, other, labels), planted
+
+
+@dataclass(frozen=True)
+class Found:
+    """How well the first `first` suspects find planted labels; each figure with its 95 % interval by patient."""
+
+    first: int
+    planted: int
+    hits: int
+    precision: tuple[float, float, float]
+    recall: tuple[float, float, float]
+    chance: float  # precision of a random list
+
+    def __str__(self) -> str:
+        return (
+            f"the first {count(self.first, 'suspect')}: {self.hits} of {self.planted} planted labels; precision "
+            f"{percents(*self.precision)}, by chance {100 * self.chance:.0f} %; recall {percents(*self.recall)}"
+        )
+
+
+def found(judged: Suspects, planted: np.ndarray, patients: ArrayLike, first: int | None = None) -> Found:
+    """What the first suspects are worth against planted labels (bool, n); default: as many as were planted."""
+    first = min(int(planted.sum()) if first is None else first, len(judged.table))
+    owners, listed = np.asarray(patients), np.zeros(len(planted), bool)
+    places = judged.table["place"].to_numpy(int)[:first]
+    listed[places] = True
+    return Found(
+        first,
+        int(planted.sum()),
+        int(planted[places].sum()),
+        mean_with_interval(planted[places], owners[places], share=True),
+        mean_with_interval(listed[planted], owners[planted], share=True),
+        float(planted.mean()),
+    )
+
+
+# --- words
+
+
+def suspects_say(judged: Suspects) -> list[str]:
+    """How many labels look wrong, and how many would if all were right.
+
+    They are evidence of wrong labels where there are more than expected by over twice the root of the expected number.
+    """
+    suspected, expected, images = len(judged.table), judged.expected, len(judged.probabilities)
+    if not suspected:
+        return [f"No label of {count(images, 'image')} looks wrong."]
+    says = f"The labels of {suspected:,} of {count(images, 'image')} look wrong."
+    right = f"If every label were right, about {expected:.0f} would: right labels of difficult images look wrong too."
+    if suspected - expected > 2 * np.sqrt(expected):
+        return [f"{says} {right}", "**So some labels are wrong.** Look at the first of the list."]
+    return [f"{says} {right}", "So the number alone shows no wrong label; a look at the first of the list may."]
+
+
+def errors_say(table: pd.DataFrame, images: int, part: str) -> str:
+    """How many errors there are, and how many were made surely: a probability of 90 % or more."""
+    sure = table[table["probability"] >= 0.9]
+    if table.empty:
+        return f"{part}: none of {count(images, 'image')} is answered wrongly."
+    like = int((sure["like_it"] >= 2).sum())
+    text = f"{part}: {len(table)} of {count(images, 'image')} are answered wrongly, {len(sure)} of them at 90 % or more"
+    return f"{text}; in {like} of these, most neighbours have the answered label." if len(sure) else f"{text}."
