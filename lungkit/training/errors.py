@@ -7,6 +7,7 @@ its own, so it covers every image (lungkit.models.confident).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from lungkit.models import confident
 from lungkit.training.embedding_map import Embedded, neighbours
 from lungkit.training.evaluation import mean_with_interval
 from lungkit.training.release import Scored
-from lungkit.wording import count, percents
+from lungkit.wording import count, percent, percents
 
 FOLDS = 5  # four fifths of the patients to learn from; ten folds would take twice as long
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C, of which the one with the lowest log loss is taken
@@ -60,60 +61,68 @@ def confident_errors(scored: Scored, embedded: Embedded) -> pd.DataFrame:
     ).reset_index(drop=True)  # fmt: skip
 
 
+def panels(table: pd.DataFrame, embedded: Embedded, first: int = 8) -> tuple[Any, ...]:
+    """What plots.neighbour_grid shows of the first rows of a table of errors or suspects: pictures and their titles."""
+    rows = table.head(first)
+    near = neighbours(embedded, embedded.places(rows["file"]))
+    size = embedded.version.card.preprocessing.size
+    pictures = np.zeros((*near.shape, *size), np.float32)
+    pictures[near >= 0] = embedded.pictures(near[near >= 0])
+    named = np.append(embedded.rows["label"].to_numpy(str), "")[near]
+    said = rows["answer"] if "answer" in rows else rows["looks_like"]
+    sure = rows["probability"] if "answer" in rows else rows["of_other"]
+    titles = [
+        f"label: {label}\n{'answer' if 'answer' in rows else 'looks like'}: {other}\n{percent(p)} sure"
+        for label, other, p in zip(rows["label"], said, sure, strict=True)
+    ]
+    beside = [[f"neighbour {place + 1}\n{label}" if label else "" for place, label in enumerate(of)] for of in named]
+    return embedded.pictures(embedded.places(rows["file"])), pictures, titles, beside
+
+
 # --- labels
 
 
 @dataclass(frozen=True, eq=False)
-class Suspects:
-    """What a cross-validation thinks of the labels.
+class Judged:
+    """What a cross-validation thinks of labels: those that look wrong, the strongest first.
 
-    probabilities: out of fold, float64 (n, classes). penalty: the C that was taken. loss: its log loss. table: the
-    suspected labels, the strongest first; columns as `suspects` says. expected: how many there would be if every label
-    were right (confident.expected_if_right, with what it can and cannot show).
+    labels: class numbers (n,). probabilities: out of fold, float64 (n, classes). places: of the suspected labels, (m,).
+    looks_like: the class that each looks like, (m,). penalty: the C that was taken. loss: its log loss. expected: how
+    many suspects there would be if every label were right (confident.expected_if_right, and what it cannot show).
     """
 
+    labels: np.ndarray
     probabilities: np.ndarray
+    places: np.ndarray
+    looks_like: np.ndarray
     penalty: float
     loss: float
-    table: pd.DataFrame
     expected: float
 
+    @property
+    def support(self) -> np.ndarray:
+        """The probability of each image's own label, by other patients: (n,)."""
+        return self.probabilities[np.arange(len(self.labels)), self.labels]
 
-def suspects(embedded: Embedded, seed: int = 7, labels: ArrayLike | None = None) -> Suspects:
-    """The labels that look wrong, by a linear head on the embedding that has not seen the patient.
 
-    The table has file, patient_id, part, label, looks_like, of_label, of_other (the probabilities of both), and place
-    (row of `embedded`).
+def suspects(embedded: Embedded, seed: int = 7, labels: ArrayLike | None = None) -> Judged:
+    """`judge` of all images of a data set, those of every part.
+
     labels: class numbers (n,) to judge in the place of the set's own.
     The network itself has learned from the labels of training images, so a wrong one of theirs may hide in the
     embedding; bench/labels.py measures how much.
     """
     given = embedded.labels if labels is None else np.asarray(labels, np.int64)
-    names = np.array(embedded.data.classes)
-    out, penalty, loss = out_of_fold(embedded.vectors, given, splits.groups(embedded.rows), len(names), seed)
-    doubts = confident.doubtful(out, given)
-    places = np.array([place for place, _ in doubts], int)
-    like = np.array([other for _, other in doubts], int)
-    table = embedded.rows.iloc[places][["file", "patient_id", "split"]].rename(columns={"split": "part"})
-    table = table.assign(
-        label=names[given[places]],
-        looks_like=names[like],
-        of_label=out[places, given[places]],
-        of_other=out[places, like],
-        place=places,
-    )
-    return Suspects(out, penalty, loss, table.reset_index(drop=True), confident.expected_if_right(out, given))
+    return judge(embedded.vectors, given, splits.groups(embedded.rows), len(embedded.data.classes), seed)
 
 
-def out_of_fold(
-    vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int, seed: int
-) -> tuple[np.ndarray, float, float]:
-    """Probabilities (n, classes) of images by heads that learned from other groups alone; the C taken, its log loss.
+def judge(vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int, seed: int = 7) -> Judged:
+    """The labels that look wrong to linear heads (multinomial logistic regression) that have not seen their patient.
 
-    vectors: (n, channels). labels: class numbers (n,). groups: (n,); none is on both sides. The choice among five
-    values of C by the log loss that is returned makes that loss a little too good; it ranks labels and scores nothing.
+    vectors: (n, channels). labels: class numbers (n,). groups: (n,); none is on both sides of a fold. The choice among
+    five values of C by the log loss out of fold makes that loss a little too good; it ranks labels and scores nothing.
     """
-    folds = list(_folds(labels, groups, seed))
+    folds = _folds(labels, groups, seed)
     found = []
     for penalty in progress.bar(PENALTIES, label="cross-validation", unit="value"):
         out = np.zeros((len(labels), classes))
@@ -123,16 +132,31 @@ def out_of_fold(
             out[np.ix_(held, head.classes_)] = head.predict_proba(vectors[held])
         found.append((float(log_loss(labels, out, labels=range(classes))), penalty, out))
     loss, penalty, best = min(found, key=lambda one: one[0])
-    return best, penalty, loss
+    doubts = np.array(confident.doubtful(best, labels), int).reshape(-1, 2)
+    expected = confident.expected_if_right(best, labels)
+    return Judged(labels, best, doubts[:, 0], doubts[:, 1], penalty, loss, expected)
 
 
-def _folds(labels: np.ndarray, groups: np.ndarray, seed: int) -> Sequence[tuple[np.ndarray, np.ndarray]]:
+def _folds(labels: np.ndarray, groups: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Which images to learn from, and which to judge, FOLDS times; fewer where a class has fewer patients."""
     owners = min(len(np.unique(groups[labels == k])) for k in np.unique(labels))
     if owners < 2:
         raise LungkitError("a class has images of one patient only: its labels cannot be judged by other patients")
     split = StratifiedGroupKFold(min(FOLDS, owners), shuffle=True, random_state=seed)
     return list(split.split(labels, labels, groups))
+
+
+def suspects_table(judged: Judged, embedded: Embedded, first: int | None = None) -> pd.DataFrame:
+    """The suspected labels with file, patient_id, part, label, looks_like, of_label and of_other (probabilities)."""
+    places, like = judged.places[:first], judged.looks_like[:first]
+    names = np.array(embedded.data.classes)
+    rows = embedded.rows.iloc[places][["file", "patient_id", "split"]].rename(columns={"split": "part"})
+    return rows.assign(
+        label=names[judged.labels[places]],
+        looks_like=names[like],
+        of_label=judged.support[places],
+        of_other=judged.probabilities[places, like],
+    ).reset_index(drop=True)
 
 
 # --- what planted faults show
@@ -149,47 +173,61 @@ def plant(labels: np.ndarray, classes: int, share: float, seed: int) -> tuple[np
 
 @dataclass(frozen=True)
 class Found:
-    """How well the first `first` suspects find planted labels; each figure with its 95 % interval by patient."""
+    """What the first suspects are worth against planted labels, over one planting or several.
+
+    first, planted, hits: numbers of images. precision: share of planted labels among the first. recall: share of the
+    planted that is among them. Both (value, low, high), by patient. chance: the precision of a random list.
+    """
 
     first: int
     planted: int
     hits: int
     precision: tuple[float, float, float]
     recall: tuple[float, float, float]
-    chance: float  # precision of a random list
+    chance: float
 
     def __str__(self) -> str:
         return (
-            f"the first {count(self.first, 'suspect')}: {self.hits} of {self.planted} planted labels; precision "
-            f"{percents(*self.precision)}, by chance {100 * self.chance:.0f} %; recall {percents(*self.recall)}"
+            f"Of the first {count(self.first, 'suspect')}, {self.hits} are among the {self.planted} planted labels: "
+            f"precision {percents(*self.precision)}, by chance {100 * self.chance:.0f} %; recall "
+            f"{percents(*self.recall)}."
         )
 
 
-def found(judged: Suspects, planted: np.ndarray, patients: ArrayLike, first: int | None = None) -> Found:
-    """What the first suspects are worth against planted labels (bool, n); default: as many as were planted."""
-    first = min(int(planted.sum()) if first is None else first, len(judged.table))
-    owners, listed = np.asarray(patients), np.zeros(len(planted), bool)
-    places = judged.table["place"].to_numpy(int)[:first]
-    listed[places] = True
+def found(
+    judged: Sequence[Judged], planted: Sequence[np.ndarray], patients: ArrayLike, first: int | None = None
+) -> Found:
+    """How many of the planted labels (bool (n,), one array for each planting) the first suspects of each contain.
+
+    first: of each planting; default: as many as were planted.
+    """
+    owners, listed, right, theirs = np.asarray(patients), [], [], []
+    for one, wrong in zip(judged, planted, strict=True):
+        places = one.places[: int(wrong.sum()) if first is None else first]
+        right.append(wrong[places])
+        theirs.append(owners[places])
+        listed.append(np.isin(np.flatnonzero(wrong), places))
+    whose = np.concatenate([owners[wrong] for wrong in planted])
+    hits, all_listed = np.concatenate(right), np.concatenate(listed)
     return Found(
-        first,
-        int(planted.sum()),
-        int(planted[places].sum()),
-        mean_with_interval(planted[places], owners[places], share=True),
-        mean_with_interval(listed[planted], owners[planted], share=True),
-        float(planted.mean()),
+        len(hits),
+        len(all_listed),
+        int(hits.sum()),
+        mean_with_interval(hits, np.concatenate(theirs), share=True),
+        mean_with_interval(all_listed, whose, share=True),
+        float(np.mean(planted)),
     )
 
 
 # --- words
 
 
-def suspects_say(judged: Suspects) -> list[str]:
+def suspects_say(judged: Judged) -> list[str]:
     """How many labels look wrong, and how many would if all were right.
 
     They are evidence of wrong labels where there are more than expected by over twice the root of the expected number.
     """
-    suspected, expected, images = len(judged.table), judged.expected, len(judged.probabilities)
+    suspected, expected, images = len(judged.places), judged.expected, len(judged.labels)
     if not suspected:
         return [f"No label of {count(images, 'image')} looks wrong."]
     says = f"The labels of {suspected:,} of {count(images, 'image')} look wrong."

@@ -61,6 +61,6 @@ def test_faults_are_more_doubts_than_right_labels_cause_if_the_model_did_not_lea
     assert 0.6 * planted.sum() < more < planted.sum()
 
 
-def test_where_no_class_is_confident_no_doubt_is_expected():
+def test_only_images_with_a_confident_class_are_expected_to_be_doubts():
     assert confident.expected_if_right(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])) == 0.1 + (1 - 0.8)
     assert confident.expected_if_right(np.array([[0.4, 0.6], [0.8, 0.2]]), np.array([0, 0])) == 1 - 0.8
