@@ -7,7 +7,6 @@ its own, so it covers every image (lungkit.models.confident).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +19,8 @@ from sklearn.preprocessing import StandardScaler
 
 from lungkit import progress
 from lungkit.data import splits
+from lungkit.data.dataset import Dataset
+from lungkit.data.notes import alike
 from lungkit.errors import LungkitError
 from lungkit.models import confident
 from lungkit.training.embedding_map import Embedded, neighbours
@@ -57,11 +58,23 @@ def confident_errors(scored: Scored, embedded: Embedded) -> pd.DataFrame:
         margin=np.sort(margin)[::-1],
         place=wrong,
         neighbours=list(near),
-        like_it=(labels == answer[:, None]).sum(axis=1),
+        like_it=(_alike(labels) == _alike(answer)[:, None]).sum(axis=1),
     ).reset_index(drop=True)  # fmt: skip
 
 
-def panels(table: pd.DataFrame, embedded: Embedded, first: int = 8) -> tuple[Any, ...]:
+def _alike(names: np.ndarray) -> np.ndarray:
+    """A version and a data set may spell a class in two ways."""
+    return np.vectorize(alike, otypes=[object])(names)
+
+
+def parts(data: Dataset) -> list[str]:
+    """The parts to look for errors in, the test last; ["all"] where the set has neither validation nor test images."""
+    return [part for part in ("val", "test") if len(data.part(part))] or ["all"]
+
+
+def panels(
+    table: pd.DataFrame, embedded: Embedded, first: int = 8
+) -> tuple[np.ndarray, np.ndarray, list[str], list[list[str]]]:
     """What plots.neighbour_grid shows of the first rows of a table of errors or suspects: pictures and their titles."""
     rows = table.head(first)
     near = neighbours(embedded, embedded.places(rows["file"]))
@@ -69,11 +82,11 @@ def panels(table: pd.DataFrame, embedded: Embedded, first: int = 8) -> tuple[Any
     pictures = np.zeros((*near.shape, *size), np.float32)
     pictures[near >= 0] = embedded.pictures(near[near >= 0])
     named = np.append(embedded.rows["label"].to_numpy(str), "")[near]
-    said = rows["answer"] if "answer" in rows else rows["looks_like"]
-    sure = rows["probability"] if "answer" in rows else rows["of_other"]
+    answered = "probability" in rows
+    said, sure = ("answer", "probability") if answered else ("looks_like", "of_other")
     titles = [
-        f"label: {label}\n{'answer' if 'answer' in rows else 'looks like'}: {other}\n{percent(p)} sure"
-        for label, other, p in zip(rows["label"], said, sure, strict=True)
+        f"label: {label}\n{'answer' if answered else 'looks like'}: {other}\nat {percent(p)}"
+        for label, other, p in zip(rows["label"], rows[said], rows[sure], strict=True)
     ]
     beside = [[f"neighbour {place + 1}\n{label}" if label else "" for place, label in enumerate(of)] for of in named]
     return embedded.pictures(embedded.places(rows["file"])), pictures, titles, beside
@@ -157,6 +170,31 @@ def suspects_table(judged: Judged, embedded: Embedded, first: int | None = None)
         of_label=judged.support[places],
         of_other=judged.probabilities[places, like],
     ).reset_index(drop=True)
+
+
+def to_look_at(embedded: Embedded, judged: Judged, wrong: Sequence[pd.DataFrame] = ()) -> pd.DataFrame:
+    """Every image in one table, that with the least supported label first: what a person goes through.
+
+    wrong: tables of confident_errors. Columns: file, sha256, patient_id, part, label, of_label (its probability out of
+    fold), looks_like (the most probable other class), of_other, suspected, error (bool), answer (of the version, where
+    it was wrong).
+    """
+    names = np.array(embedded.data.classes)
+    other = judged.probabilities.copy()
+    other[np.arange(len(other)), judged.labels] = -1
+    looks_like = other.argmax(axis=1)
+    answers = {str(row.file): str(row.answer) for table in wrong for row in table.itertuples()}
+    rows = embedded.rows[["file", "sha256", "patient_id", "split"]].rename(columns={"split": "part"})
+    table = rows.assign(
+        label=names[judged.labels],
+        of_label=judged.support,
+        looks_like=names[looks_like],
+        of_other=other.max(axis=1),
+        suspected=np.isin(np.arange(len(rows)), judged.places),
+        error=rows["file"].isin(answers),
+        answer=[answers.get(str(file), "") for file in rows["file"]],
+    )
+    return table.sort_values("of_label", kind="stable", ignore_index=True)
 
 
 # --- what planted faults show
