@@ -6,14 +6,17 @@ line. The file of another person who decides at the same time is read before eac
 """
 
 import html
+import io
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ipywidgets
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import PIL.Image
 from matplotlib.figure import Figure
 
 from lungkit import files
@@ -21,10 +24,9 @@ from lungkit.data import decisions, preprocess
 from lungkit.data.decisions import Decision
 from lungkit.data.notes import alike
 from lungkit.errors import LungkitError
-from lungkit.explore.shown import png
 from lungkit.models import graph
 from lungkit.training import errors, plots
-from lungkit.training.embedding_map import NEIGHBOURS, Embedded, neighbours
+from lungkit.training.embedding_map import Embedded, neighbours
 from lungkit.wording import count, percent
 
 ALL, SUSPECTED, ERRORS = SHOWN = ("all images", "suspected labels", "wrong answers")
@@ -77,7 +79,7 @@ class ErrorBrowser:
         self.test_too = ipywidgets.Checkbox(description=_FLATTERS, indent=False, layout={"width": "auto"})
         self.image = ipywidgets.Image(format="png", layout={"width": "384px"})
         self.near = ipywidgets.Image(format="png", layout={"max_width": "576px"})
-        self.about, self.status = ipywidgets.HTML(), ipywidgets.HTML()
+        self.about, self.beside, self.status = (ipywidgets.HTML() for _ in range(3))
         for part in (self.show, self.label, self.part, self.most):
             part.observe(self._filter, "value")
         self.heat.observe(self._draw, "value")
@@ -87,14 +89,14 @@ class ErrorBrowser:
             button.on_click(partial(self._clicked, kind))
         self.relabel.on_click(partial(self._clicked, decisions.RELABEL))
         self.undo.on_click(partial(self._clicked, ""))
-        row = ipywidgets.HBox
+        row, wrap = ipywidgets.HBox, {"flex_flow": "row wrap", "align_items": "flex-start"}
         self.widget = ipywidgets.VBox([
-            row([self.show, self.label, self.part, self.most], layout={"flex_flow": "row wrap"}),
+            row([self.show, self.label, self.part, self.most], layout=wrap),
             row([self.back, self.next, self.heat]),
             self.about,
-            row([self.image, self.near], layout={"flex_flow": "row wrap", "align_items": "flex-start"}),
-            row([self.keep, self.exclude, self.relabel, self.other, self.undo], layout={"flex_flow": "row wrap"}),
-            row([self.reason, self.by, self.test_too], layout={"flex_flow": "row wrap"}),
+            row([self.image, ipywidgets.VBox([self.beside, self.near])], layout=wrap),
+            row([self.keep, self.exclude, self.relabel, self.other, self.undo], layout=wrap),
+            row([self.reason, self.by, self.test_too], layout=wrap),
             self.status,
         ])  # fmt: skip
 
@@ -139,8 +141,8 @@ class ErrorBrowser:
         self.about.value = self._words(row)
         (place,) = self.embedded.places(pd.Series([row["file"]]))
         picture = self.embedded.pictures([place])[0]
-        self.image.value = png(_picture(picture, self._heat(row) if self.heat.value else None))
-        self.near.value = png(self._neighbours(place))
+        self.image.value = _png(_laid_over(picture, self._heat(row)) if self.heat.value else picture, 384)
+        self._draw_neighbours(place)
         self.other.value = row["looks_like"]
         self.status.value = self._decided(row["file"])
 
@@ -161,15 +163,15 @@ class ErrorBrowser:
         named = [alike(name) for name in version.card.classes]
         return np.asarray(self._runtime(tensor)["heat"][0, named.index(alike(row["answer"] or row["looks_like"]))])
 
-    def _neighbours(self, place: int) -> Figure:
+    def _draw_neighbours(self, place: int) -> None:
         (near,) = neighbours(self.embedded, [place])
         near = near[near >= 0]
-        labels = self.embedded.rows["label"].iloc[near]
-        titles = [f"{number}. {label}" for number, label in enumerate(labels, 1)]
-        if not len(near):
-            return Figure(figsize=(1, 1))
-        title = "nearest training images of other patients"
-        return plots.image_grid(self.embedded.pictures(near), titles, NEIGHBOURS, title)
+        self.near.layout.display = "" if len(near) else "none"
+        labels = ", ".join(self.embedded.rows["label"].iloc[near])
+        said = f"Nearest training images of other patients: {labels}." if len(near) else "There are no training images."
+        self.beside.value = html.escape(said)
+        if len(near):
+            self.near.value = _png(np.hstack(list(self.embedded.pictures(near))), 192)
 
     def _decided(self, file: str) -> str:
         """What was decided about an image before, or why the decisions cannot be read."""
@@ -228,12 +230,16 @@ def _said(made: Decision) -> str:
     return html.escape(f"{made.file}: {what[made.decision]}{f' ({made.reason})' if made.reason else ''}.")
 
 
-def _picture(picture: np.ndarray, heat: np.ndarray | None) -> Figure:
-    """One image, and over it a heat map (0..1) of the same size."""
-    figure = Figure(figsize=(4, 4), layout="tight")
-    axes = figure.add_subplot()
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
-    if heat is not None:
-        axes.imshow(heat, cmap=plots.HEAT, vmin=0, vmax=1, alpha=0.65 * np.clip(heat, 0, 1))
-    axes.axis("off")
-    return figure
+def _laid_over(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """A picture (height, width; 0..1) under a heat map of the same size, as plots.overlay_grid draws it: RGB."""
+    share = 0.65 * np.clip(heat, 0, 1)[..., None]
+    return (1 - share) * picture[..., None] + share * mpl.colormaps[plots.HEAT](heat)[..., :3]
+
+
+def _png(picture: np.ndarray, height: int) -> bytes:
+    """A picture (height, width) or (height, width, 3), 0..1, as PNG of this height in pixels."""
+    levels = PIL.Image.fromarray((np.clip(picture, 0, 1) * 255).round().astype(np.uint8))
+    buffer = io.BytesIO()
+    width = round(levels.width * height / levels.height)
+    levels.resize((width, height), PIL.Image.Resampling.BICUBIC).save(buffer, "PNG")
+    return buffer.getvalue()
