@@ -19,6 +19,7 @@ SMALLER = {
     "06": PROFILE | {"images": "120", "epochs": "1"},
     "07": PROFILE | {"patients": "60", "visitors": "20", "remedies": "2"},
     "09": PROFILE | {"patients": "60", "before": "12", "since": "8", "a_day": "5", "epochs": "2"},
+    "11": PROFILE,
 }
 
 

@@ -101,10 +101,9 @@ class ErrorBrowser:
         ])  # fmt: skip
 
     def still(self) -> Figure:
-        """The first images of the list with their neighbours, for pages without a kernel."""
-        rows = self._list if len(self._list) else self.table
-        title = f"{self.show.value.capitalize()}, those with the least probable label first"
-        return plots.neighbour_grid(*errors.panels(rows, self.embedded), title)
+        """The images with the least probable labels and their neighbours, for pages without a kernel."""
+        title = "The labels that are least probable by the heads of other patients"
+        return plots.neighbour_grid(*errors.panels(self.table, self.embedded, first=4), title)
 
     # --- which image
 

@@ -127,13 +127,15 @@ def project(vectors: np.ndarray) -> Map:
     """The first two principal components (Pearson 1901; Hotelling 1933) of vectors (n, channels), not scaled."""
     if len(vectors) < 3:
         raise LungkitError(f"{len(vectors)} images make no map; accepted: 3 or more")
+    if not np.ptp(vectors, axis=0).any():
+        return Map(np.zeros((len(vectors), 2)), np.zeros(2))
     # The covariance's eigenvectors are exact; a randomised solver would give another map on another machine.
     pca = PCA(n_components=min(2, vectors.shape[1]), svd_solver="covariance_eigh").fit(vectors)
     points = np.zeros((len(vectors), 2))
     points[:, : pca.n_components_] = pca.transform(vectors)
     variance = np.zeros(2)
     variance[: pca.n_components_] = pca.explained_variance_ratio_
-    return Map(points, np.nan_to_num(variance))
+    return Map(points, variance)
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,9 @@ def explained_by(points: np.ndarray, values: ArrayLike, patients: ArrayLike) -> 
     (value,) = score(np.ones((1, len(points))))
     drawn = [np.full(1, np.nan), *(score(weights) for weights in evaluation.resamples(owners))]
     low, high = np.nanpercentile(np.concatenate(drawn), evaluation.LEVELS) if len(drawn) > 1 else (np.nan, np.nan)
-    return Explained(float(value), float(low), float(high), parameters / max(1, len(np.unique(owners)) - 1))
+    chance = parameters / max(1, len(np.unique(owners)) - 1)
+    # Resampling adds scatter, which explains a little: near 0 the percentiles would begin above the share itself.
+    return Explained(float(value), float(min(low, value)), float(high), chance)
 
 
 # Of weights (resamples, n), the shares of the variance that is explained, (resamples,); and how many parameters do it.

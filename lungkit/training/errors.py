@@ -23,6 +23,7 @@ from lungkit.data.dataset import Dataset
 from lungkit.data.notes import alike
 from lungkit.errors import LungkitError
 from lungkit.models import confident
+from lungkit.models.card_text import SPLITS
 from lungkit.training.embedding_map import Embedded, neighbours
 from lungkit.training.evaluation import mean_with_interval
 from lungkit.training.release import Scored
@@ -276,10 +277,14 @@ def suspects_say(judged: Judged) -> list[str]:
 
 
 def errors_say(table: pd.DataFrame, images: int, part: str) -> str:
-    """How many errors there are, and how many were made surely: a probability of 90 % or more."""
+    """How many errors there are, and how many were made surely: a probability of 90 % or more.
+
+    images: of the part, which is train, val, test or all.
+    """
+    name = SPLITS.get(part, part).capitalize()
     sure = table[table["probability"] >= 0.9]
     if table.empty:
-        return f"{part}: none of {count(images, 'image')} is answered wrongly."
+        return f"{name}: none of {count(images, 'image')} is answered wrongly."
     like = int((sure["like_it"] >= 2).sum())
-    text = f"{part}: {len(table)} of {count(images, 'image')} are answered wrongly, {len(sure)} of them at 90 % or more"
+    text = f"{name}: {len(table)} of {count(images, 'image')} are answered wrongly, {len(sure)} of them at 90 % or more"
     return f"{text}; in {like} of these, most neighbours have the answered label." if len(sure) else f"{text}."

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lungkit import config
-from lungkit.data import dataset, preprocess, splits
+from lungkit.data import dataset, decisions, preprocess, splits
 from lungkit.errors import LungkitError
 from lungkit.models import cnn, registry, saved
 from lungkit.models.rule import DecisionRule, UncertaintyBand
@@ -427,3 +427,28 @@ def test_a_folder_of_classes_is_scored_by_a_version_that_learned_from_another_co
 def test_another_label_column_can_be_chosen(version, squares):
     assert release.data_for(version, str(squares), "other").classes == ("a", "b")
     assert release.data_for(version, str(squares), None).classes == ("left", "right")
+
+
+# --- decisions of a person
+
+
+def test_a_version_trained_after_decisions_is_tested_on_its_own_split_also_when_the_file_is_gone(
+    model, chest, squares, tmp_path
+):
+    row = chest.part("train").iloc[0]
+    decisions.write(tmp_path / "d.csv", [decisions.Decision(row["file"], row["sha256"], "exclude", reason="blurred")])
+    decided = {"decisions": decisions.kept(tmp_path / "d.csv")}
+    (tmp_path / "d.csv").unlink()
+    after = dataset.load_split(squares, **RECIPE | decided)
+    version = _registered(model, after, **decided)
+    again = release.data_for(version, str(squares))
+    assert again.fingerprint == after.fingerprint == version.card.data.fingerprint != chest.fingerprint
+    assert again.part("excluded")["file"].tolist() == [row["file"]]
+    assert row["sha256"] not in release.seen_images(version)
+    notes = release.score(version, again).to_dict()["notes"]
+    assert [note["finding"] for note in notes] == ["images excluded by decision"]
+    assert decided["decisions"] in (version.folder / "README.md").read_text()
+
+    shutil.rmtree(config.data_dir() / "decisions")
+    with pytest.raises(decisions.DecisionsGone, match=r"copy the decisions\.csv"):
+        release.data_for(version, str(squares))
