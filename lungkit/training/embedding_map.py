@@ -18,7 +18,7 @@ from lungkit.data import dataset, images, preprocess, splits
 from lungkit.errors import LungkitError
 from lungkit.models import graph, input_checks, registry
 from lungkit.training import evaluation
-from lungkit.wording import figure, listed
+from lungkit.wording import figure, listed, percents
 
 _BATCH = 8
 NEIGHBOURS = 3  # enough to tell one odd picture from a habit, and as many as fit next to an error
@@ -231,23 +231,23 @@ def table(shares: Mapping[str, Explained]) -> pd.DataFrame:
 
 
 def says(shares: Mapping[str, Explained]) -> str:
-    """One sentence: whether something explains the map as well as the label does.
+    """One sentence: whether source or brightness explains at least as much of the map as the label does.
 
-    It does where its interval reaches the label's, and lies above what chance gives.
+    It does where its interval reaches the label's, or lies above it, and lies above what chance gives.
     """
     label = shares["label"]
     rivals = [
-        f"{name} ({figure(one.share, one.low, one.high)})"
+        f"{name} ({percents(one.share, one.low, one.high)})"
         for name, one in shares.items()
         if name in ("source", "brightness") and one.high >= label.low and one.low > one.chance
     ]
     if rivals:
         return (
-            f"**{listed(rivals, 'and').capitalize()} explains the map as well as the label does** "
-            f"({figure(label.share, label.low, label.high)}): the network may be reading a shortcut. Compare the AUC "
-            "within each source, and look at the heat maps."
+            f"**{listed(rivals, 'and').capitalize()} explains at least as much of the map as the label does** "
+            f"({percents(label.share, label.low, label.high)}): the network may be reading a shortcut. Look at the heat "
+            "maps, and at the figures of each source."
         )
     return (
-        f"The label explains more of the map ({figure(label.share, label.low, label.high)}) than source or brightness: "
+        f"The label explains more of the map ({percents(label.share, label.low, label.high)}) than source or brightness: "
         "no shortcut of these two kinds is seen. Others may exist."
     )

@@ -5,7 +5,7 @@ how sure it was. A suspected label is one that a cross-validation by patient wou
 its own, so it covers every image (lungkit.models.confident).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,7 +86,7 @@ def panels(
     answered = "probability" in rows
     said, sure = ("answer", "probability") if answered else ("looks_like", "of_other")
     titles = [
-        f"label: {label}\n{'answer' if answered else 'looks like'}: {other}\nat {percent(p)}"
+        f"label: {label}\n{'answer' if answered else 'like'}: {other}\nat {percent(p)}"
         for label, other, p in zip(rows["label"], rows[said], rows[sure], strict=True)
     ]
     beside = [[f"neighbour {place + 1}\n{label}" if label else "" for place, label in enumerate(of)] for of in named]
@@ -259,6 +259,15 @@ def found(
 
 
 # --- words
+
+
+def easier_says(found: Mapping[str, Found]) -> str:
+    """Which of two kinds of planted labels is found more often; shown where the intervals of recall do not meet."""
+    (one, first), (other, second) = found.items()
+    if first.recall[1] <= second.recall[2] and second.recall[1] <= first.recall[2]:
+        return f"The intervals of recall overlap: these images do not show that {one} or {other} are easier to find."
+    better, worse = (one, other) if first.recall[0] > second.recall[0] else (other, one)
+    return f"Here {better} are easier to find than {worse}: the intervals of recall do not overlap."
 
 
 def suspects_say(judged: Judged) -> list[str]:

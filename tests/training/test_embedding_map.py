@@ -91,8 +91,9 @@ def shares_of(**of):
 
 
 def test_a_shortcut_is_named_where_something_else_explains_as_much_as_the_label():
-    assert "**Source (0.500 (0.450–0.550)) explains the map as well" in embedding_map.says(
-        shares_of(label=0.4, source=0.5, brightness=0.1)
+    assert (
+        "**Source (50 % (45–55 %)) explains at least as much of the map as the label does** (40 % (35–45 %))"
+        in embedding_map.says(shares_of(label=0.4, source=0.5, brightness=0.1))
     )
     assert "no shortcut of these two kinds" in embedding_map.says(shares_of(label=0.8, source=0.2, brightness=0.1))
     none = shares_of(label=0.8, brightness=0.1) | {"source": embedding_map.Explained(*[np.nan] * 4)}

@@ -78,8 +78,8 @@ def test_neighbours_with_the_answered_label_are_counted_whatever_its_spelling():
     assert table["neighbours"][0].tolist() == [1, 2, 3]
     assert table["like_it"].tolist() == [2]
     assert errors.errors_say(table, 4, "val") == (
-        "Validation: 1 of 4 images are answered wrongly, 1 of them at 90 % or more; in 1 of these, most neighbours have the "
-        "answered label."
+        "Validation: 1 of 4 images are answered wrongly, 1 of them at 90 % or more; in 1 of these, most neighbours "
+        "have the answered label."
     )
 
 
@@ -185,3 +185,13 @@ def test_the_test_part_comes_last_and_a_set_without_parts_is_taken_whole():
     assert errors.parts(data("test", "val", "train")) == ["val", "test"]
     assert errors.parts(data("test")) == ["test"]
     assert errors.parts(data()) == ["all"]
+
+
+def test_one_kind_of_faults_is_called_easier_only_where_the_intervals_do_not_meet():
+    def kind(value, low, high):
+        return errors.Found(10, 10, 5, (value, low, high), (value, low, high), 0.05)
+
+    overlap = {"random faults": kind(0.5, 0.3, 0.7), "faults of one kind": kind(0.4, 0.2, 0.6)}
+    assert "do not show that random faults or faults of one kind" in errors.easier_says(overlap)
+    apart = {"random faults": kind(0.2, 0.1, 0.3), "faults of one kind": kind(0.6, 0.4, 0.8)}
+    assert errors.easier_says(apart).startswith("Here faults of one kind are easier to find than random faults")
