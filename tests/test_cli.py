@@ -143,7 +143,7 @@ def runs(monkeypatch, tmp_path) -> list[dict]:
     """What would have been run: the parameters of each call of notebooks.run."""
     calls = []
 
-    def run(chosen, parameters):
+    def run(chosen, parameters, exercises=False):
         calls.append(parameters | {"notebooks": [file.name[:2] for file in chosen]})
         folder = tmp_path / "run [1]"
         folder.mkdir()

@@ -51,7 +51,6 @@ class ErrorBrowser:
     # --- the parts of the page
 
     def _make(self, classes: tuple[str, ...]) -> None:
-        named = {"style": {"description_width": "initial"}}
         wrong = [
             name for name, some in ((SUSPECTED, self.table["suspected"]), (ERRORS, self.table["error"])) if some.any()
         ]
@@ -65,7 +64,8 @@ class ErrorBrowser:
             step=0.05,
             description="label's probability at most",
             continuous_update=False,
-            **named,
+            style={"description_width": "initial"},
+            layout={"width": "28em"},
         )
         self.heat = ipywidgets.Checkbox(description="heat map of the other class", indent=False)
         self.back, self.next = (ipywidgets.Button(description=text) for text in ("◀ before", "next ▶"))

@@ -236,6 +236,7 @@ def says(shares: Mapping[str, Explained]) -> str:
     It does where its interval reaches the label's, or lies above it, and lies above what chance gives.
     """
     label = shares["label"]
+    of_label = percents(label.share, label.low, label.high)
     rivals = [
         f"{name} ({percents(one.share, one.low, one.high)})"
         for name, one in shares.items()
@@ -244,10 +245,10 @@ def says(shares: Mapping[str, Explained]) -> str:
     if rivals:
         return (
             f"**{listed(rivals, 'and').capitalize()} explains at least as much of the map as the label does** "
-            f"({percents(label.share, label.low, label.high)}): the network may be reading a shortcut. Look at the heat "
-            "maps, and at the figures of each source."
+            f"({of_label}): the network may be reading a shortcut. Look at the heat maps, and at the figures of each "
+            "source."
         )
     return (
-        f"The label explains more of the map ({percents(label.share, label.low, label.high)}) than source or brightness: "
-        "no shortcut of these two kinds is seen. Others may exist."
+        f"The label explains more of the map ({of_label}) than source or brightness: no shortcut of these two kinds is "
+        "seen. Others may exist."
     )
