@@ -155,11 +155,11 @@ def explained_by(points: np.ndarray, values: ArrayLike, patients: ArrayLike) -> 
     """The share of the variance of points (n, 2) that values (n,) explain: R² of both axes together.
 
     Text makes groups, and the share is η² (between groups over total; Fisher 1925); numbers are a linear regressor. NaN
-    where all values are the same.
+    where all values, or all points, are the same.
     """
     given, owners = np.asarray(values), np.asarray(patients).astype(str)
     score, parameters = _of_groups(points, given) if given.dtype.kind in "OU" else _of_numbers(points, given)
-    if not parameters:
+    if not parameters or not np.ptp(points, axis=0).any():
         return Explained(np.nan, np.nan, np.nan, np.nan)
     (value,) = score(np.ones((1, len(points))))
     drawn = [np.full(1, np.nan), *(score(weights) for weights in evaluation.resamples(owners))]
@@ -181,9 +181,9 @@ def _of_groups(points: np.ndarray, values: np.ndarray) -> Score:
         images = weights @ member  # (resamples, groups)
         with np.errstate(invalid="ignore", divide="ignore"):
             within = [np.nan_to_num((weights @ (member * x[:, None])) ** 2 / images).sum(axis=1) for x in points.T]
-        means = (weights @ points) ** 2 / weights.sum(axis=1)[:, None]
-        between = np.sum(within, axis=0) - means.sum(axis=1)
-        return between / (weights @ points**2 - means).sum(axis=1)
+            means = (weights @ points) ** 2 / weights.sum(axis=1)[:, None]
+            between = np.sum(within, axis=0) - means.sum(axis=1)
+            return between / (weights @ points**2 - means).sum(axis=1)
 
     return score, len(names) - 1
 
@@ -199,7 +199,7 @@ def _of_numbers(points: np.ndarray, values: np.ndarray) -> Score:
         together = weights @ (points * apart[:, None]) - total[:, None] * means * mean[:, None]
         with np.errstate(invalid="ignore", divide="ignore"):  # a resample without any spread
             explained = (together**2).sum(axis=1) / spread
-        return explained / (weights @ points**2 - total[:, None] * means**2).sum(axis=1)
+            return explained / (weights @ points**2 - total[:, None] * means**2).sum(axis=1)
 
     return score, int(np.ptp(values) > 0)
 
@@ -236,6 +236,8 @@ def says(shares: Mapping[str, Explained]) -> str:
     It does where its interval reaches the label's, or lies above it, and lies above what chance gives.
     """
     label = shares["label"]
+    if np.isnan(label.share):
+        return "The network gives every image the same embedding: it has not learned anything yet."
     of_label = percents(label.share, label.low, label.high)
     rivals = [
         f"{name} ({percents(one.share, one.low, one.high)})"

@@ -419,8 +419,10 @@ def embedding_map(
             xlabel=f"component 1 ({100 * variance[0]:.0f} % of the variance)",
             ylabel=f"component 2 ({100 * variance[1]:.0f} %)",
         )
-    most = max((name for name in shares if name != "split"), key=lambda name: np.nan_to_num(shares[name].share, nan=-1))
-    return _titled(figure, f"Of these, the {most} explains most of where the network sees the images")
+    known = {name: one.share for name, one in shares.items() if name != "split" and one.share == one.share}
+    if not known:
+        return _titled(figure, "The network gives every image the same embedding")
+    return _titled(figure, f"Of these, the {max(known, key=known.__getitem__)} explains most of where images lie")
 
 
 def neighbour_grid(

@@ -86,6 +86,12 @@ def test_what_has_one_value_explains_nothing_that_could_be_stated(values):
     assert embedding_map.table({"source": found}).to_numpy().tolist() == [["one value", "–"]]
 
 
+def test_a_network_that_gives_every_image_the_same_embedding_is_called_so_without_a_warning(recwarn):
+    found = explained_by(np.zeros((6, 2)), np.array(["a", "b"] * 3), np.arange(6))
+    assert np.isnan(found.share) and not recwarn.list
+    assert "has not learned anything yet" in embedding_map.says({"label": found})
+
+
 def shares_of(**of):
     return {name: embedding_map.Explained(share, share - 0.05, share + 0.05, 0.01) for name, share in of.items()}
 
