@@ -278,7 +278,7 @@ def suspects_say(judged: Judged) -> list[str]:
     suspected, expected, images = len(judged.places), judged.expected, len(judged.labels)
     if not suspected:
         return [f"No label of {count(images, 'image')} looks wrong."]
-    says = f"The labels of {suspected:,} of {count(images, 'image')} look wrong."
+    says = f"{suspected:,} of {count(images, 'label')} {'looks' if suspected == 1 else 'look'} wrong."
     right = f"If every label were right, about {expected:.0f} would: right labels of difficult images look wrong too."
     if suspected - expected > 2 * np.sqrt(expected):
         return [f"{says} {right}", "**So some labels are wrong.** Look at the first of the list."]
