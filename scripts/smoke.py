@@ -20,6 +20,7 @@ SMALLER = {
     "07": PROFILE | {"patients": "60", "visitors": "20", "remedies": "2"},
     "09": PROFILE | {"patients": "60", "before": "12", "since": "8", "a_day": "5", "epochs": "2"},
     "10": PROFILE | {"new_patients": "24"},
+    "11": PROFILE,
 }
 
 

@@ -180,7 +180,7 @@ def test_run_says_what_the_folder_holds_besides_the_images(lungkit, runs, elsewh
 def test_run_without_more_takes_the_phantom_and_leaves_the_models_name_to_the_notebook(lungkit, runs):
     lungkit("run", "all")
     assert runs == [
-        {"notebooks": ["01", "02", "03", "04", "05", "06", "07", "09"], "data": "phantom", "profile": "quick"}
+        {"notebooks": ["01", "02", "03", "04", "05", "06", "07", "09", "11"], "data": "phantom", "profile": "quick"}
     ]
 
 
@@ -201,6 +201,18 @@ def test_a_folder_is_handed_on_as_an_absolute_path_and_a_name_as_it_is(lungkit, 
     shutil.rmtree(tmp_path / "run [1]")
     lungkit("run", "01", "--data", "./phantom")
     assert [call["data"] for call in runs] == [str(squares), str(squares), "phantom", str(tmp_path / "phantom")]
+
+
+def test_decisions_are_handed_on_as_an_absolute_path(lungkit, runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lungkit("run", "11", "-p", "decisions=decisions.csv")
+    assert runs[0]["decisions"] == str(tmp_path / "decisions.csv")
+
+
+def test_decisions_that_cannot_be_read_stop_a_training_before_an_image_is_read(lungkit, squares, tmp_path):
+    (tmp_path / "d.csv").write_text("file,decision\n")
+    code, _, error = lungkit("train", "ct-infection", "--data", squares, "--decisions", tmp_path / "d.csv")
+    assert code == 1 and "no column sha256" in error
 
 
 def test_run_ends_with_the_result_on_the_test_patients(lungkit, runs, monkeypatch):

@@ -311,7 +311,18 @@ def test_a_notebook_that_fails_while_it_is_refreshed_is_left_as_it_was(folder):
 
 
 def test_there_are_nine_numbered_notebooks():
-    assert [file.name[:3] for file in PIPELINE] == ["01_", "02_", "03_", "04_", "05_", "06_", "07_", "09_", "10_"]
+    assert [file.name[:3] for file in PIPELINE] == [
+        "01_",
+        "02_",
+        "03_",
+        "04_",
+        "05_",
+        "06_",
+        "07_",
+        "09_",
+        "10_",
+        "11_",
+    ]
 
 
 def _code(document) -> list:
@@ -337,7 +348,7 @@ def committed(request):
 
 
 # About 5 s each: a kernel starts.
-@pytest.mark.parametrize("number", ["04", "05", "10"])
+@pytest.mark.parametrize("number", ["04", "05", "10", "11"])
 def test_without_a_model_a_notebook_says_at_once_what_to_run(number, tmp_path):
     (notebook,) = [file for file in PIPELINE if file.name.startswith(number)]
     with pytest.raises(notebooks.NotebookFailed) as caught:

@@ -41,7 +41,7 @@ def run(
     config.profile(profile)  # refuse an unknown name before anything starts
     parameters = {"data": source_path(data), "profile": profile} | ({"model_name": model_name} if model_name else {})
     for key, _, value in (text.partition("=") for text in parameter):
-        parameters[key] = source_path(value) if key == "data" else _value(value)
+        parameters[key] = _parameter(key, value)
     say_each(_left_out(parameters["data"], parameters.get("label_column")))
     result = notebooks.run(numbered, parameters, exercises=exercises)
     for sentence in (notebooks.standing(result), notebooks.headline(result.folder)):
@@ -64,6 +64,13 @@ def runs(
     found = run_logs.collect()
     for name in [only] if only else ways:
         terminal.say(f"{len(found)} runs: {ways[name](found, folder)}")
+
+
+def _parameter(key: str, text: str) -> Any:
+    """A parameter of the notebooks, which run in a folder of their own: what is a path is made absolute."""
+    if key == "decisions" and text:
+        return str(Path(text).expanduser().resolve())
+    return source_path(text) if key == "data" else _value(text)
 
 
 def _value(text: str) -> Any:
@@ -100,6 +107,9 @@ def train(
     lungs_first: Annotated[
         bool, typer.Option("--lungs", help="the network sees the square of the lungs alone, not all of the image")
     ] = False,
+    decisions: Annotated[
+        Path | None, typer.Option(help="a CSV of images that a person excluded or relabelled (notebook 11 writes it)")
+    ] = None,
     outside: Annotated[
         Path | None, typer.Option(help="covid_chestxray, for a chest X-ray model's probes of trust: a folder")
     ] = None,
@@ -123,6 +133,7 @@ def train(
     A version that is measurably worse than the active one is registered without becoming active.
     """
     from lungkit.data import dataset, joined
+    from lungkit.data import decisions as decided
     from lungkit.training import recipes
 
     if recipe == "list":
@@ -151,6 +162,7 @@ def train(
     if lungs_first:
         plan = recipes.with_lungs(plan)
     plan = replace(plan, balanced_sources=balance_sources or plan.balanced_sources)
+    plan = replace(plan, decisions=decided.kept(decisions))  # refused before anything is read
     if leave_out and leave_out != "each":
         there = dataset.load(source, label_column=plan.label_column, max_images=plan.max_images).source_names
         plan = recipes.without(plan, dataset.source_named(there, leave_out))
@@ -173,6 +185,7 @@ def train(
         leave_out=leave_out,
         balance_sources=balance_sources,
         lungs=lungs_first,
+        decisions=decisions or "",
         population=population,
         licence=licence,
     )

@@ -16,12 +16,13 @@ import pandas as pd
 
 import lungkit
 from lungkit import config, files, progress
+from lungkit.data import decisions as decided
 from lungkit.data import images, preprocess, sources, splits
 from lungkit.data.notes import DatasetError, Note, alike, note
 from lungkit.data.sources import COLUMNS
 from lungkit.progress import say_once
 
-SIDES = [*splits.PARTS, splits.SET_ASIDE, splits.REFUSED]
+SIDES = [*splits.PARTS, splits.SET_ASIDE, splits.REFUSED, splits.EXCLUDED]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ class Dataset:
     notes: what else the source contains, and what is odd in it.
     recipe: what load_split made the manifest from.
 
-    For a method's `split`, None means every image except the refused ones.
+    For a method's `split`, None means every image except the refused and the excluded ones.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Dataset:
     def part(self, split: str | None = None) -> pd.DataFrame:
         """The manifest's rows of a split."""
         if split is None:
-            return self.manifest[self.manifest["split"] != splits.REFUSED]
+            return self.manifest[~self.manifest["split"].isin([splits.REFUSED, splits.EXCLUDED])]
         if split not in SIDES:
             raise DatasetError(f"no split '{split}'; accepted: {', '.join(SIDES)}")
         return self.manifest[self.manifest["split"] == split]
@@ -203,8 +204,18 @@ def as_given(
     return _with_headers(_merged(sources.choose(source, label_column, limit, seed), merged))
 
 
-def name_of(source: str | Path, *, label_column: str | None = None, limit: int | None = None, seed: int = 7) -> str:
-    """The name of the data set that `load` or `load_split` returns; no phantom is made, and no image is opened."""
+def name_of(
+    source: str | Path,
+    *,
+    label_column: str | None = None,
+    limit: int | None = None,
+    seed: int = 7,
+    decisions: str | Path | None = None,
+) -> str:
+    """The name of the data set that `load` or `load_split` returns; no phantom is made, and no image is opened.
+
+    decisions: does not change the name; here so that a recipe of load_split can be given as a whole.
+    """
     if source == "phantom":
         return sources.phantom_folder(limit or 1500, seed).name
     return sources.read(source, label_column, limit, seed).name
@@ -222,6 +233,7 @@ def load_split(
     leave_out: str | None = None,
     max_images: int | None = None,
     merged: Merged = None,
+    decisions: str | Path | None = None,
     quiet: bool = False,
     kept_as: Callable[[Dataset], preprocess.Preprocessing] | None = None,
 ) -> Dataset:
@@ -229,14 +241,18 @@ def load_split(
 
     overlap, fold, by: as in splits.assign. leave_out: a source whose images are not in the set (see source_named).
     merged: as in load.
+    decisions: a CSV of lungkit.data.decisions, or the SHA-256 of one that was kept: images that a person excluded or
+        relabelled. The split is that without them; they are applied to it.
 
-    The result is saved in manifests/<name> of the data folder. Later calls use it again as long as the source's
-    content and the parameters stay the same. A process killed at any time leaves the saved one, or none.
+    The result, without the decisions, is saved in manifests/<name> of the data folder. Later calls use it again as long
+    as the source's content and the parameters stay the same. A process killed at any time leaves the saved one, or
+    none.
     kept_as: how the images will be preprocessed, if that is known. This reading is then the only decoding, because the
         tensors are kept for preprocess.prepared.
     quiet: do not write on standard error what is left out or odd. A set whose notes have an error is refused.
-    Raises DatasetError, splits.SplitError.
+    Raises DatasetError, decisions.DecisionsGone, splits.SplitError.
     """
+    given = decided.find(decisions) if decisions else None
     chosen = sources.choose(source, label_column, limit, seed, max_images)
     listing = _for_training(_merged(_without(chosen, leave_out), merged))
     recipe: dict[str, Any] = {
@@ -266,7 +282,16 @@ def load_split(
         dataset.save(folder)
     for each in () if quiet else _not_used(dataset):
         say_once(f"{dataset.name}: {each}")
-    return dataset
+    return _after(dataset, given, quiet) if given else dataset
+
+
+def _after(dataset: Dataset, given: decided.Decided, quiet: bool) -> Dataset:
+    """The set after a person's decisions, with notes on what they change."""
+    manifest, notes = decided.apply(dataset.manifest, dataset.classes, given)
+    for each in () if quiet else notes:
+        say_once(f"{dataset.name}: {each}")
+    recipe = dataset.recipe | {"decisions": given.sha256}
+    return replace(dataset, manifest=manifest, notes=(*dataset.notes, *notes), recipe=recipe)
 
 
 def source_notes(source: str | Path, label_column: str | None = None) -> list[str]:

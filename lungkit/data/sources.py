@@ -24,7 +24,7 @@ COLUMNS = [
     "file",  # POSIX path below the data set's root
     "label",
     "patient_id",
-    "split",  # train, val, test; set_aside or refused (note says why); before splitting, as published or empty
+    "split",  # train, val, test; set_aside, refused, excluded (note says why); before splitting, as published or empty
     "sha256",  # of the file's bytes
     "source",  # the hospital or collection that the image comes from; never empty
     "width",  # pixels; 0 where unreadable

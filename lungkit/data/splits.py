@@ -16,6 +16,7 @@ SHARES = (0.7, 0.15, 0.15)  # of each class's images
 BY = ("patient", "image")
 SET_ASIDE = "set_aside"  # readable, but another part needs all images of its patient
 REFUSED = "refused"  # not readable as an image
+EXCLUDED = "excluded"  # by a person's decision (lungkit.data.decisions)
 
 _KEPT_FIRST = ("test", "val", "train")  # of a patient on two sides, the first of these keeps its images
 _SPELLINGS = {

@@ -527,6 +527,15 @@ def _checked_sources(sources: ArrayLike | None, n: int) -> np.ndarray:
 # --- weighted computation; weights: (resamples, n)
 
 
+def resamples(patients: ArrayLike, sources: ArrayLike | None = None) -> Iterator[np.ndarray]:
+    """The weights behind every interval here, for a figure of another kind: (chunk, n) at a time, by patient.
+
+    patients, sources: (n,), as in `evaluate`.
+    """
+    owners = np.asarray(patients).astype(str)
+    return _resamples(_checked_patients(owners, len(owners)), RESAMPLES, SEED, _checked_sources(sources, len(owners)))
+
+
 def _resamples(
     patients: np.ndarray, n_boot: int, seed: int, sources: np.ndarray, chunk: int = 50
 ) -> Iterator[np.ndarray]:

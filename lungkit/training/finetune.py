@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from lungkit import files, resume, wording
-from lungkit.data import dataset, preprocess
+from lungkit.data import dataset, decisions, preprocess
 from lungkit.errors import LungkitError
 from lungkit.models import backbones, cnn, ensemble, lungs, registry
 from lungkit.models.card import Measured, Outside
@@ -61,6 +61,9 @@ def recipe_data(recipe: Recipe, source: str | Path, limit: int | None = None) ->
     how |= {"leave_out": recipe.leave_out} if recipe.leave_out else {}
     how |= {"max_images": recipe.max_images} if recipe.max_images else {}
     how |= {"merged": recipe.merged} if recipe.merged else {}
+    how |= (
+        {"decisions": decisions.kept(recipe.decisions)} if recipe.decisions else {}
+    )  # by content: the file may change
     side = lungs.WHOLE if recipe.lungs else recipe.side
     plain = preprocess.Preprocessing(size=(side, side))
     data = dataset.load_split(source, **how, overlap="set_aside", kept_as=lambda _: plain)

@@ -7,7 +7,7 @@ afterwards. Images are float (height, width) arrays from 0 (black) to 1 (white).
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -27,9 +27,15 @@ from lungkit.models.card_text import METRICS
 from lungkit.palette import BLACK, BLUE, GOOD, GREY, ORANGE, SERIES, SKY, VERMILLION, WARN
 from lungkit.training.evaluation import SEED, Evaluation, mean_with_interval
 
+if TYPE_CHECKING:  # they load Keras, which figures do not need
+    from lungkit.training.embedding_map import Explained
+    from lungkit.training.errors import Found
+
 RIGHT, WRONG = "✓", "✗"  # both are in DejaVu Sans, which matplotlib brings along
 HEAT = "inferno"
-STYLES = [{"color": color, "marker": marker} for color, marker in zip(SERIES, "osD^vPX*", strict=True)]  # of classes
+STYLES: list[dict[str, Any]] = [
+    {"color": color, "marker": marker} for color, marker in zip(SERIES, "osD^vPX*", strict=True)
+]  # of classes
 
 
 def use_style() -> None:
@@ -523,6 +529,84 @@ def _heat(
         ScalarMappable(cmap=HEAT), ax=figure.axes, shrink=0.7, aspect=25,
         label=f"heat, each map's maximum = 1{outlines}",
     )  # fmt: skip
+
+
+def embedding_map(
+    points: np.ndarray, variance: np.ndarray, values: Mapping[str, np.ndarray], shares: Mapping[str, "Explained"]
+) -> Figure:
+    """The map of an embedding (n, 2), a panel for each colouring, whose title says what share of the map it explains.
+
+    variance: of each axis, its share of all. values: (n,) each, text or numbers; shares: of the same names.
+    """
+    figure, panels = _figure(10, 8, 2, 2)
+    for axes, (name, of) in zip(panels, values.items(), strict=True):
+        one = shares[name]
+        if of.dtype.kind in "OU":
+            groups, rest = list(dict.fromkeys(sorted(of))), len(set(of)) - len(STYLES)
+            for group, style in zip(groups, STYLES, strict=False):
+                at = of == group
+                marks = {"markersize": 4, "alpha": 0.6, "markeredgewidth": 0, "linestyle": "", "label": group}
+                axes.plot(*points[at].T, **style | marks)
+            if rest > 0:
+                at = np.isin(of, groups[len(STYLES) :])
+                axes.plot(*points[at].T, "+", color=GREY, markersize=3, label=f"{rest} more")
+            axes.legend(fontsize=7, markerscale=1.3, loc="best")
+        else:
+            drawn = axes.scatter(points[:, 0], points[:, 1], c=of, s=9, cmap="viridis", linewidths=0)
+            figure.colorbar(drawn, ax=axes, label=name)
+        explains = f"explains {wording.percents(one.share, one.low, one.high)} of the map"
+        axes.set_title(f"{name} {explains if one.share == one.share else 'has one value'}")
+        axes.set(
+            xlabel=f"component 1 ({100 * variance[0]:.0f} % of the variance)",
+            ylabel=f"component 2 ({100 * variance[1]:.0f} %)",
+        )
+    known = {name: one.share for name, one in shares.items() if name != "split" and one.share == one.share}
+    if not known:
+        return _titled(figure, "The network gives every image the same embedding")
+    return _titled(figure, f"Of these, the {max(known, key=known.__getitem__)} explains most of where images lie")
+
+
+def neighbour_grid(
+    images: np.ndarray, near: np.ndarray, titles: Sequence[str], near_titles: Sequence[Sequence[str]], title: str = ""
+) -> Figure:
+    """Images (n, height, width), the first eight, each in a frame, and next to it its neighbours (n, k, height, width).
+
+    near_titles: k for each image; "" leaves the place of a missing neighbour empty.
+    """
+    rows, kept = min(4, len(images)), min(8, len(images))
+    each = near.shape[1] + 1
+    shown = [image for one, others in zip(images[:kept], near[:kept], strict=True) for image in (one, *others)]
+    words = [text for one, others in zip(titles, near_titles, strict=True) for text in (one, *others)][: len(shown)]
+    columns = each * (2 if kept > rows else 1)
+    figure, panels = _image_panels(shown, columns, [""] * len(shown), lines=3)
+    for place, (axes, text) in enumerate(zip(panels, words, strict=True)):
+        axes.set_title("\n".join(_shorten(line, columns) for line in text.split("\n")), fontsize=7.5, loc="left")
+        if place % each == 0:
+            for spine in axes.spines.values():
+                spine.set(visible=True, color=WARN, linewidth=2.5)
+        axes.set_visible(bool(text))
+    return _titled(figure, title)
+
+
+def planted_found(firsts: Sequence[int], found: Sequence["Found"], planted: int) -> Figure:
+    """Precision and recall of planted labels, by how many suspects a person looks at; found: for each of firsts."""
+    figure, (axes,) = _figure(7, 3.8)
+    for name, style in zip(("precision", "recall"), STYLES, strict=False):
+        values = np.array([getattr(one, name) for one in found])
+        axes.fill_between(firsts, values[:, 1], values[:, 2], color=style["color"], alpha=0.15, linewidth=0)
+        axes.plot(firsts, values[:, 0], markersize=5, label=name, **style)
+    axes.axhline(found[0].chance, color=GREY, linestyle=":", label="precision by chance")
+    axes.axvline(planted, color=GREY, linestyle="--", linewidth=1)
+    axes.set(
+        xlabel=f"suspects looked at (dashed: as many as were planted, {planted})", ylabel="share", ylim=(-0.02, 1.02)
+    )
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
+    at = int(np.argmin(np.abs(np.array(firsts) - planted)))
+    return _titled(
+        figure,
+        f"The first {found[at].first} suspects contain {found[at].hits} of {planted} planted labels: "
+        f"recall {wording.percents(*found[at].recall)}",
+    )
 
 
 def preprocessing_steps(steps: Mapping[str, np.ndarray], title: str = "") -> Figure:

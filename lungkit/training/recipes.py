@@ -46,6 +46,7 @@ class Recipe:
     fold: str | None = None  # of splits.assign; None: the published split
     by: str = "patient"
     only_fold: bool = False  # measured on that fold's test patients alone: the backbone has seen the others
+    decisions: str | None = None  # of a person about single images, as dataset.load_split takes them
     leave_out: str | None = None  # a source that it neither learns from nor is chosen on
     balanced_sources: bool = False  # each class weighs alike in training, and within it each source; else classes alone
     leak: bool = False  # also measure what a split by image would have shown
@@ -209,6 +210,7 @@ def command(
     leave_out: str = "",
     balance_sources: bool = False,
     lungs: bool = False,
+    decisions: str | Path = "",
     population: str = "",
     licence: str = "",
 ) -> str:
@@ -228,6 +230,7 @@ def command(
         "leave-out": leave_out,
         "balance-sources": balance_sources,
         "lungs": lungs,
+        "decisions": decisions and _named(decisions),
         "population": population,
         "licence": licence,
     }
@@ -256,6 +259,7 @@ _NO_SETTINGS = {
         "fold",
         "by",
         "only_fold",
+        "decisions",
         "leave_out",
         "leak",
         "scored_before",

@@ -106,10 +106,11 @@ def _left_in(errors: pd.DataFrame) -> str:
 
 
 def _kept_out(manifest: pd.DataFrame, overlap: str) -> str:
-    refused, aside = ((manifest["split"] == side).sum() for side in ("refused", "set_aside"))
-    if not refused and not aside and overlap == "set_aside":
+    refused, aside, excluded = ((manifest["split"] == side).sum() for side in ("refused", "set_aside", "excluded"))
+    if not refused and not aside and not excluded and overlap == "set_aside":
         return "No image is left out: each can be read, and no patient is on two sides of the split."
     text = "Neither trained nor tested on: "
+    text += f"{count(excluded, 'image')} that a person excluded, " if excluded else ""
     text += f"{count(refused, 'image')} that cannot be read, " if refused else "no image for being unreadable, "
     if aside:
         return text + f"{count(aside, 'image')} of patients on two sides of the published split."
@@ -161,8 +162,8 @@ def preprocessing_says(manifest: pd.DataFrame, black: float, white: float) -> li
         else "Next to nothing of the training pictures is cut off at black or white."
     )
     sides = manifest["split"].value_counts()
-    out = [f"{count(int(sides[side]), 'image')} {side.replace('_', ' ')}" for side in ("set_aside", "refused")
-           if sides.get(side)]  # fmt: skip
+    aside = [side for side in ("set_aside", "refused", "excluded") if sides.get(side)]
+    out = [f"{count(int(sides[side]), 'image')} {side.replace('_', ' ')}" for side in aside]
     kept = f"Neither trained nor tested on: {' and '.join(out)}." if out else "Every image is trained or tested on."
     return [lost, kept, "The augmented pictures above should still be the same person's; only eyes can judge that."]
 

@@ -17,6 +17,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from lungkit import config, resume
 from lungkit.data import dataset, preprocess
+from lungkit.data import decisions as decided
 from lungkit.errors import LungkitError
 from lungkit.models import cnn, registry
 from lungkit.models.search import Search, check_strategy
@@ -55,16 +56,18 @@ def cnn_task(
     overlap: str = "set_aside",
     intensity_window: tuple[float, float] | None = None,
     model_name: str = "",
+    decisions: str | None = None,
 ) -> CnnTask:
     """The search of the compact CNN's settings on a data set.
 
-    source, overlap: as dataset.load_split takes them. intensity_window: as in Preprocessing. `trials` and `epochs`
-    other than the profile's make another search, in another folder.
+    source, overlap, decisions: as dataset.load_split takes them. intensity_window: as in Preprocessing. `trials` and
+    `epochs` other than the profile's make another search, in another folder.
     """
     check_strategy(strategy)
     size = config.profile(profile)
     keras.utils.set_random_seed(seed)
     how: dict[str, Any] = {"label_column": label_column, "limit": size.limit(source), "seed": seed}
+    how |= {"decisions": decided.kept(decisions)} if decisions else {}  # by content: the file may change
 
     def plain(data: dataset.Dataset) -> preprocess.Preprocessing:
         return preprocess.Preprocessing(size=data.input_size(size.image_size), intensity_window=intensity_window)

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from typer.testing import CliRunner
 
 from lungkit import cli, resume
-from lungkit.data import dataset, joined, preprocess
+from lungkit.data import dataset, decisions, joined, preprocess
 from lungkit.data.relabel import Labels
 from lungkit.errors import LungkitError
 from lungkit.models import backbones, card_text, cnn, graph, registry, saved
@@ -574,3 +574,14 @@ def test_grades_in_another_order_are_refused(stripes, tmp_path):
     recipe = dataclasses.replace(TINY, modality="", images=dict.fromkeys(sorted(names), 1), grades=GRADES)
     with pytest.raises(LungkitError, match=r"grades in the order CT-0, CT-1, .* but other has them in .* CT-1, CT-0"):
         recipe.check(dataset.load(tmp_path / "other"))
+
+
+def test_decisions_are_in_the_recipe_by_their_content_and_the_excluded_image_is_not_learned_from(squares, tmp_path):
+    whole = dataset.load_split(squares, seed=7, overlap="set_aside")
+    row = whole.part("train").iloc[0]
+    decisions.write(tmp_path / "d.csv", [decisions.Decision(row["file"], row["sha256"], "exclude")])
+    recipe = recipes.Recipe(side=32, decisions=str(tmp_path / "d.csv"))
+    tensors = finetune.recipe_data(recipe, squares)
+    assert tensors.how["decisions"] == decisions.kept(tmp_path / "d.csv")
+    assert len(tensors.train) == len(whole.part("train")) - 1
+    assert "decisions" not in recipe.settings(), "the data set's fingerprint tells trainings apart"

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lungkit import config
-from lungkit.data import dataset, preprocess, relabel, splits
+from lungkit.data import dataset, decisions, preprocess, relabel, splits
 from lungkit.errors import LungkitError
 from lungkit.models import cnn, registry, saved
 from lungkit.models.rule import DecisionRule, UncertaintyBand
@@ -445,3 +445,28 @@ def test_the_phantom_of_a_version_has_as_many_slices_as_it_learned_from(monkeypa
         with pytest.raises(LungkitError, match="far enough"):
             outside.relabelled(version, source, [], relabel.Labels())
         assert asked[-1] == (source, made)
+
+
+# --- decisions of a person
+
+
+def test_a_version_trained_after_decisions_is_tested_on_its_own_split_also_when_the_file_is_gone(
+    model, chest, squares, tmp_path
+):
+    row = chest.part("train").iloc[0]
+    decisions.write(tmp_path / "d.csv", [decisions.Decision(row["file"], row["sha256"], "exclude", reason="blurred")])
+    decided = {"decisions": decisions.kept(tmp_path / "d.csv")}
+    (tmp_path / "d.csv").unlink()
+    after = dataset.load_split(squares, **RECIPE | decided)
+    version = _registered(model, after, **decided)
+    again = release.data_for(version, str(squares))
+    assert again.fingerprint == after.fingerprint == version.card.data.fingerprint != chest.fingerprint
+    assert again.part("excluded")["file"].tolist() == [row["file"]]
+    assert row["sha256"] not in release.seen_images(version)
+    notes = release.score(version, again).to_dict()["notes"]
+    assert [note["finding"] for note in notes] == ["images excluded by decision"]
+    assert decided["decisions"] in (version.folder / "README.md").read_text()
+
+    shutil.rmtree(config.data_dir() / "decisions")
+    with pytest.raises(decisions.DecisionsGone, match=r"copy the decisions\.csv"):
+        release.data_for(version, str(squares))

@@ -372,3 +372,13 @@ def test_a_way_that_is_not_better_is_not_said_to_be_worth_its_time():
 def test_the_closing_cell_leaves_out_what_there_is_nothing_to_say_of():
     assert sentences.says(["a", "", "b"]) == "**What it says.**\n\n- a\n- b"
     assert sentences.trust_section({"says": ["x"]}).startswith("## What the card says on trust\n\n")
+
+
+def test_images_that_a_person_excluded_are_counted_among_those_left_out():
+    manifest = pd.DataFrame({"split": ["train", "excluded", "excluded", "refused"]})
+    assert "Neither trained nor tested on: 1 image refused and 2 images excluded." in sentences.preprocessing_says(
+        manifest, 0, 0
+    )
+    assert "2 images that a person excluded, 1 image that cannot be read" in sentences._kept_out(manifest, "set_aside")
+    only = pd.DataFrame({"split": ["train", "excluded"]})
+    assert "1 image that a person excluded" in sentences._kept_out(only, "set_aside")

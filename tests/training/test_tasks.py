@@ -12,6 +12,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from typer.testing import CliRunner
 
 from lungkit import cli
+from lungkit.data import decisions
 from lungkit.errors import LungkitError
 from lungkit.training import finetune, recipes, release, tasks
 
@@ -157,3 +158,13 @@ def test_a_label_column_next_to_a_recipe_is_refused(squares):
     asked = ["search", "--recipe", "chest-xray-pneumonia", "--data", str(squares), "--label-column", "other"]
     done = CliRunner().invoke(cli.app, asked)
     assert "names its label column itself" in str(done.exception)
+
+
+def test_a_search_is_of_the_images_after_the_decisions_and_names_them_by_their_content(squares, tmp_path):
+    usual = tasks.cnn_task(str(squares))
+    row = usual.data.part("train").iloc[0]
+    decisions.write(tmp_path / "d.csv", [decisions.Decision(row["file"], row["sha256"], "exclude")])
+    after = tasks.cnn_task(str(squares), decisions=str(tmp_path / "d.csv"))
+    assert after.how == usual.how | {"decisions": decisions.kept(tmp_path / "d.csv")}
+    assert len(after.data.part("train")) == len(usual.data.part("train")) - 1
+    assert after.search.folder != usual.search.folder

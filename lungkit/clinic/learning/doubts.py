@@ -9,12 +9,12 @@ import numpy as np
 import sqlalchemy as sa
 
 from lungkit.clinic.learning import reviews
-from lungkit.clinic.learning.confident import doubtful
 from lungkit.clinic.learning.reviews import Asked, Reviewed
 from lungkit.clinic.records import blind
 from lungkit.clinic.records.accounts import Entry
 from lungkit.clinic.records.store import Store
 from lungkit.clinic.records.tables import Patient, Reading, Study
+from lungkit.models.confident import doubtful
 
 MANY = 0.2  # share of doubts; ten well-known data sets have 0.2 to 10 % wrong labels (Northcutt et al., NeurIPS 2021)
 
