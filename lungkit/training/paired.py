@@ -100,9 +100,9 @@ def _pair(old: registry.Version, new: registry.Version, data: dataset.Dataset, s
             f"{source}: no image is left to compare {old} and {new}, each trained or chosen on some of it"
         )
     unseen = replace(data, manifest=rows[used])
-    before, after = (release.score(version, unseen, "all").evaluation for version in (old, new))
+    before, after = (release.score(version, unseen, "all", "lungkit compare").evaluation for version in (old, new))
     at_home, new_knows = (outside.knows(version, source, rows) for version in (old, new))
-    pair = paired(before, _in_order(after, before.classes), source, margin, at_home)
+    pair = paired(before, in_order(after, before.classes), source, margin, at_home)
     return replace(pair, new_knows=new_knows)
 
 
@@ -116,7 +116,7 @@ def paired(old: Evaluation, new: Evaluation, source: str, margin: float = MARGIN
     return Pair(source, at_home, old, new, auc, accuracy, p, decision_p, margin)
 
 
-def _in_order(measured: Evaluation, classes: tuple[str, ...]) -> Evaluation:
+def in_order(measured: Evaluation, classes: tuple[str, ...]) -> Evaluation:
     """An evaluation with its classes in this order."""
     own = [alike(name) for name in measured.classes]
     order = np.array([own.index(alike(name)) for name in classes])
