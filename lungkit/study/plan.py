@@ -285,13 +285,13 @@ def settle(fixed: Fixed | None, scored: "Scored", folder: Path) -> str:
                                  fixed.plan.sha256, fixed.plan.primary_metric))  # fmt: skip
     _write(folder, fixed, {"looks": read_times, "deviations": deviate, "result": found.to_dict()})
     rows = deviate or ["None was found."]
-    return "\n- ".join([f"**{found.sentence}.** {times}\n", *found.subgroups]) + "\n\nDeviations from the plan:\n\n- " + (
-        "\n- ".join(rows)
+    return (
+        "\n- ".join([f"**{found.sentence}.** {times}\n", *found.subgroups])
+        + "\n\nDeviations from the plan:\n\n- "
+        + ("\n- ".join(rows))
     )
 
 
 def _write(folder: Path, fixed: Fixed, more: Mapping[str, Any]) -> None:
     record = {"plan": fixed.plan.to_dict(), "sha256": fixed.plan.sha256, "fixed_at": fixed.fixed_at, **more}
     files.replace(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-

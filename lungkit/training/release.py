@@ -327,25 +327,10 @@ class Scored:
 
     @property
     def review(self) -> dict:
-        """What the clinic leaves to a person, and what its answers to the rest are worth.
-
-        `share` of the images whose probabilities lie within the card's band of uncertainty, `errors_held`: the share of
-        all errors among them (None without any), and `accuracy` of the others with its `interval` (None where no other
-        is left).
-        """
-        rule = self.version.rule
-        uncertain = rule.uncertain(self.probabilities)
-        wrong = rule.decide(self.probabilities) != self.labels
-        right = (~wrong[~uncertain]).astype(float)
-        sources = self.rows["source"].to_numpy(str)[~uncertain]
-        figures = evaluation.mean_with_interval(right, self.patients[~uncertain], share=True, sources=sources)
-        accuracy, *interval = (None if np.isnan(figure) else figure for figure in figures)
-        return {
-            "share": float(uncertain.mean()),
-            "errors_held": float(uncertain[wrong].mean()) if wrong.any() else None,
-            "accuracy": accuracy,
-            "interval": interval,
-        }
+        """What the clinic leaves to a person; see evaluation.review."""
+        return evaluation.review(
+            self.version.rule, self.labels, self.probabilities, self.patients, self.rows["source"].to_numpy(str)
+        )
 
     @property
     def patients(self) -> np.ndarray:
@@ -419,9 +404,7 @@ def seen_images(version: registry.Version) -> set[str]:
     return set((version.folder / TRAINED_ON).read_text().split())
 
 
-def score(
-    version: registry.Version, data: dataset.Dataset, split: str | None = None, by: str = "a notebook"
-) -> Scored:
+def score(version: registry.Version, data: dataset.Dataset, split: str | None = None, by: str = "a notebook") -> Scored:
     """Read the split's files, predict, and evaluate at the version's operating point.
 
     split: "train", "val", "test", or "all" (every image); default: "test" where the set has such a part, otherwise
