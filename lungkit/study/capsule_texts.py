@@ -164,8 +164,8 @@ Without lungkit, in the unpacked folder:
 sha256sum -c {MANIFEST} --quiet
 ```
 
-With lungkit {lungkit.__version__} or later, on the archive itself. It computes the figures again from the predictions, and
-compares the model's files with its card:
+With lungkit {lungkit.__version__} or later, on the archive itself. It computes the figures again from the predictions,
+and compares the model's files with its card:
 
 ```
 lungkit capsule verify CAPSULE.zip
@@ -231,7 +231,7 @@ lungkit run all --data {where} --profile {profile}{more}
 ```
 
 {phantom}A training on another processor, or with other versions of the packages, ends with other weights. Expect
-figures within the intervals, not the same digits. The same model on the same images gives the same probabilities to 0.001.
+figures within the intervals, not the same digits. The same model gives the same images the same probabilities, to 0.001.
 """
 
 
