@@ -231,7 +231,7 @@ lungkit run all --data {where} --profile {profile}{more}
 ```
 
 {phantom}A training on another processor, or with other versions of the packages, ends with other weights. Expect
-figures within the intervals, not the same digits. The same model gives the same images the same probabilities, to 0.001.
+figures within the intervals, not the same digits. The same model gives an image the same probabilities, to 0.001.
 """
 
 

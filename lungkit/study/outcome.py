@@ -170,5 +170,5 @@ def _values(scored: "Scored", column: str) -> np.ndarray | None:
     stated = pd.read_csv(table, dtype=str, keep_default_na=False).rename(columns=str.strip)
     if column not in stated or "file" not in stated:
         return None
-    by_file = stated.drop_duplicates("file").set_index("file")[column]
+    by_file = stated.drop_duplicates("file").set_index("file", drop=False)[column]
     return scored.rows["file"].map(by_file).fillna("").str.strip().to_numpy(str)

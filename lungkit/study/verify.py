@@ -126,13 +126,13 @@ class _Capsule:
     @cached_property
     def predicted(self) -> pd.DataFrame:
         """predictions.csv, in its order."""
-        return self._table(f"{layout.RUN}/{layout.PREDICTIONS}", keep=["file", "patient", "true", "predicted"])
+        return self._table(f"{layout.RUN}/{layout.PREDICTIONS}")
 
     @cached_property
     def manifest(self) -> pd.DataFrame | None:
         """The data set's manifest; None where the capsule says that it has none."""
         name = f"{layout.DATA}/manifest.csv"
-        return None if self._left_out(name) else self._table(name, keep=None)
+        return None if self._left_out(name) else self._table(name)
 
     def _json(self, name: str) -> Any:
         return json.loads(self._read(name))
@@ -142,11 +142,9 @@ class _Capsule:
             raise LungkitError(f"{name} is missing")
         return self.archive.read(name)
 
-    def _table(self, name: str, keep: list[str] | None) -> pd.DataFrame:
-        """A table; columns to keep as text (None: all), the others as the numbers that were written."""
-        kinds: Any = str if keep is None else dict.fromkeys(keep, str)
-        return pd.read_csv(io.BytesIO(self._read(name)), dtype=kinds, keep_default_na=False, na_values={},
-                           float_precision="round_trip")  # fmt: skip
+    def _table(self, name: str) -> pd.DataFrame:
+        """A table of texts, from which numbers are made where they are needed: no digit is lost."""
+        return pd.read_csv(io.BytesIO(self._read(name)), dtype=str, keep_default_na=False)
 
     def _left_out(self, name: str) -> str:
         """Why a file is not in the capsule; empty where it should be. A file that is there was not left out."""
@@ -220,7 +218,7 @@ class _Capsule:
         """metrics.csv, confusion.csv and evaluation.json are what the predictions give."""
         again = self.evaluation
         found = _differences(again.to_dict() | {"review": self._review(again)}, self.scored, layout.EVALUATION)
-        metrics = self._table(f"{layout.RUN}/{layout.METRICS}", keep=["metric", "class"])
+        metrics = self._table(f"{layout.RUN}/{layout.METRICS}")
         metrics[["value", "low", "high"]] = metrics[["value", "low", "high"]].replace("", np.nan).astype(float)
         found += _differences(_rows(again.metrics), _rows(metrics), layout.METRICS)
         confusion = self._read(f"{layout.RUN}/{layout.CONFUSION}").decode()
@@ -309,7 +307,7 @@ class _Capsule:
     def probabilities(self) -> np.ndarray:
         """float64 (n, classes), in the order of predictions.csv."""
         names = [f"probability {name}" for name in self.card.classes]
-        return self.predicted[names].to_numpy(float)
+        return self.predicted[names].astype(float).to_numpy()
 
     @cached_property
     def evaluation(self) -> Evaluation:
