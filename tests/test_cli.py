@@ -18,6 +18,7 @@ from lungkit import cli, config, extras, notebooks
 from lungkit.files import sha256
 from lungkit.models import registry
 from lungkit.models.card import ModelCard
+from lungkit.study.provenance import Stage
 
 ROOT = Path(__file__).parents[1]
 
@@ -149,11 +150,11 @@ def runs(monkeypatch, tmp_path) -> list[dict]:
     """What would have been run: the parameters of each call of notebooks.run."""
     calls = []
 
-    def run(chosen, parameters):
+    def run(chosen, parameters, exercises=False):
         calls.append(parameters | {"notebooks": [file.name[:2] for file in chosen]})
         folder = tmp_path / "run [1]"
         folder.mkdir()
-        return notebooks.Run(folder, parameters, [("01_exploration", 61.4, "done"), ("02_preprocessing", 8.0, "done")])
+        return notebooks.Run(folder, parameters, [Stage("01_exploration", 61.4, "done"), Stage("02_x", 8.0, "done")])
 
     monkeypatch.setattr(notebooks, "run", run)
     return calls

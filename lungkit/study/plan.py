@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from lungkit import files
 from lungkit.errors import LungkitError
 from lungkit.models import registry
@@ -34,7 +32,6 @@ NO_PLAN = "No plan was fixed before the test was read."
 LOWER_IS_BETTER = ("ece", "brier", "grades_off")
 EXCLUSIONS = {"unreadable": "images that cannot be read", "set_aside": "images of patients on two sides of a split"}
 _LARGEST = 64 * 1024  # bytes of a plan's file
-_DEEPEST = 5  # a plan has lists, and nothing within them
 _HIGHEST = {"brier": 2.0, "grades_off": 100.0}  # of the other metrics, 1
 _LARGEST_MARGIN = 0.5
 
@@ -126,12 +123,9 @@ def read(path: Path) -> Plan:
 
 def parse(content: bytes) -> Plan:
     """The plan that these bytes of YAML state; LungkitError as in `read`, without the file's name."""
-    try:
-        values = yaml.load(content.decode("utf-8"), _Loader)
-    except UnicodeDecodeError:
-        raise LungkitError("it is not text in UTF-8") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none, a number too long to read
-        raise LungkitError(f"it is not the YAML of a plan: {' '.join(str(error).split())[:300]}") from None
+    from lungkit.study import plain_yaml  # a plan that was read is checked where there is no YAML
+
+    values = plain_yaml.read(content)
     if not isinstance(values, dict):
         raise LungkitError("it is not a list of keys such as 'hypothesis: ...'")
     return of(values)
@@ -200,31 +194,6 @@ def _other_problems(plan: Plan) -> list[str]:
 
 def _twice(names: tuple[str, ...]) -> bool:
     return len(set(names)) < len(names)
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain values only: no alias, which can unfold to any size, and no key twice, of which one would be lost."""
-
-    depth = 0  # of the node that is read; reading deep ones takes long
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it refers to another part of itself (an alias, *); write the value out")
-        self.depth += 1
-        if self.depth > _DEEPEST:
-            raise yaml.YAMLError("it is nested too deeply; a plan is a list of keys")
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"the key {key!r} is given twice")
-            if not isinstance(key, str) or key == "<<":
-                raise yaml.YAMLError(f"the key {key!r} is not a name")
-        return dict(super().construct_mapping(node, deep))
 
 
 # --- before the test is read, and after

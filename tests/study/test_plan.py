@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -122,6 +123,12 @@ def test_the_hash_is_of_what_the_plan_says_and_not_of_how_it_is_written():
     second = plan.parse(b"at_least: 0.50\nprimary_metric: 'auc'\ndata: s\nhypothesis: >\n  It works.\n")
     assert first.sha256 == second.sha256
     assert plan.parse(b"hypothesis: It works.\ndata: s\nprimary_metric: auc\nat_least: 0.51").sha256 != first.sha256
+
+
+def test_a_plan_that_was_read_once_is_checked_without_yaml(monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    monkeypatch.delitem(sys.modules, "lungkit.study.plain_yaml", raising=False)
+    assert _plan().success == "balanced accuracy, at least 0.6"
 
 
 # --- the verdict
