@@ -19,6 +19,7 @@ from lungkit.models import registry
 from lungkit.study import capsule, capsule_texts, plan, sealed_zip, verify
 from lungkit.study.capsule_texts import About, Author
 from lungkit.training import release
+from tests.study.conftest import write_graph
 
 ABOUT = About("Left or right", (Author("Doe", "Jane", "0000-0002-1825-0097"),), "CC-BY-4.0")
 
@@ -309,8 +310,21 @@ def _turned_prediction(members):
 
 
 def _reordered_predictions(members):
-    first, *lines = members["run/predictions.csv"].decode().splitlines()
-    members["run/predictions.csv"] = ("\n".join([first, *reversed(lines)]) + "\n").encode()
+    """Two images of one patient, so their labels stay in place."""
+    lines = members["run/predictions.csv"].decode().splitlines()
+    assert lines[1].split(",")[1] == lines[2].split(",")[1]
+    lines[1], lines[2] = lines[2], lines[1]
+    members["run/predictions.csv"] = ("\n".join(lines) + "\n").encode()
+
+
+def _other_source_in_a_set_new_to_the_model(members):
+    """Nothing but the fingerprint could tell: the model's card states none for another set."""
+    for name, key in (("data/dataset.json", "name"), ("run/evaluation.json", "data")):
+        members[name] = json.dumps(json.loads(members[name]) | {key: "elsewhere"}).encode()
+    first, row, *rest = members["data/manifest.csv"].decode().splitlines()
+    digest = re.search("[0-9a-f]{64}", row)[0]
+    row = row.replace(digest, digest[::-1])
+    members["data/manifest.csv"] = ("\n".join([first, row, *rest]) + "\n").encode()
 
 
 def _dropped_prediction(members):
@@ -353,6 +367,7 @@ DATA, UNSEEN = "data set", "no test image in training"
         (_one_prediction, {FIGURES}),
         (_turned_prediction, {FIGURES}),
         (_reordered_predictions, {SAID}),
+        (_other_source_in_a_set_new_to_the_model, {DATA}),
         (_dropped_prediction, {SAID, FIGURES}),
         (_replace("run/metrics.csv", r"accuracy,,0\.\d", "accuracy,,0.9"), {FIGURES}),
         (_replace("run/metrics.csv", r"(auc,,[\d.]+),0\.\d", r"\1,0.9"), {FIGURES}),
@@ -403,6 +418,25 @@ def test_what_a_stranger_wrote_reaches_the_terminal_as_one_printable_line(packed
 
     said = [one.why for one in verify.capsule(_tampered(packed, hostile))]
     assert all(line.isprintable() for line in said)
+
+
+def test_a_model_that_was_exchanged_with_every_hash_is_found_only_by_reading_the_images_again(packed, study, tmp_path):
+    write_graph(tmp_path / "other", 5.0)
+
+    def exchanged(members):
+        folder = "model/squares-cnn/v1"
+        card = json.loads(members[f"{folder}/card.json"])
+        for name in ("graph.xml", "graph.bin"):
+            members[f"{folder}/{name}"] = (tmp_path / "other" / name).read_bytes()
+            card["files"][name]["sha256"] = files.sha256(members[f"{folder}/{name}"])
+        members[f"{folder}/card.json"] = json.dumps(card).encode()
+        own = [name for name in members if name.startswith(folder) and not name.endswith("SHA256SUMS")]
+        sums = "".join(f"{files.sha256(members[name])}  {name.removeprefix(f'{folder}/')}\n" for name in sorted(own))
+        members[f"{folder}/SHA256SUMS"] = sums.encode()
+
+    tampered = _tampered(packed, exchanged)
+    assert _failed(tampered) == {}
+    assert "another probability" in _failed(tampered, study.images, True)["predictions by the model"]
 
 
 # --- archives that no one should open
@@ -484,6 +518,17 @@ def test_rewriting_without_a_change_passes_so_each_refusal_above_is_for_its_chan
 def test_bytes_before_or_after_the_members_or_missing_ones_are_refused(packed, change):
     packed.write_bytes(change(packed.read_bytes()))
     assert verify.FAILED in _states(verify.capsule(packed)).values()
+
+
+def test_members_that_lie_in_another_order_than_the_table_of_contents_says_are_refused(packed):
+    members = _members(packed)
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in reversed(members):
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.create_system, entry.external_attr = 3, (stat.S_IFREG | 0o644) << 16
+            archive.writestr(entry, members[name])
+        archive.filelist.sort(key=lambda entry: entry.filename)
+    assert "does not lie directly after" in _failed(packed)["archive"]
 
 
 def test_a_changed_byte_of_a_member_is_found(packed):

@@ -3,17 +3,18 @@
 import json
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.stats
 
-from lungkit.data import splits
+from lungkit.data import relabel, splits
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 from lungkit.models.rule import DecisionRule
 from lungkit.study import outcome, plan
-from lungkit.training import evaluation, looks, release
+from lungkit.training import evaluation, looks, outside, paired, release
 from tests.study.conftest import register
 
 GIVEN = {
@@ -323,3 +324,22 @@ def test_a_model_that_is_trained_again_under_another_name_resets_no_count(fresh,
     again = release.score(register("fresh-name", squares_set, 0.01), squares_set)
     said = plan.settle(None, again, fresh.run)
     assert "read 2 times so far" in said
+
+
+def test_a_comparison_counts_a_look_of_each_version_though_it_reads_the_set_without_its_split(fresh, squares_set):
+    versions = registry.find("squares-cnn"), register("challenger", squares_set, 0.01)
+    given = outside.relabelled(versions[0], str(fresh.images), [], relabel.Labels.parse([], []))
+    paired.by_source(*versions, [given])
+    found = looks.of(squares_set.part("test")["sha256"])
+    assert [(look.model, look.by, look.images) for look in found] == [
+        ("squares-cnn@v1", "lungkit compare", 16),
+        ("challenger@v1", "lungkit compare", 16),
+    ]
+
+
+def test_a_source_that_the_model_has_not_seen_counts_a_look_too(fresh, squares_set):
+    version = registry.find("squares-cnn")
+    there = replace(squares_set, manifest=squares_set.part("test").assign(source="elsewhere"))
+    outside.measure(version, there)
+    (look,) = looks.of(squares_set.part("test")["sha256"])
+    assert look.by == "lungkit evaluate --outside"
