@@ -47,7 +47,7 @@ def fingerprint(images: Iterable[str]) -> str:
 def add(images: Iterable[str], look: Look) -> None:
     """Add a line to the ledger of these images (SHA-256 of each), which is made if need be."""
     known = sorted(set(images))
-    folder = config.data_dir() / "looks"
+    folder = config.looks_dir()
     folder.mkdir(parents=True, exist_ok=True)
     ledger = folder / f"{fingerprint(known)}.jsonl"
     with files.locked(folder / ".lock"):
@@ -73,7 +73,7 @@ def count(images: Iterable[str], model: str, data: str, by: str) -> None:
 def of(images: Iterable[str]) -> list[Look]:
     """Every line on readings of these images or of some of them, the oldest first."""
     wanted = set(images)
-    ledgers = sorted((config.data_dir() / "looks").glob("*.jsonl"))
+    ledgers = sorted(config.looks_dir().glob("*.jsonl"))
     found = [look for ledger in ledgers for look in _read(ledger, wanted)]
     return sorted(found, key=lambda look: look.at)
 

@@ -23,7 +23,7 @@ def test_another_model_another_name_of_the_set_and_another_order_begin_no_new_co
     _count(["a", "b"])
     _count(["b", "a"], model="other@v7", data="renamed")
     assert [look.model for look in looks.of(["a", "b"])] == ["m@v1", "other@v7"]
-    assert len(list((config.data_dir() / "looks").glob("*.jsonl"))) == 1
+    assert len(list(config.looks_dir().glob("*.jsonl"))) == 1
 
 
 def test_a_test_part_that_shares_an_image_shares_its_looks_and_another_does_not():
@@ -34,7 +34,7 @@ def test_a_test_part_that_shares_an_image_shares_its_looks_and_another_does_not(
 
 def test_lines_are_only_added():
     _count(["a"])
-    (ledger,) = (config.data_dir() / "looks").glob("*.jsonl")
+    (ledger,) = config.looks_dir().glob("*.jsonl")
     before = ledger.read_bytes()
     _count(["a"])
     assert ledger.read_bytes().startswith(before)
@@ -43,7 +43,7 @@ def test_lines_are_only_added():
 
 def test_a_line_that_a_killed_process_left_half_counts_as_a_look_and_spoils_no_other():
     _count(["a"])
-    (ledger,) = (config.data_dir() / "looks").glob("*.jsonl")
+    (ledger,) = config.looks_dir().glob("*.jsonl")
     with ledger.open("a") as file:
         file.write('{"at": "2026-')
     _count(["a"], model="later@v1")
@@ -54,4 +54,4 @@ def test_a_line_that_a_killed_process_left_half_counts_as_a_look_and_spoils_no_o
 
 def test_reading_no_image_counts_nothing():
     _count([])
-    assert not (config.data_dir() / "looks").exists()
+    assert not config.looks_dir().exists()
