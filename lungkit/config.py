@@ -45,6 +45,11 @@ def data_dir() -> Path:
     return _folder("LUNGKIT_DATA", "data")
 
 
+def looks_dir() -> Path:
+    """The ledgers of how often test images were read."""
+    return data_dir() / "looks"
+
+
 def artifacts_dir() -> Path:
     """The model registry."""
     return _folder("LUNGKIT_ARTIFACTS", "artifacts")

@@ -14,6 +14,7 @@ _PACKAGES = {
     "fpdf": "fpdf2",
     "keras_tuner": "keras-tuner",
     "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
     "zmq": "pyzmq",
 }
 

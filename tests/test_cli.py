@@ -99,6 +99,12 @@ def test_every_verb_has_a_help_of_its_own(lungkit):
         (["models", "verify", "nobody"], "no model 'nobody'"),
         (["models", "promote", "nobody@v2"], "no model 'nobody'"),
         (["models", "rollback", "nobody"], "no model 'nobody'"),
+        (["run", "04", "--plan", "no/plan.yaml"], "the plan no/plan.yaml cannot be read"),
+        (["plan", "check", "no/plan.yaml"], "the plan no/plan.yaml cannot be read"),
+        (["capsule", "make", "no/run"], "no/run is not the folder of a run"),
+        (["capsule", "make", "x", "--author", "Doe"], "give 'Family, Given'"),
+        (["capsule", "verify", "no/capsule.zip"], "no/capsule.zip: there is no such file"),
+        (["capsule", "verify", "x.zip", "--rescore"], "give their folder with --data"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line_without_a_traceback(lungkit, arguments, said):
@@ -170,6 +176,19 @@ def test_run_hands_data_profile_and_parameters_to_the_notebooks(lungkit, runs, s
         }
     ]  # fmt: skip
     assert re.search(r"2 notebooks in 69 s: .*run \[1\].index\.html", out)
+
+
+def test_run_hands_a_plan_to_the_notebooks_as_an_absolute_path_once_it_can_be_read(
+    lungkit, runs, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    lungkit("plan", "new", "plan.yaml")
+    assert "'hypothesis' is still that of the empty plan" in _refused(lungkit("run", "04", "--plan", "plan.yaml"))
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(plan.read_text().replace("What the study is to show, in one or two sentences.", "It works."))
+    lungkit("run", "04", "--plan", "plan.yaml")
+    assert [call["plan"] for call in runs] == [str(plan)]
+    assert "plan.yaml exists already" in _refused(lungkit("plan", "new", "plan.yaml"))
 
 
 def test_run_says_what_the_folder_holds_besides_the_images(lungkit, runs, elsewhere):

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from lungkit import extras, terminal
-from lungkit.cli import clinic, data, destinations, gateway, learn, models, retrain, training
+from lungkit.cli import capsule, clinic, data, destinations, gateway, learn, models, plan, retrain, training
 from lungkit.errors import LungkitError
 
 
@@ -50,6 +50,8 @@ learn.learn_app.command("train")(retrain.learn_train)
 for _name, _part in {
     "data": data.data_app,
     "models": models.models_app,
+    "plan": plan.plan_app,
+    "capsule": capsule.capsule_app,
     "db": clinic.db_app,
     "user": clinic.user_app,
     "audit": clinic.audit_app,

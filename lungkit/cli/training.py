@@ -25,6 +25,9 @@ def run(
     profile: Annotated[str, typer.Option(help=f"sizes of the run: {', '.join(config.PROFILES)}")] = "quick",
     model_name: Annotated[str, typer.Option(help="name in the registry; default: data set and architecture")] = "",
     parameter: Annotated[list[str], typer.Option("-p", help="key=value, any parameter of the notebooks")] = [],  # noqa: B006
+    plan: Annotated[
+        Path | None, typer.Option(help="the study's plan (`lungkit plan new`), fixed before notebook 04 reads the test")
+    ] = None,
     exercises: Annotated[bool, typer.Option("--exercises", help="run the exercises' solutions too")] = False,
     in_place: Annotated[bool, typer.Option("--in-place", help="execute the committed notebooks themselves")] = False,
 ) -> None:
@@ -40,6 +43,8 @@ def run(
         raise LungkitError(f"-p {malformed[0]}: give key=value")
     config.profile(profile)  # refuse an unknown name before anything starts
     parameters = {"data": source_path(data), "profile": profile} | ({"model_name": model_name} if model_name else {})
+    if plan:
+        parameters["plan"] = _checked_plan(plan)
     for key, _, value in (text.partition("=") for text in parameter):
         parameters[key] = _parameter(key, value)
     say_each(_left_out(parameters["data"], parameters.get("label_column")))
@@ -49,6 +54,14 @@ def run(
             terminal.say(sentence)
     seconds = sum(stage.seconds for stage in result.stages)
     terminal.say(f"{len(result.stages)} notebooks in {seconds:.0f} s: {result.index}")
+
+
+def _checked_plan(file: Path) -> str:
+    """The plan's file as an absolute path, once it is known to be readable: a run takes long."""
+    from lungkit.study import plan
+
+    plan.read(file.expanduser())
+    return str(file.expanduser().resolve())
 
 
 def runs(
@@ -369,7 +382,7 @@ def evaluate(
     from lungkit.models import card_text
     from lungkit.training import release, subgroups
 
-    scored = release.score(version, release.data_for(version, source, *label_column), split)
+    scored = release.score(version, release.data_for(version, source, *label_column), split, "lungkit evaluate")
     groups = subgroups.of_scored(scored).chosen(by) if by else None
     found = subgroups.measure(scored.evaluation, groups.table) if groups else None
     if as_json:

@@ -73,7 +73,7 @@ class Archive:
     def _opened(self, content: Path | bytes) -> tuple[zipfile.ZipFile, int]:
         stream: IO[bytes] = io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
         try:
-            opened = zipfile.ZipFile(_Bounded(stream))
+            opened = zipfile.ZipFile(Bounded(stream))
         except BaseException:
             stream.close()
             raise
@@ -107,7 +107,7 @@ class Archive:
             raise ImageRefused(name, "damaged in the zip file", "Pack it again.") from error
 
 
-class _Bounded:
+class Bounded:
     """A stream from which at most _DIRECTORY bytes are read at once, because zipfile reads the whole directory."""
 
     def __init__(self, stream: IO[bytes]):

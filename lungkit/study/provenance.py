@@ -17,6 +17,7 @@ from lungkit import config, files
 from lungkit.errors import LungkitError
 
 RECORD = "run.json"
+PARTS = ("lungkit", "notebooks")  # of the checkout: what a run is made with
 # What decides about figures; every other installed package is in the lock file of the commit.
 PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "tensorflow", "keras", "keras-tuner", "openvino", "pillow",
             "pydicom", "matplotlib")  # fmt: skip
@@ -82,25 +83,32 @@ def environment() -> dict[str, Any]:
 
 
 def code() -> dict[str, Any]:
-    """lungkit's version, the commit of its checkout, and whether files differ from it; commit None without one."""
+    """lungkit's version, the commit of its checkout, and whether files differ from it; commit None without one.
+
+    "patch": the SHA-256 of `patch`, where files differ.
+    """
     known: dict[str, Any] = {"lungkit": lungkit.__version__, "commit": None, "changed": None}
-    if (commit := _git("rev-parse", "HEAD")) is None:
+    if (commit := git("rev-parse", "HEAD")) is None:
         return known
-    changed = _git("status", "--porcelain", "--", "lungkit", "notebooks")
-    return known | {"commit": commit, "changed": None if changed is None else bool(changed)}
+    changed = git("status", "--porcelain", "--", *PARTS)
+    known |= {"commit": commit.decode().strip(), "changed": None if changed is None else bool(changed.strip())}
+    return known | ({"patch": files.sha256(patch(known["commit"]))} if known["changed"] else {})
 
 
-def _git(*arguments: str) -> str | None:
-    """What git says of the project's checkout; None without git or a checkout."""
+def patch(commit: str) -> bytes:
+    """How the tracked files of PARTS differ from a commit, as `git apply` reads it; empty where git cannot say."""
+    return git("diff", "--binary", "--no-color", "--no-ext-diff", commit, "--", *PARTS) or b""
+
+
+def git(*arguments: str) -> bytes | None:
+    """What git says of the project's checkout; None without git or a checkout, or where it refuses."""
     if not (config.home() / ".git").exists():
         return None
     try:
-        asked = subprocess.run(
-            ["git", "-C", str(config.home()), *arguments], capture_output=True, text=True, timeout=20
-        )
+        asked = subprocess.run(["git", "-C", str(config.home()), *arguments], capture_output=True, timeout=120)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return asked.stdout.strip() if asked.returncode == 0 else None
+    return asked.stdout if asked.returncode == 0 else None
 
 
 def _processor() -> str:

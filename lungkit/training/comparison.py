@@ -270,4 +270,4 @@ def _answers(one: Contender, data: dataset.Dataset) -> Answers:
     """What one says of every image of the data."""
     if isinstance(one, Answers):
         return one
-    return predictions.of_scored(release.score(one, data, "all"))
+    return predictions.of_scored(release.score(one, data, "all", "lungkit compare"))

@@ -363,6 +363,28 @@ def _figures(classes: Sequence[str], rule: DecisionRule) -> list[tuple[str, str]
     return of_all + ([(name, "") for name in GRADED] if rule.grades else [])
 
 
+def review(
+    rule: DecisionRule, y_true: np.ndarray, probabilities: np.ndarray, patients: np.ndarray, sources: np.ndarray
+) -> dict[str, Any]:
+    """What the clinic leaves to a person, and what its answers to the rest are worth; JSON-ready. Arrays: (n, …).
+
+    `share` of the images whose probabilities lie within the rule's band of uncertainty, `errors_held`: the share of
+    all errors among them (None without any), and `accuracy` of the others with its `interval` (None where no other
+    is left).
+    """
+    uncertain = rule.uncertain(probabilities)
+    wrong = rule.decide(probabilities) != y_true
+    right = (~wrong[~uncertain]).astype(float)
+    figures = mean_with_interval(right, patients[~uncertain], share=True, sources=sources[~uncertain])
+    accuracy, *interval = (None if np.isnan(figure) else figure for figure in figures)
+    return {
+        "share": float(uncertain.mean()),
+        "errors_held": float(uncertain[wrong].mean()) if wrong.any() else None,
+        "accuracy": accuracy,
+        "interval": interval,
+    }
+
+
 def paired_difference(a: Evaluation, b: Evaluation, metric: str = "auc", cls: str = "") -> tuple[float, float, float]:
     """How much better `a` does than `b` on the same images: (a - b, low, high), a 95 % interval by patient.
 

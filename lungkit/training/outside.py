@@ -78,7 +78,7 @@ def _measured(version: registry.Version, data: dataset.Dataset, source: str, row
     used = rows[why == ""]
     if used.empty:
         raise LungkitError(f"{source}: no image of it is left to score; {len(rows):,} were left out")
-    scored = release.score(version, replace(data, manifest=used), "all")
+    scored = release.score(version, replace(data, manifest=used), "all", "lungkit evaluate --outside")
     there = used.get("label_there", used["label"])
     renamed = {label: name for label, name in zip(there, used["label"], strict=True) if alike(label) != alike(name)}
     return Outside(

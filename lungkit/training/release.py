@@ -32,7 +32,16 @@ from lungkit.models.card import (
 )
 from lungkit.models.grades import Grades
 from lungkit.models.rule import DecisionRule
-from lungkit.training import activation, calibration, evaluation, export, input_statistics, pipeline, quantization
+from lungkit.training import (
+    activation,
+    calibration,
+    evaluation,
+    export,
+    input_statistics,
+    looks,
+    pipeline,
+    quantization,
+)
 
 # Names of the images (by content) that a version learned from or was chosen on, one a line, in its folder.
 TRAINED_ON = "trained_on.txt"
@@ -142,6 +151,7 @@ def register(
         (made / TRAINED_ON).write_text("".join(f"{sha256}\n" for sha256 in seen))
         metrics = {"val": on_validation.record, **(measured or {})}
         if test_too:
+            looks.count(data.part("test")["sha256"], name, data.name, "registration")
             test = _read(without_heat, preprocess.read_batch(data.files("test"), preprocessing))
             metrics["test"] = replace(_test_figures(rule, data, test), times_scored=scored_before + 1)
         card = ModelCard(
@@ -317,25 +327,10 @@ class Scored:
 
     @property
     def review(self) -> dict:
-        """What the clinic leaves to a person, and what its answers to the rest are worth.
-
-        `share` of the images whose probabilities lie within the card's band of uncertainty, `errors_held`: the share of
-        all errors among them (None without any), and `accuracy` of the others with its `interval` (None where no other
-        is left).
-        """
-        rule = self.version.rule
-        uncertain = rule.uncertain(self.probabilities)
-        wrong = rule.decide(self.probabilities) != self.labels
-        right = (~wrong[~uncertain]).astype(float)
-        sources = self.rows["source"].to_numpy(str)[~uncertain]
-        figures = evaluation.mean_with_interval(right, self.patients[~uncertain], share=True, sources=sources)
-        accuracy, *interval = (None if np.isnan(figure) else figure for figure in figures)
-        return {
-            "share": float(uncertain.mean()),
-            "errors_held": float(uncertain[wrong].mean()) if wrong.any() else None,
-            "accuracy": accuracy,
-            "interval": interval,
-        }
+        """What the clinic leaves to a person; see evaluation.review."""
+        return evaluation.review(
+            self.version.rule, self.labels, self.probabilities, self.patients, self.rows["source"].to_numpy(str)
+        )
 
     @property
     def patients(self) -> np.ndarray:
@@ -413,17 +408,22 @@ def seen_images(version: registry.Version) -> set[str]:
     return set((version.folder / TRAINED_ON).read_text().split())
 
 
-def score(version: registry.Version, data: dataset.Dataset, split: str | None = None) -> Scored:
+def score(version: registry.Version, data: dataset.Dataset, split: str | None = None, by: str = "a notebook") -> Scored:
     """Read the split's files, predict, and evaluate at the version's operating point.
 
     split: "train", "val", "test", or "all" (every image); default: "test" where the set has such a part, otherwise
     "all". An image that cannot be read is listed with its reason. Classes are matched by name, whatever their case; a
     class that the model does not know is refused.
+
+    by: what scores, for the ledger of lungkit.training.looks. Images that the version was not trained or chosen on are
+        a test of it, so reading them is counted, before any figure of them is known.
     """
     by_request, split = split is not None, split or ("test" if len(data.part("test")) else "all")
     rows = _rows(data, split)
     labels = _labels_for(version, data, rows)
     registry.verify(version)
+    known = rows["sha256"].isin(seen_images(version))
+    looks.count(rows["sha256"][~known], str(version), data.name, by)
     runtime = graph.Graph(version.folder, heat=False, many=True)
     spec = version.card.preprocessing
     started = time.perf_counter()
@@ -440,7 +440,7 @@ def score(version: registry.Version, data: dataset.Dataset, split: str | None = 
     measured = evaluation.evaluate(labels, scores, patients, version.card.classes, version.rule, sources=sources)
     if split == "all":  # also what was refused when the set was split
         unreadable += dataset.refused(data)
-    seen = int(rows["sha256"].isin(seen_images(version)).sum())
+    seen = int(known[kept].sum())
     return Scored(version, data, split, rows, tensors, labels, scores, measured, seen, seconds, unreadable, by_request)
 
 

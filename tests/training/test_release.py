@@ -17,7 +17,7 @@ from lungkit.data import dataset, decisions, preprocess, relabel, splits
 from lungkit.errors import LungkitError
 from lungkit.models import cnn, registry, saved
 from lungkit.models.rule import DecisionRule, UncertaintyBand
-from lungkit.training import outside, pipeline, release
+from lungkit.training import looks, outside, pipeline, release
 from tests.cards import model_card
 from tests.training.relabelled import relabelled
 
@@ -123,6 +123,13 @@ def test_the_operating_point_and_the_cards_figures_do_not_depend_on_the_test_ima
     assert other.card.metrics == version.card.metrics
     assert set(other.card.metrics) == {"val"}
     assert other.card.metrics["val"].n == len(chest.files("val"))
+
+
+def test_a_test_that_is_scored_for_the_card_is_a_look_at_its_images(model, chest):
+    facts = {"architecture": {}, "training": {}, "recipe": RECIPE}
+    release.register(model, "scored", chest, SPEC, test_too=True, **facts)
+    (look,) = looks.of(chest.part("test")["sha256"])
+    assert (look.model, look.by) == ("scored", "registration")
 
 
 def test_the_operating_point_depends_on_the_validation_images(model, chest, version):
