@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import scipy.optimize
+import scipy.stats
 from numpy.typing import ArrayLike
 
 from lungkit.data import splits
@@ -29,6 +30,7 @@ FARTHEST = 5.0  # times the most patients that there were: beyond, nothing is pr
 SHARES = (0.15, 0.22, 0.32, 0.46, 0.68, 1.0)  # of the patients of a fold's training: even steps of a logarithm
 RESAMPLES = 400  # each takes a new fit; percentiles of 400 are known to about one in a hundred
 REACHED, PROJECTED, FAR, BELOW, FLAT = "reached", "projected", "far", "below", "flat"
+_QUANTILE = float(scipy.stats.norm.isf(0.025))  # of a 95 % interval
 _EXPONENTS = np.geomspace(0.05, 3, 120)  # of which the best is taken; steps of 3.5 %
 
 
@@ -223,7 +225,7 @@ def patients_to_test(auc: float, half_width: float, diseased: float) -> int:
         )
 
     def excess(patients: float) -> float:
-        return 1.959964 * standard_error(auc, diseased * patients, (1 - diseased) * patients) - half_width
+        return _QUANTILE * standard_error(auc, diseased * patients, (1 - diseased) * patients) - half_width
 
     fewest = 1 / min(diseased, 1 - diseased)  # one of each
     if excess(fewest) <= 0:
@@ -231,7 +233,23 @@ def patients_to_test(auc: float, half_width: float, diseased: float) -> int:
     return int(np.ceil(scipy.optimize.brentq(excess, fewest, 1e9)))
 
 
-def scaled(patients: int, interval: tuple[float, float, float], half_width: float) -> int:
-    """Patients for an interval ± half_width, from what was measured on `patients`: a width falls with their root."""
-    _, low, high = interval
-    return int(np.ceil(patients * ((high - low) / 2 / half_width) ** 2))
+def to_test(
+    patients: int, interval: tuple[float, float, float], half_widths: Sequence[float], diseased: float | None = None
+) -> pd.DataFrame:
+    """How many patients to test for intervals of ± half_widths, a row for each.
+
+    "by this interval": a width falls with the root of the number of patients, so it is scaled from the interval (value,
+    low, high) that was measured on `patients`; it knows how many images they have, and of how many classes. "Hanley and
+    McNeil", of two classes only, with a share diseased: patients_to_test. LungkitError where the interval has no width.
+    """
+    value, low, high = interval
+    reach = (high - low) / 2
+    if not reach > 0:
+        raise LungkitError(f"an interval from {low:.3f} to {high:.3f} has no width to scale; measure on more patients")
+    rows = {f"± {half:.3f}": [int(np.ceil(patients * (reach / half) ** 2 - 1e-9))] for half in half_widths}
+    columns = ["by this interval"]
+    if diseased is not None and 0.5 <= value < 1:
+        columns.append("Hanley and McNeil")
+        for half, row in zip(half_widths, rows.values(), strict=True):
+            row.append(patients_to_test(value, half, diseased))
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("95 % interval")

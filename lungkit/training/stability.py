@@ -28,6 +28,7 @@ from lungkit.training.evaluation import Evaluation
 from lungkit.training.recipes import Recipe
 
 METRICS = ("auc", "balanced_accuracy", "accuracy", "macro_f1")  # of every fold
+COPIES = 4  # varied copies of each image, of which a start draws one
 Logits = np.ndarray  # float64 (images, classes)
 
 
@@ -78,7 +79,7 @@ class Setting:
     varied: bool = True  # also trained on varied copies
 
     def __str__(self) -> str:
-        return f"penalty {self.penalty:,.3g}, {'with' if self.varied else 'no'} varied copies"
+        return f"penalty {self.penalty:,.1f}, {'with' if self.varied else 'no'} varied copies"
 
 
 # Half powers of ten, from a head that hardly fits to one that fits all training images; each with copies and without.
@@ -152,6 +153,23 @@ class Trained:
         place = self.folder / f"repeat-{parts.repeat}-fold-{parts.fold}-start-{start}"
         model, _ = finetune.member(self.recipe, tensors, place, start)
         return release.logits(model, validation), release.logits(model, test)
+
+
+def made_learner(kind: str, data: Dataset, side: int, *, folder: Path, epochs: int = 12, seed: int = 7) -> Learner:
+    """A way of training by its name: "head" (LinearHead, with COPIES varied copies) or "cnn" (Trained, the compact CNN).
+
+    side: pixels of the square input. folder: keeps the trainings of a CNN. epochs: of each of them.
+    """
+    if kind == "head":
+        features = heads.frozen_features(data, side, copies=COPIES, seed=seed)
+        return LinearHead(features, data.labels(), len(data.classes))
+    if kind != "cnn":
+        raise LungkitError(f"no learner '{kind}'; there are: head, cnn")
+    recipe = Recipe(
+        backbone="cnn", side=side, epochs=epochs, learning_rate=3e-3, label_smoothing=0.0, mixup=0.0, augmentation={}
+    )
+    greys = preprocess.read_batch(data.files(), preprocess.Preprocessing(size=(side, side)), label="images")
+    return Trained(recipe, data, greys, folder)
 
 
 # --- folds, repeats and starts
