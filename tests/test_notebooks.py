@@ -310,8 +310,8 @@ def test_a_notebook_that_fails_while_it_is_refreshed_is_left_as_it_was(folder):
     assert notebook.read_bytes() == before
 
 
-def test_there_are_eight_numbered_notebooks():
-    assert [file.name[:3] for file in PIPELINE] == ["01_", "02_", "03_", "04_", "05_", "06_", "07_", "09_"]
+def test_there_are_nine_numbered_notebooks():
+    assert [file.name[:3] for file in PIPELINE] == ["01_", "02_", "03_", "04_", "05_", "06_", "07_", "08_", "09_"]
 
 
 def _code(document) -> list:

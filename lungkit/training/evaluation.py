@@ -314,12 +314,14 @@ def evaluate(
     n_boot: int = RESAMPLES,
     seed: int = SEED,
     sources: ArrayLike | None = None,
+    predicted: ArrayLike | None = None,
 ) -> Evaluation:
     """Compare probabilities with the truth.
 
     y_true: (n,) class indices. probabilities: (n, classes), rows sum to 1. patients: (n,) identifiers.
     rule: from `operating_point` on validation images. n_boot: resamples of patients behind each interval.
     sources: (n,) hospitals or collections, within which patients are drawn; a patient belongs to the first one.
+    predicted: (n,) class indices, where several rules decided, as those of folds do; default: the decisions of `rule`.
     Precision, recall, specificity, F1, accuracy and confusion are of the decision at the operating point; AUC (of the
     last class for two classes, else the mean of one-against-rest), average precision, Brier score and ECE are of the
     probabilities. ECE: Guo et al., "On Calibration of Modern Neural Networks" (2017), 15 bins of equal width.
@@ -328,18 +330,20 @@ def evaluate(
     y_true, probabilities = _checked(y_true, probabilities, classes)
     patients = _checked_patients(patients, len(y_true))
     of_sources = _checked_sources(sources, len(y_true))
-    predicted = rule.decide(probabilities)
+    decided = rule.decide(probabilities) if predicted is None else np.asarray(predicted)
+    if decided.shape != y_true.shape or not np.isin(decided, range(len(classes))).all():
+        raise LungkitError(f"{decided.size} decisions for {len(y_true)} images; give each a class index")
     if rule.grades and len(classes) < 3:
         raise LungkitError(f"{len(classes)} classes are no grades; accepted: 3 or more")
     names = _figures(classes, rule)
-    score = _Scores(y_true, probabilities, predicted, graded=bool(rule.grades))
+    score = _Scores(y_true, probabilities, decided, graded=bool(rule.grades))
     value = score(np.ones((1, len(y_true))))[0]
     drawn = _resamples(patients, n_boot, seed, of_sources)
     resampled = [np.empty((0, len(names))), *(score(weights) for weights in drawn)]
-    counts = _Counts(y_true, predicted, patients, tuple(classes))
+    counts = _Counts(y_true, decided, patients, tuple(classes))
     low, high = _intervals(names, value, np.concatenate(resampled), counts)
     table = pd.DataFrame(names, columns=["metric", "class"]).assign(value=value, low=low, high=high)
-    given = y_true, predicted, probabilities, patients, of_sources
+    given = y_true, decided, probabilities, patients, of_sources
     return Evaluation(tuple(classes), *given, rule, table, n_boot, seed)
 
 

@@ -330,7 +330,7 @@ def cross_validate(
         of_fold = _rule(one, trained)
         scores = of_fold.calibrate(release.logits(trained.model, trained.tensors.read(data.files("test"))))
         named.append(of_fold.prediction_set(scores))
-        answers.append((data.labels("test"), at_half(of_fold, scores), data.patients("test"), data.sources("test")))
+        answers.append((data.labels("test"), _at_half(of_fold, scores), data.patients("test"), data.sources("test")))
         threshold = None if of_fold.threshold is None else 0.5
         rule = DecisionRule(kind=of_fold.kind, threshold=threshold, grades=recipe.grades)
         auc, *_ = evaluation.evaluate(*answers[-1][:3], data.classes, rule).value("auc")
@@ -384,7 +384,7 @@ def _rule(recipe: Recipe, trained: Trained) -> DecisionRule:
     return rule
 
 
-def at_half(rule: DecisionRule, scores: np.ndarray) -> np.ndarray:
+def _at_half(rule: DecisionRule, scores: np.ndarray) -> np.ndarray:
     """Calibrated probabilities (n, classes); of two classes, shifted so that the operating point lies at 0.5."""
     if rule.threshold is None:
         return scores

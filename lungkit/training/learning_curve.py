@@ -108,6 +108,7 @@ def measured(
         raise LungkitError(f"shares are {list(shares)}; accepted: four or more, rising, above 0, and 1 the last")
     labels, patients = data.labels(), data.patients()
     scores = np.zeros((len(shares), draws, len(labels), len(data.classes)))
+    decisions = np.zeros(scores.shape[:3], int)
     sizes = np.zeros((len(shares), number * draws))
     parts = stability.folds(data, number, draws, seed=pipeline.derived(seed, 1))
     with bar(total=len(parts) * len(shares), label="learning curve", unit="training") as progress:
@@ -119,13 +120,16 @@ def measured(
                     train=subset(one.train, labels, patients, share, start),
                     validation=subset(one.validation, labels, patients, share, start),
                 )
-                answers = learner(fewer, start)
-                scores[row, one.repeat - 1, one.test], rule = stability.decided(answers, labels[fewer.validation], data)
+                found = stability.decided(learner(fewer, start), labels[fewer.validation], data.classes)
+                scores[row, one.repeat - 1, one.test], decisions[row, one.repeat - 1, one.test] = found
                 sizes[row, place] = len(np.unique(patients[np.concatenate([fewer.train, fewer.validation])]))
                 progress.update()
     of = [
-        [stability.evaluated(labels, each, patients, data, rule, RESAMPLES, data.sources()) for each in row]
-        for row in scores
+        [
+            stability.evaluated(labels, *each, patients, data, RESAMPLES, data.sources())
+            for each in zip(*row, strict=True)
+        ]
+        for row in zip(scores, decisions, strict=True)
     ]
     values = np.array([[each.value(metric)[0] for each in row] for row in of])
     drawn = evaluation.resampled([each for row in of for each in row], metric).reshape(-1, len(shares), draws)

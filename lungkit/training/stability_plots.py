@@ -63,8 +63,9 @@ def variances(found: Stability) -> Figure:
     axes.set_xlabel("standard deviation of the AUC; lines: 95 % intervals")
     axes.set_xlim(left=0)
     drawing.legend(*axes.get_legend_handles_labels(), loc="outside lower center")
-    most = table["deviation"].to_numpy(float)
-    return titled(drawing, f"The {table.index[most.argmax()]} moves the AUC most, by ±{most.max():.3f}")
+    deviations = table["deviation"].to_dict()
+    most = max(deviations, key=deviations.__getitem__)
+    return titled(drawing, f"The {most} moves the AUC most, by ±{deviations[most]:.3f}")
 
 
 def searches(found: Mapping[str, Nested]) -> Figure:

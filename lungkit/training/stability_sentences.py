@@ -97,8 +97,8 @@ def projection_says(projected: Projection) -> str:
     limit = learning_curve.FARTHEST * most
     if projected.verdict == learning_curve.FAR:
         return (
-            f"{target} cannot be projected: the curve would reach it at {projected.patients:,.0f} patients, more than "
-            f"{learning_curve.FARTHEST:g} times the {most:.0f} that it was measured on."
+            f"{target} cannot be projected: the curve would reach it with more than {limit:,.0f} patients, "
+            f"{learning_curve.FARTHEST:g} times the {most:.0f} that it was measured on, where it says nothing."
         )
     above = f"{projected.high:,.0f}"
     if projected.high > limit:
