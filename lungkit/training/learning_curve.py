@@ -31,7 +31,7 @@ SHARES = (0.15, 0.22, 0.32, 0.46, 0.68, 1.0)  # of the patients of a fold's trai
 RESAMPLES = 400  # each takes a new fit; percentiles of 400 are known to about one in a hundred
 REACHED, PROJECTED, FAR, BELOW, FLAT = "reached", "projected", "far", "below", "flat"
 _QUANTILE = float(scipy.stats.norm.isf(0.025))  # of a 95 % interval
-_EXPONENTS = np.geomspace(0.05, 3, 120)  # of which the best is taken; steps of 3.5 %
+_EXPONENTS = np.geomspace(0.05, 3, 400)  # of which the best is taken; steps of 1 %
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,8 +111,8 @@ def projection_says(projected: Projection) -> str:
 
 def projections_table(projections: list[Projection]) -> pd.DataFrame:
     """A row for each target: the verdict, patients with low and high, and the asymptote."""
-    rows = {
-        f"{one.target:.3f}": {
+    rows = [
+        {
             "verdict": one.verdict,
             "patients": _patients(one.patients, one),
             "from": _patients(one.low, one),
@@ -120,8 +120,8 @@ def projections_table(projections: list[Projection]) -> pd.DataFrame:
             "asymptote": figure(*one.asymptote),
         }
         for one in projections
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("target")
+    ]
+    return pd.DataFrame(rows, pd.Index([f"{one.target:.3f}" for one in projections], name="target"))
 
 
 def _patients(number: float, one: Projection) -> str:

@@ -1,4 +1,4 @@
-"""A data set in numbers: features of patients instead of pictures, and a learner that is a linear head on them."""
+"""A data set in numbers, with a linear head that learns from it, and learning curves that follow a law."""
 
 from pathlib import Path
 
@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 
 from lungkit.data.dataset import Dataset
+from lungkit.training import learning_curve
+from lungkit.training.learning_curve import Curve
 from lungkit.training.stability import LinearHead
 
 
@@ -28,3 +30,16 @@ def head(data: Dataset, signal=1.0, personal=0.0, copies=2, width=6, seed=1) -> 
     means += personal * random.normal(size=(owner.max() + 1, width))[owner]
     noise = random.normal(size=(1 + copies, *means.shape))
     return LinearHead((means + noise).astype(np.float32), labels, len(data.classes))
+
+
+SIZES = np.array([15, 22, 32, 46, 68, 100.0])
+
+
+def curve(asymptote, scale, exponent, noise=0.0, draws=4, seed=1):
+    """A curve that follows the law, with noise of each draw and, in the resamples, of the test patients."""
+    random = np.random.default_rng(seed)
+    law = asymptote - scale * (SIZES / 100) ** -exponent
+    values = law[:, None] + noise * random.normal(size=(len(SIZES), draws))
+    chosen = random.integers(draws, size=(learning_curve.RESAMPLES, draws))
+    moved = noise * random.normal(size=(learning_curve.RESAMPLES, 1))
+    return Curve("auc", SIZES, values, values[:, chosen].mean(axis=2).T + moved)
