@@ -1,7 +1,7 @@
 """How a figure grows with the number of patients to learn from, what that lets one project, and how many to test on.
 
 The curve. Every fold learns from nested subsets of its patients (the smaller one is part of the larger one), drawn by
-class; draws deal folds and subsets anew. Every point is of all patients, each tested once.
+class; draws deal folds and subsets again. Every point is of all patients, each tested once.
 
 The fit is an inverse power law, asymptote - scale · patients^-exponent, by weighted least squares; larger subsets weigh
 more (Figueroa et al., BMC Medical Informatics and Decision Making 12:8, 2012). Its 95 % intervals come from resamples
@@ -101,6 +101,7 @@ def measured(
     draws: int = 4,
     shares: Sequence[float] = SHARES,
     metric: str = "auc",
+    by: str = "patient",
     seed: int = 7,
 ) -> Curve:
     """The curve of a way of training; shares: of the patients of training and validation alike, rising to 1."""
@@ -110,7 +111,7 @@ def measured(
     scores = np.zeros((len(shares), draws, len(labels), len(data.classes)))
     decisions = np.zeros(scores.shape[:3], int)
     sizes = np.zeros((len(shares), number * draws))
-    parts = stability.folds(data, number, draws, seed=pipeline.derived(seed, 1))
+    parts = stability.folds(data, number, draws, by, pipeline.derived(seed, 1))
     with bar(total=len(parts) * len(shares), label="learning curve", unit="training") as progress:
         for place, one in enumerate(parts):
             start = pipeline.derived(seed, one.repeat, one.fold)

@@ -1,7 +1,7 @@
 """Would the same study with other patients, and from another start, say the same? Folds, repeats and training starts.
 
 One split gives one figure; another split of the same patients gives another one. Here every patient is tested once in
-each repeat, repeats deal the folds anew, and within a fold the training starts several times (Bouthillier et al.,
+each repeat, repeats deal the folds again, and within a fold the training starts several times (Bouthillier et al.,
 "Accounting for variance in machine learning benchmarks", MLSys 2021). `lungkit.training.variance` says how much of the
 scatter each of these has.
 
@@ -385,7 +385,7 @@ def _auc(truth: np.ndarray, logits: Logits, data: Dataset) -> float:
 
 
 def shuffled(data: Dataset, seed: int = 7) -> Dataset:
-    """The data set with its labels dealt out anew among the patients: nothing is left to learn.
+    """The data set with its labels dealt out again among the patients: nothing is left to learn.
 
     A patient gets all labels of another one, who has as many images; so classes stay as frequent as they are.
     """

@@ -1,7 +1,7 @@
 """Where a figure's scatter comes from, and how certain a mean over folds is: statistics of repeated cross-validation.
 
 Components. A figure of repeat r, fold k and training start s is modelled as mean + repeat_r + fold_k(r) + start_s(kr).
-Folds are drawn anew in each repeat, and starts in each fold, so the effects are nested. The components are those of the
+Folds are dealt again in each repeat, and starts in each fold, so the effects are nested. The components are those of an
 analysis of variance (method of moments: Searle, Casella and McCulloch, "Variance Components", 1992, chapter 3). They
 have no bias, but can be negative; a negative one is reported as 0, and the estimate is kept next to it. Their 95 %
 intervals are those of modified large samples (Ting et al., J. Statistical Computation and Simulation 35, 1990), exact
