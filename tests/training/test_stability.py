@@ -38,7 +38,7 @@ def test_each_image_is_tested_once_in_each_repeat_and_no_patient_is_on_two_sides
         assert len(one.train) + len(one.validation) + len(one.test) == len(patients)
 
 
-def test_repeats_deal_the_folds_anew_and_a_seed_deals_them_again():
+def test_each_repeat_deals_other_folds_and_a_seed_deals_the_same_again():
     data = cohort()
     first, second = stability.folds(data, 4, repeats=2)[0:8:4]
     assert set(first.test) != set(second.test)
