@@ -46,6 +46,14 @@ def test_components_have_no_bias_and_their_intervals_hold_the_truth_19_times_in_
         assert 0.90 <= held <= 0.99, name  # three standard errors of 200 draws
 
 
+def test_an_interval_ends_at_0_where_the_f_test_is_just_significant():
+    # What the cross terms of Ting et al. are made for: the interval and the exact test of the ratio agree.
+    for n, m in ((3, 16), (16, 40), (4, 5)):
+        above, below = scipy.stats.f.isf([0.025, 0.975], n, m)
+        assert variance._component((above, n), (1.0, m), 1)[1] == pytest.approx(0, abs=1e-6)
+        assert variance._component((below, n), (1.0, m), 1)[2] == pytest.approx(0, abs=1e-6)
+
+
 def test_a_negative_estimate_is_reported_as_0_and_kept():
     figures = np.tile([[1.0], [2.0], [3.0]], (3, 1, 2)) + np.array([0.0, 0.1])  # all repeats have one mean
     repeat = variance.components(figures).loc["repeat"]
