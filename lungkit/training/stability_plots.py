@@ -107,7 +107,9 @@ def curve(measured: Curve, projected: Projection) -> Figure:
     if projected.verdict == learning_curve.PROJECTED:
         axes.plot(projected.patients, projected.target, "*", color=BLACK, markersize=12)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(matplotlib.ticker.FixedLocator([*np.round(measured.sizes).tolist(), round(end)]))
+    axes.xaxis.set_major_locator(
+        matplotlib.ticker.FixedLocator(sorted({*np.round(measured.sizes).tolist(), float(round(end))}))
+    )
     axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%d"))
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     axes.set_xlabel("patients to learn from and to choose on (log)")

@@ -45,12 +45,10 @@ def variances_say(found: Stability) -> list[str]:
     alone, fold = found.of_test_patients, float(table["deviation"][variance.FOLD])
     if np.isnan(alone):
         return told
-    told.append(
-        f"A fold tests few patients. They alone would move its AUC by ±{alone:.3f}, "
-        + ("as much as folds differ or more: " if alone >= fold else f"of the ±{fold:.3f} by which folds differ: ")
-        + ("which patients train hardly shows." if alone >= fold else "which patients train adds the rest.")
-    )
-    return told
+    how = f"of the ±{fold:.3f} by which folds differ: which patients train adds the rest."
+    if alone >= fold:
+        how = "as much as folds differ or more: what the training patients add cannot be told from them."
+    return [*told, f"A fold tests few patients. They alone would move its AUC by ±{alone:.3f}, {how}"]
 
 
 def intervals_say(found: Stability) -> str:
