@@ -321,7 +321,7 @@ def evaluate(
     y_true: (n,) class indices. probabilities: (n, classes), rows sum to 1. patients: (n,) identifiers.
     rule: from `operating_point` on validation images. n_boot: resamples of patients behind each interval.
     sources: (n,) hospitals or collections, within which patients are drawn; a patient belongs to the first one.
-    predicted: (n,) class indices, where several rules decided, as those of folds do; default: the decisions of `rule`.
+    predicted: (n,) class indices, where they were decided elsewhere; default: by the rule.
     Precision, recall, specificity, F1, accuracy and confusion are of the decision at the operating point; AUC (of the
     last class for two classes, else the mean of one-against-rest), average precision, Brier score and ECE are of the
     probabilities. ECE: Guo et al., "On Calibration of Modern Neural Networks" (2017), 15 bins of equal width.
@@ -330,9 +330,7 @@ def evaluate(
     y_true, probabilities = _checked(y_true, probabilities, classes)
     patients = _checked_patients(patients, len(y_true))
     of_sources = _checked_sources(sources, len(y_true))
-    decided = rule.decide(probabilities) if predicted is None else np.asarray(predicted)
-    if decided.shape != y_true.shape or not np.isin(decided, range(len(classes))).all():
-        raise LungkitError(f"{decided.size} decisions for {len(y_true)} images; give each a class index")
+    decided = rule.decide(probabilities) if predicted is None else _checked(predicted, probabilities, classes)[0]
     if rule.grades and len(classes) < 3:
         raise LungkitError(f"{len(classes)} classes are no grades; accepted: 3 or more")
     names = _figures(classes, rule)

@@ -214,7 +214,7 @@ def test_decisions_of_several_rules_are_counted_as_they_were_made():
     given = (truth, scores, ["a", "b", "c", "d"], ("Normal", "COVID-19"), rule)
     assert evaluation.evaluate(*given, n_boot=0).value("accuracy")[0] == 0.5
     assert evaluation.evaluate(*given, n_boot=0, predicted=truth).value("accuracy")[0] == 1.0
-    with pytest.raises(LungkitError, match="3 decisions for 4 images"):
+    with pytest.raises(LungkitError, match="3 labels of 2 classes"):
         evaluation.evaluate(*given, predicted=[0, 1, 0])
 
 
