@@ -18,6 +18,7 @@ SMALLER = {
     "05": PROFILE,
     "06": PROFILE | {"images": "120", "epochs": "1"},
     "07": PROFILE | {"patients": "60", "visitors": "20", "remedies": "2"},
+    "08": PROFILE | {"folds": "3", "repeats": "2", "starts": "2"},
     "09": PROFILE | {"patients": "60", "before": "12", "since": "8", "a_day": "5", "epochs": "2"},
     "10": PROFILE | {"new_patients": "24"},
     "11": PROFILE,

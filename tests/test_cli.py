@@ -199,7 +199,7 @@ def test_run_says_what_the_folder_holds_besides_the_images(lungkit, runs, elsewh
 def test_run_without_more_takes_the_phantom_and_leaves_the_models_name_to_the_notebook(lungkit, runs):
     lungkit("run", "all")
     assert runs == [
-        {"notebooks": ["01", "02", "03", "04", "05", "06", "07", "09", "11"], "data": "phantom", "profile": "quick"}
+        {"notebooks": [f"{number:02}" for number in range(1, 12)], "data": "phantom", "profile": "quick"}
     ]
 
 

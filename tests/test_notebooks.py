@@ -310,19 +310,8 @@ def test_a_notebook_that_fails_while_it_is_refreshed_is_left_as_it_was(folder):
     assert notebook.read_bytes() == before
 
 
-def test_there_are_nine_numbered_notebooks():
-    assert [file.name[:3] for file in PIPELINE] == [
-        "01_",
-        "02_",
-        "03_",
-        "04_",
-        "05_",
-        "06_",
-        "07_",
-        "09_",
-        "10_",
-        "11_",
-    ]
+def test_there_are_eleven_numbered_notebooks():
+    assert [file.name[:2] for file in PIPELINE] == [f"{number:02}" for number in range(1, 12)]
 
 
 def _code(document) -> list:

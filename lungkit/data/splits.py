@@ -13,7 +13,7 @@ from lungkit.errors import LungkitError
 
 PARTS = ("train", "val", "test")
 SHARES = (0.7, 0.15, 0.15)  # of each class's images
-BY = ("patient", "image")
+BY = ("patient", "image", "source")
 SET_ASIDE = "set_aside"  # readable, but another part needs all images of its patient
 REFUSED = "refused"  # not readable as an image
 EXCLUDED = "excluded"  # by a person's decision (lungkit.data.decisions)
@@ -80,7 +80,8 @@ def assign(
     fold: "2/4" makes the second of four parts the test part, whatever split was published, and takes validation
         patients from the rest: four such splits test every patient once.
     by: "image" distributes images instead of patients. The scores are too good then, because a patient is on both
-        sides; its purpose is to show by how much.
+        sides; its purpose is to show by how much. "source", for folds, distributes hospitals or collections: no source
+        is in both training and test. Validation patients are still taken from the sources of the training.
 
     Raises SplitError if a class has too few patients to be in each part, or if the published split is incomplete.
     """
@@ -90,10 +91,12 @@ def assign(
         raise SplitError(f"overlap is '{overlap}'; accepted: 'refuse', 'set_aside'")
     manifest = manifest.copy()
     use = manifest[manifest["split"] != REFUSED]
+    if by == "source" and not fold:
+        raise SplitError("by is 'source', which needs a fold such as '1/2'; accepted without one: patient, image")
     if by == "image":
         use = use.assign(patient_id=use["file"], sha256="")
     if fold:
-        manifest.loc[use.index, "split"] = _fold(use, fold, seed)
+        manifest.loc[use.index, "split"] = _fold(use, fold, seed, by)
         return manifest
     if use["split"].eq("").all() or by == "image":
         manifest.loc[use.index, "split"] = _distributed(use, PARTS, SHARES, seed)
@@ -120,14 +123,21 @@ def assign(
     return manifest
 
 
-def _fold(rows: pd.DataFrame, fold: str, seed: int) -> np.ndarray:
+def _of_sources(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with their sources in the place of patients; sources that share a patient or a file are one."""
+    shared = groups(rows).astype(str)
+    return rows.assign(patient_id=rows["source"], sha256=shared, source="")
+
+
+def _fold(rows: pd.DataFrame, fold: str, seed: int, by: str) -> np.ndarray:
     """The part of each row, where this fold is the test."""
     written = re.fullmatch(r"([1-9]\d?)/([1-9]\d?)", fold)
     number, folds = map(int, written.groups()) if written else (0, 0)
     if not (1 <= number <= folds and 2 <= folds <= 20):
         raise SplitError(f"fold is '{fold}'; accepted: '1/4' for the first of four, and so on, from 2 to 20")
     names = tuple(str(i) for i in range(1, folds + 1))
-    part = _distributed(rows, names, (1 / folds,) * folds, seed)
+    whole, noun = (_of_sources(rows), "source") if by == "source" else (rows, "patient")
+    part = _distributed(whole, names, (1 / folds,) * folds, seed, noun)
     is_test = part == str(number)
     part = part.astype(object)
     part[~is_test] = _validation_taken(rows[~is_test], seed)
@@ -197,7 +207,9 @@ def _named(leaks: pd.DataFrame) -> str:
     return f"{len(named)} {noun} on more than one side: {few(sorted(named), 10)}"
 
 
-def _distributed(rows: pd.DataFrame, parts: tuple[str, ...], shares: tuple[float, ...], seed: int) -> np.ndarray:
+def _distributed(
+    rows: pd.DataFrame, parts: tuple[str, ...], shares: tuple[float, ...], seed: int, noun: str = "patient"
+) -> np.ndarray:
     """The part of each row: whole groups, distributed to bring the images of each class near the shares, within each
     source.
 
@@ -221,7 +233,7 @@ def _distributed(rows: pd.DataFrame, parts: tuple[str, ...], shares: tuple[float
     for c in np.argsort(owners, kind="stable"):
         if alone[c] and owners[c] < len(parts):
             raise SplitError(
-                f"class '{labels[c]}' has images of {owners[c]} patient(s) only; to be in each of "
+                f"class '{labels[c]}' has images of {owners[c]} {noun}(s) only; to be in each of "
                 f"{', '.join(parts)} it needs {len(parts)} or more"
             )
         waiting = sorted(np.flatnonzero((counts[:, c] > 0) & (part_of < 0)), key=lambda g: (-counts[g, c], key[g]))
@@ -234,7 +246,7 @@ def _distributed(rows: pd.DataFrame, parts: tuple[str, ...], shares: tuple[float
     there = pd.DataFrame(filled).groupby(labels.to_numpy()).sum()
     if (missing := there.index[(there == 0).any(axis=1)]).size:
         raise SplitError(
-            f"class '{missing[0]}' cannot be in each of {', '.join(parts)}: too few of its patients have "
+            f"class '{missing[0]}' cannot be in each of {', '.join(parts)}: too few of its {noun}s have "
             "images of no rarer class"
         )
     return np.asarray(np.array(parts)[part_of[group]])

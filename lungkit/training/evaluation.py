@@ -401,9 +401,7 @@ def paired_differences(
     a: Evaluation, b: Evaluation, figures: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], tuple[float, float, float]]:
     """As `paired_difference`, for several figures, (metric, class), from the same resamples."""
-    same = a.classes == b.classes and np.array_equal(a.true, b.true) and np.array_equal(a.patients, b.patients)
-    if not same:
-        raise LungkitError("two evaluations of other images cannot be paired; evaluate both on the same ones, in order")
+    _same_images(a, b)
     names = _figures(a.classes, a.rule)
     rows = [names.index(figure) for figure in figures]
     graded = any(metric in GRADED for metric, _ in figures)
@@ -419,6 +417,53 @@ def paired_differences(
         figure: _reaching(a, b, figure, value, low, high)
         for figure, value, (low, high) in zip(figures, values, bounds, strict=True)
     }
+
+
+def resampled(evaluations: Sequence[Evaluation], metric: str = "auc", cls: str = "") -> np.ndarray:
+    """A figure of several evaluations of the same images, under the same draws of patients: (n_boot, evaluations).
+
+    The differences and means of a row's entries are those that other patients would have given. No row where there is
+    one patient. LungkitError where the images are not the same.
+    """
+    return _resampled(evaluations, [(metric, cls)])[..., 0]
+
+
+def mean_figures(
+    evaluations: Sequence[Evaluation], figures: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], tuple[float, float, float]]:
+    """The means of figures, (metric, class), over evaluations of the same images: (mean, low, high), by patient.
+
+    A 95 % interval says how the models that there are would do on other patients: each resample is for all of them.
+    What other training patients would change is not in it. Where no resample differs, it is as wide as that of all
+    right. LungkitError where the images are not the same.
+    """
+    values = np.mean([[one.value(*figure)[0] for figure in figures] for one in evaluations], axis=0).tolist()
+    bounds = np.transpose(_interval(_resampled(evaluations, figures).mean(axis=1))).tolist()
+    means = {}
+    for figure, value, (low, high) in zip(figures, values, bounds, strict=True):
+        if low == high:
+            n = min(_Counts(e.true, e.predicted, e.patients, e.classes).independent(*figure) for e in evaluations)
+            low, high = max(value - (1 - all_right(n)), 0.0), min(value + (1 - all_right(n)), 1.0)
+        means[figure] = (value, low, high)
+    return means
+
+
+def _resampled(evaluations: Sequence[Evaluation], figures: Sequence[tuple[str, str]]) -> np.ndarray:
+    """(resamples, evaluations, figures): a row's are of the same patients."""
+    first = evaluations[0]
+    for one in evaluations[1:]:
+        _same_images(first, one)
+    names = _figures(first.classes, first.rule)
+    columns, graded = [names.index(figure) for figure in figures], any(metric in GRADED for metric, _ in figures)
+    scores = [_Scores(e.true, e.probabilities, e.predicted, graded) for e in evaluations]
+    rows = [np.stack([score(weights)[:, columns] for score in scores], axis=1) for weights in first._resamples()]
+    return np.concatenate([np.empty((0, len(scores), len(columns))), *rows])
+
+
+def _same_images(a: Evaluation, b: Evaluation) -> None:
+    same = a.classes == b.classes and np.array_equal(a.true, b.true) and np.array_equal(a.patients, b.patients)
+    if not same:
+        raise LungkitError("two evaluations of other images cannot be paired; evaluate both on the same ones, in order")
 
 
 def _reaching(

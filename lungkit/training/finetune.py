@@ -13,8 +13,6 @@ from lungkit.backend import keras
 import numpy as np
 import pandas as pd
 import scipy.special
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 
 from lungkit import files, resume, wording
 from lungkit.data import dataset, decisions, preprocess
@@ -24,11 +22,11 @@ from lungkit.models.card import Measured, Outside
 from lungkit.models.card_text import METRICS
 from lungkit.models.rule import DecisionRule, log_odds
 from lungkit.progress import bar
-from lungkit.training import calibration, evaluation, fit, multiworker, outside, pipeline, recipes, release
+from lungkit.training import calibration, evaluation, fit, heads, multiworker, outside, pipeline, recipes, release
+from lungkit.training.heads import PENALTIES
 from lungkit.training.recipes import Recipe
 
 _BATCH = 64
-PENALTIES = (1e4, 1e3, 1e2, 1e1, 1e0)  # of the squared kernel, on standardised features
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,23 +275,9 @@ def linear_head(
     features, validation: (n, width); brought to unit spread for the fit, but not what varies least. weights: (n,) of
     the images. Of PENALTIES, the one with the lowest log loss on validation.
     """
-    middle, spread = features.mean(axis=0), features.std(axis=0)
-    # A feature that hardly varies would otherwise be blown up, and with it what fine-tuning changes in it.
-    spread = np.maximum(spread, np.median(spread) + 1e-6)
-    standard, held_out = (features - middle) / spread, (validation - middle) / spread
-    fitted = [
-        LogisticRegression(C=1 / penalty, max_iter=300).fit(standard, labels, weights)
-        for penalty in bar(PENALTIES, label="linear head", unit="penalty")
-    ]
-    losses = [
-        log_loss(validation_labels, one.predict_proba(held_out), sample_weight=validation_weights) for one in fitted
-    ]
-    best = fitted[int(np.argmin(losses))]
-    coefficients, bias = best.coef_, best.intercept_
-    if len(best.classes_) == 2:  # scikit-learn keeps the difference of two classes
-        coefficients, bias = np.concatenate([-coefficients, coefficients]) / 2, np.array([-bias[0], bias[0]]) / 2
-    kernel = (coefficients / spread).T
-    return kernel.astype(np.float32), (bias - middle @ kernel).astype(np.float32)
+    tried = heads.fitted(features, labels, weights, bar(PENALTIES, label="linear head", unit="penalty"))
+    best = heads.least_loss(tried, validation, validation_labels, validation_weights)
+    return best.kernel.astype(np.float32), best.bias.astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)

@@ -251,3 +251,42 @@ def test_an_image_in_two_sources_is_on_one_side():
     dealt = splits.assign(rows, seed=7)
     assert dealt.loc[dealt["sha256"] == "the same", "split"].nunique() == 1
     splits.refuse_leaks(dealt)
+
+
+def hospitals(number=3, shared=""):
+    """Rows of so many hospitals, each with six patients of both classes; a patient `shared` is in the first two."""
+    rows = cohort(6 * number).assign(
+        source=[f"hospital {int(name.split('-')[1]) % number}" for name in cohort(6 * number)["patient_id"]]
+    )
+    if shared:
+        first = [rows.index[rows["source"] == f"hospital {of}"][0] for of in (0, 1)]
+        rows.loc[first, "patient_id"] = shared
+    return rows
+
+
+def test_folds_by_source_test_each_hospital_whole_and_choose_on_patients_of_the_others():
+    rows, tested = hospitals(), []
+    for fold in ("1/3", "2/3", "3/3"):
+        done = splits.assign(rows, seed=7, fold=fold, by="source")
+        sides = done.groupby("split")["source"].agg(set)
+        assert len(sides["test"]) == 1 and not sides["test"] & (sides["train"] | sides["val"])
+        assert sides["val"] <= sides["train"], "validation patients are of hospitals that are learned from"
+        splits.refuse_leaks(done)
+        tested += sides["test"]
+    assert sorted(tested) == sorted(set(rows["source"]))
+
+
+def test_hospitals_that_share_a_patient_are_in_one_fold():
+    done = splits.assign(hospitals(4, shared="both"), seed=7, fold="1/2", by="source")
+    of = done.groupby("source")["split"].agg(lambda sides: (sides == "test").all())
+    assert of["hospital 0"] == of["hospital 1"]
+    splits.refuse_leaks(done)
+
+
+def test_a_split_by_source_without_a_fold_or_with_too_few_sources_is_refused():
+    with pytest.raises(splits.SplitError, match="needs a fold such as '1/2'"):
+        splits.assign(hospitals(), seed=7, by="source")
+    with pytest.raises(
+        splits.SplitError, match=r"images of 3 source\(s\) only; to be in each of 1, 2, 3, 4 it needs 4"
+    ):
+        splits.assign(hospitals(), seed=7, fold="1/4", by="source")
