@@ -144,7 +144,10 @@ def _counts(material: Material) -> Iterable[Block]:
         summary = data.summary()
         columns = [*data.classes, "all"]
         rows = [
-            (card_text.SPLITS.get(str(side), str(side).replace("_", " ")).capitalize(), *(_counted(of, c) for c in columns))
+            (
+                card_text.SPLITS.get(str(side), str(side).replace("_", " ")).capitalize(),
+                *(_counted(of, c) for c in columns),
+            )
             for side, of in summary.iterrows()
         ]
         head = ("Part", *data.classes, "All")
@@ -354,9 +357,13 @@ def _reproduction(material: Material) -> Iterable[Block]:
     record = material.record
     yield Table("notebooks", "Notebooks of the run", ("Notebook", "Time", "Result"),
                 tuple(_stage_row(one) for one in material.notebooks), wide=(2,))  # fmt: skip
-    yield Table("environment", "What the run was made with", ("What", "Value"), tuple(_environment(material)), wide=(1,))
+    yield Table(
+        "environment", "What the run was made with", ("What", "Value"), tuple(_environment(material)), wide=(1,)
+    )
     if parameters := {key: value for key, value in record.parameters.items() if key != "report"}:
-        rows = tuple(_texts((key, material.source if key == "data" else plain(value))) for key, value in parameters.items())
+        rows = tuple(
+            _texts((key, material.source if key == "data" else plain(value))) for key, value in parameters.items()
+        )
         yield Table("parameters", "Parameters that the command gave; all others are the notebooks' own", ("Parameter", "Value"), rows, wide=(1,))  # fmt: skip
     kept = sorted(file.name for file in material.kept.glob("*.csv"))
     if kept:
@@ -386,7 +393,9 @@ def _environment(material: Material) -> Iterable[tuple[Text, ...]]:
         "Seed": material.parameter("seed"),
         "Started": material.record.started,
         "Model": material.version,
-        "Data fingerprint": material.card.data.fingerprint if material.card else material.data and material.data.fingerprint,
+        "Data fingerprint": material.card.data.fingerprint
+        if material.card
+        else material.data and material.data.fingerprint,
     }
     return (_texts((label, "not known" if value in (None, "") else value)) for label, value in rows.items())
 

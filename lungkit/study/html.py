@@ -214,7 +214,9 @@ def _table(document: Document, table: Table) -> str:
     kinds = ["n" if is_number(document, table, place) else "wide" if place in table.wide else ""
              for place in range(len(table.head))]  # fmt: skip
     classes = [f' class="{kind}"' if kind else "" for kind in kinds]
-    head = "".join(f'<th scope="col"{kind}>{_escaped(name)}</th>' for name, kind in zip(table.head, classes, strict=True))
+    head = "".join(
+        f'<th scope="col"{kind}>{_escaped(name)}</th>' for name, kind in zip(table.head, classes, strict=True)
+    )
     rows = "".join(
         f"<tr>{''.join(_cell(document, *cell) for cell in zip(row, kinds, strict=True))}</tr>\n" for row in table.rows
     )

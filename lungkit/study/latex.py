@@ -32,7 +32,7 @@ _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
-    "\u00a0": "~", "\u202f": r"\,", "\u2009": r"\,", "\u00ad": r"\-", "\u200b": "", "\ufeff": "",
+    "\u00a0": "~", "\u202f": r"\,", "\u2009": r"\,", "\u00ad": r"\-", "\u200b": r"\allowbreak{}", "\ufeff": "",
     "–": "--", "—": "---", "‘": "`", "’": "'", "“": "``", "”": "''", "…": r"\ldots{}", "•": r"\textbullet{}",
     "−": r"\ensuremath{-}", "×": r"\ensuremath{\times}", "·": r"\ensuremath{\cdot}", "÷": r"\ensuremath{\div}",
     "±": r"\ensuremath{\pm}", "≤": r"\ensuremath{\leq}", "≥": r"\ensuremath{\geq}", "≠": r"\ensuremath{\neq}",
@@ -67,16 +67,15 @@ _HEAD = r"""\documentclass[11pt,a4paper]{article}
 \usepackage[utf8]{inputenc}
 \usepackage{lmodern,textcomp}
 \usepackage[margin=25mm]{geometry}
-\usepackage{graphicx,booktabs,longtable,array,caption,microtype}
+\usepackage{graphicx,booktabs,longtable,array,caption,float,microtype}
 \usepackage[hidelinks]{hyperref}
 \captionsetup{labelfont=bf,labelsep=period,justification=raggedright,singlelinecheck=false,font=small}
 \newcolumntype{L}[1]{>{\raggedright\arraybackslash\hspace{0pt}}p{#1}}
 \setlength{\LTcapwidth}{\linewidth}
-\renewcommand{\topfraction}{.9}\renewcommand{\bottomfraction}{.8}\renewcommand{\textfraction}{.07}
-\renewcommand{\floatpagefraction}{.7}\setcounter{totalnumber}{5}\extrafloats{200}
 \emergencystretch=3em
 """
 _LETTERS = 88  # of a table's type that fit the width of the text
+_LONG = re.compile(r"[^\s\u200b]{25,}")  # words, such as hashes, that may break
 _GAP = 2.5  # the room between two columns, in letters
 
 
@@ -145,12 +144,12 @@ def _block(document: Document, block: Block, folder: Path) -> str:
 def _figure(figure: Figure, folder: Path) -> str:
     file = _picture(figure, folder)
     shown = (
-        f"\\includegraphics[width=\\linewidth,height=.8\\textheight,keepaspectratio]{{{file}}}"
+        f"\\includegraphics[width=\\linewidth,height=.42\\textheight,keepaspectratio]{{{file}}}"
         if file
         else f"\\emph{{The file of this figure, {escaped(figure.name)}, is missing.}}"
     )
     caption = f"\\caption{{{escaped(sentence(figure.caption))}}}\\label{{{_label('figure', figure.name)}}}"
-    return f"\\begin{{figure}}[!htbp]\n\\centering\n{shown}\n{caption}\n\\end{{figure}}\n"
+    return f"\\begin{{figure}}[H]\n\\centering\n{shown}\n{caption}\n\\end{{figure}}\n"
 
 
 def _picture(figure: Figure, folder: Path) -> str:
@@ -183,7 +182,7 @@ def _table(document: Document, table: Table) -> str:
             f"{top}\\endhead\n{rows}\\bottomrule\n\\end{{longtable}}}}{note}\n"
         )
     return (
-        f"\\begin{{table}}[!htbp]\n\\footnotesize\n{caption}\n\\begin{{tabular}}{{@{{}}{columns}@{{}}}}\n{top}{rows}\\bottomrule\n"
+        f"\\begin{{table}}[H]\n\\footnotesize\n{caption}\n\\begin{{tabular}}{{@{{}}{columns}@{{}}}}\n{top}{rows}\\bottomrule\n"
         f"\\end{{tabular}}{note}\n\\end{{table}}\n"
     )
 
@@ -195,7 +194,9 @@ def _columns(document: Document, table: Table) -> str:
     """The column types: as wide as their text where all fit the page, else shares of its width."""
     from lungkit.study.html import is_number
 
-    cells = [[table.head[place], *(document.plain(row[place]) for row in table.rows)] for place in range(len(table.head))]
+    cells: list[list[str]] = [
+        [table.head[place], *(document.plain(row[place]) for row in table.rows)] for place in range(len(table.head))
+    ]
     lengths = [max(map(len, column)) for column in cells]
     if sum(lengths) + _GAP * len(lengths) <= _LETTERS:
         return "".join("r" if is_number(document, table, place) else "l" for place in range(len(lengths)))
@@ -216,7 +217,7 @@ def _text(document: Document, words: Text) -> str:
 def _inline(document: Document, inline: Inline) -> str:
     match inline:
         case str():
-            return escaped(inline)
+            return escaped(_LONG.sub(lambda word: "\u200b".join(re.findall(".{1,6}", word[0])), inline))
         case Cite():
             return f"~\\cite{{{inline.key}}}"
         case Ref():

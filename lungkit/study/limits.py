@@ -14,7 +14,11 @@ WIDE = 0.1  # of the interval of the AUC or the accuracy: 0.85 to 0.95 can mean 
 def limits(material: Material) -> list[str]:
     """One sentence each, the gravest first."""
     found = [*_of_images(material), *_of_test(material), *_of_data(material), *_of_plan(material), *_of_run(material)]
-    return [*found, *material.unknown, "Nothing here has been validated for clinical use, and no output is a diagnosis."]
+    return [
+        *found,
+        *material.unknown,
+        "Nothing here has been validated for clinical use, and no output is a diagnosis.",
+    ]
 
 
 def _of_images(material: Material) -> Iterator[str]:

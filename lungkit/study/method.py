@@ -31,7 +31,9 @@ def sections(material: Material) -> tuple[Section, ...]:
     intervals = Section("intervals", "Figures and intervals", _intervals(material))
     card = material.card
     if card is None:
-        none = Paragraph(("No model was registered or scored in this run, so there is no method of a model to report.",))
+        none = Paragraph(
+            ("No model was registered or scored in this run, so there is no method of a model to report.",)
+        )
         return (Section("model", "Model", (none,)), split)
     return (
         Section("preprocessing", "Preprocessing", (Paragraph(preprocessing(card)),)),
@@ -139,7 +141,11 @@ def _fitting(card: ModelCard) -> Text:
             if even
             else (" Classes were weighted in the loss by their inverse frequency", Cite("king2001"), ".")
         )
-    varied = [_AUGMENTED[key].format(value) for key, value in how.get("augmentation", {}).items() if key in _AUGMENTED and value]
+    varied = [
+        _AUGMENTED[key].format(value)
+        for key, value in how.get("augmentation", {}).items()
+        if key in _AUGMENTED and value
+    ]
     changed = f" Training images were varied: {listed(varied, 'and')}." if varied else ""
     changed = changed or ("" if "augmentation" in how else " The card does not state how training images were varied.")
     return (f"{span}{kept}. The loss was cross-entropy, minimised", *by, f"{with_}.", *weights, changed)
@@ -263,4 +269,3 @@ def _heat(material: Material) -> Text:
 
 def _minus(value: float) -> str:
     return f"{value:g}".replace("-", "−")
-
