@@ -46,6 +46,10 @@ def _table(name: str) -> Ref:
     return Ref("table", name)
 
 
+def _figures(*names: str) -> list[Ref]:
+    return [Ref("figure", name) for name in names]
+
+
 _FIGURES = (_table("figures"), _table("04_metrics"))
 _BY_CLASS = (_table("by-class"), _table("04_metrics"))
 
@@ -100,7 +104,7 @@ def _of_run(material: Material, names: set[Ref]) -> Iterator[tuple[str, Text]]:
         names, f"lungkit {code.get('lungkit')}, {', '.join(f'{name} {of}' for name, of in packages.items())}.",
         _section("reproduction"), _table("environment"))  # fmt: skip
     yield "code", _said(
-        names, f"lungkit {code.get('lungkit')}{commit}, Apache License 2.0. Where data and model are, the author must state.",
+        names, f"lungkit {code.get('lungkit')}{commit}, Apache License 2.0. Where data and model are: the author.",
         _section("reproduction"), _section("declarations"))  # fmt: skip
     yield "retrospective", ("Retrospective: the images were there before the study.",)
     yield "limits", _said(names, "Listed from the run's numbers.", _section("limits"))
@@ -150,16 +154,15 @@ def _of_model(material: Material, card: ModelCard, names: set[Ref]) -> Iterator[
         members = int(architecture.get("members", 1))
         together = f"{members} networks, their probabilities averaged." if members > 1 else "No ensemble: one network."
         yield "ensemble", _said(names, together, _section("model"))
-    yield "selected", _said(names, "By the loss on validation patients.", _section("model"))
+    if "best_epoch" in (card.training or {}):
+        yield "selected", _said(names, "The weights with the lowest loss on validation patients.", _section("model"))
     if weights := (card.training or {}).get("class_weights"):
         told = "The classes are equally frequent." if len(set(weights.values())) == 1 else "Weights in the loss."
         calibrated = " Probabilities were calibrated afterwards." if card.rule.temperature is not None else ""
         yield "imbalance", _said(names, f"{told}{calibrated}", _section("model"), _section("rule"))
     yield (
         "specification",
-        (
-            f"The registered version {material.version}, with a SHA-256 of each file. Access to it, the author must state.",
-        ),
+        (f"The registered version {material.version}, with a SHA-256 of each file. Who has access: the author.",),
     )
     yield "computed", (f"By the exported graph of {material.version} (lungkit predict, lungkit evaluate).",)
     updated = "The model was not updated after the test."
@@ -194,11 +197,11 @@ def _of_test(material: Material, names: set[Ref]) -> Iterator[tuple[str, Text]]:
         _said(names, "Sensitivity, specificity and precision of each class, with intervals.", *_BY_CLASS),
     )
     yield "measures", _said(names, "Discrimination and calibration. Clinical usefulness, the author must state.",
-                            _section("intervals"), *_FIGURES, Ref("figure", "04_roc"), Ref("figure", "04_reliability"))  # fmt: skip
+                            _section("intervals"), *_FIGURES, *_figures("04_roc", "04_reliability"))  # fmt: skip
     yield "uncertainty", _said(names, "95 % intervals by patient, from a bootstrap.", _section("intervals"))
     yield (
         "failures",
-        _said(names, "", _table("confusion"), Ref("figure", "04_confusion"), Ref("figure", "04_predictions")),
+        _said(names, "", _table("confusion"), *_figures("04_confusion", "04_predictions")),
     )
     elsewhere = bool(material.card and score.get("data") != material.card.data.name)
     text = f"On the part '{score.get('split')}' of {score.get('data')}: {measured.counts}."
@@ -208,10 +211,10 @@ def _of_test(material: Material, names: set[Ref]) -> Iterator[tuple[str, Text]]:
         yield "differences", ("None by design: development and test are parts of one data set, divided by patient.",)
     if measured.sources:
         yield "clusters", (f"{len(measured.sources)} sources, each alone, on the model's card.",)
-    heat = [Ref("figure", name) for name in ("05_gradcam", "05_localisation", "05_randomisation")]
+    heat = _figures("05_gradcam", "05_localisation", "05_randomisation")
     if any(ref in names for ref in heat):
-        yield "explained", _said(names, "Grad-CAM, measured against lesion masks if there are any, and against random weights.",
-                                 _section("heat"), *heat)  # fmt: skip
+        text = "Grad-CAM, measured against lesion masks if there are any, and against random weights."
+        yield "explained", _said(names, text, _section("heat"), *heat)
     if subgroups := _subgroups(names):
         yield "fairness", _said(names, "Figures of subgroups.", *subgroups)
     if stable := [ref for ref in sorted(names, key=str) if ref.name.startswith("08_")]:

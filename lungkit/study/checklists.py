@@ -39,13 +39,13 @@ def _items(rows: str) -> tuple[Item, ...]:
 
 
 TRIPOD_AI = Checklist("TRIPOD+AI", "collins2024", _items("""
-1   | Title        | Does the title say that a prediction model is developed or evaluated, for whom, and for what outcome? | title
+1   | Title        | Does the title name the prediction model, the patients and the outcome? | title
 2   | Abstract     | Is there an abstract that follows TRIPOD+AI for Abstracts? |
-3a  | Background   | Which clinical question is it, diagnostic or prognostic, why is a model needed, and which models exist? | question
+3a  | Background   | What is the clinical question, why a model, and which models exist? | question
 3b  | Background   | For which patients and which step of care is the model meant, and who would use it? | population
 3c  | Background   | Which health inequalities between groups of people are known here? |
 4   | Objectives   | What are the aims: to develop a model, to evaluate one, or both? | goal
-5a  | Data         | Where do the data for development and evaluation come from, why these, and whom do they represent? | sources
+5a  | Data         | Where do the data come from, why these, and whom do they represent? | sources
 5b  | Data         | From when to when were the data collected? |
 6a  | Participants | In which setting, and in how many centres and where? | setting
 6b  | Participants | Who could take part, and who could not? | eligibility
@@ -63,13 +63,13 @@ TRIPOD_AI = Checklist("TRIPOD+AI", "collins2024", _items("""
 12b | Analysis     | How did predictors enter the model: rescaled, transformed, standardised? | preprocessing
 12c | Analysis     | Which kind of model, why, with which steps, settings and internal validation? | model
 12d | Analysis     | Were differences between hospitals or countries looked at, and how? | clusters
-12e | Analysis     | Which measures and plots show discrimination, calibration and usefulness, and how are models compared? | measures
+12e | Analysis     | How are discrimination, calibration and usefulness shown, and models compared? | measures
 12f | Analysis     | Was the model updated after the evaluation, such as calibrated again? | updating
 12g | Analysis     | For an evaluation: how were the predictions computed? | computed
 13  | Imbalance    | If classes were balanced: why, how, and were probabilities calibrated afterwards? | imbalance
 14  | Fairness     | What was done for fairness between groups of people, and why? | fairness
 15  | Output       | What does the model give, probabilities or classes, and how were thresholds chosen? | output
-16  | Differences  | How do development and evaluation data differ in setting, patients, outcome and predictors? | differences
+16  | Differences  | How do development and evaluation data differ (setting, patients, outcome)? | differences
 17  | Ethics       | Which committee approved the study, and how was consent given or waived? |
 18a | Open science | Who funded the study, and with which part in it? |
 18b | Open science | Which competing interests do the authors have? |
@@ -81,7 +81,7 @@ TRIPOD_AI = Checklist("TRIPOD+AI", "collins2024", _items("""
 20a | Participants | How many patients entered each step, with and without the outcome? | flow
 20b | Participants | Which characteristics do patients have, overall and in each source? | characteristics
 20c | Participants | For an evaluation: how are important predictors distributed, next to the development data? |
-21  | Development  | How many patients and outcomes are in each analysis (training, choice of settings, evaluation)? | flow
+21  | Development  | How many patients and outcomes are in training, choice and evaluation? | flow
 22  | Specification| Is the whole model given, so that others can predict with it? | specification
 23a | Performance  | What is the performance, with intervals, also in important subgroups? | performance
 23b | Performance  | How does performance differ between hospitals or countries? | clusters
@@ -149,10 +149,11 @@ def appendix(checklist: Checklist, answers: Mapping[str, Text]) -> Section:
     name = _name(checklist)
     filled = sum(item.answer in answers for item in checklist.items)
     intro: Text = (
-        f"This table follows the items of {checklist.name}", Cite(checklist.key), ", in this report's own words. The run "
-        f"answers {filled} of {len(checklist.items)} items, in whole or in part; a person has to read these answers and "
-        "to add the others.",
-    )  # fmt: skip
+        f"This table follows the items of {checklist.name}",
+        Cite(checklist.key),
+        f", in this report's own words. The run answers {filled} of {len(checklist.items)} items, in whole or in "
+        "part; a person has to read these answers and to add the others.",
+    )
     rows = tuple(
         ((item.number,), (item.part,), (item.asks,), answers.get(item.answer) or (Failure(AUTHOR),))
         for item in checklist.items

@@ -181,7 +181,7 @@ def _left_out(material: Material) -> Text:
         f"{count(refused, 'image')} could not be read and {'was' if refused == 1 else 'were'} left out."
         if refused
         else "All images could be read.",
-        f"{count(aside, 'image')} {'was' if aside == 1 else 'were'} set aside, because the patient is also in another part."
+        f"{count(aside, 'image')} {'was' if aside == 1 else 'were'} set aside: the patient is also in another part."
         if aside
         else "",
         *(str(one) for one in data.notes),
@@ -200,8 +200,10 @@ def _audit(material: Material) -> Iterable[Block]:
     yield Paragraph((f"The audit made {count(len(findings), 'check')} and found {said}.",))
     if len(found) and "audit" not in _replaced(material):
         rows = tuple(
-            _texts((row.finding, row.severity, f"{row.count:,}", f"{100 * row.share:.1f} %", row.meaning))
-            for row in found.itertuples()
+            _texts(
+                (row["finding"], row["severity"], f"{row['count']:,}", f"{100 * row['share']:.1f} %", row["meaning"])
+            )
+            for row in found.to_dict("records")
         )
         head = ("Finding", "Severity", "Count", "Share", "Meaning")
         yield Table("audit", "What the audit of the data set found", head, rows, material.kept / "audit.csv", wide=(4,))
@@ -361,10 +363,10 @@ def _reproduction(material: Material) -> Iterable[Block]:
         "environment", "What the run was made with", ("What", "Value"), tuple(_environment(material)), wide=(1,)
     )
     if parameters := {key: value for key, value in record.parameters.items() if key != "report"}:
-        rows = tuple(
-            _texts((key, material.source if key == "data" else plain(value))) for key, value in parameters.items()
-        )
-        yield Table("parameters", "Parameters that the command gave; all others are the notebooks' own", ("Parameter", "Value"), rows, wide=(1,))  # fmt: skip
+        shown = parameters | ({"data": material.source} if "data" in parameters else {})
+        rows = tuple(_texts((key, plain(value))) for key, value in shown.items())
+        caption = "Parameters that the command gave; all others are the notebooks' own"
+        yield Table("parameters", caption, ("Parameter", "Value"), rows, wide=(1,))
     kept = sorted(file.name for file in material.kept.glob("*.csv"))
     if kept:
         links = [part for name in kept for part in (Link(name, name), ", ")][:-1]

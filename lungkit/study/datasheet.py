@@ -1,4 +1,4 @@
-"""A datasheet of the data that a run used, in the groups of questions of Gebru et al. (CACM 2021), and as Croissant 1.0.
+"""A datasheet of the data of a run, in the groups of questions of Gebru et al. (CACM 2021), and Croissant 1.0.
 
 What the manifest, the model's card and the data set's own description say is filled in; the rest is the author's.
 """
@@ -167,7 +167,7 @@ def croissant_of(material: Material, document: Document, file: str, sha256: str)
         raise ValueError("croissant_of needs a data set")
     return croissant.described(
         data.name,
-        f"{count(len(data.manifest), 'image')} of {count(data.manifest['patient_id'].nunique(), 'patient')} in the classes "
+        f"{count(len(data.manifest), 'image')} of {count(data.manifest['patient_id'].nunique(), 'patient')}, "
         f"{', '.join(data.classes)}, with their parts of the split. The images themselves are not in it.",
         licence=(about and about.licence) or "Not stated",
         url="https://example.org/not-published",

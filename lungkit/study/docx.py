@@ -14,6 +14,7 @@ from docx.oxml.ns import qn
 from docx.shared import Cm, Emu, Pt, RGBColor
 
 from lungkit import files, palette
+from lungkit.study import layout
 from lungkit.study.document import (
     Block,
     Bullets,
@@ -31,7 +32,6 @@ from lungkit.study.document import (
     Text,
     sentence,
 )
-from lungkit.study.html import is_number
 from lungkit.study.references import REFERENCES
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _FONT, _MARGIN, _TEXT_WIDTH = "Arial", Cm(2.2), Cm(21.0 - 2 * 2.2)
 _TALLEST = Cm(15)  # of a figure: its caption stays on the page
 _INK, _ACCENT, _WARN = (RGBColor.from_string(one[1:].upper()) for one in (palette.INK, palette.ACCENT, palette.WARN))
-_LETTER = 0.17  # cm: the mean width of a letter of a table's type
+_LETTERS = 92  # of a table's type that fit the width of the text
 
 
 def write(document: Document, folder: Path, name: str = "report") -> Path:
@@ -194,7 +194,7 @@ def _table(word: "Word", document: Document, table: Table) -> None:
     made.alignment, made.autofit = WD_TABLE_ALIGNMENT.LEFT, False
     _rules(made)
     widths = _widths(document, table)
-    numbers = [is_number(document, table, place) for place in range(len(table.head))]
+    numbers = [layout.is_number(document, table, place) for place in range(len(table.head))]
     _row(made.rows[0], document, tuple((Strong(name),) for name in table.head), widths, numbers)
     _repeated(made.rows[0])
     cells = list(made.rows)[1:]
@@ -207,15 +207,9 @@ def _table(word: "Word", document: Document, table: Table) -> None:
 
 
 def _widths(document: Document, table: Table) -> list[Emu]:
-    """As wide as the text, if that fits the page; otherwise shares of it."""
-    columns = [[table.head[at], *(document.plain(row[at]) for row in table.rows)] for at in range(len(table.head))]
-    lengths = [max(max(map(len, column)), 3) for column in columns]
-    natural = [Cm(_LETTER * length + 0.45) for length in lengths]
-    if sum(natural) <= _TEXT_WIDTH:
-        return [Emu(width) for width in natural]
-    words = [max(len(word) for cell in column for word in (cell.split() or [""])) for column in columns]
-    wanted = [max(min(low, 20), min(length, 70) ** 0.75) for low, length in zip(words, lengths, strict=True)]
-    return [Emu(int(_TEXT_WIDTH * one / sum(wanted))) for one in wanted]
+    """Of each column, with the gap after it."""
+    found = layout.widths(document, table, _LETTERS)
+    return [Emu(int(_TEXT_WIDTH * (width + layout.GAP) / (_LETTERS + layout.GAP))) for width in found]
 
 
 def _row(row: Any, document: Document, texts: tuple[Text, ...], widths: list[Emu], numbers: list[bool]) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import PIL.Image
 
 from lungkit import palette
+from lungkit.study import layout
 from lungkit.study.document import (
     Block,
     Bullets,
@@ -29,7 +30,6 @@ from lungkit.study.document import (
 )
 from lungkit.study.references import REFERENCES
 
-_NUMBER = re.compile(r"[−+-]?[\d,.]+(e[−+-]?\d+)?( ?[%s])?")
 _CSS_INCH = 96  # pixels of CSS
 
 _STYLE = f"""
@@ -211,7 +211,7 @@ def _size(picture: Path) -> tuple[int, int] | None:
 def _table(document: Document, table: Table) -> str:
     label = document.labels[Ref("table", table.name)]
     file = f' <span class="forms"><a href="{_target(document, table.file)}">CSV</a></span>' if table.file else ""
-    kinds = ["n" if is_number(document, table, place) else "wide" if place in table.wide else ""
+    kinds = ["n" if layout.is_number(document, table, place) else "wide" if place in table.wide else ""
              for place in range(len(table.head))]  # fmt: skip
     classes = [f' class="{kind}"' if kind else "" for kind in kinds]
     head = "".join(
@@ -222,17 +222,12 @@ def _table(document: Document, table: Table) -> str:
     )
     note = f'<p class="note">{_escaped(table.note)}</p>' if table.note else ""
     many = ' class="many"' if len(table.head) > 5 else ""
+    name = _id("table", table.name)
     return (
-        f'<div class="table" id="{_id("table", table.name)}" role="region" tabindex="0" aria-label="{label}"><table{many}>'
+        f'<div class="table" id="{name}" role="region" tabindex="0" aria-label="{label}"><table{many}>'
         f'<caption><span class="label">{label}.</span> {_escaped(sentence(table.caption))}{file}</caption>'
         f"<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table>{note}</div>"
     )
-
-
-def is_number(document: Document, table: Table, place: int) -> bool:
-    """Whether every cell of a column is a number, or empty; such columns are aligned at the right."""
-    cells = [document.plain(row[place]).strip() for row in table.rows]
-    return any(cells) and all(not cell or _NUMBER.fullmatch(cell) for cell in cells)
 
 
 def _cell(document: Document, cell: Text, kind: str) -> str:

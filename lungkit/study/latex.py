@@ -10,6 +10,7 @@ import shutil
 import unicodedata
 from pathlib import Path
 
+from lungkit.study import layout
 from lungkit.study.document import (
     Block,
     Bullets,
@@ -71,12 +72,12 @@ _HEAD = r"""\documentclass[11pt,a4paper]{article}
 \usepackage[hidelinks]{hyperref}
 \captionsetup{labelfont=bf,labelsep=period,justification=raggedright,singlelinecheck=false,font=small}
 \newcolumntype{L}[1]{>{\raggedright\arraybackslash\hspace{0pt}}p{#1}}
-\setlength{\LTcapwidth}{\linewidth}
+\setlength{\LTcapwidth}{\linewidth}\setlength{\LTleft}{0pt}\setlength{\tabcolsep}{5pt}
+\renewcommand{\arraystretch}{1.15}\setlength{\parskip}{.4em}\setlength{\parindent}{0pt}
 \emergencystretch=3em
 """
 _LETTERS = 88  # of a table's type that fit the width of the text
 _LONG = re.compile(r"[^\s\u200b]{25,}")  # words, such as hashes, that may break
-_GAP = 2.5  # the room between two columns, in letters
 
 
 def write(document: Document, folder: Path, name: str = "report") -> Path:
@@ -96,7 +97,8 @@ def text(document: Document, folder: Path) -> str:
     body = "".join(_section(document, one, folder) for one in document.sections)
     appendices = "".join(_section(document, one, folder) for one in document.appendices)
     after = f"\\clearpage\n\\appendix\n{appendices}" if appendices else ""
-    return f"{_HEAD}{title}\\begin{{document}}\n\\maketitle\n{body}\\clearpage\n{_references(document)}{after}\\end{{document}}\n"
+    front = f"{_HEAD}{title}\\begin{{document}}\n\\maketitle\n"
+    return f"{front}{body}\\clearpage\n{_references(document)}{after}\\end{{document}}\n"
 
 
 def escaped(words: str) -> str:
@@ -113,7 +115,7 @@ def _letter(one: str) -> str:
         return _SAME[one]
     if one.isascii():
         return one if one.isprintable() else " "
-    base, *marks = unicodedata.normalize("NFD", one)
+    base, *marks = list(unicodedata.normalize("NFD", one))
     if marks and base.isascii() and base.isalpha() and set(marks) <= set(_ACCENTS):
         for mark in marks:
             base = rf"\{_ACCENTS[mark]}{{{base}}}"
@@ -132,9 +134,9 @@ def _block(document: Document, block: Block, folder: Path) -> str:
     match block:
         case Paragraph():
             words = _text(document, block.text)
-            return f"\\noindent\\textbf{{{words}}}\n" if block.lead else f"{words}\n"
+            return f"\\textbf{{{words}}}\n" if block.lead else f"{words}\n"
         case Bullets():
-            items = "".join(f"\\item {_text(document, item)}\n" for item in block.items)
+            items = "".join(f"\\item {{}}{_text(document, item)}\n" for item in block.items)
             return f"\\begin{{itemize}}\n{items}\\end{{itemize}}\n"
         case Figure():
             return _figure(block, folder)
@@ -172,19 +174,22 @@ def _picture(figure: Figure, folder: Path) -> str:
 def _table(document: Document, table: Table) -> str:
     columns = _columns(document, table)
     head = " & ".join(f"\\textbf{{{escaped(name)}}}" for name in table.head)
-    rows = "".join(f"{' & '.join(_text(document, cell) for cell in row)} \\\\\n" for row in table.rows)
+    rows = "".join(f"{_row(document, row)} \\\\\n" for row in table.rows)
     caption = f"\\caption{{{escaped(sentence(table.caption))}}}\\label{{{_label('table', table.name)}}}"
     note = f"\n\n{{\\footnotesize {escaped(table.note)}}}\n" if table.note else ""
     top = f"\\toprule\n{head} \\\\\n\\midrule\n"
     if len(table.rows) > _ONE_PAGE or "L{" in columns:
-        return (
-            f"{{\\footnotesize\\setlength{{\\tabcolsep}}{{4pt}}\n\\begin{{longtable}}{{@{{}}{columns}@{{}}}}\n{caption} \\\\\n{top}\\endfirsthead\n"
-            f"{top}\\endhead\n{rows}\\bottomrule\n\\end{{longtable}}}}{note}\n"
-        )
-    return (
-        f"\\begin{{table}}[H]\n\\footnotesize\n{caption}\n\\begin{{tabular}}{{@{{}}{columns}@{{}}}}\n{top}{rows}\\bottomrule\n"
-        f"\\end{{tabular}}{note}\n\\end{{table}}\n"
-    )
+        begin = f"{{\\footnotesize\n\\begin{{longtable}}{{@{{}}{columns}@{{}}}}\n"
+        heads = f"{caption} \\\\\n{top}\\endfirsthead\n{top}\\endhead\n"
+        return f"{begin}{heads}{rows}\\bottomrule\n\\end{{longtable}}}}{note}\n"
+    begin = f"\\begin{{table}}[H]\n\\footnotesize\n{caption}\n\\begin{{tabular}}{{@{{}}{columns}@{{}}}}\n"
+    return f"{begin}{top}{rows}\\bottomrule\n\\end{{tabular}}{note}\n\\end{{table}}\n"
+
+
+def _row(document: Document, row: tuple[Text, ...]) -> str:
+    """A row's cells; "[" at its begin would belong to the end of the row before."""
+    cells = " & ".join(_text(document, cell) for cell in row)
+    return f"{{}}{cells}" if cells.startswith(("[", "*")) else cells
 
 
 _ONE_PAGE = 25  # rows of a table that does not break
@@ -192,18 +197,9 @@ _ONE_PAGE = 25  # rows of a table that does not break
 
 def _columns(document: Document, table: Table) -> str:
     """The column types: as wide as their text where all fit the page, else shares of its width."""
-    from lungkit.study.html import is_number
-
-    cells: list[list[str]] = [
-        [table.head[place], *(document.plain(row[place]) for row in table.rows)] for place in range(len(table.head))
-    ]
-    lengths = [max(map(len, column)) for column in cells]
-    if sum(lengths) + _GAP * len(lengths) <= _LETTERS:
-        return "".join("r" if is_number(document, table, place) else "l" for place in range(len(lengths)))
-    least = [min(max(len(word) for cell in column for word in (cell.split() or [""])), 22) for column in cells]
-    wanted = [max(low, min(length, 70) ** 0.75) for low, length in zip(least, lengths, strict=True)]
-    room = 1 - 0.018 * (len(lengths) - 1)
-    shares = [room * one / sum(wanted) for one in wanted]
+    if layout.fits(document, table, _LETTERS):
+        return "".join("r" if layout.is_number(document, table, at) else "l" for at in range(len(table.head)))
+    shares = (width / _LETTERS for width in layout.widths(document, table, _LETTERS))
     return "".join(f"L{{{share:.3f}\\linewidth}}" for share in shares)
 
 

@@ -29,7 +29,7 @@ def _of_images(material: Material) -> Iterator[str]:
         )
     if material.profile in ("quick", "smoke"):
         yield (
-            f"The run used the profile {material.profile}, which shows the pipeline with small images and short training. "
+            f"The run used the profile {material.profile}: small images and a short training that show the pipeline. "
             "Figures worth reporting come from the profile full."
         )
 
@@ -40,7 +40,8 @@ def _of_test(material: Material) -> Iterator[str]:
         yield "The model was not tested in this run (notebook 04), so the run shows no figure on unseen patients."
         return
     if seen := int(score.get("seen_in_training") or 0):
-        yield f"{count(seen, 'test image')} {'was' if seen == 1 else 'were'} seen in training: the figures are too good."
+        were = "was" if seen == 1 else "were"
+        yield f"{count(seen, 'test image')} {were} seen in training: the figures are too good."
     if measured.patients is not None and measured.patients < FEW_PATIENTS:
         yield f"The test has {count(measured.patients, 'patient')}, fewer than {FEW_PATIENTS}."
     yield from _wide(measured)
@@ -50,7 +51,7 @@ def _of_test(material: Material) -> Iterator[str]:
         yield f"The test has no image of {name}, so the figures of this class are missing."
     yield from _baseline(measured)
     if unreadable := len(score.get("unreadable", ())):
-        yield f"{count(unreadable, 'image')} of the test could not be read and {'is' if unreadable == 1 else 'are'} missing."
+        yield f"{count(unreadable, 'image')} of the test could not be read; the figures are without them."
 
 
 def _wide(measured: Measured) -> Iterator[str]:
@@ -82,13 +83,13 @@ def _of_data(material: Material) -> Iterator[str]:
     card, data = material.card, material.data
     sources = list(card.data.sources or ()) if card else (data.source_names if data else [])
     if len(sources) == 1:
-        yield f"All training images are from one source, {sources[0]}: how the model does elsewhere is not shown by them."
+        yield f"All training images are from one source, {sources[0]}, which says nothing about others."
     if card and not card.outside and not _tested_elsewhere(material):
         yield "The model was not measured on a source that it has not seen (no external set)."
     if n := material.without_patient:
         yield (
-            f"The patient of {count(n, 'image')} is not known, and each counts as a patient of its own: two images of one "
-            "person can be in training and test."
+            f"The patient of {count(n, 'image')} is not known, and each counts as a patient of its own: two images of "
+            "one person can be in training and test."
         )
     if card and card.data.recipe.get("by") == "image":
         yield "The split is by image: images of one patient can be in training and test."
@@ -96,7 +97,7 @@ def _of_data(material: Material) -> Iterator[str]:
         for row in material.findings[material.findings["severity"] == "error"].itertuples():
             yield f"The audit found an error: {row.finding} ({row.count}). {row.meaning}"
     if not (data and data.synthetic):
-        yield "Labels are those of the data set, and were not checked: errors in them are learned and measured as if true."
+        yield "Labels are those of the data set and were not checked: errors are learned and measured as if true."
 
 
 def _tested_elsewhere(material: Material) -> bool:

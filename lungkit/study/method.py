@@ -78,8 +78,8 @@ def _split(material: Material) -> tuple[Paragraph, ...]:
         )
     fold = f" The test is fold {recipe['fold']}." if recipe.get("fold") else ""
     chosen = (
-        " Settings, weights, temperature, operating point and the limits of the input checks were chosen on training and "
-        "validation patients only. The test patients were scored, and chose nothing."
+        " Settings, weights, temperature, operating point and the limits of the input checks were chosen on training "
+        "and validation patients only. The test patients were scored, and nothing was chosen on them."
     )
     return (Paragraph((text + fold + (chosen if card else ""),)),)
 
@@ -100,16 +100,16 @@ def _network(card: ModelCard) -> Text:
     if what.get("name") == "cnn":
         return (
             f"The network is a compact convolutional network: a strided stem, {what.get('blocks', '?')} blocks of "
-            f"convolution, batch normalisation, ReLU and max pooling that begin with {what.get('filters', '?')} channels, "
-            f"global average pooling, dropout of {what.get('dropout', 0):g} and one dense layer.{parameters} Its weights "
-            "began at random.",
+            f"convolution, batch normalisation, ReLU and max pooling that begin with {what.get('filters', '?')} "
+            f"channels, global average pooling, dropout of {what.get('dropout', 0):g} and one dense layer.{parameters} "
+            "Its weights began at random.",
         )
     name, members = str(what.get("network", what.get("name", "not stated"))), int(what.get("members", 1))
     efficient = (Cite("tan2019"),) if name.startswith("efficientnet") else ()
     averaged = f" The probabilities of {members} networks were averaged." if members > 1 else ""
     mirrored = " Each image was also read mirrored, and both answers were averaged." if what.get("mirrored") else ""
     started = " Its weights began from a network that was trained on other images (transfer learning)."
-    lungs = ()
+    lungs: Text = ()
     if (card.training or {}).get("lungs"):
         lungs = (" A U-Net", Cite("ronneberger2015"), " found the lungs first; the network saw the square around them.")
     return (f"The network is {name}", *efficient, f".{started}{averaged}{mirrored}{parameters}", *lungs)
@@ -163,8 +163,8 @@ def _searched(material: Material) -> Text:
     if repeats is not None and {"trial", "seed"} <= set(repeats):
         again = (
             f" The {count(repeats['trial'].nunique(), 'setting', 'settings')} with the lowest validation loss were "
-            f"trained again from {count(repeats['seed'].nunique(), 'other start')} each, and the one with the lowest mean "
-            "was trained in full."
+            f"trained again from {count(repeats['seed'].nunique(), 'other start')} each, and the one with the lowest "
+            "mean was trained in full."
         )
     text = "Its settings were searched by "
     return (text, *how, f": {count(len(trials), 'trial')}{lost}, compared by their validation loss.{again}")
@@ -207,10 +207,11 @@ def _chosen_on(text: str | None) -> str:
 def _band(rule: DecisionRule) -> Text:
     if rule.band is None:
         return ()
+    criterion = (rule.band.criterion or "has no criterion").replace("%", " %")
     reviewed = f", which is {percent(rule.band.reviewed)} of these images" if rule.band.reviewed is not None else ""
     return (
         'Answers near the operating point are left to a person ("uncertain: review"). The band was chosen '
-        f"{_chosen_on(rule.band.chosen_on)}: it {(rule.band.criterion or 'has no criterion').replace('%', ' %')}{reviewed}.",
+        f"{_chosen_on(rule.band.chosen_on)}: it {criterion}{reviewed}.",
     )
 
 
@@ -246,9 +247,9 @@ def _checks(card: ModelCard) -> Text:
     if checks and checks.flagged is not None:
         flagged = f" They flag {100 * checks.flagged:.1f} % of the validation images."
     return (
-        "An image is flagged if its features", Cite("lee2018"), " or its grey values are far from those of the training "
-        "images (Mahalanobis distances with a shrunk covariance", Cite("ledoit2004"),
-        f"), if its shorter side is below {checks.size if checks else '?'} pixels, or if its units are others.{flagged}",
+        "An image is flagged if its features", Cite("lee2018"), " or its grey values are far from those of the "
+        "training images (Mahalanobis distances with a shrunk covariance", Cite("ledoit2004"),
+        f"), if its shorter side is below {checks.size if checks else '?'} pixels, or if its units differ.{flagged}",
     )  # fmt: skip
 
 
@@ -260,11 +261,11 @@ def _heat(material: Material) -> Text:
     where: pd.DataFrame | None = material.csv("localisation.csv")
     if where is not None and "pointing_game" in where and where["pointing_game"].notna().any():
         masks = (
-            f" In {count(int(where['pointing_game'].notna().sum()), 'image')} with a lesion mask, it was measured whether "
-            "the hottest point lies in the lesion", Cite("zhang2018"), ".",
+            f" In {count(int(where['pointing_game'].notna().sum()), 'image')} with a lesion mask, it was measured "
+            "whether the hottest point lies in the lesion", Cite("zhang2018"), ".",
         )  # fmt: skip
-    return ("Heat maps are Grad-CAM", Cite("selvaraju2017"), ". The network ends in average pooling and one dense layer, "
-            "so the gradient is that layer's weights", Cite("zhou2016"), ".", *masks, *random)  # fmt: skip
+    return ("Heat maps are Grad-CAM", Cite("selvaraju2017"), ". The network ends in average pooling and one dense "
+            "layer, so the gradient is that layer's weights", Cite("zhou2016"), ".", *masks, *random)  # fmt: skip
 
 
 def _minus(value: float) -> str:

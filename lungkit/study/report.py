@@ -70,9 +70,12 @@ def _made(folder: Path) -> tuple[Material, Document, dict[str, Text]]:
 
 def _page(document: Document, folder: Path) -> Path:
     there = {
-        "Word": f"{NAME}.docx", "LaTeX": f"{NAME}.tex", "Croissant": "croissant.json", "Datasheet (CSV)": "datasheet.csv",
+        "Word": f"{NAME}.docx",
+        "LaTeX": f"{NAME}.tex",
         **{f"{each.name} (CSV)": checklists.csv_name(each) for each in checklists.CHECKLISTS},
-    }  # fmt: skip
+        "datasheet (CSV)": "datasheet.csv",
+        "Croissant": "croissant.json",
+    }
     links = [Link(name, f"{FOLDER}/{file}") for name, file in there.items() if (folder / FOLDER / file).is_file()]
     page = folder / "index.html"
     files.replace(page, html.page(document, links))
@@ -98,7 +101,7 @@ def _datasheet(into: Path, document: Document, known: Material) -> Iterable[Path
         return
     table = datasheet.images_csv(known.data).encode()
     described = datasheet.croissant_of(known, document, "images.csv", files.sha256(table))
-    contents = {
+    contents: dict[str, str | bytes] = {
         "datasheet.csv": datasheet.frame(known).to_csv(index=False),
         "images.csv": table,
         "croissant.json": json.dumps(described, indent=2, ensure_ascii=False) + "\n",
