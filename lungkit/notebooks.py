@@ -143,7 +143,7 @@ def _execute(notebook: Path, parameters: dict[str, Any], result: Run, exercises:
     finally:
         result.stages.append(Stage(notebook.stem, round(time.perf_counter() - started, 1), status))
         RunRecord.of(result.started, result.parameters, tuple(result.stages)).save(result.folder)
-        report.index(result.folder)
+        _report(result)
 
 
 def _papermill(notebook: Path, copy: Path, parameters: dict[str, Any], exercises: bool = True) -> None:
@@ -267,3 +267,13 @@ def headline(folder: Path) -> str:
     from lungkit.training import sentences
 
     return sentences.headline(json.loads(record.read_text("utf-8")))
+
+
+def _report(result: Run) -> None:
+    """Write the run's report. What is wrong with it costs the page, not the run, which may have taken hours."""
+    try:
+        report.index(result.folder)
+    except OSError:
+        raise
+    except Exception as error:
+        terminal.say(f"the report could not be written, {type(error).__name__}: {error}; the run itself is complete")

@@ -71,7 +71,7 @@ def _day(text: str) -> str:
 
 
 def _question(material: Material) -> Iterable[Block]:
-    if material.score:
+    if material.score and material.measured:
         from lungkit.training import sentences  # loads scikit-learn, which a run without a test does not need
 
         yield Paragraph((f"{sentences.headline(material.score)}.",), lead=True)

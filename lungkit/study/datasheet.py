@@ -28,6 +28,7 @@ COLUMNS = {
     "modality": "As the file or the data set says",
 }
 MOST_EXAMPLES = 5  # sources that are named
+QUOTED = 300  # letters of what a data set says of itself
 
 
 def appendix(material: Material) -> Section | None:
@@ -60,7 +61,9 @@ def answers(material: Material) -> Iterator[tuple[str, str, str]]:
     if data is None:
         return
     about = material.card.about if material.card and material.card.about else About()
-    described = f"{material.described[0]} of the data set: {_flat(material.described[1])}" if material.described else ""
+    described = (
+        f"{material.described[0]} of the data set says: {_flat(material.described[1])}" if material.described else ""
+    )
     drawn = "A program drew the images (a phantom); no person is in them."
     yield (
         "Motivation",
@@ -108,10 +111,8 @@ def _composition(material: Material, data: Dataset) -> Iterator[tuple[str, str]]
     )
     yield "Is there a label?", f"Yes, the column {data.label_column}: {per_class}."
     limit = data.recipe.get("limit")
-    yield (
-        "Is it all of a larger set?",
-        f"At most {limit:,} images were taken, whole patients." if limit and not data.synthetic else "",
-    )
+    some = f"At most {limit:,} images were taken, as whole patients." if limit else ""
+    yield "Is it all of a larger set?", "Not applicable: it was drawn." if data.synthetic else some
     sizes = f"{rows['width'].min()} × {rows['height'].min()} to {rows['width'].max()} × {rows['height'].max()} pixels"
     yield "What does an instance consist of?", f"Pixels: {sizes}."
     refused = int((rows["split"] == "refused").sum())
@@ -149,7 +150,9 @@ def _prepared(data: Dataset) -> str:
 
 
 def _flat(text: str) -> str:
-    return " ".join(text.replace("|", " ").replace("#", " ").split())
+    """The begin of a text, on one line."""
+    words = " ".join(text.replace("|", " ").replace("#", " ").split())
+    return words if len(words) <= QUOTED else f"{words[:QUOTED].rsplit(' ', 1)[0]} …"
 
 
 # --- Croissant

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import docx
 from docx.enum.section import WD_ORIENT
+from docx.enum.style import WD_STYLE_TYPE
 from docx.enum.table import WD_TABLE_ALIGNMENT
 from docx.enum.text import WD_ALIGN_PARAGRAPH
 from docx.oxml import OxmlElement
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
     from docx.text.paragraph import Paragraph as WordParagraph
 
 _FONT, _MARGIN, _TEXT_WIDTH = "Arial", Cm(2.2), Cm(21.0 - 2 * 2.2)
-_TALLEST = Cm(15)  # of a figure: its caption stays on the page
+_TALLEST = Cm(10.5)  # of a figure: two fit a page with their captions
+_TABLE_TEXT, _TOGETHER = "Table Text", 12  # a style; the most rows of a table that is kept on one page
 _INK, _ACCENT, _WARN = (RGBColor.from_string(one[1:].upper()) for one in (palette.INK, palette.ACCENT, palette.WARN))
 _LETTERS = 92  # of a table's type that fit the width of the text
 
@@ -73,8 +75,11 @@ def _styled(word: "Word") -> None:
     page = word.sections[0]
     page.orientation, page.page_width, page.page_height = WD_ORIENT.PORTRAIT, Cm(21), Cm(29.7)
     page.left_margin = page.right_margin = page.top_margin = page.bottom_margin = _MARGIN
+    small = word.styles.add_style(_TABLE_TEXT, WD_STYLE_TYPE.PARAGRAPH)
+    small.base_style, small.paragraph_format.line_spacing = word.styles["Normal"], 1.0
+    small.paragraph_format.space_after = small.paragraph_format.space_before = Pt(1.5)
     sizes = {"Normal": 10, "Title": 20, "Subtitle": 11, "Heading 1": 16, "Heading 2": 13, "Heading 3": 11.5,
-             "Caption": 9.5, "List Bullet": 10, "List Number": 10}  # fmt: skip
+             _TABLE_TEXT: 8.5, "Caption": 9.5, "List Bullet": 10, "List Number": 10}  # fmt: skip
     for name, size in sizes.items():
         style = word.styles[name]
         style.font.name, style.font.size, style.font.color.rgb = _FONT, Pt(size), _INK
@@ -195,11 +200,11 @@ def _table(word: "Word", document: Document, table: Table) -> None:
     _rules(made)
     widths = _widths(document, table)
     numbers = [layout.is_number(document, table, place) for place in range(len(table.head))]
-    _row(made.rows[0], document, tuple((Strong(name),) for name in table.head), widths, numbers)
+    _row(made.rows[0], document, tuple((Strong(name),) for name in table.head), widths, numbers, True)
     _repeated(made.rows[0])
-    cells = list(made.rows)[1:]
-    for row, texts in zip(cells, table.rows, strict=True):
-        _row(row, document, texts, widths, numbers)
+    short = len(table.rows) <= _TOGETHER
+    for place, (row, texts) in enumerate(zip(list(made.rows)[1:], table.rows, strict=True), 1):
+        _row(row, document, texts, widths, numbers, short and place < len(table.rows))
     for grid, width in zip(made._tbl.tblGrid.gridCol_lst, widths, strict=True):
         grid.w = width
     after = word.add_paragraph(table.note)
@@ -212,18 +217,19 @@ def _widths(document: Document, table: Table) -> list[Emu]:
     return [Emu(int(_TEXT_WIDTH * (width + layout.GAP) / (_LETTERS + layout.GAP))) for width in found]
 
 
-def _row(row: Any, document: Document, texts: tuple[Text, ...], widths: list[Emu], numbers: list[bool]) -> None:
+def _row(
+    row: Any, document: Document, texts: tuple[Text, ...], widths: list[Emu], numbers: list[bool], together: bool
+) -> None:
+    """Fill a row; together: it stays on the page of the next one."""
     properties = row._tr.get_or_add_trPr()
     properties.append(OxmlElement("w:cantSplit"))
     for cell, words, width, number in zip(row.cells, texts, widths, numbers, strict=True):
         cell.width = width
         paragraph = cell.paragraphs[0]
-        paragraph.paragraph_format.space_after = paragraph.paragraph_format.space_before = Pt(1.5)
-        paragraph.paragraph_format.line_spacing = 1.0
+        paragraph.style = _TABLE_TEXT
         paragraph.alignment = WD_ALIGN_PARAGRAPH.RIGHT if number else WD_ALIGN_PARAGRAPH.LEFT
+        paragraph.paragraph_format.keep_with_next = together
         _text(paragraph, document, words)
-        for run in paragraph.runs:
-            run.font.size = Pt(8.5)
 
 
 def _repeated(row: Any) -> None:

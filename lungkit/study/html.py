@@ -31,6 +31,7 @@ from lungkit.study.document import (
 from lungkit.study.references import REFERENCES
 
 _CSS_INCH = 96  # pixels of CSS
+_TOGETHER = 15  # the most rows of a table that stays on one printed page
 
 _STYLE = f"""
 :root {{ --ink: {palette.INK}; --quiet: {palette.QUIET}; --line: {palette.LINE}; --ground: {palette.GROUND};
@@ -69,14 +70,15 @@ a {{ color: var(--accent); text-underline-offset: 0.15em; text-decoration-thickn
 .failed {{ color: var(--warn); font-weight: 600; }}
 figure {{ margin: 2rem 0; }}
 figure img {{ display: block; max-width: 100%; height: auto; }}
-figcaption, caption {{ font: 14.5px/1.5 var(--sans); text-align: left; }}
+figcaption, .caption {{ font: 14.5px/1.5 var(--sans); text-align: left; }}
 figcaption {{ margin-top: 0.6rem; max-width: 46rem; }}
-figcaption .label, caption .label {{ font-weight: 650; }}
+figcaption .label, .caption .label {{ font-weight: 650; }}
 .forms {{ color: var(--quiet); white-space: nowrap; }}
-.table {{ overflow-x: auto; margin: 1.8rem 0; }}
+.table {{ margin: 1.8rem 0; }}
+.scroll {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font: 14.5px/1.45 var(--sans); font-variant-numeric: tabular-nums;
   border-bottom: 1.5px solid var(--ink); }}
-caption {{ padding-bottom: 0.5rem; }}
+.caption {{ margin: 0 0 0.5rem; max-width: 46rem; }}
 thead th {{ border-top: 1.5px solid var(--ink); border-bottom: 1px solid var(--ink); vertical-align: bottom; }}
 th, td {{ padding: 0.32rem 1.3rem 0.32rem 0; text-align: left; vertical-align: top; font-weight: 400; }}
 thead th {{ font-weight: 600; }}
@@ -105,10 +107,12 @@ td:not(.wide) {{ white-space: nowrap; }}
   nav, .forms {{ display: none; }}
   .page, main {{ display: block; padding: 0; max-width: none; }}
   h2, h3 {{ break-after: avoid; }}
-  figure, tr, .lead {{ break-inside: avoid; }}
-  figure img {{ max-height: 210mm; width: auto; }}
-  .table {{ overflow: visible; }}
-  table, figcaption, caption {{ font-size: 8.5pt; }}
+  figure, tr, .lead, .table {{ break-inside: avoid; }}
+  .long {{ break-inside: auto; }}
+  .caption {{ break-after: avoid; }}
+  figure img {{ max-height: 108mm; width: auto; }}
+  .scroll {{ overflow: visible; }}
+  table, figcaption, .caption, .note {{ font-size: 8.5pt; }}
   td:not(.wide) {{ white-space: normal; }}
   .wide {{ min-width: 0; }}
   thead {{ display: table-header-group; }}
@@ -222,11 +226,12 @@ def _table(document: Document, table: Table) -> str:
     )
     note = f'<p class="note">{_escaped(table.note)}</p>' if table.note else ""
     many = ' class="many"' if len(table.head) > 5 else ""
-    name = _id("table", table.name)
+    name, long = _id("table", table.name), " long" if len(table.rows) > _TOGETHER else ""
     return (
-        f'<div class="table" id="{name}" role="region" tabindex="0" aria-label="{label}"><table{many}>'
-        f'<caption><span class="label">{label}.</span> {_escaped(sentence(table.caption))}{file}</caption>'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table>{note}</div>"
+        f'<div class="table{long}" id="{name}"><p class="caption" id="caption-{name}"><span class="label">{label}.</span> '
+        f"{_escaped(sentence(table.caption))}{file}</p>"
+        f'<div class="scroll" role="region" tabindex="0" aria-labelledby="caption-{name}"><table{many}>'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>{note}</div>"
     )
 
 

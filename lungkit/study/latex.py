@@ -72,7 +72,7 @@ _HEAD = r"""\documentclass[11pt,a4paper]{article}
 \usepackage[hidelinks]{hyperref}
 \captionsetup{labelfont=bf,labelsep=period,justification=raggedright,singlelinecheck=false,font=small}
 \newcolumntype{L}[1]{>{\raggedright\arraybackslash\hspace{0pt}}p{#1}}
-\setlength{\LTcapwidth}{\linewidth}\setlength{\LTleft}{0pt}\setlength{\tabcolsep}{5pt}
+\setlength{\LTcapwidth}{\textwidth}\setlength{\LTleft}{0pt}\setlength{\tabcolsep}{5pt}
 \renewcommand{\arraystretch}{1.15}\setlength{\parskip}{.4em}\setlength{\parindent}{0pt}
 \emergencystretch=3em
 """

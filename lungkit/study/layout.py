@@ -41,5 +41,6 @@ def widths(document: Document, table: Table, room: float) -> list[float]:
 
 def _lengths(document: Document, table: Table) -> list[float]:
     """Letters of each column's longest cell."""
-    columns = [[table.head[at], *(document.plain(row[at]) for row in table.rows)] for at in range(len(table.head))]
-    return [max(3.0, *map(len, column)) for column in columns]
+    heads = (1.15 * len(name) for name in table.head)  # in bold type
+    cells = ([len(document.plain(row[at])) for row in table.rows] for at in range(len(table.head)))
+    return [max(3.0, head, *column) for head, column in zip(heads, cells, strict=True)]

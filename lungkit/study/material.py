@@ -23,8 +23,10 @@ from lungkit.models.card import Measured, ModelCard
 from lungkit.study.provenance import RunRecord, Stage
 from lungkit.training import exhibits
 from lungkit.training.exhibits import Exhibit
+from lungkit.wording import listed
 
 PLAN = "plan.json"
+DATASET = "dataset"  # the folder with the manifest of the run's data
 NO_PATIENT = "image-"  # begins the patient id of an image whose patient is not known
 _ABOUT = ("SOURCE.md", "README.md")  # in a data set's folder
 _MOST = 1200  # characters of those
@@ -138,12 +140,19 @@ def gather(folder: Path) -> Material:
     found = _or_none(lambda: registry.find(version), unknown, f"The card of {version}") if version else None
     notebooks = tuple(_notebook(folder, stage) for stage in record.stages)
     card = found.card if found else None
-    measured = _or_none(lambda: Measured.from_dict(score), unknown, "evaluation.json") if score else None
+    measured = _or_none(partial(_measured, score), unknown, "evaluation.json") if score else None
     bare = Material(
         folder, kept, record, notebooks, score, measured, version, card, None, _json(kept / PLAN, unknown), ()
     )
     data = _data(bare, unknown)
     return Material(**vars(bare) | {"data": data, "unknown": tuple(unknown)})
+
+
+def _measured(score: dict[str, Any]) -> Measured:
+    """The figures in evaluation.json. LungkitError if it is not what notebook 04 writes."""
+    if lacking := [name for name in ("model", "data", "split") if not isinstance(score.get(name), str)]:
+        raise LungkitError(f"it does not name {listed(lacking, 'and')}")
+    return Measured.from_dict(score)
 
 
 def _json(path: Path, unknown: list[str]) -> dict[str, Any] | None:
@@ -172,17 +181,27 @@ def _or_none(read: Callable[[], T], unknown: list[str], what: str) -> T | None:
 def _data(known: Material, unknown: list[str]) -> Dataset | None:
     """The saved data set that the run used: of the test, else the one that the model learned from, else the named."""
     names = [str((known.score or {}).get("data") or ""), known.card.data.name if known.card else "", _named(known)]
-    for name in filter(None, names):
-        folder = config.data_dir() / "manifests" / name
-        if folder.is_dir() and (found := _or_none(partial(Dataset.open, folder), unknown, f"The manifest of {name}")):
-            if _is_the_runs(found, known):
+    others = False
+    for name in dict.fromkeys(filter(None, names)):
+        for folder in (known.kept / DATASET, config.data_dir() / "manifests" / name):
+            if not (folder / "dataset.json").is_file():
+                continue
+            found = _or_none(partial(Dataset.open, folder), unknown, f"The manifest of {name}")
+            if found and found.name == name and _is_the_runs(found, known):
                 return found
-            unknown.append(
-                f"The manifest of {name} on this machine is of another selection or state of that data set than this "
-                "run used, so nothing here comes from it."
-            )
-            return None
+            others = others or found is not None
+    if others:
+        unknown.append(
+            f"The manifest of {names[0] or names[-1]} on this machine is of another selection or state of the data set "
+            "than this run used, so nothing here comes from it."
+        )
     return None
+
+
+def keep(known: Material) -> None:
+    """Keep the manifest in the run's folder: a later notebook or run can prepare another selection of the data set."""
+    if known.data is not None:
+        known.data.save(known.kept / DATASET)
 
 
 def _is_the_runs(found: Dataset, known: Material) -> bool:

@@ -60,6 +60,7 @@ def index(folder: Path) -> Path:
 
 def _made(folder: Path) -> tuple[Material, Document, dict[str, Text]]:
     known = material.gather(folder)
+    material.keep(known)
     sections = content.body(known)
     sheet = datasheet.appendix(known)
     found = answers(known, (*sections, *([sheet] if sheet else [])))
