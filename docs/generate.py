@@ -18,6 +18,7 @@ API = {
     "lungkit.data": "Data",
     "lungkit.models": "Models",
     "lungkit.training": "Training",
+    "lungkit.study": "Studies",
     "lungkit.clinic": "Clinic",
     "lungkit.clinic.learning": "Learning from reviews",
     "lungkit.clinic.records": "Records of the clinic",

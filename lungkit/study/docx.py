@@ -1,7 +1,7 @@
 """A report as a Word file: heading styles, real tables, captions that Word can number again, figures with alt text."""
 
 import io
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +108,7 @@ def _properties(word: "Word", document: Document) -> None:
     about.title, about.subject, about.author = document.title, document.subtitle, ""
     about.comments, about.keywords, about.language = "Research use only; not a medical device.", "lungkit", "en"
     try:
-        about.created = about.modified = datetime.fromisoformat(document.started).replace(tzinfo=None)
+        about.created = about.modified = datetime.fromisoformat(document.started).astimezone(UTC).replace(tzinfo=None)
     except ValueError:
         return
 

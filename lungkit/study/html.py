@@ -228,8 +228,8 @@ def _table(document: Document, table: Table) -> str:
     many = ' class="many"' if len(table.head) > 5 else ""
     name, long = _id("table", table.name), " long" if len(table.rows) > _TOGETHER else ""
     return (
-        f'<div class="table{long}" id="{name}"><p class="caption" id="caption-{name}"><span class="label">{label}.</span> '
-        f"{_escaped(sentence(table.caption))}{file}</p>"
+        f'<div class="table{long}" id="{name}"><p class="caption" id="caption-{name}">'
+        f'<span class="label">{label}.</span> {_escaped(sentence(table.caption))}{file}</p>'
         f'<div class="scroll" role="region" tabindex="0" aria-labelledby="caption-{name}"><table{many}>'
         f"<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>{note}</div>"
     )

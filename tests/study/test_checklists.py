@@ -1,4 +1,4 @@
-"""Checklists and datasheet: the items of the publications, answered where the run knows, left to the author elsewhere."""
+"""Checklists and datasheet: the published items, answered where the run knows, and left to the author elsewhere."""
 
 import re
 from pathlib import Path

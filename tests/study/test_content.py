@@ -218,7 +218,9 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 
 def test_every_shipped_card_gives_a_method_without_a_gap(run, shipped, monkeypatch):
     monkeypatch.setenv("LUNGKIT_ARTIFACTS", str(shipped))
-    for folder in sorted(shipped.iterdir()):
+    models = [folder for folder in sorted(shipped.iterdir()) if (folder / "active.json").is_file()]
+    assert len(models) >= 8
+    for folder in models:
         version = json.loads((folder / "active.json").read_text())["version"]
         _change(run / "evaluation.json", model=f"{folder.name}@{version}")
         said = "\n".join(_said(run, name) for name in ("preprocessing", "split", "model", "rule", "checks", "heat"))

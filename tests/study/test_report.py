@@ -46,7 +46,9 @@ def test_the_same_run_gives_the_same_page_and_source(run):
     report.write(run, ["html", "latex"])
     before = [(run / name).read_bytes() for name in ("index.html", "report/report.tex", "report/croissant.json")]
     report.write(run, ["html", "latex"])
-    assert before == [(run / name).read_bytes() for name in ("index.html", "report/report.tex", "report/croissant.json")]
+    assert before == [
+        (run / name).read_bytes() for name in ("index.html", "report/report.tex", "report/croissant.json")
+    ]
 
 
 def test_the_command_names_the_files_that_it_wrote(run):
