@@ -71,6 +71,10 @@ def _day(text: str) -> str:
 
 
 def _question(material: Material) -> Iterable[Block]:
+    for one in material.notebooks:
+        if one.stage.status != "done":
+            linked: Text = (" ", Link("Its page", one.page), " shows where.") if one.page else ()
+            yield Paragraph((Failure(f"Notebook {one.stage.name} stopped: {one.stage.status}."), *linked), lead=True)
     if material.score and material.measured:
         from lungkit.training import sentences  # loads scikit-learn, which a run without a test does not need
 

@@ -148,7 +148,9 @@ def _block(word: "Word", document: Document, block: Block) -> None:
     match block:
         case Paragraph():
             paragraph = word.add_paragraph()
-            _text(paragraph, document, (Strong(document.plain(block.text)),) if block.lead else block.text)
+            _text(paragraph, document, block.text)
+            for run in paragraph.runs if block.lead else ():
+                run.bold = True
         case Bullets():
             for item in block.items:
                 paragraph = word.add_paragraph(style="List Bullet")

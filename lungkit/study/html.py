@@ -114,7 +114,7 @@ td:not(.wide) {{ white-space: nowrap; }}
   .scroll {{ overflow: visible; }}
   table, figcaption, .caption, .note {{ font-size: 8.5pt; }}
   td:not(.wide) {{ white-space: normal; }}
-  .wide {{ min-width: 0; }}
+  .wide {{ min-width: 9rem; }}
   thead {{ display: table-header-group; }}
   a {{ color: inherit; text-decoration: none; }}
 }}

@@ -204,6 +204,8 @@ def test_a_notebook_that_failed_is_among_the_limits_with_its_reason(run):
     stages = (Stage("01_exploration", 1.0, "done"), Stage("04_evaluation", 2.0, "ValueError: no <such> image"))
     RunRecord.of("2026-11-30T13:00:00+00:00", {"data": "squares"}, stages).save(run)
     assert "Notebook 04_evaluation did not run to its end: ValueError: no <such> image" in _said(run, "limits")
+    first = "Notebook 04_evaluation stopped: ValueError: no <such> image. Its page shows where."
+    assert _said(run, "question").startswith(first), "before anything else"
 
 
 def test_the_report_names_no_folder_of_this_machine(run):
