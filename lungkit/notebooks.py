@@ -276,4 +276,6 @@ def _report(result: Run) -> None:
     except OSError:
         raise
     except Exception as error:
-        terminal.say(f"the report could not be written, {type(error).__name__}: {error}; the run itself is complete")
+        terminal.say(
+            f"the report could not be written, {type(error).__name__}: {error}; the notebooks' pages are there"
+        )

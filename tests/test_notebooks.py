@@ -241,6 +241,18 @@ def test_the_index_shows_the_figures_that_the_notebooks_left(folder, tmp_path, m
     assert '<span class="label">Figure 1.</span> 50 % &lt; all.' in index
 
 
+def test_a_report_that_cannot_be_written_costs_the_page_and_not_the_run(folder, tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise KeyError("accuracy")
+
+    notebook = _write(folder / "01_first.ipynb")
+    monkeypatch.setattr(notebooks, "_papermill", lambda *_: None)
+    monkeypatch.setattr(notebooks.report, "index", refuse)
+    run = notebooks.run([notebook], {}, tmp_path / "run")
+    assert [stage.status for stage in run.stages] == ["done"]
+    assert "the report could not be written, KeyError: 'accuracy'" in capsys.readouterr().out
+
+
 # --- Ctrl-C, and a system that refuses
 
 

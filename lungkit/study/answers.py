@@ -17,9 +17,7 @@ def answers(material: Material, sections: tuple[Section, ...]) -> dict[str, Text
     found |= dict(_of_run(material, names))
     if material.card:
         found |= dict(_of_model(material, material.card, names))
-    if material.measured:
-        found |= dict(_of_test(material, names))
-    return found
+    return found | dict(_of_test(material, names))
 
 
 def _names(sections: tuple[Section, ...]) -> set[Ref]:

@@ -22,9 +22,6 @@ REFERENCES = {
     "adebayo2018": Reference(
         "Adebayo J, Gilmer J, Muelly M, Goodfellow I, Hardt M, Kim B", "Sanity checks for saliency maps",
         "Advances in Neural Information Processing Systems 31, 2018", "https://arxiv.org/abs/1810.03292"),
-    "akhtar2024": Reference(
-        "Akhtar M, Benjelloun O, Conforti C, et al.", "Croissant: a metadata format for ML-ready datasets",
-        "DEEM '24: 1–6, 2024", "https://doi.org/10.1145/3650203.3663326"),
     "clopper1934": Reference(
         "Clopper CJ, Pearson ES", "The use of confidence or fiducial limits illustrated in the case of the binomial",
         "Biometrika 26(4): 404–413, 1934", "https://doi.org/10.1093/biomet/26.4.404"),
@@ -91,10 +88,6 @@ REFERENCES = {
     "youden1950": Reference(
         "Youden WJ", "Index for rating diagnostic tests", "Cancer 3(1): 32–35, 1950",
         "https://doi.org/10.1002/1097-0142(1950)3:1<32::AID-CNCR2820030106>3.0.CO;2-3"),
-    "zech2018": Reference(
-        "Zech JR, Badgeley MA, Liu M, Costa AB, Titano JJ, Oermann EK", "Variable generalization performance of a "
-        "deep learning model to detect pneumonia in chest radiographs: a cross-sectional study",
-        "PLOS Medicine 15(11): e1002683, 2018", "https://doi.org/10.1371/journal.pmed.1002683"),
     "zhang2018": Reference(
         "Zhang J, Bargal SA, Lin Z, Brandt J, Shen X, Sclaroff S", "Top-down neural attention by excitation backprop",
         "International Journal of Computer Vision 126: 1084–1102, 2018",

@@ -1,6 +1,7 @@
 """What a report says: true to the run's files, in the order of the notebooks, and plain about what is not known."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ from lungkit.models.card import Measured
 from lungkit.study import content, material
 from lungkit.study.document import Document, Figure, Ref, Table
 from lungkit.study.provenance import RunRecord, Stage
+from lungkit.study.references import REFERENCES
 
 
 def _document(run: Path) -> Document:
@@ -211,6 +213,13 @@ def test_a_notebook_that_failed_is_among_the_limits_with_its_reason(run):
 def test_the_report_names_no_folder_of_this_machine(run):
     assert str(run.parent) not in _said(run)
     assert str(Path(RunRecord.open(run).parameters["data"]).parent) not in _said(run)
+
+
+def test_every_reference_is_cited_and_every_citation_has_one():
+    sources = "".join(file.read_text("utf-8") for file in Path(content.__file__).parent.glob("*.py"))
+    for key in REFERENCES:
+        assert f'Cite("{key}")' in sources or f'"{key}", _items(' in sources, key
+    assert set(re.findall(r'Cite\("(\w+)"\)', sources)) <= set(REFERENCES)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
