@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lungkit.study.content import AUTHOR
-from lungkit.study.document import Cite, Document, Failure, Paragraph, Ref, Section, Table, Text
+from lungkit.study.document import Cite, Document, Failure, Paragraph, Section, Table, Text
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,3 @@ def _name(checklist: Checklist) -> str:
 def csv_name(checklist: Checklist) -> str:
     """The file of a checklist: "tripod-ai.csv"."""
     return f"{checklist.name.lower().replace('+', '-')}.csv"
-
-
-def table_of(checklist: Checklist) -> Ref:
-    """Its table in the report."""
-    return Ref("table", _name(checklist))

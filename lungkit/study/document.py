@@ -9,8 +9,6 @@ from functools import cached_property
 from itertools import count
 from pathlib import Path
 
-from lungkit.study.references import REFERENCES
-
 
 @dataclass(frozen=True)
 class Cite:
@@ -185,11 +183,6 @@ def _section_numbers(
         yield kind, Ref("section", section.name), number
         below = (f"{number}.{place}" for place in count(1))
         yield from _section_numbers(kind, section.parts, below)
-
-
-def reference(key: str) -> str:
-    """A source, as a list of references shows it."""
-    return REFERENCES[key].text
 
 
 def sentence(text: str) -> str:
