@@ -10,6 +10,7 @@ _PACKAGES = {
     "IPython": "ipython",
     "PIL": "pillow",
     "argon2": "argon2-cffi",
+    "docx": "python-docx",
     "fontTools": "fonttools",
     "fpdf": "fpdf2",
     "keras_tuner": "keras-tuner",

@@ -1,6 +1,5 @@
-"""Run the numbered notebooks: executed copies, HTML pages and one index."""
+"""Run the numbered notebooks: executed copies, an HTML page of each, and the run's report as index.html."""
 
-import html
 import itertools
 import json
 import logging
@@ -13,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import lungkit.unneeded  # noqa: F401
 from lungkit.interrupts import ignored
@@ -28,8 +26,8 @@ from traitlets.config import Config
 
 from lungkit import config, files, terminal
 from lungkit.errors import LungkitError
+from lungkit.study import report
 from lungkit.study.provenance import RunRecord, Stage
-from lungkit.training import exhibits
 
 _LIVE = "application/vnd.jupyter.widget-view+json"  # as in lungkit.explore.shown, which needs ipywidgets
 EXERCISE = "exercise"  # tag of the cells of an exercise and of its solution
@@ -93,11 +91,11 @@ def run(notebooks: list[Path], parameters: dict[str, Any], folder: Path | None =
         folder = _new_folder(Path(str(parameters.get("data", "phantom"))).name)
     folder.mkdir(parents=True, exist_ok=True)
     result = Run(folder, parameters)
-    report = Path(parameters.get("report") or folder)
-    (report / config.REGISTERED).unlink(missing_ok=True)  # an earlier run's
+    kept = Path(parameters.get("report") or folder)
+    (kept / config.REGISTERED).unlink(missing_ok=True)  # an earlier run's
     for notebook in notebooks:
-        given = parameters | {"report": str(report)}
-        if record := _record(report):  # the next notebooks take the version that this run registered
+        given = parameters | {"report": str(kept)}
+        if record := _record(kept):  # the next notebooks take the version that this run registered
             given["model_name"] = record["version"]
         own = {name: value for name, value in given.items() if name in known[notebook]}
         _execute(notebook, own, result, exercises)
@@ -145,7 +143,7 @@ def _execute(notebook: Path, parameters: dict[str, Any], result: Run, exercises:
     finally:
         result.stages.append(Stage(notebook.stem, round(time.perf_counter() - started, 1), status))
         RunRecord.of(result.started, result.parameters, tuple(result.stages)).save(result.folder)
-        _write_index(result)
+        _report(result)
 
 
 def _papermill(notebook: Path, copy: Path, parameters: dict[str, Any], exercises: bool = True) -> None:
@@ -261,27 +259,6 @@ def refresh(notebook: Path) -> None:
     nbformat.write(executed, notebook)
 
 
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>lungkit: {title}</title>
-<style>
- body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c2733; }}
- h1 {{ font-size: 1.5rem; margin-bottom: 0 }} .quiet {{ color: #566573 }}
- table {{ border-collapse: collapse; margin: 1rem 0 }} td, th {{ padding: .35rem .9rem .35rem 0; text-align: left;
- border-bottom: 1px solid #dfe5ea; vertical-align: top }} .failed {{ color: #a33a00; font-weight: 600 }}
- figure {{ display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top; max-width: 29rem }}
- img {{ max-width: 100%; border: 1px solid #dfe5ea }} a {{ color: #00589c }}
-</style>
-<h1>{title}</h1>
-<p class="quiet">{when} · research use only, not a medical device</p>
-{headline}
-<table><tr><th>Notebook</th><th>Time</th><th>Result</th></tr>{rows}</table>
-<table><tr><th>Parameter</th><th>Value</th></tr>{parameters}</table>
-{figures}
-</html>
-"""
-
-
 def headline(folder: Path) -> str:
     """One sentence with the test result of notebook 04 in `folder`; empty if it did not run."""
     record = folder / "evaluation.json"
@@ -292,26 +269,13 @@ def headline(folder: Path) -> str:
     return sentences.headline(json.loads(record.read_text("utf-8")))
 
 
-def _write_index(result: Run) -> None:
-    rows = "".join(
-        f'<tr><td><a href="{stage.name}.html">{stage.name}</a></td><td>{stage.seconds:.0f} s</td>'
-        f'<td class="{"" if stage.status == "done" else "failed"}">{html.escape(stage.status)}</td></tr>'
-        for stage in result.stages
-    )
-    parameters = "".join(
-        f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>" for k, v in result.parameters.items()
-    )
-    figures = "".join(
-        f'<figure><a href="figures/{quote(one.name)}.png"><img src="figures/{quote(one.name)}.png" '
-        f'alt="{html.escape(one.caption)}"></a><figcaption>{html.escape(one.caption)}</figcaption></figure>'
-        for one in exhibits.listed(Path(result.parameters.get("report") or result.folder), exhibits.FIGURES)
-    )
-    page = _PAGE.format(
-        title=html.escape(f"Run on {Path(str(result.parameters.get('data', 'phantom'))).name}"),
-        when=f"{datetime.now():%Y-%m-%d %H:%M}",
-        headline=f"<p><strong>{html.escape(headline(result.folder))}</strong></p>",
-        rows=rows,
-        parameters=parameters,
-        figures=figures,
-    )
-    files.replace(result.index, page)
+def _report(result: Run) -> None:
+    """Write the run's report. What is wrong with it costs the page, not the run, which may have taken hours."""
+    try:
+        report.index(result.folder)
+    except OSError:
+        raise
+    except Exception as error:
+        terminal.say(
+            f"the report could not be written, {type(error).__name__}: {error}; the notebooks' pages are there"
+        )

@@ -198,9 +198,7 @@ def test_run_says_what_the_folder_holds_besides_the_images(lungkit, runs, elsewh
 
 def test_run_without_more_takes_the_phantom_and_leaves_the_models_name_to_the_notebook(lungkit, runs):
     lungkit("run", "all")
-    assert runs == [
-        {"notebooks": [f"{number:02}" for number in range(1, 12)], "data": "phantom", "profile": "quick"}
-    ]
+    assert runs == [{"notebooks": [f"{number:02}" for number in range(1, 12)], "data": "phantom", "profile": "quick"}]
 
 
 def test_the_exercises_of_the_notebooks_are_run_if_asked_for(lungkit, runs):

@@ -189,7 +189,7 @@ def test_a_failing_cell_names_notebook_cell_reason_and_copy_and_the_index_lists_
     assert "no &lt;such&gt; image" in page.read_text()
     index = (tmp_path / "run" / "index.html").read_text()
     assert '<td class="failed">ValueError: no &lt;such&gt; image</td>' in index
-    assert index.count('<td class="">done</td>') == 1
+    assert index.count(">done</td>") == 1
     assert "03_third" not in index
     assert not (tmp_path / "run" / "03_third.ipynb").exists()
 
@@ -238,7 +238,19 @@ def test_the_index_shows_the_figures_that_the_notebooks_left(folder, tmp_path, m
     monkeypatch.setattr(notebooks, "_papermill", lambda *_: exhibits.figure(Figure(), tmp_path, "01 #1", "50 % < all"))
     index = notebooks.run([notebook], {}, tmp_path).index.read_text()
     assert 'src="figures/01%20%231.png"' in index
-    assert "<figcaption>50 % &lt; all</figcaption>" in index
+    assert '<span class="label">Figure 1.</span> 50 % &lt; all.' in index
+
+
+def test_a_report_that_cannot_be_written_costs_the_page_and_not_the_run(folder, tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise KeyError("accuracy")
+
+    notebook = _write(folder / "01_first.ipynb")
+    monkeypatch.setattr(notebooks, "_papermill", lambda *_: None)
+    monkeypatch.setattr(notebooks.report, "index", refuse)
+    run = notebooks.run([notebook], {}, tmp_path / "run")
+    assert [stage.status for stage in run.stages] == ["done"]
+    assert "the report could not be written, KeyError: 'accuracy'" in capsys.readouterr().out
 
 
 # --- Ctrl-C, and a system that refuses

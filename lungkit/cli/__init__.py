@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from lungkit import extras, terminal
-from lungkit.cli import capsule, clinic, data, destinations, gateway, learn, models, plan, retrain, training
+from lungkit.cli import capsule, clinic, data, destinations, gateway, learn, models, plan, retrain, study, training
 from lungkit.errors import LungkitError
 
 
@@ -40,6 +40,7 @@ for _verb in (
     training.evaluate,
     training.compare,
     training.runs,
+    study.report,
     clinic.predict,
     clinic.serve,
     gateway.gateway,

@@ -24,8 +24,7 @@ from lungkit.data.sources import COLUMNS
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 from lungkit.study import capsule_texts, provenance, sealed_zip
-from lungkit.study.capsule_texts import About, Contents, LeftOut
-from lungkit.study.layout import (
+from lungkit.study.capsule_layout import (
     ABOUT,
     CODE,
     DATA,
@@ -41,6 +40,7 @@ from lungkit.study.layout import (
     SCHEMA,
     SOURCE,
 )
+from lungkit.study.capsule_texts import About, Contents, LeftOut
 from lungkit.study.provenance import RunRecord
 from lungkit.training import evaluation
 from lungkit.wording import count

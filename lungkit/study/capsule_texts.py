@@ -15,7 +15,7 @@ from urllib.parse import quote
 import lungkit
 from lungkit.errors import LungkitError
 from lungkit.models.registry import Version
-from lungkit.study.layout import (
+from lungkit.study.capsule_layout import (
     CITATION,
     CODE,
     CRATE,

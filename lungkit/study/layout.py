@@ -1,10 +1,46 @@
-"""Where things lie in a capsule (lungkit.study.capsule)."""
+"""How a table's columns share the width of a page."""
 
-SCHEMA = 1
-MANIFEST = "MANIFEST.sha256"  # of every other member, as `sha256sum -c` reads it
-ABOUT = "capsule.json"
-CRATE, CITATION, README, LICENCES = "ro-crate-metadata.json", "CITATION.cff", "README.md", "LICENCES.md"
-RUN, MODEL, DATA, CODE = "run", "model", "data", "code"  # folders
-SOURCE, PATCH, LOCK = "code/source.tar", "code/changes.patch", "requirements.lock"
-EVALUATION, PREDICTIONS, METRICS, CONFUSION = "evaluation.json", "predictions.csv", "metrics.csv", "confusion.csv"
-LIGHT = ("card.json", "README.md", "SHA256SUMS", "trained_on.txt")  # of a version: always in the capsule
+import re
+
+from lungkit.study.document import Document, Table
+
+GAP = 2.5  # the room between two columns, in letters
+_LONGEST = 24  # letters of a column that keeps its natural width where a table does not fit
+_NUMBER = re.compile(r"[−+-]?[\d,.]+(e[−+-]?\d+)?( ?[%s])?")
+
+
+def is_number(document: Document, table: Table, place: int) -> bool:
+    """Whether every cell of a column is a number, or empty; such columns are aligned at the right."""
+    cells = [document.plain(row[place]).strip() for row in table.rows]
+    return any(cells) and all(not cell or _NUMBER.fullmatch(cell) for cell in cells)
+
+
+def fits(document: Document, table: Table, room: float) -> bool:
+    """Whether every cell of a table fits on one line of a page with room for so many letters."""
+    return sum(length + GAP for length in _lengths(document, table)) <= room + GAP
+
+
+def widths(document: Document, table: Table, room: float) -> list[float]:
+    """The width of each column in letters; together with the gaps they fill at most `room`.
+
+    Where the table does not fit, columns of long text share what the others leave.
+    """
+    natural = _lengths(document, table)
+    room -= GAP * (len(natural) - 1)
+    if sum(natural) <= room:
+        return natural
+    shared = [place for place, length in enumerate(natural) if length > _LONGEST] or list(range(len(natural)))
+    left = room - sum(length for place, length in enumerate(natural) if place not in shared)
+    weights = {place: min(natural[place], 80) ** 0.6 for place in shared}
+    given = [left * weights[place] / sum(weights.values()) if place in shared else natural[place]
+             for place in range(len(natural))]  # fmt: skip
+    if min(given) > 0 and left > 8 * len(shared):
+        return given
+    return [room * length**0.6 / sum(other**0.6 for other in natural) for length in natural]
+
+
+def _lengths(document: Document, table: Table) -> list[float]:
+    """Letters of each column's longest cell."""
+    heads = (1.15 * len(name) for name in table.head)  # in bold type
+    cells = ([len(document.plain(row[at])) for row in table.rows] for at in range(len(table.head)))
+    return [max(3.0, head, *column) for head, column in zip(heads, cells, strict=True)]

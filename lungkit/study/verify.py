@@ -28,7 +28,8 @@ from lungkit.data.folders import few, one_line
 from lungkit.errors import LungkitError
 from lungkit.models import graph
 from lungkit.models.card import ModelCard
-from lungkit.study import layout, sealed_zip
+from lungkit.study import capsule_layout as layout
+from lungkit.study import sealed_zip
 from lungkit.training import evaluation
 from lungkit.training.evaluation import Evaluation
 from lungkit.wording import count

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from lungkit import files
 
 FIGURES, TABLES = "figures", "tables"
+_DPI = 150  # of the PNG, which a report shows on screen and in a Word file; SVG and PDF are drawn at any size
 _NO_DATE = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
@@ -45,7 +46,7 @@ def figure(figure: Figure, folder: Path, name: str, caption: str = "") -> Figure
     with mpl.rc_context({"svg.hashsalt": "lungkit", "svg.fonttype": "none"}):
         for suffix, metadata in _NO_DATE.items():
             path = folder / FIGURES / f"{name}.{suffix}"
-            figure.savefig(path, bbox_inches="tight", metadata=metadata)
+            figure.savefig(path, bbox_inches="tight", dpi=_DPI, metadata=metadata)
     plt.close(figure)  # pyplot would show one of its own a second time
     _note(folder, FIGURES, name, caption or " ".join(figure.get_suptitle().split()))
     return figure

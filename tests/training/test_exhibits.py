@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from lungkit.training import exhibits
 
@@ -16,6 +17,8 @@ def test_a_figure_is_kept_in_three_forms_and_one_of_pyplots_is_closed(tmp_path):
     begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
     for suffix, begin in begins.items():
         assert (tmp_path / "figures" / f"03_loss.{suffix}").read_bytes().startswith(begin)
+    with Image.open(tmp_path / "figures" / "03_loss.png") as picture:
+        assert round(picture.info["dpi"][0]) == 150, "sharp in a Word file"
     assert plt.get_fignums() == []
     (kept,) = exhibits.listed(tmp_path, exhibits.FIGURES)
     assert (kept.caption, kept.notebook) == ("The loss falls", "03"), "by default the title is the caption"

@@ -1,12 +1,10 @@
-"""What a data set for research says of itself: README.md for people, croissant.json for programs.
-
-The second is Croissant 1.0 (https://docs.mlcommons.org/croissant/docs/croissant-spec.html), JSON-LD on schema.org.
-"""
+"""What a data set for research says of itself: README.md for people, croissant.json for programs (Croissant 1.0)."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import lungkit
+from lungkit.data.croissant import Images, Table, described
 
 COLUMNS = {
     "file": "The image, below this folder",
@@ -20,91 +18,22 @@ COLUMNS = {
     "readers": "How many people gave a label",
     "answer_shown": "yes: a reader may have seen a model's answer before the label was given",
 }
-_CONTEXT = {
-    "@language": "en",
-    "@vocab": "https://schema.org/",
-    "citeAs": "cr:citeAs",
-    "column": "cr:column",
-    "conformsTo": "dct:conformsTo",
-    "cr": "http://mlcommons.org/croissant/",
-    "data": {"@id": "cr:data", "@type": "@json"},
-    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "dct": "http://purl.org/dc/terms/",
-    "equivalentProperty": "cr:equivalentProperty",
-    "examples": {"@id": "cr:examples", "@type": "@json"},
-    "extract": "cr:extract",
-    "field": "cr:field",
-    "fileProperty": "cr:fileProperty",
-    "fileObject": "cr:fileObject",
-    "fileSet": "cr:fileSet",
-    "format": "cr:format",
-    "includes": "cr:includes",
-    "isLiveDataset": "cr:isLiveDataset",
-    "jsonPath": "cr:jsonPath",
-    "key": "cr:key",
-    "md5": "cr:md5",
-    "parentField": "cr:parentField",
-    "path": "cr:path",
-    "rai": "http://mlcommons.org/croissant/RAI/",
-    "recordSet": "cr:recordSet",
-    "references": "cr:references",
-    "regex": "cr:regex",
-    "repeated": "cr:repeated",
-    "replace": "cr:replace",
-    "samplingRate": "cr:samplingRate",
-    "sc": "https://schema.org/",
-    "separator": "cr:separator",
-    "source": "cr:source",
-    "subField": "cr:subField",
-    "transform": "cr:transform",
-}
 
 
 def croissant(name: str, facts: Mapping[str, Any], table_sha256: str) -> dict[str, Any]:
     """The JSON-LD of a data set. table_sha256: of labels.csv. facts: as `readme`."""
-    fields = [
-        {
-            "@type": "cr:Field",
-            "@id": f"images/{column}",
-            "name": column,
-            "description": meaning,
-            "dataType": "sc:Integer" if column == "readers" else "sc:Text",
-            "source": {"fileObject": {"@id": "labels.csv"}, "extract": {"column": column}},
-        }
-        for column, meaning in COLUMNS.items()
-    ]
-    return {
-        "@context": _CONTEXT,
-        "@type": "sc:Dataset",
-        "name": name,
-        "description": f"{facts['images']} images of the chest of {facts['patients']} patients, labelled by clinicians "
+    meaning = "CT as 16-bit DICOM in Hounsfield units, other images as 8-bit PNG"
+    return described(
+        name,
+        f"{facts['images']} images of the chest of {facts['patients']} patients, labelled by clinicians "
         f"at {facts['source']}; {facts['k']}-anonymous. See README.md.",
-        "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "license": facts["licence"],
-        "url": facts["url"],
-        "version": "1.0.0",
-        "datePublished": facts["year"],
-        "creator": {"@type": "sc:Organization", "name": facts["source"]},
-        "distribution": [
-            {
-                "@type": "cr:FileObject",
-                "@id": "labels.csv",
-                "name": "labels.csv",
-                "contentUrl": "labels.csv",
-                "encodingFormat": "text/csv",
-                "sha256": table_sha256,
-            },
-            {
-                "@type": "cr:FileSet",
-                "@id": "image-files",
-                "name": "image-files",
-                "description": "CT as 16-bit DICOM in Hounsfield units, other images as 8-bit PNG",
-                "encodingFormat": ["application/dicom", "image/png"],
-                "includes": ["images/*.dcm", "images/*.png"],
-            },
-        ],
-        "recordSet": [{"@type": "cr:RecordSet", "@id": "images", "name": "images", "field": fields}],
-    }
+        licence=facts["licence"],
+        url=facts["url"],
+        published=facts["year"],
+        creator=facts["source"],
+        table=Table("labels.csv", table_sha256, COLUMNS, numbers=("readers",)),
+        images=Images(meaning, ("application/dicom", "image/png"), ("images/*.dcm", "images/*.png")),
+    )
 
 
 def readme(name: str, facts: Mapping[str, Any]) -> str:
