@@ -38,3 +38,12 @@ def test_heat_reads_without_colour_and_is_the_known_map():
     assert lightness == sorted(lightness)
     inferno = mpl.colormaps["inferno"](np.linspace(0.15, 0.87, len(palette.HEAT)), bytes=True)[:, :3]
     assert np.abs(inferno - np.array([palette.rgb(colour) for colour in palette.HEAT], int)).max() <= 1
+
+
+def test_each_meaning_of_a_figure_has_a_colour_of_its_own():
+    parts = [palette.TRAIN, palette.VALIDATION, palette.TEST, palette.OTHER_SPLIT]
+    assert list(palette.SPLITS.values()) == parts[:3]
+    assert len({*parts, palette.REFERENCE, palette.CHOSEN}) == 6
+    # Printed in grey, training and validation still differ: by 3 L* or more (CIE 1976).
+    lightness = [116 * luminance(colour) ** (1 / 3) - 16 for colour in parts[:2]]
+    assert abs(lightness[0] - lightness[1]) >= 3
