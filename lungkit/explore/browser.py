@@ -15,6 +15,7 @@ import pandas as pd
 import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
+import PIL.ImageOps
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont
 from scipy import ndimage
@@ -110,9 +111,7 @@ class Thumbnails:
             self.read += len(missing)
             greys = np.clip((tensors * self._spec.std + self._spec.mean) * 255, 0, 255).round().astype(np.uint8)
             for file, grey in zip(missing, greys, strict=True):
-                picture = PIL.Image.fromarray(grey)
-                picture.thumbnail((SIDE, SIDE), PIL.Image.Resampling.BILINEAR)
-                self._kept[file] = picture
+                self._kept[file] = PIL.ImageOps.contain(PIL.Image.fromarray(grey), (SIDE, SIDE))
         found = [self._kept[file] for file in files]
         for file in files:
             self._kept.move_to_end(file)
@@ -130,9 +129,13 @@ def sheet(rows: pd.DataFrame, thumbnails: Thumbnails) -> PIL.Image.Image:
     for number, (row, picture) in enumerate(zip(rows.itertuples(), pictures, strict=True)):
         left, top = number % COLUMNS * (SIDE + 6) + 3, number // COLUMNS * (SIDE + 2 * LINE + 8) + 3
         page.paste(picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2))
-        for line, (text, colour) in enumerate(((row.label, INK), (f"{row.split or '–'} {row.patient_id}", QUIET))):
+        for line, (text, colour) in enumerate(((row.label, INK), (_below(str(row.split), str(row.patient_id)), QUIET))):
             draw.text((left, top + SIDE + 1 + line * LINE), _cut(str(text)), colour, _font(10))
     return page
+
+
+def _below(split: str, patient: str) -> str:
+    return f"{split.replace('_', ' ') or 'not split'} {patient}"
 
 
 def _cut(text: str) -> str:

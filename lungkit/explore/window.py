@@ -75,7 +75,12 @@ class Drawing:
         self._picture = picture.imshow(preprocess.window_level(of.values, level, width), cmap="gray", vmin=0, vmax=1)
         picture.set_axis_off()
         histogram.hist(np.ravel(of.values), bins=120, range=(of.low, of.high), color=BLUE, histtype="stepfilled")
-        histogram.set(yscale="log", xlim=(of.low, of.high), xlabel={"HU": "HU"}.get(of.unit, "grey, 0 to 255"), ylabel="pixels (log)")
+        histogram.set(
+            yscale="log",
+            xlim=(of.low, of.high),
+            xlabel={"HU": "HU"}.get(of.unit, "grey, 0 to 255"),
+            ylabel="pixels (log)",
+        )
         histogram.xaxis.set_major_locator(MaxNLocator(7))
         histogram.spines[["top", "right"]].set_visible(False)
         self._black = histogram.axvspan(of.low, of.high, color=CHOSEN, alpha=0.22, linewidth=0, label="becomes black")
@@ -115,9 +120,7 @@ class View:
         level, width = self._scale.presets[first or names[0]]
         span = self._scale.high - self._scale.low
         wide = {"style": {"description_width": "4rem"}, "layout": {"width": "32rem"}}
-        self.level = ipywidgets.IntSlider(
-            round(level), self._scale.low, self._scale.high, description="level", **wide
-        )
+        self.level = ipywidgets.IntSlider(round(level), self._scale.low, self._scale.high, description="level", **wide)
         self.width = ipywidgets.IntSlider(round(width), 1, span, description="width", **wide)
         self.presets = ipywidgets.ToggleButtons(options=names, value=first or names[0])
         self.drawing = Drawing(self._scale, level, width)
