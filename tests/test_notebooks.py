@@ -133,6 +133,48 @@ def test_the_pages_load_nothing_from_the_network(folder, tmp_path):
     assert set(bar.data) == {"text/plain"}, "a widget's page would load scripts"
 
 
+def _page_of(folder: Path, name: str, *cells) -> str:
+    """The HTML page of a notebook that is not executed."""
+    document = new_notebook(cells=list(cells))
+    nbformat.write(document, folder / f"{name}.ipynb")
+    return notebooks.write_html(folder / f"{name}.ipynb").read_text()
+
+
+def test_a_page_folds_the_solution_of_an_exercise_and_nothing_else(tmp_path):
+    solution = new_code_cell("answer = 42", metadata={"tags": ["exercise", "hide-cell"]})
+    text = _page_of(tmp_path, "01_first", new_markdown_cell("Question?"), solution, new_code_cell("other = 1"))
+    assert text.count("<details") == 1
+    folded = text[text.index("<details") : text.index("</details>")]
+    assert "<summary>Show the solution</summary>" in folded
+    assert "42" in folded
+    assert "Question?" not in folded and "other" not in folded
+    assert LOADED.findall(text) == []
+
+
+NAV = "[← 01 First](01_first.ipynb) · [all notebooks](../docs/notebooks.md) · [03 Third →](03_third.ipynb)"
+
+
+def test_links_between_notebooks_lead_to_pages_as_soon_as_they_are_written(tmp_path):
+    alone = _page_of(tmp_path, "02_second", new_markdown_cell(NAV))
+    assert "<a href" not in alone.replace('<a href="#', "") and "← 01 First" in alone, "no link to what is not there"
+    _page_of(tmp_path, "03_third", new_markdown_cell("# three"))
+    linked = (tmp_path / "02_second.html").read_text()
+    assert '<a href="03_third.html">03 Third →</a>' in linked
+    assert '<a href="01_first' not in linked
+    notebooks._write_index(_run_with(tmp_path))
+    assert '<a href="index.html">all notebooks</a>' in (tmp_path / "02_second.html").read_text()
+
+
+def test_a_link_into_the_readme_leads_to_the_index_of_the_run_too(tmp_path):
+    notebooks._write_index(_run_with(tmp_path))
+    text = _page_of(
+        tmp_path, "01_first", new_markdown_cell("[all](../README.md#notebooks), [a paper](https://doi.org/1)")
+    )
+    assert '<a href="index.html">all</a>' in text
+    assert "https://doi.org/1" in text
+    assert "a word</a>" in text and "glossary.md" not in text, "the guides are not in a run's folder"
+
+
 def test_the_pattern_for_loaded_addresses_finds_them():
     assert LOADED.search('<script defer src="https://cdn.example/x.js">')
     assert LOADED.search("<link rel=stylesheet href='//fonts.example/a'>")

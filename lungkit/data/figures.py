@@ -1,5 +1,8 @@
 """The figures of a data set: its quality report, and how many images its patients have."""
 
+import textwrap
+from itertools import cycle
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -8,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lungkit.data.dataset import Dataset
 from lungkit.data.quality import QualityReport
-from lungkit.palette import INK, OTHER_SPLIT, SERIES, SKY, SPLITS
+from lungkit.palette import CLASSES, INK, OTHER_SPLIT, SKY, SPLITS
 from lungkit.wording import count
 
 _MARKS = "osD^vPX*"  # of classes, as in lungkit.training.plots
@@ -29,7 +32,7 @@ def quality_panels(report: QualityReport) -> Figure:
     images_, unread = len(report.images), len(report.unreadable)
     figure.suptitle(
         f"{report.name}: {count(images_, 'readable image')}, {unread} unreadable, "
-        f"{count(errors, 'kind of error', 'kinds of errors')} found",
+        f"{count(errors, 'kind of error', 'kinds of error') if errors else 'no error'} found",
         fontweight="bold",
     )
     return figure
@@ -43,7 +46,7 @@ def images_per_patient(collection: Dataset) -> Figure:
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
     below = np.zeros(len(counts))
-    for name, colour in zip(counts.columns, _colours(), strict=False):
+    for name, colour in zip(counts.columns, cycle(CLASSES), strict=False):
         axes.bar(counts.index, counts[name], 0.8, below, color=colour, edgecolor="white", label=name)
         below += counts[name].to_numpy()
     for axis in (axes.xaxis, axes.yaxis):
@@ -52,7 +55,7 @@ def images_per_patient(collection: Dataset) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set(xlabel="images of one patient", ylabel="patients")
     figure.legend(loc="outside right center", frameon=False)
-    figure.suptitle(_images_each(per_patient["images"]), fontweight="bold")
+    figure.suptitle(textwrap.fill(_images_each(per_patient["images"]), 70), fontweight="bold")
     return figure
 
 
@@ -63,11 +66,6 @@ def _images_each(images: pd.Series) -> str:
         return "Each patient has one image: a split by image is a split by patient"
     several = float((images > 1).mean())
     return f"{several:.0%} of the patients have several images, up to {most}: they must stay on one side of a split"
-
-
-def _colours() -> list[str]:
-    """Of the classes, in their order."""
-    return [SERIES[place % len(SERIES)] for place in range(64)]
 
 
 def _draw_balance(axes: Axes, report: QualityReport) -> None:
@@ -99,14 +97,15 @@ def _draw_sizes(axes: Axes, report: QualityReport) -> None:
     distinct = report.images[["width", "height"]].drop_duplicates()
     if len(distinct) == 1:
         width, height = distinct.iloc[0]
-        axes.set(title="All images have one size", xticks=[], yticks=[])
+        axes.set_axis_off()
+        axes.set_title("All images have one size")
         axes.text(0.5, 0.5, f"{width} × {height} pixels", ha="center", va="center", transform=axes.transAxes)
         return
     for place, name in enumerate(report.classes):
         sizes = report.images[report.images["label"] == name].groupby(["width", "height"]).size().reset_index(name="n")
         axes.scatter(
             sizes["width"], sizes["height"], s=12 + 4 * np.sqrt(sizes["n"]), alpha=0.6, linewidth=1.2,
-            marker=_MARKS[place % len(_MARKS)], facecolor="none", edgecolor=SERIES[place % len(SERIES)], label=name,
+            marker=_MARKS[place % len(_MARKS)], facecolor="none", edgecolor=CLASSES[place % len(CLASSES)], label=name,
         )  # fmt: skip
     axes.set(
         title=f"{len(distinct):,} sizes (a larger mark: more images)",
@@ -123,7 +122,7 @@ def _draw_brightness(axes: Axes, report: QualityReport) -> None:
         flierprops={"marker": ".", "markersize": 3, "markeredgecolor": "0.6"},
     )  # fmt: skip
     for place, box in enumerate(boxes["boxes"]):
-        box.set(facecolor=SERIES[place % len(SERIES)], alpha=0.75)
+        box.set(facecolor=CLASSES[place % len(CLASSES)], alpha=0.75)
     axes.set_yticks(range(1, len(means) + 1), report.classes)
     axes.invert_yaxis()
     medians = [np.median(values) for values in means if len(values)]
@@ -139,7 +138,8 @@ def _draw_pairs(axes: Axes, report: QualityReport) -> None:
     if table.empty:
         axes.text(0.5, 0.5, "no pair of images is equal or nearly so", ha="center", va="center",
                   transform=axes.transAxes)  # fmt: skip
-        axes.set(title="No duplicates", xticks=[], yticks=[])
+        axes.set_axis_off()
+        axes.set_title("No duplicates")
         return
     across = int(table["across_splits"].sum())
     axes.set(

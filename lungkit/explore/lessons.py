@@ -21,8 +21,9 @@ from sklearn.preprocessing import StandardScaler
 from lungkit.data import images, preprocess
 from lungkit.data.dataset import Dataset
 from lungkit.errors import LungkitError
+from lungkit.progress import bar
 from lungkit.training.evaluation import mean_with_interval
-from lungkit.wording import count, figure, percents
+from lungkit.wording import count, figure, listed, percents
 
 FOLDS = 5
 AERATED = (
@@ -52,10 +53,13 @@ def folds(labels: np.ndarray, patients: np.ndarray, by: str = "patient", seed: i
     fewest = min(len(set(patients[labels == label])) for label in set(labels.tolist()))
     if fewest < 2:
         raise LungkitError("a class has one patient: folds need at least two of each class")
-    kind = StratifiedGroupKFold if by == "patient" else StratifiedKFold
-    parts = kind(min(FOLDS, fewest), shuffle=True, random_state=seed)
+    how: dict[str, Any] = {"n_splits": min(FOLDS, fewest), "shuffle": True, "random_state": seed}
+    if by == "patient":
+        parts = StratifiedGroupKFold(**how).split(labels, labels, patients)
+    else:
+        parts = StratifiedKFold(**how).split(labels, labels)
     fold = np.empty(len(labels), int)
-    for number, (_, held) in enumerate(parts.split(labels, labels, patients)):
+    for number, (_, held) in enumerate(parts):
         fold[held] = number
     return fold
 
@@ -92,8 +96,9 @@ def leak_says(by_image: np.ndarray, by_patient: np.ndarray, patients: np.ndarray
     """What splitting by image adds to a score. by_image, by_patient: bool (n,), right in either split."""
     gained = mean_with_interval(by_image.astype(float) - by_patient, patients, bounds=(-1, 1))
     scores = [percents(*mean_with_interval(right, patients, share=True)) for right in (by_image, by_patient)]
+    lie = "lies" if crossed == 1 else "lie"
     text = (
-        f"Split by image, {count(crossed, 'near-duplicate pair')} of one patient lie on two sides, and the nearest "
+        f"Split by image, {count(crossed, 'duplicate pair')} {lie} on two sides, and the nearest "
         f"neighbour is right in {scores[0]}. Split by patient it is right in {scores[1]}."
     )
     if len(set(patients.tolist())) == len(patients):
@@ -104,6 +109,20 @@ def leak_says(by_image: np.ndarray, by_patient: np.ndarray, patients: np.ndarray
         else "On these patients the difference is not shown"
     )
     return f"{text} {verdict}: {figure(*gained, signed=True)}."
+
+
+def shortcut_says(scores: Mapping[str, tuple[float, float, float]]) -> str:
+    """Which facts of an image tell the classes apart without a look at any lung; scores: AUC with interval, by fact."""
+    told = [f"{name} {figure(*score)}" for name, score in scores.items() if score[1] > 0.5]
+    if not told:
+        tried = listed([f"{name} {figure(*score)}" for name, score in scores.items()], "and")
+        return (
+            f"None of these is shown to tell the classes apart, as all intervals reach 0.5, which is chance: {tried}."
+        )
+    return (
+        f"Without a look at any lung, the AUC is: {listed(told, 'and')}, where chance is 0.5. A network can learn this "
+        "too, and a score has to be well above it before it says something about the disease."
+    )
 
 
 # --- 02: what a window lets through
@@ -143,9 +162,9 @@ def _lesion(collection: Dataset, row: Any) -> Lesion:
 
 
 def through_windows(found: Sequence[Lesion], windows: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
-    """How well each window (level, width) tells lesion from lung: a row a window, figures with intervals by patient.
+    """How well each window (level, width) tells lesion from lung: a row a window, means over the images.
 
-    auc: the probability that a pixel of the lesion is brighter than one of the lung, where equal greys count half.
+    auc, low, high, with its 95 % interval by patient: the probability that a pixel of the lesion is brighter than one of the lung, where equal greys count half.
     contrast: the difference of the two mean greys, 0..1. black: the share of the lung's pixels that become black.
     """
     if not found:
@@ -154,13 +173,26 @@ def through_windows(found: Sequence[Lesion], windows: Mapping[str, tuple[float, 
     rows = {}
     for name, (level, width) in windows.items():
         seen = [[preprocess.window_level(part, level, width) for part in (one.inside, one.outside)] for one in found]
-        figures = {
-            "auc": [_auc(inside, outside) for inside, outside in seen],
-            "contrast": [float(inside.mean() - outside.mean()) for inside, outside in seen],
-            "black": [float((outside <= 0).mean()) for _, outside in seen],
+        auc, low, high = mean_with_interval([_auc(*both) for both in seen], patients)
+        rows[name] = {
+            "auc": auc,
+            "low": low,
+            "high": high,
+            "contrast": np.mean([inside.mean() - outside.mean() for inside, outside in seen]),
+            "black": np.mean([(outside <= 0).mean() for _, outside in seen]),
         }
-        rows[name] = {what: figure(*mean_with_interval(values, patients)) for what, values in figures.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("window")
+
+
+def windows_say(table: pd.DataFrame) -> str:
+    """Which window keeps lesion and lung apart, and which does so least; table: `through_windows`."""
+    best, worst = table["auc"].idxmax(), table["auc"].idxmin()
+    of = {name: figure(*table.loc[name, ["auc", "low", "high"]]) for name in (best, worst)}
+    return (
+        f"A pixel of the lesion is brighter than one of the lung with a probability of {of[best]} in the {best} "
+        f"window, and of {of[worst]} in the {worst} window, which makes {table.loc[worst, 'black']:.0%} of the lung "
+        "black. What a window makes equal, no model can tell apart."
+    )
 
 
 def _auc(inside: np.ndarray, outside: np.ndarray) -> float:
@@ -183,20 +215,29 @@ def statistics_say(training: preprocess.Preprocessing, everything: preprocess.Pr
 # --- 03: luck, and rare classes
 
 
-def short_training(task: Any, seed: int, batches: int = 6, epochs: int = 2) -> float:
-    """The validation loss of a very small network after a few batches, from a start and an order of its own.
+def short_trainings(task: Any, seeds: Sequence[int], batches: int = 8, epochs: int = 2) -> list[float]:
+    """The validation losses of a very small network, trained for a few batches from each seed; nothing is kept.
 
-    task: tasks.CnnTask. Nothing is kept.
+    task: tasks.CnnTask. A seed decides the first weights, the order of the images, and how they are varied. One model
+    is trained again and again, as TensorFlow takes longer to prepare a training than to do this one.
     """
     from lungkit.backend import keras
 
     from lungkit.models import cnn
 
-    keras.utils.set_random_seed(seed)
-    model = cnn.build((*task.spec.size, 1), len(task.data.classes), filters=8, blocks=2, dropout=0.0)
-    cnn.compile_classifier(model, learning_rate=5e-3)
-    model.fit(task.batches(seed, batches), epochs=epochs, shuffle=False, verbose=0)
-    return float(model.evaluate(task.search.validation, verbose=0, return_dict=True)["loss"])
+    def new() -> Any:
+        return cnn.build((*task.spec.size, 1), len(task.data.classes), filters=8, blocks=2, dropout=0.0)
+
+    model, losses = cnn.compile_classifier(new()), []
+    state = [keras.ops.convert_to_numpy(variable) for variable in model.optimizer.variables]
+    for seed in bar(seeds, label="starts", unit="start"):
+        keras.utils.set_random_seed(seed)
+        model.set_weights(new().get_weights())
+        for variable, value in zip(model.optimizer.variables, state, strict=True):
+            variable.assign(value)
+        model.fit(task.batches(seed, batches), epochs=epochs, shuffle=False, verbose=0)
+        losses.append(float(model.evaluate(task.search.validation, verbose=0, return_dict=True)["loss"]))
+    return losses
 
 
 def seeds_say(losses: Sequence[float]) -> str:

@@ -29,6 +29,7 @@ from lungkit.palette import (
     BLACK,
     BLUE,
     CHOSEN,
+    CLASSES,
     GOOD,
     GREY,
     INK,
@@ -43,7 +44,7 @@ from lungkit.training.evaluation import Evaluation, mean_with_interval
 
 RIGHT, WRONG = "✓", "✗"  # both are in DejaVu Sans, which matplotlib brings along
 HEAT = "inferno"
-STYLES = [{"color": color, "marker": marker} for color, marker in zip(SERIES, "osD^vPX*", strict=True)]  # of classes
+STYLES = [{"color": color, "marker": marker} for color, marker in zip(CLASSES, "osD^vPX*", strict=True)]  # of classes
 
 
 def use_style() -> None:
@@ -213,7 +214,7 @@ def training_curves(history: pd.DataFrame, largest: float, prior_loss: float | N
     """Loss, accuracy and learning rate by epoch; the epoch with the lowest validation loss is marked.
 
     largest: the largest class's share of the validation images, dotted: the accuracy of always answering it.
-    prior_loss: the validation loss of always stating how frequent the classes are (fit.prior_loss), dotted as well.
+    prior_loss: the validation loss of a constant prediction, the class frequencies (fit.prior_loss); dotted as well.
     history: columns epoch, loss, val_loss, accuracy, val_accuracy, learning_rate.
     Losses have a logarithmic scale: a single bad epoch does not flatten all others.
     """
@@ -228,7 +229,7 @@ def training_curves(history: pd.DataFrame, largest: float, prior_loss: float | N
         panels[0].axhline(prior_loss, color=REFERENCE, linestyle=":", linewidth=1.5)
     panels[1].set_title("accuracy")
     panels[1].set_ylim(0, 1.03)
-    panels[1].axhline(largest, color=REFERENCE, linestyle=":", linewidth=1.5, label="no look at the image")
+    panels[1].axhline(largest, color=REFERENCE, linestyle=":", linewidth=1.5, label="constant prediction")
     panels[2].plot(history["epoch"], history["learning_rate"], drawstyle="steps-mid", color=INK)
     _log_scale(panels[2], "y")
     panels[2].set_title("learning rate, logarithmic")
@@ -352,7 +353,7 @@ def repeats(runs: pd.DataFrame, prior_loss: float | None = None) -> Figure:
     handles, labels = handles[:3], labels[:3]
     if prior_loss is not None:
         handles.append(axes.axvline(prior_loss, color=REFERENCE, linestyle=":", linewidth=1.5))
-        labels.append("no look at the image")
+        labels.append("constant prediction")
     figure.legend(handles, labels, loc="outside right center")
     means, starts = by_trial["loss"].mean(), runs["seed"].nunique()
     return _titled(
@@ -582,17 +583,20 @@ def _log_scale(axes: Axes, of: str) -> None:
     """A logarithmic axis ("x" or "y") whose ticks are plain numbers: 0.05, 0.1, 0.2, and no powers of ten."""
     axes.set(**{f"{of}scale": "log"})
     axis = axes.xaxis if of == "x" else axes.yaxis
-    axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0), numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    subs = (1.0, 2.0, 5.0) if of == "x" else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)  # there is less room for words in a row
+    axis.set_major_locator(LogLocator(10, subs=subs, numticks=20))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: np.format_float_positional(value, 3, fractional=False, trim="-"))
+    )
     axis.set_minor_formatter(NullFormatter())
 
 
 def _loss_scale(axes: Axes, losses: pd.Series, prior_loss: float | None) -> None:
-    """Logarithmic where a loss is far above the lowest one; dotted, the loss of an answer without a look."""
+    """Logarithmic where a loss is far above the lowest one; dotted, the loss of a constant prediction."""
     if losses.max() > 5 * losses.min():
         _log_scale(axes, "y")
     if prior_loss is not None:
-        axes.axhline(prior_loss, color=REFERENCE, linestyle=":", linewidth=1.5, label="no look at the image")
+        axes.axhline(prior_loss, color=REFERENCE, linestyle=":", linewidth=1.5, label="constant prediction")
 
 
 def _searched_values(axes: Axes, values: pd.Series) -> pd.Series:
