@@ -168,7 +168,11 @@ def test_links_between_notebooks_lead_to_pages_as_soon_as_they_are_written(tmp_p
 def test_a_link_into_the_readme_leads_to_the_index_of_the_run_too(tmp_path):
     notebooks._write_index(_run_with(tmp_path))
     text = _page_of(
-        tmp_path, "01_first", new_markdown_cell("[all](../README.md#notebooks), [a paper](https://doi.org/1)")
+        tmp_path,
+        "01_first",
+        new_markdown_cell(
+            "[all](../README.md#notebooks), [a word](../docs/glossary.md#auc), [a paper](https://doi.org/1)"
+        ),
     )
     assert '<a href="index.html">all</a>' in text
     assert "https://doi.org/1" in text

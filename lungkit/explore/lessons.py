@@ -164,8 +164,9 @@ def _lesion(collection: Dataset, row: Any) -> Lesion:
 def through_windows(found: Sequence[Lesion], windows: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
     """How well each window (level, width) tells lesion from lung: a row a window, means over the images.
 
-    auc, low, high, with its 95 % interval by patient: the probability that a pixel of the lesion is brighter than one of the lung, where equal greys count half.
-    contrast: the difference of the two mean greys, 0..1. black: the share of the lung's pixels that become black.
+    auc, low, high: the probability that a pixel of the lesion is brighter than one of the lung, where equal greys
+    count half, with its 95 % interval by patient. contrast: the difference of the two mean greys, 0..1. black: the
+    share of the lung's pixels that become black.
     """
     if not found:
         raise LungkitError("no image of this split has a lesion mask: there is nothing to compare with the lung")
@@ -184,14 +185,19 @@ def through_windows(found: Sequence[Lesion], windows: Mapping[str, tuple[float, 
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("window")
 
 
-def windows_say(table: pd.DataFrame) -> str:
-    """Which window keeps lesion and lung apart, and which does so least; table: `through_windows`."""
-    best, worst = table["auc"].idxmax(), table["auc"].idxmin()
-    of = {name: figure(*table.loc[name, ["auc", "low", "high"]]) for name in (best, worst)}
+def windows_say(found: Sequence[Lesion], windows: Mapping[str, tuple[float, float]]) -> str:
+    """Which window keeps lesion and lung apart, and which does so least, by `through_windows`."""
+    if not found:
+        return "No image here has a lesion mask, so there is nothing to compare with the lung."
+    table = through_windows(found, windows)
+    best, worst = str(table["auc"].idxmax()), str(table["auc"].idxmin())
+    rows = table.to_dict("index")
+    of = {name: figure(*(rows[name][what] for what in ("auc", "low", "high"))) for name in (best, worst)}
+    black = f"{rows[worst]['black']:.0%} of the lung"
     return (
-        f"A pixel of the lesion is brighter than one of the lung with a probability of {of[best]} in the {best} "
-        f"window, and of {of[worst]} in the {worst} window, which makes {table.loc[worst, 'black']:.0%} of the lung "
-        "black. What a window makes equal, no model can tell apart."
+        f"A pixel of the lesion is brighter than one of the lung with a probability of {of[best]} in the window "
+        f"'{best}' and of {of[worst]} in the window '{worst}', which makes {black} black. What a "
+        "window makes equal, no model can tell apart."
     )
 
 

@@ -437,7 +437,8 @@ def preprocessing_steps(steps: Mapping[str, np.ndarray], title: str = "", units:
     pictures, histograms = figure.subplots(2, len(steps), squeeze=False, height_ratios=(1.6, 1))
     for number, (name, values) in enumerate(steps.items()):
         axes = pictures[number]
-        axes.imshow(values)
+        low, high = _black_and_white(values, list(steps.values())[number - 1] if number else None)
+        axes.imshow(values, vmin=low, vmax=high)
         axes.set_title(f"{number + 1}. {name}\n{values.shape[0]} × {values.shape[1]} pixels", fontsize=8.5)
         axes.set(xticks=[], yticks=[])
         sns.despine(ax=axes, left=True, bottom=True)
@@ -447,6 +448,18 @@ def preprocessing_steps(steps: Mapping[str, np.ndarray], title: str = "", units:
         histograms[number].tick_params(axis="y", which="both", left=False, labelleft=False)
     histograms[0].set_ylabel("pixels (log)")
     return _titled(figure, title)
+
+
+def _black_and_white(values: np.ndarray, before: np.ndarray | None) -> tuple[float, float]:
+    """The values to draw black and white: 0 and 1, or what a linear step made of these, or the smallest and largest."""
+    least, most = float(values.min()), float(values.max())
+    if least >= 0 and most <= 1:
+        return 0.0, 1.0
+    if before is None or before.shape != values.shape or before.min() < 0 or before.max() > 1:
+        return least, most
+    scale = (most - least) / max(float(before.max() - before.min()), 1e-9)
+    black = least - float(before.min()) * scale
+    return black, black + scale
 
 
 def localisation(table: pd.DataFrame, labels: Sequence[str], patients: ArrayLike) -> Figure:

@@ -87,14 +87,15 @@ def test_a_window_that_makes_both_black_tells_lesion_and_lung_no_longer_apart():
     assert table.loc["lung", "auc"] == 1
     assert table.loc["mediastinum", ["auc", "low", "high", "black"]].tolist() == [0.5, 0.5, 0.5, 1]
     assert table.loc["lung", "contrast"] == pytest.approx(400 / 1500, abs=0.01)
-    said = lessons.windows_say(table)
-    assert "of 1.000 (1.000–1.000) in the lung window, and of 0.500 (0.500–0.500) in the mediastinum window" in said
+    said = lessons.windows_say(found, window.CT)
+    assert "of 1.000 (1.000–1.000) in the window 'lung' and of 0.500 (0.500–0.500) in the window 'mediastinum'" in said
     assert "makes 100% of the lung black" in said
 
 
 def test_without_a_lesion_mask_windows_are_not_compared():
     with pytest.raises(LungkitError, match="no image of this split has a lesion mask"):
         lessons.through_windows([], window.CT)
+    assert lessons.windows_say([], window.CT).startswith("No image here has a lesion mask")
 
 
 def test_a_lesion_of_greys_is_compared_with_the_ring_around_it(tmp_path):

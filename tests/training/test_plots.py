@@ -379,6 +379,16 @@ def test_preprocessing_steps_show_picture_and_values_of_each_step():
     assert [axes.get_xlabel() for axes in with_units.axes[2:]] == ["HU", "grey"]
 
 
+def test_preprocessing_steps_are_drawn_on_one_scale_of_grey():
+    grey = RNG.uniform(0.3, 0.7, (20, 20))
+    steps = {"read (HU)": 1500 * grey - 1350, "windowed": grey, "normalised": (grey - 0.5) / 0.2}
+    pictures = draw(plots.preprocessing_steps(steps)).axes[:3]
+    limits = [axes.images[0].get_clim() for axes in pictures]
+    assert limits[0] == pytest.approx((steps["read (HU)"].min(), steps["read (HU)"].max()))
+    assert limits[1] == (0, 1), "a grey is as dark as the model sees it"
+    assert limits[2] == pytest.approx((-2.5, 2.5)), "and normalising changes nothing to the eye"
+
+
 def localised():
     return pd.DataFrame(
         {
