@@ -135,7 +135,13 @@ def sheet(rows: pd.DataFrame, thumbnails: Thumbnails) -> PIL.Image.Image:
 
 
 def _below(split: str, patient: str) -> str:
-    return f"{split.replace('_', ' ') or 'not split'} {patient}"
+    """The line under the class; of a long patient number the end is kept, which tells patients apart."""
+    part = split.replace("_", " ") or "not split"
+    if _font(10).getlength(f"{part} {patient}") <= SIDE:
+        return f"{part} {patient}"
+    while patient and _font(10).getlength(f"{part} …{patient}") > SIDE:
+        patient = patient[1:]
+    return f"{part} …{patient}"
 
 
 def _cut(text: str) -> str:

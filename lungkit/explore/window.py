@@ -86,7 +86,7 @@ class Drawing:
         self._black = histogram.axvspan(of.low, of.high, color=CHOSEN, alpha=0.22, linewidth=0, label="becomes black")
         self._white = histogram.axvspan(of.low, of.high, color=GREY, alpha=0.15, linewidth=0, label="becomes white")
         self._level = histogram.axvline(level, color=WRONG, linestyle="--", linewidth=1.2, label="level")
-        histogram.legend(loc="upper right", frameon=False, fontsize=8)
+        histogram.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none", fontsize=8)
         self.move(level, width)
         self.figure.draw_without_rendering()
         self.figure.set_layout_engine("none")  # laid out once: a slider's picture must come at once

@@ -113,6 +113,14 @@ def test_a_long_class_name_is_cut_to_the_width_of_a_thumbnail():
     assert browser._cut("Normal") == "Normal"
 
 
+def test_of_a_long_patient_number_the_end_is_kept():
+    assert browser._below("train", "P0047") == "train P0047"
+    assert browser._below("set_aside", "P1") == "set aside P1"
+    long = browser._below("train", "mosmed_CT-1_study_0831")
+    assert long.startswith("train …") and long.endswith("_0831")
+    assert browser._font(10).getlength(long) <= browser.SIDE
+
+
 def test_a_source_is_a_filter_only_where_there_are_several(view, table, collection):
     assert "source" not in [one.description for one in view.box.children[0].children]
     two = table.assign(source=["A", "B"] * 30)

@@ -70,11 +70,14 @@ def test_a_slider_moves_the_picture_and_no_preset_stays_chosen(view):
     assert (pixels(view) != before).any()
 
 
-def test_sliders_that_come_back_to_a_preset_choose_it_again(view):
+def test_sliders_that_come_back_to_a_preset_choose_it_again_and_draw_once(view, monkeypatch):
     view.width.value = 1400
     assert view.presets.value is None
+    drawn = []
+    monkeypatch.setattr(view.drawing, "move", lambda *at: drawn.append(at))
     view.width.value = 1500
     assert view.presets.value == "lung"
+    assert drawn == [(-600, 1500)]
 
 
 def test_a_preset_draws_once_though_it_moves_two_sliders(view, monkeypatch):
