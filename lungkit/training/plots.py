@@ -223,10 +223,10 @@ def training_curves(history: pd.DataFrame, largest: float, prior_loss: float | N
     for axes, name in zip(panels[:2], ("loss", "accuracy"), strict=True):
         axes.plot(history["epoch"], history[name], "o-", color=TRAIN, markersize=3, label="training")
         axes.plot(history["epoch"], history[f"val_{name}"], "s-", color=VALIDATION, markersize=3, label="validation")
-    _log_scale(panels[0], "y")
     panels[0].set_title("loss: cross-entropy, logarithmic")
     if prior_loss is not None:
         panels[0].axhline(prior_loss, color=REFERENCE, linestyle=":", linewidth=1.5)
+    _log_scale(panels[0], "y")
     panels[1].set_title("accuracy")
     panels[1].set_ylim(0, 1.03)
     panels[1].axhline(largest, color=REFERENCE, linestyle=":", linewidth=1.5, label="constant prediction")
@@ -593,23 +593,26 @@ def _whiskers(value: ArrayLike, low: ArrayLike, high: ArrayLike) -> np.ndarray:
 
 
 def _log_scale(axes: Axes, of: str) -> None:
-    """A logarithmic axis ("x" or "y") whose ticks are plain numbers: 0.05, 0.1, 0.2, and no powers of ten."""
+    """A logarithmic axis ("x" or "y"), once all is drawn on it, whose ticks are plain numbers: 0.05, 0.1, 0.2."""
     axes.set(**{f"{of}scale": "log"})
     axis = axes.xaxis if of == "x" else axes.yaxis
-    subs = (1.0, 2.0, 5.0) if of == "x" else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)  # there is less room for words in a row
-    axis.set_major_locator(LogLocator(10, subs=subs, numticks=20))
-    axis.set_major_formatter(
-        FuncFormatter(lambda value, _: np.format_float_positional(value, 3, fractional=False, trim="-"))
-    )
+    low, high = axis.get_view_interval()
+    fine = of == "y" and high / low < 20  # there is less room for words in a row
+    axis.set_major_locator(LogLocator(10, (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if fine else (1.0, 2.0, 5.0), numticks=20))
+    axis.set_major_formatter(FuncFormatter(_plain_number))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _plain_number(value: float, _: object) -> str:
+    return np.format_float_positional(value, 3, fractional=False, trim="-")
 
 
 def _loss_scale(axes: Axes, losses: pd.Series, prior_loss: float | None) -> None:
     """Logarithmic where a loss is far above the lowest one; dotted, the loss of a constant prediction."""
-    if losses.max() > 5 * losses.min():
-        _log_scale(axes, "y")
     if prior_loss is not None:
         axes.axhline(prior_loss, color=REFERENCE, linestyle=":", linewidth=1.5, label="constant prediction")
+    if losses.max() > 5 * losses.min():
+        _log_scale(axes, "y")
 
 
 def _searched_values(axes: Axes, values: pd.Series) -> pd.Series:
