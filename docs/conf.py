@@ -14,6 +14,8 @@ version = release = lungkit.__version__
 
 extensions = ["myst_nb", "sphinx_copybutton", "sphinx_design", "generate"]
 nb_execution_mode = "off"  # the committed outputs are shown
+nb_code_prompt_show = "Show the solution"  # of an exercise: cells tagged hide-cell
+nb_code_prompt_hide = "Hide the solution"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 smartquotes_action = "qe"  # quotes and ellipses; "--split" keeps its two dashes

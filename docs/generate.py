@@ -43,7 +43,13 @@ def write() -> None:
         page.write_text(text, encoding="utf-8")
     (GENERATED / "notebooks").mkdir()
     for notebook in NOTEBOOKS:
-        shutil.copy(notebook, GENERATED / "notebooks")
+        (GENERATED / "notebooks" / notebook.name).write_text(_linked(notebook.read_text(encoding="utf-8")), "utf-8")
+
+
+def _linked(notebook: str) -> str:
+    """A notebook whose links to the guides and to the README lead to pages of this documentation."""
+    guides = re.sub(r"\(\.\./docs/([\w-]+\.md)", r"(../../\1", notebook)
+    return re.sub(r"\(\.\./README\.md(?:#[\w-]*)?\)", "(../../notebooks.md)", guides)
 
 
 # --- commands

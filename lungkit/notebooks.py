@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -233,15 +234,61 @@ def _children() -> set[psutil.Process]:
     return set(psutil.Process().children(recursive=True))
 
 
+# A solution is folded; `super()` is the cell as nbconvert's own template writes it.
+_TEMPLATE = """{% extends 'lab/index.html.j2' %}
+{%- block codecell -%}
+{%- if 'hide-cell' in cell.metadata.get('tags', []) -%}
+<details class="solution"><summary>Show the solution</summary>
+{{ super() }}
+</details>
+{%- else -%}
+{{ super() }}
+{%- endif -%}
+{%- endblock codecell -%}
+{%- block html_head_css -%}
+{{ super() }}
+<style>
+ details.solution { margin: .5rem 0 1rem; border-left: 3px solid #dfe5ea; padding-left: .5rem }
+ details.solution > summary { cursor: pointer; color: #00589c; padding: .25rem }
+ a[data-page] { color: inherit; text-decoration: none }
+</style>
+{%- endblock html_head_css -%}
+"""
+_LINK = re.compile(r'<a href="(?:(\d\d_\w+)\.ipynb|\.\./(?:README|docs/([\w-]+))\.md(?:#[\w-]*)?)">')
+
+
 def write_html(notebook: Path) -> Path:
-    """Write an HTML page next to an executed notebook; it loads nothing from the network."""
+    """Write an HTML page next to an executed notebook; it loads nothing from the network.
+
+    Solutions of exercises are folded. A link to another notebook leads to its page, once that has been written.
+    """
     exporter = HTMLExporter(theme="light", exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter.raw_template = _TEMPLATE
     exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = exporter.mermaid_js_url = ""
     document = nbformat.read(notebook, 4)
     body, _ = exporter.from_notebook_node(document, {"metadata": {"name": notebook.stem}})
     page = notebook.with_suffix(".html")
-    files.replace(page, body)
+    files.replace(page, _LINK.sub(_mention, body))
+    _link_pages(notebook.parent)
     return page
+
+
+def _mention(link: re.Match[str]) -> str:
+    """A link that leads nowhere from a run's folder, as one that `_link_pages` can bring back."""
+    notebook, guide = link.groups()
+    return f'<a data-page="{notebook or (guide if guide not in (None, "notebooks") else "index")}">'
+
+
+def _link_pages(folder: Path) -> None:
+    """Turn each mention of a page that is now there into a link to it, on every page of a run's folder."""
+    pages = {page.stem for page in folder.glob("*.html")}
+    for page in folder.glob("[0-9][0-9]_*.html"):
+        text = page.read_text("utf-8")
+        linked = re.sub(
+            r'<a data-page="([\w-]+)">', lambda one: f'<a href="{one[1]}.html">' if one[1] in pages else one[0], text
+        )
+        if linked != text:
+            files.replace(page, linked)
 
 
 def refresh(notebook: Path) -> None:
@@ -273,6 +320,7 @@ def _report(result: Run) -> None:
     """Write the run's report. What is wrong with it costs the page, not the run, which may have taken hours."""
     try:
         report.index(result.folder)
+        _link_pages(result.folder)
     except OSError:
         raise
     except Exception as error:

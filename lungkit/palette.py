@@ -13,6 +13,16 @@ SERIES = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#00
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE, BLACK, YELLOW = SERIES
 GREY = "#777777"
 
+# One meaning, one colour, in every figure. A class has the colour at its place in CLASSES together with a marker of its
+# own (lungkit.training.plots.STYLES); the parts of a split have others, so that blue is training and never a class.
+TRAIN, VALIDATION, TEST = BLUE, VERMILLION, QUIET
+SPLITS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
+OTHER_SPLIT = "#b5bcc3"  # images that are set aside, refused, or not split
+CLASSES = (GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW, BLUE, VERMILLION)
+RIGHT, WRONG = GOOD, WARN  # an answer: always with a sign or a word as well
+REFERENCE = GREY  # dotted: chance, or a constant prediction
+CHOSEN = BLACK  # the epoch, the trial or the threshold that was chosen
+
 # Thirteen even steps of matplotlib's inferno (CC0), from 15 % to 87 % of it: lightness rises all the way. The darker
 # part would look like a shadow in the lung, the lighter part like bone.
 HEAT = (

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -142,6 +143,19 @@ def test_every_notebook_and_every_shipped_model_has_a_page(generated):
     assert {path.stem for path in (generated / "models").iterdir()} == set(SHIPPED)
     table = (generated / "models-table.inc").read_text(encoding="utf-8")
     assert all(f"{name}@v" in table for name in SHIPPED)
+
+
+def test_links_of_the_notebooks_lead_to_pages_of_the_documentation(generated):
+    """docs/generated/notebooks/ is where the copies are; the guides are two folders up."""
+    for notebook in (generated / "notebooks").glob("*.ipynb"):
+        cells = json.loads(notebook.read_text("utf-8"))["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        for target in LINK.findall(text):
+            if re.match(r"[a-z]+:", target):
+                continue
+            path = target.partition("#")[0]
+            file = DOCS / path.removeprefix("../../") if path.startswith("../../") else notebook.parent / path
+            assert file.is_file(), f"{notebook.name} links to {target}"
 
 
 def test_every_public_function_of_the_described_packages_is_in_the_api_reference(generated):

@@ -133,6 +133,52 @@ def test_the_pages_load_nothing_from_the_network(folder, tmp_path):
     assert set(bar.data) == {"text/plain"}, "a widget's page would load scripts"
 
 
+def _page_of(folder: Path, name: str, *cells) -> str:
+    """The HTML page of a notebook that is not executed."""
+    document = new_notebook(cells=list(cells))
+    nbformat.write(document, folder / f"{name}.ipynb")
+    return notebooks.write_html(folder / f"{name}.ipynb").read_text()
+
+
+def test_a_page_folds_the_solution_of_an_exercise_and_nothing_else(tmp_path):
+    solution = new_code_cell("answer = 42", metadata={"tags": ["exercise", "hide-cell"]})
+    text = _page_of(tmp_path, "01_first", new_markdown_cell("Question?"), solution, new_code_cell("other = 1"))
+    assert text.count("<details") == 1
+    folded = text[text.index("<details") : text.index("</details>")]
+    assert "<summary>Show the solution</summary>" in folded
+    assert "42" in folded
+    assert "Question?" not in folded and "other" not in folded
+    assert LOADED.findall(text) == []
+
+
+NAV = "[← 01 First](01_first.ipynb) · [all notebooks](../docs/notebooks.md) · [03 Third →](03_third.ipynb)"
+
+
+def test_links_between_notebooks_lead_to_pages_as_soon_as_they_are_written(tmp_path):
+    alone = _page_of(tmp_path, "02_second", new_markdown_cell(NAV))
+    assert "<a href" not in alone.replace('<a href="#', "") and "← 01 First" in alone, "no link to what is not there"
+    _page_of(tmp_path, "03_third", new_markdown_cell("# three"))
+    linked = (tmp_path / "02_second.html").read_text()
+    assert '<a href="03_third.html">03 Third →</a>' in linked
+    assert '<a href="01_first' not in linked
+    notebooks._write_index(_run_with(tmp_path))
+    assert '<a href="index.html">all notebooks</a>' in (tmp_path / "02_second.html").read_text()
+
+
+def test_a_link_into_the_readme_leads_to_the_index_of_the_run_too(tmp_path):
+    notebooks._write_index(_run_with(tmp_path))
+    text = _page_of(
+        tmp_path,
+        "01_first",
+        new_markdown_cell(
+            "[all](../README.md#notebooks), [a word](../docs/glossary.md#auc), [a paper](https://doi.org/1)"
+        ),
+    )
+    assert '<a href="index.html">all</a>' in text
+    assert "https://doi.org/1" in text
+    assert "a word</a>" in text and "glossary.md" not in text, "the guides are not in a run's folder"
+
+
 def test_the_pattern_for_loaded_addresses_finds_them():
     assert LOADED.search('<script defer src="https://cdn.example/x.js">')
     assert LOADED.search("<link rel=stylesheet href='//fonts.example/a'>")
@@ -364,6 +410,33 @@ def test_without_a_model_a_notebook_says_at_once_what_to_run(number, tmp_path):
 @pytest.mark.parametrize("file", PIPELINE, ids=lambda file: file.stem)
 def test_a_committed_notebook_knows_the_parameters_of_every_run(file):
     assert notebooks.parameter_names(file) >= {"data", "profile", "seed", "report"}
+
+
+LESSONS = [file for file in PIPELINE if file.name[:2] in ("01", "02", "03")]
+EACH_LESSON = pytest.mark.parametrize("file", LESSONS, ids=lambda file: file.stem)
+
+
+@EACH_LESSON
+def test_a_lesson_ends_with_two_exercises_whose_solutions_are_hidden_and_have_run(file):
+    cells = nbformat.read(file, 4).cells
+    tagged = [cell for cell in cells if notebooks.EXERCISE in cell.metadata.get("tags", ())]
+    assert tagged == cells[-4:]
+    assert [cell.cell_type for cell in tagged] == ["markdown", "code"] * 2
+    for question, solution in zip(tagged[::2], tagged[1::2], strict=True):
+        assert "?" in question.source
+        assert "hide-cell" in solution.metadata.tags and solution.metadata.jupyter.source_hidden
+        assert any("text/markdown" in output.get("data", {}) for output in solution.outputs), "a sentence ends it"
+
+
+@EACH_LESSON
+def test_a_lesson_links_to_its_neighbours_and_to_the_list_and_gives_its_sources(file):
+    text = "\n".join(cell.source for cell in nbformat.read(file, 4).cells if cell.cell_type == "markdown")
+    place, names = PIPELINE.index(file), [one.name for one in PIPELINE]
+    neighbours = set(names[max(0, place - 1) : place] + names[place + 1 : place + 2])
+    assert neighbours == set(re.findall(r"\]\((\d\d_\w+\.ipynb)\)", text.split("**")[0]))
+    assert "](../docs/notebooks.md)" in text
+    assert len(re.findall(r"\]\(https://(?:doi|arxiv)\.org/", text)) >= 4
+    assert "What to try next" in text and "**Why" in text
 
 
 def test_a_committed_notebook_has_no_long_code_cell(committed):

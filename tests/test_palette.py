@@ -38,3 +38,17 @@ def test_heat_reads_without_colour_and_is_the_known_map():
     assert lightness == sorted(lightness)
     inferno = mpl.colormaps["inferno"](np.linspace(0.15, 0.87, len(palette.HEAT)), bytes=True)[:, :3]
     assert np.abs(inferno - np.array([palette.rgb(colour) for colour in palette.HEAT], int)).max() <= 1
+
+
+def test_each_meaning_of_a_figure_has_a_colour_of_its_own():
+    parts = [palette.TRAIN, palette.VALIDATION, palette.TEST]
+    assert list(palette.SPLITS.values()) == parts
+    meanings = [*parts, palette.OTHER_SPLIT, palette.REFERENCE, palette.CHOSEN, *palette.CLASSES[:4]]
+    assert len(set(meanings)) == len(meanings), "a colour means two things"
+    assert set(palette.CLASSES) == set(palette.SERIES)
+
+
+def test_training_and_validation_differ_in_print_without_colour():
+    # L* of CIE 1976; a difference of 2 is just noticeable side by side.
+    lightness = [116 * luminance(colour) ** (1 / 3) - 16 for colour in (palette.TRAIN, palette.VALIDATION)]
+    assert abs(lightness[0] - lightness[1]) >= 5

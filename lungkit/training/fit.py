@@ -24,6 +24,16 @@ def class_weights(labels: np.ndarray, n_classes: int) -> dict[int, float]:
     return {i: float(len(labels) / (n_classes * count)) for i, count in enumerate(counts)}
 
 
+def prior_loss(labels: np.ndarray) -> float:
+    """The lowest cross-entropy, in nats, of one answer for every image: the frequencies of the classes in these labels.
+
+    labels: (n,) integers. A network below it has learned something from the images.
+    """
+    share = np.bincount(labels) / len(labels)
+    share = share[share > 0]
+    return float(-(share @ np.log(share)))
+
+
 def image_weights(
     labels: np.ndarray, n_classes: int, sources: np.ndarray | None = None, counts: np.ndarray | None = None
 ) -> np.ndarray:

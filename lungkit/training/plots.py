@@ -5,7 +5,7 @@ afterwards. Images are float (height, width) arrays from 0 (black) to 1 (white).
 """
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +16,30 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import ArrayLike
 
 from lungkit import wording
 from lungkit.errors import LungkitError
 from lungkit.models.card import PER_CLASS
 from lungkit.models.card_text import METRICS
-from lungkit.palette import BLACK, BLUE, GOOD, GREY, ORANGE, SERIES, SKY, VERMILLION, WARN
+from lungkit.palette import (
+    BLACK,
+    BLUE,
+    CHOSEN,
+    CLASSES,
+    GOOD,
+    GREY,
+    INK,
+    REFERENCE,
+    SERIES,
+    SKY,
+    TRAIN,
+    VALIDATION,
+    WARN,
+)
 from lungkit.training.evaluation import SEED, Evaluation, mean_with_interval
 
 if TYPE_CHECKING:  # they load Keras, which figures do not need
@@ -34,7 +49,7 @@ if TYPE_CHECKING:  # they load Keras, which figures do not need
 RIGHT, WRONG = "✓", "✗"  # both are in DejaVu Sans, which matplotlib brings along
 HEAT = "inferno"
 STYLES: list[dict[str, Any]] = [
-    {"color": color, "marker": marker} for color, marker in zip(SERIES, "osD^vPX*", strict=True)
+    {"color": color, "marker": marker} for color, marker in zip(CLASSES, "osD^vPX*", strict=True)
 ]  # of classes
 
 
@@ -262,33 +277,38 @@ def _largest_swings(tables: Mapping[str, pd.DataFrame]) -> str:
 # --- of training
 
 
-def training_curves(history: pd.DataFrame, largest: float) -> Figure:
+def training_curves(history: pd.DataFrame, largest: float, prior_loss: float | None = None) -> Figure:
     """Loss, accuracy and learning rate by epoch; the epoch with the lowest validation loss is marked.
 
     largest: the largest class's share of the validation images, dotted: the accuracy of always answering it.
+    prior_loss: the validation loss of a constant prediction, the class frequencies (fit.prior_loss); dotted as well.
     history: columns epoch, loss, val_loss, accuracy, val_accuracy, learning_rate.
+    Losses have a logarithmic scale: a single bad epoch does not flatten all others.
     """
-    figure, panels = _figure(10, 3.3, columns=3)
+    figure, panels = _figure(10, 3.5, columns=3)
     best = history.iloc[int(history["val_loss"].argmin())]
     for axes, name in zip(panels[:2], ("loss", "accuracy"), strict=True):
-        axes.plot(history["epoch"], history[name], "o-", color=BLUE, markersize=3, label="training")
-        axes.plot(history["epoch"], history[f"val_{name}"], "s-", color=VERMILLION, markersize=3, label="validation")
-        axes.set_title(f"{name}{' (cross-entropy)' if name == 'loss' else ''}")
-    panels[0].set_ylim(bottom=0)
-    panels[0].legend()
-    panels[1].axhline(largest, color=GREY, linestyle=":", label="largest class alone")
-    panels[1].legend()
-    panels[2].step(history["epoch"], history["learning_rate"], where="mid", color=BLACK)
-    panels[2].set_yscale("log")
-    panels[2].set_title("learning rate")
+        axes.plot(history["epoch"], history[name], "o-", color=TRAIN, markersize=3, label="training")
+        axes.plot(history["epoch"], history[f"val_{name}"], "s-", color=VALIDATION, markersize=3, label="validation")
+    panels[0].set_title("loss: cross-entropy, logarithmic")
+    if prior_loss is not None:
+        panels[0].axhline(prior_loss, color=REFERENCE, linestyle=":", linewidth=1.5)
+    _log_scale(panels[0], "y")
+    panels[1].set_title("accuracy")
+    panels[1].set_ylim(0, 1.03)
+    panels[1].axhline(largest, color=REFERENCE, linestyle=":", linewidth=1.5, label="constant prediction")
+    panels[2].plot(history["epoch"], history["learning_rate"], drawstyle="steps-mid", color=INK)
+    _log_scale(panels[2], "y")
+    panels[2].set_title("learning rate, logarithmic")
     for axes in panels:
-        axes.axvline(best["epoch"], color=GREY, linestyle="--", linewidth=1, zorder=0)
+        axes.axvline(best["epoch"], color=CHOSEN, linestyle="--", linewidth=1, zorder=0)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _legend_below(figure, panels[1])
     return _titled(
         figure,
-        f"Validation loss is lowest after epoch {int(best['epoch'])} (dashed): {best['val_loss']:.3f}, "
-        f"accuracy {best['val_accuracy']:.3f}, of the largest class alone {largest:.3f}",
+        f"Validation loss is lowest after epoch {int(best['epoch'])} (dashed): {best['val_loss']:.3f}. Accuracy is "
+        f"{best['val_accuracy']:.3f} there, and {largest:.3f} for the largest class alone",
     )
 
 
@@ -326,10 +346,11 @@ def _highest_auc(evaluations: Mapping[str, Evaluation]) -> str:
     return f"AUC is highest for {best}: {aucs[best]:.3f}" + (f"; {others}" if others else "")
 
 
-def trials(table: pd.DataFrame) -> Figure:
+def trials(table: pd.DataFrame, prior_loss: float | None = None) -> Figure:
     """Every trial of a search: validation loss in the order they ran, and against each value that was searched.
 
-    Marks differ by the number of epochs: the losses of trials with more and fewer epochs are not comparable.
+    Marks differ by the number of epochs, the darkest is the longest: the losses of trials with more and fewer epochs
+    are not comparable. The best trial has a ring. prior_loss: as in `training_curves`, dotted.
     table: columns trial, status, score (validation loss), epochs, reason; each other column is a searched value.
     """
     ran = table.sort_values("trial", ignore_index=True)
@@ -341,20 +362,23 @@ def trials(table: pd.DataFrame) -> Figure:
     knobs = [knob for knob in searched if ran.loc[completed, knob].nunique() > 1][:11]
     columns = min(4, 1 + len(knobs))
     rows = -(-(1 + len(knobs)) // columns)
-    figure, panels = _figure(max(4, 2.5 * columns), 2.2 * rows + 0.5, rows, columns)
+    figure, panels = _figure(max(5, 2.5 * columns), 2.2 * rows + 0.7, rows, columns)
     best, lengths = int(np.nanargmin(ran["score"].where(completed))), ran.loc[completed, "epochs"]
     for axes, name in zip(panels, ["trial", *knobs], strict=False):
         x = order if name == "trial" else _searched_values(axes, ran[name].where(completed))
-        axes.plot([x[best]], [ran["score"][best]], "*", color=BLACK, markersize=13, zorder=5)
-        for epochs, style in zip(sorted(lengths.unique()), cycle(STYLES), strict=False):
+        for epochs, color, style in _lengths(lengths):
             of = lengths.index[lengths == epochs]
             axes.plot(
-                x[of], ran["score"][of], style["marker"], color=style["color"], markersize=5, alpha=0.8,
-                label=wording.count(int(epochs), "epoch"),
+                x[of], ran["score"][of], style["marker"], color=color, markersize=6, markeredgecolor=INK,
+                markeredgewidth=0.6, label=wording.count(epochs, "epoch"),
             )  # fmt: skip
+        ring: dict[str, Any] = {"markersize": 13, "markerfacecolor": "none", "markeredgewidth": 1.6}
+        axes.plot([x[best]], [ran["score"][best]], "o", color=CHOSEN, zorder=5, label="lowest loss", **ring)
         axes.set_xlabel(name.replace("_", " "))
         axes.margins(x=0.12, y=0.15)
+        _loss_scale(axes, ran.loc[completed, "score"], prior_loss)
     panels[0].set_xlim(0.4, len(ran) + 0.6)
+    panels[0].set_xlabel("trial, in the order they ran")
     panels[0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for axes in panels[::columns]:
         axes.set_ylabel("validation loss")
@@ -363,29 +387,48 @@ def trials(table: pd.DataFrame) -> Figure:
     top = panels[0].get_xaxis_transform()
     for place in order[~completed]:
         panels[0].text(place, 0.98, WRONG, color=BLACK, ha="center", va="top", transform=top)
-    if lengths.nunique() > 1:
-        _legend_below(figure, panels[0])
+    _legend_below(figure, panels[0])
     failed = int((~completed).sum())
     ending = f"; {failed} did not complete ({WRONG})" if failed else ""
-    return _titled(figure, f"Lowest of {len(ran)} trials (★): validation loss {ran['score'][best]:.3f}{ending}")
+    after = wording.count(int(ran["epochs"][best]), "epoch")
+    return _titled(
+        figure,
+        f"The lowest validation loss of {len(ran)} trials is {ran['score'][best]:.3f}, in trial {ran['trial'][best]} "
+        f"after {after}{ending}",
+    )
 
 
-def repeats(runs: pd.DataFrame) -> Figure:
+def _lengths(epochs: pd.Series) -> Iterator[tuple[int, Any, dict[str, str]]]:
+    """(epochs, colour, style) of each length of a trial: the more epochs, the darker."""
+    shades = LinearSegmentedColormap.from_list("trials", ["white", VALIDATION])
+    lengths = sorted(epochs.unique())
+    for place, (length, style) in enumerate(zip(lengths, cycle(STYLES), strict=False), 1):
+        yield int(length), shades(place / len(lengths)), style
+
+
+def repeats(runs: pd.DataFrame, prior_loss: float | None = None) -> Figure:
     """The best trials' settings again: the validation loss of every start, the mean, and that of the search.
 
-    runs: columns trial, seed, loss, searched, as models.search.Repeated has them.
+    runs: columns trial, seed, loss, searched, as models.search.Repeated has them. prior_loss: as in `training_curves`.
     """
     by_trial = runs.groupby("trial", sort=False)
-    figure, (axes,) = _figure(6.5, 1.5 + 0.55 * len(by_trial))
+    figure, (axes,) = _figure(7.5, 1.7 + 0.55 * len(by_trial))
     for place, (_, rows) in enumerate(by_trial):
-        axes.plot(rows["loss"], [place] * len(rows), "o", color=BLUE, alpha=0.8, label="a start")
-        axes.plot([rows["loss"].mean()] * 2, [place - 0.3, place + 0.3], color=BLACK, label="mean of the starts")
-        axes.plot(rows["searched"].iloc[:1], [place], "D", color=ORANGE, markersize=5, label="in the search")
+        axes.plot(rows["loss"], [place] * len(rows), "o", color=VALIDATION, alpha=0.8, label="a start")
+        axes.plot([rows["loss"].mean()] * 2, [place - 0.3, place + 0.3], color=CHOSEN, label="mean of the starts")
+        axes.plot(
+            rows["searched"].iloc[:1], [place], "D", color=INK, markerfacecolor="white", markersize=6,
+            label="in the search",
+        )  # fmt: skip
     axes.set_yticks(range(len(by_trial)), [f"trial {trial}" for trial in runs["trial"].unique()])
     axes.set_ylim(len(by_trial) - 0.4, -0.6)
-    axes.set_xlabel("validation loss")
+    axes.set_xlabel("validation loss (cross-entropy)")
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles[:3], labels[:3], loc="outside right center")
+    handles, labels = handles[:3], labels[:3]
+    if prior_loss is not None:
+        handles.append(axes.axvline(prior_loss, color=REFERENCE, linestyle=":", linewidth=1.5))
+        labels.append("constant prediction")
+    figure.legend(handles, labels, loc="outside right center")
     means, starts = by_trial["loss"].mean(), runs["seed"].nunique()
     return _titled(
         figure, f"Trial {means.idxmin()}'s settings have the lowest mean of {starts} starts: {means.min():.3f}"
@@ -609,23 +652,39 @@ def planted_found(firsts: Sequence[int], found: Sequence["Found"], planted: int)
     )
 
 
-def preprocessing_steps(steps: Mapping[str, np.ndarray], title: str = "") -> Figure:
-    """One image after each step (step's name to 2-D array, any range): the picture above its histogram of values."""
+def preprocessing_steps(steps: Mapping[str, np.ndarray], title: str = "", units: Sequence[str] | None = None) -> Figure:
+    """One image after each step (step's name to 2-D array, any range): the picture above its histogram of values.
+
+    units: of each step's values, below its histogram; default: "value".
+    """
     width = min(10.0, 2.4 * len(steps))
     figure = Figure(figsize=(width, 4.2), layout="constrained")
     pictures, histograms = figure.subplots(2, len(steps), squeeze=False, height_ratios=(1.6, 1))
     for number, (name, values) in enumerate(steps.items()):
         axes = pictures[number]
-        axes.imshow(values)
+        low, high = _black_and_white(values, list(steps.values())[number - 1] if number else None)
+        axes.imshow(values, vmin=low, vmax=high)
         axes.set_title(f"{number + 1}. {name}\n{values.shape[0]} × {values.shape[1]} pixels", fontsize=8.5)
         axes.set(xticks=[], yticks=[])
         sns.despine(ax=axes, left=True, bottom=True)
         histograms[number].hist(np.ravel(values), bins=60, color=BLUE, log=True, histtype="stepfilled")
-        histograms[number].set_xlabel("value")
+        histograms[number].set_xlabel(units[number] if units else "value")
         histograms[number].xaxis.set_major_locator(MaxNLocator(3))
         histograms[number].tick_params(axis="y", which="both", left=False, labelleft=False)
     histograms[0].set_ylabel("pixels (log)")
     return _titled(figure, title)
+
+
+def _black_and_white(values: np.ndarray, before: np.ndarray | None) -> tuple[float, float]:
+    """The values to draw black and white: 0 and 1, or what a linear step made of these, or the smallest and largest."""
+    least, most = float(values.min()), float(values.max())
+    if least >= 0 and most <= 1:
+        return 0.0, 1.0
+    if before is None or before.shape != values.shape or before.min() < 0 or before.max() > 1:
+        return least, most
+    scale = (most - least) / max(float(before.max() - before.min()), 1e-9)
+    black = least - float(before.min()) * scale
+    return black, black + scale
 
 
 def localisation(
@@ -765,6 +824,29 @@ def _whiskers(value: ArrayLike, low: ArrayLike, high: ArrayLike) -> np.ndarray:
     return np.nan_to_num(np.clip([middle - below, above - middle], 0, None))
 
 
+def _log_scale(axes: Axes, of: str) -> None:
+    """A logarithmic axis ("x" or "y"), once all is drawn on it, whose ticks are plain numbers: 0.05, 0.1, 0.2."""
+    axes.set(**{f"{of}scale": "log"})
+    axis = axes.xaxis if of == "x" else axes.yaxis
+    low, high = axis.get_view_interval()
+    fine = of == "y" and high / low < 20  # there is less room for words in a row
+    axis.set_major_locator(LogLocator(10, (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if fine else (1.0, 2.0, 5.0), numticks=20))
+    axis.set_major_formatter(FuncFormatter(_plain_number))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _plain_number(value: float, _: object) -> str:
+    return np.format_float_positional(value, 3, fractional=False, trim="-")
+
+
+def _loss_scale(axes: Axes, losses: pd.Series, prior_loss: float | None) -> None:
+    """Logarithmic where a loss is far above the lowest one; dotted, the loss of a constant prediction."""
+    if prior_loss is not None:
+        axes.axhline(prior_loss, color=REFERENCE, linestyle=":", linewidth=1.5, label="constant prediction")
+    if losses.max() > 5 * losses.min():
+        _log_scale(axes, "y")
+
+
 def _searched_values(axes: Axes, values: pd.Series) -> pd.Series:
     """Positions of searched values: a few are evenly spaced and labelled, many are on a linear or logarithmic scale."""
     kept = values.dropna()
@@ -772,7 +854,7 @@ def _searched_values(axes: Axes, values: pd.Series) -> pd.Series:
     few = 4 if isinstance(distinct[-1], float) else 5
     if len(distinct) > few and not isinstance(distinct[-1], str):
         if distinct[0] > 0 and distinct[-1] / distinct[0] > 5:
-            axes.set_xscale("log")
+            _log_scale(axes, "x")
         return values.astype(float)
     axes.set_xticks(range(len(distinct)), [f"{v:g}" if isinstance(v, float) else str(v) for v in distinct])
     axes.set_xlim(-0.5, len(distinct) - 0.5)

@@ -72,24 +72,24 @@ def cnn_task(
     def plain(data: dataset.Dataset) -> preprocess.Preprocessing:
         return preprocess.Preprocessing(size=data.input_size(size.image_size), intensity_window=intensity_window)
 
-    chest = dataset.load_split(source, overlap=overlap, kept_as=plain, **how)
-    spec = preprocess.training_statistics(chest.files("train"), plain(chest))
-    decoded = pipeline.decoded(chest, "train", spec)
+    collection = dataset.load_split(source, overlap=overlap, kept_as=plain, **how)
+    spec = preprocess.training_statistics(collection.files("train"), plain(collection))
+    decoded = pipeline.decoded(collection, "train", spec)
 
     def batches(start: int, most: int | None = None) -> Any:
         augment = pipeline.augmentation(mean=spec.mean, std=spec.std, seed=start)
         return pipeline.served(decoded, size.batch_size, augment=augment, shuffle=True, most=most, seed=start)
 
-    weights = fit.class_weights(chest.labels("train"), len(chest.classes))
-    model_name = model_name or registry.usual_name(chest.name)
+    weights = fit.class_weights(collection.labels("train"), len(collection.classes))
+    model_name = model_name or registry.usual_name(collection.name)
     own_sizes = {name: value for name, value in (("trials", trials), ("epochs", epochs)) if value}
-    settings = {"data": chest.fingerprint, "profile": profile, "seed": seed, "spec": spec.to_dict()}
+    settings = {"data": collection.fingerprint, "profile": profile, "seed": seed, "spec": spec.to_dict()}
     settings |= {"strategy": strategy}
     return CnnTask(
         Search(
-            build=partial(cnn.search_space, input_shape=(*spec.size, 1), n_classes=len(chest.classes)),
+            build=partial(cnn.search_space, input_shape=(*spec.size, 1), n_classes=len(collection.classes)),
             train=batches(seed, size.search_batches),
-            validation=pipeline.batches(chest, "val", spec, size.batch_size),
+            validation=pipeline.batches(collection, "val", spec, size.batch_size),
             folder=resume.work_folder(model_name, settings | own_sizes) / "search",
             strategy=strategy,
             trials=trials or size.search_trials,
@@ -98,7 +98,7 @@ def cnn_task(
             settings=settings,
             fit={"class_weight": weights},
         ),
-        data=chest,
+        data=collection,
         how=how,
         spec=spec,
         size=size,

@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
+from matplotlib.colors import to_hex
 from scipy.ndimage import gaussian_filter
 
 from lungkit.data import dataset
-from lungkit.data.figures import quality_panels
+from lungkit.data.figures import images_per_patient, quality_panels
 from lungkit.data.quality import LEAST_CORRELATION, _near_pairs, audit, chance_correlation
+from lungkit.palette import TEST, TRAIN, VALIDATION
 
 
 def chest(seed, size=128):
@@ -217,9 +219,45 @@ def test_the_figure_has_four_labelled_panels_and_warns_of_nothing(folder):
         warnings.simplefilter("error")
         drawn = quality_panels(audit(folder.load()))
         drawn.canvas.draw()
-    assert [axes.get_title().split(" (")[0] for axes in drawn.axes] == ["Classes", "Sizes", "Brightness", "Duplicates"]
-    assert all(axes.get_xlabel() for axes in drawn.axes)
-    assert drawn.get_suptitle() == "set: 13 readable images, 0 unreadable; kinds of error: 1"
+    classes, sizes, brightness, pairs = (axes.get_title() for axes in drawn.axes)
+    assert classes == "Normal has 1.2 times the images of Sick"
+    assert sizes == "All images have one size"
+    assert brightness.startswith("The classes' median greys differ by 0.0")
+    assert pairs == "1 duplicate pair, 1 across splits"
+    assert drawn.get_suptitle() == "set: 13 readable images, 0 unreadable, 1 kind of error found"
+    assert max(drawn.get_size_inches()) <= 10
+
+
+def test_the_parts_of_the_split_have_the_colours_that_they_have_everywhere(folder):
+    balance = quality_panels(audit(folder.load())).axes[0]
+    named = {
+        text.get_text(): bar for text, bar in zip(balance.get_legend().get_texts(), balance.containers, strict=True)
+    }
+    colours = {name: to_hex(bars[0].get_facecolor()).upper() for name, bars in named.items()}
+    assert colours == {"training": TRAIN, "validation": VALIDATION, "test": TEST.upper()}
+
+
+def test_a_set_without_a_duplicate_and_one_of_two_sizes_say_so(folder):
+    folder.put("wide.png", chest(77)[:, :64], split="train")
+    _, sizes, _, pairs = quality_panels(audit(folder.load())).axes
+    assert sizes.get_title() == "2 sizes (a larger mark: more images)"
+    assert pairs.get_title() == "No duplicates"
+
+
+def test_images_per_patient_count_patients_by_how_many_images_they_have(folder):
+    folder.put("second.png", chest(50), patient="n0.png", split="train")
+    drawn = images_per_patient(folder.load())
+    heights = {
+        (bar.get_x() + 0.4, bars.get_label()): bar.get_height() for bars in drawn.axes[0].containers for bar in bars
+    }
+    assert heights == {(1.0, "Normal"): 5, (2.0, "Normal"): 1, (1.0, "Sick"): 6, (2.0, "Sick"): 0}
+    assert drawn.get_suptitle().replace("\n", " ") == (
+        "8% of the patients have several images, up to 2: they must stay on one side of a split"
+    )
+
+
+def test_where_each_patient_has_one_image_the_figure_says_that_both_splits_are_one(folder):
+    assert images_per_patient(folder.load()).get_suptitle().startswith("Each patient has one image")
 
 
 def test_six_thousand_images_are_compared_in_seconds():

@@ -14,7 +14,7 @@ from lungkit.errors import LungkitError
 from lungkit.models import registry
 from lungkit.models.rule import DecisionRule
 from lungkit.study import outcome, plan
-from lungkit.training import evaluation, looks, outside, paired, release
+from lungkit.training import comparison, evaluation, looks, outside, release
 from tests.study.conftest import register
 
 GIVEN = {
@@ -329,7 +329,7 @@ def test_a_model_that_is_trained_again_under_another_name_resets_no_count(fresh,
 def test_a_comparison_counts_a_look_of_each_version_though_it_reads_the_set_without_its_split(fresh, squares_set):
     versions = registry.find("squares-cnn"), register("challenger", squares_set, 0.01)
     given = outside.relabelled(versions[0], str(fresh.images), [], relabel.Labels.parse([], []))
-    paired.by_source(*versions, [given])
+    comparison.compare(versions, [given])
     found = looks.of(squares_set.part("test")["sha256"])
     assert [(look.model, look.by, look.images) for look in found] == [
         ("squares-cnn@v1", "lungkit compare", 16),

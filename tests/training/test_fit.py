@@ -11,6 +11,7 @@ from lungkit.backend import keras
 
 import numpy as np
 import pytest
+from sklearn.metrics import log_loss
 
 from lungkit import resume
 from lungkit.errors import LungkitError
@@ -177,6 +178,13 @@ def test_rare_classes_weigh_more_and_all_images_together_weigh_one_each():
     assert np.mean([weights[label] for label in labels]) == pytest.approx(1)
     with pytest.raises(LungkitError, match="class number 2 has no training image"):
         fit.class_weights(labels, 3)
+
+
+def test_the_prior_loss_is_the_log_loss_of_the_class_frequencies():
+    labels = np.repeat([0, 1, 2], [50, 30, 20])
+    constant = np.tile([0.5, 0.3, 0.2], (100, 1))
+    assert fit.prior_loss(labels) == pytest.approx(log_loss(labels, constant))
+    assert fit.prior_loss(np.array([1, 1])) == 0
 
 
 def test_images_weigh_so_that_classes_and_the_sources_of_each_weigh_alike():

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from lungkit import wording
+from lungkit import palette, wording
 from lungkit.errors import LungkitError
 from lungkit.models.rule import DecisionRule
 from lungkit.training import plots
@@ -221,6 +221,9 @@ def test_training_curves_mark_the_epoch_with_the_lowest_validation_loss():
         assert axes.get_xlabel() == "epoch"
         marked = next(line for line in axes.lines if line.get_linestyle() == "--")
         assert list(marked.get_xdata()) == [3, 3]
+    assert figure.axes[0].get_yscale() == "log"
+    training, validation = (line for line in figure.axes[0].lines if line.get_label() in ("training", "validation"))
+    assert (training.get_color(), validation.get_color()) == (palette.TRAIN, palette.VALIDATION)
 
 
 def test_models_are_compared_by_figures_with_intervals_the_first_on_top():
@@ -273,13 +276,16 @@ def searched():
 
 def test_trials_show_each_value_that_varied_and_mark_the_best_and_the_failed():
     figure = draw(plots.trials(searched()))
-    assert [axes.get_xlabel() for axes in figure.axes] == ["trial", "learning rate", "optimizer"]
+    names = ["trial, in the order they ran", "learning rate", "optimizer"]
+    assert [axes.get_xlabel() for axes in figure.axes] == names
     order, _, optimizer = figure.axes
-    star = next(line for line in order.lines if line.get_marker() == "*")
-    assert (star.get_xdata(), star.get_ydata()) == ([4], [0.2])  # in the order in which they ran
+    ring = next(line for line in order.lines if line.get_label() == "lowest loss")
+    assert (ring.get_xdata(), ring.get_ydata()) == ([4], [0.2])
     assert [text.get_position()[0] for text in order.texts] == [3]
     assert [tick.get_text() for tick in optimizer.get_xticklabels()] == ["adam", "adamw"]
-    assert title(figure) == "Lowest of 4 trials (★): validation loss 0.200; 1 did not complete (✗)"
+    assert title(figure) == (
+        "The lowest validation loss of 4 trials is 0.200, in trial 0003 after 4 epochs; 1 did not complete (✗)"
+    )
 
 
 def test_a_search_of_many_values_spreads_them_on_a_scale():
@@ -291,10 +297,35 @@ def test_a_search_of_many_values_spreads_them_on_a_scale():
 
 def test_trials_of_more_epochs_are_marked_apart_from_those_of_fewer():
     same = draw(plots.trials(searched().assign(epochs=3)))
-    assert labels(same) == []
+    assert labels(same) == ["3 epochs", "lowest loss"]
     unlike = searched()
     unlike["epochs"] = [1, 3, 1, 3]
-    assert set(labels(draw(plots.trials(unlike)))) == {"1 epoch", "3 epochs"}
+    figure = draw(plots.trials(unlike))
+    assert set(labels(figure)) == {"1 epoch", "3 epochs", "lowest loss"}
+    short, long = (line for line in figure.axes[0].lines if "epoch" in line.get_label())
+    assert short.get_marker() != long.get_marker()
+    assert to_rgb(short.get_color())[2] > to_rgb(long.get_color())[2], "the longer, the darker"
+
+
+def test_a_loss_far_above_the_others_has_a_logarithmic_scale_with_plain_numbers():
+    table = searched().assign(score=[0.2, 0.4, 40.0, np.nan])
+    (order, *_) = draw(plots.trials(table)).axes
+    assert order.get_yscale() == "log"
+    assert {"0.2", "1", "10"} <= {text.get_text() for text in order.get_yticklabels()}
+    assert plots.trials(searched()).axes[0].get_yscale() == "linear"
+
+
+def test_figures_of_losses_have_that_of_a_constant_prediction_as_a_line():
+    runs = pd.DataFrame([("3", 1, 0.9, 0.2)], columns=["trial", "seed", "loss", "searched"])
+    prior = np.log(3)
+    for figure, level in (
+        (plots.trials(searched(), prior), "get_ydata"),
+        (plots.repeats(runs, prior), "get_xdata"),
+        (plots.training_curves(history(), 0.5, prior), "get_ydata"),
+    ):
+        dotted = next(line for line in draw(figure).axes[0].lines if line.get_linestyle() == ":")
+        assert getattr(dotted, level)()[0] == prior
+        assert "constant prediction" in labels(figure)
 
 
 def test_repeated_settings_show_every_start_the_mean_and_what_the_search_said():
@@ -451,6 +482,18 @@ def test_preprocessing_steps_show_picture_and_values_of_each_step():
     assert pictures[0].get_title(loc="left") == "1. read (HU)\n40 × 30 pixels"
     assert histograms[0].get_xlim()[0] < -1000
     assert [axes.get_xlabel() for axes in histograms] == ["value", "value"]
+    with_units = plots.preprocessing_steps(steps, units=["HU", "grey"])
+    assert [axes.get_xlabel() for axes in with_units.axes[2:]] == ["HU", "grey"]
+
+
+def test_preprocessing_steps_are_drawn_on_one_scale_of_grey():
+    grey = RNG.uniform(0.3, 0.7, (20, 20))
+    steps = {"read (HU)": 1500 * grey - 1350, "windowed": grey, "normalised": (grey - 0.5) / 0.2}
+    pictures = draw(plots.preprocessing_steps(steps)).axes[:3]
+    limits = [axes.images[0].get_clim() for axes in pictures]
+    assert limits[0] == pytest.approx((steps["read (HU)"].min(), steps["read (HU)"].max()))
+    assert limits[1] == (0, 1), "a grey is as dark as the model sees it"
+    assert limits[2] == pytest.approx((-2.5, 2.5)), "and normalising changes nothing to the eye"
 
 
 def localised():
