@@ -19,6 +19,7 @@ API = {
     "lungkit.models": "Models",
     "lungkit.training": "Training",
     "lungkit.study": "Studies",
+    "lungkit.explore": "Widgets of the notebooks",
     "lungkit.clinic": "Clinic",
     "lungkit.clinic.learning": "Learning from reviews",
     "lungkit.clinic.records": "Records of the clinic",

@@ -412,33 +412,6 @@ def test_a_committed_notebook_knows_the_parameters_of_every_run(file):
     assert notebooks.parameter_names(file) >= {"data", "profile", "seed", "report"}
 
 
-LESSONS = [file for file in PIPELINE if file.name[:2] in ("01", "02", "03")]
-EACH_LESSON = pytest.mark.parametrize("file", LESSONS, ids=lambda file: file.stem)
-
-
-@EACH_LESSON
-def test_a_lesson_ends_with_two_exercises_whose_solutions_are_hidden_and_have_run(file):
-    cells = nbformat.read(file, 4).cells
-    tagged = [cell for cell in cells if notebooks.EXERCISE in cell.metadata.get("tags", ())]
-    assert tagged == cells[-4:]
-    assert [cell.cell_type for cell in tagged] == ["markdown", "code"] * 2
-    for question, solution in zip(tagged[::2], tagged[1::2], strict=True):
-        assert "?" in question.source
-        assert "hide-cell" in solution.metadata.tags and solution.metadata.jupyter.source_hidden
-        assert any("text/markdown" in output.get("data", {}) for output in solution.outputs), "a sentence ends it"
-
-
-@EACH_LESSON
-def test_a_lesson_links_to_its_neighbours_and_to_the_list_and_gives_its_sources(file):
-    text = "\n".join(cell.source for cell in nbformat.read(file, 4).cells if cell.cell_type == "markdown")
-    place, names = PIPELINE.index(file), [one.name for one in PIPELINE]
-    neighbours = set(names[max(0, place - 1) : place] + names[place + 1 : place + 2])
-    assert neighbours == set(re.findall(r"\]\((\d\d_\w+\.ipynb)\)", text.split("**")[0]))
-    assert "](../docs/notebooks.md)" in text
-    assert len(re.findall(r"\]\(https://(?:doi|arxiv)\.org/", text)) >= 4
-    assert "What to try next" in text and "**Why" in text
-
-
 def test_a_committed_notebook_has_no_long_code_cell(committed):
     assert [cell.source for cell in _code(committed) if len(cell.source.splitlines()) > 25] == []
 
