@@ -164,7 +164,11 @@ def preprocessing_says(manifest: pd.DataFrame, black: float, white: float) -> li
     sides = manifest["split"].value_counts()
     aside = [side for side in ("set_aside", "refused", "excluded") if sides.get(side)]
     out = [f"{count(int(sides[side]), 'image')} {side.replace('_', ' ')}" for side in aside]
-    kept = f"Neither trained nor tested on: {' and '.join(out)}." if out else "Every image is trained or tested on."
+    kept = (
+        f"Neither trained nor tested on: {' and '.join(out)}."
+        if out
+        else "No image is left out: each is used for training, validation or test."
+    )
     return [lost, kept, "The augmented pictures above should still be the same person's; only eyes can judge that."]
 
 
@@ -370,8 +374,13 @@ def _graded(measured: Evaluation) -> str:
     )
 
 
-def conformal_says(figures: ConformalFigures, classes: int, split: str) -> str:
-    """Whether sets hold the true class as often as stated, and what they cost."""
+def conformal_says(
+    figures: ConformalFigures, classes: int, split: str, by_class: Mapping[str, ConformalFigures] | None = None
+) -> str:
+    """Whether sets hold the true class as often as stated, what they cost, and for which class they do so least often.
+
+    by_class: of the images of each true class; one is named where its interval lies below the level.
+    """
     coverage = (figures.coverage, *figures.interval)
     kept = {
         "above": "more often than stated",
@@ -387,7 +396,17 @@ def conformal_says(figures: ConformalFigures, classes: int, split: str) -> str:
     return (
         f"Stated level **{figures.level:.0%}**: the set holds the true class of **{figure(*coverage)}** of the {split} "
         f"images, {kept}. It names **{figures.classes_named:.2f}** of {classes} classes on average, {cost}."
+        f"{_least_covered(by_class or {}, figures.level)}"
     )
+
+
+def _least_covered(by_class: Mapping[str, ConformalFigures], level: float) -> str:
+    intervals = {name: (of.coverage, *of.interval) for name, of in by_class.items()}
+    below = [name for name, interval in intervals.items() if _side(interval, level) == "below"]
+    if not below:
+        return ""
+    least = min(below, key=lambda name: intervals[name][0])
+    return f" Least often for {least}: {figure(*intervals[least])}, **below the level**."
 
 
 def validation_and_test(chosen_on: Measured, other: Measured, split: str) -> str:

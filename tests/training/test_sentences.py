@@ -135,6 +135,18 @@ def test_conformal_sets_are_said_to_keep_their_level_only_where_they_do(coverage
     assert f"{coverage:.3f}" in told and "**90%**" in told
 
 
+def test_the_class_that_conformal_sets_keep_least_often_is_named_only_where_it_is_below_the_level():
+    def sets(coverage, low, high):
+        return ConformalFigures(level=0.9, coverage=coverage, interval=[low, high], classes_named=1.2)
+
+    whole = sets(0.88, 0.8, 0.93)
+    below = {"Normal": sets(0.448, 0.26, 0.65), "Flu": sets(0.7, 0.6, 0.8), "COVID-19": sets(0.97, 0.93, 0.99)}
+    told = sentences.conformal_says(whole, 3, "test", below)
+    assert told.endswith("Least often for Normal: 0.448 (0.260–0.650), **below the level**.")
+    open_still = {"Normal": sets(0.8, 0.6, 0.95), "COVID-19": sets(0.97, 0.93, 0.99)}
+    assert "Least often" not in sentences.conformal_says(whole, 2, "test", open_still)
+
+
 def test_a_test_that_went_better_than_validation_is_not_said_to_have_gone_worse():
     val, test = (Measured(figures={"auc": Figure(auc), "balanced_accuracy": Figure(0.8)}) for auc in (0.90, 0.93))
     told = sentences.validation_and_test(val, test, "test")
@@ -230,7 +242,9 @@ def test_what_a_window_cuts_off_and_who_is_left_out_is_counted():
     assert "makes 40.0% of the training pictures black and 2.0% white" in told
     assert "2 images set aside and 1 image refused" in told
     clean = "\n".join(sentences.preprocessing_says(manifest(train=5), 0.0, 0.001))
-    assert "Next to nothing" in clean and "Every image is trained or tested on." in clean
+    assert (
+        "Next to nothing" in clean and "No image is left out: each is used for training, validation or test." in clean
+    )
 
 
 # --- the search and the training
