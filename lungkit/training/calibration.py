@@ -177,7 +177,12 @@ def sets_figures(
 def conformal_by_class(
     y_true: np.ndarray, probabilities: np.ndarray, patients: Sequence[str], classes: Sequence[str], rule: DecisionRule
 ) -> dict[str, ConformalFigures]:
-    """`conformal_figures` of the images of each true class that has any; the level is not promised for each class."""
+    """`conformal_figures` of the images of each true class that has any; the level is not promised for each class.
+
+    Empty where the rule has no level.
+    """
+    if not rule.conformal:
+        return {}
     of_patients = np.asarray(patients)
     groups = {name: y_true == i for i, name in enumerate(classes)}
     return {

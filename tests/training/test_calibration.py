@@ -197,6 +197,7 @@ def test_conformal_figures_by_class_are_those_of_its_images_and_leave_out_a_clas
     rule = replace(ARGMAX, conformal=ConformalLevel(level=0.75, least=0.35))
     found = calibration.conformal_by_class(np.array([0, 1, 0]), chances, ["a", "a", "b"], ["x", "y", "z"], rule)
     assert {name: (of.coverage, of.level) for name, of in found.items()} == {"x": (0.5, 0.75), "y": (1, 0.75)}
+    assert calibration.conformal_by_class(np.array([0]), chances[:1], ["a"], ["x", "y", "z"], ARGMAX) == {}
 
 
 # --- ranges of grades
