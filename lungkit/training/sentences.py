@@ -546,6 +546,30 @@ def worth_says(differences: Differences, more: str, less: str) -> str:
     )
 
 
+def fine_tuning_says(history: pd.DataFrame, start: float, classes: int) -> list[str]:
+    """What fine-tuning made of the head that it began with, by the losses of its epochs.
+
+    history: of training.fit, epochs from 1. start: the validation loss of that head. A constant answer of equal
+    probabilities has the logarithm of the number of classes; a first epoch with a higher training loss did harm.
+    """
+    losses, val_losses = history["loss"].to_numpy(float), history["val_loss"].to_numpy(float)
+    constant, last = np.log(classes), val_losses[-1]
+    text = (
+        f"Validation loss: {start:.3f} of the head that fine-tuning begins with, {val_losses[0]:.3f} after the first "
+        f"epoch, {last:.3f} after the last. Equal probabilities have {constant:.3f}."
+    )
+    if last <= start:
+        return [text, "Fine-tuning has made it lower than the head alone."]
+    undone = "Fine-tuning has lost what it began with"
+    if losses[0] > constant:
+        undone += f": in the first epoch the mean training loss was {losses[0]:.3f}, worse than equal probabilities"
+    falling = len(losses) > 1 and val_losses.argmin() == len(losses) - 1
+    return [
+        text,
+        f"{undone}. " + ("The loss was still falling at the end." if falling else "No later epoch was better."),
+    ]
+
+
 # --- 07: elsewhere
 
 

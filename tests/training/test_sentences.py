@@ -116,6 +116,30 @@ def test_the_headline_of_a_card_from_before_there_was_a_largest_class_and_of_one
     )
 
 
+# --- fine-tuning
+
+
+@pytest.mark.parametrize(
+    ("losses", "val_losses", "says"),
+    [
+        (
+            [1.803, 1.115, 1.084],
+            [1.110, 1.108, 1.037],
+            ["1.803, worse than equal probabilities. The loss was still fall"],
+        ),
+        ([0.9, 0.8, 0.7], [0.6, 0.7, 0.8], ["lost what it began with. No later epoch was better."]),
+        ([1.8, 0.8, 0.3], [1.2, 0.5, 0.3], ["lower than the head alone."]),
+    ],
+)
+def test_fine_tuning_is_told_by_its_losses_next_to_the_head_that_it_began_with(losses, val_losses, says):
+    told = sentences.fine_tuning_says(pd.DataFrame({"loss": losses, "val_loss": val_losses}), 0.449, 3)
+    assert told[0].startswith(
+        f"Validation loss: 0.449 of the head that fine-tuning begins with, {val_losses[0]:.3f} after"
+    )
+    assert told[0].endswith("Equal probabilities have 1.099.")
+    assert all(text in told[1] for text in says), told
+
+
 # --- conformal sets, validation and test
 
 
