@@ -412,9 +412,10 @@ def worst_title(found: Subgroups, figure: str) -> str:
     if len(rows) > 1 and _alike(rows[figure]):
         return f"{FIGURES[figure]} is {rows[figure].iloc[0]:.3f} in every group that has enough patients"
     value = wording.figure(*found.value(rows.iloc[0], figure))
-    lowest = f"{FIGURES[figure]} for {found.positive} is lowest where {_name(rows.iloc[0])}"
-    untested = "; lower, but of too few patients to test: " + _lower(found, figure) if _lower(found, figure) else ""
-    return f"{lowest}: {value}, over all {found.overall[figure][0]:.3f}{untested}"
+    lowest = f"{FIGURES[figure]} for {found.positive} is lowest where {_name(rows.iloc[0])}: {value}"
+    said = f"{lowest}, over all {found.overall[figure][0]:.3f}"
+    lower = _lower(found, figure)
+    return f"Of the groups that could be tested, {said}; lower, with too few patients: {lower}" if lower else said
 
 
 def _worst_says(found: Subgroups, figure: str) -> str:

@@ -344,10 +344,14 @@ def more_right_says(measured: Evaluation, positive: str, thresholds: Sequence[fl
             f"{at}, more alarms are right than wrong from a threshold of {thresholds[first]:g} on, where sensitivity "
             f"is {found[first]:.3f}: {why}, and {_share(alarmed[first])} of them are called."
         )
+    none = f"{at}, no alarm at these {len(thresholds)} thresholds is more likely right than wrong"
+    last = max((place for place in range(len(thresholds)) if found[place]), default=None)
+    if last is None:
+        return f"{none}: none of them calls anyone who is ill."
     return (
-        f"{at}, no alarm at these {len(thresholds)} thresholds is more likely right than wrong: {why}, and even at "
-        f"{thresholds[-1]:g} the model calls {_share(alarmed[-1])} of them. To be right more often than wrong there, "
-        f"it could call at most {_share(found[-1] / healthy)} of them, at its sensitivity of {found[-1]:.3f}."
+        f"{none}: {why}, and even at {thresholds[last]:g} the model calls {_share(alarmed[last])} of them. To be right "
+        f"more often than wrong there, it could call at most {_share(found[last] / healthy)} of them, at its "
+        f"sensitivity of {found[last]:.3f}."
     )
 
 

@@ -197,8 +197,9 @@ def test_a_group_of_few_patients_has_an_interval_and_no_test_and_is_never_the_wo
     )
     assert "The others are too few to be compared with it." in said
     assert said.endswith(f"Lower, but with fewer than 10 patients of a class: kind is rare ({rare['auc']:.3f}).")
-    lower = f"; lower, but of too few patients to test: kind is rare ({rare['auc']:.3f})"
-    assert subgroups.worst_title(found, "auc").endswith(lower)
+    title = subgroups.worst_title(found, "auc")
+    assert title.startswith("Of the groups that could be tested, AUC for COVID-19 is lowest where kind is usual: ")
+    assert title.endswith(f"; lower, with too few patients: kind is rare ({rare['auc']:.3f})")
     assert "1 group of 2 has fewer than 10 patients of a class" in subgroups.says(found)[-1]
     assert found.summary().loc[("kind", "rare"), "AUC"].endswith("*")
 

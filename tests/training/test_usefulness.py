@@ -211,6 +211,10 @@ def test_more_alarms_are_right_than_wrong_from_the_first_threshold_where_false_o
     assert "from a threshold of 0.97 on" in usefulness.more_right_says(measured, "COVID-19", at, 0.02)
     none = usefulness.more_right_says(measured, "COVID-19", at[:3], 0.02)
     assert "no alarm at these 3 thresholds is more likely right" in none
+    assert usefulness.more_right_says(measured, "COVID-19", (0.9, 0.999), 0.02).count("at 0.9 the model calls 1 %") == 1
+    assert usefulness.more_right_says(measured, "COVID-19", (0.999,), 0.02).endswith(
+        "none of them calls anyone who is ill."
+    )
     assert "49 others come to one who is ill, and even at 0.9 the model calls 1 % of them" in none
 
 
