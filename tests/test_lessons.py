@@ -32,6 +32,10 @@ def test_a_lesson_leads_to_the_one_before_the_one_after_and_to_all(file):
     assert "[all notebooks](../docs/notebooks.md)" in links
 
 
+def test_a_lesson_opens_with_the_question_that_it_answers(lesson):
+    assert re.match(r"# \d\d · .+\n\n.+\n\n\*\*[^*]+\?\*\* ", lesson.cells[0].source)
+
+
 def test_a_lesson_names_the_papers_that_its_theory_is_from_with_links(lesson):
     assert len(set(re.findall(r"\]\((https://(?:doi\.org|arxiv\.org)/[^\s]+)\)", _markdown(lesson)))) >= 4
 

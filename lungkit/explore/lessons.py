@@ -102,7 +102,7 @@ def leak_says(by_image: np.ndarray, by_patient: np.ndarray, patients: np.ndarray
         f"neighbour is right in {scores[0]}. Split by patient it is right in {scores[1]}."
     )
     if len(set(patients.tolist())) == len(patients):
-        return f"{text} Each patient has one image here, so the two splits hide nothing from each other."
+        return f"{text} Each patient has one image here, so a split by image is a split by patient."
     verdict = (
         "The difference is what it knows about these patients, not about the disease"
         if gained[1] > 0
@@ -112,7 +112,7 @@ def leak_says(by_image: np.ndarray, by_patient: np.ndarray, patients: np.ndarray
 
 
 def shortcut_says(scores: Mapping[str, tuple[float, float, float]]) -> str:
-    """Which facts of an image tell the classes apart without a look at any lung; scores: AUC with interval, by fact."""
+    """Which facts of an image tell the classes apart; scores: AUC with interval, by fact."""
     told = [f"{name} {figure(*score)}" for name, score in scores.items() if score[1] > 0.5]
     if not told:
         tried = listed([f"{name} {figure(*score)}" for name, score in scores.items()], "and")
@@ -120,8 +120,8 @@ def shortcut_says(scores: Mapping[str, tuple[float, float, float]]) -> str:
             f"None of these is shown to tell the classes apart, as all intervals reach 0.5, which is chance: {tried}."
         )
     return (
-        f"Without a look at any lung, the AUC is: {listed(told, 'and')}, where chance is 0.5. A network can learn this "
-        "too, and a score has to be well above it before it says something about the disease."
+        f"From three summary numbers of each image, the AUC is: {listed(told, 'and')}, where chance is 0.5. A network "
+        "can learn this too, and a score has to be well above it before it says something about the disease."
     )
 
 

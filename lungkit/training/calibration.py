@@ -174,6 +174,24 @@ def sets_figures(
     )
 
 
+def conformal_by_class(
+    y_true: np.ndarray, probabilities: np.ndarray, patients: Sequence[str], classes: Sequence[str], rule: DecisionRule
+) -> dict[str, ConformalFigures]:
+    """`conformal_figures` of the images of each true class that has any; the level is not promised for each class.
+
+    Empty where the rule has no level.
+    """
+    if not rule.conformal:
+        return {}
+    of_patients = np.asarray(patients)
+    groups = {name: y_true == i for i, name in enumerate(classes)}
+    return {
+        name: conformal_figures(rule, y_true[group], probabilities[group], of_patients[group])
+        for name, group in groups.items()
+        if group.any()
+    }
+
+
 def conformal_table(
     y_true: np.ndarray, probabilities: np.ndarray, patients: Sequence[str], classes: Sequence[str], rule: DecisionRule
 ) -> pd.DataFrame:

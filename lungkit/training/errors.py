@@ -270,6 +270,25 @@ def easier_says(found: Mapping[str, Found]) -> str:
     return f"Here {better} are easier to find than {worse}: the intervals of recall do not overlap."
 
 
+def expected_says(found: Mapping[str, Found]) -> str:
+    """Whether faults of one kind are harder to find than the others, as is expected of them; by intervals of recall.
+
+    found: the faults of one kind, then those at random.
+    """
+    one, at_random = (of.recall for of in found.values())
+    why = "Faults of one kind pull the boundary between two classes towards them, so they are expected to be harder."
+    if one[2] < at_random[1]:
+        return f"{why} Here they are."
+    if one[1] > at_random[2]:
+        return f"{why} Here they are **easier**."
+    ahead = "fewer" if one[0] < at_random[0] else "as many" if one[0] == at_random[0] else "more"
+    return (
+        f"{why} Here {ahead} of them were found ({one[0]:.0%} against {at_random[0]:.0%}), which is no proof.".replace(
+            "%", " %"
+        )
+    )
+
+
 def suspects_say(judged: Judged) -> list[str]:
     """How many labels look wrong, and how many would if all were right.
 

@@ -511,6 +511,13 @@ def compare(ways: dict[str, Recipe], tensors: RecipeData, folder: Path, seed: in
     return results
 
 
+def validation_loss(way: Way, tensors: RecipeData, label_smoothing: float) -> float:
+    """The loss of a way's network on the validation images as training computes it, before any calibration."""
+    true = np.eye(len(tensors.data.classes))[tensors.data.labels("val")]
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+    return float(loss(true, release.logits(way.model, tensors.validation)))
+
+
 def comparison(results: dict[str, Way]) -> pd.DataFrame:
     """A row per way for people: its figures with their intervals, and what its training took.
 

@@ -8,11 +8,17 @@ from matplotlib.figure import Figure
 
 from lungkit import wording
 from lungkit.palette import BLACK, BLUE, GREY, SKY, VERMILLION
-from lungkit.training.paired import BETTER, NOT_WORSE, OPEN, UNDEFINED, WORSE, Pair
+from lungkit.training.paired import BETTER, IDENTICAL, NOT_WORSE, OPEN, UNDEFINED, WORSE, Pair
 
 MOST = 40  # rows that can be read on one page
 # Shape and colour both say the verdict.
-_MARKS = {BETTER: ("^", BLUE), NOT_WORSE: ("s", BLACK), WORSE: ("v", VERMILLION), OPEN: ("o", GREY)}
+_MARKS = {
+    BETTER: ("^", BLUE),
+    NOT_WORSE: ("s", BLACK),
+    WORSE: ("v", VERMILLION),
+    OPEN: ("o", GREY),
+    IDENTICAL: ("D", BLACK),
+}
 
 
 def forest(pairs: Sequence[Pair]) -> Figure:
@@ -45,7 +51,7 @@ def _row(axes: Axes, place: float, pair: Pair, size: int) -> None:
     text = pair.verdict
     if pair.verdict != UNDEFINED:
         marker, color = _MARKS[pair.verdict]
-        reach = [[value - low], [high - value]]
+        reach = None if pair.verdict == IDENTICAL else [[value - low], [high - value]]
         axes.errorbar(value, place, xerr=reach, fmt=marker, color=color, capsize=3, markersize=6)
         text = f"{wording.figure(*pair.auc, signed=True)}  {pair.verdict}"
     beyond = axes.get_yaxis_transform()  # 0 and 1: the ends of the axes
@@ -64,7 +70,8 @@ def _label(pair: Pair, pairs: Sequence[Pair]) -> str:
 def _message(pairs: Sequence[Pair]) -> str:
     words = [pair.verdict for pair in pairs]
     if len(pairs) == 1:
-        return f"{pairs[0].names[1]} against {pairs[0].names[0]}: {words[0]}, by a margin of {pairs[0].margin:g}"
-    counts = [f"{words.count(word)} {word}" for word in (BETTER, NOT_WORSE, WORSE, OPEN, UNDEFINED) if word in words]
+        by = "" if words[0] == IDENTICAL else f", by a margin of {pairs[0].margin:g}"
+        return f"{pairs[0].names[1]} against {pairs[0].names[0]}: {words[0]}{by}"
+    counts = [f"{words.count(word)} {word}" for word in (*_MARKS, UNDEFINED) if word in words]
     some = f"; the first {MOST} of them" if len(pairs) > MOST else ""
     return f"Of {len(pairs)} differences in AUC: {', '.join(counts)} (margin {pairs[0].margin:g}){some}"

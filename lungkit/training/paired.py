@@ -28,6 +28,7 @@ from lungkit.training.evaluation import Evaluation
 MARGIN = 0.02  # of AUC: a smaller loss does not count as worse
 SIGNIFICANT = 0.05  # a p below it
 BETTER, NOT_WORSE, WORSE, OPEN, UNDEFINED = "better", "not worse", "worse", "open", "undefined"
+IDENTICAL = "identical"  # the same answers for every image: no other patient would have told them apart either
 
 Difference = tuple[float, float, float]  # value, low, high; NaN where undefined
 
@@ -72,8 +73,7 @@ class Pair:
     @property
     def same_answers(self) -> bool:
         """Whether both give the same probabilities and decisions for every image."""
-        same = np.array_equal(self.old.probabilities, self.new.probabilities)
-        return same and np.array_equal(self.old.predicted, self.new.predicted)
+        return _same_answers(self.old, self.new)
 
     @property
     def remarks(self) -> list[str]:
@@ -82,8 +82,10 @@ class Pair:
 
     @property
     def verdict(self) -> str:
-        """By the interval of the difference in AUC: one of the five words of this module."""
-        _, low, high = self.auc
+        """By the interval of the difference in AUC, unless all answers are the same: a word of this module."""
+        value, low, high = self.auc
+        if self.same_answers and not np.isnan(value):
+            return IDENTICAL
         if np.isnan([low, high]).any():
             return UNDEFINED
         if low > 0:
@@ -132,6 +134,8 @@ def paired(
     tested = new.classes[-1:] if len(new.classes) == 2 else new.classes
     figures = [("auc", ""), ("accuracy", ""), ("balanced_accuracy", ""), *(("auc", name) for name in tested)]
     differences = evaluation.paired_differences(new, old, figures)
+    if _same_answers(old, new):
+        differences = {figure: _exactly(of) for figure, of in differences.items()}
     by_class = {}
     for name in tested:
         at = new.classes.index(name)
@@ -151,6 +155,15 @@ def paired(
         margin=margin,
         names=names,
     )
+
+
+def _same_answers(old: Evaluation, new: Evaluation) -> bool:
+    return np.array_equal(old.probabilities, new.probabilities) and np.array_equal(old.predicted, new.predicted)
+
+
+def _exactly(difference: Difference) -> Difference:
+    """A difference of equal answers has no interval: nothing of it was estimated."""
+    return difference[0], np.nan, np.nan
 
 
 def _remarks(pair: Pair) -> list[str]:
@@ -267,7 +280,7 @@ def says(old: str, new: str, pairs: Sequence[Pair]) -> str:
 
 
 def differs(old: str, new: str, pairs: Sequence[Pair]) -> str:
-    """One sentence on two models: where the new one is better, not worse, worse or open."""
+    """One sentence on two models: where the new one is better, not worse, worse, open or identical."""
     return f"Compared with {old}, {new} {', '.join(_told(pairs, ''))}."
 
 
@@ -277,7 +290,8 @@ def _told(pairs: Sequence[Pair], than: str) -> list[str]:
         BETTER: f"is better{than} on",
         NOT_WORSE: f"is not worse, by a margin of {pairs[0].margin:g}, on",
         WORSE: "is worse on",
-        OPEN: "is not shown to be either on",
+        OPEN: "is shown to be neither better nor worse on",
+        IDENTICAL: "gives the same answers for every image of",
         UNDEFINED: "cannot be measured on",
     }
     of = {word: [pair.source for pair in pairs if pair.verdict == word] for word in parts}
@@ -286,7 +300,7 @@ def _told(pairs: Sequence[Pair], than: str) -> list[str]:
 
 def enough(pairs: Sequence[Pair]) -> bool:
     """Whether the new version may take the old one's place, by the rule that `says` states."""
-    home_kept = all(pair.verdict in (BETTER, NOT_WORSE) for pair in pairs if pair.at_home)
+    home_kept = all(pair.verdict in (BETTER, NOT_WORSE, IDENTICAL) for pair in pairs if pair.at_home)
     gained = any(pair.verdict == BETTER for pair in pairs if not pair.at_home)
     return home_kept and gained and not any(pair.verdict == WORSE for pair in pairs)
 

@@ -164,7 +164,11 @@ def preprocessing_says(manifest: pd.DataFrame, black: float, white: float) -> li
     sides = manifest["split"].value_counts()
     aside = [side for side in ("set_aside", "refused", "excluded") if sides.get(side)]
     out = [f"{count(int(sides[side]), 'image')} {side.replace('_', ' ')}" for side in aside]
-    kept = f"Neither trained nor tested on: {' and '.join(out)}." if out else "Every image is trained or tested on."
+    kept = (
+        f"Neither trained nor tested on: {' and '.join(out)}."
+        if out
+        else "No image is left out: each is used for training, validation or test."
+    )
     return [lost, kept, "The augmented pictures above should still be the same person's; only eyes can judge that."]
 
 
@@ -370,8 +374,13 @@ def _graded(measured: Evaluation) -> str:
     )
 
 
-def conformal_says(figures: ConformalFigures, classes: int, split: str) -> str:
-    """Whether sets hold the true class as often as stated, and what they cost."""
+def conformal_says(
+    figures: ConformalFigures, classes: int, split: str, by_class: Mapping[str, ConformalFigures] | None = None
+) -> str:
+    """Whether sets hold the true class as often as stated, what they cost, and for which class they do so least often.
+
+    by_class: of the images of each true class; one is named where its interval lies below the level.
+    """
     coverage = (figures.coverage, *figures.interval)
     kept = {
         "above": "more often than stated",
@@ -387,7 +396,17 @@ def conformal_says(figures: ConformalFigures, classes: int, split: str) -> str:
     return (
         f"Stated level **{figures.level:.0%}**: the set holds the true class of **{figure(*coverage)}** of the {split} "
         f"images, {kept}. It names **{figures.classes_named:.2f}** of {classes} classes on average, {cost}."
+        f"{_least_covered(by_class or {}, figures.level)}"
     )
+
+
+def _least_covered(by_class: Mapping[str, ConformalFigures], level: float) -> str:
+    intervals = {name: (of.coverage, *of.interval) for name, of in by_class.items()}
+    below = [name for name, interval in intervals.items() if _side(interval, level) == "below"]
+    if not below:
+        return ""
+    least = min(below, key=lambda name: intervals[name][0])
+    return f" Least often for {least}: {figure(*intervals[least])}, **below the level**."
 
 
 def validation_and_test(chosen_on: Measured, other: Measured, split: str) -> str:
@@ -525,6 +544,30 @@ def worth_says(differences: Differences, more: str, less: str) -> str:
         f"*{more}* was not shown to be worth its time here. Of these two prefer *{less}*, which learns less from one "
         "hospital and has less to unlearn in the next."
     )
+
+
+def fine_tuning_says(history: pd.DataFrame, start: float, classes: int) -> list[str]:
+    """What fine-tuning made of the head that it began with, by the losses of its epochs.
+
+    history: of training.fit, epochs from 1. start: the validation loss of that head. A constant answer of equal
+    probabilities has the logarithm of the number of classes; a first epoch with a higher training loss did harm.
+    """
+    losses, val_losses = history["loss"].to_numpy(float), history["val_loss"].to_numpy(float)
+    constant, last = np.log(classes), val_losses[-1]
+    text = (
+        f"Validation loss: {start:.3f} of the head that fine-tuning begins with, {val_losses[0]:.3f} after the first "
+        f"epoch, {last:.3f} after the last. Equal probabilities have {constant:.3f}."
+    )
+    if last <= start:
+        return [text, "Fine-tuning has made it lower than the head alone."]
+    undone = "Fine-tuning has lost what it began with"
+    if losses[0] > constant:
+        undone += f": in the first epoch the mean training loss was {losses[0]:.3f}, worse than equal probabilities"
+    falling = len(losses) > 1 and val_losses.argmin() == len(losses) - 1
+    return [
+        text,
+        f"{undone}. " + ("The loss was still falling at the end." if falling else "No later epoch was better."),
+    ]
 
 
 # --- 07: elsewhere

@@ -18,16 +18,16 @@ _WHAT = {
 
 
 def pooled_says(found: Stability) -> list[str]:
-    """The figure over all patients, and how often a single fold's lies outside its interval."""
+    """The figure over all patients, and how often that of a single training lies outside its interval."""
     value, low, high = found.value()
-    each = found.figures().mean(axis=2).ravel()
+    each = found.figures().ravel()  # a study of one split has one training, and no mean of several starts
     outside = int(((each < low) | (each > high)).sum())
     times = found.repeats * found.starts
     return [
         f"Over all {count(found.patients, 'patient')}, each tested {count(times, 'time')}, the AUC is "
         f"{figure(value, low, high)}.",
-        f"A study of one split would have reported one of {len(each)} figures from {each.min():.3f} to "
-        f"{each.max():.3f}; {outside} of them lie outside that interval.",
+        f"A study of one split and one training would have reported one of {len(each)} figures from {each.min():.3f} "
+        f"to {each.max():.3f}; {outside} of them lie outside that interval.",
     ]
 
 

@@ -378,11 +378,11 @@ def _holm_once(attribute: "pd.Series[str]", p: "pd.Series[float]") -> np.ndarray
 
 
 def says(found: Subgroups, plain: bool = False) -> list[str]:
-    """The worst group by AUC and by sensitivity, whether chance explains it, and how many groups are too small.
+    """The worst group by each of FIGURES, whether chance explains it, and how many groups are too small.
 
     plain: without Markdown.
     """
-    sentences = filter(None, [_worst_says(found, "auc"), _worst_says(found, "recall"), _few_says(found)])
+    sentences = filter(None, [*(_worst_says(found, figure) for figure in FIGURES), _few_says(found)])
     return [sentence.replace("**", "") if plain else sentence for sentence in sentences]
 
 
@@ -412,12 +412,15 @@ def worst_title(found: Subgroups, figure: str) -> str:
     if len(rows) > 1 and _alike(rows[figure]):
         return f"{FIGURES[figure]} is {rows[figure].iloc[0]:.3f} in every group that has enough patients"
     value = wording.figure(*found.value(rows.iloc[0], figure))
-    return f"{FIGURES[figure]} is lowest where {_name(rows.iloc[0])}: {value}, over all {found.overall[figure][0]:.3f}"
+    lowest = f"{FIGURES[figure]} for {found.positive} is lowest where {_name(rows.iloc[0])}: {value}"
+    said = f"{lowest}, over all {found.overall[figure][0]:.3f}"
+    lower = _lower(found, figure)
+    return f"Of the groups that could be tested, {said}; lower, with too few patients: {lower}" if lower else said
 
 
 def _worst_says(found: Subgroups, figure: str) -> str:
     rows = found.tested(figure)
-    name = "AUC" if figure == "auc" else "sensitivity"
+    name = "AUC" if figure == "auc" else FIGURES[figure].lower()
     if rows.empty:
         return f"No group has {FEW} patients of each class that its {name} needs: none can be compared."
     if len(rows) > 1 and _alike(rows[figure]):
@@ -425,17 +428,30 @@ def _worst_says(found: Subgroups, figure: str) -> str:
         return f"No group is worse by {name}: it is {rows[figure].iloc[0]:.3f} in each of {of} with enough patients."
     row = rows.iloc[0]
     own, all_images = (wording.figure(*of) for of in (found.value(row, figure), found.overall[figure]))
-    reached = f"The worst group by {name} is the one where **{_name(row)}**: {own}, against {all_images} over all."
+    lower = _lower(found, figure)
+    worst = f"The worst {'of the groups that could be tested' if lower else 'group'} by {name} for {found.positive}"
+    reached = f"{worst} is the one where **{_name(row)}**: {own}, against {all_images} over all."
+    if figure == "auc" and row["auc_high"] < 0.5:
+        reached += " It ranks these patients the wrong way round."
+    few = f" Lower, but with fewer than {FEW} patients of a class: {lower}." if lower else ""
     gap = wording.figure(row[f"{figure}_gap"], row[f"{figure}_gap_low"], row[f"{figure}_gap_high"], signed=True)
     tests = _tests(found.table, figure)
     if np.isnan(row[f"{figure}_holm"]):
-        return f"{reached} The others are too few to be compared with it."
+        return f"{reached} The others are too few to be compared with it.{few}"
     if row[f"{figure}_holm"] < 0.05:
         verdict = "more than chance explains"
     else:
         verdict = "which chance can explain: the lowest of many groups is low even where all are alike"
     adjusted = _p(row[f"{figure}_holm"])
-    return f"{reached} Its difference to the rest is {gap}, p {adjusted} after {tests} (Holm), {verdict}."
+    return f"{reached} Its difference to the rest is {gap}, p {adjusted} after {tests} (Holm), {verdict}.{few}"
+
+
+def _lower(found: Subgroups, figure: str) -> str:
+    """The groups whose figure is below that of the worst tested one, but of too few patients to be tested."""
+    rows = found.table[found.table[f"{figure}_few"] & (found.table[figure] < found.tested(figure)[figure].min())]
+    rows = rows.sort_values(figure, kind="stable")
+    told = [f"{_name(row)} ({row[figure]:.3f})" for _, row in rows.iterrows()]
+    return "; ".join([*told[:3], *([f"and {len(told) - 3} more"] if len(told) > 3 else [])])
 
 
 def _alike(values: "pd.Series[float]") -> bool:

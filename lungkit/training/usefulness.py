@@ -30,7 +30,7 @@ from lungkit.training.evaluation import Evaluation
 # From 1 %, where 99 false alarms are as bad as one missed case, to 50 %, where one is: nobody who looks for an
 # infection minds a false alarm more than a missed case.
 THRESHOLDS = tuple(np.round(np.arange(0.01, 0.505, 0.01), 2).tolist())
-SCREENING = 0.02  # a prevalence as in screening and in most wards outside an epidemic
+SCREENING = 0.02  # an example of a rare disease, as screening meets it
 RAREST, COMMON = 0.001, 0.5  # prevalences that figures span; more than half are ill in study sets only
 
 
@@ -306,7 +306,8 @@ def says(curve: DecisionCurve, values: pd.DataFrame) -> list[str]:
     alarms = (
         f"Of the alarms for {curve.positive}, {_ppv(own)} are right among these images, of which "
         f"{wording.percent(own['prevalence'])} show it, and {_ppv(rare)} where {_share(rare['prevalence'])} do. It is "
-        "the same model at the same operating point."
+        "the same model at the same operating point. These intervals hold the prevalence fixed; that of precision in "
+        "notebook 04 does not."
     )
     return [useful_says(curve), alarms]
 
@@ -315,13 +316,43 @@ def useful_says(curve: DecisionCurve) -> str:
     """At which thresholds the model is better than calling all and calling none, as its intervals show."""
     first, last = curve.table["threshold"].iloc[[0, -1]]
     if curve.useful:
-        text = f"Using the model is better than calling all and than calling none at {_spans(curve.useful)}"
+        text = f"using the model is better than calling all and than calling none at {_spans(curve.useful)}"
     else:
         text = (
-            f"At no threshold from {first:.0%} to {last:.0%} is the model shown to be better than calling all and none"
+            f"at no threshold from {first:.0%} to {last:.0%} is the model shown to be better than calling all and none"
         )
     harm = f"; it is **worse** than the better of these two at {_spans(curve.harmful)}" if curve.harmful else ""
-    return f"{text}{harm}.".replace("%", " %")
+    ill = f"Where {100 * curve.prevalence:.2g}% have {curve.positive}"
+    return f"{ill}, {text}{harm}.".replace("%", " %")
+
+
+def more_right_says(measured: Evaluation, positive: str, thresholds: Sequence[float], prevalence: float) -> str:
+    """From which of the thresholds on more alarms are right than wrong at a prevalence, and why if from none.
+
+    An alarm is more likely right than wrong where sensitivity × prevalence is above the share of false alarms × (1 -
+    prevalence).
+    """
+    is_positive, scores, _ = _of_interest(measured, positive)
+    found, alarmed = ([float((scores[of] >= at).mean()) for at in thresholds] for of in (is_positive, ~is_positive))
+    healthy = (1 - prevalence) / prevalence
+    right = [place for place in range(len(thresholds)) if found[place] > healthy * alarmed[place]]
+    at = f"At a prevalence of {_share(prevalence)}"
+    why = f"{healthy:.3g} others come to one who is ill"
+    if right:
+        first = right[0]
+        return (
+            f"{at}, more alarms are right than wrong from a threshold of {thresholds[first]:g} on, where sensitivity "
+            f"is {found[first]:.3f}: {why}, and {_share(alarmed[first])} of them are called."
+        )
+    none = f"{at}, no alarm at these {len(thresholds)} thresholds is more likely right than wrong"
+    last = max((place for place in range(len(thresholds)) if found[place]), default=None)
+    if last is None:
+        return f"{none}: none of them calls anyone who is ill."
+    return (
+        f"{none}: {why}, and even at {thresholds[last]:g} the model calls {_share(alarmed[last])} of them. To be right "
+        f"more often than wrong there, it could call at most {_share(found[last] / healthy)} of them, at its "
+        f"sensitivity of {found[last]:.3f}."
+    )
 
 
 def _spans(runs: list[tuple[float, float]]) -> str:

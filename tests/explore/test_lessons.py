@@ -52,7 +52,7 @@ def test_the_nearest_neighbour_knows_patients_by_image_and_nothing_by_patient():
 
 def test_where_each_patient_has_one_image_the_sentence_says_that_nothing_can_leak():
     right = RNG.random(60) < 0.5
-    assert lessons.leak_says(right, right, np.arange(60), 0).endswith("the two splits hide nothing from each other.")
+    assert lessons.leak_says(right, right, np.arange(60), 0).endswith("so a split by image is a split by patient.")
 
 
 def test_crossing_counts_pairs_whose_images_are_in_two_folds():

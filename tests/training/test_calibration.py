@@ -192,6 +192,14 @@ def test_the_table_of_conformal_sets_has_a_row_for_all_and_for_each_class():
     assert table.loc["all", "true class named"] == "0.750 (0.194–0.994)", "exact, for four patients"
 
 
+def test_conformal_figures_by_class_are_those_of_its_images_and_leave_out_a_class_without_any():
+    chances = np.array([[0.9, 0.1, 0.0], [0.3, 0.6, 0.1], [0.2, 0.7, 0.1]])
+    rule = replace(ARGMAX, conformal=ConformalLevel(level=0.75, least=0.35))
+    found = calibration.conformal_by_class(np.array([0, 1, 0]), chances, ["a", "a", "b"], ["x", "y", "z"], rule)
+    assert {name: (of.coverage, of.level) for name, of in found.items()} == {"x": (0.5, 0.75), "y": (1, 0.75)}
+    assert calibration.conformal_by_class(np.array([0]), chances[:1], ["a"], ["x", "y", "z"], ARGMAX) == {}
+
+
 # --- ranges of grades
 
 

@@ -95,10 +95,14 @@ def test_one_patient_of_a_class_leaves_delongs_test_undefined():
     assert any("one patient alone has 'sick', and DeLong's test needs two" in text for text in pair["remarks"])
 
 
-def test_models_that_answer_alike_have_no_difference_and_are_not_proved_equal():
+def test_models_that_answer_alike_are_identical_and_their_difference_has_no_interval():
     (pair,) = told(run("a", 1), run("b", 1))["pairs"]
     assert (pair["auc_difference"][0], pair["auc_p"], pair["decision_p"]) == (0, 1, 1)
-    assert pair["verdict"] == "open" and pair["auc_difference"][1] < 0 < pair["auc_difference"][2]
+    assert pair["verdict"] == "identical" and pair["auc_difference"] == [0, None, None]
+    assert pair["accuracy_difference"] == pair["balanced_accuracy_difference"] == [0, None, None]
+    assert told(run("a", 1), run("b", 1))["says"].endswith(
+        "gives the same answers for every image of the common images."
+    )
     assert any("both give the same answers for every image" in text for text in pair["remarks"])
 
 

@@ -187,6 +187,23 @@ def test_the_test_part_comes_last_and_a_set_without_parts_is_taken_whole():
     assert errors.parts(data()) == ["all"]
 
 
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        ((0.2, 0.1, 0.3), "Here they are."),
+        ((0.9, 0.85, 1.0), "Here they are **easier**."),
+        ((0.7, 0.4, 0.9), "Here more of them were found (70 % against 60 %), which is no proof."),
+        ((0.5, 0.4, 0.9), "Here fewer of them were found (50 % against 60 %), which is no proof."),
+    ],
+)
+def test_whether_faults_of_one_kind_are_harder_as_expected_follows_the_numbers(one, said):
+    found = {
+        name: errors.Found(10, 10, 5, recall, recall, 0.05)
+        for name, recall in {"one kind": one, "at random": (0.6, 0.4, 0.8)}.items()
+    }
+    assert errors.expected_says(found).endswith(said)
+
+
 def test_one_kind_of_faults_is_called_easier_only_where_the_intervals_do_not_meet():
     def kind(value, low, high):
         return errors.Found(10, 10, 5, (value, low, high), (value, low, high), 0.05)

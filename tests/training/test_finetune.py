@@ -356,6 +356,10 @@ def test_ways_of_training_are_compared_on_the_validation_patients_with_what_they
     assert found["frozen"].history["seconds"].sum() > 0
     assert found["tuned"].history["seconds"].iloc[0] == found["frozen"].history["seconds"].iloc[0], "one head, once"
     assert int(table.loc["tuned", "weights trained"].replace(",", "")) > 10_000
+    seen_in_training = found["tuned"].history["val_loss"].iloc[-1]
+    again = finetune.validation_loss(found["tuned"], tensors, tuned.label_smoothing)
+    assert again == pytest.approx(seen_in_training, rel=1e-3)
+    assert finetune.validation_loss(found["frozen"], tensors, tuned.label_smoothing) != pytest.approx(again, rel=1e-3)
 
 
 def test_two_workers_train_a_backbone_along_the_curve_of_one_process(squares, tmp_path):

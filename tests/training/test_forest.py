@@ -17,7 +17,7 @@ def draw(figure):
 
 @pytest.fixture(scope="module")
 def pairs():
-    return comparison.compare([run("a", 1.2), run("b", 2.5), run("c", 0.2), run("d", 1.2)], margin=0.05).pairs
+    return comparison.compare([run("a", 1.2), run("b", 2.5), run("c", 0.2), run("d", 1.2, seed=1)], margin=0.05).pairs
 
 
 def test_each_row_has_its_interval_its_numbers_and_its_verdict(pairs):
@@ -48,6 +48,15 @@ def test_an_undefined_difference_has_a_row_and_no_mark():
     found = comparison.compare([run("a", 1, y=np.zeros(20, int)), run("b", 2, y=np.zeros(20, int))])
     axes = draw(forest.forest(found.pairs)).axes[0]
     assert [text.get_text() for text in axes.texts] == ["undefined"] and not axes.containers
+
+
+def test_identical_answers_have_a_mark_on_zero_and_no_interval():
+    found = comparison.compare([run("a", 1), run("b", 1)])
+    figure = draw(forest.forest(found.pairs))
+    assert figure.get_suptitle() == "b against a: identical"
+    assert [text.get_text() for text in figure.axes[0].texts] == ["+0.000  identical"]
+    (bars,) = figure.axes[0].containers
+    assert bars.lines[0].get_xdata() == [0] and not bars.lines[2]
 
 
 def test_many_rows_stay_on_one_page_and_the_title_says_what_is_left_out(pairs):

@@ -150,6 +150,7 @@ def test_a_version_may_be_promoted_if_it_keeps_home_and_gains_elsewhere():
     home = paired.paired(*same, "home", 0.2, at_home=True)
     gain, loss = paired.paired(*better, "abroad", 0.2), paired.paired(*worse, "abroad", 0.2)
     assert paired.enough([home, gain])
+    assert paired.enough([paired.paired(_measured(3), _measured(3), "home", 0.001, at_home=True), gain])  # identical
     assert not paired.enough([home]) and not paired.enough([home, loss])
     assert not paired.enough([paired.paired(*worse, "home", 0.2, at_home=True), gain])
     says = paired.says("m@v1", "m@v2", [home, gain])

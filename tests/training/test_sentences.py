@@ -116,6 +116,30 @@ def test_the_headline_of_a_card_from_before_there_was_a_largest_class_and_of_one
     )
 
 
+# --- fine-tuning
+
+
+@pytest.mark.parametrize(
+    ("losses", "val_losses", "says"),
+    [
+        (
+            [1.803, 1.115, 1.084],
+            [1.110, 1.108, 1.037],
+            ["1.803, worse than equal probabilities. The loss was still fall"],
+        ),
+        ([0.9, 0.8, 0.7], [0.6, 0.7, 0.8], ["lost what it began with. No later epoch was better."]),
+        ([1.8, 0.8, 0.3], [1.2, 0.5, 0.3], ["lower than the head alone."]),
+    ],
+)
+def test_fine_tuning_is_told_by_its_losses_next_to_the_head_that_it_began_with(losses, val_losses, says):
+    told = sentences.fine_tuning_says(pd.DataFrame({"loss": losses, "val_loss": val_losses}), 0.449, 3)
+    assert told[0].startswith(
+        f"Validation loss: 0.449 of the head that fine-tuning begins with, {val_losses[0]:.3f} after"
+    )
+    assert told[0].endswith("Equal probabilities have 1.099.")
+    assert all(text in told[1] for text in says), told
+
+
 # --- conformal sets, validation and test
 
 
@@ -133,6 +157,18 @@ def test_conformal_sets_are_said_to_keep_their_level_only_where_they_do(coverage
     told = sentences.conformal_says(figures, 2, "test")
     assert all(word in told for word in words), told
     assert f"{coverage:.3f}" in told and "**90%**" in told
+
+
+def test_the_class_that_conformal_sets_keep_least_often_is_named_only_where_it_is_below_the_level():
+    def sets(coverage, low, high):
+        return ConformalFigures(level=0.9, coverage=coverage, interval=[low, high], classes_named=1.2)
+
+    whole = sets(0.88, 0.8, 0.93)
+    below = {"Normal": sets(0.448, 0.26, 0.65), "Flu": sets(0.7, 0.6, 0.8), "COVID-19": sets(0.97, 0.93, 0.99)}
+    told = sentences.conformal_says(whole, 3, "test", below)
+    assert told.endswith("Least often for Normal: 0.448 (0.260–0.650), **below the level**.")
+    open_still = {"Normal": sets(0.8, 0.6, 0.95), "COVID-19": sets(0.97, 0.93, 0.99)}
+    assert "Least often" not in sentences.conformal_says(whole, 2, "test", open_still)
 
 
 def test_a_test_that_went_better_than_validation_is_not_said_to_have_gone_worse():
@@ -230,7 +266,9 @@ def test_what_a_window_cuts_off_and_who_is_left_out_is_counted():
     assert "makes 40.0% of the training pictures black and 2.0% white" in told
     assert "2 images set aside and 1 image refused" in told
     clean = "\n".join(sentences.preprocessing_says(manifest(train=5), 0.0, 0.001))
-    assert "Next to nothing" in clean and "Every image is trained or tested on." in clean
+    assert (
+        "Next to nothing" in clean and "No image is left out: each is used for training, validation or test." in clean
+    )
 
 
 # --- the search and the training

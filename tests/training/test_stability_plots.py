@@ -105,7 +105,7 @@ def test_no_figure_is_larger_than_a_page(found, searched):
 def test_the_pooled_sentences_count_the_folds_that_lie_outside(found):
     value, low, high = found.value()
     figures = np.full(found.figures().shape, value)
-    figures[0, 0], figures[1, 3] = low - 0.1, high + 0.1
+    figures[0, 0, 0], figures[1, 3, 1] = low - 0.1, high + 0.1  # two trainings, each of another fold
     told = " ".join(stability_sentences.pooled_says(with_figures(found, figures)))
     assert "Over all 60 patients, each tested 4 times" in told
     assert f"from {low - 0.1:.3f} to {high + 0.1:.3f}; 2 of them lie outside" in told

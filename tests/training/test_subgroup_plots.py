@@ -66,7 +66,7 @@ def test_groups_are_ordered_by_their_figure_around_that_of_all_images_and_small_
     ]
     assert sorted(solid.get_xdata()) == pytest.approx(sorted(table[table["group"] != "small"]["auc"]))
     assert axes.get_ylim()[0] > axes.get_ylim()[1], "the lowest is on top"
-    assert "AUC is lowest where ward is" in title(figure)
+    assert "AUC for Pneumonia is lowest where ward is" in title(figure)
     assert labels(figure) == ["all images, 95 % interval", "group, 95 % interval", "too few patients to test"]
 
 

@@ -154,10 +154,28 @@ def test_a_group_that_the_model_fails_is_named_as_the_worst_and_shown_to_be_wors
     worst = row(found, "C")
     assert worst["auc_holm"] < 0.001 and worst["auc_gap_high"] < 0
     first = subgroups.says(found)[0]
-    assert first.startswith("The worst group by AUC is the one where **ward is C**: 0.")
+    assert first.startswith("The worst group by AUC for COVID-19 is the one where **ward is C**: 0.")
     assert "more than chance explains" in first and "p < .001" in first
     assert "**" not in "".join(subgroups.says(found, plain=True))
-    assert subgroups.worst_title(found, "auc").startswith("AUC is lowest where ward is C: ")
+    assert subgroups.worst_title(found, "auc").startswith("AUC for COVID-19 is lowest where ward is C: ")
+
+
+def test_the_worst_specificity_is_named_too():
+    y, scores = answers()
+    well = np.flatnonzero((y == 0) & (SEX == "F"))
+    scores[well[::2]] = 0.9
+    found = measure(scored(y, scores), groups(sex=SEX))
+    (said,) = [text for text in subgroups.says(found) if "by specificity" in text]
+    lowest = f"{row(found, 'F')['specificity']:.3f}"
+    assert f"by specificity for COVID-19 is the one where **sex is F**: {lowest} (" in said
+
+
+@pytest.mark.parametrize(("skill", "wrong"), [(-3.0, True), (0.0, False), (3.0, False)])
+def test_a_group_whose_auc_is_shown_below_one_half_is_said_to_be_ranked_the_wrong_way_round(skill, wrong):
+    y, scores = answers(480, skill=3.0)
+    scores[:160] = answers(160, skill=skill, seed=9)[1]
+    found = measure(scored(y, scores), groups(ward=np.repeat(["A", "B"], [160, 320])))
+    assert ("the wrong way round" in subgroups.says(found)[0]) == wrong
 
 
 def test_a_difference_that_chance_can_explain_is_called_so():
@@ -174,7 +192,14 @@ def test_a_group_of_few_patients_has_an_interval_and_no_test_and_is_never_the_wo
     assert rare["auc"] < 0.5 and rare["auc_low"] < rare["auc_high"]
     assert rare["auc_few"] and rare["recall_few"] and np.isnan(rare["auc_p"]) and np.isnan(rare["auc_holm"])
     said = subgroups.says(found)[0]
-    assert "kind is usual" in said and said.endswith("The others are too few to be compared with it.")
+    assert said.startswith(
+        "The worst of the groups that could be tested by AUC for COVID-19 is the one where **kind is u"
+    )
+    assert "The others are too few to be compared with it." in said
+    assert said.endswith(f"Lower, but with fewer than 10 patients of a class: kind is rare ({rare['auc']:.3f}).")
+    title = subgroups.worst_title(found, "auc")
+    assert title.startswith("Of the groups that could be tested, AUC for COVID-19 is lowest where kind is usual: ")
+    assert title.endswith(f"; lower, with too few patients: kind is rare ({rare['auc']:.3f})")
     assert "1 group of 2 has fewer than 10 patients of a class" in subgroups.says(found)[-1]
     assert found.summary().loc[("kind", "rare"), "AUC"].endswith("*")
 

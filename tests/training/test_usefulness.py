@@ -70,7 +70,7 @@ def test_a_model_that_answers_the_wrong_way_round_is_called_worse_than_a_default
     curve = decision_curve(scored(y, 1 - scores))
     assert curve.useful == [] and curve.harmful
     said = usefulness.useful_says(curve)
-    assert said.startswith("At no threshold from 1 % to 50 % is the model shown to be better")
+    assert said.startswith("Where 41 % have COVID-19, at no threshold from 1 % to 50 % is the model shown to be better")
     assert "it is **worse** than the better of these two at thresholds of" in said
 
 
@@ -193,6 +193,29 @@ def test_what_makes_no_sense_is_refused_with_what_would(call, said):
 def test_images_of_one_class_cannot_say_whether_a_model_is_worth_using():
     with pytest.raises(LungkitError, match="every image is of COVID-19"):
         decision_curve(scored(np.ones(5, int), np.full(5, 0.9)))
+
+
+def test_the_sentence_on_a_curve_gives_the_prevalence_that_it_holds_for():
+    measured = scored(*published())
+    own, rare = decision_curve(measured), decision_curve(measured, prevalence=0.02)
+    assert usefulness.useful_says(own).startswith("Where 41 % have COVID-19, ")
+    assert usefulness.useful_says(rare).startswith("Where 2 % have COVID-19, ")
+
+
+def test_more_alarms_are_right_than_wrong_from_the_first_threshold_where_false_ones_are_rare_enough():
+    y = np.repeat([1, 0], 100)
+    scores = np.r_[np.linspace(0.3, 0.995, 100), np.full(98, 0.1), 0.6, 0.96]
+    measured, at = scored(y, scores), (0.05, 0.5, 0.9, 0.97)
+    ppv = [predictive_values(measured, prevalences=[0.02], threshold=one)["ppv"].iloc[0] for one in at]
+    assert [value > 0.5 for value in ppv] == [False, False, False, True]
+    assert "from a threshold of 0.97 on" in usefulness.more_right_says(measured, "COVID-19", at, 0.02)
+    none = usefulness.more_right_says(measured, "COVID-19", at[:3], 0.02)
+    assert "no alarm at these 3 thresholds is more likely right" in none
+    assert usefulness.more_right_says(measured, "COVID-19", (0.9, 0.999), 0.02).count("at 0.9 the model calls 1 %") == 1
+    assert usefulness.more_right_says(measured, "COVID-19", (0.999,), 0.02).endswith(
+        "none of them calls anyone who is ill."
+    )
+    assert "49 others come to one who is ill, and even at 0.9 the model calls 1 % of them" in none
 
 
 def test_the_sentences_set_this_sets_prevalence_against_a_rare_disease():
