@@ -159,6 +159,7 @@ def _places(run: Path, record: RunRecord) -> dict[str, str]:
         str(config.artifacts_dir()): "ARTIFACTS",
         str(config.reports_dir()): "REPORTS",
         str(config.home()): "LUNGKIT",
+        str(provenance.checkout()): "LUNGKIT",
         str(Path.home()): "HOME",
     }
     for notebook in sorted(run.glob("*.ipynb")):  # where it was executed, if the folder was moved since

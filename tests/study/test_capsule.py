@@ -13,6 +13,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
+import lungkit
 from lungkit import files
 from lungkit.errors import LungkitError
 from lungkit.models import registry
@@ -134,7 +135,7 @@ def checkout(tmp_path, monkeypatch):
     git = ["git", "-C", str(home), "-c", "user.name=a", "-c", "user.email=a@example.org"]
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a"]):
         subprocess.run([*git, *arguments], check=True)
-    monkeypatch.setenv("LUNGKIT_HOME", str(home))
+    monkeypatch.setattr(lungkit, "__file__", str(home / "lungkit" / "__init__.py"))
     return home
 
 
