@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from lungkit.models import card_text
 from lungkit.models.card import ModelCard
+from lungkit.study import plan_text
 from lungkit.study.content import where
 from lungkit.study.document import Inline, Ref, Section, Text
 from lungkit.study.material import Material
@@ -112,14 +113,16 @@ def _of_run(material: Material, names: set[Ref]) -> Iterator[tuple[str, Text]]:
     )
     plan = material.plan
     if plan is not None:
-        fixed = (
-            f"The plan was fixed at {plan.get('fixed_at', 'a time that is not known')} (SHA-256 {plan.get('sha256')})."
-        )
-        yield "protocol", _said(names, fixed, _section("question"))
+        yield "protocol", _said(names, plan_text.fixed(plan), _section("question"))
         if hypothesis := (plan.get("plan") or {}).get("hypothesis"):
             yield "hypothesis", _said(names, str(hypothesis), _section("question"))
         if (n := (plan.get("plan") or {}).get("planned_n")) is not None:
-            yield "size", _said(names, f"The plan asks for {n}. Why, the author must state.", _section("question"))
+            yield (
+                "size",
+                _said(
+                    names, f"The plan asks for {count(n, 'patient')}. Why, the author must state.", _section("question")
+                ),
+            )
 
 
 def _of_model(material: Material, card: ModelCard, names: set[Ref]) -> Iterator[tuple[str, Text]]:

@@ -150,11 +150,62 @@ def test_a_plan_and_its_deviations_are_in_the_report(run):
               "deviations": ["The planned 500 patients were not reached."]}  # fmt: skip
     (run / "plan.json").write_text(json.dumps(record))
     question, limits = _said(run, "question"), _said(run, "limits")
-    for words in ("AUC is above 0.9", "Primary metric: AUC", "Margin: 0.02", "sex, age", "ab" * 32, "12:00:00"):
+    for words in ("AUC is above 0.9", "Primary metric: AUC", "sex, age", "ab" * 32, "30 November 2026, 12:00 UTC"):
         assert words in question, words
     assert "The planned 500 patients were not reached." in limits
     assert "The test part was read 2 times" in limits
     assert "exploratory" not in limits
+
+
+def _planned(run: Path, **changes) -> None:
+    plan = {"hypothesis": "It works.", "data": "squares", "primary_metric": "balanced_accuracy", "at_least": 0.8,
+            "planned_n": 120}  # fmt: skip
+    result = {"value": 0.9, "interval": [0.7, 1.0], "verdict": "not shown", "says": "Plan: 0.900 → not shown (why)"}
+    record = {"plan": plan, "sha256": "ab" * 32, "fixed_at": "2026-11-30T14:23:00+00:00", "looks": 1, "deviations": [],
+              "result": result}  # fmt: skip
+    (run / "plan.json").write_text(json.dumps(record | changes))
+
+
+def test_the_plans_verdict_follows_the_headline_in_every_form(run):
+    from lungkit.study import report
+
+    _planned(run, looks=2)
+    headline, verdict, deviations = _said(run, "question").splitlines()[:3]
+    assert headline.startswith("squares-cnn@v1")
+    assert verdict == "Plan: 0.900 → not shown (why)."
+    assert deviations == "Deviations: none was found. The test was read 2 times, this reading included."
+    leads = [block for block in _document(run).sections[0].blocks if getattr(block, "lead", False)]
+    assert [_document(run).plain(block.text) for block in leads] == [headline, verdict]
+    report.write(run)
+    assert "Plan: 0.900 → not shown (why)." in (run / "index.html").read_text("utf-8")
+    assert r"Plan: 0.900 \ensuremath{\rightarrow} not shown (why)." in (run / "report" / "report.tex").read_text(
+        "utf-8"
+    )
+
+
+def test_each_deviation_from_the_plan_is_next_to_its_verdict(run):
+    _planned(run, deviations=["One thing.", "Another thing."])
+    assert _said(run, "question").splitlines()[2:5] == ["Deviations:", "One thing.", "Another thing."]
+    _planned(run, deviations=["One thing."])
+    assert _said(run, "question").splitlines()[2].startswith("Deviations: One thing. The test was read 1 time")
+
+
+def test_a_plan_whose_test_was_not_read_has_no_verdict(run):
+    _planned(run, result=None, looks=None)
+    said = _said(run, "question")
+    assert "The plan has no result" in said
+    assert "none was found" not in said
+
+
+def test_a_plan_is_written_for_people(run):
+    _planned(run)
+    said = _said(run, "question")
+    for words in (
+        "The plan was fixed on 30 November 2026, 14:23 UTC", "Success: balanced accuracy of at least 0.80.",
+        "Planned: 120 patients in the test.",
+    ):  # fmt: skip
+        assert words in said, words
+    assert not re.search(r"planned_n|Planned n|T14:23", said)
 
 
 @pytest.mark.parametrize("record", [{}, {"plan": None}, {"plan": {}, "looks": None}])
