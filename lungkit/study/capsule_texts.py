@@ -242,8 +242,9 @@ def _again(contents: Contents, members: Mapping[str, bytes]) -> str:
 {_command(contents, members)}
 ```
 
-{phantom}{tested}A training on another processor, or with other versions of the packages, ends with other weights. Expect
-figures within the intervals, not the same digits. The same model gives an image the same probabilities, to 0.001.
+{phantom}{tested}A training on another processor, or with other versions of the packages, ends with other weights.
+Expect figures within the intervals, not the same digits. The same model gives an image the same probabilities, to
+0.001.
 """
 
 

@@ -1,7 +1,7 @@
 """What the report of a run contains, in the order of a paper; lungkit.study.html, docx and latex write it."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -86,10 +86,11 @@ def _question(material: Material) -> Iterable[Block]:
         answers = listed(card.classes, "or")
         yield Paragraph((f"The study asks: {question}? The model, {material.version}, answers with {answers}.",))
     yield Paragraph(_planned(material))
-    asked = tuple(one for one in material.notebooks if one.question)
-    if asked:
-        yield Paragraph(("Each notebook of the run asks a question of its own:",))
-        yield Bullets(tuple((Strong(one.title), f": {one.question}") for one in asked))
+    if material.notebooks:
+        yield Paragraph(("The notebooks of the run, each with its question:",))
+        yield Bullets(
+            tuple((Strong(one.title), f": {one.question}" if one.question else "") for one in material.notebooks)
+        )
 
 
 def _became(plan: Mapping[str, Any]) -> Iterable[Block]:
@@ -416,7 +417,13 @@ def _declarations(material: Material) -> Bullets:
     return Bullets((*((Strong(one), f": {AUTHOR}") for one in asked), given))
 
 
-def where(names: set[Ref], *wanted: Ref) -> Text:
-    """Mentions of those of the wanted figures, tables and sections that the report has: "Section 2, Table 1"."""
-    there = [part for one in wanted if one in names for part in (one, ", ")]
+def where(names: Sequence[Ref], *wanted: Ref) -> Text:
+    """Mentions of those of the wanted figures, tables and sections that the report has: "Section 2, Table 1".
+
+    names: what the report has, in its order. Sections, tables and figures come in the order in which the kinds are
+    wanted; those of a kind come in the order of their numbers.
+    """
+    kinds = [one.kind for one in wanted]
+    found = sorted({one for one in wanted if one in names}, key=lambda one: (kinds.index(one.kind), names.index(one)))
+    there = [part for one in found for part in (one, ", ")]
     return tuple(there[:-1])
