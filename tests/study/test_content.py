@@ -261,6 +261,62 @@ def test_a_notebook_that_failed_is_among_the_limits_with_its_reason(run):
     assert _said(run, "question").startswith(first), "before anything else"
 
 
+def test_every_notebook_of_the_run_is_listed_though_one_asks_no_question(run):
+    cells = [{"cell_type": "markdown", "metadata": {}, "source": "# 11 · Errors\n\nNo question."}]
+    (run / "11_errors.ipynb").write_text(json.dumps({"cells": cells}))
+    record = RunRecord.open(run)
+    RunRecord.of(record.started, record.parameters, (*record.stages, Stage("11_errors", 1.0, "done"))).save(run)
+    lines = _said(run, "question").splitlines()
+    assert lines[-3:] == ["Exploration: What is in it?", "Evaluation: How good is it?", "Errors"]
+
+
+def test_limits_have_what_notebooks_10_and_11_found(run):
+    from matplotlib.figure import Figure as Drawn
+
+    from lungkit.training import exhibits
+
+    assert "Labels are those of the data set and were not checked" in _said(run, "limits")
+    exhibits.figure(Drawn(figsize=(1, 1)), run, "10_gaps_auc", "AUC is lowest where sex is F: 0.6")
+    exhibits.table(pd.DataFrame({"group": ["F", "M"], "AUC": ["0.600*", "0.9"]}), run, "10_subgroups", "Groups")
+    exhibits.table(pd.DataFrame({"file": ["a.png", "b.png"]}), run, "11_suspects", "Suspects")
+    limits = _said(run, "limits")
+    assert "AUC is lowest where sex is F: 0.6." in limits
+    assert "1 group of patients was too small for a test of every figure (notebook 10)." in limits
+    assert "Of the data set's labels, 2 labels look wrong (notebook 11)" in limits
+    assert "were not checked" not in limits
+    exhibits.table(pd.DataFrame({"file": []}), run, "11_suspects", "Suspects")
+    assert "No label looks wrong (notebook 11)" in _said(run, "limits")
+
+
+@pytest.mark.parametrize(
+    ("held", "says"),
+    [
+        (0.5, "at most 20 % of the images; that limit was reached here, and it holds 50 % of the errors and 20 %"),
+        (0.8, "at least 2 % and at most 20 % of the images; here, it holds 80 % of the errors and 20 %"),
+    ],
+)
+def test_the_band_of_uncertainty_says_whether_its_limit_was_reached(run, held, says):
+    file = config.artifacts_dir() / "squares-cnn" / "v1" / "card.json"
+    card = json.loads(file.read_text())
+    band = {"margin": 0.4, "low": 0.3, "high": 0.5, "errors_held": held, "reviewed": 0.2, "chosen_on": "validation",
+            "criterion": "holds 75% of the errors, but 2% to 20% of the images"}  # fmt: skip
+    card["operating_point"]["band"] = band
+    file.write_text(json.dumps(card))
+    assert f"wide enough for 75 % of the validation errors, but for {says}" in _said(run, "rule")
+
+
+def test_percentages_have_one_form_and_lists_of_authors_one_full_stop(run):
+    _change_training(augmentation={"translation": 0.05, "scaling": 0.1})
+    assert "shifts by up to 5 % and scaling by up to 10 %" in _said(run, "model")
+    assert not [one.text for one in REFERENCES.values() if ".." in one.text]
+
+
+def _change_training(**values) -> None:
+    file = config.artifacts_dir() / "squares-cnn" / "v1" / "card.json"
+    card = json.loads(file.read_text())
+    file.write_text(json.dumps(card | {"training": card["training"] | values}))
+
+
 def test_the_report_names_no_folder_of_this_machine(run):
     assert str(run.parent) not in _said(run)
     assert str(Path(RunRecord.open(run).parameters["data"]).parent) not in _said(run)
