@@ -152,7 +152,7 @@ def _duplicates(material: Material) -> str:
     if findings is None:
         return "It was not audited in this run."
     found = findings[findings["count"] > 0]
-    listed = "; ".join(limits.found(str(row.finding), int(row.count)) for row in found.itertuples())
+    listed = "; ".join(limits.found(row["finding"], row["count"]) for row in found.to_dict("records"))
     return f"The audit found: {listed}." if listed else f"The audit made {len(findings)} checks and found nothing."
 
 

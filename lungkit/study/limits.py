@@ -101,8 +101,8 @@ def _of_data(material: Material) -> Iterator[str]:
     if card and card.data.recipe.get("by") == "image":
         yield "The split is by image: images of one patient can be in training and test."
     if material.findings is not None:
-        for row in material.findings[material.findings["severity"] == "error"].itertuples():
-            yield f"The audit found an error: {found(str(row.finding), int(row.count))}. {row.meaning}"
+        for row in material.findings[material.findings["severity"] == "error"].to_dict("records"):
+            yield f"The audit found an error: {found(row['finding'], row['count'])}. {row['meaning']}"
     yield from _of_labels(material)
 
 

@@ -1,6 +1,7 @@
 """Checklists and datasheet: the published items, answered where the run knows, and left to the author elsewhere."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -118,8 +119,8 @@ def test_a_limit_that_left_nothing_out_took_all_images(run):
     assert datasheet.taken(data) == ""
     data.recipe["limit"] = 6000
     assert datasheet.taken(data) == "all 120 images were taken"
-    data.notes.append(Note(datasheet.BEYOND, "info", 5, "", ()))
-    assert datasheet.taken(data) == "at most 6,000 images were taken, as whole patients"
+    beyond = replace(data, notes=(Note(datasheet.BEYOND, "info", 5, "", ()),))
+    assert datasheet.taken(beyond) == "at most 6,000 images were taken, as whole patients"
 
 
 def test_the_note_on_images_beyond_a_limit_is_that_of_the_data_sets_reader(squares):
