@@ -230,7 +230,7 @@ def _of_test(material: Material, names: list[Ref]) -> Iterator[tuple[str, Text]]
 
 
 def _of_notebooks(material: Material, names: list[Ref]) -> Iterator[tuple[str, Text]]:
-    """What notebooks show beside the test of notebook 04, whether or not that one ran too."""
+    """What notebooks show in addition to the test of notebook 04, whether or not that one ran too."""
     useful = _useful(names)
     worth = (
         "Clinical usefulness: net benefit and predictive values." if useful else
@@ -241,6 +241,8 @@ def _of_notebooks(material: Material, names: list[Ref]) -> Iterator[tuple[str, T
                                 *_figures("04_roc", "04_reliability"), *useful)  # fmt: skip
     elif useful:
         yield "measures", _said(names, worth, *useful)
+    if not material.measured and (wrong := _exhibits(names, "11_errors")):
+        yield "failures", _said(names, "", *wrong)
     heat = _figures("05_gradcam", "05_localisation", "05_randomisation")
     if any(ref in names for ref in heat):
         text = "Grad-CAM, measured against lesion masks if there are any, and against random weights."
