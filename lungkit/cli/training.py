@@ -496,7 +496,7 @@ def _evaluate_outside(
 
 def _reviewed(review: dict[str, Any]) -> str:
     """In words, what the band of uncertainty leaves to a person."""
-    sentence = f"left to a person as uncertain: {percent(review['share'])} of the images"
+    sentence = f"left to a person as uncertain: {100 * review['share']:.1f} % of the images"
     if review["errors_held"] is not None:
         sentence += f", with {percent(review['errors_held'])} of the errors"
     if review["accuracy"] is not None:
