@@ -73,9 +73,10 @@ def work_dir() -> Path:
 
 
 def notebooks_dir() -> Path:
-    """The notebooks: those of the project's folder, otherwise those that were installed with the package."""
-    own, installed = home() / "notebooks", _PACKAGE / "installed_notebooks"
-    return installed if installed.is_dir() and not own.is_dir() else own
+    """The notebooks: of the project's folder, else those installed with the package, else of the package's checkout."""
+    own = home() / "notebooks"
+    places = (own, _PACKAGE / "installed_notebooks", _PACKAGE.parent / "notebooks")
+    return next((place for place in places if place.is_dir()), own)
 
 
 def clinic_dir() -> Path:

@@ -61,11 +61,12 @@ class Run:
 def select(which: list[str]) -> list[Path]:
     """The numbered notebooks that `which` names, in order: ["all"], or numbers such as ["01", "03"]."""
     there_are = {file.name[:2]: file for file in sorted(config.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))}
-    if which == ["all"]:
+    if which == ["all"] and there_are:
         return list(there_are.values())
     unknown = [number for number in which if number not in there_are]
     if unknown or not which:
-        raise LungkitError(f"no notebook {', '.join(unknown) or 'given'}; there are: all, {', '.join(there_are)}")
+        listed = f"there are: {', '.join(['all', *there_are])}" if there_are else "there is none"
+        raise LungkitError(f"no notebook {', '.join(unknown) or 'given'}; {listed} in {config.notebooks_dir()}")
     return [there_are[number] for number in sorted(set(which))]
 
 

@@ -298,7 +298,7 @@ def test_evaluate_shows_every_figure_with_its_interval(lungkit, version, squares
     assert "left" in out
     assert "right" in out
     assert "used to train" not in out
-    assert re.search(r"left to a person as uncertain: \d+\.\d% of the images", out)
+    assert re.search(r"left to a person as uncertain: \d+\.\d % of the images", out)
     assert re.search(r"accuracy of the rest \d\.\d{3} \(\d\.\d{3}–\d\.\d{3}\)", out)
 
 

@@ -28,6 +28,25 @@ def test_the_projects_folder_is_the_one_with_the_notebooks(monkeypatch):
     assert (config.notebooks_dir() / "01_exploration.ipynb").is_file()
 
 
+def test_the_notebooks_of_the_checkout_are_found_from_a_home_that_has_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("LUNGKIT_HOME", str(tmp_path))
+    assert (config.notebooks_dir() / "01_exploration.ipynb").is_file()
+    (tmp_path / "notebooks").mkdir()
+    assert config.notebooks_dir() == tmp_path / "notebooks", "a home's own come first"
+
+
+def test_a_notebook_that_is_not_there_is_refused_with_the_folder_that_was_searched(tmp_path, monkeypatch):
+    from lungkit import notebooks
+
+    monkeypatch.setenv("LUNGKIT_HOME", str(tmp_path))
+    (tmp_path / "notebooks").mkdir()
+    for asked in (["04"], ["all"]):
+        with pytest.raises(LungkitError) as refused:
+            notebooks.select(asked)
+        expected = f"no notebook {asked[0]}; there is none in {tmp_path / 'notebooks'}"
+        assert str(refused.value) == expected
+
+
 def test_a_notebook_opened_by_hand_reports_to_a_folder_of_its_own(tmp_path):
     assert config.report_folder() == config.reports_dir() / "notebooks"
     assert config.report_folder().is_dir()

@@ -13,6 +13,7 @@ import typer
 from lungkit import config, terminal
 from lungkit.cli.options import NAMED, LabelColumns, Labels, Omitted, Source, say_each, source_path
 from lungkit.errors import LungkitError
+from lungkit.wording import count, figure, percent
 
 if TYPE_CHECKING:
     from lungkit.data.dataset import Dataset
@@ -53,7 +54,7 @@ def run(
         if sentence:
             terminal.say(sentence)
     seconds = sum(stage.seconds for stage in result.stages)
-    terminal.say(f"{len(result.stages)} notebooks in {seconds:.0f} s: {result.index}")
+    terminal.say(f"{count(len(result.stages), 'notebook')} in {seconds:.0f} s: {result.index}")
 
 
 def _checked_plan(file: Path) -> str:
@@ -495,11 +496,9 @@ def _evaluate_outside(
 
 def _reviewed(review: dict[str, Any]) -> str:
     """In words, what the band of uncertainty leaves to a person."""
-    from lungkit.wording import figure
-
-    sentence = f"left to a person as uncertain: {review['share']:.1%} of the images"
+    sentence = f"left to a person as uncertain: {100 * review['share']:.1f} % of the images"
     if review["errors_held"] is not None:
-        sentence += f", with {review['errors_held']:.0%} of the errors"
+        sentence += f", with {percent(review['errors_held'])} of the errors"
     if review["accuracy"] is not None:
         sentence += f"; accuracy of the rest {figure(review['accuracy'], *review['interval'])}"
     return sentence

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from lungkit.models import card_text
 from lungkit.models.card import ModelCard
+from lungkit.study import datasheet, plan_text
 from lungkit.study.content import where
 from lungkit.study.document import Inline, Ref, Section, Text
 from lungkit.study.material import Material
@@ -17,20 +18,20 @@ def answers(material: Material, sections: tuple[Section, ...]) -> dict[str, Text
     found |= dict(_of_run(material, names))
     if material.card:
         found |= dict(_of_model(material, material.card, names))
-    return found | dict(_of_test(material, names))
+    return found | dict(_of_test(material, names)) | dict(_of_notebooks(material, names))
 
 
-def _names(sections: tuple[Section, ...]) -> set[Ref]:
-    """What the report has that can be mentioned."""
-    found = set()
+def _names(sections: tuple[Section, ...]) -> list[Ref]:
+    """What the report has that can be mentioned, in its order."""
+    found = []
     for section in sections:
-        found.add(Ref("section", section.name))
-        found |= {Ref(type(block).__name__.lower(), block.name) for block in section.blocks if hasattr(block, "name")}
-        found |= _names(section.parts)
+        found.append(Ref("section", section.name))
+        found += [Ref(type(block).__name__.lower(), block.name) for block in section.blocks if hasattr(block, "name")]
+        found += _names(section.parts)
     return found
 
 
-def _said(names: set[Ref], text: str, *refs: Ref) -> Text:
+def _said(names: list[Ref], text: str, *refs: Ref) -> Text:
     """ "Section 2, Table 1: the text." """
     there: tuple[Inline, ...] = where(names, *refs)
     return (*there, f": {text}" if text else "") if there else (text,)
@@ -52,7 +53,7 @@ _FIGURES = (_table("figures"), _table("04_metrics"))
 _BY_CLASS = (_table("by-class"), _table("04_metrics"))
 
 
-def _of_data(material: Material, names: set[Ref]) -> Iterator[tuple[str, Text]]:
+def _of_data(material: Material, names: list[Ref]) -> Iterator[tuple[str, Text]]:
     data, card = material.data, material.card
     counts = (_section("data"), _table("counts"))
     if card and card.data.sources:
@@ -73,8 +74,8 @@ def _of_data(material: Material, names: set[Ref]) -> Iterator[tuple[str, Text]]:
         )
     if data is not None:
         left = int(data.manifest["split"].isin(["refused", "set_aside"]).sum())
-        limits = f"; at most {data.recipe['limit']:,} images were taken" if data.recipe.get("limit") else ""
-        text = f"{count(left, 'image')} left out{limits}. Criteria of the data set itself, the author must state."
+        parts = "; ".join(filter(None, (f"{count(left, 'image')} left out", datasheet.taken(data))))
+        text = f"{parts}. Criteria of the data set itself, the author must state."
         yield "eligibility", _said(names, text, _section("data"))
         unread = int((data.manifest["split"] == "refused").sum())
         yield "missing", _said(
@@ -90,12 +91,23 @@ def _of_data(material: Material, names: set[Ref]) -> Iterator[tuple[str, Text]]:
         yield "outcome", _said(names, f"{listed(list(classes), 'or')}. {text}", _section("question"), _section("data"))
 
 
-def _subgroups(names: set[Ref]) -> list[Ref]:
-    """The exhibits of the notebook on subgroups."""
-    return sorted((ref for ref in names if ref.name.startswith("10_")), key=lambda ref: (ref.kind, ref.name))
+def _subgroups(names: list[Ref]) -> list[Ref]:
+    """The exhibits that show a figure for each group of patients."""
+    return _exhibits(names, "10_subgroups", "10_gaps", "04_plan_subgroups")
 
 
-def _of_run(material: Material, names: set[Ref]) -> Iterator[tuple[str, Text]]:
+def _useful(names: list[Ref]) -> list[Ref]:
+    """The exhibits that show what decisions by the model are worth."""
+    return _exhibits(names, "10_net_benefit", "10_predictive_values", "10_decision_curve")
+
+
+def _exhibits(names: list[Ref], *begin: str) -> list[Ref]:
+    """Tables, then figures, whose names begin so."""
+    found = [ref for ref in names if ref.kind != "section" and ref.name.startswith(begin)]
+    return sorted(found, key=lambda ref: ref.kind, reverse=True)
+
+
+def _of_run(material: Material, names: list[Ref]) -> Iterator[tuple[str, Text]]:
     code, packages = material.record.code, material.record.environment.get("packages", {})
     commit = f", commit {code['commit']}" if code.get("commit") else ""
     yield "software", _said(
@@ -112,17 +124,19 @@ def _of_run(material: Material, names: set[Ref]) -> Iterator[tuple[str, Text]]:
     )
     plan = material.plan
     if plan is not None:
-        fixed = (
-            f"The plan was fixed at {plan.get('fixed_at', 'a time that is not known')} (SHA-256 {plan.get('sha256')})."
-        )
-        yield "protocol", _said(names, fixed, _section("question"))
+        yield "protocol", _said(names, plan_text.fixed(plan), _section("question"))
         if hypothesis := (plan.get("plan") or {}).get("hypothesis"):
             yield "hypothesis", _said(names, str(hypothesis), _section("question"))
         if (n := (plan.get("plan") or {}).get("planned_n")) is not None:
-            yield "size", _said(names, f"The plan asks for {n}. Why, the author must state.", _section("question"))
+            yield (
+                "size",
+                _said(
+                    names, f"The plan asks for {count(n, 'patient')}. Why, the author must state.", _section("question")
+                ),
+            )
 
 
-def _of_model(material: Material, card: ModelCard, names: set[Ref]) -> Iterator[tuple[str, Text]]:
+def _of_model(material: Material, card: ModelCard, names: list[Ref]) -> Iterator[tuple[str, Text]]:
     question, measured = card_text.question(card).rstrip("?"), material.measured
     trained = f"{'a model was trained' if material.ran('03') else 'a trained model was used'}"
     tested = " and evaluated" if measured else ""
@@ -178,7 +192,7 @@ def _crop(card: ModelCard) -> str:
     return "Whole images, without a crop."
 
 
-def _of_test(material: Material, names: set[Ref]) -> Iterator[tuple[str, Text]]:
+def _of_test(material: Material, names: list[Ref]) -> Iterator[tuple[str, Text]]:
     measured, score = material.measured, material.score or {}
     if measured is None:
         return
@@ -194,12 +208,16 @@ def _of_test(material: Material, names: set[Ref]) -> Iterator[tuple[str, Text]]:
         "diagnostic",
         _said(names, "Sensitivity, specificity and precision of each class, with intervals.", *_BY_CLASS),
     )
-    yield "measures", _said(names, "Discrimination and calibration. Clinical usefulness, the author must state.",
-                            _section("intervals"), *_FIGURES, *_figures("04_roc", "04_reliability"))  # fmt: skip
     yield "uncertainty", _said(names, "95 % intervals by patient, from a bootstrap.", _section("intervals"))
     yield (
         "failures",
-        _said(names, "", _table("confusion"), *_figures("04_confusion", "04_predictions")),
+        _said(
+            names,
+            "",
+            _table("confusion"),
+            _table("11_errors"),
+            *_figures("04_confusion", "04_predictions", "11_errors", "11_errors_test"),
+        ),
     )
     elsewhere = bool(material.card and score.get("data") != material.card.data.name)
     text = f"On the part '{score.get('split')}' of {score.get('data')}: {measured.counts}."
@@ -209,11 +227,27 @@ def _of_test(material: Material, names: set[Ref]) -> Iterator[tuple[str, Text]]:
         yield "differences", ("None by design: development and test are parts of one data set, divided by patient.",)
     if measured.sources:
         yield "clusters", (f"{len(measured.sources)} sources, each alone, on the model's card.",)
+
+
+def _of_notebooks(material: Material, names: list[Ref]) -> Iterator[tuple[str, Text]]:
+    """What notebooks show in addition to the test of notebook 04, whether or not that one ran too."""
+    useful = _useful(names)
+    worth = (
+        "Clinical usefulness: net benefit and predictive values." if useful else
+        "Clinical usefulness, the author must state."
+    )  # fmt: skip
+    if material.measured:
+        yield "measures", _said(names, f"Discrimination and calibration. {worth}", _section("intervals"), *_FIGURES,
+                                *_figures("04_roc", "04_reliability"), *useful)  # fmt: skip
+    elif useful:
+        yield "measures", _said(names, worth, *useful)
+    if not material.measured and (wrong := _exhibits(names, "11_errors")):
+        yield "failures", _said(names, "", *wrong)
     heat = _figures("05_gradcam", "05_localisation", "05_randomisation")
     if any(ref in names for ref in heat):
         text = "Grad-CAM, measured against lesion masks if there are any, and against random weights."
         yield "explained", _said(names, text, _section("heat"), *heat)
     if subgroups := _subgroups(names):
         yield "fairness", _said(names, "Figures of subgroups.", *subgroups)
-    if stable := [ref for ref in sorted(names, key=str) if ref.name.startswith("08_")]:
+    if stable := _exhibits(names, "08_"):
         yield "robustness", _said(names, "Training seeds and folds.", *stable)

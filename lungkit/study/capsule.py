@@ -35,6 +35,7 @@ from lungkit.study.capsule_layout import (
     METRICS,
     MODEL,
     PATCH,
+    PLAN,
     PREDICTIONS,
     RUN,
     SCHEMA,
@@ -73,6 +74,7 @@ def make(run: Path, out: Path, about: About, with_model: bool = True, with_pictu
     registry.verify(version)
     gathered = _Gathered()
     _add_run(gathered, run, _places(run, record), with_pictures)
+    _add_plan(gathered)
     _add_model(gathered, version, with_model)
     _add_data(gathered, run, version, scored, record)
     _add_code(gathered, record)
@@ -141,6 +143,12 @@ def _add_run(gathered: _Gathered, run: Path, places: Mapping[str, str], with_pic
         gathered.members[f"{RUN}/{name}"] = _without_places(content, places) if path.suffix in _TEXTS else content
 
 
+def _add_plan(gathered: _Gathered) -> None:
+    """The plan as a file for `lungkit run --plan`: JSON is YAML."""
+    if record := gathered.members.get(f"{RUN}/plan.json"):
+        gathered.members[PLAN] = _json(json.loads(record)["plan"])
+
+
 def _without_pictures(notebook: bytes) -> bytes:
     """A notebook whose outputs keep their texts; a note stands where a picture was."""
     document = json.loads(notebook)
@@ -159,6 +167,7 @@ def _places(run: Path, record: RunRecord) -> dict[str, str]:
         str(config.artifacts_dir()): "ARTIFACTS",
         str(config.reports_dir()): "REPORTS",
         str(config.home()): "LUNGKIT",
+        str(provenance.checkout()): "LUNGKIT",
         str(Path.home()): "HOME",
     }
     for notebook in sorted(run.glob("*.ipynb")):  # where it was executed, if the folder was moved since

@@ -7,4 +7,5 @@ CRATE, CITATION, README, LICENCES = "ro-crate-metadata.json", "CITATION.cff", "R
 RUN, MODEL, DATA, CODE = "run", "model", "data", "code"  # folders
 SOURCE, PATCH, LOCK = "code/source.tar", "code/changes.patch", "requirements.lock"
 EVALUATION, PREDICTIONS, METRICS, CONFUSION = "evaluation.json", "predictions.csv", "metrics.csv", "confusion.csv"
+PLAN = "run/plan.yaml"  # the plan that run/plan.json keeps, for `lungkit run --plan`
 LIGHT = ("card.json", "README.md", "SHA256SUMS", "trained_on.txt")  # of a version: always in the capsule

@@ -7,6 +7,7 @@ CITATION.cff follows the Citation File Format 1.2.0 (Druskat et al., doi:10.5281
 import json
 import mimetypes
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from urllib.parse import quote
 import lungkit
 from lungkit.errors import LungkitError
 from lungkit.models.registry import Version
+from lungkit.study import plan_text
 from lungkit.study.capsule_layout import (
     CITATION,
     CODE,
@@ -25,6 +27,7 @@ from lungkit.study.capsule_layout import (
     MANIFEST,
     MODEL,
     PATCH,
+    PLAN,
     README,
     RUN,
     SOURCE,
@@ -140,6 +143,8 @@ def _readme(contents: Contents, members: Mapping[str, bytes]) -> str:
 
 {sentences.headline(scored)}.
 
+{_became(members)}
+
 **Research use only. Not a medical device, not for diagnosis.** The brackets are 95 % intervals by patient.
 
 This archive is a study made with lungkit, a research workbench that classifies lung infections on chest images. It has
@@ -191,6 +196,17 @@ Made by {contents.made_by} from a run of {contents.day}{_commit(code)}.
 """
 
 
+def _plan(members: Mapping[str, bytes]) -> dict[str, Any] | None:
+    """plan.json; None without one."""
+    text = members.get(f"{RUN}/plan.json")
+    return json.loads(text) if text else None
+
+
+def _became(members: Mapping[str, bytes]) -> str:
+    """The plan's verdict, with the deviations and the readings of the test, a paragraph each."""
+    return "\n\n".join(plan_text.became(_plan(members)))
+
+
 def _commit(code: Mapping[str, Any]) -> str:
     return f", commit {code['commit']}" if code.get("commit") else ""
 
@@ -215,24 +231,38 @@ mkdir source && tar -xf {SOURCE} -C source && cd source
 
 
 def _again(contents: Contents, members: Mapping[str, bytes]) -> str:
-    parameters = dict(contents.record.parameters)
-    data, profile = str(parameters.get("data", "phantom")), parameters.get("profile", "quick")
-    where = "phantom" if data == "phantom" else "FOLDER"
-    more = "".join(
-        f" -p {name}={value}"
-        for name, value in parameters.items()
-        if name not in ("data", "profile", "model_name", "plan", "report") and value not in ("", None)
-    )
-    phantom = (
-        "The phantom is drawn by lungkit itself; the same seed draws the same images.\n" if where == "phantom" else ""
-    )
-    return f"""```
-lungkit run all --data {where} --profile {profile}{more}
+    phantom, tested = "", ""
+    if contents.record.parameters.get("data", "phantom") == "phantom":
+        phantom = "The phantom is drawn by lungkit itself; the same seed draws the same images.\n"
+    if contents.record.parameters.get("model_name"):
+        tested = f"With LUNGKIT_ARTIFACTS={MODEL} in the environment, lungkit finds the model that was tested.\n"
+    return f"""In the unpacked folder, with FOLDER for that of the images, this is what was run:
+
+```
+{_command(contents, members)}
 ```
 
-{phantom}A training on another processor, or with other versions of the packages, ends with other weights. Expect
-figures within the intervals, not the same digits. The same model gives an image the same probabilities, to 0.001.
+{phantom}{tested}A training on another processor, or with other versions of the packages, ends with other weights.
+Expect figures within the intervals, not the same digits. The same model gives an image the same probabilities, to
+0.001.
 """
+
+
+_OPTIONS = ("data", "profile", "model_name", "plan", "report")  # the others are given by -p
+
+
+def _command(contents: Contents, members: Mapping[str, bytes]) -> str:
+    """The run's notebooks and parameters as a command; folders of the machine are left to the reader."""
+    parameters = dict(contents.record.parameters)
+    numbers = [stage.name[:2] for stage in contents.record.stages]
+    data = "phantom" if parameters.get("data", "phantom") == "phantom" else "FOLDER"
+    words = ["lungkit", "run", *numbers, "--data", data, "--profile", str(parameters.get("profile", "quick"))]
+    words += ["--model-name", shlex.quote(str(parameters["model_name"]))] if parameters.get("model_name") else []
+    words += ["--plan", PLAN] if PLAN in members else []
+    for name, value in parameters.items():
+        if name not in _OPTIONS and value not in ("", None):
+            words += ["-p", shlex.quote(f"{name}={value if isinstance(value, str) else json.dumps(value)}")]
+    return " ".join(words)
 
 
 def _sources(members: Mapping[str, bytes], has_manifest: bool) -> str:

@@ -1,7 +1,7 @@
 """What the report of a run contains, in the order of a paper; lungkit.study.html, docx and latex write it."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import pandas as pd
 
 from lungkit.models import card_text
 from lungkit.models.card import Measured
-from lungkit.study import limits, method
+from lungkit.study import limits, method, plan_text
 from lungkit.study.document import (
     Block,
     Bullets,
@@ -79,36 +79,37 @@ def _question(material: Material) -> Iterable[Block]:
         from lungkit.training import sentences  # loads scikit-learn, which a run without a test does not need
 
         yield Paragraph((f"{sentences.headline(material.score)}.",), lead=True)
+    if material.plan is not None:
+        yield from _became(material.plan)
     if card := material.card:
         question = card_text.question(card).rstrip("?")
         answers = listed(card.classes, "or")
         yield Paragraph((f"The study asks: {question}? The model, {material.version}, answers with {answers}.",))
     yield Paragraph(_planned(material))
-    asked = tuple(one for one in material.notebooks if one.question)
-    if asked:
-        yield Paragraph(("Each notebook of the run asks a question of its own:",))
-        yield Bullets(tuple((Strong(one.title), f": {one.question}") for one in asked))
+    if material.notebooks:
+        yield Paragraph(("The notebooks of the run, each with its question:",))
+        yield Bullets(
+            tuple((Strong(one.title), f": {one.question}" if one.question else "") for one in material.notebooks)
+        )
+
+
+def _became(plan: Mapping[str, Any]) -> Iterable[Block]:
+    """The plan's verdict for a hurried reader; below it, how the study deviates, and how often the test was read."""
+    said, *more = plan_text.became(plan)
+    yield Paragraph((said,), lead=True)
+    found = plan_text.deviations(plan)
+    if more and len(found) > 1:
+        yield Paragraph(("Deviations:",))
+        yield Bullets(tuple((one,) for one in found))
+        more = more[1:]
+    if more:
+        yield Paragraph((" ".join(more),))
 
 
 def _planned(material: Material) -> Text:
     if material.plan is None:
-        return ("No plan was fixed before the test was read.",) if material.score else ("The run has no plan.",)
-    plan: Mapping[str, Any] = material.plan.get("plan") or {}
-    at, sha256 = material.plan.get("fixed_at"), material.plan.get("sha256")
-    metric = card_text.metric_name(str(plan.get("primary_metric", "")))
-    said = [
-        f"The plan was fixed at {at} (SHA-256 {sha256})." if at else "The run has a plan without a time.",
-        f"Hypothesis: {str(plan['hypothesis']).rstrip('.')}." if plan.get("hypothesis") else "",
-        f"Primary metric: {metric}." if plan.get("primary_metric") else "",
-        f"Margin: {plain(plan['margin'])}." if plan.get("margin") is not None else "",
-        f"Subgroups: {plain(plan['subgroups'])}." if plan.get("subgroups") else "",
-        *(
-            f"{key.replace('_', ' ').capitalize()}: {plain(value).rstrip('.')}."
-            for key, value in plan.items()
-            if key not in ("hypothesis", "primary_metric", "margin", "subgroups") and value not in (None, "", [], {})
-        ),
-    ]
-    return (" ".join(filter(None, said)),)
+        return (plan_text.NO_PLAN,) if material.score else ("The run has no plan.",)
+    return (plan_text.says(material.plan),)
 
 
 # --- data
@@ -416,7 +417,13 @@ def _declarations(material: Material) -> Bullets:
     return Bullets((*((Strong(one), f": {AUTHOR}") for one in asked), given))
 
 
-def where(names: set[Ref], *wanted: Ref) -> Text:
-    """Mentions of those of the wanted figures, tables and sections that the report has: "Section 2, Table 1"."""
-    there = [part for one in wanted if one in names for part in (one, ", ")]
+def where(names: Sequence[Ref], *wanted: Ref) -> Text:
+    """Mentions of those of the wanted figures, tables and sections that the report has: "Section 2, Table 1".
+
+    names: what the report has, in its order. Sections, tables and figures come in the order in which the kinds are
+    wanted; those of a kind come in the order of their numbers.
+    """
+    kinds = [one.kind for one in wanted]
+    found = sorted({one for one in wanted if one in names}, key=lambda one: (kinds.index(one.kind), names.index(one)))
+    there = [part for one in found for part in (one, ", ")]
     return tuple(there[:-1])

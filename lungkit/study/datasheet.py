@@ -11,6 +11,7 @@ import pandas as pd
 from lungkit.data import croissant
 from lungkit.data.dataset import Dataset
 from lungkit.models.card import About
+from lungkit.study import limits
 from lungkit.study.content import AUTHOR
 from lungkit.study.document import Cite, Document, Failure, Paragraph, Section, Table, Text
 from lungkit.study.material import Material
@@ -27,6 +28,7 @@ COLUMNS = {
     "height": "Pixels",
     "modality": "As the file or the data set says",
 }
+BEYOND = "images beyond the limit"  # the note of lungkit.data.sources on images that a limit left out
 MOST_EXAMPLES = 5  # sources that are named
 QUOTED = 300  # letters of what a data set says of itself
 
@@ -110,9 +112,7 @@ def _composition(material: Material, data: Dataset) -> Iterator[tuple[str, str]]
         f"{name} {n:,}" for name, n in rows["label"].value_counts().reindex(list(data.classes)).items()
     )
     yield "Is there a label?", f"Yes, the column {data.label_column}: {per_class}."
-    limit = data.recipe.get("limit")
-    some = f"At most {limit:,} images were taken, as whole patients." if limit else ""
-    yield "Is it all of a larger set?", "Not applicable: it was drawn." if data.synthetic else some
+    yield "Is it all of a larger set?", "Not applicable: it was drawn." if data.synthetic else _sentence(taken(data))
     sizes = f"{rows['width'].min()} × {rows['height'].min()} to {rows['width'].max()} × {rows['height'].max()} pixels"
     yield "What does an instance consist of?", f"Pixels: {sizes}."
     refused = int((rows["split"] == "refused").sum())
@@ -133,12 +133,26 @@ def _composition(material: Material, data: Dataset) -> Iterator[tuple[str, str]]
     yield "Which groups of people does it tell apart?", "None: no person is in it." if data.synthetic else ""
 
 
+def taken(data: Dataset) -> str:
+    """How many images a limit left, as part of a sentence; "" for a set that was drawn, or where there was no limit."""
+    limit = data.recipe.get("limit")
+    if not limit or data.synthetic:
+        return ""
+    if any(note.finding == BEYOND for note in data.notes):
+        return f"at most {limit:,} images were taken, as whole patients"
+    return f"all {count(len(data.manifest), 'image')} were taken"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
 def _duplicates(material: Material) -> str:
     findings = material.findings
     if findings is None:
         return "It was not audited in this run."
     found = findings[findings["count"] > 0]
-    listed = "; ".join(f"{row.finding}: {row.count:,}" for row in found.itertuples())
+    listed = "; ".join(limits.found(row["finding"], row["count"]) for row in found.to_dict("records"))
     return f"The audit found: {listed}." if listed else f"The audit made {len(findings)} checks and found nothing."
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lungkit.data import splits
 from lungkit.study.plan import EXCLUSIONS, Fixed, Plan, metric_in_words
+from lungkit.study.plan_text import moment
 from lungkit.training.looks import Look
 from lungkit.wording import count
 
@@ -46,7 +47,7 @@ def _read_before(fixed: Fixed, lines: Sequence[Look]) -> list[str]:
     last = earlier[-1]
     times = count(len(earlier), "time")
     return [
-        f"Test images were read {times} before the plan was fixed, the last time at {_when(last.at)} by {last.by} "
+        f"Test images were read {times} before the plan was fixed, the last time on {_when(last.at)} by {last.by} "
         f"({last.model})."
     ]
 
@@ -68,7 +69,7 @@ def _later_model(fixed: Fixed, scored: "Scored", lines: Sequence[Look]) -> list[
     if not created or datetime.fromisoformat(created) <= datetime.fromisoformat(first):
         return []
     return [
-        f"{scored.version} was registered at {_when(created)}, after the plan was fixed at {_when(first)}: the test "
+        f"{scored.version} was registered on {_when(created)}, after the plan was fixed on {_when(first)}: the test "
         "may have been read with another model in between."
     ]
 
@@ -98,4 +99,4 @@ def _exclusions(plan: Plan, scored: "Scored") -> list[str]:
 
 def _when(at: str) -> str:
     """A time to the second; a damaged line of the ledger has none."""
-    return datetime.fromisoformat(at).isoformat(timespec="seconds") if at else "a time that is not known"
+    return moment(at, seconds=True) if at else "a day that is not known"

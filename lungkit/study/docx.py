@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import docx
-from docx.enum.section import WD_ORIENT
+from docx.enum.section import WD_ORIENT, WD_SECTION
 from docx.enum.style import WD_STYLE_TYPE
 from docx.enum.table import WD_TABLE_ALIGNMENT
 from docx.enum.text import WD_ALIGN_PARAGRAPH
@@ -45,6 +45,7 @@ _TALLEST = Cm(10.5)  # of a figure: two fit a page with their captions
 _TABLE_TEXT, _TOGETHER = "Table Text", 12  # a style; the most rows of a table that is kept on one page
 _INK, _ACCENT, _WARN = (RGBColor.from_string(one[1:].upper()) for one in (palette.INK, palette.ACCENT, palette.WARN))
 _LETTERS = 92  # of a table's type that fit the width of the text
+_LONG_SIDE = (29.7 - 2 * 2.2) / (21.0 - 2 * 2.2)  # the width of the text of a page on its side, in those of one upright
 
 
 def write(document: Document, folder: Path, name: str = "report") -> Path:
@@ -135,6 +136,7 @@ def _field(paragraph: "WordParagraph", code: str, shown: str) -> None:
 
 def _section(word: "Word", document: Document, section: Section, level: int) -> None:
     number = document.labels[Ref("section", section.name)].removeprefix("Section ")
+    _turn(word, WD_ORIENT.PORTRAIT)
     heading = word.add_heading(f"{number}  {section.title}", min(level, 3))
     heading.paragraph_format.keep_with_next = True
     _bookmark(heading, "section", section.name)
@@ -145,6 +147,8 @@ def _section(word: "Word", document: Document, section: Section, level: int) -> 
 
 
 def _block(word: "Word", document: Document, block: Block) -> None:
+    if not isinstance(block, Table):
+        _turn(word, WD_ORIENT.PORTRAIT)
     match block:
         case Paragraph():
             paragraph = word.add_paragraph()
@@ -159,7 +163,18 @@ def _block(word: "Word", document: Document, block: Block) -> None:
         case Figure():
             _figure(word, document, block)
         case Table():
-            _table(word, document, block)
+            wide = layout.needs(document, block) > _LETTERS
+            _turn(word, WD_ORIENT.LANDSCAPE if wide else WD_ORIENT.PORTRAIT)
+            _table(word, document, block, _LONG_SIDE if wide else 1)
+
+
+def _turn(word: "Word", orientation: WD_ORIENT) -> None:
+    """Begin a page of this orientation, unless the last one has it."""
+    if word.sections[-1].orientation == orientation:
+        return
+    page = word.add_section(WD_SECTION.NEW_PAGE)
+    sides = sorted((page.page_width, page.page_height), reverse=orientation == WD_ORIENT.LANDSCAPE)
+    page.orientation, (page.page_width, page.page_height) = orientation, sides
 
 
 def _figure(word: "Word", document: Document, figure: Figure) -> None:
@@ -193,14 +208,15 @@ def _caption(word: "Word", document: Document, ref: Ref, words: str) -> "WordPar
     return paragraph
 
 
-def _table(word: "Word", document: Document, table: Table) -> None:
+def _table(word: "Word", document: Document, table: Table, across: float = 1) -> None:
+    """across: how many times as wide as an upright page's text the table may be."""
     caption = _caption(word, document, Ref("table", table.name), table.caption)
     caption.paragraph_format.keep_with_next = True
     caption.paragraph_format.space_before, caption.paragraph_format.space_after = Pt(8), Pt(3)
     made = word.add_table(rows=1 + len(table.rows), cols=len(table.head))
     made.alignment, made.autofit = WD_TABLE_ALIGNMENT.LEFT, False
     _rules(made)
-    widths = _widths(document, table)
+    widths = _widths(document, table, across)
     numbers = [layout.is_number(document, table, place) for place in range(len(table.head))]
     _row(made.rows[0], document, tuple((Strong(name),) for name in table.head), widths, numbers, True)
     _repeated(made.rows[0])
@@ -213,9 +229,9 @@ def _table(word: "Word", document: Document, table: Table) -> None:
     after.paragraph_format.space_after = Pt(8)
 
 
-def _widths(document: Document, table: Table) -> list[Emu]:
+def _widths(document: Document, table: Table, across: float) -> list[Emu]:
     """Of each column, with the gap after it."""
-    found = layout.widths(document, table, _LETTERS)
+    found = layout.widths(document, table, _LETTERS * across)
     return [Emu(int(_TEXT_WIDTH * (width + layout.GAP) / (_LETTERS + layout.GAP))) for width in found]
 
 
@@ -333,6 +349,7 @@ def _anchor(kind: str, name: str) -> str:
 def _references(word: "Word", document: Document) -> None:
     if not document.cited:
         return
+    _turn(word, WD_ORIENT.PORTRAIT)
     word.add_heading("References", 1)
     for key in document.cited:
         one = REFERENCES[key]

@@ -36,7 +36,31 @@ def widths(document: Document, table: Table, room: float) -> list[float]:
              for place in range(len(natural))]  # fmt: skip
     if min(given) > 0 and left > 8 * len(shared):
         return given
+    longest = _longest(document, table)
+    if (spare := room - sum(longest)) >= 0:  # no word breaks; what is left goes to where most text is
+        more = [max(0.0, length - word) ** 0.6 for length, word in zip(natural, longest, strict=True)]
+        return [word + spare * part / (sum(more) or 1) for word, part in zip(longest, more, strict=True)]
     return [room * length**0.6 / sum(other**0.6 for other in natural) for length in natural]
+
+
+def needs(document: Document, table: Table) -> float:
+    """Letters that a page needs across for the table without breaking a word, gaps included."""
+    longest = _longest(document, table)
+    return sum(longest) + GAP * (len(longest) - 1)
+
+
+def _longest(document: Document, table: Table) -> list[float]:
+    """Letters of each column's longest word; figures may break after the dash of their interval, hashes anywhere."""
+    heads = (max(1.15 * len(word) for word in [*_words(name), ""]) for name in table.head)
+    cells = (
+        max(len(word) for row in table.rows or ((),) for word in [*_words(document.plain(row[at]) if row else ""), ""])
+        for at in range(len(table.head))
+    )
+    return [max(3.0, head, cell) for head, cell in zip(heads, cells, strict=True)]
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in re.split(r"(?<=[–/-])|\s+", text) if word and len(word) <= _LONGEST]
 
 
 def _lengths(document: Document, table: Table) -> list[float]:

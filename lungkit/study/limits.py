@@ -13,9 +13,16 @@ WIDE = 0.1  # of the interval of the AUC or the accuracy: 0.85 to 0.95 can mean 
 
 def limits(material: Material) -> list[str]:
     """One sentence each, the gravest first."""
-    found = [*_of_images(material), *_of_test(material), *_of_data(material), *_of_plan(material), *_of_run(material)]
+    sentences = [
+        *_of_images(material),
+        *_of_test(material),
+        *_of_groups(material),
+        *_of_data(material),
+        *_of_plan(material),
+        *_of_run(material),
+    ]
     return [
-        *found,
+        *sentences,
         *material.unknown,
         "Nothing here has been validated for clinical use, and no output is a diagnosis.",
     ]
@@ -94,10 +101,46 @@ def _of_data(material: Material) -> Iterator[str]:
     if card and card.data.recipe.get("by") == "image":
         yield "The split is by image: images of one patient can be in training and test."
     if material.findings is not None:
-        for row in material.findings[material.findings["severity"] == "error"].itertuples():
-            yield f"The audit found an error: {row.finding} ({row.count}). {row.meaning}"
-    if not (data and data.synthetic):
-        yield "Labels are those of the data set and were not checked: errors are learned and measured as if true."
+        for row in material.findings[material.findings["severity"] == "error"].to_dict("records"):
+            yield f"The audit found an error: {found(row['finding'], row['count'])}. {row['meaning']}"
+    yield from _of_labels(material)
+
+
+def found(finding: str, number: int) -> str:
+    """A finding of the audit with its count, and what is counted: "exact duplicates across splits: 4 images"."""
+    if finding == "class imbalance":
+        return f"{finding}: {count(number, 'image')} of the smallest class"
+    of_images = any(word in finding for word in ("duplicates", "same picture"))
+    return f"{finding}: {count(number, 'image') if of_images else f'{number:,}'}"
+
+
+def _of_labels(material: Material) -> Iterator[str]:
+    """What notebook 11 found of the labels, if it ran."""
+    as_if_true = "errors are learned and measured as if true."
+    if any(one.name == "11_suspects" for one in material.tables):
+        suspects = material.csv("tables/11_suspects.csv")
+        n = 0 if suspects is None else len(suspects)
+        look = "looks" if n == 1 else "look"
+        yield (
+            f"Of the data set's labels, {count(n, 'label')} {look} wrong (notebook 11), and no person is known to have "
+            f"checked them: {as_if_true}"
+            if n
+            else "No label looks wrong (notebook 11), which does not show that all are right; no person checked them."
+        )
+    elif not (material.data and material.data.synthetic):
+        yield f"Labels are those of the data set and were not checked: {as_if_true}"
+
+
+def _of_groups(material: Material) -> Iterator[str]:
+    """What notebook 10 found of groups of patients, if it ran: its figures state it in their captions."""
+    for one in material.figures:
+        if one.name.startswith("10_gaps") and one.caption:
+            yield f"{one.caption.strip().rstrip('.')}."
+    groups = material.csv("tables/10_subgroups.csv")
+    few = 0 if groups is None else int(groups.astype(str).agg(" ".join, axis=1).str.contains("*", regex=False).sum())
+    if few:
+        were = "was" if few == 1 else "were"
+        yield f"{count(few, 'group')} of patients {were} too small for a test of every figure (notebook 10)."
 
 
 def _tested_elsewhere(material: Material) -> bool:

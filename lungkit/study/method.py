@@ -3,10 +3,12 @@
 Only what the card, the run's record and its CSV files say is said. docs/methods.md explains the methods.
 """
 
+import re
+
 import pandas as pd
 
 from lungkit.models.card import ModelCard
-from lungkit.models.rule import DecisionRule
+from lungkit.models.rule import DecisionRule, UncertaintyBand
 from lungkit.study.document import Bullets, Cite, Paragraph, Section, Text
 from lungkit.study.material import Material
 from lungkit.wording import count, listed, percent
@@ -14,9 +16,9 @@ from lungkit.wording import count, listed, percent
 _OPTIMIZERS = {"adam": ("Adam", Cite("kingma2015")), "adamw": ("AdamW", Cite("loshchilov2019"))}
 _AUGMENTED = {  # how a card's augmentation is called, with its unit
     "rotation": "rotation by up to {:g} degrees",
-    "translation": "shifts by up to {:.0%}",
-    "scaling": "scaling by up to {:.0%}",
-    "stretch": "stretching by up to {:.0%}",
+    "translation": "shifts by up to {}",
+    "scaling": "scaling by up to {}",
+    "stretch": "stretching by up to {}",
     "brightness": "brightness",
     "contrast": "contrast",
     "gamma": "gamma",
@@ -142,7 +144,7 @@ def _fitting(card: ModelCard) -> Text:
             else (" Classes were weighted in the loss by their inverse frequency", Cite("king2001"), ".")
         )
     varied = [
-        _AUGMENTED[key].format(value)
+        _AUGMENTED[key].format(percent(value) if key in ("translation", "scaling", "stretch") else value)
         for key, value in how.get("augmentation", {}).items()
         if key in _AUGMENTED and value
     ]
@@ -207,12 +209,28 @@ def _chosen_on(text: str | None) -> str:
 def _band(rule: DecisionRule) -> Text:
     if rule.band is None:
         return ()
-    criterion = (rule.band.criterion or "has no criterion").replace("%", " %")
     reviewed = f", which is {percent(rule.band.reviewed)} of these images" if rule.band.reviewed is not None else ""
     return (
         'Answers near the operating point are left to a person ("uncertain: review"). The band was chosen '
-        f"{_chosen_on(rule.band.chosen_on)}: it {criterion}{reviewed}.",
+        f"{_chosen_on(rule.band.chosen_on)}: {_width(rule.band) or f'it {rule.band.criterion or _NONE}{reviewed}'}.",
     )
+
+
+_NONE = "has no criterion"
+_HELD = re.compile(r"holds (\d+)% of the errors, but (\d+)% to (\d+)% of the images")  # lungkit.training.calibration
+
+
+def _width(band: UncertaintyBand) -> str:
+    """What the band was made wide enough for, and whether the limit on the images left to a person was reached."""
+    stated = _HELD.fullmatch(band.criterion or "")
+    if stated is None or band.reviewed is None or band.errors_held is None:
+        return ""
+    wanted, least, most = map(int, stated.groups())
+    held = f"it holds {percent(band.errors_held)} of the errors and {percent(band.reviewed)} of the images"
+    wide = f"it is wide enough for {wanted} % of the validation errors, but"
+    if band.errors_held < wanted / 100:
+        return f"{wide} for at most {most} % of the images; that limit was reached here, and {held}"
+    return f"{wide} for at least {least} % and at most {most} % of the images; here, {held}"
 
 
 def _sets(rule: DecisionRule) -> Text:

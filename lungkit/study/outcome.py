@@ -16,15 +16,23 @@ import pandas as pd
 
 from lungkit.errors import LungkitError
 from lungkit.models import registry
-from lungkit.models.card import Figure
-from lungkit.study.plan import LOWER_IS_BETTER, Plan, metric_in_words
+from lungkit.study.plan import LOWER_IS_BETTER, Plan
 from lungkit.training import evaluation, exhibits
-from lungkit.wording import figure
+from lungkit.wording import count, figure
 
 if TYPE_CHECKING:
     from lungkit.training.release import Scored
 
 SHOWN, OPEN, REFUTED, UNKNOWN = "shown", "not shown", "refuted", "cannot be said"
+OF_ONE_CLASS = (
+    "accuracy",
+    "ece",
+    "brier",
+    "grades_off",
+    "sensitivity",
+    "specificity",
+)  # defined on images of one class
+ONE_CLASS = "–, one class only"  # a balanced accuracy of one class would be its sensitivity under another name
 _MOST_GROUPS = 12  # values of a column that is a subgroup
 _NONE = (math.nan, math.nan, math.nan)
 
@@ -50,14 +58,18 @@ class Outcome:
 def of(plan: Plan, scored: "Scored", folder: Path) -> Outcome:
     """The outcome of a plan on the images scored; a table of the subgroups goes to the run's folder."""
     estimate, problems = _estimate(plan, scored)
-    limit = _limit(plan)
-    lower = plan.primary_metric in LOWER_IS_BETTER
+    said, sentence = judged(plan, estimate)
+    groups, missing = _subgroups(plan, scored, folder)
+    return Outcome(estimate, said, sentence, groups, (*problems, *missing))
+
+
+def judged(plan: Plan, estimate: Estimate) -> tuple[str, str]:
+    """Verdict and sentence of a plan; estimate: of its metric, or of the difference from another version."""
+    limit, lower = _limit(plan), plan.primary_metric in LOWER_IS_BETTER
     said = verdict(estimate, limit, lower)
     shown = figure(*estimate, signed=bool(plan.not_worse_than))
     what = f"difference {shown}" if plan.not_worse_than else shown
-    sentence = f"Plan: primary metric {plan.success}: {what} → {said}{_why(said, estimate, limit, lower)}"
-    groups, missing = _subgroups(plan, scored, folder)
-    return Outcome(estimate, said, sentence, groups, (*problems, *missing))
+    return said, f"Plan: primary metric {plan.success}: {what} → {said}{_why(said, estimate, limit, lower)}"
 
 
 def verdict(estimate: Estimate, limit: float, lower: bool) -> str:
@@ -96,10 +108,10 @@ def _estimate(plan: Plan, scored: "Scored") -> tuple[Estimate, list[str]]:
     try:
         if plan.not_worse_than:
             return _difference(plan, scored, plan.not_worse_than), []
-        estimate = scored.evaluation.value(plan.primary_metric)
+        estimate = scored.evaluation.value(*plan.measured)
     except LungkitError as error:
         return _NONE, [f"The primary metric could not be measured: {error}."]
-    undefined = f"The primary metric, {metric_in_words(plan.primary_metric)}, is undefined on these images."
+    undefined = f"The primary metric, {plan.metric}, is undefined on these images."
     return estimate, [undefined] if math.isnan(estimate[0]) else []
 
 
@@ -112,7 +124,7 @@ def _difference(plan: Plan, scored: "Scored", ref: str) -> Estimate:
         raise LungkitError(f"{other} answers {', '.join(other.card.classes)}")
     there = release.score(other, scored.data, scored.split, "the comparison of a plan")
     same = predictions.of_scored(there).in_order(scored.evaluation.classes)
-    return evaluation.paired_difference(scored.evaluation, same.evaluated(), plan.primary_metric)
+    return evaluation.paired_difference(scored.evaluation, same.evaluated(), *plan.measured)
 
 
 # --- subgroups
@@ -130,25 +142,34 @@ def _subgroups(plan: Plan, scored: "Scored", folder: Path) -> tuple[tuple[str, .
             problems.append(f"The planned subgroups by {column} are missing: the column has {len(groups)} values.")
         else:
             rows += [(column, group, *_of_group(plan, scored, values == group)) for group in groups]
+    name = plan.metric
     if rows:
-        table = pd.DataFrame(rows, columns=["column", "group", "images", "patients", "value", "low", "high"])
-        exhibits.table(table, folder, "04_plan_subgroups", f"{metric_in_words(plan.primary_metric)}, planned subgroups")
-    name = metric_in_words(plan.primary_metric)
+        table = pd.DataFrame(
+            [
+                (f"{column} {group or 'not stated'}", images, patients, said)
+                for column, group, images, patients, said in rows
+            ],
+            columns=["Group", "Images", "Patients", _capital(name)],
+        )
+        caption = f"{_capital(name)} in each planned subgroup; 95 % intervals by patient"
+        exhibits.table(table, folder, "04_plan_subgroups", caption)
     sentences = (
-        f"{column} {group or 'not stated'}: {name} {Figure(_json(value), (_json(low), _json(high)))}, "
-        f"{images} images of {patients} patients"
-        for column, group, images, patients, value, low, high in rows
+        f"{column} {group or 'not stated'}: {name} {said}, {count(images, 'image')} of {count(patients, 'patient')}"
+        for column, group, images, patients, said in rows
     )
     return tuple(sentences), problems
 
 
-def _json(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
-def _of_group(plan: Plan, scored: "Scored", images: np.ndarray) -> tuple[int, int, float, float, float]:
-    """Images, patients and the primary metric with its interval in a group (bool, n)."""
+def _of_group(plan: Plan, scored: "Scored", images: np.ndarray) -> tuple[int, int, str]:
+    """Images, patients and the primary metric with its interval in a group (bool, n), as people read it."""
     whole = scored.evaluation
+    numbers = int(images.sum()), len(set(whole.patients[images]))
+    if len(set(whole.true[images].tolist())) == 1 and plan.primary_metric not in OF_ONE_CLASS:
+        return *numbers, ONE_CLASS
     alone = evaluation.evaluate(
         whole.true[images],
         whole.probabilities[images],
@@ -157,7 +178,7 @@ def _of_group(plan: Plan, scored: "Scored", images: np.ndarray) -> tuple[int, in
         whole.rule,
         sources=whole.sources[images],
     )
-    return int(images.sum()), len(set(whole.patients[images])), *alone.value(plan.primary_metric)
+    return *numbers, figure(*alone.value(*plan.measured))
 
 
 def _values(scored: "Scored", column: str) -> np.ndarray | None:

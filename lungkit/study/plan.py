@@ -31,20 +31,23 @@ RECORD = "plan.json"
 NO_PLAN = "No plan was fixed before the test was read."
 LOWER_IS_BETTER = ("ece", "brier", "grades_off")
 EXCLUSIONS = {"unreadable": "images that cannot be read", "set_aside": "images of patients on two sides of a split"}
+OF_CLASS = {"sensitivity": "recall", "specificity": "specificity"}  # of one class, and as an evaluation calls them
 _LARGEST = 64 * 1024  # bytes of a plan's file
 _HIGHEST = {"brier": 2.0, "grades_off": 100.0}  # of the other metrics, 1
 _LARGEST_MARGIN = 0.5
 
+_TO_FILL_IN = "What the study is to show, in one or two sentences."
 TEMPLATE = """\
 # A study's plan. Fill it in before the test is read: lungkit run all --data FOLDER --plan THIS_FILE
 
 hypothesis: >
-  What the study is to show, in one or two sentences.
+  {hypothesis}
 
 data: mosmed_ct  # name of the data set, as `lungkit data audit FOLDER` shows it
 # model: mosmed_ct-cnn@v1  # NAME or NAME@vN; leave it out for a model that this run trains
 
 primary_metric: balanced_accuracy  # {metrics}
+# of_class: COVID-19  # with the primary metric {of_class}
 
 # What counts as success. Exactly one of the three: the whole 95 % interval has to lie on the right side.
 at_least: 0.90
@@ -58,7 +61,13 @@ exclusions: [unreadable]  # of {exclusions}
 
 # notes: >
 #   How the figures are analysed, where that is not said above.
-""".format(metrics=", ".join(OVERALL), lower=", ".join(LOWER_IS_BETTER), exclusions=" and ".join(EXCLUSIONS))
+""".format(
+    hypothesis=_TO_FILL_IN,
+    metrics=", ".join((*OVERALL, *OF_CLASS)),
+    of_class=" or ".join(OF_CLASS),
+    lower=", ".join(LOWER_IS_BETTER),
+    exclusions=" and ".join(EXCLUSIONS),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +76,7 @@ class Plan(Part):
 
     hypothesis: str
     data: str  # name of the data set
-    primary_metric: str  # of OVERALL or GRADED
+    primary_metric: str  # of OVERALL, GRADED or OF_CLASS
     model: str | None = None  # "NAME" or "NAME@v2"; None: the one that is tested
     at_least: float | None = None
     at_most: float | None = None
@@ -76,7 +85,18 @@ class Plan(Part):
     subgroups: tuple[str, ...] = ()  # columns of labels.csv
     exclusions: tuple[str, ...] = ()  # of EXCLUSIONS
     planned_n: int | None = None  # patients in the test
+    of_class: str | None = None  # whose sensitivity or specificity it is; the class as the data set names it
     notes: str | None = None
+
+    @property
+    def metric(self) -> str:
+        """The primary metric within a sentence: "sensitivity for COVID-19"."""
+        return metric_in_words(self.primary_metric, of_class=self.of_class)
+
+    @property
+    def measured(self) -> tuple[str, str]:
+        """The primary metric and its class ("" for one of all images), as an evaluation calls them."""
+        return OF_CLASS.get(self.primary_metric, self.primary_metric), self.of_class or ""
 
     @property
     def canonical(self) -> str:
@@ -91,16 +111,17 @@ class Plan(Part):
     @property
     def success(self) -> str:
         """What counts as success: "balanced accuracy, at least 0.9"."""
-        name = metric_in_words(self.primary_metric)
+        name = self.metric
         if self.not_worse_than:
             return f"{name}, not worse than {self.not_worse_than} by {self.margin:g} or more"
         return f"{name}, at least {self.at_least:g}" if self.at_most is None else f"{name}, at most {self.at_most:g}"
 
 
-def metric_in_words(metric: str, classes: tuple[str, ...] | None = None) -> str:
-    """A metric's name within a sentence: "balanced accuracy", "AUC"."""
+def metric_in_words(metric: str, classes: tuple[str, ...] | None = None, of_class: str | None = None) -> str:
+    """A metric's name within a sentence: "balanced accuracy", "AUC", "sensitivity for COVID-19"."""
     name = metric_name(metric, classes)
-    return name if name[1].isupper() else name[0].lower() + name[1:]
+    short = name if name[1:2].isupper() else name[:1].lower() + name[1:]
+    return f"{short} for {of_class}" if of_class else short
 
 
 # --- the file
@@ -154,8 +175,13 @@ def _metric_problems(plan: Plan) -> list[str]:
     metric, found = plan.primary_metric, []
     conditions = ("at_least", "at_most", "not_worse_than")
     given = [name for name in conditions if getattr(plan, name) is not None]
-    if metric not in (*OVERALL, *GRADED):
-        return [f"'primary_metric' is {metric!r}; accepted: {', '.join((*OVERALL, *GRADED))}"]
+    if metric not in (*OVERALL, *GRADED, *OF_CLASS):
+        return [f"'primary_metric' is {metric!r}; accepted: {', '.join((*OVERALL, *GRADED, *OF_CLASS))}"]
+    if (metric in OF_CLASS) != bool(plan.of_class):
+        needs = f"'{metric}' is of one class; name it with 'of_class'"
+        return [
+            needs if metric in OF_CLASS else f"'of_class' does not fit {metric}, which is of all classes; leave it out"
+        ]
     if len(given) != 1:
         return [f"'{', '.join(given) or 'no condition'}' is given; give exactly one of {', '.join(conditions)}"]
     right = "at_most" if metric in LOWER_IS_BETTER else "at_least"
@@ -184,7 +210,7 @@ def _other_problems(plan: Plan) -> list[str]:
     if unknown := [name for name in plan.exclusions if name not in EXCLUSIONS]:
         meanings = "; ".join(f"{name} ({meaning})" for name, meaning in EXCLUSIONS.items())
         found.append(f"'exclusions' has {unknown[0]!r}; accepted: {meanings}")
-    if plan.hypothesis in TEMPLATE:
+    if plan.hypothesis == _TO_FILL_IN:
         found.append("'hypothesis' is still that of the empty plan; say what the study is to show")
     found += [f"'{name}' names something twice" for name in ("subgroups", "exclusions") if _twice(getattr(plan, name))]
     if plan.planned_n is not None and plan.planned_n < 1:
@@ -208,10 +234,12 @@ class Fixed:
 
     def says(self) -> str:
         """The plan as Markdown: its hypothesis, its condition for success, its hash and when it was fixed."""
+        from lungkit.study import plan_text  # which needs this module
+
         plan, rows = self.plan, [f"**{self.plan.hypothesis}**\n", f"Success: {self.plan.success}"]
         rows += [f"Subgroups: {', '.join(plan.subgroups)}"] if plan.subgroups else []
         rows += [f"Planned: {count(plan.planned_n, 'patient')} in the test"] if plan.planned_n else []
-        return "\n- ".join([*rows, f"Fixed at {self.fixed_at}, SHA-256 `{plan.sha256}`"])
+        return "\n- ".join([*rows, f"Fixed on {plan_text.moment(self.fixed_at)}, SHA-256 `{plan.sha256}`"])
 
 
 def fix(path: str, folder: Path) -> Fixed | None:

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 import lungkit
-from lungkit import config, files
+from lungkit import files
 from lungkit.errors import LungkitError
 
 RECORD = "run.json"
@@ -100,12 +100,17 @@ def patch(commit: str) -> bytes:
     return git("diff", "--binary", "--no-color", "--no-ext-diff", commit, "--", *PARTS) or b""
 
 
+def checkout() -> Path:
+    """The folder that holds this package: a git checkout, unless the package was installed."""
+    return Path(lungkit.__file__).parents[1]
+
+
 def git(*arguments: str) -> bytes | None:
-    """What git says of the project's checkout; None without git or a checkout, or where it refuses."""
-    if not (config.home() / ".git").exists():
+    """What git says of the package's checkout; None without git or a checkout, or where it refuses."""
+    if not (checkout() / ".git").exists():
         return None
     try:
-        asked = subprocess.run(["git", "-C", str(config.home()), *arguments], capture_output=True, timeout=120)
+        asked = subprocess.run(["git", "-C", str(checkout()), *arguments], capture_output=True, timeout=120)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return asked.stdout if asked.returncode == 0 else None

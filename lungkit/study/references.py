@@ -15,7 +15,7 @@ class Reference:
     @property
     def text(self) -> str:
         """In one line, without the link."""
-        return f"{self.authors}. {self.title}. {self.where}."
+        return f"{self.authors.rstrip('.')}. {self.title}. {self.where}."
 
 
 REFERENCES = {

@@ -247,7 +247,7 @@ class _Capsule:
         name = f"{layout.RUN}/plan.json"
         if name not in self.archive.names:
             raise _NotChecked("no plan was fixed before the test was read")
-        from lungkit.study import plan
+        from lungkit.study import outcome, plan, plan_text
 
         record = self._json(name)
         read = plan.of(record["plan"])
@@ -255,14 +255,17 @@ class _Capsule:
             raise LungkitError(f"the plan has the hash {read.sha256}, and plan.json says {record['sha256']}")
         if record["result"] is None:
             raise LungkitError("the plan was fixed, and its result was never added: notebook 04 stopped")
+        stated = [record["result"]["value"], *record["result"]["interval"]]
         if not read.not_worse_than:
-            value, low, high = self.evaluation.value(read.primary_metric)
-            stated = [record["result"]["value"], *record["result"]["interval"]]
+            value, low, high = self.evaluation.value(*read.measured)
             if _differences([_plain(one) for one in (value, low, high)], stated, "result"):
                 raise LungkitError(f"its result is {stated}; the predictions give {[value, low, high]}")
         elsewhere = f"; the comparison with {read.not_worse_than} is not computed again" if read.not_worse_than else ""
-        says = f"{count(record['looks'], 'look')} at the test and {count(len(record['deviations']), 'deviation')}"
-        return f"fixed at {record['fixed_at']}; it states {says}{elsewhere}"
+        value, low, high = (np.nan if one is None else float(one) for one in stated)
+        verdict, says = outcome.judged(read, (value, low, high))
+        if (record["result"]["verdict"], record["result"]["says"]) != (verdict, says):
+            raise LungkitError(f"it says '{record['result']['says']}'; its result gives '{says}'")
+        return f"{' '.join(plan_text.became(record))} Fixed on {plan_text.moment(record['fixed_at'])}{elsewhere}"
 
     def code(self) -> str:
         """The source is that of the commit that run.json names."""

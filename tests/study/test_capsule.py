@@ -13,6 +13,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
+import lungkit
 from lungkit import files
 from lungkit.errors import LungkitError
 from lungkit.models import registry
@@ -134,7 +135,7 @@ def checkout(tmp_path, monkeypatch):
     git = ["git", "-C", str(home), "-c", "user.name=a", "-c", "user.email=a@example.org"]
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a"]):
         subprocess.run([*git, *arguments], check=True)
-    monkeypatch.setenv("LUNGKIT_HOME", str(home))
+    monkeypatch.setattr(lungkit, "__file__", str(home / "lungkit" / "__init__.py"))
     return home
 
 
@@ -250,7 +251,17 @@ def test_a_plan_is_checked_by_its_hash_and_its_result(study, squares_set, tmp_pa
     plan.settle(fixed, release.score(registry.find("squares-cnn"), squares_set), study.run)
     out = tmp_path / "planned.zip"
     capsule.make(study.run, out, ABOUT)
-    assert _states(verify.capsule(out))["plan"] == verify.OK
+    (checked,) = (one for one in verify.capsule(out) if one.what == "plan")
+    verdict = json.loads((study.run / "plan.json").read_text())["result"]["says"]
+    assert checked.state == verify.OK
+    assert checked.why.startswith(f"{verdict}. Deviations: Test images were read 1 time before")
+    assert "The test was read 2 times, this reading included." in checked.why
+    assert f"\n{verdict}.\n" in _members(out)["README.md"].decode()
+
+    def claimed(members):
+        record = json.loads(members["run/plan.json"])
+        record["result"]["says"] = record["result"]["says"].replace("0.5", "0.9")
+        members["run/plan.json"] = json.dumps(record).encode()
 
     def easier(members):
         record = json.loads(members["run/plan.json"])
@@ -264,6 +275,38 @@ def test_a_plan_is_checked_by_its_hash_and_its_result(study, squares_set, tmp_pa
 
     assert set(_failed(_tampered(out, easier))) == {"plan"}
     assert set(_failed(_tampered(out, better))) == {"plan"}
+    assert "its result gives" in _failed(_tampered(out, claimed))["plan"]
+
+
+@pytest.fixture
+def planned(study, squares_set, tmp_path):
+    """The capsule of a run of two notebooks with a plan."""
+    from lungkit.study.provenance import RunRecord, Stage
+
+    (tmp_path / "my plan.yaml").write_text("hypothesis: It works.\ndata: squares\nprimary_metric: auc\nat_least: 0.5\n")
+    fixed = plan.fix(str(tmp_path / "my plan.yaml"), study.run)
+    plan.settle(fixed, release.score(registry.find("squares-cnn"), squares_set), study.run)
+    parameters = {"data": str(study.images), "profile": "quick", "model_name": "squares-cnn@v1", "bins": 5, "tta": True,
+                  "plan": str(tmp_path / "my plan.yaml")}  # fmt: skip
+    stages = (Stage("04_evaluation", 3.2, "done"), Stage("05_gradcam", 2.0, "done"))
+    RunRecord.of("2026-11-30T12:00:00+00:00", parameters, stages).save(study.run)
+    capsule.make(study.run, tmp_path / "planned.zip", ABOUT)
+    return tmp_path / "planned.zip"
+
+
+def test_the_command_that_does_it_again_is_the_one_that_was_run(planned):
+    readme = _members(planned)["README.md"].decode()
+    command = readme.partition("## Do it again")[2].partition("```\n")[2].partition("\n```")[0]
+    assert command == (
+        "lungkit run 04 05 --data FOLDER --profile quick --model-name squares-cnn@v1 --plan run/plan.yaml -p bins=5 "
+        "-p tta=true"
+    )
+    assert "LUNGKIT_ARTIFACTS=model" in readme
+
+
+def test_the_plan_of_a_capsule_can_be_used_again_and_has_its_hash(planned):
+    members = _members(planned)
+    assert plan.parse(members["run/plan.yaml"]).sha256 == json.loads(members["run/plan.json"])["sha256"]
 
 
 # --- changes, each with every hash of the manifest written again

@@ -1,6 +1,7 @@
 """Checklists and datasheet: the published items, answered where the run knows, and left to the author elsewhere."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -72,11 +73,60 @@ def test_the_datasheet_counts_the_data_and_leaves_consent_to_the_author(run):
     assert table["What is an instance, and how many are there?"].endswith("of 60 patients.")
     assert "left 60, right 60" in table["Is there a label?"]
     assert table["From whom, how were they sampled, and did they consent?"] == content.AUTHOR
-    assert table["Are there errors, noise or duplicates?"] == "The audit found: class imbalance: 3."
+    assert (
+        table["Are there errors, noise or duplicates?"]
+        == "The audit found: class imbalance: 3 images of the smallest class."
+    )
     known = material.gather(run)
     assert {group for group, _, _ in datasheet.answers(known)} == {
         "Motivation", "Composition", "Collection", "Preparation", "Uses", "Distribution", "Maintenance",
     }  # fmt: skip
+
+
+def _exhibits(run, **kinds) -> None:
+    from matplotlib.figure import Figure
+
+    from lungkit.training import exhibits
+
+    for name in kinds.get("figures", ()):
+        exhibits.figure(Figure(figsize=(1, 1)), run, name, name)
+    for name in kinds.get("tables", ()):
+        exhibits.table(pd.DataFrame({"a": [1]}), run, name, name)
+
+
+def test_usefulness_and_fairness_name_their_own_exhibits_in_the_order_of_their_numbers(run):
+    assert "Clinical usefulness, the author must state." in _known(run)["measures"]
+    _exhibits(run, figures=["10_gaps_recall", "10_gaps_auc", "10_decision_curve", "10_predictive_values"],
+              tables=["10_attributes", "10_subgroups", "10_net_benefit"])  # fmt: skip
+    known = _known(run)
+    assert "Clinical usefulness: net benefit and predictive values." in known["measures"]
+    assert re.search(r"Table \d+, Table \d+, Figure 2, Figure 6, Figure 7: Discrimination", known["measures"])
+    assert re.fullmatch(r"Table \d+, Figure 4, Figure 5: Figures of subgroups\.", known["fairness"])
+
+
+def test_what_notebooks_10_and_11_show_is_named_without_a_test_too(run):
+    (run / "evaluation.json").unlink()
+    _exhibits(run, figures=["10_gaps_auc"], tables=["10_net_benefit"])
+    known = _known(run)
+    assert "Figures of subgroups." in known["fairness"]
+    assert known["measures"].endswith("Clinical usefulness: net benefit and predictive values.")
+
+
+def test_a_limit_that_left_nothing_out_took_all_images(run):
+    from lungkit.data.notes import Note
+
+    data = material.gather(run).data
+    assert datasheet.taken(data) == ""
+    data.recipe["limit"] = 6000
+    assert datasheet.taken(data) == "all 120 images were taken"
+    beyond = replace(data, notes=(Note(datasheet.BEYOND, "info", 5, "", ()),))
+    assert datasheet.taken(beyond) == "at most 6,000 images were taken, as whole patients"
+
+
+def test_the_note_on_images_beyond_a_limit_is_that_of_the_data_sets_reader(squares):
+    from lungkit.data import sources
+
+    assert [note.finding for note in sources.choose(squares, None, 20, 7).notes] == [datasheet.BEYOND]
 
 
 def test_the_synthetic_phantom_needs_no_consent(run):

@@ -150,11 +150,62 @@ def test_a_plan_and_its_deviations_are_in_the_report(run):
               "deviations": ["The planned 500 patients were not reached."]}  # fmt: skip
     (run / "plan.json").write_text(json.dumps(record))
     question, limits = _said(run, "question"), _said(run, "limits")
-    for words in ("AUC is above 0.9", "Primary metric: AUC", "Margin: 0.02", "sex, age", "ab" * 32, "12:00:00"):
+    for words in ("AUC is above 0.9", "Primary metric: AUC", "sex, age", "ab" * 32, "30 November 2026, 12:00 UTC"):
         assert words in question, words
     assert "The planned 500 patients were not reached." in limits
     assert "The test part was read 2 times" in limits
     assert "exploratory" not in limits
+
+
+def _planned(run: Path, **changes) -> None:
+    plan = {"hypothesis": "It works.", "data": "squares", "primary_metric": "balanced_accuracy", "at_least": 0.8,
+            "planned_n": 120}  # fmt: skip
+    result = {"value": 0.9, "interval": [0.7, 1.0], "verdict": "not shown", "says": "Plan: 0.900 → not shown (why)"}
+    record = {"plan": plan, "sha256": "ab" * 32, "fixed_at": "2026-11-30T14:23:00+00:00", "looks": 1, "deviations": [],
+              "result": result}  # fmt: skip
+    (run / "plan.json").write_text(json.dumps(record | changes))
+
+
+def test_the_plans_verdict_follows_the_headline_in_every_form(run):
+    from lungkit.study import report
+
+    _planned(run, looks=2)
+    headline, verdict, deviations = _said(run, "question").splitlines()[:3]
+    assert headline.startswith("squares-cnn@v1")
+    assert verdict == "Plan: 0.900 → not shown (why)."
+    assert deviations == "Deviations: none was found. The test was read 2 times, this reading included."
+    leads = [block for block in _document(run).sections[0].blocks if getattr(block, "lead", False)]
+    assert [_document(run).plain(block.text) for block in leads] == [headline, verdict]
+    report.write(run)
+    assert "Plan: 0.900 → not shown (why)." in (run / "index.html").read_text("utf-8")
+    assert r"Plan: 0.900 \ensuremath{\rightarrow} not shown (why)." in (run / "report" / "report.tex").read_text(
+        "utf-8"
+    )
+
+
+def test_each_deviation_from_the_plan_is_next_to_its_verdict(run):
+    _planned(run, deviations=["One thing.", "Another thing."])
+    assert _said(run, "question").splitlines()[2:5] == ["Deviations:", "One thing.", "Another thing."]
+    _planned(run, deviations=["One thing."])
+    assert _said(run, "question").splitlines()[2].startswith("Deviations: One thing. The test was read 1 time")
+
+
+def test_a_plan_whose_test_was_not_read_has_no_verdict(run):
+    _planned(run, result=None, looks=None)
+    said = _said(run, "question")
+    assert "The plan has no result" in said
+    assert "none was found" not in said
+
+
+def test_a_plan_is_written_for_people(run):
+    _planned(run)
+    said = _said(run, "question")
+    for words in (
+        "The plan was fixed on 30 November 2026, 14:23 UTC", "Success: balanced accuracy of at least 0.80.",
+        "Planned: 120 patients in the test.",
+    ):  # fmt: skip
+        assert words in said, words
+    assert not re.search(r"planned_n|Planned n|T14:23", said)
 
 
 @pytest.mark.parametrize("record", [{}, {"plan": None}, {"plan": {}, "looks": None}])
@@ -208,6 +259,62 @@ def test_a_notebook_that_failed_is_among_the_limits_with_its_reason(run):
     assert "Notebook 04_evaluation did not run to its end: ValueError: no <such> image" in _said(run, "limits")
     first = "Notebook 04_evaluation stopped: ValueError: no <such> image. Its page shows where."
     assert _said(run, "question").startswith(first), "before anything else"
+
+
+def test_every_notebook_of_the_run_is_listed_though_one_asks_no_question(run):
+    cells = [{"cell_type": "markdown", "metadata": {}, "source": "# 11 · Errors\n\nNo question."}]
+    (run / "11_errors.ipynb").write_text(json.dumps({"cells": cells}))
+    record = RunRecord.open(run)
+    RunRecord.of(record.started, record.parameters, (*record.stages, Stage("11_errors", 1.0, "done"))).save(run)
+    lines = _said(run, "question").splitlines()
+    assert lines[-3:] == ["Exploration: What is in it?", "Evaluation: How good is it?", "Errors"]
+
+
+def test_limits_have_what_notebooks_10_and_11_found(run):
+    from matplotlib.figure import Figure as Drawn
+
+    from lungkit.training import exhibits
+
+    assert "Labels are those of the data set and were not checked" in _said(run, "limits")
+    exhibits.figure(Drawn(figsize=(1, 1)), run, "10_gaps_auc", "AUC is lowest where sex is F: 0.6")
+    exhibits.table(pd.DataFrame({"group": ["F", "M"], "AUC": ["0.600*", "0.9"]}), run, "10_subgroups", "Groups")
+    exhibits.table(pd.DataFrame({"file": ["a.png", "b.png"]}), run, "11_suspects", "Suspects")
+    limits = _said(run, "limits")
+    assert "AUC is lowest where sex is F: 0.6." in limits
+    assert "1 group of patients was too small for a test of every figure (notebook 10)." in limits
+    assert "Of the data set's labels, 2 labels look wrong (notebook 11)" in limits
+    assert "were not checked" not in limits
+    exhibits.table(pd.DataFrame({"file": []}), run, "11_suspects", "Suspects")
+    assert "No label looks wrong (notebook 11)" in _said(run, "limits")
+
+
+@pytest.mark.parametrize(
+    ("held", "says"),
+    [
+        (0.5, "at most 20 % of the images; that limit was reached here, and it holds 50 % of the errors and 20 %"),
+        (0.8, "at least 2 % and at most 20 % of the images; here, it holds 80 % of the errors and 20 %"),
+    ],
+)
+def test_the_band_of_uncertainty_says_whether_its_limit_was_reached(run, held, says):
+    file = config.artifacts_dir() / "squares-cnn" / "v1" / "card.json"
+    card = json.loads(file.read_text())
+    band = {"margin": 0.4, "low": 0.3, "high": 0.5, "errors_held": held, "reviewed": 0.2, "chosen_on": "validation",
+            "criterion": "holds 75% of the errors, but 2% to 20% of the images"}  # fmt: skip
+    card["operating_point"]["band"] = band
+    file.write_text(json.dumps(card))
+    assert f"wide enough for 75 % of the validation errors, but for {says}" in _said(run, "rule")
+
+
+def test_percentages_have_one_form_and_lists_of_authors_one_full_stop(run):
+    _change_training(augmentation={"translation": 0.05, "scaling": 0.1})
+    assert "shifts by up to 5 % and scaling by up to 10 %" in _said(run, "model")
+    assert not [one.text for one in REFERENCES.values() if ".." in one.text]
+
+
+def _change_training(**values) -> None:
+    file = config.artifacts_dir() / "squares-cnn" / "v1" / "card.json"
+    card = json.loads(file.read_text())
+    file.write_text(json.dumps(card | {"training": card["training"] | values}))
 
 
 def test_the_report_names_no_folder_of_this_machine(run):

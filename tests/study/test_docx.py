@@ -1,11 +1,13 @@
 """The report as a Word file, opened again: styles, real tables, captions, alternative texts, links inside it."""
 
 import docx
+import pandas as pd
 import pytest
 from docx.oxml.ns import qn
 
 from lungkit.study import content, material, report
 from lungkit.study.document import Table
+from lungkit.training import exhibits
 
 
 @pytest.fixture
@@ -64,6 +66,21 @@ def test_the_file_has_its_title_date_and_page_numbers(word):
     assert about.title == "Chest image: left, right?"
     assert f"{about.created:%Y-%m-%dT%H:%M}" == "2026-11-30T13:00"
     assert "PAGE" in [code.text.strip() for code in word.sections[0].footer._element.iter(qn("w:instrText"))]
+
+
+def test_a_table_of_many_columns_lies_on_its_side_and_breaks_no_word(run):
+    columns = {f"specificity {n}": ["0.670 (0.545–0.784)†", "0.747 (0.566–0.899)†"] for n in range(8)}
+    frame = pd.DataFrame({"attribute": ["severity", "brightness"], **columns})
+    for name in ("10_subgroups", "10_twice"):
+        exhibits.table(frame, run, name, "Groups")
+    report.write(run, ["docx"])
+    word = docx.Document(run / "report" / "report.docx")
+    sides = [page.page_width > page.page_height for page in word.sections]
+    assert sides == [False, True, False], "both tables on one"
+    (groups, _) = (table for table in word.tables if table.rows[0].cells[0].text == "attribute")
+    widths = [cell.width.cm for cell in groups.rows[0].cells]
+    assert sum(widths) <= 29.7 - 2 * 2.2 + 0.01
+    assert widths[0] > 10 * 0.15, "brightness in 8.5 point type"
 
 
 def test_control_characters_that_xml_forbids_are_shown_as_unknown(run):

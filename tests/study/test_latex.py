@@ -19,6 +19,7 @@ from lungkit.study.document import Bullets, Document, Paragraph, Section, Table
         ("≥ ≤ − × → ±", r"\ensuremath{\geq} \ensuremath{\leq} \ensuremath{-} \ensuremath{\times} "
                         r"\ensuremath{\rightarrow} \ensuremath{\pm}"),
         ("0.1–0.2 — …", r"0.1--0.2 --- \ldots{}"),
+        ("0.67† 0.9‡ §4 ¶ • …", r"0.67\textdagger{} 0.9\textdaggerdbl{} \S{}4 \P{} \textbullet{} \ldots{}"),
         ("α Ω µ", r"\ensuremath{\alpha} \ensuremath{\Omega} \ensuremath{\mu}"),
         ("Müller Łódź", r'M\"{u}ller \L{}\'{o}d\'{z}'),
         ("e\u0301 ế", r"\'{e} \'{\^{e}}"),

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 
@@ -53,6 +54,11 @@ def test_the_empty_plan_can_be_read_once_it_is_filled_in(tmp_path):
     path.write_text(plan.TEMPLATE.replace("What the study is to show, in one or two sentences.", "It works."))
     read = plan.read(path)
     assert (read.hypothesis, read.success) == ("It works.", "balanced accuracy, at least 0.9")
+
+
+@pytest.mark.parametrize("hypothesis", ["x", "study", "What the study is to show"])
+def test_a_hypothesis_that_happens_to_be_in_the_empty_plan_is_one(hypothesis):
+    assert _plan(hypothesis=hypothesis).hypothesis == hypothesis
 
 
 @pytest.mark.parametrize(
@@ -111,6 +117,8 @@ def test_a_file_that_is_no_text_or_too_large_or_missing_is_refused(tmp_path):
         ({"subgroups": ["sex", "sex"]}, "'subgroups' names something twice"),
         ({"subgroups": "sex"}, "accepted: a list"),
         ({"planned_n": 0}, "1 or more"),
+        ({"primary_metric": "sensitivity"}, "'sensitivity' is of one class; name it with 'of_class'"),
+        ({"of_class": "right"}, "'of_class' does not fit balanced_accuracy"),
         ({"planned_n": 9.5}, "a whole number"),
     ],
 )
@@ -235,7 +243,8 @@ def test_without_a_plan_the_run_says_so_plainly_and_no_earlier_plan_stays(file, 
 def test_a_test_that_was_read_before_the_plan_is_a_deviation(file, study, squares_set):
     (said,) = _settled(file, study, squares_set)["deviations"]
     assert re.fullmatch(
-        r"Test images were read 1 time before .* fixed, the last time at \S+ by a notebook \(squares-cnn@v1\)\.",
+        r"Test images were read 1 time before the plan was fixed, the last time on \d+ \w+ 20\d\d, \d\d:\d\d:\d\d UTC "
+        r"by a notebook \(squares-cnn@v1\)\.",
         said,
     )
 
@@ -262,7 +271,7 @@ def test_the_same_plan_in_a_second_run_is_no_change_but_a_later_model_is_one(fil
     object.__setattr__(later.version.card, "created", "2999-01-01T00:00:00+00:00")
     plan.settle(fixed, later, fresh.run)
     (said,) = json.loads((fresh.run / "plan.json").read_text())["deviations"]
-    assert said.startswith("squares-cnn@v1 was registered at 2999-01-01T00:00:00+00:00, after the plan was fixed")
+    assert said.startswith("squares-cnn@v1 was registered on 1 January 2999, 00:00:00 UTC, after the plan was fixed")
     assert registered.created < "2999"
 
 
@@ -300,8 +309,36 @@ def test_planned_subgroups_are_measured_and_kept_as_a_table(file, fresh, squares
     scored = release.score(registry.find("squares-cnn"), squares_set)
     said = plan.settle(fixed, scored, fresh.run)
     assert re.search(r"- other a: balanced accuracy \d\.\d{3} \(.*\), 8 images of 8 patients", said)
-    table = (fresh.run / "tables" / "04_plan_subgroups.csv").read_text().splitlines()
-    assert [line.split(",")[1] for line in table] == ["group", "a", "b"]
+    table = pd.read_csv(fresh.run / "tables" / "04_plan_subgroups.csv", dtype=str)
+    assert list(table.columns) == ["Group", "Images", "Patients", "Balanced accuracy"]
+    assert table[["Group", "Images", "Patients"]].to_numpy().tolist() == [["other a", "8", "8"], ["other b", "8", "8"]]
+    assert table["Balanced accuracy"].str.fullmatch(r"\d\.\d{3} \(\d\.\d{3}–\d\.\d{3}\)").all()
+    about = json.loads((fresh.run / "tables" / "04_plan_subgroups.json").read_text())
+    assert about["caption"] == "Balanced accuracy in each planned subgroup; 95 % intervals by patient"
+
+
+@pytest.mark.parametrize(("metric", "undefined"), [("balanced_accuracy", True), ("auc", True), ("accuracy", False)])
+def test_a_group_with_images_of_one_class_has_no_figure_that_needs_two(file, fresh, squares_set, metric, undefined):
+    by_class = squares_set.manifest.assign(source=squares_set.manifest["label"])
+    images = replace(squares_set, manifest=by_class)
+    fixed = plan.fix(file(subgroups=["source"], primary_metric=metric), fresh.run)
+    plan.settle(fixed, release.score(registry.find("squares-cnn"), images), fresh.run)
+    cells = pd.read_csv(fresh.run / "tables" / "04_plan_subgroups.csv").iloc[:, -1]
+    assert len(cells) == 2
+    assert all((cell == "–, one class only") is undefined for cell in cells)
+
+
+@pytest.mark.parametrize(("metric", "evaluated"), [("sensitivity", "recall"), ("specificity", "specificity")])
+def test_the_sensitivity_or_specificity_of_a_class_can_decide(file, fresh, squares_set, metric, evaluated):
+    record = _settled(file, fresh, squares_set, primary_metric=metric, of_class="right")
+    measured = release.score(registry.find("squares-cnn"), squares_set).evaluation
+    assert record["result"]["value"] == measured.value(evaluated, "right")[0]
+    assert record["result"]["says"].startswith(f"Plan: primary metric {metric} for right, at least 0.6: ")
+
+
+def test_a_class_that_the_model_does_not_know_is_a_deviation(file, fresh, squares_set):
+    (said,) = _settled(file, fresh, squares_set, primary_metric="sensitivity", of_class="up")["deviations"]
+    assert said.startswith("The primary metric could not be measured: no metric 'recall' for class 'up'")
 
 
 def test_a_comparison_with_a_version_that_does_not_exist_is_refused_before_the_test_is_read(file, fresh):

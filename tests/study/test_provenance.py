@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 
+import lungkit
 from lungkit.errors import LungkitError
 from lungkit.study import provenance
 from lungkit.study.provenance import RunRecord, Stage
@@ -23,7 +24,7 @@ def test_the_record_names_versions_and_machine():
 
 
 def test_the_record_names_the_commit_and_whether_files_differ_from_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("LUNGKIT_HOME", str(tmp_path))
+    monkeypatch.setattr(lungkit, "__file__", str(tmp_path / "lungkit" / "__init__.py"))
     assert provenance.code()["commit"] is None, "no checkout"
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
     (tmp_path / "lungkit").mkdir()
@@ -34,6 +35,14 @@ def test_the_record_names_the_commit_and_whether_files_differ_from_it(tmp_path, 
     assert provenance.code()["changed"] is False
     (tmp_path / "lungkit" / "a.py").write_text("2")
     assert provenance.code()["changed"] is True
+
+
+def test_the_commit_is_that_of_the_checkout_that_holds_the_package_wherever_results_go(tmp_path, monkeypatch):
+    if not (provenance.checkout() / ".git").exists():
+        pytest.skip("lungkit is not run from a git checkout")
+    before = provenance.code()["commit"]
+    monkeypatch.setenv("LUNGKIT_HOME", str(tmp_path))
+    assert before is not None and provenance.code()["commit"] == before
 
 
 @pytest.mark.parametrize(
