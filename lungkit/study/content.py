@@ -32,6 +32,11 @@ from lungkit.wording import count, listed, percent, plain
 ROWS = 25  # of a notebook's table; its CSV has all
 _DATA, _PREPARED, _TEST = "01", "02", "04"  # notebooks with a place of their own in the report
 _OWN = {"01_findings": "audit", "04_metrics": "figures", "04_confusion": "confusion"}  # a notebook's for one made here
+_LEFT_OUT = (
+    "01_split",
+    "02_split",
+    "03_history",
+)  # stated by Table 1, and drawn as a figure; their CSV files are there
 AUTHOR = "The author must state this."
 
 
@@ -313,7 +318,7 @@ def _replaced(material: Material) -> set[str]:
 def _exhibits(material: Material, number: str) -> Iterable[Block]:
     """A notebook's tables, then its figures."""
     for one in material.tables:
-        if one.notebook == number and (table := _kept_table(material, one)):
+        if one.notebook == number and one.name not in _LEFT_OUT and (table := _kept_table(material, one)):
             yield table
     for one in material.figures:
         if one.notebook == number:

@@ -24,6 +24,7 @@ _AUGMENTED = {  # how a card's augmentation is called, with its unit
     "gamma": "gamma",
     "sharpness": "sharpness",
     "noise": "noise",
+    "flip": "mirroring",
 }
 
 

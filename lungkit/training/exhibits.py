@@ -53,10 +53,12 @@ def figure(figure: Figure, folder: Path, name: str, caption: str = "") -> Figure
 
 
 def table(frame: pd.DataFrame, folder: Path, name: str, caption: str) -> pd.DataFrame:
-    """Keep a table as CSV, with its index where that has a meaning; return it."""
+    """Keep a table as CSV, with its index where that has a meaning; return it. Headings of several rows become one."""
     (folder / TABLES).mkdir(parents=True, exist_ok=True)
-    counted = isinstance(frame.index, pd.RangeIndex)
-    files.replace(folder / TABLES / f"{name}.csv", frame.to_csv(index=not counted))
+    written, counted = frame, isinstance(frame.index, pd.RangeIndex)
+    if isinstance(frame.columns, pd.MultiIndex):
+        written = frame.set_axis([", ".join(map(str, names)) for names in frame.columns], axis=1)
+    files.replace(folder / TABLES / f"{name}.csv", written.to_csv(index=not counted))
     _note(folder, TABLES, name, caption)
     return frame
 

@@ -139,16 +139,20 @@ def derived(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 2)
 
 
+# The defaults of `augmentation` that vary something, as a card states them.
+MILD = {"rotation": 10.0, "translation": 0.06, "scaling": 0.1, "brightness": 0.08, "contrast": 0.15, "flip": True}
+
+
 def augmentation(
     *,
-    rotation: float = 10.0,
-    translation: float = 0.06,
-    scaling: float = 0.1,
+    rotation: float = MILD["rotation"],
+    translation: float = MILD["translation"],
+    scaling: float = MILD["scaling"],
     stretch: float = 0.0,
     sharpness: float = 0.0,
     noise: float = 0.0,
-    brightness: float = 0.08,
-    contrast: float = 0.15,
+    brightness: float = MILD["brightness"],
+    contrast: float = MILD["contrast"],
     gamma: float = 0.0,
     flip: bool = True,
     mean: float = 0.0,

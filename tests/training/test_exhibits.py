@@ -49,3 +49,11 @@ def test_a_tables_index_is_written_where_it_has_a_meaning(tmp_path, index, first
     assert (tmp_path / "tables" / "04_points.csv").read_text().splitlines()[0] == first
     (kept,) = exhibits.listed(tmp_path, exhibits.TABLES)
     assert kept == exhibits.Exhibit("tables", "04_points", "Points", 1)
+
+
+def test_headings_of_several_rows_become_one(tmp_path):
+    frame = pd.DataFrame(
+        [[1, 2]], index=["all"], columns=pd.MultiIndex.from_product([["Normal"], ["images", "patients"]])
+    )
+    exhibits.table(frame, tmp_path, "01_split", "Split")
+    assert (tmp_path / "tables" / "01_split.csv").read_text().splitlines()[0] == ',"Normal, images","Normal, patients"'

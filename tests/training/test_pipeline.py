@@ -1,6 +1,7 @@
 """Batches for training: the very tensors of evaluation and prediction, varied only as a chest may vary."""
 
 import dataclasses
+import inspect
 import time
 
 import numpy as np
@@ -464,3 +465,10 @@ def test_weights_can_be_of_each_image_and_follow_it_into_blends(pictures):
     _, y, blended = _seen(pipeline.InMemory(pictures[:16], labels, 2, 16, mixup=0.4, weights=weights, seed=3))
     share = y[0, 0]  # image 0 is of class 0, and the last one of class 1
     np.testing.assert_allclose(blended, share * weights + (1 - share) * weights[::-1], rtol=1e-5)
+
+
+def test_the_stated_augmentation_is_what_varies_a_batch_by_default():
+    defaults = {name: one.default for name, one in inspect.signature(pipeline.augmentation).parameters.items()}
+    assert {name: defaults[name] for name in pipeline.MILD} == pipeline.MILD
+    others = set(defaults) - set(pipeline.MILD) - {"mean", "std", "seed"}
+    assert all(defaults[name] == 0 for name in others)
