@@ -19,6 +19,7 @@ from lungkit.models import registry
 from lungkit.models.card import Figure
 from lungkit.study.plan import LOWER_IS_BETTER, Plan, metric_in_words
 from lungkit.training import evaluation, exhibits
+from lungkit.training.evaluation import Evaluation
 from lungkit.wording import figure
 
 if TYPE_CHECKING:
@@ -50,14 +51,27 @@ class Outcome:
 def of(plan: Plan, scored: "Scored", folder: Path) -> Outcome:
     """The outcome of a plan on the images scored; a table of the subgroups goes to the run's folder."""
     estimate, problems = _estimate(plan, scored)
+    said, sentence = judged(plan, estimate)
+    groups, missing = _subgroups(plan, scored, folder)
+    return Outcome(estimate, said, sentence, groups, (*problems, *missing))
+
+
+def judged(plan: Plan, estimate: Estimate) -> tuple[str, str]:
+    """The verdict on an estimate, and the sentence that says it. They follow from the plan and the estimate alone."""
     limit = _limit(plan)
     lower = plan.primary_metric in LOWER_IS_BETTER
     said = verdict(estimate, limit, lower)
     shown = figure(*estimate, signed=bool(plan.not_worse_than))
     what = f"difference {shown}" if plan.not_worse_than else shown
-    sentence = f"Plan: primary metric {plan.success}: {what} → {said}{_why(said, estimate, limit, lower)}"
-    groups, missing = _subgroups(plan, scored, folder)
-    return Outcome(estimate, said, sentence, groups, (*problems, *missing))
+    return said, f"Plan: primary metric {plan.success}: {what} → {said}{_why(said, estimate, limit, lower)}"
+
+
+def alone(plan: Plan, measured: Evaluation) -> Estimate:
+    """The primary metric of an evaluation; NaN where it was not measured, as kappa without grades."""
+    try:
+        return measured.value(plan.primary_metric)
+    except LungkitError:
+        return _NONE
 
 
 def verdict(estimate: Estimate, limit: float, lower: bool) -> str:
