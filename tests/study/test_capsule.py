@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import stat
 import struct
@@ -19,7 +20,7 @@ from lungkit import files
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 from lungkit.models.card import ModelCard
-from lungkit.study import capsule, capsule_texts, plan, sealed_zip, verify
+from lungkit.study import capsule, capsule_texts, material, plan, sealed_zip, verify
 from lungkit.study.capsule_texts import About, Author
 from lungkit.training import evaluation, release
 from tests.study.conftest import write_graph
@@ -668,3 +669,42 @@ def test_a_link_in_a_run_is_refused_and_not_followed(study, tmp_path):
     (study.run / "link.csv").symlink_to("/etc/hostname")
     with pytest.raises(LungkitError, match=r"link\.csv is a link"):
         capsule.make(study.run, tmp_path / "x.zip", ABOUT)
+
+
+@pytest.mark.parametrize("name", ["SOURCE.md", "README.md"])
+def test_a_link_in_a_data_sets_folder_is_not_published_and_named(study, squares_set, tmp_path, name):
+    secret = tmp_path / "secret"
+    secret.write_text("zxq-4711\n")
+    (study.images / name).unlink(missing_ok=True)
+    (study.images / name).symlink_to(secret)
+    contents = capsule.make(study.run, tmp_path / "x.zip", ABOUT)
+    assert not any(b"zxq-4711" in content for content in _members(tmp_path / "x.zip").values())
+    said = [one.why for one in contents.left_out if one.what == f"data/{name}"]
+    assert said == ([f"squares/{name} is a link; put the file in its place, or remove it"] if "SOURCE" in name else [])
+    known = material.gather(study.run)
+    assert "zxq-4711" not in str(known.described)
+    assert any(f"{name} is a link" in line for line in known.unknown)
+
+
+def test_a_pipe_in_a_run_is_refused_and_not_waited_for(study, tmp_path):
+    os.mkfifo(study.run / "pipe.csv")
+    with pytest.raises(LungkitError, match=r"pipe\.csv is no plain file"):
+        capsule.make(study.run, tmp_path / "x.zip", ABOUT)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("04_evaluation.ipynb", "[]"),
+        ("04_evaluation.ipynb", "{"),
+        ("04_evaluation.ipynb", '{"cells": [5], "metadata": 5}'),
+        ("evaluation.json", '{"model": "squares-cn'),
+        ("evaluation.json", "[" * 100_000),
+        ("evaluation.json", '{"model": 5, "data": "squares", "split": "test"}'),
+        ("predictions.csv", ""),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_refused_by_name(study, tmp_path, name, content):
+    (study.run / name).write_text(content)
+    with pytest.raises(LungkitError, match=re.escape(name)):
+        capsule.make(study.run, tmp_path / "x.zip", ABOUT, with_pictures=False)
