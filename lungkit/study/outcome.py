@@ -60,7 +60,7 @@ def judged(plan: Plan, estimate: Estimate) -> tuple[str, str]:
     """The verdict on an estimate, and the sentence that says it. They follow from the plan and the estimate alone."""
     limit = _limit(plan)
     lower = plan.primary_metric in LOWER_IS_BETTER
-    said = verdict(estimate, limit, lower)
+    said = verdict(estimate, limit, lower, strict=plan.not_worse_than is not None)
     shown = figure(*estimate, signed=bool(plan.not_worse_than))
     what = f"difference {shown}" if plan.not_worse_than else shown
     return said, f"Plan: primary metric {plan.success}: {what} → {said}{_why(said, estimate, limit, lower)}"
@@ -74,14 +74,16 @@ def alone(plan: Plan, measured: Evaluation) -> Estimate:
         return _NONE
 
 
-def verdict(estimate: Estimate, limit: float, lower: bool) -> str:
-    """Where the interval lies. lower: the figure is to be at most the limit, not at least."""
+def verdict(estimate: Estimate, limit: float, lower: bool, strict: bool = False) -> str:
+    """Where the interval lies. lower: the figure is to be at most the limit, not at least. strict: not at it."""
     _, low, high = estimate
     if math.isnan(low) or math.isnan(high):
         return UNKNOWN
     near, far = (-high, -low) if lower else (low, high)
     bound = -limit if lower else limit
-    return SHOWN if near >= bound else REFUTED if far < bound else OPEN
+    if near > bound or (near == bound and not strict):
+        return SHOWN
+    return REFUTED if far < bound or (far == bound and strict) else OPEN
 
 
 def _limit(plan: Plan) -> float:
