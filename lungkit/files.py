@@ -6,11 +6,14 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from lungkit.errors import LungkitError
 
 LONGEST_NAME = 255  # bytes, on most file systems
 
@@ -29,6 +32,23 @@ def sha256(content: bytes | Path) -> str:
 
 
 # --- one file
+
+
+def plain(path: Path) -> bytes:
+    """The content of a file that is no link. LungkitError for a link, a device or a pipe; OSError of the system.
+
+    It is for files of a folder whose content is to be published: a link leads to any file of this machine.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would wait for its writer
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise LungkitError(f"{path} is a link; put the file in its place, or remove it") from None
+        raise
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise LungkitError(f"{path} is no plain file; put one in its place, or remove it")
+        return file.read()
 
 
 def replace(path: Path, content: bytes | str, durable: bool = False) -> None:

@@ -82,35 +82,59 @@ def now() -> str:
 
 def plain_words(text: str) -> str:
     """Words of a person as they may stand in a table: one line, not too long, and no formula of a spreadsheet."""
-    return one_line(" ".join(text.split())).lstrip("=+-@ ")[:MOST_WORDS]
+    start = " ".join(text[: 4 * MOST_WORDS].split())
+    return one_line(start).lstrip("=+-@ ")[:MOST_WORDS].rstrip()
 
 
 # --- the file
 
 
 def read(path: str | Path) -> tuple[Decision, ...]:
-    """The decisions in a CSV with at least the columns file, sha256 and decision. DatasetError names file and line."""
-    path = Path(path)
+    """The decisions in a CSV with at least the columns file, sha256 and decision. DatasetError names file and line.
+
+    Words of a person are cleaned as when they are written (plain_words). Spaces around a value, and the case of the
+    columns' names, of a SHA-256, of a decision and of a part do not count.
+    """
+    name = one_line(path)[:MOST_WORDS]
     try:
-        table = csv.DictReader(io.StringIO(path.read_text("utf-8-sig"), newline=""), strict=True)
-        names = list(table.fieldnames or ())
-        if missing := [name for name in COLUMNS[:3] if name not in names]:
-            raise DatasetError(f"{path}: no column {', '.join(missing)}; accepted columns: {', '.join(COLUMNS)}")
-        rows = tuple(_row(path, table.line_num, row) for row in table)
+        content = Path(path).expanduser().read_text("utf-8-sig")
+        table = csv.DictReader(io.StringIO(content, newline=""), strict=True, skipinitialspace=True)
+        names = [str(one).strip().lower() for one in table.fieldnames or ()]
+        _refuse_header(name, names, content.partition("\n")[0])
+        table.fieldnames = names
+        rows = tuple(_row(name, table.line_num, row) for row in table)
     except FileNotFoundError:
-        raise DatasetError(f"no decisions in {path}: there is no such file") from None
-    except (UnicodeDecodeError, csv.Error, IsADirectoryError) as error:
-        raise DatasetError(f"{path} is no table of decisions: {error}") from None
+        raise DatasetError(f"no decisions in {name}: there is no such file") from None
+    except (OSError, RuntimeError, ValueError, csv.Error) as error:  # RuntimeError: no such user's home
+        why = error.strerror if isinstance(error, OSError) else error
+        raise DatasetError(f"{name} is no table of decisions: {why}") from None
     if twice := [file for file, times in Counter(row.file for row in rows).items() if times > 1]:
-        raise DatasetError(f"{path}: more than one decision about {few(twice, 10)}; leave one for each file")
+        raise DatasetError(f"{name}: more than one decision about {few(twice, 10)}; leave one for each file")
     return rows
 
 
-def _row(path: Path, line: int, row: Mapping[str | None, str | None]) -> Decision:
+def _refuse_header(path: str, names: Sequence[str], line: str) -> None:
+    """Refuse a first line that lacks a column or has one twice, and say which separator it has instead of a comma."""
+    missing = [name for name in COLUMNS[:3] if name not in names]
+    if missing and line.lower().startswith("sep="):
+        raise DatasetError(f"{path}: take out its first line, {one_line(line.strip())!r}; separate values by commas")
+    for separator, said in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")):
+        if missing and separator in line:
+            raise DatasetError(f"{path}: its values are separated by {said}; the separator must be a comma")
+    if missing:
+        raise DatasetError(f"{path}: no column {', '.join(missing)}; accepted columns: {', '.join(COLUMNS)}")
+    if twice := [name for name, times in Counter(names).items() if name and times > 1]:
+        raise DatasetError(f"{path}: more than one column {few(twice)}; leave one of each name")
+
+
+def _row(path: str, line: int, row: Mapping[str | None, str | None]) -> Decision:
     if None in row:
         raise DatasetError(f"{path}, line {line}: more values than columns; put quotes around a value with a comma")
+    values = {name: (row.get(name) or "").strip() for name in COLUMNS}
+    values |= {name: values[name].lower() for name in ("sha256", "decision", "part")}
+    values |= {name: plain_words(values[name]) for name in ("reason", "by", "at")}
     try:
-        return Decision(**{name: (row.get(name) or "").strip() for name in COLUMNS})
+        return Decision(**values)
     except DatasetError as error:
         raise DatasetError(f"{path}, line {line}: {error}") from None
 
@@ -150,12 +174,13 @@ def find(given: str | Path) -> Decided:
         if files.sha256(text(rows).encode()) != named[0]:
             raise DecisionsGone(f"{path} was changed: its content is not what its name says; copy it there again")
         return Decided(named[0], rows)
-    rows = read(Path(given).expanduser())
+    rows = read(given)
     content = text(rows)
     sha256 = files.sha256(content.encode())
-    if not _kept_as(sha256).is_file():
-        _kept_as(sha256).parent.mkdir(parents=True, exist_ok=True)
-        files.replace(_kept_as(sha256), content)
+    kept_as = _kept_as(sha256)
+    if not kept_as.is_file() or files.sha256(kept_as) != sha256:  # it is not kept yet, or was changed
+        kept_as.parent.mkdir(parents=True, exist_ok=True)
+        files.replace(kept_as, content)
     return Decided(sha256, rows)
 
 

@@ -148,7 +148,7 @@ class Evidence(Part):
             return OPEN
         if low > 0 and value >= _Z(1 - self.level) * of.error:
             return BETTER
-        return NOT_WORSE if low >= -self.margin else OPEN
+        return NOT_WORSE if low > -self.margin else OPEN
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _not_shown(evidence: Evidence, undecided: Sequence[OfSet]) -> tuple[list[str
         lacking.append(f"The champion learned from {named}, of which no images were measured.")
         would_tell.append(f"Name a data set of {named} with --data.")
     for of in filter(counts, undecided):
-        open_by_size = of.auc[1] >= -evidence.margin
+        open_by_size = of.auc[1] > -evidence.margin
         why = f", of which one class has only {count(of.fewest, 'patient')}" if open_by_size else ""
         lacking.append(f"It is not shown to be not worse on {of}{why}: AUC {figure(*of.auc, signed=True)}.")
         least = f"at least {LEAST_PATIENTS} patients of each class are needed; of one there are {of.fewest:,}."

@@ -91,10 +91,23 @@ def _scored(run: Path) -> dict[str, Any]:
     missing = [name for name in (EVALUATION, PREDICTIONS, METRICS) if not (run / name).is_file()]
     if missing:
         raise LungkitError(f"{run} has no {missing[0]}: notebook 04 was not done. `lungkit run all` does it")
-    scored: dict[str, Any] = json.loads((run / EVALUATION).read_text("utf-8"))
-    if "model" not in scored:
-        raise LungkitError(f"{run / EVALUATION} names no model: notebook 04 stopped before its end. Run it again")
+    scored = _object(run / EVALUATION, files.plain(run / EVALUATION))
+    if lacking := [name for name in ("model", "data", "split") if not isinstance(scored.get(name), str)]:
+        raise LungkitError(
+            f"{run / EVALUATION} names no {lacking[0]}: notebook 04 stopped before its end. Run it again"
+        )
     return scored
+
+
+def _object(path: Path, content: bytes) -> dict[str, Any]:
+    """The JSON object in a file of the run. LungkitError names the file that has none."""
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise LungkitError(f"{path} is damaged: {error}. Run the notebook that writes it again") from None
+    if not isinstance(values, dict):
+        raise LungkitError(f"{path} is damaged: it is not a JSON object. Run the notebook that writes it again")
+    return values
 
 
 def _json(values: Any) -> bytes:
@@ -130,16 +143,15 @@ def _about(contents: Contents, members: Mapping[str, bytes]) -> dict[str, Any]:
 def _add_run(gathered: _Gathered, run: Path, places: Mapping[str, str], with_pictures: bool) -> None:
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
-        if path.is_symlink():
-            raise LungkitError(f"{path} is a link; a capsule has files only. Put the file in its place, or remove it")
-        if path.is_dir() or any(part.startswith(".") for part in name.split("/")):
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        if not path.is_symlink() and (path.is_dir() or hidden):
             continue
         if not with_pictures and path.suffix.lower() in _PICTURES:
             gathered.left_out.append(LeftOut(f"{RUN}/{name}", "pictures were left out on request"))
             continue
-        content = path.read_bytes()
+        content = files.plain(path)
         if path.suffix == ".ipynb" and not with_pictures:
-            content = _without_pictures(content)
+            content = _without_pictures(path, content)
         gathered.members[f"{RUN}/{name}"] = _without_places(content, places) if path.suffix in _TEXTS else content
 
 
@@ -149,13 +161,16 @@ def _add_plan(gathered: _Gathered) -> None:
         gathered.members[PLAN] = _json(json.loads(record)["plan"])
 
 
-def _without_pictures(notebook: bytes) -> bytes:
+def _without_pictures(path: Path, notebook: bytes) -> bytes:
     """A notebook whose outputs keep their texts; a note stands where a picture was."""
-    document = json.loads(notebook)
-    for output in (output for cell in document["cells"] for output in cell.get("outputs", ())):
-        kept = {kind: of for kind, of in output.get("data", {}).items() if kind in ("text/plain", "text/markdown")}
-        if "data" in output and len(kept) < len(output["data"]):
-            output["data"] = kept | {"text/plain": "(a picture or page was left out of the capsule)"}
+    document = _object(path, notebook)
+    try:
+        for output in (output for cell in document["cells"] for output in cell.get("outputs", ())):
+            kept = {kind: of for kind, of in output.get("data", {}).items() if kind in ("text/plain", "text/markdown")}
+            if "data" in output and len(kept) < len(output["data"]):
+                output["data"] = kept | {"text/plain": "(a picture or page was left out of the capsule)"}
+    except (KeyError, TypeError, AttributeError):
+        raise LungkitError(f"{path} is no notebook. Run it again, or remove it") from None
     return _json(document)
 
 
@@ -171,9 +186,11 @@ def _places(run: Path, record: RunRecord) -> dict[str, str]:
         str(Path.home()): "HOME",
     }
     for notebook in sorted(run.glob("*.ipynb")):  # where it was executed, if the folder was moved since
-        known = json.loads(notebook.read_text("utf-8"))["metadata"].get("papermill", {})
+        metadata = _object(notebook, files.plain(notebook)).get("metadata")
+        known = metadata.get("papermill") if isinstance(metadata, dict) else None
         ran = {"input_path": "LUNGKIT/notebooks", "output_path": RUN}
-        found |= {str(Path(known[key]).parent): name for key, name in ran.items() if known.get(key)}
+        told = [(known.get(key), name) for key, name in ran.items()] if isinstance(known, dict) else []
+        found |= {str(Path(place).parent): name for place, name in told if place and isinstance(place, str)}
     given = {str(value): key.upper() for key, value in record.parameters.items() if str(value).startswith("/")}
     places = {place: name for place, name in (given | found).items() if len(Path(place).parts) > 2}
     return dict(sorted(places.items(), key=lambda one: -len(one[0])))
@@ -191,10 +208,10 @@ def _without_places(content: bytes, places: Mapping[str, str]) -> bytes:
 
 def _add_model(gathered: _Gathered, version: registry.Version, whole: bool) -> None:
     folder = f"{MODEL}/{version.model}/{version.version}"
-    for path in sorted(one for one in version.folder.rglob("*") if one.is_file()):
+    for path in sorted(one for one in version.folder.rglob("*") if one.is_symlink() or not one.is_dir()):
         name = path.relative_to(version.folder).as_posix()
         if whole or name in LIGHT:
-            gathered.members[f"{folder}/{name}"] = path.read_bytes()
+            gathered.members[f"{folder}/{name}"] = files.plain(path)
         else:
             gathered.left_out.append(LeftOut(f"{folder}/{name}", "the model's weights were left out on request"))
 
@@ -203,7 +220,10 @@ def _add_data(
     gathered: _Gathered, run: Path, version: registry.Version, scored: Mapping[str, Any], record: RunRecord
 ) -> None:
     """The data set's manifest, and SOURCE.md where the set has one."""
-    predicted = pd.read_csv(run / PREDICTIONS, usecols=["file"], dtype=str, keep_default_na=False)["file"]
+    try:
+        predicted = pd.read_csv(run / PREDICTIONS, usecols=["file"], dtype=str, keep_default_na=False)["file"]
+    except ValueError as error:
+        raise LungkitError(f"{run / PREDICTIONS} is damaged: {error}. Run notebook 04 again") from None
     try:
         data = _data(version, scored, record, set(predicted))
     except LungkitError as error:
@@ -222,8 +242,12 @@ def _add_data(
     }
     gathered.members |= {f"{DATA}/manifest.csv": table, f"{DATA}/dataset.json": _json(described)}
     for name in ("SOURCE.md", *(["README.md"] if data.synthetic else [])):  # README.md: of the phantom
-        if (data.root / name).is_file():
-            gathered.members[f"{DATA}/{name}"] = (data.root / name).read_bytes()
+        try:
+            gathered.members[f"{DATA}/{name}"] = files.plain(data.root / name)
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # it has none, or the folder is gone
+        except LungkitError as error:
+            gathered.left_out.append(LeftOut(f"{DATA}/{name}", str(error).replace(str(data.root), data.name)))
 
 
 def _data(

@@ -17,26 +17,30 @@ if TYPE_CHECKING:
 def of(fixed: Fixed, scored: "Scored", lines: Sequence[Look]) -> list[str]:
     """Every deviation that can be found. lines: the ledger of the images scored, this reading included."""
     return [
-        *_another_study(fixed.plan, scored),
+        *another_study(fixed.plan, scored.data.name, scored.data.synthetic, scored.version.model, str(scored.version)),
+        *_another_part(scored),
         *_read_before(fixed, lines),
         *_another_plan(fixed, lines),
         *_later_model(fixed, scored, lines),
-        *_too_few(fixed.plan, scored),
+        *too_few(fixed.plan, len(set(scored.patients))),
         *_exclusions(fixed.plan, scored),
     ]
 
 
-def _another_study(plan: Plan, scored: "Scored") -> list[str]:
-    """Another data set, model or part of the split than the plan names."""
-    found, version = [], scored.version
-    its_phantom = plan.data == "phantom" and scored.data.synthetic
-    if plan.data != scored.data.name and not its_phantom:
-        found.append(f"The plan names the data set {plan.data}; {scored.data.name} was read.")
-    if plan.model and plan.model not in (version.model, str(version)):
+def another_study(plan: Plan, data: str, synthetic: bool, model: str, version: str) -> list[str]:
+    """Another data set or model than the plan names."""
+    found = []
+    if plan.data != data and not (plan.data == "phantom" and synthetic):
+        found.append(f"The plan names the data set {plan.data}; {data} was read.")
+    if plan.model and plan.model not in (model, version):
         found.append(f"The plan names the model {plan.model}; {version} was tested.")
-    if scored.split in ("train", "val") or (scored.split == "all" and scored.by_request):
-        found.append(f"The part scored is '{scored.split}', not the test part alone.")
     return found
+
+
+def _another_part(scored: "Scored") -> list[str]:
+    if scored.split in ("train", "val") or (scored.split == "all" and scored.by_request):
+        return [f"The part scored is '{scored.split}', not the test part alone."]
+    return []
 
 
 def _read_before(fixed: Fixed, lines: Sequence[Look]) -> list[str]:
@@ -79,8 +83,8 @@ def _first_fixed(fixed: Fixed, lines: Sequence[Look]) -> str:
     return min([fixed.fixed_at, *(look.at for look in lines if look.plan == fixed.plan.sha256)])
 
 
-def _too_few(plan: Plan, scored: "Scored") -> list[str]:
-    patients = len(set(scored.patients))
+def too_few(plan: Plan, patients: int) -> list[str]:
+    """Fewer patients than were planned."""
     if plan.planned_n is None or patients >= plan.planned_n:
         return []
     return [f"The test has {count(patients, 'patient')}; {plan.planned_n:,} were planned."]

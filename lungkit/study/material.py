@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from lungkit import config
+from lungkit import config, files
 from lungkit.data import dataset
 from lungkit.data.dataset import Dataset
 from lungkit.errors import LungkitError
@@ -118,8 +118,8 @@ class Material:
         """Name and text of the file by which a data set's folder describes itself; None without one."""
         root = self.data.root if self.data else None
         for name in _ABOUT if root else ():
-            if (file := Path(root or "") / name).is_file():
-                text = file.read_text("utf-8", "replace").strip()
+            if content := _plain(Path(root or "") / name, []):
+                text = content.decode("utf-8", "replace").strip()
                 return name, text if len(text) <= _MOST else f"{text[:_MOST].rsplit(' ', 1)[0]} …"
         return None
 
@@ -145,6 +145,9 @@ def gather(folder: Path) -> Material:
         folder, kept, record, notebooks, score, measured, version, card, None, _json(kept / PLAN, unknown), ()
     )
     data = _data(bare, unknown)
+    if data:
+        for name in _ABOUT:
+            _plain(data.root / name, unknown)
     return Material(**vars(bare) | {"data": data, "unknown": tuple(unknown)})
 
 
@@ -168,6 +171,14 @@ def _json(path: Path, unknown: list[str]) -> dict[str, Any] | None:
         unknown.append(f"{path.name} is not a JSON object.")
         return None
     return values
+
+
+def _plain(path: Path, unknown: list[str]) -> bytes | None:
+    """The content of a file that is there and is no link, which could lead to any file of this machine."""
+    try:
+        return _or_none(partial(files.plain, path), unknown, path.name)
+    except OSError:
+        return None
 
 
 def _or_none(read: Callable[[], T], unknown: list[str], what: str) -> T | None:

@@ -18,6 +18,7 @@ from lungkit.errors import LungkitError
 from lungkit.models import registry
 from lungkit.study.plan import LOWER_IS_BETTER, Plan
 from lungkit.training import evaluation, exhibits
+from lungkit.training.evaluation import Evaluation
 from lungkit.wording import count, figure
 
 if TYPE_CHECKING:
@@ -64,22 +65,33 @@ def of(plan: Plan, scored: "Scored", folder: Path) -> Outcome:
 
 
 def judged(plan: Plan, estimate: Estimate) -> tuple[str, str]:
-    """Verdict and sentence of a plan; estimate: of its metric, or of the difference from another version."""
-    limit, lower = _limit(plan), plan.primary_metric in LOWER_IS_BETTER
-    said = verdict(estimate, limit, lower)
+    """The verdict on an estimate, and the sentence that says it. They follow from the plan and the estimate alone."""
+    limit = _limit(plan)
+    lower = plan.primary_metric in LOWER_IS_BETTER
+    said = verdict(estimate, limit, lower, strict=plan.not_worse_than is not None)
     shown = figure(*estimate, signed=bool(plan.not_worse_than))
     what = f"difference {shown}" if plan.not_worse_than else shown
     return said, f"Plan: primary metric {plan.success}: {what} → {said}{_why(said, estimate, limit, lower)}"
 
 
-def verdict(estimate: Estimate, limit: float, lower: bool) -> str:
-    """Where the interval lies. lower: the figure is to be at most the limit, not at least."""
+def alone(plan: Plan, measured: Evaluation) -> Estimate:
+    """The primary metric of an evaluation; NaN where it was not measured, as kappa without grades."""
+    try:
+        return measured.value(*plan.measured)
+    except LungkitError:
+        return _NONE
+
+
+def verdict(estimate: Estimate, limit: float, lower: bool, strict: bool = False) -> str:
+    """Where the interval lies. lower: the figure is to be at most the limit, not at least. strict: not at it."""
     _, low, high = estimate
     if math.isnan(low) or math.isnan(high):
         return UNKNOWN
     near, far = (-high, -low) if lower else (low, high)
     bound = -limit if lower else limit
-    return SHOWN if near >= bound else REFUTED if far < bound else OPEN
+    if near > bound or (near == bound and not strict):
+        return SHOWN
+    return REFUTED if far < bound or (far == bound and strict) else OPEN
 
 
 def _limit(plan: Plan) -> float:

@@ -1,11 +1,14 @@
 """YAML that a person writes by hand, from a file of anyone's: plain values, lists and keys, and nothing clever."""
 
+import unicodedata
 from typing import Any
 
 import yaml
 
+from lungkit.data.folders import one_line
 from lungkit.errors import LungkitError
 
+_LONGEST = 40  # letters of a number
 _DEEPEST = 5  # a plan has lists, and nothing within them
 
 
@@ -15,8 +18,9 @@ def read(content: bytes) -> Any:
         return yaml.load(content.decode("utf-8"), _Loader)
     except UnicodeDecodeError:
         raise LungkitError("it is not text in UTF-8") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none, a number too long to read
-        raise LungkitError(f"it is not the YAML of a plan: {' '.join(str(error).split())[:300]}") from None
+    except Exception as error:  # PyYAML ends in errors of any type where a value does not fit its tag
+        why = str(error) if isinstance(error, yaml.YAMLError | ValueError) else "a value does not fit its tag (!!)"
+        raise LungkitError(f"it is not the YAML of a plan: {one_line(' '.join(why.split()))[:300]}") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -34,11 +38,30 @@ class _Loader(yaml.SafeLoader):
         self.depth -= 1
         return node
 
+    def construct_scalar(self, node: Any) -> Any:
+        value = super().construct_scalar(node)
+        if any(unicodedata.category(letter) == "Cs" for letter in value):
+            raise yaml.YAMLError("it has half of a surrogate pair (\\ud800 to \\udfff); write the character itself")
+        return value
+
+    def construct_number(self, node: Any) -> Any:
+        if len(node.value) > _LONGEST:
+            raise yaml.YAMLError(
+                f"a number of {len(node.value):,} letters is too long; at most {_LONGEST} are accepted"
+            )
+        is_float = node.tag.endswith("float")
+        return self.construct_yaml_float(node) if is_float else self.construct_yaml_int(node)
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"the key {key!r} is given twice")
-            if not isinstance(key, str) or key == "<<":
-                raise yaml.YAMLError(f"the key {key!r} is not a name")
+        known: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value == "<<" or key.tag.endswith(":null"):
+                raise yaml.YAMLError(f"the key {str(key.value)[:60]!r} is not a name")
+            if key.value in known:
+                raise yaml.YAMLError(f"the key {key.value[:60]!r} is given twice")
+            known.add(key.value)
         return dict(super().construct_mapping(node, deep))
+
+
+for _kind in ("int", "float"):  # 1:59:59:… in base 60 and 0xfff… are numbers too
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)

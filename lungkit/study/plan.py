@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lungkit import files
+from lungkit.data.folders import few
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 from lungkit.models.card import GRADED, OVERALL
@@ -113,8 +114,14 @@ class Plan(Part):
         """What counts as success: "balanced accuracy, at least 0.9"."""
         name = self.metric
         if self.not_worse_than:
-            return f"{name}, not worse than {self.not_worse_than} by {self.margin:g} or more"
-        return f"{name}, at least {self.at_least:g}" if self.at_most is None else f"{name}, at most {self.at_most:g}"
+            return f"{name}, not worse than {self.not_worse_than} by {_as_given(self.margin)} or more"
+        condition, limit = ("least", self.at_least) if self.at_most is None else ("most", self.at_most)
+        return f"{name}, at {condition} {_as_given(limit)}"
+
+
+def _as_given(number: float | None) -> str:
+    """A number with every digit that was given: 0.90000001 is another condition than 0.9."""
+    return repr(number).removesuffix(".0")
 
 
 def metric_in_words(metric: str, classes: tuple[str, ...] | None = None, of_class: str | None = None) -> str:
@@ -157,7 +164,7 @@ def of(values: Mapping[str, Any]) -> Plan:
     given = Plan.from_dict({key: _tidy(value) for key, value in values.items()})
     if given.extra:
         accepted = ", ".join(name for name in Plan.__dataclass_fields__ if name != "extra")
-        raise Malformed(f"unknown key {', '.join(map(repr, given.extra))}; accepted: {accepted}")
+        raise Malformed(f"unknown key {few([repr(key) for key in given.extra], 5)}; accepted: {accepted}")
     for problem in (*_metric_problems(given), *_other_problems(given)):
         raise Malformed(problem)
     return given
@@ -190,7 +197,7 @@ def _metric_problems(plan: Plan) -> list[str]:
     limit = plan.at_least if plan.at_most is None else plan.at_most
     lowest, highest = (-1.0 if metric.startswith("kappa") else 0.0), _HIGHEST.get(metric, 1.0)
     if limit is not None and not lowest <= limit <= highest:
-        found.append(f"'{given[0]}' is {limit:g}; {metric} lies between {lowest:g} and {highest:g}")
+        found.append(f"'{given[0]}' is {_as_given(limit)}; {metric} lies between {lowest:g} and {highest:g}")
     return found
 
 
@@ -206,7 +213,7 @@ def _other_problems(plan: Plan) -> list[str]:
     if (plan.margin is not None) != (plan.not_worse_than is not None):
         found.append("'margin' and 'not_worse_than' belong together: give both or neither")
     if plan.margin is not None and not 0 < plan.margin <= _LARGEST_MARGIN:
-        found.append(f"'margin' is {plan.margin:g}; accepted: above 0, at most {_LARGEST_MARGIN:g}")
+        found.append(f"'margin' is {_as_given(plan.margin)}; accepted: above 0, at most {_LARGEST_MARGIN:g}")
     if unknown := [name for name in plan.exclusions if name not in EXCLUSIONS]:
         meanings = "; ".join(f"{name} ({meaning})" for name, meaning in EXCLUSIONS.items())
         found.append(f"'exclusions' has {unknown[0]!r}; accepted: {meanings}")

@@ -10,21 +10,24 @@ SHA-256 with the one that its authors published.
 
 import io
 import json
+import math
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from lungkit import files, progress
-from lungkit.data import preprocess
+from lungkit.data import preprocess, splits
 from lungkit.data.dataset import Dataset
 from lungkit.data.folders import few, one_line
+from lungkit.data.image import ImageRefused
 from lungkit.errors import LungkitError
 from lungkit.models import graph
 from lungkit.models.card import ModelCard
@@ -32,7 +35,10 @@ from lungkit.study import capsule_layout as layout
 from lungkit.study import sealed_zip
 from lungkit.training import evaluation
 from lungkit.training.evaluation import Evaluation
-from lungkit.wording import count
+from lungkit.wording import count, listed
+
+if TYPE_CHECKING:
+    from lungkit.study.plan import Plan
 
 OK, FAILED, NOT_CHECKED = "ok", "failed", "not checked"
 TOLERANCE = 1e-3  # of a probability, when the model reads an image on another machine
@@ -66,6 +72,7 @@ def capsule(path: Path, data: Path | None = None, rescore: bool = False) -> list
             "model's files and card": study.model_files,
             "data set": study.data_set,
             "predictions": study.predictions,
+            "unreadable images": study.unreadable,
             "figures from the predictions": study.figures,
             "no test image in training": study.unseen,
             "plan": study.plan,
@@ -112,6 +119,12 @@ class _Capsule:
         """evaluation.json."""
         scored: dict[str, Any] = self._json(f"{layout.RUN}/{layout.EVALUATION}")
         return scored
+
+    @cached_property
+    def _run(self) -> dict[str, Any]:
+        """run.json."""
+        run: dict[str, Any] = self._json(f"{layout.RUN}/run.json")
+        return run
 
     @cached_property
     def model(self) -> str:
@@ -215,6 +228,23 @@ class _Capsule:
         _fail("another label than in the manifest", set(table["file"][~same]))
         return f"{count(len(table), 'image')}: those of part '{self.scored['split']}', with their labels and patients"
 
+    def unreadable(self) -> str:
+        """Images without a prediction, which leave the figures: where the folder is given, none of them can be read."""
+        named, split = self._unreadable, self.scored["split"]
+        _fail("said to be unreadable, and in predictions.csv", set(named) & set(self.predicted["file"]))
+        refused: set[str] = set()
+        if self.manifest is not None:
+            _fail("said to be unreadable, and not in the manifest", set(named) - set(self.manifest["file"]))
+            refused = set(self.manifest["file"][self.manifest["split"] == splits.REFUSED])
+        says = f"{count(len(set(named) - refused), 'image')} of part '{split}' said to be unreadable, and so not scored"
+        says += f"; {len(refused):,} more were refused before the split" if refused else ""
+        if not named and not refused:
+            return f"no image of part '{split}' is said to be unreadable"
+        if self.folder is None:
+            raise _NotChecked(f"{says}. --data FOLDER tries to read them")
+        _fail(f"{says}; these can be read", {name for name in {*named, *refused} if self._can_be_read(name)})
+        return f"{says}; none of them can be read"
+
     def figures(self) -> str:
         """metrics.csv, confusion.csv and evaluation.json are what the predictions give."""
         again = self.evaluation
@@ -243,11 +273,11 @@ class _Capsule:
         return "none of the images scored is among those that the model learned from or was chosen on"
 
     def plan(self) -> str:
-        """plan.json's hash is that of its plan, and its result is that of the figures."""
+        """plan.json's hash is that of its plan; its result and deviations are what the study's own files give."""
         name = f"{layout.RUN}/plan.json"
         if name not in self.archive.names:
             raise _NotChecked("no plan was fixed before the test was read")
-        from lungkit.study import outcome, plan, plan_text
+        from lungkit.study import plan, plan_text
 
         record = self._json(name)
         read = plan.of(record["plan"])
@@ -255,21 +285,51 @@ class _Capsule:
             raise LungkitError(f"the plan has the hash {read.sha256}, and plan.json says {record['sha256']}")
         if record["result"] is None:
             raise LungkitError("the plan was fixed, and its result was never added: notebook 04 stopped")
-        stated = [record["result"]["value"], *record["result"]["interval"]]
-        if not read.not_worse_than:
-            value, low, high = self.evaluation.value(*read.measured)
-            if _differences([_plain(one) for one in (value, low, high)], stated, "result"):
-                raise LungkitError(f"its result is {stated}; the predictions give {[value, low, high]}")
+        self._result(read, record["result"])
+        self._deviations(read, record)
         elsewhere = f"; the comparison with {read.not_worse_than} is not computed again" if read.not_worse_than else ""
-        value, low, high = (np.nan if one is None else float(one) for one in stated)
-        verdict, says = outcome.judged(read, (value, low, high))
-        if (record["result"]["verdict"], record["result"]["says"]) != (verdict, says):
-            raise LungkitError(f"it says '{record['result']['says']}'; its result gives '{says}'")
-        return f"{' '.join(plan_text.became(record))} Fixed on {plan_text.moment(record['fixed_at'])}{elsewhere}"
+        fixed = f"Fixed on {plan_text.moment(record['fixed_at'])}{self._too_early(record['fixed_at'])}"
+        return f"{' '.join(plan_text.became(record))} {fixed}{elsewhere}"
+
+    def _result(self, plan: "Plan", result: Mapping[str, Any]) -> None:
+        """The figure follows from the predictions, and the verdict and its sentence from the figure."""
+        from lungkit.study import outcome
+
+        stated = (result["value"], *result["interval"])
+        if plan.not_worse_than:  # the other version's predictions are not here
+            value, low, high = (math.nan if number is None else float(number) for number in stated)
+        else:
+            value, low, high = outcome.alone(plan, self.evaluation)
+            if _differences([_plain(one) for one in (value, low, high)], stated, "result"):
+                raise LungkitError(f"its result is {list(stated)}; the predictions give {[value, low, high]}")
+        verdict, sentence = outcome.judged(plan, (value, low, high))
+        if (result["verdict"], result["says"]) != (verdict, sentence):
+            raise LungkitError(f"it says '{result['verdict']}: {result['says']}', where its figure gives '{sentence}'")
+
+    def _deviations(self, plan: "Plan", record: Mapping[str, Any]) -> None:
+        """Each deviation that the study's files show is among those stated, and a look at the test is counted."""
+        from lungkit.study import deviations
+
+        card, patients = self.card, len(set(self.predicted["patient"]))
+        version = f"{card.model}@{card.version}"
+        found = deviations.another_study(
+            plan, self.scored["data"], self.scored["synthetic"], str(card.model), version
+        ) + deviations.too_few(plan, patients)
+        if silent := [one for one in found if one not in record["deviations"]]:
+            raise LungkitError(f"deviations that plan.json does not state: {' '.join(silent)}")
+        if record["looks"] < 1:
+            raise LungkitError("plan.json counts no look at the test, which was read")
+
+    def _too_early(self, fixed_at: str) -> str:
+        """A warning where the plan was fixed before there was the model or the run that fixed it."""
+        dates = {"the model was registered": self.card.created, "the run started": self._run["started"]}
+        before = datetime.fromisoformat(fixed_at)
+        late = [f"{what} at {at}" for what, at in dates.items() if at and datetime.fromisoformat(at) > before]
+        return f" (WARNING: that is earlier than the study: {listed(late, 'and')})" if late else ""
 
     def code(self) -> str:
         """The source is that of the commit that run.json names."""
-        commit = self._json(f"{layout.RUN}/run.json")["code"].get("commit")
+        commit = self._run["code"].get("commit")
         if why := self._left_out(layout.SOURCE):
             raise _NotChecked(why)
         with tarfile.open(fileobj=io.BytesIO(self._read(layout.SOURCE)), mode="r:") as source:
@@ -308,6 +368,22 @@ class _Capsule:
     # --- what they share
 
     @cached_property
+    def _unreadable(self) -> list[str]:
+        """The files that evaluation.json says could not be read."""
+        return [str(one["file"]) for one in self.scored["unreadable"]]
+
+    def _can_be_read(self, name: str) -> bool:
+        """Whether the model could have seen an image. LungkitError where the folder has another file, or none."""
+        path, stated = _below(Path(self.folder or ""), name), self.manifest
+        if stated is None or _digest(path) not in set(stated["sha256"][stated["file"] == name]):
+            raise LungkitError(f"{name} is said to be unreadable, and the folder does not have that file to try")
+        try:
+            preprocess.prepare(path, self.card.preprocessing)
+        except ImageRefused:
+            return False
+        return True
+
+    @cached_property
     def probabilities(self) -> np.ndarray:
         """float64 (n, classes), in the order of predictions.csv."""
         names = [f"probability {name}" for name in self.card.classes]
@@ -335,9 +411,9 @@ class _Capsule:
     def _scored_rows(self, manifest: pd.DataFrame) -> pd.DataFrame:
         """The manifest's rows that were scored: those of the part, without the ones that could not be read."""
         split = self.scored["split"]
-        all_of_them = manifest[manifest["split"] != "refused"].drop_duplicates("file")
+        all_of_them = manifest[manifest["split"] != splits.REFUSED].drop_duplicates("file")
         rows = all_of_them if split == "all" else manifest[manifest["split"] == split]
-        return rows[~rows["file"].isin([one["file"] for one in self.scored["unreadable"]])]
+        return rows[~rows["file"].isin(self._unreadable)]
 
     def _answers(self, paths: list[Path]) -> np.ndarray:
         """The model's probabilities of these images, (n, classes)."""

@@ -92,7 +92,7 @@ class Pair:
             return BETTER
         if high < 0:
             return WORSE
-        return NOT_WORSE if low >= -self.margin else OPEN
+        return NOT_WORSE if low > -self.margin else OPEN
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; what is undefined is None."""

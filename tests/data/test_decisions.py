@@ -1,5 +1,6 @@
 """What a person decided about single images reaches the next run, and nothing of it happens in silence."""
 
+import csv
 import dataclasses
 
 import numpy as np
@@ -136,6 +137,10 @@ def test_a_file_that_is_not_in_the_set_is_named_in_a_note(chest, tmp_path):
         (f"file,sha256,decision\n,{SHA},keep\n", "`file` must be the path of an image"),
         (f"file,sha256,decision\na.png,{SHA},keep,x\n", "line 2: more values than columns"),
         (f"file,sha256,decision\na.png,{SHA},keep\na.png,{SHA},exclude\n", "more than one decision about a.png"),
+        (f"file;sha256;decision\na.png;{SHA};keep\n", "separated by semicolons; the separator must be a comma"),
+        (f"file\tsha256\tdecision\na.png\t{SHA}\tkeep\n", "separated by tabs; the separator must be a comma"),
+        (f"sep=,\nfile,sha256,decision\na.png,{SHA},keep\n", "take out its first line, 'sep=,'"),
+        (f"file,sha256,decision,file\na.png,{SHA},keep,b.png\n", "more than one column file"),
         ("file,sha256,decision\n\x00", "`file` must be the path of an image"),
     ],
 )
@@ -148,6 +153,41 @@ def test_a_malformed_file_is_refused_with_the_line_and_what_is_accepted(content,
 def test_a_missing_file_is_refused_before_an_image_is_read(tmp_path):
     with pytest.raises(DatasetError, match=r"no decisions in .*x\.csv: there is no such file"):
         dataset.load_split(tmp_path / "nowhere", decisions=tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "a\0b", "~no-such-user-4711/x.csv", "."])
+def test_a_path_that_cannot_be_one_is_refused_in_a_short_line(path):
+    with pytest.raises(DatasetError, match="decisions") as refused:
+        decisions.find(path)
+    assert len(str(refused.value)) < 500
+    assert str(refused.value).isprintable()
+
+
+def test_spaces_and_the_case_of_what_is_no_persons_word_do_not_count(tmp_path):
+    sha256 = "ab" * 32
+    (tmp_path / "d.csv").write_text(f"File, SHA256, Decision, part\na.png, {sha256.upper()}, Exclude, Train\n")
+    assert decisions.read(tmp_path / "d.csv") == (Decision("a.png", sha256, "exclude", part="train"),)
+
+
+def test_reasons_are_cleaned_when_they_are_read_and_have_one_hash_from_then_on(tmp_path):
+    for reason in ("a\nb\x1b[31m\0\u202e", "=1+1", "x" * 100_000, "x" * 299 + " y", " ", "- -@ x"):
+        table = [["file", "sha256", "decision", "reason", "by", "at"], ["a.png", SHA, "keep", reason, reason, reason]]
+        with (tmp_path / "d.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(table)
+        found = decisions.find(tmp_path / "d.csv")
+        (row,) = found.rows
+        assert row.reason == row.by == row.at == decisions.plain_words(reason)
+        assert row.reason.isprintable()
+        assert len(row.reason) <= decisions.MOST_WORDS
+        assert decisions.find(found.sha256) == found
+
+
+def test_a_kept_copy_that_was_changed_is_mended_by_the_same_decisions(tmp_path):
+    decisions.write(tmp_path / "d.csv", [Decision("a.png", SHA, "exclude")])
+    found = decisions.find(tmp_path / "d.csv")
+    copy = config.data_dir() / "decisions" / f"{found.sha256}.csv"
+    copy.write_text(copy.read_text().replace("exclude", "keep"))
+    assert decisions.find(tmp_path / "d.csv") == found == decisions.find(found.sha256)
 
 
 # --- what a recipe remembers

@@ -39,6 +39,12 @@ def word(*sets: OfSet, **changes) -> str:
     return verdict.judge(evidence(*sets, **changes)).word
 
 
+def test_an_interval_that_ends_at_minus_the_margin_is_open():
+    only = of_set("home", 0.0)
+    assert evidence(only, margin=-only.auc[1]).outcome(only) == "open"
+    assert evidence(only, margin=-only.auc[1] + 1e-9).outcome(only) == "not worse"
+
+
 GOOD = of_set("locked", 0.02), of_set("home", 0.0)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import stat
 import struct
@@ -10,6 +11,8 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -17,9 +20,10 @@ import lungkit
 from lungkit import files
 from lungkit.errors import LungkitError
 from lungkit.models import registry
-from lungkit.study import capsule, capsule_texts, plan, sealed_zip, verify
+from lungkit.models.card import ModelCard
+from lungkit.study import capsule, capsule_texts, material, plan, sealed_zip, verify
 from lungkit.study.capsule_texts import About, Author
-from lungkit.training import release
+from lungkit.training import evaluation, release
 from tests.study.conftest import write_graph
 
 ABOUT = About("Left or right", (Author("Doe", "Jane", "0000-0002-1825-0097"),), "CC-BY-4.0")
@@ -275,7 +279,7 @@ def test_a_plan_is_checked_by_its_hash_and_its_result(study, squares_set, tmp_pa
 
     assert set(_failed(_tampered(out, easier))) == {"plan"}
     assert set(_failed(_tampered(out, better))) == {"plan"}
-    assert "its result gives" in _failed(_tampered(out, claimed))["plan"]
+    assert "where its figure gives" in _failed(_tampered(out, claimed))["plan"]
 
 
 @pytest.fixture
@@ -307,6 +311,119 @@ def test_the_command_that_does_it_again_is_the_one_that_was_run(planned):
 def test_the_plan_of_a_capsule_can_be_used_again_and_has_its_hash(planned):
     members = _members(planned)
     assert plan.parse(members["run/plan.yaml"]).sha256 == json.loads(members["run/plan.json"])["sha256"]
+
+
+@pytest.fixture
+def plan_check(study, squares_set, tmp_path):
+    """Give plan.json a change and the hash of its plan, in a capsule of a study with a plan; what the check says."""
+    values = {"hypothesis": "It works.", "data": "squares", "primary_metric": "auc", "at_least": 0.5}
+    (tmp_path / "plan.yaml").write_text(json.dumps(values))
+    fixed = plan.fix(str(tmp_path / "plan.yaml"), study.run)
+    plan.settle(fixed, release.score(registry.find("squares-cnn"), squares_set), study.run)
+    out = tmp_path / "planned.zip"
+    capsule.make(study.run, out, ABOUT)
+
+    def check(change: Callable[[dict], None]) -> tuple[str, str]:
+        def edited(members):
+            record = json.loads(members["run/plan.json"])
+            change(record)
+            record["sha256"] = plan.of(record["plan"]).sha256
+            members["run/plan.json"] = json.dumps(record).encode()
+
+        (found,) = (one for one in verify.capsule(_tampered(out, edited)) if one.what == "plan")
+        return found.state, found.why
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda record: record["plan"].update(data="other"), "The plan names the data set other; squares was read."),
+        (lambda record: record["plan"].update(model="none@v9"), "The plan names the model none@v9"),
+        (lambda record: record["plan"].update(planned_n=100_000), "100,000 were planned"),
+        (lambda record: record["plan"].update(at_least=0.999), "it says 'shown: .*where its figure gives"),
+        (lambda record: record["result"].update(verdict="refuted"), "it says 'refuted: "),
+        (lambda record: record["result"].update(says="Plan: AUC of 1"), "it says 'shown: Plan: AUC of 1'"),
+        (lambda record: record.update(looks=0), "counts no look"),
+    ],
+)
+def test_a_plan_that_contradicts_the_study_fails_though_its_hash_fits(plan_check, change, says):
+    state, why = plan_check(change)
+    assert state == verify.FAILED
+    assert re.search(says, why)
+
+
+def test_a_plan_that_was_fixed_before_its_model_and_run_passes_with_a_warning(plan_check):
+    state, why = plan_check(lambda record: record.update(fixed_at="1999-01-01T00:00:00+00:00"))
+    assert state == verify.OK
+    assert re.search(r"WARNING: that is earlier than the study: .*model was registered at .* the run started", why)
+    assert "WARNING" not in plan_check(lambda record: None)[1]
+
+
+def test_a_deviation_that_is_stated_passes(plan_check):
+    def honest(record):
+        record["plan"]["data"] = "other"
+        record["deviations"].append("The plan names the data set other; squares was read.")
+
+    assert plan_check(honest)[0] == verify.OK
+
+
+# --- images said to be unreadable
+
+
+def _scored_again(members, left_out: set[str]) -> None:
+    """Predictions without some images, which are said to be unreadable, and every figure that follows."""
+    table = pd.read_csv(io.BytesIO(members["run/predictions.csv"]), dtype=str, keep_default_na=False)
+    card = ModelCard.from_dict(json.loads(members["model/squares-cnn/v1/card.json"]))
+    classes, kept = list(card.classes), table[~table["file"].isin(left_out)]
+    again = evaluation.evaluate(
+        np.array([classes.index(name) for name in kept["true"]]),
+        kept[[f"probability {name}" for name in classes]].astype(float).to_numpy(),
+        kept["patient"].to_numpy(str),
+        classes,
+        card.rule,
+        sources=np.full(len(kept), "squares"),
+    )
+    scored = json.loads(members["run/evaluation.json"]) | again.to_dict()
+    scored["unreadable"] = [{"file": name, "reason": "damaged"} for name in sorted(left_out)]
+    members["run/evaluation.json"] = json.dumps(scored).encode()
+    members["run/predictions.csv"] = kept.to_csv(index=False).encode()
+    members["run/metrics.csv"] = again.metrics.to_csv(index=False).encode()
+    members["run/confusion.csv"] = again.confusion.to_csv().encode()
+
+
+def _without_its_errors(members) -> None:
+    table = pd.read_csv(io.BytesIO(members["run/predictions.csv"]), dtype=str)
+    wrong = set(table["file"][table["true"] != table["predicted"]])
+    assert wrong
+    _scored_again(members, wrong)
+
+
+def test_errors_that_were_declared_unreadable_are_counted_and_with_the_images_found(packed, study):
+    cleaned = _tampered(packed, _without_its_errors)
+    (found,) = (one for one in verify.capsule(cleaned) if one.what == "unreadable images")
+    assert found.state == verify.NOT_CHECKED
+    assert re.match(r"\d+ images? of part 'test' said to be unreadable, and so not scored", found.why)
+    failed = _failed(cleaned, study.images)["unreadable images"]
+    assert re.search(r"said to be unreadable, .*; these can be read: p\d", failed)
+
+
+def test_images_that_cannot_be_read_are_counted_and_pass(packed, study):
+    name = pd.read_csv(study.run / "predictions.csv")["file"][0]
+    (study.images / name).write_bytes(b"no picture")
+
+    def damaged(members):
+        _scored_again(members, {name})
+        before = members["data/manifest.csv"].decode()
+        row = next(line for line in before.splitlines() if line.startswith(f"{name},"))
+        other = row.replace(re.search("[0-9a-f]{64}", row)[0], files.sha256(b"no picture"))
+        members["data/manifest.csv"] = before.replace(row, other).encode()
+
+    (found,) = (one for one in verify.capsule(_tampered(packed, damaged), study.images) if "unreadable" in one.what)
+    assert (found.state, found.why) == (
+        verify.OK, "1 image of part 'test' said to be unreadable, and so not scored; none of them can be read",
+    )  # fmt: skip
 
 
 # --- changes, each with every hash of the manifest written again
@@ -401,7 +518,7 @@ def _seen_test_image(members):
 
 
 FIGURES, FILES, SAID = "figures from the predictions", "model's files and card", "predictions"
-DATA, UNSEEN = "data set", "no test image in training"
+DATA, UNSEEN, UNREAD = "data set", "no test image in training", "unreadable images"
 
 
 @pytest.mark.parametrize(
@@ -425,10 +542,13 @@ DATA, UNSEEN = "data set", "no test image in training"
         (_seen_test_image, {FILES, UNSEEN}),
         (lambda members: members.update({"model/squares-cnn/v1/extra.bin": b"1"}), {FILES}),
         (lambda members: members.pop("model/squares-cnn/v1/graph.bin"), {FILES}),
-        (lambda members: members.pop("run/predictions.csv"), {SAID, FIGURES}),
-        (lambda members: members.pop("data/manifest.csv"), {DATA, SAID, FIGURES, UNSEEN}),
-        (lambda members: members.update({"run/evaluation.json": b"[" * 200_000}), {SAID, FIGURES, FILES, DATA, UNSEEN}),
-        (lambda members: members.update({"run/predictions.csv": b"\x00\xff"}), {SAID, FIGURES}),
+        (lambda members: members.pop("run/predictions.csv"), {UNREAD, SAID, FIGURES}),
+        (lambda members: members.pop("data/manifest.csv"), {UNREAD, DATA, SAID, FIGURES, UNSEEN}),
+        (
+            lambda members: members.update({"run/evaluation.json": b"[" * 200_000}),
+            {UNREAD, SAID, FIGURES, FILES, DATA, UNSEEN},
+        ),
+        (lambda members: members.update({"run/predictions.csv": b"\x00\xff"}), {UNREAD, SAID, FIGURES}),
         (lambda members: members.update({"capsule.json": b"{}"}), {SAID, FIGURES, FILES, DATA, UNSEEN}),
     ],
 )
@@ -592,3 +712,42 @@ def test_a_link_in_a_run_is_refused_and_not_followed(study, tmp_path):
     (study.run / "link.csv").symlink_to("/etc/hostname")
     with pytest.raises(LungkitError, match=r"link\.csv is a link"):
         capsule.make(study.run, tmp_path / "x.zip", ABOUT)
+
+
+@pytest.mark.parametrize("name", ["SOURCE.md", "README.md"])
+def test_a_link_in_a_data_sets_folder_is_not_published_and_named(study, squares_set, tmp_path, name):
+    secret = tmp_path / "secret"
+    secret.write_text("zxq-4711\n")
+    (study.images / name).unlink(missing_ok=True)
+    (study.images / name).symlink_to(secret)
+    contents = capsule.make(study.run, tmp_path / "x.zip", ABOUT)
+    assert not any(b"zxq-4711" in content for content in _members(tmp_path / "x.zip").values())
+    said = [one.why for one in contents.left_out if one.what == f"data/{name}"]
+    assert said == ([f"squares/{name} is a link; put the file in its place, or remove it"] if "SOURCE" in name else [])
+    known = material.gather(study.run)
+    assert "zxq-4711" not in str(known.described)
+    assert any(f"{name} is a link" in line for line in known.unknown)
+
+
+def test_a_pipe_in_a_run_is_refused_and_not_waited_for(study, tmp_path):
+    os.mkfifo(study.run / "pipe.csv")
+    with pytest.raises(LungkitError, match=r"pipe\.csv is no plain file"):
+        capsule.make(study.run, tmp_path / "x.zip", ABOUT)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("04_evaluation.ipynb", "[]"),
+        ("04_evaluation.ipynb", "{"),
+        ("04_evaluation.ipynb", '{"cells": [5], "metadata": 5}'),
+        ("evaluation.json", '{"model": "squares-cn'),
+        ("evaluation.json", "[" * 100_000),
+        ("evaluation.json", '{"model": 5, "data": "squares", "split": "test"}'),
+        ("predictions.csv", ""),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_refused_by_name(study, tmp_path, name, content):
+    (study.run / name).write_text(content)
+    with pytest.raises(LungkitError, match=re.escape(name)):
+        capsule.make(study.run, tmp_path / "x.zip", ABOUT, with_pictures=False)

@@ -41,7 +41,7 @@ def test_the_exit_code_is_1_and_every_check_is_listed_if_one_failed(lungkit, stu
     code, told, error = lungkit("capsule", "verify", out)
     assert code == 1
     assert told.count("failed") == 2, "the hash, and the figure"
-    assert "2 of 11 checks failed" in error
+    assert "2 of 12 checks failed" in error
 
 
 def test_a_run_whose_figures_do_not_follow_from_its_predictions_is_told_at_once(lungkit, study, tmp_path):

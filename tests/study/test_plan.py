@@ -75,6 +75,21 @@ def test_a_hypothesis_that_happens_to_be_in_the_empty_plan_is_one(hypothesis):
         ("data: \x00", "not the YAML of a plan"),
         ("1: a", "'hypothesis' is missing|not a name"),
         ("? [a]\n: b", "not a name|not the YAML"),
+        ("? \n: b", "not a name"),
+        ("planned_n: " + "9" * 40_000, "a number of 40,000 letters is too long"),
+        ("planned_n: 0x" + "f" * 40_000, "is too long"),
+        ("planned_n: 1" + ":59" * 9_000, "is too long"),
+        ("at_least: !!float " + "9" * 50, "is too long"),
+        ('hypothesis: "\\ud800"', "surrogate"),
+        ('"\\ud800": a', "surrogate"),
+        ('notes: !!timestamp "abc"', "does not fit its tag"),
+        ('notes: !!bool "abc"', "does not fit its tag"),
+        ('notes: !!int ""', "does not fit its tag"),
+        ('notes: !!float ""', "does not fit its tag"),
+        ('notes: !!int "0x"', "not the YAML of a plan"),
+        ("!!map [a]", "does not fit its tag|not the YAML"),
+        ("\n".join(f"k{number}:" for number in range(5_000)), "'hypothesis' is missing"),
+        (json.dumps(GIVEN | {f"k{number}": 1 for number in range(3_000)}), "unknown key 'k0', 'k1', .{,300}$"),
     ],
 )
 def test_a_hostile_or_careless_file_is_refused_in_words(tmp_path, text, says):
@@ -157,6 +172,20 @@ def test_a_plan_that_was_read_once_is_checked_without_yaml(monkeypatch):
 )
 def test_a_verdict_follows_from_where_the_whole_interval_lies(estimate, limit, lower, expected):
     assert outcome.verdict(estimate, limit, lower) == expected
+
+
+def test_at_least_and_at_most_accept_their_limit_and_not_worse_does_not_accept_the_margin():
+    assert outcome.verdict((0.93, 0.90, 0.97), 0.90, False) == "shown"
+    condition = {"at_least": None, "not_worse_than": "m@v1", "margin": 0.02, "primary_metric": "auc"}
+    assert outcome.judged(_plan(**condition), (0.0, -0.02, 0.1))[0] == "not shown"
+    assert outcome.judged(_plan(**condition), (0.0, -0.0199, 0.1))[0] == "shown"
+    assert outcome.judged(_plan(**condition), (-0.1, -0.2, -0.02))[0] == "refuted"
+    assert outcome.judged(_plan(**condition | {"primary_metric": "ece"}), (0.0, -0.1, 0.02))[0] == "not shown"
+
+
+def test_a_condition_is_shown_with_every_digit_that_was_given():
+    assert _plan(at_least=0.90000001).success == "balanced accuracy, at least 0.90000001"
+    assert _plan(at_least=1).success == "balanced accuracy, at least 1"
 
 
 @pytest.mark.parametrize("right", [80, 86, 90, 96])

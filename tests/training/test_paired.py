@@ -144,6 +144,13 @@ def test_the_interval_of_the_difference_decides(old, new, margin, verdict):
     assert paired.paired(old, new, "there", margin).verdict == verdict
 
 
+def test_an_interval_that_ends_at_minus_the_margin_is_open():
+    _, low, _ = paired.paired(_measured(3), _measured(3.01), "there").auc
+    assert low < 0
+    assert paired.paired(_measured(3), _measured(3.01), "there", -low).verdict == "open"
+    assert paired.paired(_measured(3), _measured(3.01), "there", -low + 1e-9).verdict == "not worse"
+
+
 def test_a_version_may_be_promoted_if_it_keeps_home_and_gains_elsewhere():
     better, worse = (_measured(0.5), _measured(2.5)), (_measured(2.5), _measured(0.5))
     same = (_measured(3), _measured(3.01))
