@@ -261,8 +261,8 @@ def patients_to_test(auc: float, half_width: float, diseased: float) -> int:
         return int(np.ceil(fewest))
     if excess(_MOST) > 0:
         raise LungkitError(
-            f"± {half_width:g} takes more than {_MOST:,.0f} patients; accepted: a wider interval, or a share "
-            f"diseased that is nearer to a half than {diseased:g}"
+            f"± {half_width:g} with {diseased:g} diseased takes more than {_MOST:,.0f} patients; accepted: a wider "
+            "interval"
         )
     return int(np.ceil(scipy.optimize.brentq(excess, fewest, _MOST)))
 

@@ -479,7 +479,7 @@ def _worst_says(found: Subgroups, figure: str) -> str:
     row = rows.iloc[0]
     own, all_images = (wording.figure(*of) for of in (found.value(row, figure), found.overall[figure]))
     if np.isnan(row[f"{figure}_gap"]):
-        return f"Where **{_name(row)}**, {name} is {own}; there are no other patients to compare it with."
+        return f"Where **{_name(row)}**, {name} is {own}; there are no others to compare it with."
     reached = f"The worst group by {name} is the one where **{_name(row)}**: {own}, against {all_images} over all."
     gap = wording.figure(row[f"{figure}_gap"], row[f"{figure}_gap_low"], row[f"{figure}_gap_high"], signed=True)
     tests = _tests(found.table, figure)

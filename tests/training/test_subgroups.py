@@ -169,7 +169,7 @@ def test_a_group_without_others_is_compared_with_none():
     y, scores = answers()
     told = subgroups.says(measure(scored(y, scores), groups(sex=["F"] * 240)), plain=True)
     assert told[0].startswith("Where sex is F, AUC is 0.")
-    assert all(text.endswith("there are no other patients to compare it with.") for text in told)
+    assert all(text.endswith("there are no others to compare it with.") for text in told)
 
 
 # --- small groups, and the worst
