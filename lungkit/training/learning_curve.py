@@ -31,6 +31,7 @@ SHARES = (0.15, 0.22, 0.32, 0.46, 0.68, 1.0)  # of the patients of a fold's trai
 RESAMPLES = 400  # each takes a new fit; percentiles of 400 are known to about one in a hundred
 REACHED, PROJECTED, FAR, BELOW, FLAT = "reached", "projected", "far", "below", "flat"
 _QUANTILE = float(scipy.stats.norm.isf(0.025))  # of a 95 % interval
+_MOST = 1e9  # patients to test on: there are not many more on earth
 _EXPONENTS = np.geomspace(0.05, 3, 400)  # of which the best is taken; steps of 1 %
 
 
@@ -182,10 +183,12 @@ def projection(curve: Curve, target: float) -> Projection:
 
     reached: the curve's last point is there already. flat: the gain from the fewest to the most patients is not shown
     to be above 0. below: the asymptote lies below the target. far: it would take more than FARTHEST times the patients
-    that there were. Otherwise projected.
+    that there were. Otherwise projected. Resamples without a figure, as those without a class, are left out.
+    LungkitError for an undefined point or target, or fewer than four sizes: they say nothing of any target.
     """
+    _projectable(curve, target)
     point = fitted(curve.sizes, curve.values.mean(axis=1))
-    drawn = fitted(curve.sizes, curve.resampled)
+    drawn = fitted(curve.sizes, curve.resampled[np.isfinite(curve.resampled).all(axis=1)])
     needed = float(point.patients_for(target)[0])
     low, high = np.quantile(drawn.patients_for(target), np.array(LEVELS) / 100, method="inverted_cdf")
     ends = np.percentile(drawn.asymptote, LEVELS)
@@ -202,6 +205,21 @@ def projection(curve: Curve, target: float) -> Projection:
     return Projection(target, verdict, needed, float(low), float(high), asymptote, float(curve.sizes[-1]))
 
 
+def _projectable(curve: Curve, target: float) -> None:
+    if not np.isfinite(target):
+        raise LungkitError(f"the target is {target}; accepted: a number, as 0.9")
+    if undefined := int((~np.isfinite(curve.values)).any(axis=1).sum()):
+        raise LungkitError(
+            f"the figure is undefined at {undefined} of the curve's {len(curve.sizes)} sizes, so nothing can be "
+            "projected; take more patients of the rarest class"
+        )
+    if not np.isfinite(curve.resampled).all(axis=1).any():
+        raise LungkitError("the figure is undefined in every resample of the patients; take more patients")
+    if len(set(curve.sizes.tolist())) < 4 or not (curve.sizes > 0).all() or (np.diff(curve.sizes) < 0).any():
+        sizes = ", ".join(f"{size:g}" for size in curve.sizes)
+        raise LungkitError(f"the curve's sizes are {sizes} patients; accepted: four different ones or more, rising")
+
+
 # --- patients to test on
 
 
@@ -209,10 +227,16 @@ def standard_error(auc: float, diseased: float, others: float) -> float:
     """The standard error of an AUC of so many independent diseased and other patients.
 
     Hanley and McNeil, Radiology 143 (1982), whose scores are exponential; scores of other shapes differ a little.
+    LungkitError for an AUC outside 0 to 1, or no patients of a kind.
 
     >>> round(standard_error(0.893, 51, 58), 3)
     0.033
     """
+    if not (0 <= auc <= 1 and 0 < diseased < np.inf and 0 < others < np.inf):
+        raise LungkitError(
+            f"an AUC of {auc:g} of {diseased:g} diseased and {others:g} other patients; accepted: an AUC from 0 to 1, "
+            "and patients of both kinds"
+        )
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
     variance = auc * (1 - auc) + (diseased - 1) * (q1 - auc**2) + (others - 1) * (q2 - auc**2)
     return float(np.sqrt(variance / (diseased * others)))
@@ -235,7 +259,12 @@ def patients_to_test(auc: float, half_width: float, diseased: float) -> int:
     fewest = 1 / min(diseased, 1 - diseased)  # one of each
     if excess(fewest) <= 0:
         return int(np.ceil(fewest))
-    return int(np.ceil(scipy.optimize.brentq(excess, fewest, 1e9)))
+    if excess(_MOST) > 0:
+        raise LungkitError(
+            f"± {half_width:g} with {diseased:g} diseased takes more than {_MOST:,.0f} patients; accepted: a wider "
+            "interval"
+        )
+    return int(np.ceil(scipy.optimize.brentq(excess, fewest, _MOST)))
 
 
 def to_test(
@@ -245,16 +274,20 @@ def to_test(
 
     "by this interval": a width falls with the root of the number of patients, so it is scaled from the interval (value,
     low, high) that was measured on `patients`; it knows how many images they have, and of how many classes. "Hanley and
-    McNeil", of two classes only, with a share diseased: patients_to_test. LungkitError where the interval has no width.
+    McNeil", of two classes only, with a share diseased: patients_to_test. LungkitError where the interval has no width,
+    or a half width is not between 0 and 0.5.
     """
+    if wrong := [half for half in half_widths if not 0 < half < 0.5]:
+        raise LungkitError(f"a half width is {wrong[0]:g}; accepted: above 0 and below 0.5")
     value, low, high = interval
     reach = (high - low) / 2
     if not reach > 0:
         raise LungkitError(f"an interval from {low:.3f} to {high:.3f} has no width to scale; measure on more patients")
-    rows = {f"± {half:.3f}": [int(np.ceil(patients * (reach / half) ** 2 - 1e-9))] for half in half_widths}
+    rows = [[int(np.ceil(patients * (reach / half) ** 2 - 1e-9))] for half in half_widths]
     columns = ["by this interval"]
     if diseased is not None and 0.5 <= value < 1:
         columns.append("Hanley and McNeil")
-        for half, row in zip(half_widths, rows.values(), strict=True):
+        for half, row in zip(half_widths, rows, strict=True):
             row.append(patients_to_test(value, half, diseased))
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("95 % interval")
+    index = pd.Index([f"± {half:.3f}" for half in half_widths], name="95 % interval")
+    return pd.DataFrame(rows, index, columns)

@@ -4,7 +4,8 @@ Every figure is by patient, as everywhere in lungkit: images of one patient are 
 
 - The difference in AUC has a paired bootstrap interval (evaluation.paired_difference). Each class against the rest has
   the p of DeLong, DeLong and Clarke-Pearson (Biometrics 1988), in the form that Obuchowski gave it for several images
-  of a patient (Biometrics 1997); with one image for each patient it is DeLong's own.
+  of a patient (Biometrics 1997); with one image for each patient it is DeLong's own. Where the difference has no
+  variance, p is that of swapping the two models' ranks within patients; k patients can give no p below 2 / 2^k so.
 - Decisions have McNemar's test (Psychometrika 1947), exact, and for several images of a patient by the signs of whole
   patients. With one image for each patient it is McNemar's own; with many patients it is the one that Obuchowski gave
   for proportions of clustered data (Statistics in Medicine 1998).
@@ -27,6 +28,8 @@ from lungkit.training.evaluation import Evaluation
 
 MARGIN = 0.02  # of AUC: a smaller loss does not count as worse
 SIGNIFICANT = 0.05  # a p below it
+SWAPS = 1_999  # with the order there is, 2,000: the smallest p is 0.0005
+LARGE = 10_000  # patients whose decisions differ: above, or where it would take long, the normal approximation is used
 BETTER, NOT_WORSE, WORSE, OPEN, UNDEFINED = "better", "not worse", "worse", "open", "undefined"
 IDENTICAL = "identical"  # the same answers for every image: no other patient would have told them apart either
 
@@ -174,7 +177,44 @@ def _remarks(pair: Pair) -> list[str]:
     if pair.patients == 1:
         return [*told, "all images are of one patient, so there are no intervals, and no test says anything"]
     told += [f"one patient alone has '{name}', and DeLong's test needs two" for name, n in owners.items() if n == 1]
-    return told + (["both give the same answers for every image"] if pair.same_answers else [])
+    told += ["both give the same answers for every image"] if pair.same_answers else []
+    told += _other_decisions(pair)
+    for name, of in zip(pair.names, (pair.old, pair.new), strict=True):
+        told += (
+            [] if _follow(of) else [f"the decisions of {name} do not follow from its probabilities: check its table"]
+        )
+    return told
+
+
+def _other_decisions(pair: Pair) -> list[str]:
+    """Whether the decisions differ, and the verdict, which is by AUC, does not say so."""
+    p = pair.decision_p if np.isnan(pair.decision_adjusted) else pair.decision_adjusted
+    gain = pair.accuracy[0]
+    if not p < SIGNIFICANT or pair.verdict == (BETTER if gain > 0 else WORSE):
+        return []
+    more = "more" if gain > 0 else "fewer"
+    return [
+        f"{pair.names[1]} gets {more} images right, accuracy {wording.figure(*pair.accuracy, signed=True)} "
+        f"(McNemar, {'p' if p < 0.001 else 'p ='} {p_text(p)}); the verdict is by AUC alone, and is '{pair.verdict}'"
+    ]
+
+
+def _follow(of: Evaluation) -> bool:
+    """Whether decisions could follow from probabilities: the likeliest class, the middle grade, or by a threshold."""
+    p, said = of.probabilities, of.predicted
+    if (p[np.arange(len(said)), said] >= p.max(axis=1, initial=0) - 1e-6).all():
+        return True
+    if of.rule.grades and np.array_equal(of.rule.decide(p), said):
+        return True
+    return any(_by_threshold(p, said, at) for at in range(p.shape[1]))
+
+
+def _by_threshold(p: np.ndarray, said: np.ndarray, at: int) -> bool:
+    """Whether a class is decided on from some probability on, and otherwise the likeliest of the other classes."""
+    called, others = said == at, np.delete(p, at, axis=1)
+    chosen = p[np.arange(len(said)), said]
+    apart = p[called, at].min(initial=1) >= p[~called, at].max(initial=0) - 1e-6
+    return bool(apart and (chosen[~called] >= others[~called].max(axis=1, initial=0) - 1e-6).all())
 
 
 # --- tests
@@ -184,6 +224,7 @@ def auc_test(y_true: ArrayLike, a: ArrayLike, b: ArrayLike, patients: ArrayLike)
     """Two-sided p that two scores of the same images have one AUC; 1 where they rank all images alike.
 
     y_true: (n,), 1 for the positive class. a, b: (n,), higher for it. patients: (n,). NaN where a class is missing.
+    Never below 2 / 2^k of k patients, the least that an exact test by swapping the two scores of patients gives.
     """
     positive = np.asarray(y_true) == 1
     m, n = int(positive.sum()), int((~positive).sum())
@@ -203,9 +244,34 @@ def auc_test(y_true: ArrayLike, a: ArrayLike, b: ArrayLike, patients: ArrayLike)
     variance = sum(count / (count - 1) * float(of @ of) for count, of in zip(owners, sums, strict=True))
     patients_there = patient.max() + 1
     variance += 2 * patients_there / (patients_there - 1) * float(sums[0] @ sums[1])
+    least = 2.0 ** (1 - patients_there)
+    if abs(difference) < 1e-12:
+        return 1.0
     if variance <= 1e-18:
-        return 1.0 if abs(difference) < 1e-12 else 0.0
-    return float(2 * scipy.stats.norm.sf(abs(difference) / np.sqrt(variance)))
+        return max(least, _swapped_p(positive, np.asarray(a, float), np.asarray(b, float), patient))
+    return max(least, float(2 * scipy.stats.norm.sf(abs(difference) / np.sqrt(variance))))
+
+
+def _swapped_p(positive: np.ndarray, a: np.ndarray, b: np.ndarray, patient: np.ndarray) -> float:
+    """Two-sided p of a difference in AUC, from swapping the ranks of two scores in a random half of the patients.
+
+    Of all choices of patients where there are no more than SWAPS, otherwise of so many random ones.
+    Venkatraman and Begg (Biometrika 1996), for patients with several images.
+    """
+    patients, ranks = int(patient.max()) + 1, [scipy.stats.rankdata(scores) for scores in (a, b)]
+    if every := 2**patients <= SWAPS:
+        swaps = (np.arange(2**patients)[:, None] >> np.arange(patients)) % 2 == 1
+    else:
+        swaps = np.random.default_rng(patients).random((SWAPS, patients)) < 0.5
+    there = abs(_rank_gap(positive, *ranks)) - 1e-9
+    gaps = [abs(_rank_gap(positive, *(np.where(swap[patient], *of) for of in (ranks, ranks[::-1])))) for swap in swaps]
+    far = int(np.sum(np.array(gaps) >= there))
+    return far / len(swaps) if every else (far + 1) / (SWAPS + 1)
+
+
+def _rank_gap(positive: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
+    """The difference between the mean ranks of positive images by two scores: that in AUC, times a constant."""
+    return float((scipy.stats.rankdata(a) - scipy.stats.rankdata(b))[positive].mean())
 
 
 def _placements(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
@@ -223,15 +289,25 @@ def decision_test(a_right: ArrayLike, b_right: ArrayLike, patients: ArrayLike) -
 
     a_right, b_right: bool (n,). patients: (n,). Of each patient counts how many more images one model has right. If the
     models are equal, this number could as well have the other sign: p is the share of all choices of signs whose sum is
-    as far from 0.
+    as far from 0. Where more than LARGE patients differ, or their gains are so many that the count would take long, the
+    sum is taken to be normal with the variance that the signs give it.
     """
     gain = np.asarray(a_right, int) - np.asarray(b_right, int)
     _, patient = np.unique(np.asarray(patients).astype(str), return_inverse=True)
     gains = np.bincount(patient, gain).astype(int)
+    gains = gains[gains != 0]
+    if not len(gains):
+        return 1.0
+    gains //= np.gcd.reduce(gains)
+    if (np.abs(gains) == 1).all():
+        return float(scipy.stats.binomtest(int((gains > 0).sum()), len(gains)).pvalue)
+    if len(gains) > LARGE or len(gains) * np.abs(gains).sum() > LARGE**2:
+        reached = max(abs(gains.sum()) - 1, 0)  # sums lie 2 apart: the correction for continuity
+        return float(2 * scipy.stats.norm.sf(reached / np.sqrt(np.sum(gains**2))))
     reach = int(np.abs(gains).sum())
     shares = np.zeros(2 * reach + 1)  # of the choices, by their sum, from -reach on
     shares[reach] = 1.0
-    for steps in np.abs(gains[gains != 0]):
+    for steps in np.abs(gains):
         shares = (np.roll(shares, steps) + np.roll(shares, -steps)) / 2  # what is rolled over the ends is 0
     far = np.abs(np.arange(-reach, reach + 1)) >= abs(gains.sum())
     return min(1.0, float(shares[far].sum()))

@@ -220,8 +220,15 @@ class Stability:
 
     def mean_of_folds(self, metric: str = "auc") -> dict[str, tuple[float, float, float]]:
         """The mean of the folds' figures, each the mean of its starts, with variance.mean_of_folds' intervals."""
-        counts = self.cells[["test_patients", "training_patients"]].mean()
-        return variance.mean_of_folds(self.figures(metric).mean(axis=2), *counts)
+        return variance.mean_of_folds(self.figures(metric).mean(axis=2), *self._counts())
+
+    @property
+    def widening(self) -> float:
+        """How many times longer the corrected interval of mean_of_folds is than the naive one, before both are cut."""
+        return variance.widening(self.folds * self.repeats, *self._counts())
+
+    def _counts(self) -> "pd.Series[float]":
+        return self.cells[["test_patients", "training_patients"]].mean()
 
     @property
     def patients(self) -> int:

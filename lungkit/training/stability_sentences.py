@@ -54,12 +54,11 @@ def variances_say(found: Stability) -> list[str]:
 def intervals_say(found: Stability) -> str:
     """How much too short the naive interval of the mean is by Nadeau and Bengio's correction."""
     naive, corrected = (found.mean_of_folds()[name] for name in ("naive", "corrected"))
-    wider = (corrected[2] - corrected[1]) / (naive[2] - naive[1]) if naive[2] > naive[1] else np.nan
-    if np.isnan(wider):
+    if naive[2] <= naive[1]:
         return "All folds give the same AUC: their scatter says nothing of how certain it is."
     return (
         f"The mean of the folds is {figure(*corrected)}. An interval that takes the {found.folds * found.repeats} "
-        f"figures to be independent would be {figure(*naive)}, {wider:.1f} times too short."
+        f"figures to be independent would be {figure(*naive)}, {found.widening:.1f} times too short."
     )
 
 

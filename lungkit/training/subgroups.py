@@ -13,6 +13,8 @@ worth what it reaches in its worst group. Figures are of one class against the r
   the normal distribution; percentiles of 1,000 resamples could not be small enough for many groups. That deviation is
   set to the one where group and rest have a common figure, as in a score test: with few patients, or near 0 and 1, the
   deviation of each side alone is too small, and chance would look like a difference.
+- Where that deviation is 0, as where a group is always right and the rest always wrong, p is that of PERMUTATIONS
+  random divisions of the patients, within the classes, into a group and a rest of the same sizes.
 - p is adjusted for all groups of all attributes together, for each figure (Holm, Scandinavian Journal of Statistics
   1979). Of an attribute with two groups, both differences are one comparison, and it counts once.
 - With fewer than FEW patients of a class that a figure needs, the group is *few*: its figure has an interval but no
@@ -41,6 +43,7 @@ FIGURES = {"auc": "AUC", "recall": "Sensitivity", "specificity": "Specificity"}
 CALIBRATION = "calibration"  # mean stated probability less the share of positives; 0 is right
 SHOWN = 30  # groups in a figure: more are not readable on 8 inches
 BRIGHTNESS = "brightness"
+PERMUTATIONS = 9_999  # with the division there is, 10,000: the smallest p is 0.0001
 
 Interval = tuple[float, float, float]
 _UNDEFINED: Interval = (np.nan, np.nan, np.nan)
@@ -259,7 +262,10 @@ def _gaps(measured: Evaluation, members: np.ndarray, positive: str) -> pd.DataFr
             value[own], low[own], high[own], members, measured.patients
         )
         scale = contrast.common_auc() if figure == "auc" else contrast.common_share(figure)
-        parts[f"{figure}_p"] = _p_values(value[own], resampled[:, own], scale)
+        p = _p_values(value[own], resampled[:, own], scale)
+        for group in np.flatnonzero(np.isinf(p)):
+            p[group] = _permuted_p(contrast, figure, members[group], measured.patients, measured.seed)
+        parts[f"{figure}_p"] = p
     return pd.DataFrame(parts)
 
 
@@ -286,6 +292,24 @@ class _Contrast:
             for of in (_ranked(mask, self.positive)[0], _ranked(~mask, self.positive)[0])
         )
         return inside - outside
+
+    def divided(self, figure: str, inside: np.ndarray) -> np.ndarray:
+        """The difference in a figure for each of many divisions (bool, r, n) that have classes as one of `members`."""
+        if figure != "auc":
+            of, right = self._of(figure)
+            own, rest = (self._shares(np.ones((1, len(of))), masks & of, right)[0] for masks in (inside, ~inside))
+            return np.asarray(own - rest)
+        own, rest = (
+            evaluation.weighted_auc(
+                self.scores, self.positive, np.array([_ranked(mask, self.positive)[0] for mask in of])
+            )
+            for of in (inside, ~inside)
+        )
+        return np.asarray(own - rest)
+
+    def _of(self, figure: str) -> tuple[np.ndarray, np.ndarray]:
+        """The images whose share a figure is, and which are right (bool, n)."""
+        return (self.positive, self.called) if figure == "recall" else (~self.positive, ~self.called)
 
     def _share(self, weights: np.ndarray, of: np.ndarray, right: np.ndarray) -> np.ndarray:
         """The share of the images `of` that are right, of each group less the rest."""
@@ -318,7 +342,7 @@ class _Contrast:
 
     def common_share(self, figure: str) -> np.ndarray:
         """By how much a share's deviation grows (G,) where both sides have a common share; inf where it had none."""
-        of, right = (self.positive, self.called) if figure == "recall" else (~self.positive, ~self.called)
+        of, right = self._of(figure)
         both = [masks & of for masks in (self.members, ~self.members)]
         sizes = [masks.sum(axis=1) for masks in both]
         shares = [self._shares(np.ones((1, len(of))), masks, right)[0] for masks in both]
@@ -354,16 +378,45 @@ def _with_width(
 
 
 def _p_values(value: np.ndarray, resampled: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Two-sided p of each difference (k,), from its deviation in resamples (r, k) times `scale` (k,); 1 if it is 0."""
+    """Two-sided p of each difference (k,), from its deviation in resamples (r, k) times `scale` (k,).
+
+    1 where the difference is 0; infinite where it is not and has no deviation: no p can be had from it.
+    """
     p = np.full(len(value), np.nan)
     for place in np.flatnonzero(~np.isnan(value)):
         known = resampled[:, place][~np.isnan(resampled[:, place])]
         if len(known) > 1:
-            spread = known.std(ddof=1) * (scale[place] if np.isfinite(scale[place]) else 1)
-            p[place] = (
-                1.0 if value[place] == 0 or spread < 1e-12 else 2 * scipy.stats.norm.sf(abs(value[place]) / spread)
-            )
+            spread = known.std(ddof=1)
+            if abs(value[place]) < 1e-12:
+                p[place] = 1.0
+            elif spread < 1e-12 or not np.isfinite(scale[place]):
+                p[place] = np.inf
+            else:
+                p[place] = 2 * scipy.stats.norm.sf(abs(value[place]) / (spread * scale[place]))
     return p
+
+
+def _permuted_p(contrast: _Contrast, figure: str, mask: np.ndarray, patients: np.ndarray, seed: int) -> float:
+    """Two-sided p of a group's difference, from divisions of the patients by chance within the classes they have.
+
+    A patient with images on both sides stays there. The division there is counts as one: p is above 0.
+    """
+    _, patient = np.unique(patients, return_inverse=True)
+    size = np.bincount(patient)
+    sick, inside = (np.bincount(patient, of) / size for of in (contrast.positive, mask))
+    both = (inside > 0) & (inside < 1)
+    kinds = np.where(both, 3, np.where(sick == 0, 0, np.where(sick == 1, 1, 2)))
+    order, rng = np.argsort(kinds, kind="stable"), np.random.default_rng(seed)
+    far, least = 1, abs(contrast.divided(figure, mask[None])[0]) - 1e-12
+    step = max(1, 1_000_000 // len(mask))
+    for start in range(0, PERMUTATIONS, step):
+        drawn = np.argsort(kinds + rng.random((min(step, PERMUTATIONS - start), len(size))), axis=1)
+        divided = np.empty(drawn.shape, bool)
+        divided[:, order] = inside[drawn] > 0.5
+        far += int(
+            (np.abs(contrast.divided(figure, np.where(both[patient], mask, divided[:, patient]))) >= least).sum()
+        )
+    return far / (PERMUTATIONS + 1)
 
 
 def _holm_once(attribute: "pd.Series[str]", p: "pd.Series[float]") -> np.ndarray:
@@ -428,6 +481,8 @@ def _worst_says(found: Subgroups, figure: str) -> str:
         return f"No group is worse by {name}: it is {rows[figure].iloc[0]:.3f} in each of {of} with enough patients."
     row = rows.iloc[0]
     own, all_images = (wording.figure(*of) for of in (found.value(row, figure), found.overall[figure]))
+    if np.isnan(row[f"{figure}_gap"]):
+        return f"Where **{_name(row)}**, {name} is {own}; there are no others to compare it with."
     lower = _lower(found, figure)
     worst = f"The worst {'of the groups that could be tested' if lower else 'group'} by {name} for {found.positive}"
     reached = f"{worst} is the one where **{_name(row)}**: {own}, against {all_images} over all."

@@ -26,6 +26,7 @@ from lungkit.errors import LungkitError
 from lungkit.models.card import Measured
 from lungkit.training import evaluation
 from lungkit.training.evaluation import Evaluation
+from lungkit.training.subgroups import FEW
 
 # From 1 %, where 99 false alarms are as bad as one missed case, to 50 %, where one is: nobody who looks for an
 # infection minds a false alarm more than a missed case.
@@ -42,26 +43,33 @@ class DecisionCurve:
     that share was given, and not taken from the images.
     table: threshold; net benefit of model (with low, high), all and none; gain, that of the model less the better of
         all and none (with gain_low, gain_high); standardised, that of the model divided by the prevalence.
+    patients: with and without the class. With fewer than FEW of either there are intervals, but no verdict.
     """
 
     positive: str
     prevalence: float
     fixed: bool
     table: pd.DataFrame
+    patients: tuple[int, int]
 
     def at(self, threshold: float) -> "pd.Series[float]":
         """The row of the threshold that is nearest."""
         return self.table.iloc[int((self.table["threshold"] - threshold).abs().argmin())]
 
     @property
+    def few(self) -> bool:
+        """Whether there are fewer than FEW patients with the class, or without it."""
+        return min(self.patients) < FEW
+
+    @property
     def useful(self) -> list[tuple[float, float]]:
-        """From and to which thresholds the whole interval of the gain is above 0."""
-        return _runs(self.table["threshold"].to_numpy(), (self.table["gain_low"] > 0).to_numpy())
+        """From and to which thresholds the whole interval of the gain is above 0; none with few patients."""
+        return [] if self.few else _runs(self.table["threshold"].to_numpy(), (self.table["gain_low"] > 0).to_numpy())
 
     @property
     def harmful(self) -> list[tuple[float, float]]:
-        """From and to which thresholds the whole interval of the gain is below 0: a default is better."""
-        return _runs(self.table["threshold"].to_numpy(), (self.table["gain_high"] < 0).to_numpy())
+        """From and to which thresholds the whole interval of the gain is below 0: a default is better; as `useful`."""
+        return [] if self.few else _runs(self.table["threshold"].to_numpy(), (self.table["gain_high"] < 0).to_numpy())
 
     def summary(self, thresholds: Sequence[float] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)) -> pd.DataFrame:
         """For people: a row a threshold, with how many false alarms are as bad there as one missed case."""
@@ -98,15 +106,21 @@ def decision_curve(
     prevalence: of patients to come; default: that of these images. Where it is given, positives and negatives are
         weighted to it, and probabilities are set to it by `at_prevalence` from `calibrated_for`, the share of positives
         among the images that they were calibrated on (default: that of these images).
+    Intervals where no resample has an error of a kind are as `predictive_values` says.
     LungkitError where a class is missing or a threshold or prevalence is not between 0 and 1.
     """
     is_positive, scores, positive = _of_interest(measured, positive)
     _within(thresholds, "threshold")
     if prevalence is not None:
         _within([prevalence], "prevalence")
-        scores = at_prevalence(scores, calibrated_for or float(is_positive.mean()), prevalence)
+        before = float(is_positive.mean()) if calibrated_for is None else calibrated_for
+        scores = at_prevalence(scores, before, prevalence)
     curve = _Curve(is_positive, scores, np.asarray(thresholds, float), prevalence)
-    value, low, high, _ = measured.bootstrapped(curve)
+    rates, _, _, resampled = measured.bootstrapped(curve)
+    patients = _patients(measured, is_positive)
+    value = curve.benefit(rates[None])[0]
+    low, high = _percentiles(curve.benefit(_with_errors(rates, resampled, patients, measured.seed)))
+    low, high = np.minimum(low, value), np.maximum(high, value)
     size = len(thresholds)
     share = float(is_positive.mean()) if prevalence is None else prevalence
     table = pd.DataFrame(
@@ -123,7 +137,7 @@ def decision_curve(
             "standardised": value[:size] / share,
         }
     )
-    return DecisionCurve(positive, share, prevalence is not None, table)
+    return DecisionCurve(positive, share, prevalence is not None, table, patients)
 
 
 def calibrated_for(chosen_on: Measured | None, positive: str) -> float | None:
@@ -145,15 +159,18 @@ def at_prevalence(probabilities: ArrayLike, calibrated_for: float, prevalence: f
     >>> at_prevalence([0.5, 0.9], 0.5, 0.1).round(3).tolist()
     [0.1, 0.5]
     """
-    _within([calibrated_for, prevalence], "prevalence")
+    _within([calibrated_for], "share that probabilities were calibrated for")
+    _within([prevalence], "prevalence")
     p = np.asarray(probabilities, float)
+    if len(outside := p[~((p >= 0) & (p <= 1))]):
+        raise LungkitError(f"a probability is {outside[0]:g}; accepted: from 0 to 1")
     ratio = prevalence * (1 - calibrated_for) / (calibrated_for * (1 - prevalence))
     return p * ratio / (p * ratio + (1 - p))
 
 
 @dataclass(frozen=True, eq=False)
 class _Curve:
-    """Call with weights (r, n), get (r, 3 × thresholds): net benefit of the model, of calling all, and the gain."""
+    """Call with weights (r, n), get (r, 2 × thresholds + 1): sensitivities, specificities, and the prevalence."""
 
     positive: np.ndarray  # bool (n,)
     scores: np.ndarray  # (n,)
@@ -165,13 +182,18 @@ class _Curve:
         sick, well = weights @ self.positive, weights @ ~self.positive
         with np.errstate(invalid="ignore", divide="ignore"):
             found = (weights[:, self.positive] @ called[self.positive]) / sick[:, None]
-            alarmed = (weights[:, ~self.positive] @ called[~self.positive]) / well[:, None]
+            passed = (weights[:, ~self.positive] @ ~called[~self.positive]) / well[:, None]
         share = sick / (sick + well) if self.prevalence is None else np.full(len(weights), self.prevalence)
+        if self.prevalence is None:  # with no weight on a class, its share is 0, and its term has to be
+            found, passed = np.nan_to_num(found), np.nan_to_num(passed)
+        return np.hstack([found, passed, share[:, None]])
+
+    def benefit(self, rates: np.ndarray) -> np.ndarray:
+        """Net benefit of the model, of calling all, and the gain (r, 3 × thresholds); rates: as called."""
+        found, passed, share = np.split(rates, [len(self.thresholds), 2 * len(self.thresholds)], axis=1)
         odds = self.thresholds / (1 - self.thresholds)
-        # With no weight on a class, its share is 0 and so is its term.
-        true, false = (np.where(np.isnan(rate), 0, rate) for rate in (found, alarmed))
-        model = share[:, None] * true - (1 - share)[:, None] * false * odds
-        everybody = share[:, None] - (1 - share)[:, None] * odds
+        model = share * found - (1 - share) * (1 - passed) * odds
+        everybody = share - (1 - share) * odds
         return np.hstack([model, everybody, model - np.maximum(everybody, 0)])
 
 
@@ -201,8 +223,7 @@ def predictive_values(
     _within(prevalences, "prevalence")
     rates = _Rates(is_positive, called)
     value, _, _, resampled = measured.bootstrapped(rates)
-    patients = [len(np.unique(measured.patients[of])) for of in (is_positive, ~is_positive)]
-    drawn = _with_errors(value, resampled, patients, measured.seed)
+    drawn = _with_errors(value, resampled, _patients(measured, is_positive), measured.seed)
     table = {"prevalence": np.asarray(prevalences, float)}
     for place, name in enumerate(("ppv", "npv")):
         exact = _bayes(value[None], prevalences)[place][0]
@@ -228,13 +249,21 @@ class _Rates:
 
 
 def _with_errors(value: np.ndarray, resampled: np.ndarray, patients: Sequence[int], seed: int) -> np.ndarray:
-    """The resamples (r, 2), where a rate is 0 or 1 in all of them drawn as `predictive_values` says."""
-    rng, drawn = np.random.default_rng(seed), resampled.copy()
+    """The resamples (r, k), where a rate is 0 or 1 in all of them drawn as `predictive_values` says.
+
+    The first half of the columns are sensitivities, the second specificities; an odd last one is left as it is.
+    """
+    rng, drawn, each = np.random.default_rng(seed), resampled.copy(), len(value) // 2
     for place, n in enumerate(patients):
-        if value[place] in (0, 1) and len(drawn):
-            right = rng.beta(n, 1, len(drawn))
-            drawn[:, place] = right if value[place] == 1 else 1 - right
+        right = rng.beta(n, 1, (len(drawn), 1))
+        own = slice(place * each, (place + 1) * each)
+        drawn[:, own] = np.where(value[own] == 1, right, np.where(value[own] == 0, 1 - right, drawn[:, own]))
     return drawn
+
+
+def _patients(measured: Evaluation, is_positive: np.ndarray) -> tuple[int, int]:
+    """How many patients have an image of the class, and of another one."""
+    return len(np.unique(measured.patients[is_positive])), len(np.unique(measured.patients[~is_positive]))
 
 
 def _bayes(rates: np.ndarray, prevalences: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -290,6 +319,8 @@ def _of_interest(measured: Evaluation, positive: str) -> tuple[np.ndarray, np.nd
 
 
 def _within(values: Sequence[float], what: str) -> None:
+    if not len(values):
+        raise LungkitError(f"no {what} is given; accepted: one or more, above 0 and below 1")
     if outside := [value for value in values if not 0 < value < 1]:
         raise LungkitError(f"a {what} is {outside[0]}; accepted: above 0 and below 1")
 
@@ -303,6 +334,9 @@ def says(curve: DecisionCurve, values: pd.DataFrame) -> list[str]:
     curve: at the images' own prevalence. values: predictive_values at that prevalence and at SCREENING, in this order.
     """
     (_, own), (_, rare) = values.iterrows()
+    if np.isnan(own["ppv"]):
+        none = f"The model gives no alarm for {curve.positive} here: what its alarms mean is not known."
+        return [useful_says(curve), none]
     alarms = (
         f"Of the alarms for {curve.positive}, {_ppv(own)} are right among these images, of which "
         f"{wording.percent(own['prevalence'])} show it, and {_ppv(rare)} where {_share(rare['prevalence'])} do. It is "
@@ -314,6 +348,11 @@ def says(curve: DecisionCurve, values: pd.DataFrame) -> list[str]:
 
 def useful_says(curve: DecisionCurve) -> str:
     """At which thresholds the model is better than calling all and calling none, as its intervals show."""
+    if curve.few:
+        return (
+            f"There are too few patients to say whether the model is worth using: {curve.patients[0]} with "
+            f"{curve.positive} and {curve.patients[1]} without; {FEW} of each are needed."
+        )
     first, last = curve.table["threshold"].iloc[[0, -1]]
     if curve.useful:
         text = f"using the model is better than calling all and than calling none at {_spans(curve.useful)}"
@@ -361,7 +400,7 @@ def _spans(runs: list[tuple[float, float]]) -> str:
 
 
 def _ppv(row: "pd.Series[float]") -> str:
-    return "–" if np.isnan(row["ppv"]) else percents(row["ppv"], row["ppv_low"], row["ppv_high"])
+    return percents(row["ppv"], row["ppv_low"], row["ppv_high"])
 
 
 def percents(value: float, low: float, high: float) -> str:

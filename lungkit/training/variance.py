@@ -34,10 +34,11 @@ def components(figures: ArrayLike) -> pd.DataFrame:
     share of the sum of the variances. LungkitError without two folds, or where a figure is undefined.
     """
     y = np.asarray(figures, float)
-    if y.ndim != 3 or y.shape[1] < 2 or not np.isfinite(y).all():
+    if y.ndim != 3 or y.shape[1] < 2 or not y.size or not np.isfinite(y).all():
         raise LungkitError(
             f"figures have shape {y.shape} and {int((~np.isfinite(y)).sum())} undefined values; accepted: (repeats, "
-            "folds, starts) with two folds or more, every figure defined. Take fewer folds where a class is rare"
+            "folds, starts) with a repeat, two folds and a start or more, every figure defined. Take fewer folds where "
+            "a class is rare"
         )
     levels = _mean_squares(y)
     rows = {}
@@ -85,18 +86,32 @@ def _f_large(tail: float, freedom: float) -> float:
     return float(scipy.stats.chi2.isf(tail, freedom) / freedom)
 
 
-def mean_of_folds(figures: ArrayLike, test: float, training: float) -> dict[str, tuple[float, float, float]]:
+def widening(count: int, test: float, training: float) -> float:
+    """How many times longer the corrected interval of the mean of so many figures is than the naive one."""
+    return float(np.sqrt(1 + count * test / training))
+
+
+def mean_of_folds(
+    figures: ArrayLike, test: float, training: float, limits: tuple[float, float] = (0.0, 1.0)
+) -> dict[str, tuple[float, float, float]]:
     """The mean of figures (repeats, folds) with two 95 % intervals: "naive", and "corrected" by Nadeau and Bengio.
 
     test, training: patients in the test part and in the training part of a fold; their ratio is the correction.
+    limits: the least and the most that such a figure can be, as 0 and 1 for an AUC or a share; intervals end there.
+    LungkitError for fewer than two figures, for one that is undefined or outside the limits, and without patients.
     """
-    y = np.asarray(figures, float).ravel()
-    if len(y) < 2 or not (test > 0 and training > 0):
+    y, (least, most) = np.asarray(figures, float).ravel(), limits
+    if outside := y[~((y >= least) & (y <= most))].tolist():
+        raise LungkitError(
+            f"a fold's figure is {outside[0]:g}; accepted: from {least:g} to {most:g}. Take fewer folds where a class "
+            "is rare, and state the limits of other figures"
+        )
+    if len(y) < 2 or not (0 < test < np.inf and 0 < training < np.inf):
         raise LungkitError(
             f"{len(y)} figures, of {test:g} test and {training:g} training patients; accepted: 2 or more, of patients"
         )
     t = scipy.stats.t.isf(_TAIL, len(y) - 1)
     mean, variance = float(y.mean()), float(y.var(ddof=1))
-    reach = {"naive": 1 / len(y), "corrected": 1 / len(y) + test / training}
-    half = {name: float(t * np.sqrt(factor * variance)) for name, factor in reach.items()}
-    return {name: (mean, mean - width, mean + width) for name, width in half.items()}
+    naive = float(t * np.sqrt(variance / len(y)))
+    half = {"naive": naive, "corrected": naive * widening(len(y), test, training)}
+    return {name: (mean, max(mean - width, least), min(mean + width, most)) for name, width in half.items()}

@@ -1,5 +1,7 @@
 """The learning curve, its power law, what is projected and what is not, and how many patients to test on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -129,7 +131,49 @@ def test_an_interval_that_some_resamples_do_not_reach_is_open():
     assert np.isinf(found.high) and found.asymptote[1] < 0.94 < found.asymptote[2]
 
 
+@pytest.mark.parametrize(
+    ("changed", "target", "said"),
+    [
+        ({"values": np.where(SIZES[:, None] == 32, np.nan, 0.8)}, 0.9, "undefined at 1 of the curve's 6 sizes"),
+        ({"resampled": np.full((400, 6), np.nan)}, 0.9, "undefined in every resample"),
+        ({"sizes": np.full(6, 50.0)}, 0.9, "sizes are 50, 50, 50, 50, 50, 50 patients; accepted: four different ones"),
+        ({"sizes": SIZES - 15}, 0.9, "sizes are 0, 7, .* patients"),
+        ({}, np.nan, "the target is nan; accepted: a number"),
+    ],
+)
+def test_a_curve_or_target_that_says_nothing_is_refused_and_not_called_below(changed, target, said):
+    with pytest.raises(LungkitError, match=said):
+        learning_curve.projection(replace(curve(0.95, 0.05, 0.8), **changed), target)
+
+
+def test_a_resample_without_a_figure_is_left_out_of_the_interval():
+    whole = curve(0.95, 0.05, 0.8, noise=0.001)
+    holes = whole.resampled.copy()
+    holes[::4, 2] = np.nan
+    found = learning_curve.projection(replace(whole, resampled=holes), 0.92)
+    assert found == learning_curve.projection(replace(whole, resampled=holes[~np.isnan(holes).any(axis=1)]), 0.92)
+
+
 # --- patients to test on
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: learning_curve.patients_to_test(0.9, 1e-9, 0.5), "takes more than 1,000,000,000 patients; accepted"),
+        (lambda: learning_curve.to_test(100, (0.9, 0.85, 0.95), [0.0]), "a half width is 0; accepted: above 0"),
+        (lambda: learning_curve.to_test(100, (0.9, 0.85, 0.95), [-0.1]), "a half width is -0.1; accepted"),
+        (lambda: learning_curve.standard_error(0.5, 0, 5), "of 0 diseased and 5 other patients; accepted"),
+        (lambda: learning_curve.standard_error(1.5, 5, 5), "an AUC of 1.5"),
+    ],
+)
+def test_what_no_number_of_patients_gives_is_refused_with_what_would(call, said):
+    with pytest.raises(LungkitError, match=said):
+        call()
+
+
+def test_two_widths_that_read_alike_have_a_row_each():
+    assert len(learning_curve.to_test(100, (0.9, 0.85, 0.95), [0.01, 0.0101])) == 2
 
 
 def test_the_standard_error_is_that_of_hanley_and_mcneils_formula():

@@ -1,6 +1,8 @@
 """Two versions on the same patients: the tests against independent computations, and the verdict."""
 
 import itertools
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,6 +120,105 @@ def test_errors_that_gather_in_few_patients_are_no_sign_of_a_difference():
 
 def test_a_class_without_an_image_leaves_the_auc_untested():
     assert np.isnan(paired.auc_test([1, 1], [0.1, 0.2], [0.2, 0.1], ["a", "b"]))
+
+
+def _auc_gap(y, a, b):
+    return sk.roc_auc_score(y, a) - sk.roc_auc_score(y, b)
+
+
+def _swapped(y, a, b):
+    """p of every choice of patients, of one image each, whose ranks by the two scores are swapped."""
+    a, b = scipy.stats.rankdata(a), scipy.stats.rankdata(b)
+    choices = np.array(list(itertools.product([False, True], repeat=len(y))))
+    gaps = [_auc_gap(y, np.where(swap, b, a), np.where(swap, a, b)) for swap in choices]
+    return np.mean(np.abs(gaps) >= abs(_auc_gap(y, a, b)) - 1e-9)
+
+
+@pytest.mark.parametrize("each", [2, 3])
+@pytest.mark.parametrize("other", ["constant", "inverted"])
+def test_where_the_difference_has_no_variance_few_patients_show_little(each, other):
+    y = np.repeat([0, 1], each)
+    perfect = np.r_[np.linspace(0.1, 0.2, each), np.linspace(0.8, 0.9, each)]
+    old = np.full(2 * each, 0.5) if other == "constant" else 1 - perfect
+    p = paired.auc_test(y, perfect, old, np.arange(2 * each))
+    assert p == pytest.approx(_swapped(y, perfect, old)) == pytest.approx(2 / 4**each)
+    twice = paired.auc_test(*(np.repeat(of, 2) for of in (y, perfect, old, np.arange(2 * each))))
+    assert twice == pytest.approx(p), "copies add no evidence"
+
+
+def test_no_p_of_a_difference_in_auc_is_below_what_swapping_so_few_patients_can_give():
+    y, new, old = np.repeat([0, 1], 3), np.array([1, 2, 3, 7, 8, 9.0]), np.array([7.5, 8, 9, 1, 2, 7.5])
+    assert paired.auc_test(y, new, old, np.arange(6)) >= 2 / 2**6
+    many = np.repeat([0, 1], 40)
+    assert 0 < paired.auc_test(many, many, np.zeros(80), np.arange(80)) < 0.001
+
+
+def test_decisions_on_a_hundred_thousand_patients_are_tested_at_once():
+    rng = np.random.default_rng(6)
+    a, b = rng.random((2, 100_000)) < [[0.702], [0.7]]
+    ahead, differ = int((a & ~b).sum()), int((a != b).sum())
+    start = time.perf_counter()
+    p = paired.decision_test(a, b, np.arange(100_000))
+    of_two = paired.decision_test(a, b, np.arange(100_000) // 2)
+    assert time.perf_counter() - start < 2
+    assert p == pytest.approx(scipy.stats.binomtest(ahead, differ).pvalue)
+    assert of_two == pytest.approx(p, abs=0.05), "two images of a patient that are independent"
+
+
+def test_the_normal_approximation_is_near_the_exact_test_of_signs(monkeypatch):
+    rng = np.random.default_rng(7)
+    a, b = rng.random((2, 3000)) < [[0.75], [0.73]]
+    exact = paired.decision_test(a, b, np.arange(3000) // 3)
+    monkeypatch.setattr(paired, "LARGE", 100)
+    assert paired.decision_test(a, b, np.arange(3000) // 3) == pytest.approx(exact, abs=0.002)
+
+
+# --- remarks
+
+
+def _decided(p, predicted, y=None, kind="argmax"):
+    """An evaluation of decisions that were made elsewhere; p: of the last of two classes, or rows of several."""
+    p = np.asarray(p, float)
+    p = np.column_stack([1 - p, p]) if p.ndim == 1 else p
+    y = np.asarray(predicted) if y is None else y
+    classes = tuple("abc"[: p.shape[1]])
+    return evaluate(y, p, np.arange(len(y)), classes, DecisionRule(kind=kind), n_boot=20, predicted=predicted)
+
+
+def test_decisions_that_differ_are_remarked_where_the_verdict_by_auc_is_another():
+    y, p = np.repeat([0, 1], 30), np.r_[np.linspace(0.1, 0.4, 30), np.linspace(0.38, 0.7, 30)]
+    right, all_called = (_decided(p, (p > least).astype(int), y) for least in (0.39, 0.05))
+    pair = paired.paired(all_called, right, "there", names=("old", "new"))
+    (remark,) = pair.remarks
+    assert pair.verdict == "open"
+    assert "new gets more images right, accuracy +0." in remark and "(McNemar, p < .001)" in remark
+    assert remark.endswith(f"the verdict is by AUC alone, and is '{pair.verdict}'")
+    (less,) = paired.paired(right, all_called, "there").remarks
+    assert "new gets fewer images right" in less
+    assert not paired.adjusted([replace(pair, decision_p=0.03)] * 2)[0].remarks, "0.06 after Holm's correction"
+    assert not [text for text in paired.paired(_measured(0.5), _measured(2.5), "there").remarks if "McNemar" in text]
+
+
+@pytest.mark.parametrize(
+    ("p", "predicted", "follow"),
+    [
+        ([0.1, 0.6, 0.9], [0, 1, 1], True),
+        ([0.1, 0.2, 0.9], [0, 1, 1], True),  # a threshold
+        ([0.1, 0.2, 0.9], [0, 1, 0], False),
+        ([[0.5, 0.3, 0.2], [0.1, 0.3, 0.6]], [0, 2], True),
+        ([[0.5, 0.3, 0.2], [0.7, 0.2, 0.1]], [1, 0], True),  # "b" from 0.3 on
+        ([[0.5, 0.3, 0.2], [0.6, 0.3, 0.1], [0.2, 0.3, 0.5]], [2, 1, 0], False),
+    ],
+)
+def test_decisions_that_do_not_follow_from_the_probabilities_are_remarked(p, predicted, follow):
+    one = _decided(p, predicted)
+    sound = replace(one, predicted=one.probabilities.argmax(axis=1))
+    told = [text for text in paired.paired(sound, one, "there").remarks if "do not follow" in text]
+    assert told == (
+        []
+        if follow
+        else ["there, new against old: the decisions of new do not follow from its probabilities: check its table"]
+    )
 
 
 # --- the verdict

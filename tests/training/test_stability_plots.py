@@ -133,6 +133,9 @@ def test_the_naive_interval_is_said_to_be_too_short_by_the_correction(found):
     naive, corrected = (found.mean_of_folds()[name] for name in ("naive", "corrected"))
     times = (corrected[2] - corrected[1]) / (naive[2] - naive[1])
     assert f"{times:.1f} times too short" in stability_sentences.intervals_say(found) and times > 1
+    high = np.ones(found.figures().shape)
+    high[0, 0] = 0.9
+    assert f"{times:.1f} times too short" in stability_sentences.intervals_say(with_figures(found, high)), "cut at 1"
     same = with_figures(found, np.full(found.figures().shape, 0.9))
     assert "All folds give the same AUC" in stability_sentences.intervals_say(same)
 

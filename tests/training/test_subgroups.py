@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import sklearn.metrics as sk
 
 from lungkit.data import attributes
@@ -135,6 +136,40 @@ def test_the_two_groups_of_an_attribute_are_one_comparison():
     assert min(table["auc_holm"]) == pytest.approx(min(1, 2 * smallest)), "two comparisons, not four"
     assert table["auc_holm"][0] == table["auc_holm"][1]
     assert "after 2 comparisons (Holm)" in subgroups.says(found)[0]
+
+
+def opposite(n, second):
+    """n patients of each class in "a", all answered rightly, and in "b", to whom the model gives these scores."""
+    scores = np.r_[np.linspace(0, 0.3, n), np.full(n, 0.9), *second]
+    return measure(scored(np.tile(np.repeat([0, 1], n), 2), scores), groups(half=np.repeat(["a", "b"], 2 * n)))
+
+
+@pytest.mark.parametrize("n", [10, 40])
+def test_a_difference_that_no_resample_changes_is_not_called_chance(n, monkeypatch):
+    monkeypatch.setattr(subgroups, "PERMUTATIONS", 999)  # fisher_exact([[10, 0], [0, 10]]) gives 1.1e-5
+    none_found = opposite(n, (np.linspace(0, 0.3, n), np.full(n, 0.35)))
+    assert row(none_found, "a")["recall_gap"] == 1 and row(none_found, "a")["recall_p"] == pytest.approx(1e-3)
+    assert "more than chance explains" in subgroups.says(none_found)[1]
+    inverted = opposite(n, (np.full(n, 0.9), np.full(n, 0.1)))
+    assert row(inverted, "b")["auc_gap"] == -1 and row(inverted, "b")["auc_p"] == pytest.approx(1e-3)
+    constant = opposite(n, (np.full(n, 0.5), np.full(n, 0.5)))
+    assert row(constant, "b")["auc_gap"] == -0.5 and row(constant, "b")["auc_p"] < 0.01
+    assert row(constant, "a")["auc_p"] == row(constant, "b")["auc_p"]
+
+
+def test_the_p_of_divisions_is_that_of_fishers_exact_test_of_patients():
+    right = np.r_[np.full(6, True), np.arange(8) < 3]  # 6 of 6 against 3 of 8 patients, with two images each
+    patients = np.repeat(np.arange(14), 2)
+    contrast = subgroups._Contrast(np.empty(0), np.full(28, True), np.repeat(right, 2), np.zeros(28))
+    p = subgroups._permuted_p(contrast, "recall", patients < 6, patients, 0)
+    assert p == pytest.approx(scipy.stats.fisher_exact([[6, 0], [3, 5]]).pvalue, abs=0.01)
+
+
+def test_a_group_without_others_is_compared_with_none():
+    y, scores = answers()
+    told = subgroups.says(measure(scored(y, scores), groups(sex=["F"] * 240)), plain=True)
+    assert told[0].startswith("Where sex is F, AUC is 0.")
+    assert all(text.endswith("there are no others to compare it with.") for text in told)
 
 
 # --- small groups, and the worst

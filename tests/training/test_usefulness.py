@@ -61,8 +61,13 @@ def test_standardised_net_benefit_of_a_perfect_model_is_one_at_every_threshold()
     y = np.arange(60) % 3 == 0
     curve = decision_curve(scored(y.astype(int), np.where(y, 0.99, 0.001)))
     assert curve.table["standardised"].to_numpy() == pytest.approx(1)
-    assert curve.useful == [(0.01, 0.5)] and curve.harmful == []
-    assert usefulness.useful_says(curve).endswith("calling none at thresholds of 1 % to 50 %.")
+    assert curve.harmful == []
+    ((first, last),) = curve.useful
+    # 20 patients who are found show no more than that 83 % are: too little where a missed case weighs much
+    assert 0.03 < first < 0.2 and last == 0.5
+    assert usefulness.useful_says(curve).endswith(
+        f"calling none at thresholds of {first:.0%} to 50%.".replace("%", " %")
+    )
 
 
 def test_a_model_that_answers_the_wrong_way_round_is_called_worse_than_a_default():
@@ -80,6 +85,38 @@ def test_copies_of_each_patients_image_add_no_evidence_to_net_benefit():
     copied = decision_curve(scored(np.repeat(y, 5), np.repeat(scores, 5), np.repeat(np.arange(80), 5))).table
     assert copied["model"].to_numpy() == pytest.approx(once["model"])
     assert (copied["high"] - copied["low"]).mean() == pytest.approx((once["high"] - once["low"]).mean(), rel=0.05)
+
+
+@pytest.mark.parametrize(("scores", "right"), [((0.001, 0.99), 1), ((0.99, 0.001), 0)])
+@pytest.mark.parametrize("prevalence", [None, 0.02])
+def test_answers_without_an_error_have_the_intervals_of_exact_shares(scores, right, prevalence):
+    y = np.repeat([0, 1], 12)
+    curve = decision_curve(scored(y, np.array(scores)[y], n_boot=2000), prevalence=prevalence, calibrated_for=0.5)
+    row, share = curve.at(0.2), 0.5 if prevalence is None else prevalence
+    assert row["low"] < row["high"] and row["gain_low"] < row["gain_high"] and row["low"] <= row["model"] <= row["high"]
+    if prevalence:  # then the share does not move
+        shown = 1 - all_right(
+            12
+        )  # the errors that 12 patients without one leave open; both kinds go half as far or more
+        reach = (share + (1 - share) / 4) * shown
+        assert reach / 2 < row["high"] - row["low"] < reach
+
+
+def test_with_few_patients_there_is_no_verdict():
+    for y in (np.repeat([0, 1], 3), np.repeat([0, 1], [100, 9])):
+        for scores in (y * 0.9, 0.9 - y * 0.9):
+            curve = decision_curve(scored(y, scores))
+            assert curve.useful == curve.harmful == []
+            said = usefulness.useful_says(curve)
+            assert said.startswith("There are too few patients to say") and f"{y.sum()} with COVID-19" in said
+
+
+def test_a_resample_without_a_class_says_nothing_at_a_given_prevalence():
+    without = np.array([[0.0, 0.0, 1.0, 1.0]])
+    of = np.array([True, True, False, False]), np.array([0.9, 0.1, 0.1, 0.1]), np.array([0.2])
+    given, own = (usefulness._Curve(*of, share) for share in (0.3, None))
+    assert np.isnan(given.benefit(given(without))[0, 0])
+    assert own.benefit(own(without))[0, 0] == 0, "no one is ill, and no one is called"
 
 
 def test_where_a_threshold_lies_is_said_in_runs():
@@ -151,7 +188,8 @@ def test_a_model_that_calls_nobody_has_no_ppv_and_says_so():
     values = predictive_values(measured, prevalences=[0.3, 0.02])
     assert values[["ppv", "ppv_low", "ppv_high"]].isna().all().all() and values["npv"].notna().all()
     assert usefulness.predictive_table(values)["PPV"].tolist() == ["–", "–"]
-    assert "– are right" in usefulness.says(decision_curve(measured), values)[1]
+    said = usefulness.says(decision_curve(measured), values)[1]
+    assert said == "The model gives no alarm for COVID-19 here: what its alarms mean is not known."
 
 
 def test_the_axis_reaches_from_a_thousandth_to_a_half_or_to_this_sets_share():
@@ -182,6 +220,10 @@ def test_one_patient_has_values_and_no_intervals():
         (lambda m: decision_curve(m, thresholds=[0.0, 0.5]), "a threshold is 0.0; accepted: above 0 and below 1"),
         (lambda m: decision_curve(m, prevalence=1.0), "a prevalence is 1.0; accepted"),
         (lambda m: predictive_values(m, prevalences=[2]), "a prevalence is 2; accepted"),
+        (lambda m: decision_curve(m, thresholds=[]), "no threshold is given; accepted: one or more"),
+        (lambda m: decision_curve(m, prevalence=0.1, calibrated_for=0.0), "calibrated for is 0.0; accepted: above 0"),
+        (lambda m: at_prevalence([0.5, 1.2], 0.5, 0.1), "a probability is 1.2; accepted: from 0 to 1"),
+        (lambda m: at_prevalence([np.nan], 0.5, 0.1), "a probability is nan; accepted: from 0 to 1"),
         (lambda m: decision_curve(m, "Flu"), "no class 'Flu'; there are: Normal, COVID-19"),
     ],
 )

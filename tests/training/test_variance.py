@@ -73,19 +73,24 @@ def test_figures_that_are_undefined_or_of_one_fold_are_refused():
         variance.components(np.where(FIGURES == 90.0, np.nan, FIGURES))
     with pytest.raises(LungkitError, match=r"shape \(4, 1, 2\)"):
         variance.components(FIGURES[:, :1])
+    for empty in ((2, 2, 0), (0, 2, 2)):
+        with pytest.raises(
+            LungkitError, match=r"accepted: \(repeats, folds, starts\) with a repeat, two folds and a start"
+        ):
+            variance.components(np.zeros(empty))
 
 
 def test_the_corrected_interval_is_that_of_baycomp():
     # baycomp 1.0.3, CorrelatedTTest.compute_statistics(x, 0, runs=4): the same Student distribution, of Corani and
     # Benavoli (Machine Learning 100, 2015). Three folds: a test part is half of the training part.
-    found = variance.mean_of_folds(FIGURES.mean(axis=2), test=1, training=2)["corrected"]
+    found = variance.mean_of_folds(FIGURES.mean(axis=2), test=1, training=2, limits=(0, 100))["corrected"]
     assert found == pytest.approx((91.541667, 86.590231, 96.493102), abs=1e-6)
 
 
 def test_the_naive_interval_is_that_of_a_t_test_and_holds_the_truth_less_often_than_the_corrected_one():
     y = FIGURES.mean(axis=2).ravel()
     expected = scipy.stats.ttest_1samp(y, 0).confidence_interval()
-    assert variance.mean_of_folds(y, 1, 2)["naive"][1:] == pytest.approx(expected)
+    assert variance.mean_of_folds(y, 1, 2, (0, 100))["naive"][1:] == pytest.approx(expected)
     held = {"naive": [], "corrected": []}
     random, truth = np.random.default_rng(3), _expected(patients=40)
     for _ in range(150):
@@ -93,6 +98,28 @@ def test_the_naive_interval_is_that_of_a_t_test_and_holds_the_truth_less_often_t
             held[name].append(low <= truth <= high)
     assert np.mean(held["naive"]) < 0.8
     assert np.mean(held["corrected"]) > 0.9
+
+
+def test_the_interval_of_a_mean_ends_where_the_figure_does():
+    for figures in ([0.99, 1, 1, 1, 0.97], [0.5, 1.0]):
+        for value, low, high in variance.mean_of_folds(figures, 20, 80).values():
+            assert 0 <= low < value < high <= 1
+    kappa = variance.mean_of_folds([-0.9, 0.9], 20, 80, limits=(-1, 1))["naive"]
+    assert kappa == (0, -1, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (([np.nan, 1.0], 10, 40), "a fold's figure is nan; accepted: from 0 to 1"),
+        (([91.0, 92.0], 10, 40), "a fold's figure is 91; accepted: from 0 to 1"),
+        (([0.5], 10, 40), "1 figures, of 10 test"),
+        (([0.5, 1.0], np.inf, 40), "of inf test"),
+    ],
+)
+def test_a_mean_of_what_has_none_is_refused(given, said):
+    with pytest.raises(LungkitError, match=said):
+        variance.mean_of_folds(*given)
 
 
 WIDTH, GAP = 8, 0.35  # features of the simulated patients, and half of what the classes' means differ by in each
