@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from lungkit.models import card_text
 from lungkit.models.card import Figure, Measured
-from lungkit.study.material import Material
+from lungkit.study.material import PLAN, SCORE, Material
 from lungkit.wording import count
 
 FEW_PATIENTS = 100  # of a test: an AUC of 0.9 has an interval of about ±0.06 with so many, half of them ill
@@ -36,6 +36,8 @@ def _of_images(material: Material) -> Iterator[str]:
 
 def _of_test(material: Material) -> Iterator[str]:
     measured, score = material.measured, material.score or {}
+    if measured is None and SCORE in material.unread:
+        return  # material.unknown says why
     if measured is None:
         yield "The model was not tested in this run (notebook 04), so the run shows no figure on unseen patients."
         return
@@ -47,10 +49,10 @@ def _of_test(material: Material) -> Iterator[str]:
     yield from _wide(measured)
     if (times := measured.times_scored or 0) > 1:
         yield f"This test part was scored {times} times: choices between versions may have adapted to it."
-    for name in score.get("absent_classes", ()):
+    for name in score.get("absent_classes") or ():
         yield f"The test has no image of {name}, so the figures of this class are missing."
     yield from _baseline(measured)
-    if unreadable := len(score.get("unreadable", ())):
+    if unreadable := len(score.get("unreadable") or ()):
         yield f"{count(unreadable, 'image')} of the test could not be read; the figures are without them."
 
 
@@ -108,10 +110,10 @@ def _tested_elsewhere(material: Material) -> bool:
 def _of_plan(material: Material) -> Iterator[str]:
     plan = material.plan
     if plan is None:
-        if material.measured:
+        if material.measured and PLAN not in material.unread:
             yield "No plan was fixed before the test was read: the figures are exploratory."
         return
-    yield from (str(one) for one in plan.get("deviations", ()))
+    yield from (str(one) for one in plan.get("deviations") or ())
     if isinstance(looks := plan.get("looks"), int) and looks > 1:
         yield f"The test part was read {looks} times, this reading included."
 
