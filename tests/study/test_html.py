@@ -1,12 +1,16 @@
 """The report as a page: everything escaped, nothing loaded from elsewhere, every link leads somewhere."""
 
 import html
+import json
 import re
-from pathlib import Path
+import struct
+import zlib
 from urllib.parse import unquote
 
+import docx
 import pytest
 
+from lungkit.errors import LungkitError
 from lungkit.study import report
 from tests.study.conftest import HOSTILE
 

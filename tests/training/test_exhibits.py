@@ -1,6 +1,7 @@
 """Figures and tables of a run: in three forms, with captions, in the order of the notebooks."""
 
 import json
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
