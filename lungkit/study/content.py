@@ -25,7 +25,7 @@ from lungkit.study.document import (
     Table,
     Text,
 )
-from lungkit.study.material import Material, Notebook
+from lungkit.study.material import PLAN, SCORE, Material, Notebook
 from lungkit.training.exhibits import FIGURES, Exhibit
 from lungkit.wording import count, listed, percent, plain
 
@@ -112,6 +112,8 @@ def _became(plan: Mapping[str, Any]) -> Iterable[Block]:
 
 
 def _planned(material: Material) -> Text:
+    if PLAN in material.unread:
+        return (f"The run has a {PLAN} that cannot be trusted (see Limits), so nothing is said of a plan.",)
     if material.plan is None:
         return (plan_text.NO_PLAN,) if material.score else ("The run has no plan.",)
     return (plan_text.says(material.plan),)
@@ -210,13 +212,18 @@ def _audit(material: Material) -> Iterable[Block]:
     yield Paragraph((f"The audit made {count(len(findings), 'check')} and found {said}.",))
     if len(found) and "audit" not in _replaced(material):
         rows = tuple(
-            _texts(
-                (row["finding"], row["severity"], f"{row['count']:,}", f"{100 * row['share']:.1f} %", row["meaning"])
-            )
+            _texts((row["finding"], row["severity"], f"{row['count']:,}", _share(row["share"]), row["meaning"]))
             for row in found.to_dict("records")
         )
         head = ("Finding", "Severity", "Count", "Share", "Meaning")
-        yield Table("audit", "What the audit of the data set found", head, rows, material.kept / "audit.csv", wide=(4,))
+        yield Table(
+            "audit", "What the audit of the data set found", head, rows, material.folder / "audit.csv", wide=(4,)
+        )
+
+
+def _share(share: float) -> str:
+    """ "12.5 %"; a dash where the audit gives none."""
+    return "–" if pd.isna(share) else f"{100 * share:.1f} %"
 
 
 # --- method and results
@@ -236,7 +243,8 @@ def _method(material: Material) -> Section:
 
 def _results(material: Material) -> Iterable[Block]:
     if material.measured is None:
-        yield Paragraph(("No model was tested in this run.",))
+        unread = f"The figures of the test are in {SCORE}, which cannot be read (see Limits)."
+        yield Paragraph((unread if SCORE in material.unread else "No model was tested in this run.",))
 
 
 def _by_notebook(material: Material) -> Iterable[Section]:
@@ -266,7 +274,7 @@ def _test(material: Material) -> Iterable[Block]:
     yield Paragraph((f"Scored: {scope or measured.counts}. In brackets: 95 % intervals by patient.",))
     replaced = _replaced(material)
     if "figures" not in replaced:
-        yield from figures_tables(measured, material.kept / "metrics.csv")
+        yield from figures_tables(measured, material.folder / "metrics.csv")
     if measured.confusion and measured.classes and "confusion" not in replaced:
         rows = tuple(
             _texts((name, *(f"{n:,}" for n in row)))
@@ -274,7 +282,7 @@ def _test(material: Material) -> Iterable[Block]:
         )
         head = ("True class", *(f"Answer: {name}" for name in measured.classes))
         yield Table("confusion", "Images of each true class by the model's answer", head, rows,
-                    _if_there(material.kept / "confusion.csv"))  # fmt: skip
+                    _if_there(material.folder / "confusion.csv"))  # fmt: skip
     review = score.get("review") or {}
     if review.get("share") is not None:
         held = f", with {percent(review['errors_held'])} of the errors" if review.get("errors_held") is not None else ""
@@ -322,7 +330,7 @@ def _exhibits(material: Material, number: str) -> Iterable[Block]:
             yield table
     for one in material.figures:
         if one.notebook == number:
-            yield Figure(one.name, caption_of(one), material.kept / FIGURES / one.name)
+            yield Figure(one.name, caption_of(one), material.folder / FIGURES / one.name)
 
 
 def caption_of(one: Exhibit) -> str:
@@ -332,7 +340,7 @@ def caption_of(one: Exhibit) -> str:
 
 def _kept_table(material: Material, one: Exhibit) -> Block | None:
     """A notebook's table, its first rows where it is long."""
-    file = material.kept / "tables" / f"{one.name}.csv"
+    file = material.folder / "tables" / f"{one.name}.csv"
     try:
         frame = pd.read_csv(file, keep_default_na=False, dtype=str)
     except (OSError, ValueError) as error:
@@ -377,7 +385,7 @@ def _reproduction(material: Material) -> Iterable[Block]:
         rows = tuple(_texts((key, plain(value))) for key, value in shown.items())
         caption = "Parameters that the command gave; all others are the notebooks' own"
         yield Table("parameters", caption, ("Parameter", "Value"), rows, wide=(1,))
-    kept = sorted(file.name for file in material.kept.glob("*.csv"))
+    kept = sorted(file.name for file in material.folder.glob("*.csv"))
     if kept:
         links = [part for name in kept for part in (Link(name, name), ", ")][:-1]
         yield Paragraph(("Data of the run, as CSV files: ", *links, "."))

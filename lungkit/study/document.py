@@ -3,11 +3,15 @@
 lungkit.study.content says what a report contains; lungkit.study.html, docx and latex write one in their format.
 """
 
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
+from typing import Any
+
+_NO_TEXT = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML and UTF-8 refuse it
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A report. folder: of the run; links and files are shown relative to it."""
+    """A report. folder: of the run; links and files are shown relative to it. All its text is `clean`."""
 
     title: str
     subtitle: str
@@ -116,6 +120,10 @@ class Document:
     folder: Path
     sections: tuple[Section, ...]
     appendices: tuple[Section, ...] = ()
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            object.__setattr__(self, each.name, clean(getattr(self, each.name)))
 
     def walk(self) -> Iterator[Section]:
         """Every section, in reading order."""
@@ -183,6 +191,20 @@ def _section_numbers(
         yield kind, Ref("section", section.name), number
         below = (f"{number}.{place}" for place in count(1))
         yield from _section_numbers(kind, section.parts, below)
+
+
+def clean(value: Any) -> Any:
+    """A text, or blocks and sections with their texts, with "\ufffd" for each character that no format can hold.
+
+    These are control characters, halves of surrogate pairs, and the two code points that are no characters.
+    """
+    if isinstance(value, str):
+        return _NO_TEXT.sub("\ufffd", value)
+    if isinstance(value, tuple):
+        return tuple(map(clean, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{each.name: clean(getattr(value, each.name)) for each in fields(value)})
+    return value
 
 
 def sentence(text: str) -> str:

@@ -15,7 +15,7 @@ from docx.oxml.ns import qn
 from docx.shared import Cm, Emu, Pt, RGBColor
 
 from lungkit import files, palette
-from lungkit.study import layout
+from lungkit.study import layout, pictures
 from lungkit.study.document import (
     Block,
     Bullets,
@@ -44,6 +44,7 @@ _FONT, _MARGIN, _TEXT_WIDTH = "Arial", Cm(2.2), Cm(21.0 - 2 * 2.2)
 _TALLEST = Cm(10.5)  # of a figure: two fit a page with their captions
 _TABLE_TEXT, _TOGETHER = "Table Text", 12  # a style; the most rows of a table that is kept on one page
 _INK, _ACCENT, _WARN = (RGBColor.from_string(one[1:].upper()) for one in (palette.INK, palette.ACCENT, palette.WARN))
+_PROPERTY = 255  # letters of a property of the file
 _LETTERS = 92  # of a table's type that fit the width of the text
 _LONG_SIDE = (29.7 - 2 * 2.2) / (21.0 - 2 * 2.2)  # the width of the text of a page on its side, in those of one upright
 
@@ -106,11 +107,11 @@ def _styled(word: "Word") -> None:
 
 def _properties(word: "Word", document: Document) -> None:
     about = word.core_properties
-    about.title, about.subject, about.author = document.title, document.subtitle, ""
+    about.title, about.subject, about.author = document.title[:_PROPERTY], document.subtitle[:_PROPERTY], ""
     about.comments, about.keywords, about.language = "Research use only; not a medical device.", "lungkit", "en"
     try:
         about.created = about.modified = datetime.fromisoformat(document.started).astimezone(UTC).replace(tzinfo=None)
-    except ValueError:
+    except (ValueError, OverflowError):  # no time, or one that no other zone has
         return
 
 
@@ -178,19 +179,18 @@ def _turn(word: "Word", orientation: WD_ORIENT) -> None:
 
 
 def _figure(word: "Word", document: Document, figure: Figure) -> None:
-    file = figure.stem.with_name(f"{figure.stem.name}.png")
     paragraph = word.add_paragraph()
     paragraph.paragraph_format.keep_with_next = True
     paragraph.paragraph_format.space_before, paragraph.paragraph_format.space_after = Pt(8), Pt(3)
-    if file.is_file():
-        shape = paragraph.add_run().add_picture(str(file))
+    if (picture := pictures.png(figure)) is not None:
+        shape = paragraph.add_run().add_picture(str(picture.file))
         scale = min(_TEXT_WIDTH / shape.width, _TALLEST / shape.height, 1)
-        shape.width, shape.height = Emu(int(shape.width * scale)), Emu(int(shape.height * scale))
+        shape.width, shape.height = (Emu(max(1, int(side * scale))) for side in (shape.width, shape.height))
         described = shape._inline.docPr
         described.set("descr", sentence(figure.caption))
         described.set("title", document.labels[Ref("figure", figure.name)])
     else:
-        _text(paragraph, document, (Failure(f"The file of this figure, {figure.name}, is missing."),))
+        _text(paragraph, document, (Failure(pictures.missing(figure)),))
     _caption(word, document, Ref("figure", figure.name), figure.caption)
 
 
@@ -292,7 +292,7 @@ def _text(paragraph: "WordParagraph", document: Document, words: Text) -> None:
 def _inline(paragraph: "WordParagraph", document: Document, inline: Inline) -> None:
     match inline:
         case str():
-            paragraph.add_run(_printable(inline))
+            paragraph.add_run(inline)
         case Cite():
             _inside(paragraph, _anchor("reference", inline.key), f" [{document.number(inline)}]")
         case Ref():
@@ -300,17 +300,12 @@ def _inline(paragraph: "WordParagraph", document: Document, inline: Inline) -> N
         case Link() if inline.target.startswith(("https://", "http://")):
             _outside(paragraph, inline.target, inline.text)
         case Link():
-            paragraph.add_run(_printable(inline.text))
+            paragraph.add_run(inline.text)
         case Strong():
-            paragraph.add_run(_printable(inline.text)).bold = True
+            paragraph.add_run(inline.text).bold = True
         case Failure():
-            run = paragraph.add_run(_printable(inline.text))
+            run = paragraph.add_run(inline.text)
             run.bold, run.font.color.rgb = True, _WARN
-
-
-def _printable(words: str) -> str:
-    """Without the control characters that XML forbids."""
-    return "".join(one if one.isprintable() or one in "\n\t" else "\ufffd" for one in words)
 
 
 def _inside(paragraph: "WordParagraph", anchor: str, words: str) -> None:
@@ -325,7 +320,7 @@ def _outside(paragraph: "WordParagraph", address: str, words: str) -> None:
     kind = "http://schemas.openxmlformats.org/officeDocument/2006/relationships/hyperlink"
     link = OxmlElement("w:hyperlink")
     link.set(qn("r:id"), paragraph.part.relate_to(address, kind, is_external=True))
-    run = paragraph.add_run(_printable(words))
+    run = paragraph.add_run(words)
     run.font.color.rgb = _ACCENT
     link.append(run._r)
     paragraph._p.append(link)

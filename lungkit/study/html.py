@@ -7,10 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
-import PIL.Image
-
 from lungkit import palette
-from lungkit.study import layout
+from lungkit.study import layout, pictures
 from lungkit.study.document import (
     Block,
     Bullets,
@@ -189,27 +187,22 @@ def _block(document: Document, block: Block) -> str:
 
 def _figure(document: Document, figure: Figure) -> str:
     label, caption = document.labels[Ref("figure", figure.name)], _escaped(sentence(figure.caption))
-    shown = figure.stem.with_name(f"{figure.stem.name}.png")
     forms = [figure.stem.with_name(f"{figure.stem.name}.{form}") for form in ("svg", "pdf")]
     linked = [f'<a href="{_target(document, file)}">{file.suffix[1:].upper()}</a>' for file in forms if file.is_file()]
     there = f' <span class="forms">{", ".join(linked)}</span>' if linked else ""
-    size = _size(shown)
-    sized = f' width="{size[0]}" height="{size[1]}"' if size else ""
     return (
-        f'<figure id="{_id("figure", figure.name)}"><img src="{_target(document, shown)}" alt="{caption}"{sized} '
-        f'loading="lazy"><figcaption><span class="label">{label}.</span> {caption}'
-        f"{there}</figcaption></figure>"
+        f'<figure id="{_id("figure", figure.name)}">{_picture(document, figure, caption)}'
+        f'<figcaption><span class="label">{label}.</span> {caption}{there}</figcaption></figure>'
     )
 
 
-def _size(picture: Path) -> tuple[int, int] | None:
-    """Width and height in pixels of CSS, at the size that the figure was made for; None if it cannot be read."""
-    try:
-        with PIL.Image.open(picture) as opened:
-            dpi = float(opened.info.get("dpi", (100, 100))[0]) or 100.0
-            return round(opened.width * _CSS_INCH / dpi), round(opened.height * _CSS_INCH / dpi)
-    except (OSError, ValueError):
-        return None
+def _picture(document: Document, figure: Figure, caption: str) -> str:
+    """The picture at the size that it was made for, or why there is none."""
+    if (shown := pictures.png(figure)) is None:
+        return f'<p class="failed">{_escaped(pictures.missing(figure))}</p>'
+    width, height = round(shown.width * _CSS_INCH), round(shown.height * _CSS_INCH)
+    target = _target(document, shown.file)
+    return f'<img src="{target}" alt="{caption}" width="{width}" height="{height}" loading="lazy">'
 
 
 def _table(document: Document, table: Table) -> str:

@@ -6,11 +6,11 @@ no reader can take for the letter, and no compiler stops at.
 
 import os
 import re
-import shutil
 import unicodedata
 from pathlib import Path
 
-from lungkit.study import layout
+from lungkit import files
+from lungkit.study import layout, pictures
 from lungkit.study.document import (
     Block,
     Bullets,
@@ -87,7 +87,7 @@ def write(document: Document, folder: Path, name: str = "report") -> Path:
     """Write <folder>/<name>.tex; figures are taken from where they are, relative to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.tex"
-    file.write_text(text(document, folder), "utf-8")
+    files.replace(file, text(document, folder))
     return file
 
 
@@ -151,7 +151,7 @@ def _figure(figure: Figure, folder: Path) -> str:
     shown = (
         f"\\includegraphics[width=\\linewidth,height=.42\\textheight,keepaspectratio]{{{file}}}"
         if file
-        else f"\\emph{{The file of this figure, {escaped(figure.name)}, is missing.}}"
+        else f"\\emph{{{escaped(pictures.missing(figure))}}}"
     )
     caption = f"\\caption{{{escaped(sentence(figure.caption))}}}\\label{{{_label('figure', figure.name)}}}"
     return f"\\begin{{figure}}[H]\n\\centering\n{shown}\n{caption}\n\\end{{figure}}\n"
@@ -159,15 +159,16 @@ def _figure(figure: Figure, folder: Path) -> str:
 
 def _picture(figure: Figure, folder: Path) -> str:
     """The figure's PDF or PNG relative to `folder`; a copy in `folder` where LaTeX could not read its name."""
-    forms = (figure.stem.with_name(f"{figure.stem.name}.{suffix}") for suffix in ("pdf", "png"))
-    file = next((form for form in forms if form.is_file()), None)
+    file = pictures.pdf(figure)
+    if file is None and (shown := pictures.png(figure)):
+        file = shown.file
     if file is None:
         return ""
     path = Path(os.path.relpath(file, folder)).as_posix()
     if re.fullmatch(r"[A-Za-z0-9_./-]+", path) and "." not in file.stem:
         return path
     copy = re.sub(r"[^A-Za-z0-9_-]", lambda letter: f"-{ord(letter[0]):x}-", file.stem)
-    shutil.copyfile(file, folder / f"{copy}{file.suffix}")
+    files.replace(folder / f"{copy}{file.suffix}", file.read_bytes())
     return f"{copy}{file.suffix}"
 
 

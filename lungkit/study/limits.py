@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from lungkit.models import card_text
 from lungkit.models.card import Figure, Measured
-from lungkit.study.material import Material
+from lungkit.study.material import PLAN, SCORE, Material
 from lungkit.wording import count
 
 FEW_PATIENTS = 100  # of a test: an AUC of 0.9 has an interval of about ±0.06 with so many, half of them ill
@@ -43,6 +43,8 @@ def _of_images(material: Material) -> Iterator[str]:
 
 def _of_test(material: Material) -> Iterator[str]:
     measured, score = material.measured, material.score or {}
+    if measured is None and SCORE in material.unread:
+        return  # material.unknown says why
     if measured is None:
         yield "The model was not tested in this run (notebook 04), so the run shows no figure on unseen patients."
         return
@@ -54,10 +56,10 @@ def _of_test(material: Material) -> Iterator[str]:
     yield from _wide(measured)
     if (times := measured.times_scored or 0) > 1:
         yield f"This test part was scored {times} times: choices between versions may have adapted to it."
-    for name in score.get("absent_classes", ()):
+    for name in score.get("absent_classes") or ():
         yield f"The test has no image of {name}, so the figures of this class are missing."
     yield from _baseline(measured)
-    if unreadable := len(score.get("unreadable", ())):
+    if unreadable := len(score.get("unreadable") or ()):
         yield f"{count(unreadable, 'image')} of the test could not be read; the figures are without them."
 
 
@@ -118,7 +120,7 @@ def _of_labels(material: Material) -> Iterator[str]:
     """What notebook 11 found of the labels, if it ran."""
     as_if_true = "errors are learned and measured as if true."
     if any(one.name == "11_suspects" for one in material.tables):
-        suspects = material.csv("tables/11_suspects.csv")
+        suspects = material.kept("11_suspects")
         n = 0 if suspects is None else len(suspects)
         look = "looks" if n == 1 else "look"
         yield (
@@ -136,8 +138,8 @@ def _of_groups(material: Material) -> Iterator[str]:
     for one in material.figures:
         if one.name.startswith("10_gaps") and one.caption:
             yield f"{one.caption.strip().rstrip('.')}."
-    groups = material.csv("tables/10_subgroups.csv")
-    few = 0 if groups is None else int(groups.astype(str).agg(" ".join, axis=1).str.contains("*", regex=False).sum())
+    groups = material.kept("10_subgroups")
+    few = 0 if groups is None else int(groups.agg(" ".join, axis=1).str.contains("*", regex=False).sum())
     if few:
         were = "was" if few == 1 else "were"
         yield f"{count(few, 'group')} of patients {were} too small for a test of every figure (notebook 10)."
@@ -151,10 +153,10 @@ def _tested_elsewhere(material: Material) -> bool:
 def _of_plan(material: Material) -> Iterator[str]:
     plan = material.plan
     if plan is None:
-        if material.measured:
+        if material.measured and PLAN not in material.unread:
             yield "No plan was fixed before the test was read: the figures are exploratory."
         return
-    yield from (str(one) for one in plan.get("deviations", ()))
+    yield from (str(one) for one in plan.get("deviations") or ())
     if isinstance(looks := plan.get("looks"), int) and looks > 1:
         yield f"The test part was read {looks} times, this reading included."
 

@@ -8,19 +8,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import psutil
 
 import lungkit
 from lungkit import files
 from lungkit.errors import LungkitError
+from lungkit.models.schema import checked
 
 RECORD = "run.json"
 PARTS = ("lungkit", "notebooks")  # of the checkout: what a run is made with
 # What decides about figures; every other installed package is in the lock file of the commit.
 PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "tensorflow", "keras", "keras-tuner", "openvino", "pillow",
             "pydicom", "matplotlib")  # fmt: skip
+_ENVIRONMENT = {"packages": Mapping[str, Any], "cores": int | None}  # the types of what reports compute with
+_CODE = {"changed": bool | None}
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,29 @@ class RunRecord:
         """The record in a run's folder. LungkitError where there is none, or where it is damaged."""
         try:
             record = json.loads((folder / RECORD).read_text("utf-8"))
-            return cls(**record | {"stages": tuple(Stage(**stage) for stage in record["stages"])})
+            return _checked(cls(**record | {"stages": tuple(Stage(**stage) for stage in record["stages"])}))
         except FileNotFoundError:
             raise LungkitError(f"{folder} is not the folder of a run: it has no {RECORD}. Give one that `lungkit run` "
                                "made") from None  # fmt: skip
-        except (ValueError, KeyError, TypeError) as error:
+        except (LungkitError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise LungkitError(f"{folder / RECORD} is damaged: {error}") from None
+
+
+def _checked(record: RunRecord) -> RunRecord:
+    """The record itself; LungkitError where a value has another type, or a notebook's name is a path."""
+    parts: list[tuple[object, Mapping[str, Any]]] = [
+        (record, get_type_hints(RunRecord) | {"stages": tuple[Any, ...]}),
+        *((stage, get_type_hints(Stage)) for stage in record.stages),
+    ]
+    for part, types in parts:
+        for name, kind in types.items():
+            checked(getattr(part, name), kind, name)
+    for known, types in ((record.environment, _ENVIRONMENT), (record.code, _CODE)):
+        for name in types.keys() & known.keys():
+            checked(known[name], types[name], name)
+    if paths := [stage.name for stage in record.stages if Path(stage.name).name != stage.name or "\0" in stage.name]:
+        raise LungkitError(f"a notebook has the name {ascii(paths[0])[:60]}; accepted: one without folders")
+    return record
 
 
 def environment() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from lungkit import config, files
 from lungkit.errors import LungkitError
 from lungkit.study import checklists, content, datasheet, html, latex, material
 from lungkit.study.answers import answers
-from lungkit.study.document import Document, Link, Section, Text
+from lungkit.study.document import Document, Link, Section, Text, clean
 from lungkit.study.material import Material
 from lungkit.study.provenance import RECORD
 
@@ -38,8 +38,8 @@ def write(folder: Path, formats: Iterable[str] = FORMATS) -> list[Path]:
     asked = tuple(formats)
     if unknown := sorted(set(asked) - set(FORMATS)):
         raise LungkitError(f"no format {', '.join(unknown)}; there are: {', '.join(FORMATS)}, all")
+    into = _own(folder / FOLDER)
     known, document, found = _made(folder)
-    into = folder / FOLDER
     into.mkdir(exist_ok=True)
     written = [*_checklists(into, document, found), *_datasheet(into, document, known)]
     writers: Mapping[str, Callable[[], Path]] = {
@@ -58,7 +58,15 @@ def index(folder: Path) -> Path:
     return _page(document, folder)
 
 
+def _own(folder: Path) -> Path:
+    """A folder to write to; LungkitError where it is a link, which could lead anywhere, or no folder."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise LungkitError(f"{folder} is a link or no folder, so nothing is written there; remove it")
+    return folder
+
+
 def _made(folder: Path) -> tuple[Material, Document, dict[str, Text]]:
+    _own(folder / material.DATASET)
     known = material.gather(folder)
     material.keep(known)
     sections = content.body(known)
@@ -92,7 +100,7 @@ def _docx(document: Document, into: Path) -> Path:
 def _checklists(into: Path, document: Document, found: dict[str, Text]) -> Iterable[Path]:
     for each in checklists.CHECKLISTS:
         path = into / checklists.csv_name(each)
-        files.replace(path, checklists.frame(each, found, document).to_csv(index=False))
+        files.replace(path, clean(checklists.frame(each, found, document).to_csv(index=False)))
         yield path
 
 
@@ -100,7 +108,7 @@ def _datasheet(into: Path, document: Document, known: Material) -> Iterable[Path
     """datasheet.csv, croissant.json and its table; nothing where the data set is not known."""
     if known.data is None:
         return
-    table = datasheet.images_csv(known.data).encode()
+    table = clean(datasheet.images_csv(known.data)).encode()
     described = datasheet.croissant_of(known, document, "images.csv", files.sha256(table))
     contents: dict[str, str | bytes] = {
         "datasheet.csv": datasheet.frame(known).to_csv(index=False),
@@ -108,5 +116,5 @@ def _datasheet(into: Path, document: Document, known: Material) -> Iterable[Path
         "croissant.json": json.dumps(described, indent=2, ensure_ascii=False) + "\n",
     }
     for name, written in contents.items():
-        files.replace(into / name, written)
+        files.replace(into / name, clean(written))
         yield into / name

@@ -7,8 +7,10 @@ report is that of the notebooks.
 
 import itertools
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -16,9 +18,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lungkit import files
+from lungkit.errors import LungkitError
+from lungkit.models.schema import checked
 
 FIGURES, TABLES = "figures", "tables"
 _DPI = 150  # of the PNG, which a report shows on screen and in a Word file; SVG and PDF are drawn at any size
+_FORMS = {FIGURES: ("png", "svg", "pdf"), TABLES: ("csv",)}
 _NO_DATE = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
@@ -63,10 +68,34 @@ def table(frame: pd.DataFrame, folder: Path, name: str, caption: str) -> pd.Data
     return frame
 
 
-def listed(folder: Path, kind: str) -> list[Exhibit]:
-    """The exhibits of one kind in a run's folder, in the order of the notebooks and of their cells."""
-    found = [Exhibit(**json.loads(file.read_text("utf-8"))) for file in (folder / kind).glob("*.json")]
+def listed(folder: Path, kind: str, refuse: Callable[[str], None] | None = None) -> list[Exhibit]:
+    """The exhibits of one kind in a run's folder, in the order of the notebooks and of their cells.
+
+    One that `figure` or `table` cannot have written is left out: `refuse` gets a sentence about it.
+    """
+    found = []
+    for file in sorted((folder / kind).glob("*.json")):
+        try:
+            found.append(_read(file, kind))
+        except (LungkitError, OSError, ValueError, RecursionError) as error:
+            if refuse:
+                refuse(f"The {kind.removesuffix('s')} {file.stem} cannot be read: {error}".rstrip(".") + ".")
     return sorted(found, key=lambda one: (one.notebook, one.place, one.name))
+
+
+def _read(file: Path, kind: str) -> Exhibit:
+    """An exhibit by its caption's file. A folder can come from anyone: links and other names are refused."""
+    forms = [file.with_name(f"{file.stem}.{form}") for form in _FORMS[kind]]
+    for each in (file.parent, file, *forms):
+        if each.is_symlink() or (each.exists() and each.is_dir() != (each == file.parent)):
+            raise LungkitError(f"{each.name} is a link or no plain {'folder' if each == file.parent else 'file'}")
+    values, types = json.loads(file.read_text("utf-8")), get_type_hints(Exhibit)
+    if not isinstance(values, dict) or set(values) != set(types):
+        raise LungkitError(f"its caption is not a JSON object with the keys {', '.join(types)}")
+    found = Exhibit(**{key: checked(value, types[key], key) for key, value in values.items()})
+    if (found.kind, found.name) != (kind, file.stem) or not found.name.isprintable():
+        raise LungkitError(f"its caption is of another exhibit, {ascii(found.name)[:60]}")
+    return found
 
 
 def _note(folder: Path, kind: str, name: str, caption: str) -> None:

@@ -11,7 +11,7 @@ from lungkit import config
 from lungkit.data.dataset import Dataset
 from lungkit.errors import LungkitError
 from lungkit.models.card import Measured
-from lungkit.study import content, material
+from lungkit.study import content, material, plan
 from lungkit.study.document import Document, Figure, Ref, Table
 from lungkit.study.provenance import RunRecord, Stage
 from lungkit.study.references import REFERENCES
@@ -145,12 +145,22 @@ def test_the_manifest_of_another_selection_is_not_used_and_the_one_that_was_kept
 
 
 def test_a_plan_and_its_deviations_are_in_the_report(run):
-    plan = {"hypothesis": "AUC is above 0.9", "primary_metric": "auc", "margin": 0.02, "subgroups": ["sex", "age"]}
-    record = {"plan": plan, "sha256": "ab" * 32, "fixed_at": "2026-11-30T12:00:00+00:00", "looks": 2,
+    values = {"hypothesis": "AUC is above 0.9", "data": "squares", "primary_metric": "auc", "margin": 0.02,
+              "not_worse_than": "squares-cnn@v1", "subgroups": ["sex", "age"]}  # fmt: skip
+    fixed = plan.of(values)
+    record = {"plan": fixed.to_dict(), "sha256": fixed.sha256, "fixed_at": "2026-11-30T12:00:00+00:00", "looks": 2,
               "deviations": ["The planned 500 patients were not reached."]}  # fmt: skip
     (run / "plan.json").write_text(json.dumps(record))
     question, limits = _said(run, "question"), _said(run, "limits")
-    for words in ("AUC is above 0.9", "Primary metric: AUC", "sex, age", "ab" * 32, "30 November 2026, 12:00 UTC"):
+    for words in (
+        "AUC is above 0.9",
+        "AUC",
+        "not worse than squares-cnn@v1",
+        "0.02",
+        "sex, age",
+        fixed.sha256,
+        "30 November 2026, 12:00 UTC",
+    ):
         assert words in question, words
     assert "The planned 500 patients were not reached." in limits
     assert "The test part was read 2 times" in limits
@@ -158,11 +168,11 @@ def test_a_plan_and_its_deviations_are_in_the_report(run):
 
 
 def _planned(run: Path, **changes) -> None:
-    plan = {"hypothesis": "It works.", "data": "squares", "primary_metric": "balanced_accuracy", "at_least": 0.8,
-            "planned_n": 120}  # fmt: skip
+    planned = plan.of({"hypothesis": "It works.", "data": "squares", "primary_metric": "balanced_accuracy",
+                       "at_least": 0.8, "planned_n": 120})  # fmt: skip
     result = {"value": 0.9, "interval": [0.7, 1.0], "verdict": "not shown", "says": "Plan: 0.900 → not shown (why)"}
-    record = {"plan": plan, "sha256": "ab" * 32, "fixed_at": "2026-11-30T14:23:00+00:00", "looks": 1, "deviations": [],
-              "result": result}  # fmt: skip
+    record = {"plan": planned.to_dict(), "sha256": planned.sha256, "fixed_at": "2026-11-30T14:23:00+00:00", "looks": 1,
+              "deviations": [], "result": result}  # fmt: skip
     (run / "plan.json").write_text(json.dumps(record | changes))
 
 
@@ -208,10 +218,21 @@ def test_a_plan_is_written_for_people(run):
     assert not re.search(r"planned_n|Planned n|T14:23", said)
 
 
-@pytest.mark.parametrize("record", [{}, {"plan": None}, {"plan": {}, "looks": None}])
-def test_a_plan_with_missing_keys_is_no_error(run, record):
+_LIE = {"plan": {"hypothesis": "h", "data": "d", "primary_metric": "auc", "at_least": 0.9}, "sha256": "0" * 64,
+        "fixed_at": "2020-01-01", "deviations": [], "result": {"says": "AUC 9.000 shown"}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "record",
+    [_LIE, {}, [], {"plan": None}, _LIE | {"plan": "x"}, _LIE | {"plan": {"primary_metric": 5}},
+     _LIE | {"deviations": 5}, _LIE | {"deviations": [1, None]}, _LIE | {"looks": "x"}, _LIE | {"result": "x"}],
+)  # fmt: skip
+def test_a_plan_that_does_not_fit_its_hash_or_is_damaged_is_said_and_not_repeated(run, record):
     (run / "plan.json").write_text(json.dumps(record))
-    assert "The run has a plan without a time." in _said(run, "question")
+    question, limits = _said(run, "question"), _said(run, "limits")
+    assert "plan.json that cannot be trusted" in question and "plan.json cannot be read: " in limits
+    for words in ("2020-01-01", "0" * 64, "AUC 9.000", "No plan was fixed"):
+        assert words not in question + limits
 
 
 @pytest.mark.parametrize(

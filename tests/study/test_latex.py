@@ -85,4 +85,4 @@ def test_a_missing_picture_is_said_and_not_included(run):
     report.write(run, ["latex"])
     source = (run / "report" / "report.tex").read_text("utf-8")
     assert source.count(r"\includegraphics") == 2
-    assert r"The file of this figure, 04\_roc, is missing." in source
+    assert r"The picture of this figure, 04\_roc, is missing or cannot be read." in source

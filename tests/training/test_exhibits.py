@@ -1,5 +1,7 @@
 """Figures and tables of a run: in three forms, with captions, in the order of the notebooks."""
 
+import json
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
@@ -57,3 +59,46 @@ def test_headings_of_several_rows_become_one(tmp_path):
     )
     exhibits.table(frame, tmp_path, "01_split", "Split")
     assert (tmp_path / "tables" / "01_split.csv").read_text().splitlines()[0] == ',"Normal, images","Normal, patients"'
+
+
+def _refused(folder):
+    said: list[str] = []
+    return exhibits.listed(folder, exhibits.FIGURES, said.append), said
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["{", "", "[]", "null", "[" * 100_000, b"\xff", '{"kind": "figures"}', {"more": 1}, {"name": 5}, {"caption": None},
+     {"place": "x"}, {"kind": "../x"}, {"name": "../../secret"}, {"name": ""}, {"name": "03_loss"}],
+    ids=lambda one: repr(one)[:30],
+)  # fmt: skip
+def test_one_caption_that_cannot_be_read_costs_one_exhibit_and_is_said(tmp_path, written):
+    for name in ("03_loss", "04_roc"):
+        exhibits.figure(Figure(), tmp_path, name, "A caption")
+    side = tmp_path / "figures" / "04_roc.json"
+    if isinstance(written, dict):
+        written = json.dumps(json.loads(side.read_text()) | written)
+    side.write_bytes(written if isinstance(written, bytes) else written.encode())
+    found, said = _refused(tmp_path)
+    assert [one.name for one in found] == ["03_loss"]
+    assert len(said) == 1 and said[0].startswith("The figure 04_roc cannot be read: ")
+    exhibits.figure(Figure(), tmp_path, "04_roc", "Again")  # a run goes on
+    assert [one.name for one in exhibits.listed(tmp_path, exhibits.FIGURES)] == ["03_loss", "04_roc"]
+
+
+@pytest.mark.parametrize("form", ["json", "png", "svg", "pdf"])
+@pytest.mark.parametrize("put", [lambda path, to: path.symlink_to(to), lambda path, _: path.mkdir()])
+def test_an_exhibit_of_links_or_folders_is_refused(tmp_path, form, put):
+    exhibits.figure(Figure(), tmp_path, "04_roc", "A caption")
+    file, outside = tmp_path / "figures" / f"04_roc.{form}", tmp_path / f"outside.{form}"
+    file.rename(outside)
+    put(file, outside)
+    found, said = _refused(tmp_path)
+    assert found == [] and f"04_roc.{form} is a link or no plain file" in said[0]
+
+
+def test_a_folder_of_exhibits_that_is_a_link_is_refused(tmp_path):
+    exhibits.figure(Figure(), tmp_path / "other", "04_roc", "A caption")
+    (tmp_path / "figures").symlink_to(tmp_path / "other" / "figures")
+    found, said = _refused(tmp_path)
+    assert found == [] and "figures is a link" in said[0]
