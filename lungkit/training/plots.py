@@ -33,9 +33,11 @@ from lungkit.palette import (
     GOOD,
     GREY,
     INK,
+    OTHER_SPLIT,
     REFERENCE,
     SERIES,
     SKY,
+    SPLITS,
     TRAIN,
     VALIDATION,
     WARN,
@@ -575,19 +577,25 @@ def _heat(
 
 
 def embedding_map(
-    points: np.ndarray, variance: np.ndarray, values: Mapping[str, np.ndarray], shares: Mapping[str, "Explained"]
+    points: np.ndarray,
+    variance: np.ndarray,
+    values: Mapping[str, np.ndarray],
+    shares: Mapping[str, "Explained"],
+    classes: Sequence[str] = (),
 ) -> Figure:
     """The map of an embedding (n, 2), a panel for each colouring, whose title says what share of the map it explains.
 
     variance: of each axis, its share of all. values: (n,) each, text or numbers; shares: of the same names.
+    classes: in their order, for the colours that they have in every figure.
     """
     figure, panels = _figure(10, 8, 2, 2)
     for axes, (name, of) in zip(panels, values.items(), strict=True):
         one = shares[name]
         if of.dtype.kind in "OU":
-            groups, rest = list(dict.fromkeys(sorted(of))), len(set(of)) - len(STYLES)
+            groups, rest = _groups(of, (*classes, *SPLITS)), len(set(of)) - len(STYLES)
             for group, style in zip(groups, STYLES, strict=False):
                 at = of == group
+                style = style | {"color": SPLITS.get(group, OTHER_SPLIT)} if name == "split" else style
                 marks = {"markersize": 4, "alpha": 0.6, "markeredgewidth": 0, "linestyle": "", "label": group}
                 axes.plot(*points[at].T, **style | marks)
             if rest > 0:
@@ -607,6 +615,12 @@ def embedding_map(
     if not known:
         return _titled(figure, "The network gives every image the same embedding")
     return _titled(figure, f"Of these, the {max(known, key=known.__getitem__)} explains most of where images lie")
+
+
+def _groups(values: np.ndarray, known: Sequence[str]) -> list[str]:
+    """The distinct values, those that are known first and in their order, the others sorted."""
+    place = {name: at for at, name in enumerate(known)}
+    return sorted(map(str, set(values)), key=lambda name: (place.get(name, len(place)), name))
 
 
 def neighbour_grid(
@@ -787,7 +801,8 @@ def _image_panels(
 
 def _titled(figure: Figure, title: str) -> Figure:
     if title:
-        figure.suptitle(textwrap.fill(title, int(10.5 * figure.get_figwidth())))
+        whole = title.replace(" %", "\u00a0%")  # a number keeps its percent sign
+        figure.suptitle(textwrap.fill(whole, int(10.5 * figure.get_figwidth())).replace("\u00a0%", " %"))
     return figure
 
 

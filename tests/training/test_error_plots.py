@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from lungkit import palette
 from lungkit.training import plots
 from lungkit.training.embedding_map import Explained
 
@@ -48,6 +49,19 @@ def test_the_maps_title_names_what_explains_most_and_each_panel_its_share():
     assert "label explains 10 % (5–20 %) of the map" in titles and "split has one value" in titles
     assert "4 more" in [text.get_text() for text in figure.axes[2].get_legend().get_texts()]
     assert "(50 % of the variance)" in figure.axes[0].get_xlabel()
+
+
+def test_classes_and_parts_have_the_colours_that_they_have_in_every_figure():
+    values = {"label": np.array(["a", "c", "b"] * 10), "split": np.array(["val", "train", "lost"] * 10)}
+    values |= {"source": values["label"], "brightness": np.arange(30.0)}
+    shares = {name: Explained(0.1, 0.05, 0.2, 0.01) for name in values}
+    places = np.random.default_rng(1).normal(size=(30, 2))
+    figure = plots.embedding_map(places, np.array([0.5, 0.2]), values, shares, classes=("c", "a", "b"))
+    colours = [{line.get_label(): line.get_color() for line in axes.lines} for axes in figure.axes[:2]]
+    assert list(colours[0].items()) == [
+        (name, style["color"]) for name, style in zip("cab", plots.STYLES, strict=False)
+    ]
+    assert colours[1] == {"train": palette.TRAIN, "val": palette.VALIDATION, "lost": palette.OTHER_SPLIT}
 
 
 def test_the_curve_of_planted_labels_states_the_recall_of_as_many_as_were_planted():

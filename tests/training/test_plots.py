@@ -596,3 +596,9 @@ def test_a_notebook_shows_a_figure_once(monkeypatch):
     nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
     shown = [output for output in notebook.cells[0].outputs if "image/png" in output.get("data", {})]
     assert len(shown) == 1
+
+
+def test_a_title_is_not_broken_between_a_number_and_its_percent_sign():
+    for words in range(60, 90):
+        figure = plots.image_grid([np.zeros((4, 4))], title="x" * words + " 58–90 % of all")
+        assert "\n%" not in figure.get_suptitle()
