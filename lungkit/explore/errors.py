@@ -79,7 +79,7 @@ class ErrorBrowser:
         self.test_too = ipywidgets.Checkbox(description=_FLATTERS, indent=False, layout={"width": "auto"})
         self.image = ipywidgets.Image(format="png", layout={"width": "384px"})
         self.near = ipywidgets.Image(format="png", layout={"max_width": "576px"})
-        self.about, self.beside, self.status = (ipywidgets.HTML() for _ in range(3))
+        self.about, self.nearest, self.status = (ipywidgets.HTML() for _ in range(3))
         for part in (self.show, self.label, self.part, self.most):
             part.observe(self._filter, "value")
         self.heat.observe(self._draw, "value")
@@ -94,7 +94,7 @@ class ErrorBrowser:
             row([self.show, self.label, self.part, self.most], layout=wrap),
             row([self.back, self.next, self.heat]),
             self.about,
-            row([self.image, ipywidgets.VBox([self.beside, self.near])], layout=wrap),
+            row([self.image, ipywidgets.VBox([self.nearest, self.near])], layout=wrap),
             row([self.keep, self.exclude, self.relabel, self.other, self.undo], layout=wrap),
             row([self.reason, self.by, self.test_too], layout=wrap),
             self.status,
@@ -168,7 +168,7 @@ class ErrorBrowser:
         self.near.layout.display = "" if len(near) else "none"
         labels = ", ".join(self.embedded.rows["label"].iloc[near])
         said = f"Nearest training images of other patients: {labels}." if len(near) else "There are no training images."
-        self.beside.value = html.escape(said)
+        self.nearest.value = html.escape(said)
         if len(near):
             self.near.value = _png(np.hstack(list(self.embedded.pictures(near))), 192)
 

@@ -89,8 +89,10 @@ def panels(
         f"label: {label}\n{'answer' if answered else 'like'}: {other}\nat {percent(p)}"
         for label, other, p in zip(rows["label"], rows[said], rows[sure], strict=True)
     ]
-    beside = [[f"neighbour {place + 1}\n{label}" if label else "" for place, label in enumerate(of)] for of in named]
-    return embedded.pictures(embedded.places(rows["file"])), pictures, titles, beside
+    near_titles = [
+        [f"neighbour {place + 1}\n{label}" if label else "" for place, label in enumerate(of)] for of in named
+    ]
+    return embedded.pictures(embedded.places(rows["file"])), pictures, titles, near_titles
 
 
 # --- labels

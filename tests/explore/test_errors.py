@@ -66,7 +66,7 @@ def written(browser):
 def test_it_begins_with_the_suspected_label_and_its_neighbours(browser):
     assert browser.show.value == SUSPECTED
     assert browser.current["label"] == "Normal" and browser.other.value == "Sick"
-    assert browser.beside.value == "Nearest training images of other patients: Sick, Sick, Sick."
+    assert browser.nearest.value == "Nearest training images of other patients: Sick, Sick, Sick."
     assert bytes(browser.image.value).startswith(b"\x89PNG") and bytes(browser.near.value).startswith(b"\x89PNG")
     assert "1 of 1 image" in browser.about.value
 
