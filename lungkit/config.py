@@ -13,12 +13,17 @@ LUNGKIT_ALERT_WEBHOOK, LUNGKIT_ALERT_TOKEN_FILE (where drift is told to programs
 LUNGKIT_ALERT_MAIL, LUNGKIT_ALERT_FROM (who is told of drift by e-mail, and from which address),
 LUNGKIT_SMTP, LUNGKIT_SMTP_PASSWORD_FILE (the mail server, smtp://user@host:587 or smtps://user@host:465),
 LUNGKIT_ALERT_CA (a file with the certificate authority of both, if it is the clinic's own),
+LUNGKIT_TIME_ZONE (in which people read times, as Europe/Berlin; default: the system's),
+LUNGKIT_PAGES_PER_PERSON, LUNGKIT_PAGE_MB, LUNGKIT_CLINIC_MB (most pages of a person, memory of a page, memory of all),
 LUNGKIT_HANG_SECONDS, LUNGKIT_SERVER_MB (when the clinic's server is replaced: without an answer, or above this memory).
 They are read at each call, so a test or a second shell can point elsewhere.
 """
 
+import functools
 import os
+import zoneinfo
 from dataclasses import dataclass
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 from lungkit.errors import LungkitError
@@ -139,6 +144,35 @@ def alert_ca() -> str:
     return os.environ.get("LUNGKIT_ALERT_CA", "")
 
 
+def time_zone() -> tzinfo:
+    """The zone in which people read times; what is stored has UTC. Raises LungkitError for an unknown name."""
+    return _zone(os.environ.get("LUNGKIT_TIME_ZONE", "").strip(), os.environ.get("TZ", ""))
+
+
+@functools.lru_cache(maxsize=8)
+def _zone(name: str, system: str) -> tzinfo:
+    """The zone of this name; for an empty one the system's. system: the variable TZ."""
+    if name:
+        if found := _known_zone(name):
+            return found
+        raise LungkitError(
+            f"LUNGKIT_TIME_ZONE={name}: give a name of the IANA time zone database, such as Europe/Berlin or UTC"
+        )
+    path = system.removeprefix(":") or os.path.realpath("/etc/localtime")
+    if found := _known_zone(path.rpartition("zoneinfo/")[2]):
+        return found
+    fixed = datetime.now().astimezone().tzinfo  # the system does not say where it is, only how late it is
+    assert fixed is not None
+    return fixed
+
+
+def _known_zone(name: str) -> zoneinfo.ZoneInfo | None:
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):  # unknown, a path, or a folder of zones
+        return None
+
+
 def _number(variable: str, default: float) -> float:
     text = os.environ.get(variable) or str(default)
     try:
@@ -178,6 +212,21 @@ def hang_seconds() -> float:
 def server_bytes() -> int:
     """A server of the clinic that takes more memory is replaced; the processes of its pages do not count."""
     return int(_number("LUNGKIT_SERVER_MB", 4096) * 2**20)
+
+
+def pages_per_person() -> int:
+    """How many pages of the clinic a person may have open, in all browsers together; at least 1."""
+    return max(1, int(_number("LUNGKIT_PAGES_PER_PERSON", 4)))
+
+
+def page_bytes() -> int:
+    """What the process of a page may need at most; as much has to be free before one starts."""
+    return int(_number("LUNGKIT_PAGE_MB", 270) * 2**20)
+
+
+def clinic_bytes() -> int:
+    """What the clinic's server and its pages may take together; by default all that the system leaves."""
+    return int(_number("LUNGKIT_CLINIC_MB", 999_999) * 2**20)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,21 @@ PAPER, GROUND = "#ffffff", "#f5f7f9"
 ACCENT, WARN, GOOD = "#00589c", "#a33a00", "#00694f"  # as text on PAPER: a contrast of at least 6 to 1
 ACCENT_PALE, WARN_PALE, GOOD_PALE = "#e8f1f8", "#fff3ea", "#e6f3ef"  # behind text
 
+# The same meanings on the dark look of the screens.
+DARK = {
+    "ink": "#e6ebf0",
+    "quiet": "#aab6c2",
+    "line": "#3b4754",
+    "paper": "#1b222a",
+    "ground": "#12171c",
+    "accent": "#7fbdf0",
+    "warn": "#ffab80",
+    "good": "#74d3b2",
+    "accent-pale": "#1f3548",
+    "warn-pale": "#3c2a1f",
+    "good-pale": "#1c3830",
+}
+
 # Okabe and Ito, "Color Universal Design" (2008). The first four also differ in lightness on white.
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#000000", "#F0E442")
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE, BLACK, YELLOW = SERIES

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "lungkit"
-LIMIT = 59_000  # lines of the whole package
+LIMIT = 64_000  # lines of the whole package
 LAYERS = ("cli", "clinic/app", "clinic/web", "clinic/records", "clinic", "gateway", "study", "explore", "training")
 LAYERS += ("models", "data")
 

@@ -19,17 +19,32 @@ def luminance(colour: str) -> float:
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
+def declared(selector: str) -> dict[str, str]:
+    """The colours that a rule of the stylesheet gives names to."""
+    rule = re.search(rf"(?m)^ *{re.escape(selector)} {{([^}}]*)}}", CSS)[1]
+    return dict(re.findall(r"--([a-z-]+): (#[0-9a-f]+);", rule))
+
+
 def test_the_stylesheet_declares_the_colours_of_the_palette_and_no_others():
-    declared = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]+);", CSS))
-    named = {name: getattr(palette, name.upper().replace("-", "_")).lower() for name in declared}
-    assert declared == named and len(declared) >= 12
-    assert len(re.findall(r":[^;{}]*?#[0-9a-fA-F]{3,8}\b", CSS)) == len(declared), "a colour outside the palette"
+    light, dark = declared(":root"), declared(':root[data-look="dark"]')
+    named = {name: getattr(palette, name.upper().replace("-", "_")).lower() for name in light}
+    assert light == named and len(light) >= 12
+    assert dark == palette.DARK and set(light) - set(dark) == {"orange"}, "a colour without its dark one"
+    colours = re.findall(r":[^;{}]*?#[0-9a-fA-F]{3,8}\b", CSS)
+    assert len(colours) == len(light) + len(dark), "a colour outside the palette"
 
 
 @pytest.mark.parametrize("ink", ["INK", "QUIET", "ACCENT", "WARN", "GOOD"])
 @pytest.mark.parametrize("ground", ["PAPER", "GROUND", "ACCENT_PALE", "WARN_PALE", "GOOD_PALE"])
 def test_text_has_the_contrast_that_wcag_asks_for(ink, ground):
     light, dark = luminance(getattr(palette, ground)), luminance(getattr(palette, ink))
+    assert (light + 0.05) / (dark + 0.05) >= 4.5
+
+
+@pytest.mark.parametrize("ink", ["ink", "quiet", "accent", "warn", "good"])
+@pytest.mark.parametrize("ground", ["paper", "ground", "accent-pale", "warn-pale", "good-pale"])
+def test_text_of_the_dark_look_has_that_contrast_too(ink, ground):
+    light, dark = luminance(palette.DARK[ink]), luminance(palette.DARK[ground])
     assert (light + 0.05) / (dark + 0.05) >= 4.5
 
 

@@ -39,6 +39,15 @@ def predict(
     checkpoint: Annotated[
         Path | None, typer.Option(help="a file to keep every answer in; the same command then continues from it")
     ] = None,
+    age: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=130,
+            help="of the patients in years, where the files do not state it; a model that "
+            "states ages does not decide without it",
+        ),
+    ] = None,
 ) -> None:
     """Read images with a registered model. A broken file is reported and the rest are read; then the exit code is 1."""
     from lungkit import progress
@@ -49,7 +58,7 @@ def predict(
     if scheduler and workers:
         raise LungkitError("--workers counts processes on this machine; leave it out with --scheduler")
     version = registry.find(model or ModelPool().default())
-    read = _on_cluster(scheduler, version, heatmaps) if scheduler else _here(version, heatmaps, workers)
+    read = _on_cluster(scheduler, version, heatmaps, age) if scheduler else _here(version, heatmaps, workers, age)
     archive = bool(scheduler or checkpoint)  # is not looked through before it is read
     found = batch.Files(files)
     images = found if archive else list(found)
@@ -57,7 +66,7 @@ def predict(
         _say_notes(found.notes, as_json)
     if heatmaps:
         batch.make_folder(heatmaps)
-    records = _kept(checkpoint, version, files, heatmaps, images, read) if checkpoint else read(images)
+    records = _kept(checkpoint, version, files, heatmaps, age, images, read) if checkpoint else read(images)
     failed = bool(found.nothing)
     total = None if isinstance(images, batch.Files) else len(images)
     with progress.bar(total=total, label=str(version), unit="image") as bar:
@@ -75,32 +84,38 @@ def predict(
     raise typer.Exit(1 if failed else 0)
 
 
-def _here(version: "Version", heatmaps: Path | None, workers: int | None) -> Reader:
+def _here(version: "Version", heatmaps: Path | None, workers: int | None, age: float | None) -> Reader:
     """Reads with this machine."""
     from lungkit.clinic import batch
     from lungkit.clinic.predictor import Predictor
 
-    predictor = Predictor(version, heat=heatmaps is not None, many=True)
+    predictor = Predictor(version, heat=heatmaps is not None, many=True, age=age)
     return lambda files: (batch.told(answer, heatmaps) for answer in batch.read_files(predictor, files, workers))
 
 
-def _on_cluster(scheduler: str, version: "Version", heatmaps: Path | None) -> Reader:
+def _on_cluster(scheduler: str, version: "Version", heatmaps: Path | None, age: float | None) -> Reader:
     """Reads with the workers of a scheduler."""
     from lungkit.clinic import cluster
     from lungkit.models import registry
 
-    job = cluster.job(version, registry.fingerprint(version), heatmaps)
+    job = cluster.job(version, registry.fingerprint(version), heatmaps, age)
     return lambda files: cluster.read_files(scheduler, job, files)
 
 
 def _kept(
-    checkpoint: Path, version: "Version", files: list[str], heatmaps: Path | None, images: Iterable[Path], read: Reader
+    checkpoint: Path,
+    version: "Version",
+    files: list[str],
+    heatmaps: Path | None,
+    age: float | None,
+    images: Iterable[Path],
+    read: Reader,
 ) -> Iterator[dict[str, Any]]:
     """All records: those of a checkpoint, and those of the rest."""
     from lungkit.clinic import checkpoint as checkpoints
     from lungkit.models import registry
 
-    asked = checkpoints.asked(version, registry.fingerprint(version), files, heatmaps)
+    asked = checkpoints.asked(version, registry.fingerprint(version), files, heatmaps, age)
     return checkpoints.continued(checkpoint, asked, images, read)
 
 
@@ -198,7 +213,9 @@ def db_upgrade() -> None:
     """Make the tables of the records, or bring them up to date."""
     from lungkit.clinic.records import maintenance
 
-    maintenance.upgrade(_store())
+    store = _store()
+    maintenance.upgrade(store)
+    maintenance.keep_reserve(store)
     typer.echo("the records are up to date")
 
 
@@ -257,15 +274,15 @@ def user_add(
 @user_app.command("list")
 def user_list() -> None:
     """Show every account: number, name, role, whether it can sign in, last sign-in."""
-    from lungkit import terminal
+    from lungkit import terminal, times
     from lungkit.clinic.records import accounts
 
     rows = []
     with writing() as db:
         for user in accounts.list_users(db):
-            last = f"{user.last_sign_in:%Y-%m-%d %H:%M}" if user.last_sign_in else "–"
+            last = times.sortable_time(user.last_sign_in) or "–"
             rows.append((user.user_id, user.name, user.full_name, user.role, "yes" if user.active else "no", last))
-    terminal.table(("number", "user", "full name", "role", "can sign in", "last sign-in (UTC)"), rows)
+    terminal.table(("number", "user", "full name", "role", "can sign in", f"last sign-in ({times.zone_name()})"), rows)
 
 
 @user_app.command("disable")

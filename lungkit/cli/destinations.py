@@ -110,7 +110,7 @@ def dispatch_list(
     limit: Annotated[int, typer.Option(min=1, help="how many, newest first")] = 50,
 ) -> None:
     """Show results to send: what, where to, how often it was tried, and why it did not arrive. Names no patient."""
-    from lungkit import terminal
+    from lungkit import terminal, times
     from lungkit.clinic.records import dispatches, routing, tables
 
     if state not in ("", *tables.STATES):
@@ -118,11 +118,11 @@ def dispatch_list(
     with clinic.writing() as db:
         names = {row.id: row.name for row in routing.list_destinations(db)}
         rows = [
-            (row.id, row.reading_id, row.object + (", review" if row.review_id else ""), names[row.destination_id],
-             row.state, str(row.tries), f"{row.ended_at or row.due_at:%Y-%m-%d %H:%M}", row.reason)
+            (row.id, row.reading_id, row.what, names[row.destination_id],
+             row.state, str(row.tries), times.sortable_time(row.ended_at or row.due_at), row.reason)
             for row in dispatches.latest(db, state, limit)
         ]  # fmt: skip
-    columns = ("dispatch", "reading", "object", "to", "state", "tries", "ended or due (UTC)", "reason")
+    columns = ("dispatch", "reading", "object", "to", "state", "tries", f"ended or due ({times.zone_name()})", "reason")
     terminal.table(columns, rows, prose=("reason",))
 
 

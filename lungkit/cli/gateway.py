@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lungkit import terminal
+from lungkit import terminal, times
 from lungkit.cli import clinic
 from lungkit.errors import LungkitError
 
@@ -70,11 +70,13 @@ def key_list() -> None:
 
     with clinic.writing() as db:
         rows = [
-            (key.id, key.program, ", ".join(key.scopes), str(key.per_minute), f"{key.expires_at:%Y-%m-%d}",
-             f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "–", key.state)
+            (key.id, key.program, ", ".join(key.scopes), str(key.per_minute), times.sortable_time(key.expires_at)[:10],
+             times.sortable_time(key.last_used_at) or "–", key.state)
             for key in keys.list_keys(db)
         ]  # fmt: skip
-    terminal.table(("key", "program", "scopes", "a minute", "expires", "last use (UTC)", "state"), rows)
+    terminal.table(
+        ("key", "program", "scopes", "a minute", "expires", f"last use ({times.zone_name()})", "state"), rows
+    )
 
 
 @key_app.command("revoke")
@@ -118,7 +120,7 @@ def caller_list() -> None:
                 row.ae_title,
                 ", ".join(row.networks) or "any",
                 "on" if row.active else "off",
-                f"{row.created_at:%Y-%m-%d}",
+                times.sortable_time(row.created_at)[:10],
             )
             for row in routing.list_callers(db)
         ]
@@ -191,10 +193,12 @@ def route_list() -> None:
         rows = [
             (str(row.rule.rank), row.rule.name, _conditions(row), row.rule.model, row.rule.priority,
              ", ".join(names[one] for one in row.rule.destinations) or "–", "on" if row.active else "off",
-             f"{row.tried_at:%Y-%m-%d %H:%M}" if row.tried_at else "–")
+             times.sortable_time(row.tried_at) or "–")
             for row in routing.list_routes(db)
         ]  # fmt: skip
-    terminal.table(("rank", "rule", "fits", "model", "priority", "results to", "state", "tried (UTC)"), rows)
+    terminal.table(
+        ("rank", "rule", "fits", "model", "priority", "results to", "state", f"tried ({times.zone_name()})"), rows
+    )
 
 
 @route_app.command("try")

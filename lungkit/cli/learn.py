@@ -98,12 +98,13 @@ def learn_next(
     """Show which readings to review next, the one that teaches most first: id, and time as the worklist has it."""
     from lungkit import terminal
     from lungkit.clinic.learning import next_labels
+    from lungkit.times import sortable_time
 
     with clinic.records() as store:
         found = next_labels.order(store, model or next_labels.only_model(store), most)
         times = next_labels.read_at(store, found)
     for reading_id in found:
-        typer.echo(f"{reading_id}  {times[reading_id].astimezone():%Y-%m-%d %H:%M}")
+        typer.echo(f"{reading_id}  {sortable_time(times[reading_id])}")
     if not found:
         terminal.say("no reading of this model waits for a review")
 

@@ -141,6 +141,10 @@ def train(
         str, typer.Option(help="whose images they are, for the card; needed where the set is not the recipe's own")
     ] = "",
     licence: Annotated[str, typer.Option(help="of the images, for the card; as with --population")] = "",
+    ages: Annotated[
+        str, typer.Option(help="of the patients, for the card, which the clinic then asks for: 1-5, or 18- for adults")
+    ] = "",
+    views: Annotated[str, typer.Option(help="of X-rays, for the card, as DICOM names them: PA,AP")] = "",
 ) -> None:
     """Fine-tune a network by a recipe, measure it on patients it has not seen, and register it.
 
@@ -161,6 +165,7 @@ def train(
         )
         return
     plan = recipes.find(recipe)
+    stated_ages, stated_views = recipes.ages_in(ages), recipes.views_in(views)
     if not data:
         raise LungkitError(f"--data is missing: the folder of {plan.data}")
     source = source_path(data[0])
@@ -202,6 +207,8 @@ def train(
         decisions=decisions or "",
         population=population,
         licence=licence,
+        ages=ages,
+        views=views,
     )
     probe = (lambda candidate, own: probes.chest_xray(candidate, own, outside)) if outside else None
     work = config.work_dir() / plan.name
@@ -217,6 +224,8 @@ def train(
         command=command,
         population=population,
         licence=licence,
+        ages=stated_ages,
+        views=stated_views,
     )
     terminal.say(history.to_string(index=False))
     terminal.say(f"{activation.sentence(version)}\n{version.folder}")

@@ -163,35 +163,38 @@ def _begin() -> None:
 def record(answer: Answer, heatmap: Path | None = None, undrawn: str = "") -> dict[str, Any]:
     """JSON-ready: file, sha256, probabilities, label, decision, checks, model, version, ms; or file and error.
 
-    "grades" stands where the classes are grades: the range, what it means, and what a person has to know.
+    "grades" stands where the classes are grades: the range, what it means, and what a person has to know. Where the
+    version is not for the patient or the image, the decision says so in place of a class; there are no probabilities,
+    no label, no grades and no heat map then.
     "note" stands where the reader did something out of the ordinary. With heat maps also "heatmap", its path, or
     "heatmap_error", why it could not be written (`undrawn`).
     """
     reading = answer.reading
     if reading is None:
         return {"file": str(answer.file), "sha256": answer.sha256 or None, "error": answer.error}
+    refused = reading.refusal
     told = {
         "file": str(answer.file),
         "sha256": answer.sha256,
-        "probabilities": dict(zip(reading.classes, reading.probabilities.tolist(), strict=True)),
-        "label": reading.label,
-        "decision": reading.decision,
+        "probabilities": {} if refused else dict(zip(reading.classes, reading.probabilities.tolist(), strict=True)),
+        "label": None if refused else reading.label,
+        "decision": refused.lower() or reading.decision,
         "checks": [asdict(check) for check in reading.checks],
         "model": reading.model,
         "version": reading.version,
         "ms": round(reading.milliseconds, 3),
     }
-    told |= {"grades": asdict(reading.grades)} if reading.grades else {}
+    told |= {"grades": asdict(reading.grades)} if reading.grades and not refused else {}
     told |= {"note": reading.note} if reading.note else {}
     return told | ({"heatmap": str(heatmap)} if heatmap else {}) | ({"heatmap_error": undrawn} if undrawn else {})
 
 
 def told(answer: Answer, heatmaps: Path | None = None, home: Path = Path()) -> dict[str, Any]:
-    """The record of an answer, after its heat map was written into a folder, if one is given.
+    """The record of an answer, after its heat map was written into a folder, if one is given and it has a finding.
 
     home: the folder that a relative `heatmaps` starts from. What the record says of both stays as it was typed.
     """
-    if heatmaps is None or answer.reading is None:
+    if heatmaps is None or answer.reading is None or answer.reading.refusal:
         return record(answer)
     try:
         return record(answer, heatmaps / write_heat(answer, home / heatmaps).name)
@@ -212,14 +215,14 @@ def sentence(record: dict[str, Any]) -> str:
         return folders.one_line(record["error"])
     label, decision, graded = record["label"], record["decision"], record.get("grades")
     wrong = [check["words"] for check in record["checks"] if not check["passed"]]
-    likely = f"{label} {record['probabilities'][label]:.3f}"
+    likely = f" ({label} {record['probabilities'][label]:.3f})" if label else ""
     if graded:
         name = range_name(graded["names"])
-        likely = f"{'' if decision == name else f'{name} '}{graded['probability']:.3f}"
+        likely = f" ({'' if decision == name else f'{name} '}{graded['probability']:.3f})"
         wrong = [graded["extent"], *wrong, graded["caution"]]
     noted = [record["note"]] if "note" in record else []
     undrawn = [f"no heat map: {record['heatmap_error']}"] if "heatmap_error" in record else []
-    return "; ".join([f"{folders.one_line(record['file'])}: {decision} ({likely})", *wrong, *noted, *undrawn])
+    return "; ".join([f"{folders.one_line(record['file'])}: {decision}{likely}", *wrong, *noted, *undrawn])
 
 
 def make_folder(folder: Path) -> None:

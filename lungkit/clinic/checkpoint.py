@@ -30,9 +30,12 @@ class CheckpointRefused(LungkitError):
     """The file belongs to another command, is none of ours, is damaged, or is in use."""
 
 
-def asked(version: registry.Version, fingerprint: str, patterns: list[str], heatmaps: Path | None) -> Record:
+def asked(
+    version: registry.Version, fingerprint: str, patterns: list[str], heatmaps: Path | None, age: float | None = None
+) -> Record:
     """What a command was asked, as the first line says it: all that its answers depend on."""
-    return {
+    of_age = {} if age is None else {"age": age}
+    return of_age | {
         "command": _COMMAND,
         "lungkit": lungkit.__version__,
         "model": str(version),

@@ -47,11 +47,12 @@ class Job:
     lungkit: str  # whose answers are expected
     home: Path  # the folder that relative names start from
     heatmaps: Path | None  # the folder for them, as it was typed
+    age: float | None = None  # of the patients in years, where a file states none
 
 
-def job(version: registry.Version, fingerprint: str, heatmaps: Path | None) -> Job:
+def job(version: registry.Version, fingerprint: str, heatmaps: Path | None, age: float | None = None) -> Job:
     """What to ask of the workers, for names that were typed in this folder."""
-    return Job(str(version), fingerprint, lungkit.__version__, Path.cwd(), heatmaps)
+    return Job(str(version), fingerprint, lungkit.__version__, Path.cwd(), heatmaps, age)
 
 
 # --- the client
@@ -170,7 +171,7 @@ def _in_words(address: str) -> Iterator[None]:
 
 # --- a worker
 
-_loaded: dict[tuple[str, str, bool], Predictor] = {}  # the version in use; a worker keeps no other
+_loaded: dict[tuple[str, str, bool, float | None], Predictor] = {}  # the version in use; a worker keeps no other
 _loading = Lock()
 
 
@@ -191,7 +192,7 @@ def _read(job: Job, files: Sequence[Path]) -> list[Record] | str:
 
 def _predictor(job: Job, threads: int) -> Predictor:
     """The version that the job names, loaded and checked once in this process."""
-    key = job.model, job.fingerprint, job.heatmaps is not None
+    key = job.model, job.fingerprint, job.heatmaps is not None, job.age
     with _loading:
         if key not in _loaded:
             _loaded.clear()
@@ -208,4 +209,4 @@ def _load(job: Job, threads: int) -> Predictor:
             f"its {version} is another version of that name: the hashes of its files differ. "
             f"Copy the version's folder into its registry, or set LUNGKIT_ARTIFACTS there to a shared one"
         )
-    return Predictor(version, heat=job.heatmaps is not None, many=True, threads=threads)
+    return Predictor(version, heat=job.heatmaps is not None, many=True, threads=threads, age=job.age)

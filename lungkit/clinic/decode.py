@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lungkit.data import images, preprocess
+from lungkit.data.image import NOTHING_STATED, Stated
 from lungkit.models import input_checks
 
 
@@ -20,7 +21,8 @@ class Facts:
     units: str  # that the image came in: "HU" or "intensity"
     shape: tuple[int, int]  # of the image, (height, width)
     note: str  # what the reader did that is out of the ordinary, or ""
-    age: float | None = None  # of the patient in years, where it is known
+    stated: Stated = NOTHING_STATED
+    by_year: float | None = None  # the patient's age in years by the birth year that the records have
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +40,7 @@ def prepare(source, spec: preprocess.Preprocessing, name: str | None = None) -> 
     """The tensor, float32 (height, width, 1), and the facts, of all that preprocess.prepare takes."""
     prepared = preprocess.prepare(source, spec, name)
     intensity = input_checks.intensity_features(prepared.tensor, spec)
-    return prepared.tensor, Facts(intensity, prepared.units, prepared.shape, prepared.note, prepared.age)
+    return prepared.tensor, Facts(intensity, prepared.units, prepared.shape, prepared.note, prepared.stated)
 
 
 def decode(

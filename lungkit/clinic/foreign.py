@@ -25,7 +25,7 @@ from lungkit.clinic.predictor import REVIEW, Predictor
 from lungkit.data import dataset, images
 from lungkit.data.dataset import Dataset
 from lungkit.data.image import Image
-from lungkit.models import graph, input_checks, registry
+from lungkit.models import graph, input_checks, population, registry
 from lungkit.models.prediction import Prediction
 from lungkit.progress import bar
 
@@ -96,9 +96,12 @@ class _Reader:
         return {name: values[0] for name, values in self._runtime(tensor[None]).items()}, facts
 
     def reading(self, image: Image, age: float | None = None) -> tuple[Prediction, dict[str, float]]:
-        """What the clinic would say, and the distances; the larger, the less like the training images."""
+        """What the clinic would say, and the distances; the larger, the less like the training images.
+
+        age: that is told to the clinic; default: one that the version is for.
+        """
         outputs, facts = self._outputs(image)
-        facts = facts if age is None else replace(facts, age=age)
+        facts = replace(facts, by_year=population.fitting_age(self._predictor.card) if age is None else age)
         embedding = outputs["embedding"]
         apart = np.linalg.norm(self._known - _unit(embedding[None]), axis=1)
         nearest = min(_NEIGHBOUR, len(apart)) - 1
@@ -120,7 +123,7 @@ def measure(
 
     own: the data that the version was trained on, split as it was then; its test part is not looked at. Of a
     collection whose labels.csv states ages there are two rows where the version asks for them: with each patient's age
-    told to the clinic, and without.
+    told to the clinic, and with one that the version is for, which shows what the image alone tells.
     most: images of a kind that are read; default: MOST_IMAGES.
     """
     most = most or MOST_IMAGES

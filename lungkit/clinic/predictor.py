@@ -11,10 +11,10 @@ from lungkit.clinic import decode
 from lungkit.data import images
 from lungkit.data.image import placed
 from lungkit.errors import LungkitError
-from lungkit.models import card_text, graph, input_checks, registry
-from lungkit.models.prediction import Check, Prediction, grade_range
+from lungkit.models import card_text, graph, input_checks, population, prediction, registry
+from lungkit.models.prediction import Check, Prediction
 
-REVIEW = "uncertain: review"
+REVIEW = prediction.REVIEW
 _KEPT = 2  # compiled versions that a kernel keeps; each takes some ten megabytes
 _FIRST = "chest-xray-pneumonia"  # what the clinic begins with, where it is there
 _ORDER = ("X-ray", "CT", "MRI")  # of modalities, in a list
@@ -28,11 +28,18 @@ class Predictor:
     """A registered version, its files checked against their hashes and its graph compiled.
 
     heat: False leaves the heat maps out. many: for folders of images, on all processors (see lungkit.clinic.batch), or
-    on as many as `threads`.
+    on as many as `threads`. age: in years, of the patient wherever a file states none.
     Raises registry.ModelDamaged where a file is not the registered one, NoGraph where the version holds none.
     """
 
-    def __init__(self, version: registry.Version, heat: bool = True, many: bool = False, threads: int = 0):
+    def __init__(
+        self,
+        version: registry.Version,
+        heat: bool = True,
+        many: bool = False,
+        threads: int = 0,
+        age: float | None = None,
+    ):
         registry.verify(version)
         if not (version.folder / graph.FILE).is_file():
             raise NoGraph(
@@ -41,7 +48,7 @@ class Predictor:
         if version.card.checks is None:
             raise NoGraph(f"{version} has no limits for its image checks; train and register it again")
         self.version, self.card, self.rule, self._limits = version, version.card, version.rule, version.card.checks
-        self.classes = self.card.classes
+        self.classes, self._age = self.card.classes, age
         self.spec = self.card.preprocessing
         self.graph = graph.Graph(version.folder, heat=heat, many=many, threads=threads)
         self._references = input_checks.load(version.folder)
@@ -50,11 +57,11 @@ class Predictor:
         """What the version says about an image.
 
         started: time.perf_counter() when its file arrived, which `milliseconds` counts from; default: now.
-        age: of the patient in years, where the file does not state it.
+        age: of the patient in years at the time of the image by the birth year; that of the file counts as well.
         """
         started = time.perf_counter() if started is None else started
         tensor, facts = decode.prepare(image, self.spec)
-        facts = replace(facts, age=age) if facts.age is None else facts
+        facts = replace(facts, by_year=age)
         outputs = self.graph(tensor[np.newaxis])
         return self.reading(facts, {name: values[0] for name, values in outputs.items()}, started)
 
@@ -64,9 +71,8 @@ class Predictor:
         probabilities /= probabilities.sum()
         row = probabilities[np.newaxis]
         label = self.classes[int(self.rule.decide(row)[0])]
-        graded = grade_range(self.rule, dict(zip(self.classes, probabilities.tolist(), strict=True)))
         checks = self._checks(facts, outputs)
-        certain = all(check.passed for check in checks) and not self.rule.uncertain(row)[0]
+        named = dict(zip(self.classes, probabilities.tolist(), strict=True))
         heat = outputs.get("heat")
         if heat is not None:
             heat = np.ascontiguousarray(heat[:, *placed(facts.shape, self.spec.size)])
@@ -76,7 +82,7 @@ class Predictor:
             classes=self.classes,
             probabilities=probabilities,
             label=label,
-            decision=REVIEW if not certain else graded.name if graded else label,
+            decision=prediction.decided(label, named, self.rule, checks),
             rule=self.rule,
             heat=heat,
             checks=checks,
@@ -112,27 +118,14 @@ class Predictor:
             Check("intensity", usual_intensity, intensity, limits.intensity, intensity_words),
             Check("size", side >= limits.size, float(side), float(limits.size), size_words),
         )
+        if lies := input_checks.orientation(outputs.get("orientation"), facts.stated.orientation, self.card.modality):
+            turned, most, words = lies
+            checks = (*checks, Check("orientation", turned <= most, turned, most, words))
         if "lungs" in outputs:
-            turned, most, words = input_checks.orientation(outputs["orientation"])
             share, passed, lung_words = input_checks.lungs_seen(outputs["lungs"], facts.shape, self.card.modality)
-            checks = (
-                *checks,
-                Check("orientation", turned <= most, turned, most, words),
-                Check("lungs", passed, share, input_checks.LEAST_LUNG, lung_words),
-            )
-        ages = self.card.about.ages if self.card.about else None
-        if ages is None or facts.age is None:
-            return checks
-        return (*checks, _of_age(facts.age, ages))
-
-
-def _of_age(age: float, ages: tuple[float, float]) -> Check:
-    """Whether the patient is of an age that the version learned from; a year more or less is no difference."""
-    youngest, oldest = ages
-    passed = youngest - 1 <= age <= oldest + 1
-    patients = f"patients of {youngest:.0f} to {oldest:.0f} years"
-    words = f"the patient is {age:.0f} years old; this model learned from {patients}"
-    return Check("age", passed, age, oldest if age > youngest else youngest, words)
+            checks = (*checks, Check("lungs", passed, share, input_checks.LEAST_LUNG, lung_words))
+        stated = replace(facts.stated, age=self._age) if facts.stated.age is None else facts.stated
+        return (*checks, *population.checks(self.card, stated, facts.by_year))
 
 
 class ModelPool:
@@ -152,13 +145,20 @@ class ModelPool:
 
     def choices(self) -> list[tuple[str, str]]:
         """(what it answers, name) of each, those of one modality together; a phantom's comes last and says so."""
+        return [(_question(version), version.model) for version in sorted(_active_versions(), key=_place)]
 
-        def place(version: registry.Version) -> tuple[bool, int, bool, str]:
-            modality = version.card.modality
-            position = _ORDER.index(modality) if modality in _ORDER else len(_ORDER)
-            return version.card.synthetic, position, version.model != _FIRST, version.model
+    def fitting(self, name: str, by_year: float | None, age: float | None = None) -> str | None:
+        """Another model for images like those of `name` that is for patients of this age; None where none is.
 
-        return [(_question(version), version.model) for version in sorted(_active_versions(), key=place)]
+        by_year, age: as in `population.suits`.
+        """
+        versions = sorted(_active_versions(), key=_place)
+        modality = next((version.card.modality for version in versions if version.model == name), None)
+        for version in versions:
+            same = version.model != name and version.card.modality == modality and not version.card.synthetic
+            if same and population.suits(version.card, by_year, age):
+                return version.model
+        return None
 
     def default(self) -> str:
         """The one to begin with: for chest X-rays; else trained on patients before on a phantom, then the newest."""
@@ -186,6 +186,13 @@ class ModelPool:
             while len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
             return self._compiled[name]
+
+
+def _place(version: registry.Version) -> tuple[bool, int, bool, str]:
+    """Where a version stands in a list."""
+    modality = version.card.modality
+    position = _ORDER.index(modality) if modality in _ORDER else len(_ORDER)
+    return version.card.synthetic, position, version.model != _FIRST, version.model
 
 
 def _question(version: registry.Version) -> str:

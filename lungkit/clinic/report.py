@@ -14,6 +14,8 @@ from PIL import Image
 
 from lungkit.clinic import predictor
 from lungkit.clinic.records import cases
+from lungkit.clinic.records.reviewing import ReviewRow
+from lungkit.clinic.records.tables import CLASS
 from lungkit.clinic.report_pages import (
     ACCENT,
     GOOD,
@@ -28,12 +30,14 @@ from lungkit.clinic.report_pages import (
     ReportPages,
     Text,
     printable,
-    utc_text,
 )
 from lungkit.data import preprocess
 from lungkit.data.overlay import colour_scale, overlay, resized
 from lungkit.models import card_text
 from lungkit.models.card import GRADED, ModelCard
+from lungkit.models.class_names import class_name, class_names
+from lungkit.models.prediction import is_outside
+from lungkit.times import when_and_zone, zone_name
 from lungkit.wording import count, percent
 
 HALF, RIGHT = (WIDTH - 6) / 2, MARGIN + (WIDTH + 6) / 2  # mm: width of a column, and where the right one begins
@@ -72,22 +76,28 @@ class _Limits:
 _GENEROUS, _TIGHT = _Limits(6, 8, 4, 6), _Limits(2, 2, 2, 0)
 
 
-def pdf(case: cases.Case, model_card: ModelCard | None, printed: datetime | None = None) -> bytes:
+def pdf(
+    case: cases.Case, model_card: ModelCard | None, printed: datetime | None = None, slices: int | None = None
+) -> bytes:
     """The report of a case: two A4 pages, usually below 200 kB.
 
     model_card: of the version that read the case; None if it is no longer in the registry.
-    printed: the time of printing, default now.
+    printed: the time of printing, default now. slices: of a CT series; None for one image.
     """
-    printed = printed or datetime.now(UTC)
-    report = _pages(case, model_card, printed, _GENEROUS)
+    printed, what = (
+        printed or datetime.now(UTC),
+        card_text.what_was_read(model_card, case.kind, case.tags.get("view", ""), slices),
+    )
+    report = _pages(ReportPages(case, printed, what), model_card, _GENEROUS)
     if report.pages_count > 2:
-        report = _pages(case, model_card, printed, _TIGHT)
+        report = _pages(ReportPages(case, printed, what), model_card, _TIGHT)
     return bytes(report.output())
 
 
-def _pages(case: cases.Case, card: ModelCard | None, printed: datetime, limits: _Limits) -> ReportPages:
-    report = ReportPages(case, printed)
+def _pages(report: ReportPages, card: ModelCard | None, limits: _Limits) -> ReportPages:
+    case = report.case
     report.add_page()
+    _withdrawn(report, case, limits)
     _people_and_image(report, case, limits)
     _decision(report, case)
     _pictures(report, case, card)
@@ -104,6 +114,16 @@ def _pages(case: cases.Case, card: ModelCard | None, printed: datetime, limits: 
 # --- page one: the case
 
 
+def _withdrawn(report: ReportPages, case: cases.Case, limits: _Limits) -> None:
+    """That the image was withdrawn, before anything else is said about it."""
+    if gone := case.corrections.withdrawn:
+        reason = Text(most=limits.comment, cut=CUT)
+        headline = Text(13, bold=True, color=WARN)
+        report.box(WARN, ("This image was withdrawn", headline),
+                   (f"By {gone.by} on {when_and_zone(gone.at)}: {gone.reason}", reason))  # fmt: skip
+        report.ln(3)
+
+
 def _people_and_image(report: ReportPages, case: cases.Case, limits: _Limits) -> None:
     patient = case.patient
     who = [
@@ -115,7 +135,7 @@ def _people_and_image(report: ReportPages, case: cases.Case, limits: _Limits) ->
     tags = ", ".join(f"{words} {case.tags[tag]}" for tag, words in _TAGS.items() if case.tags.get(tag))
     what = [
         ("Kind", case.kind if case.kind != "image" else "not stated in the file"),
-        ("Uploaded", f"{utc_text(case.uploaded_at)}, by {case.uploaded_by}"),
+        ("Uploaded", f"{when_and_zone(case.uploaded_at)}, by {case.uploaded_by}"),
         ("Size", f"{case.width} × {case.height} pixels"),
         ("From the file", tags or "nothing stated"),
     ]
@@ -134,12 +154,12 @@ def _people_and_image(report: ReportPages, case: cases.Case, limits: _Limits) ->
 
 def _decision(report: ReportPages, case: cases.Case) -> None:
     """What the model says, why, and whether a clinician agreed."""
-    nearest, color = f"{case.label}, {percent(case.probabilities[case.label])}", WARN
+    nearest, color = f"{class_name(case.label)}, {percent(case.probabilities[case.label])}", WARN
     graded = case.grades
     failed = [check.name for check in case.checks if not check.passed]
     if case.decision != predictor.REVIEW:
-        headline, color = f"The model answers: {case.label}", ACCENT
-        rule = dict(card_text.rule_rows(case.rule, case.classes))
+        headline, color = f"The model answers: {class_name(case.label)}", ACCENT
+        rule = dict(card_text.rule_rows(case.rule, class_names(case.classes)))
         words = [f"{name}: {rule[name]}." for name in ("Operating point", "Band of uncertainty") if name in rule]
         why = f"Probability {percent(case.probabilities[case.label])}. {' '.join(words)}"
         if graded:
@@ -150,7 +170,10 @@ def _decision(report: ReportPages, case: cases.Case) -> None:
         why = f"The probability lies within the band of uncertainty around the operating point. Nearest: {nearest}."
         if graded:
             why = f"The model cannot rule out any grade. Nearest: {nearest}. {graded.caution}."
-        if failed:
+        if case.refusal:
+            headline = f"{case.refusal}: a clinician has to decide"
+            why = " ".join(f"{check.words[:1].upper()}{check.words[1:]}." for check in case.checks if is_outside(check))
+        elif failed:
             why = (
                 f"The image did not pass every input check ({', '.join(failed)}), so the model's answer cannot be "
                 f"relied on. Nearest: {nearest}."
@@ -169,18 +192,21 @@ def _review_status(case: cases.Case) -> tuple[str, Color]:
     if not case.reviews:
         return "Not reviewed by a clinician yet.", WARN
     latest = case.reviews[-1]
+    if latest.agrees is None:  # the review or the model gives no class
+        return f"Reviewed: {latest.says}, by {latest.reviewer}.", WARN
     if latest.agrees:
-        return f"Reviewed: agreed with {case.label}, by {latest.reviewer}.", GOOD
-    return f"Reviewed: corrected to {latest.label}, by {latest.reviewer}.", WARN
+        return f"Reviewed: agreed with {class_name(case.label)}, by {latest.reviewer}.", GOOD
+    return f"Reviewed: corrected to {class_name(latest.label)}, by {latest.reviewer}.", WARN
 
 
 def _pictures(report: ReportPages, case: cases.Case, card: ModelCard | None) -> None:
     gray, window = _grayscale(case, card)
+    if case.refusal:
+        report.in_columns(partial(_picture, report, MARGIN, gray, _seen(case, window), "The image that was read"))
+        report.ln(3)
+        return
     coloured = overlay(gray, case.heat[case.classes.index(case.label)])
-    seen = f"{case.kind[0].upper()}{case.kind[1:]}, as uploaded"
-    if window:
-        seen = f"CT seen at level {window[0]:g} HU, width {window[1]:g} HU"
-    explained = f"Areas that support “{case.label}”"
+    explained = f"Areas that support “{class_name(case.label)}”"
 
     def heat_map() -> None:
         _picture(report, RIGHT, coloured, f"Heat map. {explained}", explained)
@@ -191,8 +217,14 @@ def _pictures(report: ReportPages, case: cases.Case, card: ModelCard | None) -> 
             lambda: report.say("most weight", RIGHT + HALF - 25, 25, _LEGEND),
         )  # fmt: skip
 
-    report.in_columns(partial(_picture, report, MARGIN, gray, seen, "The image that was read"), heat_map)
+    report.in_columns(partial(_picture, report, MARGIN, gray, _seen(case, window), "The image that was read"), heat_map)
     report.ln(3)
+
+
+def _seen(case: cases.Case, window: tuple[float, float] | None) -> str:
+    if window:
+        return f"CT seen at level {window[0]:g} HU, width {window[1]:g} HU"
+    return f"{case.kind[0].upper()}{case.kind[1:]}, as uploaded"
 
 
 def _picture(report: ReportPages, x: float, pixels: np.ndarray, caption: str, alt: str) -> None:
@@ -209,6 +241,10 @@ def _picture(report: ReportPages, x: float, pixels: np.ndarray, caption: str, al
 
 def _probabilities(report: ReportPages, case: cases.Case) -> None:
     report.heading("Probabilities")
+    if case.refusal:
+        report.say("Not printed: what the model computed means nothing for this patient or image.")
+        report.ln(3)
+        return
     printed = sorted(case.classes, key=case.probabilities.__getitem__, reverse=True)[:MOST_CLASSES]
     for name in (name for name in case.classes if name in printed):
         _bar(report, case, name)
@@ -216,7 +252,7 @@ def _probabilities(report: ReportPages, case: cases.Case) -> None:
     if len(printed) < len(case.classes):
         legend.append(f"{len(case.classes) - len(printed)} more classes, less likely")
     if rule.threshold is not None:
-        legend.append(f"Black mark on {rule.positive}: operating point {percent(rule.threshold)}")
+        legend.append(f"Black mark on {class_name(rule.positive or '')}: operating point {percent(rule.threshold)}")
         if rule.band and rule.band.ends:
             legend.append("Orange: uncertain, {} to {}".format(*map(percent, rule.band.ends)))
     if rule.grades:
@@ -245,7 +281,7 @@ def _bar(report: ReportPages, case: cases.Case, name: str) -> None:
     if name == rule.positive and rule.threshold is not None:
         report.fill(x + width * rule.threshold - 0.25, y - 0.4, 0.5, 5.6, INK)
     report.in_columns(
-        lambda: report.say(name, MARGIN, names - 2, Text(bold=named, most=1)),
+        lambda: report.say(class_name(name), MARGIN, names - 2, Text(bold=named, most=1)),
         lambda: report.say(percent(probability), x + width, figure, Text(bold=named, align=Align.R)),
     )
     report.ln(1.1)
@@ -267,17 +303,26 @@ def _reviews(report: ReportPages, case: cases.Case, limits: _Limits) -> None:
     if not printed:
         report.say("No one has reviewed this reading yet. A model's answer alone is no finding.")
     for review in reversed(printed):
-        verdict = f"Agreed with {review.label}" if review.agrees else f"Corrected to {review.label}"
         report.row([
-            (f"{verdict}: {review.reviewer}", WIDTH - 45, Text(bold=True, most=2)),
-            (utc_text(review.at), 45, Text(color=QUIET, align=Align.R)),
+            (f"{_verdict(review)}: {review.reviewer}", WIDTH - 45, Text(bold=True, most=2)),
+            (when_and_zone(review.at), 45, Text(color=QUIET, align=Align.R)),
         ])  # fmt: skip
-        if review.comment:
-            report.say(review.comment, style=Text(most=limits.comment, cut=CUT))
+        if not review.answer_shown:
+            report.say("Given before the model's answer was on screen.", style=Text(color=QUIET))
+        for words in filter(None, (review.finding, review.comment)):
+            report.say(words, style=Text(most=limits.comment, cut=CUT))
         report.ln(1.2)
     if earlier := len(case.reviews) - len(printed):
         report.say(f"{count(earlier, 'earlier review')} in the records.", style=Text(color=QUIET))
     report.ln(3)
+
+
+def _verdict(review: ReviewRow) -> str:
+    if review.kind != CLASS:
+        return f"{review.says[0].upper()}{review.says[1:]}"
+    if review.agrees is None:
+        return review.says
+    return f"Agreed with {review.says}" if review.agrees else f"Corrected to {review.says}"
 
 
 # --- page two: the model and the record
@@ -294,7 +339,7 @@ def _model(report: ReportPages, case: cases.Case, card: ModelCard | None, limits
         report.box(WARN, ("Synthetic data", Text(bold=True, color=WARN)), (card_text.SYNTHETIC, PLAIN))
         report.ln(2)
     report.facts([
-        ("Answers one of", ", ".join(card.classes)),
+        ("Answers one of", ", ".join(class_names(card.classes))),
         ("Training data", card_text.learned_from(card)),
         ("Worst unseen source", card_text.worst_unseen(card)),
         ("Data set", card.data.name),
@@ -320,7 +365,7 @@ def _figures(report: ReportPages, card: ModelCard, limits: _Limits) -> None:
     for metric, cls in names:
         values = [str(of.figure(metric, cls)) for of in measured.values()]
         name = card_text.metric_name(metric, card.classes)
-        rows.append((", ".join(filter(None, (name, cls))), values, Text(most=2)))
+        rows.append((", ".join(filter(None, (name, class_name(cls)))), values, Text(most=2)))
     for name, values, style in rows:
         if any(value != "–" for value in values):
             report.fill(MARGIN, report.get_y(), WIDTH, 0.2, LINE)
@@ -335,9 +380,10 @@ def _record(report: ReportPages, case: cases.Case) -> None:
     report.heading("The record", space=32)
     report.facts([
         ("Reading", case.reading_id),
-        ("Read", f"{utc_text(case.read_at)}, in {case.milliseconds / 1000:.2f} s from file to answer"),
+        ("Read", f"{when_and_zone(case.read_at)}, in {case.milliseconds / 1000:.2f} s from file to answer"),
         ("Uploaded file", f"SHA-256 {case.sha256}"),
-        ("This report", f"printed {utc_text(report.printed)}; the records may have changed since"),
+        ("This report", f"printed {when_and_zone(report.printed)}; the records may have changed since"),
+        ("Times", zone_name()),
     ])  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from fpdf.enums import Align, MethodReturnValue
 
 from lungkit import palette
 from lungkit.clinic.records import cases
+from lungkit.times import when_and_zone
 
 RESEARCH_ONLY = "Research use only, not a diagnosis"
 MARGIN, WIDTH = 15, 180  # mm
@@ -90,11 +91,14 @@ PLAIN = Text()
 
 
 class ReportPages(FPDF):
-    """A page with head and foot, and the few ways in which this report puts text on it. Lengths in mm, sizes in pt."""
+    """A page with head and foot, and the few ways in which this report puts text on it. Lengths in mm, sizes in pt.
 
-    def __init__(self, case: cases.Case, printed: datetime):
+    what: was read, the heading of each page; nothing that names the patient.
+    """
+
+    def __init__(self, case: cases.Case, printed: datetime, what: str = "Reading of an image"):
         super().__init__(format="A4")
-        self.case, self.printed = case, printed
+        self.case, self.printed, self.what = case, printed, what
         self.set_margins(MARGIN, TOP)
         self.set_auto_page_break(True, self.h - BOTTOM)
         self.c_margin = 0
@@ -104,7 +108,7 @@ class ReportPages(FPDF):
         self.alias_nb_pages(PAGES)
         self.set_lang("en")
         # Nothing that names the patient: this is seen in file lists and by search engines of archives.
-        self.set_title(f"Reading {case.reading_id}")
+        self.set_title(printable(f"{what} Reading {case.reading_id}"))
         self.set_subject(RESEARCH_ONLY)
         self.set_creator("lungkit")
         self.set_producer("lungkit, with fpdf2")
@@ -112,9 +116,9 @@ class ReportPages(FPDF):
 
     def header(self) -> None:
         self.fill(0, 0, self.w, 2.2, ACCENT)
-        self.set_y(9)
-        self.say("Reading of a chest image", MARGIN, 100, Text(15, bold=True))
-        self.set_y(16)
+        self.set_y(6.5)
+        self.say(self.what, MARGIN, 105, Text(12, bold=True, most=2))
+        self.ln(0.4)
         self.say(f"Patient {self.case.patient.number}", MARGIN, 100, Text(8.5, color=QUIET, most=1))
         self.fill(MARGIN + 108, 9.2, 72, 9, PALE[WARN])
         self.fill(MARGIN + 108, 9.2, 1, 9, WARN)
@@ -126,7 +130,7 @@ class ReportPages(FPDF):
     def footer(self) -> None:
         self.fill(MARGIN, 283, WIDTH, 0.2, LINE)
         self.set_y(284.5)
-        words, quiet = f"Reading {self.case.reading_id} · printed {utc_text(self.printed)}", Text(7.5, color=QUIET)
+        words, quiet = f"Reading {self.case.reading_id} · printed {when_and_zone(self.printed)}", Text(7.5, color=QUIET)
         self.say(words, MARGIN, 140, quiet)
         self.set_xy(MARGIN + 140, 284.5)
         self.cell(40, 4, f"Page {self.page_no()} of {PAGES}", align=Align.R)

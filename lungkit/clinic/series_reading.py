@@ -10,7 +10,7 @@ their image checks, and where the version was not measured on whole series: its 
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,15 @@ import numpy as np
 from lungkit import wording
 from lungkit.clinic import decode
 from lungkit.clinic.predictor import REVIEW, Predictor
-from lungkit.clinic.records.stacks import Extent
+from lungkit.clinic.records.patients import age_at
+from lungkit.clinic.records.stacks import Extent, reading_of
 from lungkit.data import lungs3d
 from lungkit.data.image import ImageRefused
 from lungkit.data.lungs3d import Lungs
 from lungkit.data.series import Series
 from lungkit.errors import LungkitError
-from lungkit.models import input_checks, pooling
-from lungkit.models.prediction import Prediction
+from lungkit.models import input_checks, pooling, population
+from lungkit.models.prediction import OUTSIDE, Prediction
 
 MOST = 96  # slices; of more, as many are read, evenly spaced
 HIGH_ATTENUATION = -600.0, -250.0  # HU
@@ -78,9 +79,16 @@ class SeriesReading:
         """The share of the slices with another class than `absent` at the operating point: 0..1."""
         return float(np.mean([one.reading.label != self.absent for one in self.slices]))
 
+    @property
+    def refusal(self) -> str:
+        """ "Not for this patient", or image, where the checks of the carrying slices say so; else empty."""
+        return reading_of(self).refusal
 
-def read(predictor: Predictor, series: Series) -> SeriesReading:
+
+def read(predictor: Predictor, series: Series, birth_year: int | None = None) -> SeriesReading:
     """The reading of a series by a version.
+
+    birth_year: of the patient, as the records have it.
 
     Raises ImageRefused if the series is refused, a slice cannot be decoded, or none shows lungs; LungkitError if the
     version reads no CT, or if its classes are grades or none says that a disease is absent.
@@ -92,7 +100,7 @@ def read(predictor: Predictor, series: Series) -> SeriesReading:
     numbers = among[np.unique(np.linspace(0, len(among) - 1, MOST).round().astype(int))].tolist()
     seen = [
         SliceReading(number, series.slices[number].position, series.slices[number].source, reading)
-        for number, reading in zip(numbers, _readings(predictor, series, numbers), strict=True)
+        for number, reading in zip(numbers, _readings(predictor, series, numbers, birth_year), strict=True)
         if _shows_lungs(reading)
     ]
     if not seen:
@@ -126,7 +134,16 @@ def read(predictor: Predictor, series: Series) -> SeriesReading:
 
 
 def sentences(said: SeriesReading) -> list[str]:
-    """A reading for people: the decision, why it is left to a person, and the slices that it rests on."""
+    """A reading for people: the decision, why it is left to a person, and the slices that it rests on.
+
+    Where the version is not for the patient or the images: that, why, and what the density of the lungs says.
+    """
+    if said.refusal:
+        return [
+            f"{said.refusal.lower()}: no answer by {said.model}@{said.version}",
+            *said.reasons,
+            *_extents(said.extent, said.absent, refused=True),
+        ]
     likely = ", ".join(f"{name} {share:.3f}" for name, share in zip(said.classes, said.probabilities, strict=True))
     places = [said.slices[place].position for place in said.carrying]
     left_out = f"; {said.without_lungs} without lungs left out" if said.without_lungs else ""
@@ -141,28 +158,37 @@ def sentences(said: SeriesReading) -> list[str]:
 
 
 def record(said: SeriesReading) -> dict[str, Any]:
-    """JSON-ready: all that `sentences` says, and each slice that was read. Places are in mm, shares 0..1."""
-    carrying = set(said.carrying)
+    """JSON-ready: all that `sentences` says, and each slice that was read. Places are in mm, shares 0..1.
+
+    Where the version is not for the patient or the images, labels, the shares that rest on them and which slices carry
+    the reading are null, and probabilities are empty.
+    """
+    carrying, refused = set(said.carrying), said.refusal
+
+    def likely(probabilities: np.ndarray) -> dict[str, float]:
+        return {} if refused else dict(zip(said.classes, probabilities.tolist(), strict=True))
+
+    extent = said.extent and asdict(said.extent) | ({"not_absent": None} if refused else {})
     return {
         "model": said.model,
         "version": said.version,
-        "decision": said.decision,
-        "label": said.label,
-        "probabilities": dict(zip(said.classes, said.probabilities.tolist(), strict=True)),
+        "decision": refused.lower() or said.decision,
+        "label": None if refused else said.label,
+        "probabilities": likely(said.probabilities),
         "reasons": list(said.reasons),
         "absent": said.absent,
-        "affected": said.affected,
+        "affected": None if refused else said.affected,
         "without_lungs": said.without_lungs,
         "sampled": asdict(said.sampled) if said.sampled else None,
-        "extent": asdict(said.extent) if said.extent else None,
+        "extent": extent,
         "slices": [
             {
                 "number": one.number,
                 "position": one.position,
                 "file": one.source,
-                "label": one.reading.label,
-                "probabilities": dict(zip(said.classes, one.reading.probabilities.tolist(), strict=True)),
-                "carrying": place in carrying,
+                "label": None if refused else one.reading.label,
+                "probabilities": likely(one.reading.probabilities),
+                "carrying": None if refused else place in carrying,
             }
             for place, one in enumerate(said.slices)
         ],
@@ -178,14 +204,15 @@ def _sampling(sampled: Sampled | None) -> list[str]:
     return [f"{sampled.count} of {sampled.among} {which} were read, evenly spaced from {start:.1f} to {end:.1f} mm"]
 
 
-def _extents(extent: Extent | None, absent: str) -> list[str]:
+def _extents(extent: Extent | None, absent: str, refused: bool = False) -> list[str]:
+    """What was measured in the lungs. refused: without what rests on the version's classes."""
     if extent is None:
         return ["the extent in the lungs was not measured: the series is no volume, or its density shows no lungs"]
     part = "" if extent.whole else ", which are cut off where the series ends"
     low, high = HIGH_ATTENUATION
-    share = wording.percent(extent.not_absent)
+    share = "" if refused else f": {wording.percent(extent.not_absent)} of them in slices that are not {absent}"
     return [
-        f"lungs of {extent.millilitres:,.0f} ml{part}: {share} of them in slices that are not {absent}",
+        f"lungs of {extent.millilitres:,.0f} ml{part}{share}",
         f"of the lungs, {extent.high_attenuation:.1%} have {low:.0f} to {high:.0f} HU (high attenuation areas) and "
         f"{extent.dense:.1%} more than that (consolidation, and vessels)",
     ]
@@ -228,11 +255,15 @@ def extent(lungs: Lungs, numbers: Sequence[int], sick: Sequence[bool]) -> Extent
     )
 
 
-def _readings(predictor: Predictor, series: Series, numbers: list[int]) -> Iterator[Prediction]:
+def _readings(predictor: Predictor, series: Series, numbers: list[int], birth_year: int | None) -> Iterator[Prediction]:
     """What the version says about each of these slices."""
     for start in range(0, len(numbers), _BATCH):
         started = time.perf_counter()
-        prepared = [decode.prepare(series.slice(number), predictor.spec) for number in numbers[start : start + _BATCH]]
+        prepared = []
+        for number in numbers[start : start + _BATCH]:
+            image = series.slice(number)
+            tensor, facts = decode.prepare(image, predictor.spec)
+            prepared.append((tensor, replace(facts, by_year=age_at(birth_year, image.tags))))
         outputs = predictor.graph(np.stack([tensor for tensor, _ in prepared]))
         for row, (_, facts) in enumerate(prepared):
             yield predictor.reading(facts, {name: values[row] for name, values in outputs.items()}, started)
@@ -262,15 +293,20 @@ def _shows_lungs(reading: Prediction) -> bool:
 def _reasons(
     predictor: Predictor, series: Series, carrying: list[Prediction], probabilities: np.ndarray
 ) -> tuple[str, ...]:
-    """Why the decision is left to a person."""
-    reasons = []
+    """Why the decision is left to a person; nothing that was computed, where the version is not for the patient."""
+    counted = Counter(check.name for reading in carrying for check in reading.checks if not check.passed)
+    failed = {name: number for name, number in counted.items() if number > _TRUSTED * len(carrying)}
+    of_people = (*OUTSIDE, population.AGE_KNOWN)
+    said = [check for reading in carrying for check in reading.checks if check.name in of_people and not check.passed]
+    reasons = list(dict.fromkeys(check.words for check in said if check.name in failed))
+    if failed.keys() & OUTSIDE:
+        return tuple(reasons)
     if series.readable != "volume":
         reasons.append(f"the series is read slice by slice: {_limits(series)}")
-    failed = Counter(check.name for reading in carrying for check in reading.checks if not check.passed)
     reasons += [
         f"{number} of the {len(carrying)} slices that it rests on do not pass the check '{name}'"
         for name, number in failed.items()
-        if number > _TRUSTED * len(carrying)
+        if name not in of_people
     ]
     if predictor.rule.uncertain(probabilities[np.newaxis])[0]:
         reasons.append("the probability lies in the band of uncertainty")

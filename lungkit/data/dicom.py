@@ -1,5 +1,7 @@
 """DICOM: from the checked header and the stored values to a picture, by the rules in lungkit.data.images."""
 
+from collections.abc import Mapping
+from datetime import date, datetime
 from typing import BinaryIO, Literal
 
 import numpy as np
@@ -10,6 +12,7 @@ from lungkit.data import lookup
 from lungkit.data.decoders import stored_values
 from lungkit.data.dicom_header import PIXEL_DATA, SHOWN, Header, Raw, checked_header, more_is_brighter, rescale
 from lungkit.data.image import (
+    DUMMY_DATES,
     OLDEST_SHOWN,
     Broken,
     Image,
@@ -24,6 +27,17 @@ from lungkit.data.image import (
 )
 
 AIR = -1024.0  # HU
+
+_OLDEST = 130  # years
+_SAME_AGE = 1.5  # years that PatientAge, which is whole, and the birth date may differ by
+# Of DICOM's CID 4010, in SNOMED CT and as it was coded before.
+_VIEW_CODES = {
+    **dict.fromkeys(("272479007", "R-40888", "R-10214"), "PA"),
+    **dict.fromkeys(("399348003", "R-10206"), "AP"),
+    **dict.fromkeys(("399173006", "R-10236"), "LL"),
+    **dict.fromkeys(("399198007", "R-10232"), "RL"),
+    **dict.fromkeys(("399067008", "R-102CD"), "LATERAL"),
+}
 
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 # The distance between pixels, down and across, is in one of these; the first possible one counts.
@@ -58,11 +72,75 @@ def image_of(stored: np.ndarray, header: Header, file: str) -> Image:
         pixels, units = _intensity(stored, header, notes), "intensity"
     pixels = _squared(pixels, header, notes)
     tags = {ours: header.text(theirs) for ours, theirs in SHOWN.items() if header.text(theirs)}
-    if (years_in(tags.get("age", "")) or 0) >= OLDEST_SHOWN:
-        tags["age"] = f"{OLDEST_SHOWN:03}Y"
+    tags |= _view_by_code(header, tags) | _axes(header)
+    _set_age(tags, header, notes)
     if notes:
         tags["note"] = "; ".join(notes)
     return Image(pixels, units, header.modality, file, tags)
+
+
+def _view_by_code(header: Header, tags: Mapping[str, str]) -> dict[str, str]:
+    """The view that ViewCodeSequence states, where ViewPosition states none."""
+    items = header.items.get("ViewCodeSequence")
+    if "view" in tags or not items or not items[0]:
+        return {}
+    code = Header(header.syntax)
+    code.raw = items[0]
+    view = _VIEW_CODES.get(code.word("CodeValue"), code.text("CodeMeaning").upper())
+    return {"view": view} if view else {}
+
+
+def _axes(header: Header) -> dict[str, str]:
+    r"""Where rows and columns of a CT run, as PatientOrientation says it: "L\P" where it lies as usual."""
+    cosines = header.numbers("ImageOrientationPatient")
+    if not header.is_ct or len(cosines) != 6 or not np.isfinite(cosines).all():
+        return {}
+    row, column = np.array(cosines[:3]), np.array(cosines[3:])
+    return {"orientation": f"{_direction(row)}\\{_direction(column)}"}
+
+
+def _direction(axis: np.ndarray) -> str:
+    """The letter of the side that an axis points to most: x to the patient's left, y to the back, z to the head."""
+    most = int(np.abs(axis).argmax())
+    return ("LPH" if axis[most] >= 0 else "RAF")[most]
+
+
+def _set_age(tags: dict[str, str], header: Header, notes: list[str]) -> None:
+    """Set "age", the patient's at the study, and "study_year". The birth date tells the age where PatientAge does not.
+
+    An age that cannot be is not kept, and of two that contradict each other neither.
+    """
+    born, taken = _date(header.text("PatientBirthDate")), _date(header.text("StudyDate"))
+    if taken:
+        tags["study_year"] = str(taken.year)
+    text = tags.get("age", "")
+    if years_in(text) is not None:
+        del tags["age"]
+    stated = _possible_age(years_in(text) or None)  # 000Y stands for "not known"
+    by_date = _possible_age((taken - born).days / 365.25 if born and taken else None)
+    years = by_date if stated is None else stated
+    if years is None:
+        return
+    if stated is not None and by_date is not None and abs(stated - by_date) > _SAME_AGE:
+        notes.append("PatientAge contradicts the birth date: the age is taken as not known")
+    elif stated is not None and stated < OLDEST_SHOWN:
+        tags["age"] = text  # as the file has it
+    else:
+        tags["age"] = f"{int(years):03}Y" if years >= 1 else f"{int(years * 12):03}M"
+
+
+def _possible_age(years: float | None) -> float | None:
+    """The age as it may be shown; None for none, and for what stands for "not known", such as 999Y."""
+    return None if years is None or not 0 <= years <= _OLDEST else min(years, OLDEST_SHOWN)
+
+
+def _date(text: str) -> date | None:
+    """A DICOM date; None where it is none, or stands for "not known"."""
+    digits = text.replace(".", "")
+    try:
+        return None if digits in DUMMY_DATES else datetime.strptime(digits, "%Y%m%d").date()
+    except ValueError:
+        return None
 
 
 def _checked(stream: BinaryIO) -> Header:

@@ -64,10 +64,13 @@ SHOWN = {
     "manufacturer": "Manufacturer",
     "device": "ManufacturerModelName",
     "age": "PatientAge",
+    "orientation": "PatientOrientation",
 }
 PALETTES = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
-# Only these are read from a header: never a patient's name or number.
-_SEQUENCES: dict[int, str] = {Tag(keyword): keyword for keyword in ("ModalityLUTSequence", "VOILUTSequence")}
+# Only these are read with an image: never a patient's name or number.
+_SEQUENCES: dict[int, str] = {
+    Tag(keyword): keyword for keyword in ("ModalityLUTSequence", "VOILUTSequence", "ViewCodeSequence")
+}
 _TABLES: dict[int, str] = {
     Tag(keyword): keyword
     for keyword in [*(f"{start}{palette}Data" for palette in PALETTES for start in ("", "Segmented")), "LUTData"]
@@ -100,9 +103,27 @@ _VALUES: dict[int, str] = {
         "WindowCenter",
         "WindowWidth",
         "SliceLocation",
+        "ImageOrientationPatient",
+        # Of these only an age and a year are kept.
+        "PatientBirthDate",
+        "StudyDate",
     ]
 }
-_IN_ITEMS: dict[int, str] = {Tag("LUTDescriptor"): "LUTDescriptor", Tag("LUTData"): "LUTData"}
+# Whose image it is; only `person_header` reads it, and nothing of it is kept with an image.
+_PERSON: dict[int, str] = {
+    Tag(keyword): keyword
+    for keyword in [
+        "SpecificCharacterSet",
+        "PatientName",
+        "PatientID",
+        "PatientBirthDate",
+        "PatientSex",
+        "PatientIdentityRemoved",
+    ]
+}
+_IN_ITEMS: dict[int, str] = {
+    Tag(keyword): keyword for keyword in ("LUTDescriptor", "LUTData", "CodeValue", "CodeMeaning")
+}
 _META: dict[int, str] = {Tag(keyword): keyword for keyword in ("TransferSyntaxUID", "MediaStorageSOPClassUID")}
 
 # What places an image in a series; only `walked_header` reads it. Descriptions are left out: they may name a patient.
@@ -116,7 +137,6 @@ _PLACES: dict[int, str] = {
         "FrameOfReferenceUID",
         "AcquisitionNumber",
         "ImagePositionPatient",
-        "ImageOrientationPatient",
         "PatientPosition",
         "GantryDetectorTilt",
         "ConvolutionKernel",
@@ -210,7 +230,7 @@ class Header:
         self.syntax = syntax
         self.order = "<" if syntax.is_little_endian else ">"
         self.raw: dict[str, Raw] = {}
-        self.items: dict[str, list[dict[str, Raw]]] = {}  # of the sequences of lookup tables
+        self.items: dict[str, list[dict[str, Raw]]] = {}  # of the sequences of lookup tables and codes
         self.pixels: Element | None = None  # PixelData, or what is in its place; set by `walked_header`
         self.shared: dict[str, Raw] = {}  # what an enhanced CT says of all frames, and of each
         self.frames: list[dict[str, Raw]] = []
@@ -421,6 +441,18 @@ def walked_header(stream: BinaryIO) -> tuple[Header, Broken | None]:
     finally:
         header.kind = uid.UID(header.text("SOPClassUID") or kind)
     return header, None
+
+
+def person_header(stream: BinaryIO) -> Header:
+    """A header with what it says of the patient, and nothing else. Raises Broken where not even that can be read."""
+    walk = _Walk(stream)
+    header, _, start = _begun(walk)
+    for element in walk.elements(start):
+        if element.tag > max(_PERSON):
+            break
+        if element.tag in _PERSON:
+            header.raw[_PERSON[element.tag]] = walk.value(element, _VALUE_BYTES)
+    return header
 
 
 def frame_header(header: Header, number: int) -> Header:

@@ -54,6 +54,21 @@ class Image:
 
 
 OLDEST_SHOWN = 90  # years: there are so few older people that an age could say who it is
+DUMMY_DATES = ("19000101", "18990101")  # birth dates that systems write for "not known"
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a file states of its patient and its view, as DICOM names it; empty where it states nothing."""
+
+    age: float | None = None  # years
+    view: str = ""  # ViewPosition
+    body_part: str = ""  # BodyPartExamined
+    modality: str = ""  # Modality
+    orientation: str = ""  # PatientOrientation; of a CT by ImageOrientationPatient
+
+
+NOTHING_STATED = Stated()
 
 
 def years_in(age: str) -> float | None:

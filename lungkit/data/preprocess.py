@@ -11,7 +11,7 @@ import numpy as np
 
 from lungkit import progress
 from lungkit.data import images, pictures, tensor_cache
-from lungkit.data.image import Image, ImageRefused, placed, resized, years_in
+from lungkit.data.image import NOTHING_STATED, Image, ImageRefused, Stated, placed, resized, years_in
 from lungkit.errors import LungkitError
 
 _GREYS = np.arange(256, dtype=np.float32) / 255  # the intensity of each value of 8 bits
@@ -88,7 +88,7 @@ class Prepared:
     units: str  # that the image came in: "HU" or "intensity"
     shape: tuple[int, int]  # of the whole image, (height, width)
     note: str = ""  # what the reader did that is out of the ordinary
-    age: float | None = None  # of the patient in years, where the file states it
+    stated: Stated = NOTHING_STATED
 
 
 def prepare(source: images.Source | Image, spec: Preprocessing, name: str | None = None) -> Prepared:
@@ -125,7 +125,10 @@ def _of_eight_bit(stream: BinaryIO, kind: str, spec: Preprocessing, only_reduced
 def _of_image(image: Image, spec: Preprocessing) -> Prepared:
     shape = image.pixels.shape
     tensor = _tensor(partial(resized, _shown(image.pixels, image.units, spec)), shape, spec)
-    return Prepared(tensor, image.units, shape, image.tags.get("note", ""), years_in(image.tags.get("age", "")))
+    tags = image.tags
+    told = {name: tags.get(name, "") for name in ("view", "body_part", "orientation")}
+    stated = Stated(years_in(tags.get("age", "")), modality=image.modality, **told)
+    return Prepared(tensor, image.units, shape, tags.get("note", ""), stated)
 
 
 def windowed(image: Image, spec: Preprocessing) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What is sent of a reading, made from the records each time: DICOM objects, a FHIR bundle, an HL7 message."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 
-from lungkit.clinic.records.cases import Case, RecordMissing, Records
+from lungkit.clinic.records.cases import Case, Records
+from lungkit.clinic.records.dispatches import NOT_AS_THE_FILE
+from lungkit.clinic.records.patients import RecordMissing
+from lungkit.clinic.records.studies import INSTEAD_OF
+from lungkit.data import turning
 from lungkit.data.image import Image
 from lungkit.data.preprocess import Preprocessing, windowed
 from lungkit.errors import LungkitError
@@ -20,7 +24,7 @@ from lungkit.models.card import ModelCard
 
 
 class NoSource(LungkitError):
-    """A reading whose images did not come as DICOM: no object can be filed next to them."""
+    """A reading whose images did not come as DICOM, were withdrawn or turned: no such object is filed next to them."""
 
 
 class Delivery:
@@ -35,6 +39,12 @@ class Delivery:
     @cached_property
     def source(self) -> objects.Source:
         """Its images. Raises NoSource, and SourceRefused where their headers allow no object."""
+        if self.case.corrections.withdrawn:
+            raise NoSource("a clinician has withdrawn this image, so there is no object to file next to it")
+        return self._images
+
+    @cached_property
+    def _images(self) -> objects.Source:
         if self._row is None:
             raise NoSource("the image of this reading did not come as DICOM, so there is no object to file next to it")
         return objects.source_of(objects.unpacked(self._row.headers))
@@ -52,13 +62,13 @@ class Delivery:
     @cached_property
     def reported(self) -> Reported:
         """What is told in FHIR and HL7, which do not need the images."""
-        before = self._row.supersedes if self._row else None
-        return reported_of(self.case, self.card, self._source, self.result, before or "")
+        before = (self._row and self._row.supersedes) or self.case.tags.get(INSTEAD_OF, "")
+        return reported_of(self.case, self.card, self._source, self.result, before)
 
     @property
     def _source(self) -> objects.Source | None:
         with suppress(NoSource, objects.SourceRefused):
-            return self.source
+            return self._images
         return None
 
     def report(self) -> Dataset:
@@ -81,6 +91,7 @@ class Delivery:
 
     def capture(self) -> Dataset:
         """The picture, as the model saw it, with its heat map."""
+        self._require_as_the_file()
         spec = self.card.preprocessing if self.card else Preprocessing()
         units: Any = self.case.units
         seen = windowed(Image(self.case.pixels, units, "", "", {}), spec)
@@ -88,6 +99,7 @@ class Delivery:
 
     def segmentation(self) -> Dataset:
         """The heat map in the geometry of the images."""
+        self._require_as_the_file()
         return objects.segmentation(self.source, self.result)
 
     def dicom(self, kind: str, review_id: str = "") -> Dataset:
@@ -96,22 +108,35 @@ class Delivery:
             return self.reviewed(review_id) if review_id else self.report()
         return self.capture() if kind == "capture" else self.segmentation()
 
+    def rejection(self, sent: Collection[tuple[str, str]]) -> Dataset:
+        """What says that objects of a withdrawn image do not count. sent: the kind and the review of each."""
+        withdrawn = self.case.corrections.withdrawn
+        assert withdrawn is not None
+        kinds = {kind for kind, review in sent if not review}
+        reviews = [objects.review_of(row) for row in self.case.reviews if ("report", row.id) in sent]
+        return objects.rejection_note(self._images, self.result, kinds, reviews, withdrawn.at)
+
     def bundle(self, address: Mapping[str, Any]) -> bytes:
-        """The FHIR transaction, as JSON. It tells of the latest review."""
+        """The FHIR transaction, as JSON. It tells of the latest review, and of a withdrawal."""
         numbers = str(address.get("patient_numbers", fhir.PATIENT_NUMBERS))
         return json.dumps(fhir.bundle(self.reported, patient_numbers=numbers)).encode()
 
     def message(self, address: Mapping[str, Any]) -> bytes:
-        """The HL7 message. It tells of the latest review."""
+        """The HL7 message. It tells of the latest review, and of a withdrawal."""
         receiver = (str(address.get("application", "")), str(address.get("facility", "")))
         return hl7.oru_r01(self.reported, receiver=receiver, authority=str(address.get("authority", "")))
+
+    def _require_as_the_file(self) -> None:
+        """Raises NoSource where the image was turned before it was read: its places are not those of the source."""
+        if turning.TURNED in self.case.tags:
+            raise NoSource(NOT_AS_THE_FILE)
 
     def _superseded(self) -> Dataset | None:
         if self._row is None or self._row.supersedes is None:
             return None
         with suppress(RecordMissing):
             before = Delivery(self._records, self._row.supersedes)
-            return objects.structured_report(before.source, before.result)
+            return objects.structured_report(before._images, before.result)
         return None
 
 

@@ -2,9 +2,9 @@
 
 Sent again it makes nothing a second time, and whatever the server has of others stays as it is. Patient, study and
 model are created only where the server knows none with the identifier (conditional create). The report and the
-observations replace what was sent before (conditional update), because a review changes them; a conditional create
-would leave the answer from before the review in place. No resource has an id: the server gives it. Entries refer to
-each other by fullUrl. All identifiers are always the same for the same reading (UUID version 5).
+observations replace what was sent before (conditional update), because a review or a withdrawal changes them; a
+conditional create would leave the answer from before in place. No resource has an id: the server gives it. Entries
+refer to each other by fullUrl. All identifiers are always the same for the same reading (UUID version 5).
 """
 
 import base64
@@ -69,7 +69,8 @@ def bundle(reported: Reported, pdf: bytes = b"", patient_numbers: str = PATIENT_
     for finding in reported.findings:
         said = shared | _finding(reported, finding, device, studies)
         findings.append(add("Observation", _ours("finding", result.reading, finding.name), said, ours=True))
-    report = shared | _report(reported, pdf) | {"result": findings}
+    report = shared | _report(reported, pdf)
+    report |= {"result": findings} if findings else {}  # R4 has no empty lists
     report |= {"imagingStudy": studies} if studies else {}
     add("DiagnosticReport", _ours("report", result.reading), report, ours=True)
     return {"resourceType": "Bundle", "type": "transaction", "entry": entries}
@@ -168,7 +169,7 @@ def _finding(reported: Reported, finding: Finding, device: Json, studies: list[J
 
 def _report(reported: Reported, pdf: bytes) -> Json:
     said = [reported.caution, *reported.conclusion]
-    present = [finding for finding in reported.findings if finding.presence == "present"]
+    present = [finding for finding in reported.findings if finding.presence == "present" and not reported.withdrawn_at]
     made: Json = {
         "text": {"status": "generated", "div": _narrative(said)},
         "category": [_concept_of("v2-0074", "RAD", "Radiology")],
@@ -179,6 +180,8 @@ def _report(reported: Reported, pdf: bytes) -> Json:
         made["conclusionCode"] = [_concept(present[0].code, present[0].name)]
     elif present:  # a range of grades: one of them, and it is not known which
         made["conclusionCode"] = [{"text": plain(reported.result.answer)}]
+    if reported.review and plain(reported.review.finding) and not reported.withdrawn_at:
+        made.setdefault("conclusionCode", []).append({"text": plain(reported.review.finding)})
     if reported.supersedes:  # by its identifier, because it may not have been sent to this server
         before = {"type": "DiagnosticReport", "identifier": _ours("report", reported.supersedes)}
         made["extension"] = [{"url": _REPLACES, "valueReference": before}]

@@ -13,7 +13,9 @@ from lungkit.gateway.objects.codes import CodedConcept
 from lungkit.gateway.reported import Reported, plain
 
 _ESCAPES = {"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\"}  # chapter 2, 2.7
-_STATUS = {"preliminary": "P", "final": "F", "amended": "C"}  # of OBR-25 (table 0123) and OBX-11 (table 0085)
+# Of OBR-25 (table 0123), and of OBX-11 (table 0085), which alone has a code for what was sent wrongly.
+_OF_RESULT = {"preliminary": "P", "final": "F", "amended": "C", "entered-in-error": "C"}
+_OF_OBSERVATION = _OF_RESULT | {"entered-in-error": "W"}
 _SEX = {"female": "F", "male": "M", "other": "O", "unknown": "U"}  # table 0001
 _START, _END = b"\x0b", b"\x1c\r"
 _MOST_BYTES = 64 * 1024  # of an acknowledgement
@@ -71,7 +73,7 @@ def _obr(reported: Reported) -> str:
         18: _escaped(str(reported.source.headers[0].AccessionNumber)) if reported.source else "",
         22: _time(reported.issued),
         24: "RAD",  # table 0074
-        25: _STATUS[reported.status],
+        25: _OF_RESULT[reported.status],
         32: f"&{_escaped(reported.review.reviewer)}" if reported.review else "",
     }
     return _segment("OBR", fields)
@@ -87,7 +89,7 @@ def _observations(reported: Reported) -> list[str]:
             value = {5: f"{finding.probability:.6f}", 6: _code(codes.NO_UNITS)}
             rows.append({2: "NM", 3: _code(codes.PROBABILITY), 4: f"{number}"} | value)
     model = f"{_escaped(reported.result.version_name)}^{provenance.MAKER}"
-    every = {11: _STATUS[reported.status], 14: _time(reported.taken) if reported.taken else "", 18: model}
+    every = {11: _OF_OBSERVATION[reported.status], 14: _time(reported.taken) if reported.taken else "", 18: model}
     return [_segment("OBX", {1: f"{number}"} | row | every) for number, row in enumerate(rows, 1)]
 
 

@@ -24,14 +24,14 @@ from pydicom.valuerep import PersonName
 
 from lungkit import config
 from lungkit.clinic.records import received
-from lungkit.clinic.records.cases import LONGEST_NAME, NewPatient, RecordRefused
 from lungkit.clinic.records.jobs import Claimed, SourceHeaders
+from lungkit.clinic.records.patients import LONGEST_NAME, NewPatient, RecordRefused
 from lungkit.clinic.records.received import Arrival, ArrivalRefused
 from lungkit.clinic.records.store import Store, StoreError
 from lungkit.clinic.records.tables import new_id
 from lungkit.data import images
 from lungkit.data.dicom_header import Header, is_scout, walked_header
-from lungkit.data.image import ImageRefused
+from lungkit.data.image import DUMMY_DATES, ImageRefused
 from lungkit.errors import LungkitError
 from lungkit.gateway.objects.provenance import MAKER
 from lungkit.gateway.objects.source import IMAGES, one_line, packed, source_header
@@ -335,7 +335,8 @@ def _accepted_number(text: str) -> str:
 
 
 def _birth_year(text: str) -> int | None:
-    year = int(text[:4]) if re.match("[0-9]{4}", text) else 0
+    known = re.match("[0-9]{4}", text) and text.replace(".", "") not in DUMMY_DATES
+    year = int(text[:4]) if known else 0
     try:
         return NewPatient("any", "any", year).birth_year
     except RecordRefused:

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from lungkit import config
 from lungkit.clinic.learning import nightly, shadow
+from lungkit.clinic.records import maintenance
 from lungkit.clinic.records.store import Store
 from lungkit.clinic.records.tables import now
 from lungkit.errors import LungkitError
@@ -89,6 +90,7 @@ class Periodic:
 def register(periodic: Periodic, store: Store) -> None:
     """The gateway's own tasks."""
     periodic.register("drift", lambda: watch_drift(store), each_night)
+    periodic.register("room for a full disk", lambda: maintenance.keep_reserve(store), every(timedelta(minutes=5)))
     periodic.register("shadow", lambda: shadow.run(store, most=SHADOWED), every(timedelta(minutes=5)))
 
 

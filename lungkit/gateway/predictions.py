@@ -8,9 +8,10 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 
-from lungkit.clinic.records.cases import Records, StatedPatient
+from lungkit.clinic.records.cases import Records
 from lungkit.clinic.records.jobs import JobRow, Jobs
 from lungkit.clinic.records.keys import KeyAccess
+from lungkit.clinic.records.patients import StatedPatient
 from lungkit.data import images
 from lungkit.gateway.problems import Refused
 from lungkit.gateway.requests import IMAGES, Gateway, MayPredict, Sent, Shared, sent, version_in_use

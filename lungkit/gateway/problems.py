@@ -10,9 +10,9 @@ from starlette.exceptions import HTTPException
 
 from lungkit.clinic.predictor import NoGraph
 from lungkit.clinic.records.accounts import Forbidden
-from lungkit.clinic.records.cases import PatientDiffers, RecordMissing, RecordRefused
 from lungkit.clinic.records.jobs import JobInProgress, JobMissing, PayloadDiffers
 from lungkit.clinic.records.keys import KeyRefused
+from lungkit.clinic.records.patients import PatientDiffers, RecordMissing, RecordRefused
 from lungkit.clinic.records.store import StoreError
 from lungkit.data.images import ImageRefused
 from lungkit.errors import LungkitError

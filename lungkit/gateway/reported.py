@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal, NamedTuple
 
-from lungkit.clinic.records.cases import Case, PatientRow
+from lungkit.clinic.records.cases import Case
+from lungkit.clinic.records.patients import PatientRow
 from lungkit.errors import LungkitError
 from lungkit.gateway.objects import codes, provenance
 from lungkit.gateway.objects.result import (
@@ -21,6 +22,7 @@ from lungkit.gateway.objects.result import (
 from lungkit.gateway.objects.source import Source
 from lungkit.models.card import ModelCard
 
+WITHDRAWN = "A clinician has withdrawn this image. Do not use this result."
 _PROCEDURES = {"CT": codes.CT_PROCEDURE, "X-ray": codes.XRAY_PROCEDURE}
 
 
@@ -42,7 +44,8 @@ class Reported:
     kind: str = "image"  # CT, X-ray, or image where that is not known; a source says it itself
     reviews: tuple[Review, ...] = ()  # oldest first; the latest counts
     source: Source | None = None  # None: no DICOM study is known
-    supersedes: str = ""  # the reading of the same series before late images came; often empty
+    supersedes: str = ""  # the reading of the same image, or of its series before late images came; often empty
+    withdrawn_at: datetime | None = None  # when a clinician withdrew the image; the reason may name a patient
 
     def __post_init__(self) -> None:
         if not self.patient.number or plain(self.patient.number) != self.patient.number:
@@ -56,16 +59,23 @@ class Reported:
         return self.reviews[-1] if self.reviews else None
 
     @property
-    def status(self) -> Literal["preliminary", "final", "amended"]:
-        """Final once a person has reviewed it; amended from the first review on that changed the answer."""
+    def status(self) -> Literal["preliminary", "final", "amended", "entered-in-error"]:
+        """Final once a person has reviewed it; amended from the first review on that does not agree.
+
+        Where the model gave no answer there is nothing to agree with: it is amended from the second review on.
+        Entered in error from the moment the image was withdrawn.
+        """
+        if self.withdrawn_at:
+            return "entered-in-error"
         if not self.reviews:
             return "preliminary"
-        return "final" if all(review.agrees for review in self.reviews) else "amended"
+        same = len(self.reviews) == 1 if self.result.refusal else all(review.agrees for review in self.reviews)
+        return "final" if same else "amended"
 
     @property
     def issued(self) -> datetime:
         """When its content last changed."""
-        return self.review.at if self.review else self.result.read_at
+        return self.withdrawn_at or (self.review.at if self.review else self.result.read_at)
 
     @property
     def procedure(self) -> codes.CodedConcept:
@@ -84,18 +94,19 @@ class Reported:
         result, review = self.result, self.review
         return [
             Finding(name, codes.finding(name), presence(result, review, name), result.of.get(name))
-            for name in findings(result, review)
+            for name in findings(result, review, self.reviews[:-1])
         ]
 
     @property
     def conclusion(self) -> list[str]:
-        """The decision, why, and what the person said: a sentence or more each."""
+        """The decision, why, and what the person said: a sentence or more each. First that it does not count."""
         result, review = self.result, self.review
-        said = [f"{result.headline}. Probability {result.probability:.3f}."]
+        said = [WITHDRAWN] if self.withdrawn_at else []
+        said += [result.said]
         said += [result.reason] if result.uncertain else []
         if review:
             seen = f" The clinician sees {review.label}." if review.label else ""
-            said.append(f"Review: the model's answer was {review.verdict}.{seen} {review.comment}")
+            said.append(f"Review: {result.judged(review)}.{seen} {review.words}")
         return [plain(text) for text in said]
 
     @property
@@ -114,11 +125,11 @@ def reported_of(
     """A reading of the records.
 
     card: of the version that read; None if it is no longer in the registry. source: its images. result: of a series,
-    whose slices the records know apart from the case; default: that of one image. supersedes: the reading of the same
-    series before late images came.
+    whose slices the records know apart from the case; default: that of one image. supersedes: as Reported has it.
     """
     said = result or result_of_case(case, card, source)
     reviews = [review_of(row) for row in case.reviews]
+    withdrawn = case.corrections.withdrawn
     return Reported(
         result=said,
         patient=case.patient,
@@ -126,6 +137,7 @@ def reported_of(
         reviews=tuple(reviews),
         source=source,
         supersedes=supersedes,
+        withdrawn_at=withdrawn.at if withdrawn else None,
     )
 
 

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Query, Response
 from pydicom.dataset import Dataset
 
 from lungkit.clinic import report
-from lungkit.clinic.records.cases import RecordRefused, Records
+from lungkit.clinic.records.cases import Records
+from lungkit.clinic.records.patients import RecordRefused
 from lungkit.gateway import fhir
 from lungkit.gateway.deliveries import Delivery, NoSource, card_of
 from lungkit.gateway.objects import SourceRefused, encoded
@@ -44,8 +45,10 @@ def get_heat(
     access: MayRead,
     of_class: Annotated[str, Query(alias="class", description="Default: the label's")] = "",
 ) -> Response:
-    """Which parts of the image moved the score of a class; not where disease is."""
+    """Which parts of the image moved the score of a class; not where disease is. 404 where `refusal` is set."""
     case = Records(access).case(reading_id)
+    if case.refusal:
+        raise Refused("not-found", f"{case.refusal}: the model gives no finding, so there is no heat map")
     name = of_class or case.label
     if name not in case.classes:
         raise RecordRefused(f"no class {name[:100]!r}; there are: {', '.join(case.classes)}")
@@ -62,8 +65,10 @@ def get_heat(
 )
 def get_report(reading_id: str, access: MayRead) -> Response:
     """The report of the reading, as the clinic prints it. It names the patient."""
-    case = Records(access).case(reading_id)
-    return Response(report.pdf(case, card_of(case)), media_type="application/pdf")
+    records = Records(access)
+    case, series = records.case(reading_id), records.series(reading_id)
+    content = report.pdf(case, card_of(case), slices=series.slices if series else None)
+    return Response(content, media_type="application/pdf")
 
 
 @router.get(
@@ -78,7 +83,10 @@ def get_report(reading_id: str, access: MayRead) -> Response:
     },
 )
 def get_fhir(reading_id: str, access: MayRead) -> Response:
-    """DiagnosticReport, an Observation for each class, Device and Patient; final once a clinician has reviewed it."""
+    """DiagnosticReport, an Observation for each class, Device and Patient; final once a clinician has reviewed it.
+
+    Where the model refuses the patient or the image, there is no Observation, and the report says why.
+    """
     made = Delivery(Records(access), reading_id)
     return Response(made.bundle({}), media_type=fhir.MEDIA_TYPE)
 
@@ -101,7 +109,7 @@ def get_sr(reading_id: str, access: MayRead) -> Response:
     responses=_file("application/dicom", "Secondary Capture, RGB: the picture with heat map and decision"),
 )
 def get_capture(reading_id: str, access: MayRead) -> Response:
-    """What a PACS gets. 404 where the images did not come as DICOM."""
+    """What a PACS gets. 404 where the images did not come as DICOM, or the image was turned before it was read."""
     return _object(Delivery(Records(access), reading_id), Delivery.capture)
 
 

@@ -5,8 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lungkit.clinic.records.cases import FIRST_BIRTH_YEAR, LONGEST_NAME, LONGEST_NUMBER, Case
+from lungkit.clinic.predictor import REVIEW
+from lungkit.clinic.records.cases import Case
 from lungkit.clinic.records.jobs import JobRow
+from lungkit.clinic.records.patients import FIRST_BIRTH_YEAR, LONGEST_NAME, LONGEST_NUMBER
 from lungkit.models import card_text
 from lungkit.models.registry import Version
 
@@ -61,7 +63,7 @@ class Job(BaseModel):
 class Check(BaseModel):
     """One question asked of an image before its reading may be trusted."""
 
-    name: str = Field(description="kind, intensity, size, orientation, lungs or age")
+    name: str = Field(description="kind, intensity, size, orientation, lungs, age, age known, view or modality")
     passed: bool
     value: float = Field(description="What was measured, in the check's own unit")
     limit: float = Field(description="The limit that it was compared with")
@@ -71,8 +73,14 @@ class Check(BaseModel):
 class Review(BaseModel):
     """What a clinician said of the reading; the latest one."""
 
-    agrees: bool = Field(description="Whether the clinician agrees with the model's label")
-    label: str = Field(description="The class that the clinician gives")
+    kind: Literal["class", "not assessable", "wrong image", "another finding"] = Field(
+        description="class, or why the clinician gives none; which other finding it is stands in the report and in FHIR"
+    )
+    agrees: bool | None = Field(
+        description="Whether the clinician agrees with the model's label; null without a class, and without a label"
+    )
+    label: str = Field(description="The class that the clinician gives; empty where there is none")
+    answer_shown: bool = Field(description="Whether the model's answer was on screen before")
     at: datetime = Field(description="UTC")
 
 
@@ -82,10 +90,17 @@ class Result(BaseModel):
     reading_id: str
     model: str
     version: str = Field(description="v1, v2, …")
-    probabilities: dict[str, Probability] = Field(description="Class to calibrated probability, 0 to 1; they sum to 1")
-    label: str = Field(description="The class at the operating point")
+    refusal: str | None = Field(
+        description="Not for this patient, or Not for this image: the model learned from others, and gives no finding. "
+        "The checks age, view and modality say why. Otherwise null"
+    )
+    probabilities: dict[str, Probability] = Field(
+        description="Class to calibrated probability, 0 to 1; they sum to 1. Empty where the model refuses"
+    )
+    label: str | None = Field(description="The class at the operating point; null where the model refuses")
     decision: str = Field(
-        description="The label, or a range of grades; 'uncertain: review' where a person has to decide"
+        description="The label, or a range of grades; 'uncertain: review' where a person has to decide, also where the "
+        "model refuses"
     )
     rule: dict[str, str] = Field(description="How probabilities become the decision, in words")
     checks: list[Check] = Field(description="Where one has not passed, the decision is left to a person")
@@ -98,6 +113,10 @@ class Result(BaseModel):
     read_at: datetime = Field(description="UTC")
     reviewed: bool = Field(description="Whether a clinician has reviewed the reading")
     review: Review | None
+    withdrawn: bool = Field(
+        description="Whether a clinician has withdrawn the image, because it is of another patient or was saved by "
+        "mistake: do not use the result then"
+    )
     caution: str = RESEARCH
 
     @classmethod
@@ -106,12 +125,19 @@ class Result(BaseModel):
         review = case.reviews[-1] if case.reviews else None
         same = ("reading_id model version probabilities label decision kind units width height sha256 milliseconds"
                 " read_at")  # fmt: skip
+        values = {name: getattr(case, name) for name in same.split()}
+        said = review and Review.model_validate(vars(review))
+        if case.refusal:
+            values |= {"probabilities": {}, "label": None, "decision": REVIEW}
+            said = said and said.model_copy(update={"agrees": None})
         return cls(
-            **{name: getattr(case, name) for name in same.split()},
+            **values,
+            refusal=case.refusal or None,
             rule=dict(card_text.rule_rows(case.rule, case.classes)),
             checks=[Check(**vars(check)) for check in case.checks],
             reviewed=review is not None,
-            review=review and Review(agrees=review.agrees, label=review.label, at=review.at),
+            review=said,
+            withdrawn=case.corrections.withdrawn is not None,
         )
 
 

@@ -8,7 +8,7 @@ import traceback
 
 from lungkit.clinic.records import dispatches
 from lungkit.clinic.records.cases import Records
-from lungkit.clinic.records.dispatches import ClaimedDispatch, DispatchAccess, DispatchLost
+from lungkit.clinic.records.dispatches import WITHDRAWAL, ClaimedDispatch, DispatchAccess, DispatchLost
 from lungkit.clinic.records.routing import DestinationRow
 from lungkit.clinic.records.store import Store, StoreError
 from lungkit.errors import LungkitError
@@ -110,10 +110,11 @@ def send(claimed: ClaimedDispatch, records: Records, calling: str = AE_TITLE) ->
     """Make a result and send it; returns what is worth noting. Raises NotSent, and what making an object raises."""
     kind, address = claimed.destination.kind, claimed.destination.address
     made = Delivery(records, claimed.reading_id)
-    if kind == "dicom":
-        return store_scu.store(address, calling, made.dicom(claimed.object, claimed.review_id))
-    if kind == "stow":
-        built = made.dicom(claimed.object, claimed.review_id)
+    if kind in ("dicom", "stow"):
+        gone = claimed.review_id == WITHDRAWAL
+        built = made.rejection(claimed.sent) if gone else made.dicom(claimed.object, claimed.review_id)
+        if kind == "dicom":
+            return store_scu.store(address, calling, built)
         return web_client.stow(address, str(built.SOPInstanceUID), encoded(built))
     if kind == "fhir":
         return web_client.transact(address, made.bundle(address))

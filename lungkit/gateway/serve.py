@@ -61,6 +61,7 @@ def serve(
     warnings.filterwarnings("ignore", module="(pydicom|pynetdicom|highdicom)")  # they repeat what is in the files
     store = Store()
     maintenance.upgrade(store)
+    maintenance.keep_reserve(store)
     listening = supervisor.bind(port, host)
     shown = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
     url = f"{'https' if tls else 'http'}://{supervisor.in_url(shown)}:{listening[0].getsockname()[1]}/"

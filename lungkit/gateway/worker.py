@@ -17,9 +17,10 @@ from pydicom.uid import EnhancedCTImageStorage
 from lungkit import files
 from lungkit.clinic import series_reading
 from lungkit.clinic.predictor import ModelPool
-from lungkit.clinic.records import cases, jobs, received
-from lungkit.clinic.records.cases import RecordMissing, RecordRefused, Records, StatedPatient
+from lungkit.clinic.records import jobs, patients, received
+from lungkit.clinic.records.cases import Records
 from lungkit.clinic.records.jobs import Claimed, JobAccess, LeaseLost
+from lungkit.clinic.records.patients import RecordMissing, RecordRefused, StatedPatient, age_at
 from lungkit.clinic.records.store import Store, StoreError
 from lungkit.data import images, series
 from lungkit.data.archive import Archive, is_zip
@@ -144,14 +145,14 @@ class Worker:
     def _read_image(self, claimed: Claimed, given: Path | bytes) -> None:
         started = time.perf_counter()
         image = images.read(given, "the image")
-        answer = self._pool.get(claimed.model).read(image, started, claimed.age)
+        answer = self._pool.get(claimed.model).read(image, started, age_at(claimed.birth_year, image.tags))
         access = JobAccess(self._store, claimed, inbox.source_of([given]))
         patient = _named(access, claimed)
         Records(access).save_case(patient, image, files.sha256(given), answer, reading_id=claimed.id)
 
     def _read_series(self, claimed: Claimed, given: Sequence[Path | bytes]) -> None:
         one, content = only_series(given)
-        said = series_reading.read(self._pool.get(claimed.model), one)
+        said = series_reading.read(self._pool.get(claimed.model), one, claimed.birth_year)
         used = dict.fromkeys(each.source for each in one.slices)
         access = JobAccess(self._store, claimed, inbox.source_of(map(content, used)))
         Records(access).save_series(_named(access, claimed), one, said, reading_id=claimed.id)
@@ -235,5 +236,5 @@ def _named(access: JobAccess, claimed: Claimed) -> StatedPatient:
     if patient.name or not claimed.files:
         return patient
     with access.reads() as (db, _):
-        known = cases.known_patient(db, patient)
+        known = patients.known_patient(db, patient)
     return patient if known else replace(patient, name=patient.number)

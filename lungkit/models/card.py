@@ -19,6 +19,7 @@ GRADED = ("kappa", "kappa_without_second", "grades_off", "auc_first_third", "auc
 PER_CLASS = ("precision", "recall", "specificity", "f1", "auc", "average_precision")
 _RULE = {"band": "uncertainty", "temperature": "temperature", "conformal": "conformal"}  # in the rule, in card.json
 Interval = tuple[float | None, float | None]
+Ages = tuple[float, float | None]  # years: the youngest and the oldest, who may be of any age
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,9 @@ class About(Part):
     question: str | None = None  # "Chest X-ray: normal or pneumonia?"
     population: str | None = None  # whose images it learned from
     licence: str | None = None  # of these images
-    ages: tuple[float, float] | None = None  # of these patients: the youngest and the oldest, years
+    ages: Ages | None = None  # of these patients
+    views: tuple[str, ...] | None = None  # of the X-rays, as DICOM's ViewPosition has them: "PA", "AP"
+    body_part: str | None = None  # "chest"
     command: str | None = None  # that trained it
 
 

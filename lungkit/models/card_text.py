@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from lungkit.models import population
 from lungkit.models.card import GRADED, Figure, Measured, ModelCard, Outside, Quantization
+from lungkit.models.class_names import class_names
 from lungkit.models.rule import DecisionRule
-from lungkit.wording import listed, percent, plain
+from lungkit.wording import count, listed, percent, plain
 
 METRICS = {
     # Of grades; {0}, {1}, {2}: the names of the lowest three.
@@ -39,6 +41,11 @@ SYNTHETIC = (
 )
 NO_FINDING = "The model knows such images only. Another age, scanner or hospital can change its figures unnoticed."
 _SUBJECTS = {"CT": "chest CT", "X-ray": "chest X-rays", "MRI": "brain MRI"}
+_TOLD = ("ages", "views", "body_part")  # in words of their own
+_VIEWS = {
+    **dict.fromkeys(("PA", "AP"), "frontal"),
+    **dict.fromkeys(("LL", "RL", "LATERAL"), "lateral"),
+}
 _QUESTIONS = {"CT": "Chest CT", "X-ray": "Chest X-ray", "MRI": "Brain MRI"}
 
 Row = tuple[str, str]  # label and value
@@ -54,7 +61,22 @@ def metric_name(metric: str, classes: tuple[str, ...] | None = None) -> str:
 def question(card: ModelCard) -> str:
     """What the model answers: "Chest X-ray: normal or pneumonia?"."""
     stated = card.about.question if card.about else None
-    return stated or f"{_QUESTIONS.get(card.modality, 'Chest image')}: {', '.join(card.classes)}?"
+    return stated or f"{_QUESTIONS.get(card.modality, 'Chest image')}: {', '.join(class_names(card.classes))}?"
+
+
+def what_was_read(card: ModelCard | None, kind: str, view: str = "", slices: int | None = None) -> str:
+    """The heading of a reading: "Chest X-ray, frontal: normal or pneumonia?"; nothing that names the patient.
+
+    card: of the version that read; None if it is no longer in the registry. kind: of the image, as the records name
+    it. view: as its file states it; one that is not known is left out. slices: of a CT series.
+    """
+    asked_of, _, asked = question(card).rpartition(":") if card else ("", "", "")
+    shown = asked_of or {"CT": "CT image", "X-ray": "X-ray image"}.get(kind, "Image")
+    if slices:
+        shown = f"{shown.removesuffix(' slice').removesuffix(' image')} series, {count(slices, 'slice')}"
+    elif view := _VIEWS.get(view.upper(), ""):
+        shown = f"{shown}, {view}"
+    return f"{shown}: {asked.strip()}" if asked else f"{shown}."
 
 
 def subject(card: ModelCard) -> str:
@@ -148,8 +170,8 @@ def sections(card: ModelCard) -> dict[str, list[Row]]:
             for source, of in (measured.sources or {}).items()
         ],
         "Data and population": [
-            *_labelled({name: value for name, value in about.items() if name not in ("question", "ages")}),
-            *([("Ages", "{:g} to {:g} years".format(*about["ages"]))] if "ages" in about else []),
+            *_labelled({name: value for name, value in about.items() if name not in ("question", *_TOLD)}),
+            *_told(card),
             ("Data set", card.data.name),
             ("Data fingerprint", card.data.fingerprint or "not stated"),
             *([("Sources", "; ".join(card.data.sources))] if card.data.sources else []),
@@ -165,6 +187,18 @@ def sections(card: ModelCard) -> dict[str, list[Row]]:
         "8 bits": _eight_bits(card.int8) if card.int8 else [],
         "More": _labelled(card.extra),
     }
+
+
+def _told(card: ModelCard) -> list[Row]:
+    """Of whom and of what the images are, as far as the card states it; images of others are no decision."""
+    about = card.about
+    rows = [
+        ("Ages", population.ages_words(about.ages) if about and about.ages else ""),
+        ("Views", population.views_words(about.views) if about and about.views else ""),
+        ("Body part", (about and about.body_part) or ""),
+        ("Modality", card.modality if card.modality in _SUBJECTS else ""),
+    ]
+    return [(name, words) for name, words in rows if words]
 
 
 def _figures_text(measured: Measured) -> str:

@@ -1,6 +1,6 @@
 """What a registered version says about one image; the predictor makes it, the records keep it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,16 +8,34 @@ import numpy as np
 from lungkit.models.grades import range_name
 from lungkit.models.rule import DecisionRule
 
+REVIEW = "uncertain: review"  # the decision that is left to a person
+# Checks that say whom a version is not for.
+AGE, VIEW, BODY_PART, MODALITY = OUTSIDE = ("age", "view", "body part", "modality")
+
 
 @dataclass(frozen=True)
 class Check:
     """One question asked of an input before its reading may be trusted."""
 
-    name: str  # "kind", "intensity", "size", "orientation", "lungs", "age"
+    name: str  # "kind", "intensity", "size", "orientation", "lungs", or one of lungkit.models.population
     passed: bool
     value: float
     limit: float
     words: str  # for the clinician: the result, and what it means
+
+
+def is_outside(check: Check) -> bool:
+    """Whether a check says that the version is not for this patient or image."""
+    return check.name in OUTSIDE and not check.passed
+
+
+def refusal(checks: Iterable[Check]) -> str:
+    """ "Not for this patient" or "Not for this image", where one of the checks says so; else empty.
+
+    What the version computed of it means nothing then: it is neither shown nor sent.
+    """
+    failed = {check.name for check in checks if is_outside(check)}
+    return "" if not failed else "Not for this patient" if AGE in failed else "Not for this image"
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,18 @@ def grade_range(rule: DecisionRule, probabilities: Mapping[str, float]) -> Grade
     )
 
 
+def decided(label: str, probabilities: Mapping[str, float], rule: DecisionRule, checks: Iterable[Check]) -> str:
+    """The decision: REVIEW where a check failed or the rule is unsure; else the range of grades, if any, or the label.
+
+    probabilities: by class, in the order of the card's.
+    """
+    unsure = rule.uncertain(np.array([[*probabilities.values()]]))[0]
+    if unsure or not all(check.passed for check in checks):
+        return REVIEW
+    graded = grade_range(rule, probabilities)
+    return graded.name if graded else label
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """What a version says about one image."""
@@ -61,7 +91,7 @@ class Prediction:
     classes: tuple[str, ...]
     probabilities: np.ndarray  # float64 (classes,), calibrated, sum 1
     label: str  # the class at the operating point
-    # The label, the name of the range of grades, or predictor.REVIEW: uncertain, or an input check failed.
+    # The label, the name of the range of grades, or REVIEW: see `decided`.
     decision: str
     rule: DecisionRule  # the card's
     # float32 (classes, height, width) 0..1: over the whole image, in its aspect, not in its size. None: not asked for.
@@ -74,6 +104,11 @@ class Prediction:
     def grades(self) -> GradeRange | None:
         """The range of grades that it names, where the classes are grades."""
         return grade_range(self.rule, dict(zip(self.classes, self.probabilities.tolist(), strict=True)))
+
+    @property
+    def refusal(self) -> str:
+        """ "Not for this patient", or image, where its checks say so: see `refusal`."""
+        return refusal(self.checks)
 
     @property
     def probability(self) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lungkit.models import card_text
+from lungkit.models import card_text, population
 from lungkit.models.card import Measured
 from lungkit.study import limits, method, plan_text
 from lungkit.study.document import (
@@ -130,7 +130,7 @@ def _data(material: Material) -> Iterable[Block]:
         about = card.about
         stated = {
             "Population": about and about.population,
-            "Ages": about and about.ages and "{:g} to {:g} years".format(*about.ages),
+            "Ages": about and about.ages and population.ages_words(about.ages),
             "Licence": about and about.licence,
         }
         known = "".join(f" {label}: {value}." for label, value in stated.items() if value)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from lungkit import files, resume, wording
 from lungkit.data import dataset, decisions, preprocess
 from lungkit.errors import LungkitError
 from lungkit.models import backbones, cnn, ensemble, lungs, registry
-from lungkit.models.card import Measured, Outside
+from lungkit.models.card import Ages, Measured, Outside
 from lungkit.models.card_text import METRICS
 from lungkit.models.rule import DecisionRule, log_odds
 from lungkit.progress import bar
@@ -413,11 +413,13 @@ def train_recipe(
     command: str = "",
     population: str = "",
     licence: str = "",
+    ages: Ages | None = None,
+    views: Sequence[str] = (),
 ) -> tuple[registry.Version, pd.DataFrame]:
     """Train a recipe and register it; a recipe with folds is measured on each, and its own fold's model registered.
 
     A set with other classes or of another modality is refused before anything is trained.
-    command, population, licence: for the card, as in recipes.Recipe.about.
+    command, population, licence, ages, views: for the card, as in recipes.Recipe.about.
     folder: keeps every member's training; a killed one continues from there. probes: what else to ask of the version
     before it is registered, given its own data. compact, int8: as in release.register.
     workers: as in `member`. Returns the version and the history of its members.
@@ -461,7 +463,7 @@ def train_recipe(
         recipe=trained.tensors.how,
         modality=recipe.modality,
         grades=recipe.grades,
-        about=recipe.about(whole, command, population, licence),
+        about=recipe.about(whole, command, population, licence, ages, views),
         measured=measured,
         probes=(lambda candidate: probes(candidate, trained.tensors.data)) if probes else None,
         test_too=True,

@@ -54,7 +54,7 @@ def learn(kind: str, sources: Sequence[lung_finder.Masked], seed: int = 0) -> ke
 
 def flagged(model: keras.Model, pictures: np.ndarray) -> np.ndarray:
     """Whether the clinic says of each picture (n, side, side) that it does not lie upright: bool (n,)."""
-    said = (input_checks.orientation(lies) for lies in model.predict(pictures[..., None], verbose=0)[1])
+    said = (input_checks.seen_orientation(lies) for lies in model.predict(pictures[..., None], verbose=0)[1])
     return np.array([value > most for value, most, _ in said])
 
 

@@ -15,6 +15,7 @@ from lungkit.data.notes import alike
 from lungkit.data.relabel import Labels
 from lungkit.errors import LungkitError
 from lungkit.models import registry
+from lungkit.models.card import Ages
 from lungkit.models.grades import Grades
 from lungkit.wording import listed
 
@@ -34,7 +35,9 @@ class Recipe:
     modality: str = ""  # "X-ray", "CT" or "MRI"
     question: str = ""  # what the model answers, for clinicians
     population: str = ""  # whose images it learned from, for clinicians
-    ages: tuple[float, float] | None = None  # of these patients, years
+    ages: Ages | None = None  # of these patients
+    views: tuple[str, ...] = ()  # of X-rays, as DICOM's ViewPosition has them
+    body_part: str = "chest"
     data: str = ""  # the folder's name among the public sets
     images: dict[str, int] = field(default_factory=dict)  # of each class in that set; of a phantom any number (0)
     licence: str = ""  # of those images, as their publishers state it
@@ -140,24 +143,40 @@ class Recipe:
         return data.name == f"{self.data}{column}" and counted == self.images
 
     def about(
-        self, data: dataset.Dataset, command: str = "", population: str = "", licence: str = ""
+        self,
+        data: dataset.Dataset,
+        command: str = "",
+        population: str = "",
+        licence: str = "",
+        ages: Ages | None = None,
+        views: Sequence[str] = (),
     ) -> dict[str, Any]:
         """What people should know of the model before they use it, and the command that made and measured it.
 
         data: what it was trained on. Of another set than the recipe's own the recipe knows neither population nor
-        licence: they are "not stated", where they are not given.
+        licence: they are "not stated", where they are not given. ages, views: of these patients and images, where they
+        are not the recipe's own.
         """
         own = self.owns(data)
         return {
             "question": self.question if own else f"{self.modality}: {listed(data.classes, 'or')}?",
             "population": population or (self._population() if own else NOT_STATED),
             "licence": licence or (self.licence if own else NOT_STATED),
-            **({"ages": list(self.ages)} if own and self.ages and not population else {}),
+            **(self.reads(ages, views) if own and not population else _stated(ages, views)),
             "command": command,
         }
 
+    def reads(self, ages: Ages | None = None, views: Sequence[str] = ()) -> dict[str, Any]:
+        """Ages, views and body part for the card; those given take the place of the recipe's own."""
+        part = {"body_part": self.body_part} if self.body_part else {}
+        return _stated(ages or self.ages, views or self.views) | part
+
     def _population(self) -> str:
         return f"{self.population}, without {self.leave_out}" if self.leave_out else self.population
+
+
+def _stated(ages: Ages | None, views: Sequence[str]) -> dict[str, Any]:
+    return ({"ages": list(ages)} if ages else {}) | ({"views": list(views)} if views else {})
 
 
 def without(recipe: Recipe, source: str) -> Recipe:
@@ -213,6 +232,8 @@ def command(
     decisions: str | Path = "",
     population: str = "",
     licence: str = "",
+    ages: str = "",
+    views: str = "",
 ) -> str:
     """The command line for these arguments of `lungkit train`, without the folders that lie only on this machine.
 
@@ -233,10 +254,34 @@ def command(
         "decisions": decisions and _named(decisions),
         "population": population,
         "licence": licence,
+        "ages": ages,
+        "views": views,
     }
     for option, value in options.items():
         words += [f"--{option}", *([] if value is True else [str(value)])] if value else []
     return shlex.join(words)
+
+
+def ages_in(text: str) -> Ages | None:
+    """What a person states: "1-5", or "18-" for 18 years and more; None for nothing. Raises LungkitError."""
+    if not text:
+        return None
+    youngest, dash, oldest = (part.strip() for part in text.partition("-"))
+    figures = [part for part in (youngest, oldest) if part]
+    if not (dash and youngest and all(part.isascii() and part.isdecimal() for part in figures)):
+        raise LungkitError(f"--ages {text!r}: accepted are the youngest and the oldest in years, as 1-5, or 18-")
+    ages = float(youngest), float(oldest) if oldest else None
+    if ages[1] is not None and ages[1] < ages[0]:
+        raise LungkitError(f"--ages {text!r}: the oldest comes second")
+    return ages
+
+
+def views_in(text: str) -> tuple[str, ...]:
+    """What a person states: "PA,AP". Raises LungkitError."""
+    names = tuple(part.strip().upper() for part in text.split(",")) if text else ()
+    if not all(name.isascii() and name.isalpha() for name in names):
+        raise LungkitError(f"--views {text!r}: accepted are views as DICOM names them, with commas between: PA,AP")
+    return names
 
 
 def _named(source: str | Path) -> str:
@@ -253,7 +298,8 @@ _OF_A_MEMBER = (
     *("label_smoothing", "mixup", "cutmix", "ema", "dropout", "equalised", "augmentation"),
 )
 _NO_SETTINGS = {
-    *("name", "modality", "question", "population", "ages", "licence", "data", "images", "label_column"),
+    *("name", "modality", "question", "population", "ages", "views", "body_part", "licence", "data", "images"),
+    "label_column",
     *("labels", "label_columns", "grades", "merged", "members"),
     *(
         "fold",
@@ -290,6 +336,7 @@ _chest = partial(
     modality="X-ray",
     population=_CHILDREN,
     ages=(1, 5),
+    views=("PA", "AP"),
     data="chest_xray_paediatric_224",
     licence="CC BY 4.0",
     augmentation=_SHAPELESS,
@@ -357,6 +404,8 @@ RECIPES = {
             modality="X-ray",
             question="Chest X-ray in 28 x 28 pixels (PneumoniaMNIST): normal or pneumonia?",
             population=f"{_CHILDREN}, reduced to 28 x 28 pixels",
+            ages=(1, 5),
+            views=("PA", "AP"),
             data="pneumoniamnist",
             images={"normal": 1583, "pneumonia": 4273},
             licence="CC BY 4.0",
@@ -372,6 +421,7 @@ RECIPES = {
             question="Chest CT slice: COVID-19 or not?",
             population="adults: slices from figures of papers and from teaching collections, of hospitals in Moscow "
             "(one slice a patient, those of mild disease left out) and of hospitals in Sao Paulo",
+            ages=(18, None),
             data="ct_covid_three",
             images={"NonCOVID": 964, "COVID": 778},
             licence="COVID-CT: of the papers that the images come from; MosMedData: CC BY-NC-ND 3.0; SARS-CoV-2 "
@@ -396,6 +446,7 @@ RECIPES = {
             population="patients of Moscow's hospitals, spring 2020, one slice of each study. CT-0 is without viral "
             "pneumonia, not healthy. The grade is of the whole study, and many CT-1 slices show no lesion. CT-4 has "
             "two patients, so CT-3 and CT-4 are one grade",
+            ages=(18, 97),  # Morozov et al., arXiv 2005.06465
             data="mosmed_ct",
             images={"CT-0": 196, "CT-1": 515, "CT-2": 94, "CT-3/4": 34},
             licence="CC BY-NC-ND 3.0 as the paper of the set states; research only, images are not republished",
@@ -414,6 +465,7 @@ RECIPES = {
             modality="CT",
             question="Chest CT slice: normal, benign or malignant?",
             population="adults of two oncology centres in Iraq",
+            ages=(18, None),
             data="iqoth_nccd",
             images={"Normal": 312, "Benign": 87, "Malignant": 419},
             licence="not stated in the copy used; believed CC BY 4.0",
@@ -429,6 +481,8 @@ RECIPES = {
             modality="MRI",
             question="Brain MRI slice: no tumour, glioma, meningioma or pituitary tumour?",
             population="adults; merged from three collections, patients not published",
+            ages=(18, None),
+            body_part="brain",
             data="brain_tumour_mri",
             images={"notumor": 304, "glioma": 350, "meningioma": 326, "pituitary": 350},
             licence="CC0, as stated on its page",
@@ -442,6 +496,7 @@ RECIPES = {
             modality="CT",
             question="Chest CT slice: normal, pneumonia or COVID-19?",
             population="no patient: slices drawn by a computer",
+            body_part="",
             data="phantom",
             images={"Normal": 0, "Pneumonia": 0, "COVID-19": 0},
             licence="made by lungkit, as the rest of it",

@@ -66,8 +66,14 @@ class Browser:
         return self.post("/login", name=name, password=password)
 
     def open_page(self) -> str:
-        """Load the page; returns the number of its kernel."""
-        return kernel_in(self.get("/"))
+        """Load the page, after waiting for one's turn as its script does; returns the number of its kernel."""
+        return kernel_in(self.page())
+
+    def page(self) -> Answer:
+        """The answer with the page, or the first that is neither it nor the page of those who wait."""
+        while (answer := self.get("/")).status == 503:
+            self.get("/clinic/turn")
+        return answer
 
 
 def kernel_in(page: Answer) -> str:

@@ -27,11 +27,14 @@ from lungkit.clinic.app.screen import Table
 from lungkit.clinic.app.trail import AuditTrailScreen
 from lungkit.clinic.app.usage import UsageScreen
 from lungkit.clinic.learning import collect
+from lungkit.clinic.predictor import REVIEW
 from lungkit.clinic.records import accounts, administration
-from lungkit.clinic.records.cases import NewPatient, Records
+from lungkit.clinic.records.cases import Records
+from lungkit.clinic.records.patients import NewPatient
 from lungkit.clinic.records.tables import AuditEvent, DriftRun, Patient, Reading, Review, SignIn, Study, User
 from lungkit.models import registry
 from lungkit.models.card import ModelCard
+from lungkit.models.prediction import Check
 
 SCREENS = tuple(shell.SCREENS["admin"])
 SCRIPT = "<img src=x onerror=alert(1)>"
@@ -94,7 +97,7 @@ def read(signed_in, chest_image, prediction):
         made = prediction(**reading)
         saved = records.save_case(patient, chest_image(seed=seed), f"{seed:064x}", made).reading_id
         if review:
-            records.review(saved, review == made.label, review, "")
+            records.review(saved, review, "")
         return saved
 
     return save
@@ -312,6 +315,14 @@ def test_a_patients_images_are_listed_newest_first_and_opening_them_is_audited(o
     assert len(events(store, "patient.open")) == 1
 
 
+def test_a_reading_without_an_answer_has_no_probability_in_the_list(opened, read):
+    read(decision=REVIEW, checks=(Check("age", False, 76, 5, "the patient is 76 years old"),))
+    screen = opened(PatientsScreen)
+    choose(screen.table, 0)
+    screen.open.click()
+    assert [row[3] for row in rows(screen.readings)] == [""]
+
+
 def test_images_of_a_patient_are_gone_when_the_screen_is_visited_again(opened, read):
     read()
     screen = opened(PatientsScreen)
@@ -382,12 +393,31 @@ def test_usage_shows_counts_decisions_and_agreement_with_its_interval(opened, re
 
 def test_the_numbers_behind_the_charts_are_in_tables(opened, read):
     read(label="Pneumonia", review="Normal")
-    per_day, times, decisions, _, _, confusion = tables(opened(UsageScreen).numbers.value)
-    assert per_day[0] == ["Day", "Sign-ins", "Uploads", "Readings", "Reviews"]
-    assert per_day[1][2:] == ["1", "1", "1"] and len(per_day) == 1 + 30
+    per_day, times, decisions, _, kinds, _, confusion = tables(opened(UsageScreen).numbers.value)
+    assert per_day[0] == ["Day", "Sign-ins", "Uploads", "Readings", "Reviews", "Reviews without a class"]
+    assert per_day[1][2:] == ["1", "1", "1", "0"] and len(per_day) == 1 + 30
     assert times[1][1:] == ["1", "120", "120", "120"]
     assert decisions == [["model", "decision", "n"], ["lung", "Pneumonia", "1"]]
+    assert kinds == [
+        ["model", "says", "n", "after the model's answer was on screen"],
+        ["lung", "gives a class", "1", "1"],
+    ]
     assert confusion == [["", "Normal", "Pneumonia"], ["Normal", "0", "0"], ["Pneumonia", "1", "0"]]
+
+
+def test_usage_names_classes_and_kinds_of_reviews_as_people_do(opened, read, store):
+    read(label="Pneumonia", review="Normal")
+    read(label="Normal", review="Normal", seed=2)
+    named = {"Pneumonia": "lung_opacity", "Normal": "notumor"}
+    with store.write() as db:
+        for reading in db.scalars(sa.select(Reading)):
+            reading.decision = reading.label = named[reading.label]
+        db.execute(sa.update(Review).values(label="notumor"))
+    screen = opened(UsageScreen)
+    for shown_html in (screen.charts.value, screen.numbers.value):
+        assert "No tumour" in shown_html and "Lung opacity" in shown_html and "gives a class" in shown_html
+        assert not [raw for raw in (*named.values(), "answer_shown", ">class<") if raw in shown_html]
+    assert tables(screen.numbers.value)[-1][0] == ["", "Lung opacity", "No tumour"]
 
 
 def tables(html: str) -> list[list[list[str]]]:
@@ -471,7 +501,7 @@ def test_a_card_is_shown_with_intervals_of_each_class(opened, versions):
     screen.show.click()
     assert "Validation: 40 images of 10 patients" in screen.card.value
     ((heads, *lines),) = tables(screen.card.value)
-    assert heads == ["", "All", "Pneumonia"]
+    assert heads == ["Figure", "All", "Pneumonia"]
     assert ["Accuracy", "0.900 (0.810–0.960)", ""] in lines
     assert ["Sensitivity", "", "0.875 (0.700–1.000)"] in lines
     assert "computer-made" in screen.card.value
@@ -585,9 +615,15 @@ FINE = {
     "database": "sqlite",
     "database_bytes": 12_300_000,
     "disk_free_bytes": 80 * 10**9,
+    "full_disk": "",
+    "reserve_bytes": 2**25,
+    "temporary_free_bytes": 80 * 10**9,
+    "memory_left_bytes": 3 * 10**9,
+    "memory_bytes": 8 * 10**9,
     "sessions": 3,
     "kernels": 2,
     "kernels_bytes": 400_000_000,
+    "server_bytes": 120_000_000,
     "models": ["lung@v2"],
     "damaged": [],
     "audit_events": 1234,
@@ -597,7 +633,16 @@ NIGHT = administration.DriftNight(date.today(), False, [], {"every": 100.0}, Non
 
 
 def test_a_healthy_machine_has_no_warning():
-    assert [good for _, good, _ in health.assess(FINE)] == [True] * 7
+    assert [good for _, good, _ in health.assess(FINE)] == [True] * 11
+    elsewhere = health.assess(FINE | {"database": "postgresql", "reserve_bytes": None})
+    assert ("Disk of the database", True, "It belongs to the PostgreSQL server. Watch it there.") in elsewhere
+
+
+def test_health_names_the_memory_that_is_left_and_what_server_and_pages_take():
+    lines = {what: words for what, _, words in health.assess(FINE)}
+    assert lines["Memory"] == "3.0 GB of 8.0 GB left"
+    assert lines["Server"] == "120 MB of memory"
+    assert lines["Open pages"] == "2 processes with 400 MB of memory, 200 MB each"
 
 
 @pytest.mark.parametrize(
@@ -605,6 +650,11 @@ def test_a_healthy_machine_has_no_warning():
     [
         ({"disk_free_bytes": 3 * 10**9}, "Disk", "3.0 GB free. Free up space"),
         ({"disk_free_bytes": 4 * 10**8}, "Disk", "Free up space now"),
+        ({"disk_free_bytes": 0, "full_disk": "The disk is full."}, "Disk", "0 bytes free. The disk is full."),
+        ({"reserve_bytes": 0}, "Reserve", "None. On a full disk signing in fails"),
+        ({"temporary_free_bytes": 10**9}, "Temporary files", "1.0 GB free. Large CT series are refused"),
+        ({"memory_left_bytes": 9 * 10**8}, "Memory", "900 MB of 8.0 GB left. Close pages that are not used."),
+        ({"memory_left_bytes": 3 * 10**8}, "Memory", "300 MB of 8.0 GB left. Further pages have to wait"),
         ({"kernels_bytes": 2 * 10**9}, "Open pages", "1.0 GB each: more than expected"),
         ({"drift": replace(NIGHT, alarm=True)}, "Drift", "something has changed"),
         ({"drift": replace(NIGHT, day=date.today() - timedelta(days=4))}, "Drift", "find out why"),

@@ -18,7 +18,8 @@ from lungkit.clinic.app.stack import StackViewer
 from lungkit.clinic.app.viewer import Viewer
 from lungkit.clinic.predictor import REVIEW
 from lungkit.clinic.records import settings
-from lungkit.clinic.records.cases import NewPatient, Records
+from lungkit.clinic.records.cases import Records
+from lungkit.clinic.records.patients import NewPatient
 from lungkit.clinic.records.tables import BlindReading, Review
 from lungkit.clinic.web import door
 from lungkit.models import registry
@@ -192,6 +193,16 @@ def test_a_blind_case_in_the_list_of_files_says_nothing_of_the_finding(shown):
 # --- opened later
 
 
+def test_a_label_like_one_that_the_model_may_not_give_is_no_agreement(shown, save):
+    save(checks=(Check("view", False, 0, 1, "the file states a lateral view"),))
+    open_from_worklist(shown)
+    label_as(shown.screen, "Pneumonia")  # as the label that is hidden for good
+    htmls = [one.value for one in everything(shown.screen) if isinstance(one, widgets.HTML)]
+    (words,) = [html for html in htmls if "You labelled" in html]
+    assert "You labelled Pneumonia. Not for this image: " in words
+    assert "notice note" in words and "✓" not in words
+
+
 @pytest.mark.parametrize(("label", "words"), [("Pneumonia", "you agree"), ("Normal", "you differ")])
 def test_after_the_label_the_screen_says_whether_reader_and_model_agree(shown, save, label, words):
     save(decision="Pneumonia")
@@ -203,7 +214,7 @@ def test_after_the_label_the_screen_says_whether_reader_and_model_agree(shown, s
 
 def test_neither_the_worklist_nor_the_patient_tells_the_answer(shown, save, bert, records, sent):
     reading_id = save()
-    bert.review(reading_id, None, "Normal", "on the left")
+    bert.review(reading_id, "Normal", "on the left")
     save(2, blind=False, label="Normal", probability=0.77, decision="Normal", checks=())
     sent.clear()
     button(shown.header, "Worklist").click()
@@ -223,7 +234,9 @@ def test_rows_sorted_by_probability_do_not_betray_a_blind_one(shown, save):
     button(shown.header, "Worklist").click()
     [table] = [one for one in everything(shown.screen) if hasattr(one, "selected_rows")]
     rows = json.loads(table._dt_args["data_json"])
-    assert [(row[4], row[5]) for row in rows] == [("Pneumonia", "81 %"), ("Your label first", "")]
+    assert [(row[0], row[5], row[6]) for row in rows] == [
+        ("Finding", "Pneumonia", "81 %"), ("Your label first", "Your label first", "")
+    ]  # fmt: skip
 
 
 def test_two_images_are_not_compared_while_one_waits_for_a_label(shown, save, records, chest_image, answer):
@@ -238,7 +251,7 @@ def test_two_images_are_not_compared_while_one_waits_for_a_label(shown, save, re
 
 
 def test_an_image_whose_answer_is_known_already_opens_as_ever(shown, save, records):
-    records.review(save(decision="Pneumonia"), None, "Normal")
+    records.review(save(decision="Pneumonia"), "Normal")
     open_from_worklist(shown)
     assert "Finding of the model" in text(shown.screen)
 
@@ -329,7 +342,7 @@ def open_first(shown, place: int) -> None:
 
 
 def test_a_second_reader_labels_an_image_before_seeing_answer_and_label(shown, store, save, bert):
-    bert.review(save(by=bert), None, "Normal", "on the left")
+    bert.review(save(by=bert), "Normal", "on the left")
     open_first(shown, 0)
     assert "the labels of other readers appear after your label" in text(shown.screen)
     assert leaks(held()) == [] and "on the left" not in held()
@@ -349,8 +362,8 @@ def test_a_third_reader_decides_where_two_differ_or_the_image_stays_aside(shown,
     classes = {"classes": ("Pneumonia", "Normal", "Other"), "probabilities": np.array([0.8137, 0.1, 0.0863]),
                "heat": np.full((3, 6, 8), 0.5, np.float32)}  # fmt: skip
     reading_id = save(blind=False, by=bert, **classes)
-    bert.review(reading_id, None, "Normal")
-    Records(signed_in("doctor", "cleo")).review(reading_id, None, "Pneumonia")
+    bert.review(reading_id, "Normal")
+    Records(signed_in("doctor", "cleo")).review(reading_id, "Pneumonia")
     open_first(shown, 1)
     assert leaks(held()) == []
     label_as(shown.screen, third)
@@ -359,17 +372,32 @@ def test_a_third_reader_decides_where_two_differ_or_the_image_stays_aside(shown,
 
 
 def test_two_readers_who_differ_are_told_that_a_third_is_asked(shown, save, bert):
-    bert.review(save(by=bert), None, "Normal")
+    bert.review(save(by=bert), "Normal")
     open_first(shown, 0)
     label_as(shown.screen, "Pneumonia")
     assert "a third doctor is asked" in text(shown.screen)
 
 
+def test_an_image_that_a_label_first_reader_withdraws_keeps_its_answer_hidden(shown, save, bert):
+    reading_id = save(blind=False, by=bert)  # anyone may see the answer
+    bert.review(reading_id, "Normal", "on the left")
+    shown.go("reading", reading_id=reading_id, back="opinions", label_first=True)
+    place = shown.browser.place["address"]
+    button(shown.screen, "Wrong patient or image?").click()
+    field(shown.screen, "Reason").value = "of another person"
+    button(shown.screen, "Withdraw this image").click()
+    button(shown.screen, "Withdraw the image").click()
+    assert "The image is withdrawn." in text(shown.message) and "of another person" in text(shown.screen)
+    assert leaks(text(shown.screen)) == leaks(held()) == [] and "on the left" not in held()
+    assert shown.browser.place["address"] == place
+    button(shown.screen, "← Back to second opinions")
+
+
 def test_labels_that_look_wrong_are_searched_on_request_and_open_with_the_answer(shown, save, records):
     for seed in range(10, 16):
         label = ("Pneumonia", "Normal")[seed % 2]
-        records.review(save(seed, blind=False, label=label, probability=0.9, decision=label), None, label)
-    records.review(save(99, blind=False, label="Pneumonia", probability=0.97, decision="Pneumonia"), None, "Normal")
+        records.review(save(seed, blind=False, label=label, probability=0.9, decision=label), label)
+    records.review(save(99, blind=False, label="Pneumonia", probability=0.97, decision="Pneumonia"), "Normal")
     button(shown.header, "Second opinions").click()
     assert "1 label" not in text(shown.screen)
     button(shown.screen, "Search for such labels").click()
@@ -390,7 +418,7 @@ def test_what_to_review_next_is_suggested_on_request_and_opens_with_the_answer(s
 
 @pytest.mark.parametrize("rows", [[5], [-1], [10**9]])
 def test_a_row_that_the_browser_made_up_opens_nothing(store, shown, save, bert, rows):
-    bert.review(save(by=bert), None, "Normal")
+    bert.review(save(by=bert), "Normal")
     lists(shown)[0].set_state({"selected_rows": rows})
     before = len(events(store, "case.open"))
     for one in [one for one in on_screen(shown.screen) if isinstance(one, widgets.Button)]:

@@ -1,6 +1,7 @@
 """The doctor's screens, driven as a browser would: values set, buttons clicked, messages sent that no page sends."""
 
 import dataclasses
+import errno
 import gc
 import io
 import itertools
@@ -20,16 +21,17 @@ import sqlalchemy as sa
 import traitlets
 from ipywidgets.widgets.widget import _instances as alive
 
-from lungkit import config
+from lungkit import config, files, times
 from lungkit.clinic import series_reading
-from lungkit.clinic.app import page, reading, shell
+from lungkit.clinic.app import answer, page, reading, review_form, shell
 from lungkit.clinic.app.new_case import NewCaseScreen
 from lungkit.clinic.app.stack import StackViewer
 from lungkit.clinic.app.upload import UploadField
 from lungkit.clinic.app.viewer import Viewer
 from lungkit.clinic.predictor import REVIEW, Check, ModelPool
 from lungkit.clinic.records import accounts, maintenance
-from lungkit.clinic.records.cases import NewPatient, Records
+from lungkit.clinic.records.cases import Records
+from lungkit.clinic.records.patients import NewPatient
 from lungkit.clinic.records.tables import CtSeries, Patient, Reading, Review, SeriesSlice, SignIn, Study
 from lungkit.clinic.web import door
 from lungkit.data import phantom
@@ -365,8 +367,8 @@ def test_a_click_on_a_patient_who_is_no_longer_listed_selects_no_one(shown, reco
 
 
 def test_a_late_click_does_not_select_the_patient_now_at_that_place(shown, records, chest_image, prediction):
-    for number, name in (("T-7", "Anton Example"), ("T-8", "Berta Example")):
-        records.save_case(NewPatient(number, name), chest_image(), SHA, prediction())
+    for seed, (number, name) in enumerate((("T-7", "Anton Example"), ("T-8", "Berta Example"))):
+        records.save_case(NewPatient(number, name), chest_image(seed=seed), files.sha256(name.encode()), prediction())
     search = field(shown.screen, "Patient number or name")
     search.value = "Anton"
     late = button(shown.screen, "T-7")
@@ -465,7 +467,7 @@ def reads_series(monkeypatch, series_said):
     """As if the models read series: what they read, in order."""
     seen = []
 
-    def read(predictor, one):
+    def read(predictor, one, birth_year=None):
         for number in range(len(one.slices)):
             one.slice(number)
         seen.append(one)
@@ -510,7 +512,7 @@ def test_the_files_of_a_series_or_their_zip_become_one_case_with_a_stack(store, 
     assert "CT series 1: 8 slices" in words and "Pneumonia, 90 %" in words
     [stack] = [w for w in everything(shown.screen) if isinstance(w, StackViewer)]
     assert (len(stack.positions), stack.carrying, stack.planes) == (8, [3, 4], True)
-    assert "the mean of the 2 of 8 slices that look least like Normal" in words
+    assert "the mean of 2 of the 8 slices, those that look least like Normal, at" in words
     assert "3,900 ml, cut off where the series ends" in words and "25 % of the lungs lie in such slices" in words
 
 
@@ -611,6 +613,28 @@ def test_a_patients_page_shows_the_course_and_compares_series_that_scroll_togeth
     stacks = [w for w in everything(shown.screen) if isinstance(w, StackViewer)]
     assert [(stack.linked, stack.planes) for stack in stacks] == [(True, False)] * 2
     assert "Too few slices." in text(shown.screen)
+
+
+def test_a_full_disk_is_said_in_words_on_the_page_and_at_the_files(monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise full
+
+    shown = page.Page()
+    shown.act(refuse)()
+    assert "disk is full. Nothing was saved" in shown.message.value
+    upload, files = received()
+    told = []
+    upload.send = lambda message, *_: told.append(message["refused"])
+    upload._folder = refuse
+    upload._handle_custom_msg({"together": 1, "bytes": 4}, [])
+    assert files == [] and told == ["The server's disk has no room for these files. Tell an administrator."]
+
+
+def test_every_page_names_the_time_zone(monkeypatch):
+    monkeypatch.setenv("LUNGKIT_TIME_ZONE", "Asia/Tokyo")
+    assert "Times are Asia/Tokyo (JST)." in text(page.Page().widget)
 
 
 # --- what no page would send
@@ -728,9 +752,9 @@ def test_a_class_that_does_not_exist_cannot_be_given(store, opened, records):
         choice.set_state({"index": 99})
     choice.set_state({"_options_labels": ["Choose a class", "Plague"]})
     button(shown.screen, "Save correction").click()
-    reviewing = reading.ReviewForm(records.case(reading_id), records, shown)
+    reviewing = review_form.ReviewForm(records.case(reading_id), records, shown)
     shown.act(lambda: reviewing._save("Plague"))()
-    assert "none of this reading" in text(shown.widget)
+    assert "not one of this reading" in text(shown.widget)
     assert count(store, Review) == 0
 
 
@@ -857,19 +881,17 @@ def opened_case(records, chest_image, prediction):
     numbers = itertools.count(1)
 
     def make(units="intensity", **changes):
-        image = chest_image(units=units, modality="CT" if units == "HU" else "DX")
-        reading_id = records.save_case(
-            NewPatient(f"N-{next(numbers)}", "Someone"), image, SHA, prediction(**changes)
-        ).reading_id
-        return records.case(reading_id)
+        patient, digest = NewPatient(f"N-{(number := next(numbers))}", "Someone"), f"{number:064x}"
+        image = chest_image(units=units, modality="CT" if units == "HU" else "DX", seed=number)
+        return records.case(records.save_case(patient, image, digest, prediction(**changes)).reading_id)
 
     return make
 
 
 def test_a_decision_and_a_call_for_review_look_different(opened_case):
     clear, unclear = opened_case(), opened_case(decision=REVIEW)
-    assert "decision-class" in reading.decision_box(clear) and "<h2>Pneumonia</h2>" in reading.decision_box(clear)
-    words = reading.decision_box(unclear)
+    assert "decision-class" in answer.decision_box(clear) and "<h2>Pneumonia</h2>" in answer.decision_box(clear)
+    words = answer.decision_box(unclear)
     assert "decision-review" in words and "Review needed" in words and "<h2>Pneumonia" not in words
     assert "does not decide" in words and "Do not rely on it" in words
 
@@ -902,16 +924,16 @@ def opened_grades(records, chest_image, graded_reading):
 
 def test_grades_are_shown_as_a_range_with_the_share_of_the_lungs_and_what_one_slice_cannot_say(opened_grades):
     case = opened_grades()
-    words = reading.decision_box(case)
+    words = answer.decision_box(case)
     assert "<h2>CT-1 to CT-2</h2>" in words and "About 0 to 50 % of the lungs." in words
     assert "Probability together 80 %" in words and f"{CAUTION}." in words
-    drawn = reading.bars(case)
+    drawn = answer.bars(case)
     assert drawn.count('class="bar named"') == 2 and "Not ruled out" not in drawn
     assert "CT-3/4: about 50 to 100 % of the lungs" in drawn
 
 
 def test_a_range_of_every_grade_calls_for_a_review_and_says_why(opened_grades):
-    words = reading.decision_box(opened_grades((0.25, 0.25, 0.25, 0.25), decision=REVIEW))
+    words = answer.decision_box(opened_grades((0.25, 0.25, 0.25, 0.25), decision=REVIEW))
     assert "Review needed" in words and "cannot rule out any grade" in words and f"{CAUTION}." in words
 
 
@@ -919,9 +941,10 @@ def test_a_clinician_chooses_one_grade_of_a_range_and_agrees_with_a_single_one(
     records, chest_image, graded_reading, frame
 ):
     wide, single = graded_reading(), graded_reading((0.05, 0.9, 0.05, 0))
-    for number, (answer, agrees) in enumerate(((wide, False), (single, True))):
-        saved = records.save_case(NewPatient(f"G-{number}", "Someone"), chest_image(seed=number), SHA, answer)
-        form = reading.ReviewForm(records.case(saved.reading_id), records, frame)
+    for number, (graded, agrees) in enumerate(((wide, False), (single, True))):
+        digest = f"{number:064x}"
+        saved = records.save_case(NewPatient(f"G-{number}", "Someone"), chest_image(seed=number), digest, graded)
+        form = review_form.ReviewForm(records.case(saved.reading_id), records, frame)
         shown = [name for name, _ in form.label.options]
         assert ("CT-1 (about 0 to 25 % of the lungs)" in shown) is not agrees
         assert "CT-2 (about 25 to 50 % of the lungs)" in shown
@@ -942,9 +965,9 @@ def test_a_call_for_review_names_each_failed_check(opened_case):
         Check("size", True, 64, 24, "64 x 64"),
     )
     shown = opened_case(decision=REVIEW, checks=failed)
-    assert "<li>Does not look like a chest X-ray.</li>" in reading.decision_box(shown)
-    assert "64 x 64" not in reading.decision_box(shown)
-    marks = reading.image_checks(shown)
+    assert "<li>Does not look like a chest X-ray.</li>" in answer.decision_box(shown)
+    assert "64 x 64" not in answer.decision_box(shown)
+    marks = answer.image_checks(shown)
     assert "Failed:</b> does not look" in marks and "Passed:</b> 64 x 64" in marks
 
 
@@ -952,15 +975,15 @@ def test_a_call_for_review_names_the_band_when_the_answer_lies_in_it(opened_case
     band = UncertaintyBand(margin=1.0, low=0.27, high=0.73)
     rule = DecisionRule(kind="threshold", positive="Normal", threshold=0.5, band=band)
     within = opened_case(probability=0.6, decision=REVIEW, rule=rule)
-    assert "within the band of uncertainty" in reading.decision_box(within)
+    assert "within the band of uncertainty" in answer.decision_box(within)
     outside = opened_case(probability=0.95, decision=REVIEW, rule=rule)
-    assert "within the band of uncertainty" not in reading.decision_box(outside)
+    assert "within the band of uncertainty" not in answer.decision_box(outside)
 
 
 def test_the_operating_point_and_its_band_are_drawn_on_both_bars_of_two_classes(opened_case):
     band = UncertaintyBand(margin=1.0, low=0.3, high=0.55)
     rule = DecisionRule(kind="threshold", positive="Normal", threshold=0.4, band=band)
-    drawn = reading.bars(opened_case(probability=0.8, rule=rule))
+    drawn = answer.bars(opened_case(probability=0.8, rule=rule))
     assert 'class="point" style="left:40.0%"' in drawn and 'class="band" style="left:30.0%;width:25.0%"' in drawn
     assert 'class="point" style="left:60.0%"' in drawn and 'class="band" style="left:45.0%;width:25.0%"' in drawn
     assert "Normal is the answer from 40 % on" in drawn and "30 % to 55 % for Normal" in drawn
@@ -968,29 +991,29 @@ def test_the_operating_point_and_its_band_are_drawn_on_both_bars_of_two_classes(
 
 def test_the_band_of_the_most_likely_class_begins_at_the_probability_of_the_next(opened_case):
     rule = DecisionRule(kind="argmax", band=UncertaintyBand(margin=float(np.log(2)), times=2.0))
-    drawn = reading.bars(opened_case(probability=0.7, rule=rule))
+    drawn = answer.bars(opened_case(probability=0.7, rule=rule))
     assert 'class="band" style="left:30.0%;width:30.0%"' in drawn
     assert "2.0 times as likely as the next" in drawn
-    assert "width:60.0%" not in reading.bars(opened_case(probability=0.8, rule=DecisionRule(kind="argmax"))), (
+    assert "width:60.0%" not in answer.bars(opened_case(probability=0.8, rule=DecisionRule(kind="argmax"))), (
         "no band given"
     )
 
 
 def test_classes_that_are_not_ruled_out_are_named_where_there_is_more_than_one_and_no_check_failed(opened_case):
     rule = DecisionRule(kind="argmax", conformal=ConformalLevel(level=0.9, least=0.25))
-    assert "Not ruled out (90 % prediction set): <b>Pneumonia or Normal</b>" in reading.bars(
+    assert "Not ruled out (90 % prediction set): <b>Pneumonia or Normal</b>" in answer.bars(
         opened_case(probability=0.7, rule=rule)
     )
-    assert "Not ruled out" not in reading.bars(opened_case(probability=0.8, rule=rule)), "one class alone"
+    assert "Not ruled out" not in answer.bars(opened_case(probability=0.8, rule=rule)), "one class alone"
     strange = (Check("kind", False, 9.0, 1.0, "something else"),)
-    assert "Not ruled out" not in reading.bars(opened_case(probability=0.7, rule=rule, checks=strange))
-    assert "Not ruled out" not in reading.bars(opened_case(probability=0.7, rule=DecisionRule(kind="argmax"))), (
+    assert "Not ruled out" not in answer.bars(opened_case(probability=0.7, rule=rule, checks=strange))
+    assert "Not ruled out" not in answer.bars(opened_case(probability=0.7, rule=DecisionRule(kind="argmax"))), (
         "an older card"
     )
 
 
 def test_a_model_that_left_the_registry_is_described_as_unknown(opened_case):
-    assert "no longer in the registry" in reading.source(opened_case(model="gone"))
+    assert "no longer in the registry" in answer.source(opened_case(model="gone"))
 
 
 def test_the_viewer_gets_hounsfield_units_whole_and_intensities_in_bytes(opened_case):
@@ -1034,12 +1057,12 @@ def test_after_signing_out_the_report_button_empties_the_page(store, opened, mon
 def worklist(shown, store, records, chest_image, prediction):
     """The worklist of three readings: Pneumonia, Normal in review, and a reviewed Pneumonia of last week."""
     first = records.save_case(NewPatient("T-1", "Anna"), chest_image(seed=1), SHA, prediction()).reading_id
-    records.review(first, True, "Pneumonia")
+    records.review(first, "Pneumonia")
     with store.write() as db:
         row = db.get(Reading, first)
         row.read_at = row.read_at - timedelta(days=7)
-    records.save_case(NewPatient("T-2", "Bert"), chest_image(seed=2), SHA, prediction())
-    records.save_case(NewPatient("T-3", "Cleo"), chest_image(seed=3), SHA, prediction("Normal", decision=REVIEW))
+    records.save_case(NewPatient("T-2", "Bert"), chest_image(seed=2), "22" * 32, prediction())
+    records.save_case(NewPatient("T-3", "Cleo"), chest_image(seed=3), "33" * 32, prediction("Normal", decision=REVIEW))
     button(shown.header, "Worklist").click()
     return shown
 
@@ -1047,10 +1070,11 @@ def worklist(shown, store, records, chest_image, prediction):
 @pytest.mark.parametrize(
     ("filters", "left"),
     [
-        ({}, ["T-3", "T-2", "T-1"]),
+        ({}, ["T-2", "T-3", "T-1"]),
+        ({"Order": "Newest"}, ["T-3", "T-2", "T-1"]),
         ({"Finding": "Pneumonia"}, ["T-2", "T-1"]),
-        ({"Decision": REVIEW}, ["T-3"]),
-        ({"Review": "Not reviewed"}, ["T-3", "T-2"]),
+        ({"Decision": "Review needed"}, ["T-3"]),
+        ({"Review": "Not reviewed"}, ["T-2", "T-3"]),
         ({"Review": "Reviewed"}, ["T-1"]),
         ({"Finding": "Normal", "Review": "Reviewed"}, []),
     ],
@@ -1062,10 +1086,13 @@ def test_the_worklist_is_filtered_by_class_decision_and_review(worklist, filters
     assert f"{len(left)} of 3 readings" in text(worklist.screen)
 
 
-def test_the_worklist_is_filtered_by_days_both_included(worklist, records):
-    days = sorted({row.read_at.astimezone().date() for row in records.worklist()})
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
+def test_the_worklist_is_filtered_by_days_of_the_clinic_both_included(worklist, records, zone, monkeypatch):
+    monkeypatch.setenv("LUNGKIT_TIME_ZONE", zone)
+    button(worklist.header, "Worklist").click()
+    days = sorted({times.local(row.read_at).date() for row in records.worklist()})
     field(worklist.screen, "From").value = days[-1]
-    assert list(table(worklist).df["Patient"]) == ["T-3", "T-2"]
+    assert list(table(worklist).df["Patient"]) == ["T-2", "T-3"]
     field(worklist.screen, "From").value = None
     field(worklist.screen, "To").value = days[0]
     assert list(table(worklist).df["Patient"]) == ["T-1"]
@@ -1074,7 +1101,7 @@ def test_the_worklist_is_filtered_by_days_both_included(worklist, records):
 
 
 def test_a_selected_row_opens_its_reading_even_after_filtering(worklist):
-    table(worklist).set_state({"selected_rows": [0]})
+    table(worklist).set_state({"selected_rows": [1]})
     assert "Selected: T-3" in text(worklist.screen)
     field(worklist.screen, "Finding").value = "Pneumonia"
     assert button(worklist.screen, "Open case").disabled, "another list, nothing selected"
@@ -1129,7 +1156,7 @@ def test_opening_one_case_after_another_leaves_no_widgets_behind(opened):
 
 def test_reading_for_one_patient_after_another_leaves_no_widgets_behind(shown):
     def once(number):
-        enter_patient(shown.screen, number=f"P-{number}")
+        enter_patient(shown.screen, number=f"P-{number}", name=f"Test {number}")
         send(upload_of(shown.screen), png(number))
         button(shown.screen, "Next patient").click()
 
@@ -1153,5 +1180,5 @@ def test_errors_of_the_page_are_logged_next_to_the_records(monkeypatch):
 def test_showing_a_case_does_not_change_it(opened_case, records, frame):
     shown = opened_case()
     before = dataclasses.asdict(shown) | {"pixels": shown.pixels.copy(), "heat": shown.heat.copy()}
-    reading.reading(shown, records, frame)
+    reading.reading(shown, records, frame, lambda reading_id: None)
     assert np.array_equal(shown.pixels, before["pixels"]) and np.array_equal(shown.heat, before["heat"])

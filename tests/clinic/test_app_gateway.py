@@ -209,8 +209,8 @@ def _below(widget):
 def failed_job(store) -> str:
     """A job whose model was missing; its file is kept."""
     from lungkit.clinic.records import keys
-    from lungkit.clinic.records.cases import StatedPatient
     from lungkit.clinic.records.jobs import Jobs
+    from lungkit.clinic.records.patients import StatedPatient
 
     with store.write() as db:
         key = keys.add_key(db, "pacs", ["predict"])
@@ -238,7 +238,8 @@ def test_studies_that_came_are_listed_without_a_patient(opened, store, study):
 
 
 def test_a_result_that_was_not_sent_is_sent_again_or_given_up(opened, page, store, signed_in, chest_image, prediction):
-    from lungkit.clinic.records.cases import NewPatient, Records
+    from lungkit.clinic.records.cases import Records
+    from lungkit.clinic.records.patients import NewPatient
 
     saved = Records(signed_in("doctor")).save_case(NewPatient("T-1", "Anna"), chest_image(), "ab" * 32, prediction())
     with store.write() as db:

@@ -196,14 +196,15 @@ def test_a_crossed_limit_is_on_top_of_the_screen(opened, store, readers_of_v2):
 @pytest.fixture
 def readers_of_v2(signed_in, chest_image, prediction):
     """A function: so many readings of lung@v2 that are all corrected."""
-    from lungkit.clinic.records.cases import NewPatient, Records
+    from lungkit.clinic.records.cases import Records
+    from lungkit.clinic.records.patients import NewPatient
 
     def make(count: int) -> None:
         doctor = Records(signed_in("doctor", "anna"))
         for number in range(count):
             patient = NewPatient(f"N-{number}", f"Name {number}")
             saved = doctor.save_case(patient, chest_image(seed=number), f"{number:064x}", prediction(version="v2"))
-            doctor.review(saved.reading_id, False, "Normal")
+            doctor.review(saved.reading_id, "Normal")
 
     return make
 

@@ -1,5 +1,6 @@
 """Folders are read file by file whatever is in them, with the answers that the clinic gives one at a time."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -17,10 +18,13 @@ from typer.testing import CliRunner
 
 from lungkit import cli
 from lungkit.clinic import batch, decode
+from lungkit.clinic.checkpoint import CheckpointRefused
 from lungkit.clinic.predictor import REVIEW, Predictor
 from lungkit.data import images, preprocess
 from lungkit.errors import LungkitError
-from lungkit.models import graph
+from lungkit.models import graph, registry
+from lungkit.models.card import About
+from lungkit.models.prediction import Check
 from tests.data.test_images import dicom
 
 CAT = Path(__file__).with_name("cat.jpg")
@@ -358,6 +362,52 @@ def test_predict_says_in_a_line_what_was_decided_and_what_looks_wrong(lungkit, t
     assert code == 0
     assert out.startswith(f"{CAT}: {REVIEW} (")
     assert "Hounsfield" in out
+
+
+@pytest.fixture
+def for_adults(tiny_version) -> None:
+    """The model "adults": the tiny one, with a card that states ages."""
+    card = dataclasses.replace(tiny_version.card, about=About(ages=(18, None)))
+    made = (registry.CARD, registry.README, registry.SUMS)  # by the registry
+    left_out = shutil.ignore_patterns(*made)
+    registry.add(
+        "adults", card, lambda folder: shutil.copytree(tiny_version.folder, folder, ignore=left_out, dirs_exist_ok=True)
+    )
+
+
+def test_predict_of_a_patient_whom_the_model_is_not_for_says_so_and_gives_no_class(
+    lungkit, for_adults, slice_files, tmp_path
+):
+    adults = (slice_files[0], "--model", "adults")
+    child = (*adults, "--age", "3", "--heatmaps", tmp_path / "heat")
+    code, out, _ = lungkit("predict", *child)
+    words = "the patient is 3 years old; this model learned from patients of 18 years and more"
+    assert (code, out.rstrip().partition("; ")[0]) == (0, f"{slice_files[0]}: not for this patient")
+    assert words in out
+    code, out, _ = lungkit("predict", *child, "--json")
+    record = json.loads(out)
+    assert (record["decision"], record["label"], record["probabilities"]) == ("not for this patient", None, {})
+    assert words in [check["words"] for check in record["checks"] if not check["passed"]]
+    assert "heatmap" not in record and not [*(tmp_path / "heat").iterdir()]
+    adult = json.loads(lungkit("predict", *adults, "--age", "40", "--json")[1])
+    assert adult["label"] in adult["probabilities"]
+
+
+def test_a_checkpoint_keeps_to_the_age_that_its_command_was_given(lungkit, for_adults, slice_files, tmp_path):
+    asked = ("predict", slice_files[0], "--model", "adults", "--json", "--checkpoint", tmp_path / "checkpoint.jsonl")
+    first = lungkit(*asked, "--age", "40")
+    assert json.loads(first[1])["label"] is not None
+    assert lungkit(*asked, "--age", "40")[:2] == first[:2]
+    for other in ((), ("--age", "3")):
+        with pytest.raises(CheckpointRefused, match=r"another command: age was 40.0, is (none|3.0)"):
+            lungkit(*asked, *other)
+
+
+def test_an_image_that_the_model_is_not_for_is_told_without_a_class(prediction):
+    refused = prediction(decision=REVIEW, checks=(Check("view", False, 0, 1, "the file states the view LL"),))
+    told = batch.record(batch.Answer(Path("a.png"), "0" * 64, refused, ""))
+    assert (told["decision"], told["label"], told["probabilities"]) == ("not for this image", None, {})
+    assert batch.sentence(told) == "a.png: not for this image; the file states the view LL"
 
 
 def test_predict_writes_the_heat_map_of_each_label_in_the_images_aspect(lungkit, tiny_version, tmp_path):

@@ -154,7 +154,7 @@ def test_a_key_of_another_scope_is_refused(store, make_key):
 
 def test_a_program_cannot_do_what_only_doctors_may(store, make_key):
     records = Records(KeyAccess(store, make_key("predict", "read", "admin"), "read"))
-    for action in (records.worklist, lambda: records.find_patients(""), lambda: records.review("x", True, "y")):
+    for action in (records.worklist, lambda: records.find_patients(""), lambda: records.review("x", "y")):
         with pytest.raises(Forbidden, match="role doctor"):
             action()
 

@@ -15,7 +15,8 @@ import sqlalchemy as sa
 
 from lungkit import cli
 from lungkit.clinic.records import audit_trail, keys, maintenance, pixels
-from lungkit.clinic.records.cases import NewPatient, Records
+from lungkit.clinic.records.cases import Records
+from lungkit.clinic.records.patients import NewPatient
 from lungkit.clinic.records.store import Store, StoreError
 from lungkit.clinic.records.tables import AuditEvent, Patient, SeriesSlice, SignIn, Study, User
 
@@ -81,7 +82,7 @@ def test_a_restored_backup_has_the_slices_of_a_series(clinic, tmp_path, signed_i
     maintenance.restore(clinic, file)
     doctor = Records(signed_in("doctor", "cleo"))
     doctor.case(saved.reading_id)
-    stored = pixels.decode(doctor.series_slice(saved.reading_id, 7), "HU")
+    stored = pixels.decode(doctor.series_slices(saved.reading_id, [7])[0], "HU")
     assert (stored == ct_series.slice(7).pixels).all()
     assert doctor.series(saved.reading_id).carrying == (3, 4)
     assert maintenance.check(clinic) == []

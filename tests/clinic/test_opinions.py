@@ -7,7 +7,8 @@ import pytest
 from lungkit.clinic.learning import doubts
 from lungkit.clinic.records import accounts, opinions, settings
 from lungkit.clinic.records.administration import Administration
-from lungkit.clinic.records.cases import AnswerHidden, BlindCase, NewPatient, Records, ReviewRow
+from lungkit.clinic.records.cases import AnswerHidden, BlindCase, Records, ReviewRow
+from lungkit.clinic.records.patients import NewPatient
 from lungkit.clinic.records.tables import now
 
 
@@ -27,7 +28,7 @@ def labelled(store, readers, chest_image, prediction):
         saved = readers[0].save_case(whose, chest_image(seed=seed), f"{seed:064x}", prediction(**changes))
         for reader, label in zip(readers, labels, strict=False):
             if label:
-                reader.review(saved.reading_id, None, label)
+                reader.review(saved.reading_id, label)
         return saved.reading_id
 
     return make
@@ -43,24 +44,24 @@ def ids(rows) -> list[str]:
 @pytest.mark.parametrize(
     ("labels", "counts"),
     [
-        ([], ""),
+        ([], None),
         (["A"], "A"),
         (["A", "A"], "A"),
-        (["A", "B"], ""),
+        (["A", "B"], None),
         (["A", "B", "B"], "B"),
-        (["A", "B", "C"], ""),
-        (["A", "A", "B", "B"], ""),
-        (["A", "A", "B", "C"], ""),  # half is not most
+        (["A", "B", "C"], None),
+        (["A", "A", "B", "B"], None),
+        (["A", "A", "B", "C"], None),  # half is not most
     ],
 )
 def test_the_label_of_all_or_of_most_of_three_readers_counts(labels, counts):
-    assert opinions.label_that_counts(labels) == counts
+    assert opinions.settled(labels) == counts
 
 
 def test_a_reader_counts_once_with_the_latest_label():
     said = [("Anna", 1, "A"), ("Bert", 2, "B"), ("Anna", 1, "B")]
     standing = opinions.standing(ReviewRow(name, True, label, "", now(), reviewer_id=n) for name, n, label in said)
-    assert standing == opinions.Standing({"Anna": "B", "Bert": "B"}, "B")
+    assert standing == opinions.Standing({"Anna": "B", "Bert": "B"}, "B", unusable=False)
 
 
 # --- lists
@@ -74,7 +75,7 @@ def test_an_image_that_one_doctor_read_blind_waits_for_every_other_doctor(reader
     labelled(4, "Normal", "Normal")
     assert ids(opinions.to_read_again(bert.access)) == ids(opinions.to_read_again(cleo.access)) == [once]
     assert opinions.to_read_again(anna.access) == []
-    bert.review(once, None, "Normal")
+    bert.review(once, "Normal")
     assert opinions.to_read_again(cleo.access) == []
 
 
@@ -92,14 +93,14 @@ def test_images_that_two_readers_label_differently_wait_for_a_third(readers, lab
     labelled(2, "Normal", "Normal", blind=False)
     assert ids(opinions.readers_differ(cleo.access)) == [differ]
     assert opinions.readers_differ(anna.access) == opinions.readers_differ(bert.access) == []
-    cleo.review(differ, None, "Normal")
+    cleo.review(differ, "Normal")
     assert opinions.readers_differ(dora.access) == []
     assert opinions.standing(dora.case(differ).reviews).label == "Normal"
 
 
 def test_readers_who_come_to_agree_need_no_third(readers, labelled):
     differ = labelled(1, "Normal", "Pneumonia")
-    readers[0].review(differ, None, "Pneumonia")
+    readers[0].review(differ, "Pneumonia")
     assert opinions.readers_differ(readers[2].access) == []
 
 
@@ -124,7 +125,7 @@ def test_a_third_reader_sees_answer_and_labels_only_after_the_label(readers, lab
     case = cleo.open_case(differ, label_first=True)
     assert isinstance(case, BlindCase)
     assert not hasattr(case, "reviews") and not hasattr(case, "probabilities")
-    cleo.review(differ, None, "Normal")
+    cleo.review(differ, "Normal")
     assert len(cleo.open_case(differ, label_first=True).reviews) == 3
 
 
@@ -174,5 +175,5 @@ def test_models_with_other_classes_are_judged_apart(readers, doubted, chest_imag
     reading_id = doubted(blind=False)
     other = dataclasses.replace(prediction(), model="graded", classes=("Grade 1", "Grade 2"), label="Grade 1")
     saved = readers[0].save_case(NewPatient("G", "G"), chest_image(seed=7), "ef" * 32, other)
-    readers[0].review(saved.reading_id, None, "Grade 2")
+    readers[0].review(saved.reading_id, "Grade 2")
     assert [row.doubt.reading_id for row in doubts.look_again(readers[0].access)[0]] == [reading_id]

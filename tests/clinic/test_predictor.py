@@ -44,6 +44,12 @@ def _flagged(reading) -> bool:
     return not all(check.passed for check in reading.checks)
 
 
+def _decided(tiny: Predictor, slices: list[images.Image]) -> images.Image:
+    """An image that the version decides about; it is made to be sure of all that pass its checks."""
+    tiny.rule = dataclasses.replace(tiny.rule, band=None)
+    return next(image for image in slices if tiny.read(image).decision != REVIEW)
+
+
 def _changed(version: registry.Version, **card) -> registry.Version:
     return dataclasses.replace(version, card=dataclasses.replace(version.card, **card))
 
@@ -123,26 +129,90 @@ def test_an_image_that_fails_a_check_is_for_review_however_sure_the_model_is(tin
 @pytest.mark.parametrize(
     ("in_file", "in_record", "passed"),
     [
-        ("", None, None),
         ("", 4.0, True),
         ("", 54.0, False),
-        ("005Y", 54.0, True),
+        ("005Y", 54.0, False),
+        ("005Y", None, True),
         ("054Y", 4.0, False),
-        ("003M", None, True),
+        ("003M", None, False),
+        ("006Y", None, False),
+        ("", 6.9, False),
+        ("", 6.0, True),
     ],
 )
 def test_a_patient_of_another_age_than_those_it_learned_from_is_for_review(
     tiny, slices, monkeypatch, in_file, in_record, passed
 ):
     monkeypatch.setattr(tiny, "card", dataclasses.replace(tiny.card, about=About(ages=(1, 5))))
-    known = next(image for image in slices if not _flagged(tiny.read(image)))
+    known = next(image for image in slices if not _flagged(tiny.read(image, age=3)))
     reading = tiny.read(dataclasses.replace(known, tags=known.tags | {"age": in_file}), age=in_record)
-    checks = {check.name: check for check in reading.checks}
-    assert ("age" in checks) == (passed is not None)
-    if passed is not None:
-        assert checks["age"].passed == passed
-        assert "learned from patients of 1 to 5 years" in checks["age"].words
-        assert passed or reading.decision == REVIEW
+    age = _by_name(reading)["age"]
+    assert age.passed == passed
+    assert "learned from patients of 1 to 5 years" in age.words
+    assert passed or reading.decision == REVIEW
+    assert reading.refusal == ("" if passed else "Not for this patient")
+
+
+def test_an_age_that_nobody_states_is_no_decision_where_the_card_states_ages(tiny, slices, monkeypatch):
+    known = _decided(tiny, slices)
+    assert tiny.read(known).decision != REVIEW
+    monkeypatch.setattr(tiny, "card", dataclasses.replace(tiny.card, about=About(ages=(1, 5))))
+    reading = tiny.read(known)
+    assert (reading.decision, reading.refusal) == (REVIEW, "")
+    assert "age is not known" in _by_name(reading)["age known"].words
+
+
+@pytest.mark.parametrize(
+    ("view", "orientation", "passed"),
+    [("PA", "", True), ("LL", "", False), ("LATERAL", "", False), ("PA", "A\\F", False), ("", "P\\F", False)],
+)
+def test_another_view_than_those_it_learned_from_is_never_a_decision(
+    tiny, slices, monkeypatch, view, orientation, passed
+):
+    known = _decided(tiny, slices)
+    monkeypatch.setattr(tiny, "card", dataclasses.replace(tiny.card, about=About(views=("PA", "AP"))))
+    reading = tiny.read(dataclasses.replace(known, tags=known.tags | {"view": view, "orientation": orientation}))
+    assert _by_name(reading)["view"].passed == passed
+    assert (reading.decision == REVIEW, reading.refusal) == (not passed, "" if passed else "Not for this image")
+
+
+def test_an_image_of_another_modality_is_never_a_decision(tiny, slices):
+    known = _decided(tiny, slices)
+    reading = tiny.read(dataclasses.replace(known, modality="DX"))
+    assert (reading.decision, reading.refusal) == (REVIEW, "Not for this image")
+    assert "the file is an X-ray; this model reads CT images" in _by_name(reading)["modality"].words
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        ("L\\P", ""),
+        ("", ""),
+        ("R\\P", "mirrored"),
+        ("R\\A", "upside down"),
+        ("L\\F", "not axial"),
+        ("P\\F", "not axial"),
+    ],
+)
+def test_a_ct_slice_that_its_header_calls_turned_mirrored_or_not_axial_is_never_a_decision(tiny, slices, stated, words):
+    known = _decided(tiny, slices)
+    reading = tiny.read(dataclasses.replace(known, tags=known.tags | {"orientation": stated}))
+    orientation = _by_name(reading).get("orientation")
+    assert (orientation is None or orientation.passed) == (not words)
+    assert not words or words in orientation.words
+    assert (reading.decision == REVIEW) == bool(words)
+
+
+@pytest.mark.parametrize(("stated", "passed"), [("L\\F", True), ("", True), ("R\\F", False), ("F\\R", False)])
+def test_an_x_ray_that_its_header_calls_turned_or_mirrored_is_never_a_decision(
+    tiny, slices, monkeypatch, stated, passed
+):
+    known = _decided(tiny, slices)
+    monkeypatch.setattr(tiny, "card", dataclasses.replace(tiny.card, modality="X-ray"))
+    reading = tiny.read(dataclasses.replace(known, modality="", tags=known.tags | {"orientation": stated}))
+    orientation = _by_name(reading).get("orientation")
+    assert (orientation is None or orientation.passed) == passed
+    assert (reading.decision == REVIEW) == (not passed)
 
 
 @pytest.mark.parametrize(("shape", "expected"), [((300, 100), (64, 21)), ((90, 180), (32, 64)), ((77, 77), (64, 64))])
@@ -222,7 +292,7 @@ def test_held_in_validation_images_are_rarely_flagged(tiny, slices):
 
 def test_real_xrays_of_unseen_patients_mostly_pass(xray_version, shared_data):
     reads = Predictor(xray_version)
-    assert np.mean([_flagged(reads.read(image)) for image in _xrays(shared_data)]) < 0.1
+    assert np.mean([_flagged(reads.read(image)) for image in _xrays(shared_data)]) < 0.2
 
 
 def test_a_picture_given_to_a_model_of_hounsfield_units_is_the_wrong_kind(tiny, slices):

@@ -256,7 +256,7 @@ def test_the_result_is_listed_for_its_destinations_and_so_is_a_review(store, sen
     read(job)
     with store.read() as db:
         assert {(row.object, row.review_id) for row in dispatches.latest(db)} == {("report", ""), ("capture", "")}
-    Records(doctor).review(job, True, Records(doctor).case(job).label)
+    Records(doctor).review(job, Records(doctor).case(job).label)
     with store.read() as db:
         review = db.scalar(sa.select(Review.id))
         assert [row.object for row in dispatches.latest(db) if row.review_id == review] == ["report"]
@@ -335,7 +335,7 @@ def test_a_failed_one_is_tried_again_later_and_given_up_at_the_end(store, listed
 
 
 def test_a_review_is_sent_after_the_reading_it_is_about(store, listed, doctor):
-    Records(doctor).review(listed, True, Records(doctor).case(listed).label)
+    Records(doctor).review(listed, Records(doctor).case(listed).label)
     objects = [dispatches.claim(store) for _ in range(3)]
     assert [one and one.review_id for one in objects] == ["", "", None]
     report = next(one for one in objects if one and one.object == "report")

@@ -10,11 +10,13 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pypdf
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lungkit.clinic import predictor, report, report_pages
-from lungkit.clinic.records import cases
+from lungkit.clinic.records import cases, patients
+from lungkit.models import card_text
 from lungkit.models.card import ModelCard
 from lungkit.models.rule import DecisionRule, UncertaintyBand
 from tests.graded import CAUTION, CLASSES, MIDDLE, RANGES
@@ -62,7 +64,7 @@ def case(**changes) -> cases.Case:
     whole = cases.Case(
         reading_id="3f0f6f0e-5a5c-4f52-9c9c-0c3c6b8f2a11",
         study_id="d2a1",
-        patient=cases.PatientRow("77aa", "P-0042", "Łukasz Ćwikła", 1956, "male"),
+        patient=patients.PatientRow("77aa", "P-0042", "Łukasz Ćwikła", 1956, "male"),
         kind="CT",
         units="HU",
         width=512,
@@ -149,9 +151,34 @@ def test_each_page_says_research_use_only_and_its_number():
         assert f"Page {number} of 2" in page.extract_text()
 
 
+@pytest.mark.parametrize(
+    ("changes", "about", "slices", "heading"),
+    [
+        ({}, None, None, "Chest image: Clear, Infected?"),
+        ({"tags": {"view": "PA"}}, "Chest X-ray: normal or pneumonia?", None,
+         "Chest X-ray, frontal: normal or pneumonia?"),
+        ({"tags": {"view": "LL"}}, "Chest X-ray: normal or pneumonia?", None,
+         "Chest X-ray, lateral: normal or pneumonia?"),
+        ({"tags": {"view": "Ćwikła"}}, "Chest X-ray: normal or pneumonia?", None, "Chest X-ray: normal or pneumonia?"),
+        ({}, "Chest CT slice: COVID-19 or not?", 60, "Chest CT series, 60 slices: COVID-19 or not?"),
+    ],
+)  # fmt: skip
+def test_the_heading_and_the_title_say_what_was_read(changes, about, slices, heading):
+    card = ModelCard.from_dict(CARD | ({"about": {"question": about}} if about else {}))
+    printed = pypdf.PdfReader(io.BytesIO(report.pdf(case(**changes), card, PRINTED, slices)))
+    for page in printed.pages:
+        assert heading in " ".join(page.extract_text().split())[: len(heading) + 40]
+    assert printed.metadata.title == f"{heading} Reading 3f0f6f0e-5a5c-4f52-9c9c-0c3c6b8f2a11"
+
+
+def test_the_heading_names_the_kind_of_image_where_the_card_is_gone():
+    assert card_text.what_was_read(None, "CT") == "CT image."
+    assert card_text.what_was_read(None, "CT", slices=60) == "CT series, 60 slices."
+
+
 def test_nothing_that_names_the_patient_is_in_the_metadata():
     printed = made(case())
-    assert printed.metadata.title == "Reading 3f0f6f0e-5a5c-4f52-9c9c-0c3c6b8f2a11"
+    assert printed.metadata.title == "Chest image: Clear, Infected? Reading 3f0f6f0e-5a5c-4f52-9c9c-0c3c6b8f2a11"
     assert printed.metadata.producer.startswith("lungkit")
     assert printed.metadata.creation_date == PRINTED
     kept = " ".join(map(str, printed.metadata.values()))
@@ -271,17 +298,17 @@ def _alternatives(element) -> list[str]:
 
 def test_names_of_many_scripts_are_printed():
     for name in ("Łukasz Ćwikła", "Ἀθηνᾶ", "Юлия Ёлкина", "Nguyễn Thị Ánh"):
-        assert name in text(made(case(patient=cases.PatientRow("1", "7", name, None, "unknown"))))
+        assert name in text(made(case(patient=patients.PatientRow("1", "7", name, None, "unknown"))))
 
 
 def test_a_character_the_font_lacks_is_replaced():
-    printed = text(made(case(notes="王 has a cough", patient=cases.PatientRow("1", "7", "王小明", None, "unknown"))))
+    printed = text(made(case(notes="王 has a cough", patient=patients.PatientRow("1", "7", "王小明", None, "unknown"))))
     assert "���" in printed and "� has a cough" in printed
 
 
 def test_right_to_left_names_are_set_from_the_right():
     name = "שלום"
-    printed = text(made(case(patient=cases.PatientRow("1", "7", name, None, "unknown"))))
+    printed = text(made(case(patient=patients.PatientRow("1", "7", name, None, "unknown"))))
     assert name in printed  # the reader turns it round again
 
 
@@ -293,7 +320,7 @@ def test_text_from_people_cannot_pass_for_the_number_of_pages():
 @settings(max_examples=15, deadline=None)
 @given(st.text(st.characters(), max_size=300))
 def test_whatever_was_typed_is_printed_without_an_exception(typed):
-    person = cases.PatientRow("1", typed, typed, None, "unknown")
+    person = patients.PatientRow("1", typed, typed, None, "unknown")
     reviews = (cases.ReviewRow(typed, False, "Clear", typed, AT),)
     assert len(made(case(patient=person, notes=typed, uploaded_by=typed, reviews=reviews)).pages) == 2
 
@@ -303,7 +330,7 @@ def test_a_report_of_the_longest_texts_has_two_pages_and_says_what_it_left_out()
     long = "word " * 800
     check = predictor.Check("kind", False, 9.0, 3.0, "Many words on what was found here. " * 10)
     largest = case(
-        patient=cases.PatientRow("1", "9" * 64, "N" * 200, 1956, "female"),
+        patient=patients.PatientRow("1", "9" * 64, "N" * 200, 1956, "female"),
         notes=long,
         uploaded_by="U" * 200,
         tags=dict.fromkeys(report._TAGS, "x" * 200),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from datetime import date
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from lungkit.data.lungs3d import Lungs, Spacing
 from lungkit.data.phantom.anatomy import LENGTH_MM
 from lungkit.errors import LungkitError
 from lungkit.models import registry
+from lungkit.models.card import About
 from tests.shipped import export
 
 SLICES = 16
@@ -50,6 +52,35 @@ def partly(tmp_path_factory):
 def only(source) -> series.Series:
     (one,) = series.read(source).series
     return one
+
+
+@pytest.mark.parametrize(("age", "words"), [(3, "the patient is 3 years old"), (None, "age is not known"), (40, None)])
+def test_a_series_of_a_patient_whom_the_model_is_not_for_is_left_to_a_person(
+    predictor, partly, monkeypatch, age, words
+):
+    monkeypatch.setattr(predictor, "card", dataclasses.replace(predictor.card, about=About(ages=(18, None))))
+    born = None if age is None else date.today().year - age
+    said = series_reading.read(predictor, only(partly), born)
+    assert (said.decision == REVIEW) == bool(words)
+    assert [words in reason for reason in said.reasons] == [True] * bool(words)
+
+
+def test_a_refused_series_is_told_without_a_class_a_probability_or_a_share(predictor, partly, monkeypatch):
+    # Of a version of real images, which would be another reason to leave the decision to a person.
+    card = dataclasses.replace(predictor.card, about=About(ages=(18, None)), synthetic=False)
+    monkeypatch.setattr(predictor, "card", card)
+    said = series_reading.read(predictor, only(partly), date.today().year - 3)
+    assert said.refusal == "Not for this patient"
+    told, record = series_reading.sentences(said), series_reading.record(said)
+    assert told[0] == f"not for this patient: no answer by {said.model}@{said.version}"
+    assert "the patient is 3 years old" in told[1]
+    assert [words for words in told if "patient" in words] == told[:2]
+    assert record["reasons"] == [told[1]], "nothing that was computed"
+    assert {one["carrying"] for one in record["slices"]} == {None}
+    assert not [words for words in told if any(name in words for name in said.classes) or "rests on" in words]
+    assert (record["decision"], record["label"], record["probabilities"]) == ("not for this patient", None, {})
+    assert (record["affected"], record["extent"]["not_absent"]) == (None, None)
+    assert {(one["label"], len(one["probabilities"])) for one in record["slices"]} == {(None, 0)}
 
 
 def test_lesions_in_few_slices_decide_and_the_slices_are_named(predictor, partly):

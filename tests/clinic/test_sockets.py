@@ -73,7 +73,9 @@ def clinic(start_clinic, tmp_path_factory):
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(PAGE)], metadata={"kernelspec": kernel})
     nbformat.write(page, home / "page.ipynb")
-    return start_clinic(home, notebook=home / "page.ipynb")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUNGKIT_PAGES_PER_PERSON", "50")  # one person opens the pages of all these tests
+        return start_clinic(home, notebook=home / "page.ipynb")
 
 
 @pytest.fixture
@@ -103,7 +105,7 @@ def misused(clinic) -> tuple[Browser, list[str]]:
 
 
 class Watch:
-    """Asks for the sign-in page all the time; `slowest` answer in seconds, `grown`: bytes of the server's memory.
+    """Asks all the time for what starts no process; `slowest` answer in seconds, `grown`: bytes of the server's memory.
 
     Next to it a server that does nothing else is asked: `idle`, its slowest answer, is what the machine itself takes.
     """
@@ -118,7 +120,7 @@ class Watch:
         )  # fmt: skip
         port = re.search(r"port (\d+)", self._idle.stdout.readline())[1]
         self._threads = [
-            threading.Thread(target=self._ask, args=["slowest", clinic.url, "/login"]),
+            threading.Thread(target=self._ask, args=["slowest", clinic.url, "/clinic/parts"]),
             threading.Thread(target=self._ask, args=["idle", f"http://127.0.0.1:{port}", "/"]),
         ]
         self.slowest, self.idle, self.grown, self.answers = 0.0, 0.0, 0, 0

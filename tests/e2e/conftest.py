@@ -25,7 +25,7 @@ from lungkit.data import phantom
 from tests.shipped import export
 
 PEOPLE = {"ada": ("Demo Doctor", "doctor"), "ben": ("Second Doctor", "doctor"), "eve": ("Demo Admin", "admin")}
-WIDTHS = {"desk": 1280, "tablet": 820}
+WIDTHS = {"desk": 1280, "tablet": 820, "phone": 390}
 PATIENCE = 30_000  # ms that a page may take on a busy machine
 sync_api.expect.set_options(timeout=PATIENCE)
 
@@ -156,11 +156,18 @@ class Visitor:
         first = self.page.locator(".nav-entry").first.inner_text().strip()
         self.go(first)
         self.page.get_by_role("heading", name=first, exact=True).wait_for()
-        if self.page.get_by_role("button", name="Choose another patient").is_visible():
-            return self.open()  # a patient was entered, and no image read
+        if first != "New case":
+            return self
+        new = self.page.get_by_role("button", name="+ New patient")
+        entered = self.page.get_by_role("button", name="Choose another patient")
         following = self.page.get_by_role("button", name="Next patient")
+        new.or_(entered).or_(following).first.wait_for()
+        if entered.is_visible():
+            self.page.evaluate("sessionStorage.clear()")  # text that was not saved would come back
+            return self.open()  # a patient was entered, and no image read
         if following.is_visible():
             following.click()
+            new.wait_for()
         return self
 
     def go(self, screen: str) -> None:
@@ -181,12 +188,24 @@ class Visitor:
         page.get_by_role("button", name="Use this patient").click()
         page.get_by_role("button", name="Choose another patient").wait_for()
 
-    def upload(self, *files: Path) -> None:
-        """Choose these files and wait until each was read or refused."""
+    def upload(self, *files: Path, answer: str = r"Save for .* anyway") -> None:
+        """Choose these files and wait until each was read or refused.
+
+        answer: pattern of the button that is pressed where the page asks about the patient, as for an image that a
+        patient of another test has; empty: none, and the question stays.
+        """
         lines = self.page.locator(".file-line:not(.file-working)")
         before = lines.count()
         self.page.locator("input[type=file]:enabled").set_input_files(files)
         sync_api.expect(lines).to_have_count(before + len(files))
+        asked = self.page.locator(".file", has=self.page.locator(".file-asked"))
+        while answer and asked.count():
+            button = self.page.get_by_role("button", name=re.compile(answer))
+            pressed = asked.first.locator(button).element_handle()
+            pressed.click()
+            pressed.wait_for_element_state("hidden")
+            sync_api.expect(asked.filter(has_not=button)).to_have_count(0)  # it is saved, or asks once more
+            sync_api.expect(lines).to_have_count(before + len(files))
 
     def send_file(self, content: bytes) -> int:
         """Send a file to the page's kernel past the page; the answer's status."""
@@ -214,11 +233,10 @@ class Visitor:
         found = re.findall(rf"^ *- (?:{controls})(?!\w)(?! \").*$", tree, re.MULTILINE)
         for place, width in WIDTHS.items():
             self.page.set_viewport_size({"width": width, "height": 900})
-            fits = "() => document.documentElement.scrollWidth <= window.innerWidth"
             try:
-                self.page.wait_for_function(fits, timeout=3000)
+                self.page.wait_for_function(f"() => {NEEDED} <= window.innerWidth", timeout=3000)
             except sync_api.TimeoutError:
-                needed = self.page.evaluate("document.documentElement.scrollWidth")
+                needed = self.page.evaluate(NEEDED)
                 found.append(f"{place}: {needed} of {width} pixels wide")
         self.page.set_viewport_size({"width": WIDTHS["desk"], "height": 900})
         return found
@@ -233,6 +251,8 @@ class Visitor:
         return [url for url in self.requests if not url.startswith(own)]
 
 
+# How many pixels wide a page is. A page with widgets scrolls in a part of Voila's around them.
+NEEDED = "Math.max(...[...document.querySelectorAll('html, .clinic')].map((part) => part.scrollWidth))"
 # What the page sends to its kernel, for tests that say what must not be sent.
 COUNT_MESSAGES = """
 window.sent = { messages: 0, bytes: 0 };

@@ -19,7 +19,8 @@ from lungkit.clinic.predictor import ModelPool
 from lungkit.clinic.records import accounts, keys, received, routing, settings, trials
 from lungkit.clinic.records.accounts import Access
 from lungkit.clinic.records.administration import Administration
-from lungkit.clinic.records.cases import NewPatient, Records
+from lungkit.clinic.records.cases import Records
+from lungkit.clinic.records.patients import NewPatient
 from lungkit.clinic.records.received import Arrival
 from lungkit.clinic.records.routing import Rule
 from lungkit.clinic.records.tables import SignIn, Study
@@ -34,12 +35,12 @@ PATIENTS = 18
 DAYS = 28  # that the demo's records are spread over
 
 
-def fill(clinic: Clinic, folder: Path) -> None:
+def fill(clinic: Clinic, folder: Path, patients: int = PATIENTS) -> None:
     """Records of some weeks: phantoms read by two doctors, most readings reviewed with what was drawn."""
     rng = np.random.default_rng(5)
     model = ModelPool()
     seats = [Records(Access(clinic.store, clinic.token(name))) for name in ("ada", "ben")]
-    for number in bar(range(PATIENTS), label="demo patients", unit="patient"):
+    for number in bar(range(patients), label="demo patients", unit="patient"):
         drawn = phantom.CLASSES[number % len(phantom.CLASSES)]
         slices = phantom.make_patient(f"demo{number}", drawn, seed=100 + number, slices=3, size=512)
         sex = ("female", "male")[number % 2]
@@ -52,7 +53,7 @@ def fill(clinic: Clinic, folder: Path) -> None:
             case = seat.save_case(patient, image, hashlib.sha256(file.read_bytes()).hexdigest(), answer, "")
             patient = case.patient.id
             if rng.random() < 0.7:
-                seat.review(case.reading_id, answer.label == drawn, drawn, "")
+                seat.review(case.reading_id, drawn, "")
     with clinic.store.write() as db:
         for study in db.scalars(sa.select(Study)).all():
             earlier = timedelta(days=int(rng.integers(1, DAYS)), minutes=int(rng.integers(-200, 100)))
@@ -70,10 +71,10 @@ def fill(clinic: Clinic, folder: Path) -> None:
                 row.created_at = row.seen_at = row.revoked_at = row.created_at - timedelta(days=day)
 
 
-def fill_series(clinic: Clinic, folder: Path) -> None:
+def fill_series(clinic: Clinic, folder: Path, slices: int = 60) -> None:
     """A phantom's CT series, read and saved as one."""
     (folder / "series").mkdir()
-    for cut in phantom.make_patient("series", "Pneumonia", 46, 60, 256, (30, 80)):
+    for cut in phantom.make_patient("series", "Pneumonia", 46, slices, 256, (30, 80)):
         phantom.write_dicom(cut, folder / "series" / f"{cut.index:04}.dcm", original=True)
     (one,) = series.read(folder / "series").series
     said = series_reading.read(ModelPool().get("ct-infection"), one)
@@ -94,9 +95,9 @@ def fill_blind(clinic: Clinic, folder: Path) -> None:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         patient = NewPatient(f"P-{5001 + number}", f"Demo Patient, blind {number + 1}", 1950 + number)
         case = ben.save_case(patient, image, digest, model.get("ct-infection").read(image), "")
-        ben.review(case.reading_id, None, drawn)
+        ben.review(case.reading_id, drawn)
     with clinic.store.write() as db:
-        settings.put(db, settings.BLIND_SHARE, 0.2)
+        settings.put(db, settings.BLIND_SHARE, 0.0)  # the picture of a reading shows its answer
 
 
 def fill_gateway(clinic: Clinic) -> None:
@@ -211,7 +212,7 @@ def doctor_screens(ada: Visitor, folder: Path) -> None:
     take(ada, "opinions", 1000)
     page.locator("tbody tr", has_text="P-5002").click()
     page.get_by_role("button", name="Open image").first.click()
-    page.locator(".choices").wait_for()
+    page.locator(".choices").first.wait_for()
     take(ada, "label_first", 1000)
     ada.go("Patient")
     page.get_by_label("Patient number or name").press_sequentially("P-1003")
@@ -222,6 +223,8 @@ def doctor_screens(ada: Visitor, folder: Path) -> None:
 
 def admin_screens(eve: Visitor) -> None:
     """One picture of each."""
+    with eve.clinic.store.write() as db:
+        settings.put(db, settings.BLIND_SHARE, 0.2)
     eve.sign_in("eve")
     heights = {"People": 700, "Patients": 900, "Usage": 1000, "Models": 700, "Health": 800, "Settings": 500}
     for screen, height in heights.items():

@@ -1,18 +1,15 @@
-"""Faults around the clinic: a killed process, locked records, a full disk, a damaged file of a model.
+"""Faults around the clinic: a killed process, locked records, a damaged file of a model; test_full_disk has another.
 
 After each fault, saved data is still there, nothing is partly saved, the page says what happened and what to do, and
 the clinic continues in the same folder at the same address.
 """
 
-import gc
 import re
-import shutil
 import sqlite3
-import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
@@ -30,39 +27,12 @@ from lungkit.data import phantom
 from tests.e2e.conftest import Clinic
 
 BUSY = "records are busy; nothing was saved. Try again in a moment"
-FULL = "disk is full or failing; nothing was saved. Tell an administrator, then try again"
-SMALL_DISK = 48 * 2**20  # bytes: the records of all tests here
 
 
 @pytest.fixture(scope="module")
-def small_disk(tmp_path_factory) -> Iterator[tuple[Path, str]]:
-    """A folder, and why it is not a small disk of its own: empty if it is one."""
-    folder = tmp_path_factory.mktemp("clinic") / "data"
-    folder.mkdir()
-    why_not = mount(folder)
-    yield folder, why_not
-    if not why_not:
-        gc.collect()  # connections of the commands that ran in this process
-        subprocess.run(["umount", folder], check=True)
-
-
-def mount(folder: Path) -> str:
-    """Put a small disk there; returns why that is not possible, or nothing."""
-    if shutil.which("mount") is None:
-        return "no `mount` here to make a small disk with"
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}", "tmpfs", folder], capture_output=True, text=True
-    )
-    return f"a small disk may not be mounted here: {mounted.stderr.strip()}" if mounted.returncode else ""
-
-
-@pytest.fixture(scope="module")
-def clinic(start_clinic, small_disk) -> Iterator[Clinic]:
-    """The clinic that all tests here share. Its data is on the small disk."""
-    folder, _ = small_disk
-    clinic = start_clinic(folder.parent, pool=0, LUNGKIT_HANG_SECONDS="300")
-    yield clinic
-    clinic.close()
+def clinic(start_clinic) -> Clinic:
+    """The clinic that all tests here share."""
+    return start_clinic(pool=0, LUNGKIT_HANG_SECONDS="300")
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +40,13 @@ def scans(tmp_path_factory) -> Iterator[Path]:
     """DICOM files as large as a scanner's, without end, that the committed model is sure of."""
     folder = tmp_path_factory.mktemp("scans")
     cut = phantom.make_patient("demo", "Normal", seed=46, slices=3, size=512)[1]
-    # The same picture with other identifiers: another file.
-    return (phantom.write_dicom(replace(cut, index=i), folder / f"scan-{i:02}.dcm") for i in count())
+
+    def scan(i: int) -> Path:
+        hu = cut.hu.copy()
+        hu[0, 0] += i + 1  # another image: the same one under another patient would be asked about
+        return phantom.write_dicom(replace(cut, index=i, hu=hu), folder / f"scan-{i:02}.dcm")
+
+    return (scan(i) for i in count())
 
 
 # --- what must be true after every fault
@@ -97,7 +72,7 @@ def assert_whole(clinic) -> None:
         told = db.scalars(sa.select(AuditEvent.object).where(AuditEvent.action == "case.save")).all()
         assert sorted(told) == sorted(f"reading:{study.readings[0].id}" for study in studies)
     files = {path.name for path in clinic.store.path.parent.iterdir()}
-    assert files <= {"clinic.db", "clinic.db-wal", "clinic.db-shm", "errors.log"}
+    assert files <= {"clinic.db", "clinic.db-wal", "clinic.db-shm", "clinic.db-reserve", "errors.log"}
 
 
 def assert_reads_again(visitor, number: str, scan: Path) -> None:
@@ -301,7 +276,7 @@ def test_while_the_records_are_locked_everyone_sees_a_message_and_nothing_is_sav
             assert answer.status == 200
         expect(ada.page.locator(".file-line", has_text=scan.name)).to_contain_text(BUSY)
         expect(late.page.get_by_role("alert")).to_contain_text(BUSY)
-        expect(ben.page.locator("body")).to_contain_text(BUSY)
+        expect(ben.page.locator("body")).to_contain_text("The records could not note it, so the session itself ends")
     assert saved(clinic) == before
     assert_whole(clinic)
     ada.upload(scan)
@@ -325,7 +300,7 @@ def test_a_server_that_is_killed_in_the_middle_of_a_save_or_hangs_is_back_with_a
     after = saved(clinic)
     assert before <= after  # the interrupted save is complete or missing
     assert_whole(clinic)
-    clinic.start(LUNGKIT_HANG_SECONDS="3")  # until the next start
+    clinic.start(LUNGKIT_HANG_SECONDS="6")  # until the next start
     load_again(ada)
     assert_reads_again(ada, "F-2", next(scans))
     before, url = saved(clinic), clinic.url
@@ -334,11 +309,11 @@ def test_a_server_that_is_killed_in_the_middle_of_a_save_or_hangs_is_back_with_a
 
     clinic.server().suspend()
     load_again(ada)  # still signed in
-    assert ada.page.url == url
+    assert ada.page.url.partition("#")[0] == url
     assert saved(clinic) == before
     assert_whole(clinic)
     assert_reads_again(ada, "F-2", next(scans))
-    assert "The server has not answered for 3 s. It starts again" in clinic.log_text()
+    assert "The server has not answered for 6 s. It starts again" in clinic.log_text()
 
 
 # --- a model's file is damaged
@@ -378,57 +353,5 @@ def test_a_damaged_model_reads_nothing_and_reads_again_once_repaired(visit, clin
     assert_read(ada, scan)
     eve.page.get_by_role("button", name="Check again").click()
     expect(eve.page.locator(".health")).not_to_contain_text("graph.bin")
-    assert len(saved(clinic)) == len(before) + 1
-    assert_whole(clinic)
-
-
-# --- the disk is full
-
-
-def fill(disk: Path, clinic: Clinic) -> Path:
-    """A file that takes all the room there is left, also what the records' log of writes would use again."""
-    deadline = time.monotonic() + 30
-    with closing(sqlite3.connect(disk / "clinic" / "clinic.db", isolation_level=None)) as records:
-        while records.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:  # someone reads
-            assert time.monotonic() < deadline, clinic.log_text()
-            time.sleep(0.05)
-    ballast = disk / "ballast"
-    with suppress(OSError), ballast.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(2**20))
-    return ballast
-
-
-def test_a_full_disk_loses_nothing_and_work_continues_when_there_is_room(visit, clinic, small_disk, scans):
-    disk, why_not = small_disk
-    if why_not:
-        pytest.skip(why_not)
-    ada, eve, late = visit("ada"), visit("eve"), visit()
-    ada.new_patient("F-4", "Demo Patient Four")
-    ada.upload(next(scans))
-    late.page.goto(clinic.url)
-    before, scan = saved(clinic), next(scans)
-    ballast = fill(disk, clinic)
-    ada.page.get_by_role("button", name="Agree: Normal").click()
-    ada.sees(FULL)
-    ada.page.get_by_role("button", name="More images of this patient").click()
-    ada.upload(scan)
-    assert FULL in ada.line(scan)
-    type_in(late, "ben")
-    expect(late.page.get_by_role("alert")).to_contain_text(FULL)
-    eve.go("Health")
-    eve.sees("0 bytes free. Soon nothing can be saved. Free up space now.")
-    assert saved(clinic) == before
-    assert_whole(clinic)
-
-    kill(clinic)
-    clinic.start()  # works while the disk is full: earlier readings can be opened
-    load_again(ada)
-    ada.go("Worklist")
-    expect(ada.page.locator("tbody tr", has_text="F-4")).to_have_count(1)
-
-    ballast.unlink()
-    ada.go("New case")
-    assert_reads_again(ada, "F-4", scan)
     assert len(saved(clinic)) == len(before) + 1
     assert_whole(clinic)

@@ -263,8 +263,8 @@ def test_each_review_is_a_verified_report_that_names_the_report_before_it(pacs, 
     read.all()
     first = report_of(pacs)
     doctor, other = read.readings.doctor(), next(c for c in prediction.classes if c != prediction.label)
-    for agrees, label in ((False, other), (True, prediction.label)):
-        doctor.review(reading, agrees, label, "seen by a person")
+    for label in (other, prediction.label):
+        doctor.review(reading, label, "seen by a person")
         read.all()
     assert set(read.states().values()) == {"done"}
     reports = {one.SOPInstanceUID: one for one in pacs.files() if one.SOPClassUID == REPORT}
@@ -296,6 +296,24 @@ def test_a_reading_with_late_slices_names_the_report_that_it_supersedes(pacs, re
 
 
 @KINDS
+def test_of_a_withdrawn_image_the_pacs_gets_a_note_that_rejects_all_it_has(pacs, read, slices, prediction, kind):
+    read.readings.destination("PACS", kind, getattr(pacs, kind), ["report", "capture", "segmentation"])
+    reading, doctor = read.readings.save(slices[:1], prediction), read.readings.doctor()
+    doctor.review(reading, prediction.label)
+    read.all()
+    sent = {one.SOPInstanceUID for one in pacs.files()}
+    assert len(sent) == 4
+    doctor.withdraw(reading, "an image of another patient")
+    read.all()
+    assert set(read.states().values()) == {"done"}
+    (note,) = [one for one in pacs.files() if one.SOPInstanceUID not in sent]
+    assert (note.Modality, note.ConceptNameCodeSequence[0].CodeValue) == ("KO", "113037")
+    named = [item.ReferencedSOPSequence[0] for item in note.ContentSequence if "ReferencedSOPSequence" in item]
+    assert {one.ReferencedSOPInstanceUID for one in named} == sent
+    assert "another patient" not in str(note)
+
+
+@KINDS
 def test_a_wrong_address_is_named_in_the_reason(pacs, read, slices, prediction, kind):
     wrong = {"dicom": pacs.dicom | {"ae_title": "OTHER"}, "stow": {"url": f"{pacs.url}/nowhere"}}[kind]
     read.readings.destination("PACS", kind, wrong, ["report"])
@@ -321,7 +339,7 @@ def test_every_object_that_arrives_is_valid(pacs, read, slices, prediction, tmp_
     everything = ["report", "capture", "segmentation"]
     read.readings.destination("PACS", "dicom", pacs.dicom, everything)
     reading = read.readings.save(slices[:1], prediction)
-    read.readings.doctor().review(reading, True, prediction.label)
+    read.readings.doctor().review(reading, prediction.label)
     read.all()
     assert set(read.states().values()) == {"done"}
     held = pacs.files()

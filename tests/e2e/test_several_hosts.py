@@ -25,7 +25,7 @@ from lungkit.data import phantom
 from lungkit.gateway.client import Client, GatewayError
 
 # The records' database on a server of the tests' own, as the clinic's tests have it.
-from tests.clinic.browser import Browser, kernel_in
+from tests.clinic.browser import Browser
 from tests.clinic.conftest import postgresql_server, postgresql_tables, postgresql_url  # noqa: F401
 from tests.e2e.conftest import Clinic
 
@@ -139,7 +139,7 @@ def test_two_hundred_studies_are_read_once_although_a_gateway_and_a_clinic_are_k
     slices = sorted(phantom.make_dataset(tmp_path / "phantom", n_slices=8, seed=5, size=96).rglob("*.dcm"))
     doctor = Browser(clinic_address)
     assert doctor.sign_in("ada", clinics[0].passwords["ada"]).to == "/"
-    page = kernel_in(doctor.get("/"))
+    page = doctor.open_page()
     there = [clinic for clinic in clinics if _has_kernel(clinic, page)]
     assert len(there) == 1
 
@@ -179,7 +179,7 @@ def test_two_hundred_studies_are_read_once_although_a_gateway_and_a_clinic_are_k
     # The doctor is still signed in, and gets a page of the other clinic.
     assert json.loads(doctor.get(f"/clinic/there/{page}").text)["state"] == "gone"
     other = next(clinic for clinic in clinics if clinic is not there[0])
-    assert _has_kernel(other, kernel_in(doctor.get("/")))
+    assert _has_kernel(other, doctor.open_page())
 
 
 def _has_kernel(clinic: Clinic, kernel: str) -> bool:

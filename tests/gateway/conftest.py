@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import tempfile
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import requests
+from pynetdicom import _config, dimse_messages
 
 from lungkit.clinic.predictor import ModelPool
 from lungkit.clinic.records import keys, routing
@@ -34,6 +36,14 @@ from tests.clinic.conftest import (  # noqa: F401
 
 MODEL = "ct-infection"
 PATIENT = {"patient_number": "T-1", "patient_name": "Anna Invented"}
+
+
+@pytest.fixture(autouse=True)
+def pynetdicom_as_it_comes(monkeypatch):
+    """A gateway's port changes it for the whole process, where the DICOM servers of other tests are too."""
+    monkeypatch.setattr(_config, "STORE_RECV_CHUNKED_DATASET", False)
+    monkeypatch.setattr(_config, "LOG_HANDLER_LEVEL", _config.LOG_HANDLER_LEVEL)
+    monkeypatch.setattr(dimse_messages, "NamedTemporaryFile", tempfile.NamedTemporaryFile)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import re
 import shutil
 from collections import defaultdict
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree
@@ -18,14 +18,17 @@ from hypothesis import strategies as st
 
 from lungkit import config
 from lungkit.clinic.records import accounts
-from lungkit.clinic.records.cases import PatientRow, Records
+from lungkit.clinic.records.cases import Records
+from lungkit.clinic.records.patients import PatientRow
+from lungkit.clinic.records.tables import NOT_ASSESSABLE, OTHER_FINDING, WRONG_IMAGE
 from lungkit.errors import LungkitError
 from lungkit.gateway import fhir, hl7
 from lungkit.gateway.client import Client
+from lungkit.gateway.objects import Review
 from lungkit.gateway.reported import Reported, reported_of
 from tests.clinic.rows import events
 from tests.gateway.conftest import problem
-from tests.gateway.test_objects import CLASSES, HOSTILE, REVIEW, radiograph, result, source_of
+from tests.gateway.test_objects import ADULT, CLASSES, HOSTILE, REFUSED, REVIEW, radiograph, refused, result, source_of
 
 PATIENT = PatientRow("id", "T-1", "Anna Invented", 1956, "female")
 AGREES = replace(REVIEW, agrees=True, label="Pneumonia")
@@ -264,6 +267,35 @@ def test_a_review_makes_it_final_or_amended_and_only_a_person_is_its_interpreter
         assert "component" not in seen[0]  # the model gave no probability of it
 
 
+def test_what_was_withdrawn_is_entered_in_error_whatever_was_said_before():
+    at = datetime(2026, 3, 10, 8, 0, tzinfo=UTC)
+    made = checked(fhir.bundle(replace(reported(reviews=(AGREES, REVIEW)), withdrawn_at=at)))
+    (report,) = made["DiagnosticReport"]
+    assert {one["status"] for one in (report, *made["Observation"])} == {"entered-in-error"}
+    assert report["issued"] == "2026-03-10T08:00:00+00:00"
+    assert report["conclusion"].split("\n")[1] == "A clinician has withdrawn this image. Do not use this result."
+    assert "conclusionCode" not in report
+
+
+@pytest.mark.parametrize(
+    ("kind", "finding", "said"),
+    [
+        (NOT_ASSESSABLE, "", "was rejected. The clinician says: not assessable."),
+        (WRONG_IMAGE, "", "was rejected. The clinician says: wrong image or region."),
+        (OTHER_FINDING, "a broken rib", "was amended. The clinician says: another finding: a broken rib."),
+    ],
+)
+def test_a_review_without_a_class_leaves_every_finding_indeterminate_and_says_why(kind, finding, said):
+    review = replace(REVIEW, agrees=None, label="", kind=kind, finding=finding)
+    made = checked(fhir.bundle(reported(reviews=(review,))))
+    (report,) = made["DiagnosticReport"]
+    assert report["status"] == "amended" and said in report["conclusion"]
+    assert report.get("conclusionCode", []) == ([{"text": finding}] if finding else [])
+    for one in made["Observation"]:
+        assert one["valueCodeableConcept"]["coding"][0]["code"] == "42425007"
+        assert one["interpretation"][0]["coding"][0]["code"] == "IND"
+
+
 def test_a_known_study_is_referred_to_with_its_series_and_images():
     source = source_of(
         radiograph("DX", TimezoneOffsetFromUTC="-0330", InstanceNumber="3", SeriesNumber="-1"),
@@ -409,6 +441,50 @@ def test_a_patient_of_whom_only_the_number_is_known_has_nothing_else():
     assert patient.keys() == {"resourceType", "identifier", "gender"}
 
 
+# --- a refused reading
+
+
+def refused_reported(*reviews: Review) -> Reported:
+    of = source_of(radiograph("DX"))
+    return Reported(result=refused(of), patient=PATIENT, kind="X-ray", reviews=reviews, source=of)
+
+
+def test_a_refused_reading_is_a_report_with_its_reason_and_without_a_finding():
+    made = checked(fhir.bundle(refused_reported()))
+    (report,) = made["DiagnosticReport"]
+    assert "Observation" not in made and "result" not in report and "conclusionCode" not in report
+    assert report["conclusion"].split("\n")[1:] == [f"{REFUSED}.", f"T{ADULT.words[1:]}."]
+    assert not re.search("233604007|122157|Pneumonia|0[.]9", json.dumps(made))
+
+
+def test_a_review_of_a_refused_reading_gives_what_the_person_sees():
+    sees = replace(REVIEW, agrees=True, label="Pneumonia")
+    made = checked(fhir.bundle(refused_reported(sees)))
+    (report,), (finding,) = made["DiagnosticReport"], made["Observation"]
+    assert (report["status"], finding["code"]["text"], "component" in finding) == ("final", "Pneumonia", False)
+    assert "the model gave no answer. The clinician sees Pneumonia. Seen again" in report["conclusion"]
+    assert refused_reported(sees, REVIEW).status == "amended"
+    nothing = replace(REVIEW, agrees=None, label="", kind=NOT_ASSESSABLE)
+    assert "Observation" not in checked(fhir.bundle(refused_reported(nothing)))
+
+
+@pytest.mark.parametrize(("last", "there"), [("Pneumonia", "Absent"), ("", "Equivocal")])
+def test_what_an_earlier_review_of_a_refused_reading_named_is_taken_back(last, there):
+    server, normal = Server(), replace(REVIEW, agrees=None, label="Normal")
+    kind = {} if last else {"kind": NOT_ASSESSABLE}
+    later = replace(REVIEW, agrees=None, label=last, **kind, at=REVIEW.at + timedelta(hours=1))
+    server.post(fhir.bundle(refused_reported(normal)))
+    assert server.only("Observation")["valueCodeableConcept"]["coding"][0]["display"] == "Present"
+    server.post(fhir.bundle(refused_reported(normal, later)))
+    stored = {one["code"]["text"]: one for one in server.resources.values() if one["resourceType"] == "Observation"}
+    assert stored["Normal"]["valueCodeableConcept"]["coding"][0]["display"] == there
+    assert stored["Normal"]["status"] == "amended"
+    gone = replace(refused_reported(normal, later), withdrawn_at=later.at)
+    server.post(fhir.bundle(gone))
+    stored = [one for one in server.resources.values() if one["resourceType"] == "Observation"]
+    assert {one["status"] for one in stored} == {"entered-in-error"}
+
+
 # --- through the gateway
 
 
@@ -438,11 +514,11 @@ def test_the_gateway_gives_the_bundle_of_a_case_and_what_its_review_changes(gate
         name: pytest.approx(value, abs=1e-6) for name, value in case.probabilities.items()
     }
     assert (made["Patient"][0]["name"], made["Patient"][0]["birthDate"]) == ([{"text": "Anna Invented"}], "1956")
-    doctor.review(reading_id, True, case.label, "Seen")
+    doctor.review(reading_id, case.label, "Seen")
     (report,) = asked()["DiagnosticReport"]
     assert (report["status"], report["resultsInterpreter"][0]["display"]) == ("final", "Anna Doctor")
     other = next(name for name in case.classes if name != case.label)
-    doctor.review(reading_id, False, other)
+    doctor.review(reading_id, other)
     (report,) = asked()["DiagnosticReport"]
     assert (report["status"], report["conclusionCode"][0]["text"]) == ("amended", other)
     assert server.only("DiagnosticReport")["status"] == "amended"

@@ -8,16 +8,18 @@ import subprocess
 import threading
 import time
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lungkit.clinic.records.cases import PatientRow
+from lungkit.clinic.records.patients import PatientRow
+from lungkit.clinic.records.tables import OTHER_FINDING
 from lungkit.gateway import hl7
 from lungkit.gateway.reported import plain
-from tests.gateway.test_fhir import AGREES, PATIENT, REVIEW, radiograph, reported, source_of
+from tests.gateway.test_fhir import AGREES, PATIENT, REVIEW, radiograph, refused_reported, reported, source_of
+from tests.gateway.test_objects import ADULT, REFUSED
 
 ESCAPE = {"F": "|", "S": "^", "T": "&", "R": "~", "E": "\\"}  # HL7 v2.5.1, chapter 2, 2.7.1
 
@@ -78,6 +80,12 @@ def test_a_reading_is_a_message_with_its_caution_decision_and_findings():
     assert all(row[11] == "P" and row[18] == "ct-infection@v2^lungkit" for row in rows)
 
 
+def test_a_refused_reading_is_a_message_with_its_reason_and_without_a_finding():
+    rows = parsed(hl7.oru_r01(refused_reported()))["OBX"]
+    assert {row[2] for row in rows} == {"TX"}, "no code of a finding (CE) and no probability (NM)"
+    assert [unescaped(row[5]) for row in rows][1:] == [f"{REFUSED}.", f"T{ADULT.words[1:]}."]
+
+
 @pytest.mark.parametrize(
     ("reviews", "status"), [((), "P"), ((AGREES,), "F"), ((REVIEW,), "C"), ((REVIEW, AGREES), "C")]
 )
@@ -85,6 +93,22 @@ def test_the_status_is_preliminary_final_or_corrected(reviews, status):
     message = parsed(hl7.oru_r01(reported(reviews=reviews)))
     assert {message["OBR"][0][25], *(row[11] for row in message["OBX"])} == {status}
     assert message["OBR"][0][32:] == (["&Dr Anna Weber"] if reviews else [])
+
+
+def test_of_what_was_withdrawn_each_observation_is_marked_as_sent_wrongly():
+    at = datetime(2026, 3, 10, 8, 0, tzinfo=UTC)
+    message = parsed(hl7.oru_r01(replace(reported(reviews=(AGREES,)), withdrawn_at=at)))
+    assert message["OBR"][0][25] == "C" and {row[11] for row in message["OBX"]} == {"W"}
+    assert message["OBX"][1][5] == "A clinician has withdrawn this image. Do not use this result."
+
+
+def test_a_review_without_a_class_is_a_correction_that_says_why():
+    review = replace(REVIEW, agrees=None, label="", kind=OTHER_FINDING, finding="a|broken\nrib")
+    message = parsed(hl7.oru_r01(reported(reviews=(review,))))
+    rows = message["OBX"]
+    assert message["OBR"][0][25] == "C"
+    assert {parts(row[5])[0] for row in rows if row[2] == "CE"} == {"42425007"}
+    assert "another finding: a|broken rib." in unescaped(rows[2][5])
 
 
 def test_what_is_left_to_a_person_is_equivocal_with_the_reason():

@@ -8,6 +8,7 @@ import uuid
 import warnings
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import highdicom
 import numpy as np
@@ -16,11 +17,13 @@ import pytest
 from pydicom import Dataset, dcmwrite, uid
 from pydicom.dataset import FileMetaDataset
 
+from lungkit.clinic.records.tables import CLASS, NOT_ASSESSABLE, OTHER_FINDING, WRONG_IMAGE
 from lungkit.data import phantom
 from lungkit.errors import LungkitError
 from lungkit.gateway import objects
 from lungkit.gateway.objects import codes, source
 from lungkit.models.prediction import Check, Prediction
+from lungkit.models.rule import DecisionRule
 from tests.cards import model_card
 
 # dciodvfy asks for the side of a paired body part, and the chest is none.
@@ -47,6 +50,7 @@ HOSTILE = {
     "PatientOrientation": "left",
     "PatientWeight": "1e400",
 }
+NAMES = ("report", "capture", "segmentation")
 CLASSES = ("Normal", "Pneumonia", "COVID-19", "Something new")
 HEAT = np.zeros((32, 32), np.float32)
 HEAT[20:28, 4:12] = np.linspace(0.25, 1, 8)
@@ -140,6 +144,7 @@ def made(of: objects.Source, **other) -> dict[str, Dataset]:
         "capture": objects.secondary_capture(of, given, np.full((64, 64), 0.4, np.float32)),
         "fractional": objects.segmentation(of, given),
         "binary": objects.segmentation(of, given, "BINARY", 0.5),
+        "rejection": objects.rejection_note(of, given, NAMES, [REVIEW], READ_AT + timedelta(hours=2)),
     }
 
 
@@ -195,23 +200,30 @@ KINDS = [f"{how}{kind}" for how in ("", "hostile ") for kind in ("CT slice", "CT
 @pytest.mark.skipif(not shutil.which("dciodvfy"), reason="needs dciodvfy, of dicom3tools")
 @pytest.mark.parametrize("kind", KINDS)
 def test_dciodvfy_finds_no_error_in_any_object(sources, kind, tmp_path):
-    for name, one in made(sources[kind]).items():
-        file = tmp_path / f"{name}.dcm"
-        file.write_bytes(objects.encoded(one))
-        said = subprocess.run(["dciodvfy", file], capture_output=True, text=True, check=False)
-        errors = [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")]
-        assert {*errors} <= (FALSE_ALARMS if name == "capture" else set()), (name, errors)
+    without = {one: reviewed_without_class(sources[kind], one) for one in (NOT_ASSESSABLE, WRONG_IMAGE, OTHER_FINDING)}
+    for name, one in (made(sources[kind]) | without).items():
+        assert errors_of(one, tmp_path / f"{name}.dcm") <= (FALSE_ALARMS if name == "capture" else set()), name
+
+
+def errors_of(one: Dataset, file: Path) -> set[str]:
+    """What dciodvfy finds wrong with an object."""
+    file.write_bytes(objects.encoded(one))
+    said = subprocess.run(["dciodvfy", file], capture_output=True, text=True, check=False)
+    return {line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")}
 
 
 @pytest.mark.skipif(not shutil.which("DicomSRValidator"), reason="needs DicomSRValidator, of pixelmed-apps")
-def test_the_template_of_a_report_is_valid(sources, tmp_path):
-    file = tmp_path / "report.dcm"
+@pytest.mark.parametrize(
+    ("kind", "template"), [("report", "TID_1500 (MeasurementReport)"), ("rejection", "TID_2010 (KeyObjectSelection)")]
+)
+def test_the_template_of_a_document_is_valid(sources, tmp_path, kind, template):
+    file = tmp_path / "document.dcm"
     two = {"classes": ("Normal", "Pneumonia"), "probabilities": (0.3, 0.7)}
-    file.write_bytes(objects.encoded(report_of(sources["CT slice"], **two)))
+    file.write_bytes(objects.encoded(made(sources["CT slice"], **two)[kind]))
     command = ["java", *JAVA, "-cp", PIXELMED, "com.pixelmed.validate.DicomSRValidator", file]
     said = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = (said.stdout + said.stderr).splitlines()
-    assert "Found Root Template TID_1500 (MeasurementReport)" in lines
+    assert f"Found Root Template {template}" in lines
     assert "Root Template Validation Complete" in lines and "IOD validation complete" in lines
     assert not [line for line in lines if line.startswith("Error")]
 
@@ -235,12 +247,34 @@ def test_the_same_result_gives_the_same_bytes(sources, kind):
     }
 
 
+def test_a_rejection_note_names_what_is_rejected_and_nothing_else(sources):
+    of = sources["CT series"]
+    sent = made(of)
+    note = read_back(sent["rejection"])
+    assert note.Modality == "KO" and note.StudyInstanceUID == sent["report"].StudyInstanceUID
+    assert code_of(note.ConceptNameCodeSequence[0]) == ("113037", "DCM", "Rejected for Patient Safety Reasons")
+    named = [item.ReferencedSOPSequence[0] for item in note.ContentSequence if "ReferencedSOPSequence" in item]
+    rejected = [sent[name] for name in ("report", "capture", "fractional", "review")]
+    pairs = [(one.SOPClassUID, one.SOPInstanceUID) for one in rejected]
+    assert [(one.ReferencedSOPClassUID, one.ReferencedSOPInstanceUID) for one in named] == pairs
+    (study,) = note.CurrentRequestedProcedureEvidenceSequence
+    assert [one.SeriesInstanceUID for one in study.ReferencedSeriesSequence] == [
+        one.SeriesInstanceUID for one in rejected
+    ]
+    some = read_back(objects.rejection_note(of, result(of), {"capture"}, (), READ_AT))
+    assert [one.ValueType for one in some.ContentSequence] == ["TEXT", "IMAGE"]
+
+
+def code_of(item: Dataset) -> tuple[str, str, str]:
+    return item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning
+
+
 def test_objects_of_one_reading_have_their_own_uids_and_those_of_another_reading_have_others(sources):
     of = sources["CR"]
     both = [*made(of).values(), *made(of, reading="r-18").values()]
     instances = [one.SOPInstanceUID for one in both]
-    assert len({*instances}) == 8  # the two kinds of segmentation are one object, in two forms
-    assert len({one.SeriesInstanceUID for one in both}) == 8
+    assert len({*instances}) == 10  # the two kinds of segmentation are one object, in two forms
+    assert len({one.SeriesInstanceUID for one in both}) == 10
     assert all(uid.UID(one).is_valid for one in instances)
 
 
@@ -250,6 +284,81 @@ def test_ordinary_headers_are_written_without_a_warning(sources):
         for one in (sources["CT series"], sources["DX"]):
             made(one)
             assert one.notes == ()
+
+
+# --- a refused reading
+
+
+ADULT = Check("age", False, 40, 5, "the patient is 40 years old; this model learned from patients of 1 to 5 years")
+REFUSED = "Not for this patient: a clinician has to decide"
+FINDING = {"Finding", "Finding category", "Presence of property", "Probability"}
+
+
+def refused(of: objects.Source, *checks: Check) -> objects.Result:
+    """The result of a reading whose version is not for the patient."""
+    prediction = Prediction(
+        model="ct-infection", version="v2", classes=("Normal", "Pneumonia"), probabilities=np.array([0.1, 0.9]),
+        label="Pneumonia", decision="uncertain: review", rule=DecisionRule(kind="argmax"), heat=np.stack([HEAT, HEAT]),
+        checks=(ADULT, *checks), milliseconds=10.0,
+    )  # fmt: skip
+    return objects.result_of("r-17", prediction, None, READ_AT, of.instances[0])
+
+
+def test_a_refused_reading_has_no_finding_and_no_probability_in_its_report(sources):
+    of = sources["CR"]
+    report = objects.structured_report(of, refused(of))
+    (group,) = groups(report)
+    assert (group.finding_type, group.finding_category) == (None, None)
+    assert not {item.ConceptNameCodeSequence[0].CodeMeaning for item in _items(read_back(report))} & FINDING
+    assert group.tracking_identifier == "No answer, reading r-17", "no finding would mean that it is normal"
+    assert f"{REFUSED}." in texts(report, "Comment")
+    assert texts(report, "Why it is left to a person") == [
+        "The patient is 40 years old; this model learned from patients of 1 to 5 years."
+    ]
+    assert f"age: failed. {ADULT.words}" in texts(report, "Check of the image")
+
+
+def test_a_review_of_a_refused_reading_gives_what_the_person_sees_and_judges_no_answer(sources):
+    of = sources["CR"]
+    given = refused(of)
+    report = objects.reviewed_report(of, given, REVIEW, objects.structured_report(of, given))
+    (group,) = groups(report)
+    assert (code(group.finding_type)[2], _presence(group)[2]) == ("COVID-19", "Present")
+    assert "Assessment of the AI result" not in _values(read_back(report))
+    assert not [item for item in _items(read_back(report)) if item.ValueType == "NUM"]
+    assert "Review: the model gave no answer. Seen again" in texts(report, "Comment")
+
+
+def test_a_refused_reading_has_no_segmentation_and_its_picture_no_heat(sources):
+    of = sources["CR"]
+    with pytest.raises(LungkitError, match="not for this patient, so the model gives no finding"):
+        objects.segmentation(of, refused(of))
+    capture = objects.secondary_capture(of, refused(of), np.full((64, 64), 0.4, np.float32))
+    picture = read_back(capture).pixel_array[:700]
+    assert np.ptp(picture, axis=2).max() == 0, "grey"
+    assert capture.DerivationDescription == "Picture as the model saw it"
+
+
+def test_a_refused_result_that_has_a_finding_is_refused(sources):
+    for other in ({}, {"classes": (), "probabilities": ()}, {"heat": {}, "label": "", "named": ()}):
+        with pytest.raises(LungkitError, match="a refused result has no class"):
+            result(sources["CR"], checks=(ADULT,), uncertain=True, reason="Not for adults.", **other)
+
+
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="needs dciodvfy, of dicom3tools")
+@pytest.mark.parametrize("kind", ["CT slice", "CT series", "hostile CR", "DX", "SC"])
+def test_dciodvfy_finds_no_error_in_objects_of_a_refused_reading(sources, kind, tmp_path):
+    of = sources[kind]
+    given = refused(of)
+    report = objects.structured_report(of, given)
+    no_class = replace(REVIEW, agrees=None, label="", kind=NOT_ASSESSABLE)
+    for name, one in {
+        "report": report,
+        "review": objects.reviewed_report(of, given, REVIEW, report),
+        "without class": objects.reviewed_report(of, given, no_class, report),
+        "capture": objects.secondary_capture(of, given, np.full((64, 64), 0.4, np.float32)),
+    }.items():
+        assert errors_of(one, tmp_path / f"{name}.dcm") <= (FALSE_ALARMS if name == "capture" else set()), name
 
 
 # --- what a report says
@@ -426,6 +535,55 @@ def test_a_review_accepts_amends_or_rejects(sources, agrees, label, verdict, pre
     assert _values(report)["Assessment of the AI result"][0] == verdict.upper()
 
 
+def reviewed_without_class(of: objects.Source, kind: str, finding: str = "") -> Dataset:
+    """The report with a review that gives no class."""
+    finding = finding or ("a broken rib" if kind == OTHER_FINDING else "")
+    given, review = result(of), replace(REVIEW, agrees=None, label="", kind=kind, finding=finding)
+    return objects.reviewed_report(of, given, review, objects.structured_report(of, given))
+
+
+@pytest.mark.parametrize(
+    ("kind", "finding", "verdict", "concept", "value", "words"),
+    [
+        (NOT_ASSESSABLE, "", "rejected", "Image Quality", ("RID14", "RADLEX", "Non-diagnostic quality"),
+         "The clinician says: not assessable. Seen again"),
+        (WRONG_IMAGE, "", "rejected", "Why the person gives no class",
+         ("WRONG_IMAGE", "99LUNGKIT", "Wrong image or region"),
+         "The clinician says: wrong image or region. Seen again"),
+        (OTHER_FINDING, "a broken rib", "amended", "Why the person gives no class",
+         ("OTHER_FINDING", "99LUNGKIT", "Another finding"),
+         "The clinician says: another finding: a broken rib. Seen again"),
+    ],
+)  # fmt: skip
+def test_a_review_without_a_class_says_why_and_leaves_every_class_open(
+    sources, kind, finding, verdict, concept, value, words
+):
+    report = read_back(reviewed_without_class(sources["CR"], kind, finding))
+    assert {_presence(group)[2] for group in groups(report)} == {"Equivocal"} and len(groups(report)) == 4
+    values = _values(report)
+    assert (values["Assessment of the AI result"][0], values[concept]) == (verdict.upper(), value)
+    assert f"Review: the answer was {verdict}. {words}" in texts(report, "Comment")
+
+
+def test_a_label_next_to_another_finding_is_what_the_person_sees(sources):
+    of = sources["CR"]
+    given, review = result(of), replace(REVIEW, agrees=None, label="Normal", kind=OTHER_FINDING, finding="a rib")
+    report = objects.reviewed_report(of, given, review, objects.structured_report(of, given))
+    told = {code(group.finding_type)[2]: _presence(group)[2] for group in groups(report)}
+    assert (told["Normal"], told["Pneumonia"]) == ("Present", "Absent")
+
+
+def test_reviews_for_another_reason_are_other_objects(sources):
+    reasons = ((NOT_ASSESSABLE, ""), (WRONG_IMAGE, ""), (OTHER_FINDING, "a"), (OTHER_FINDING, "b"))
+    assert len({reviewed_without_class(sources["CR"], *reason).SOPInstanceUID for reason in reasons}) == 4
+
+
+@pytest.mark.parametrize(("kind", "agrees"), [(CLASS, None), (NOT_ASSESSABLE, True), (WRONG_IMAGE, False)])
+def test_a_review_that_contradicts_itself_is_refused(kind, agrees):
+    with pytest.raises(LungkitError, match="or why it gives no class"):
+        replace(REVIEW, kind=kind, agrees=agrees, label="")
+
+
 def test_two_reviews_of_a_reading_are_two_objects(sources):
     of = sources["CR"]
     given = result(of)
@@ -513,6 +671,15 @@ def test_a_segmentation_has_the_heat_in_the_geometry_of_its_images(sources):
     assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == "130403"
     assert segment.TrackingUID == groups(report_of(of))[0].tracking_uid
     assert weights.FrameOfReferenceUID == of.headers[0].FrameOfReferenceUID
+
+
+def test_report_and_segmentation_name_a_class_as_people_do(sources):
+    of = sources["CR"]
+    named = {"classes": ("glioma", "notumor"), "probabilities": (0.1, 0.9), "label": "notumor", "named": ("notumor",)}
+    (segment,) = read_back(objects.segmentation(of, result(of, **named))).SegmentSequence
+    assert segment.SegmentLabel == "Support of No tumour"
+    first = groups(report_of(of, **named))[0].tracking_identifier
+    assert first == segment.TrackingID == "No tumour, reading r-17"
 
 
 def test_a_binary_segmentation_is_the_heat_from_the_threshold_on(sources):

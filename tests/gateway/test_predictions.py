@@ -1,6 +1,9 @@
 """One image in, its result out: what the screens give, at once or as a job, and once however often it is sent."""
 
 import io
+import zipfile
+from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import PIL.Image
@@ -10,10 +13,11 @@ import pytest
 from lungkit.clinic.predictor import Predictor
 from lungkit.clinic.records import accounts
 from lungkit.clinic.records.cases import Records
-from lungkit.clinic.records.tables import Job, JobFile, Patient, Reading, Study
+from lungkit.clinic.records.tables import OTHER_FINDING, Job, JobFile, Patient, Reading, Study
 from lungkit.data import images
 from lungkit.files import sha256
 from lungkit.models import registry
+from lungkit.models.card import About
 from tests.clinic.rows import count, events
 from tests.gateway.conftest import MODEL, PATIENT, problem
 
@@ -69,9 +73,7 @@ def test_a_waiting_request_gets_the_result_as_soon_as_it_is_there(gateway, slice
 
 def test_heat_map_and_report_are_those_of_the_case(gateway, slices):
     reading_id = gateway.predict(slices[0].read_bytes()).json()["reading_id"]
-    with gateway.store.write() as db:
-        password = accounts.add_user(db, "anna", "Anna Doctor", "doctor")
-    doctor = Records(accounts.Access(gateway.store, accounts.sign_in(gateway.store, "anna", password, "192.0.2.1")))
+    doctor = doctor_of(gateway)
     case = doctor.case(reading_id)
     for query, name in (({}, case.label), *(({"class": name}, name) for name in case.classes)):
         answer = gateway.ask("GET", f"/results/{reading_id}/heat.png", params=query)
@@ -85,9 +87,73 @@ def test_heat_map_and_report_are_those_of_the_case(gateway, slices):
     text = "".join(page.extract_text() for page in pypdf.PdfReader(io.BytesIO(report.content)).pages)
     assert "Anna Invented" in text
     assert reading_id in text
-    doctor.review(reading_id, True, case.label)
+    doctor.review(reading_id, case.label)
     result = gateway.ask("GET", f"/results/{reading_id}").json()
     assert (result["reviewed"], result["review"]["agrees"], result["review"]["label"]) == (True, True, case.label)
+    doctor.review(reading_id, "", "no name here", OTHER_FINDING, "Anna Invented has a broken rib")
+    review = gateway.ask("GET", f"/results/{reading_id}").json()["review"]
+    at = review.pop("at")
+    assert at and review == {"kind": "another finding", "agrees": None, "label": "", "answer_shown": True}
+
+
+@pytest.fixture
+def for_adults(gateway, monkeypatch) -> int:
+    """The model in use is for adults; the year of birth of a child."""
+    predictor = gateway.pool.get(MODEL)
+    monkeypatch.setattr(predictor, "card", replace(predictor.card, about=About(ages=(18, None))))
+    return date.today().year - 3
+
+
+def doctor_of(gateway) -> Records:
+    with gateway.store.write() as db:
+        password = accounts.add_user(db, "anna", "Anna Doctor", "doctor")
+    return Records(accounts.Access(gateway.store, accounts.sign_in(gateway.store, "anna", password, "192.0.2.1")))
+
+
+def test_a_refused_result_says_why_and_has_no_label_no_probability_and_no_heat_map(gateway, for_adults, slices):
+    result = gateway.predict(slices[0].read_bytes(), birth_year=for_adults).json()
+    assert (result["refusal"], result["label"], result["probabilities"]) == ("Not for this patient", None, {})
+    assert result["decision"] == "uncertain: review"
+    (age,) = [check for check in result["checks"] if check["name"] == "age"]
+    words = "the patient is 3 years old; this model learned from patients of 18 years and more"
+    assert (age["passed"], age["words"]) == (False, words)
+    reading_id = result["reading_id"]
+    for query in ({}, {"class": "Normal"}):
+        none = problem(gateway.ask("GET", f"/results/{reading_id}/heat.png", params=query), 404, "not-found")
+        assert "Not for this patient" in none["detail"]
+    bundle = gateway.ask("GET", f"/results/{reading_id}/fhir").json()
+    assert "Observation" not in {entry["resource"]["resourceType"] for entry in bundle["entry"]}
+    doctor = doctor_of(gateway)
+    case = doctor.case(reading_id)
+    doctor.review(reading_id, case.label)
+    review = gateway.ask("GET", f"/results/{reading_id}").json()["review"]
+    assert (review["label"], review["agrees"]) == (case.label, None), "agreement would tell the model's label"
+
+
+def test_a_refused_series_has_no_label_and_no_probability(gateway, for_adults, chest):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for file in sorted(chest.iterdir()):
+            archive.write(file, file.name)
+    result = gateway.predict(packed.getvalue(), birth_year=for_adults, wait=30).json()
+    assert (result["refusal"], result["label"], result["probabilities"]) == ("Not for this patient", None, {})
+    bundle = gateway.ask("GET", f"/results/{result['reading_id']}/fhir").json()
+    resources = [entry["resource"] for entry in bundle["entry"]]
+    (report,) = [one for one in resources if one["resourceType"] == "DiagnosticReport"]
+    assert "the patient is 3 years old" in report["conclusion"] and "result" not in report
+
+
+def test_a_result_that_is_not_refused_has_no_refusal(gateway, slices):
+    result = gateway.predict(slices[0].read_bytes()).json()
+    assert result["refusal"] is None and result["label"] in result["probabilities"]
+
+
+def test_a_withdrawn_result_says_so_without_the_reason(gateway, slices):
+    result = gateway.predict(slices[0].read_bytes()).json()
+    assert result["withdrawn"] is False
+    doctor_of(gateway).withdraw(result["reading_id"], "Anna Invented was mixed up")
+    answer = gateway.ask("GET", f"/results/{result['reading_id']}")
+    assert answer.json() == result | {"withdrawn": True}
 
 
 def test_the_models_in_use_are_listed_with_their_cards(gateway):

@@ -13,9 +13,9 @@ import sqlalchemy as sa
 
 from lungkit.clinic.predictor import ModelPool
 from lungkit.clinic.records import jobs, keys
-from lungkit.clinic.records.cases import StatedPatient
 from lungkit.clinic.records.jobs import Jobs
 from lungkit.clinic.records.keys import KeyAccess
+from lungkit.clinic.records.patients import StatedPatient
 from lungkit.clinic.records.tables import Job, Reading, now
 from lungkit.gateway.metrics import Metrics
 from lungkit.gateway.worker import Worker

@@ -20,23 +20,30 @@ import pytest
 import sqlalchemy as sa
 from fhir.resources.R4B.diagnosticreport import DiagnosticReport
 from pynetdicom import AE, evt
-from pynetdicom.sop_class import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
+from pynetdicom.sop_class import (
+    Comprehensive3DSRStorage,
+    KeyObjectSelectionDocumentStorage,
+    SecondaryCaptureImageStorage,
+)
 
 from lungkit.clinic.app import describe
-from lungkit.clinic.app.reading import REPLACED, heading
-from lungkit.clinic.records import dispatches
+from lungkit.clinic.app.reading import AGAIN, REPLACED, heading
+from lungkit.clinic.records import dispatches, pixels, routing
 from lungkit.clinic.records.cases import Records
 from lungkit.clinic.records.dispatches import DispatchAccess
-from lungkit.clinic.records.tables import Dispatch, Patient, now
-from lungkit.data import phantom
+from lungkit.clinic.records.patients import NewPatient
+from lungkit.clinic.records.stacks import Stack
+from lungkit.clinic.records.tables import NOT_ASSESSABLE, Dispatch, Patient, now
+from lungkit.data import images, phantom, turning
+from lungkit.errors import LungkitError
 from lungkit.gateway import objects, sending, store_scu, web_client
 from lungkit.gateway.addresses import NotSent
-from lungkit.gateway.deliveries import Delivery
+from lungkit.gateway.deliveries import Delivery, NoSource
 from lungkit.gateway.metrics import Metrics
 from lungkit.gateway.sending import Sender
 from tests.gateway.conftest import problem
 from tests.gateway.readings import NAME, NUMBER, Readings
-from tests.gateway.test_objects import HOSTILE, changed
+from tests.gateway.test_objects import ADULT, HOSTILE, changed
 from tests.test_cli import lungkit  # noqa: F401
 
 UID = "1.2.3"
@@ -131,8 +138,8 @@ def test_the_report_of_the_records_is_the_one_that_was_sent_before(delivery):
 def test_a_review_names_the_report_before_it_and_the_next_review_names_that_one(delivery, readings):
     told = delivery()
     reading, doctor = told.case.reading_id, readings.doctor()
-    for agrees, label in ((False, "Normal"), (True, "Pneumonia")):
-        doctor.review(reading, agrees, label)
+    doctor.review(reading, "Normal")
+    doctor.review(reading, "", kind=NOT_ASSESSABLE)
     one, two = readings.review_ids(reading)
     told = delivery(reading_id=reading)
     reports = [told.report(), told.reviewed(one), told.reviewed(two)]
@@ -161,8 +168,13 @@ def test_a_doctor_sees_that_a_reading_is_replaced_by_a_later_one(delivery, readi
     assert [describe.review_words(rows[one]) for one in (first, second)] == [
         "Replaced by a later reading", "Not reviewed"
     ]  # fmt: skip
-    assert REPLACED in heading(doctor.case(first), None)
-    assert REPLACED not in heading(doctor.case(second), None)
+    stack = Stack(
+        reading_id=first, study_id="", slices=2, spacing=(1.0, 1.0, 1.0), positions=(0.0, 1.0),
+        orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), readable="volume", findings=(),
+    )  # fmt: skip
+    for series, words in ((stack, REPLACED), (None, AGAIN)):
+        assert words in heading(doctor.case(first), series)
+        assert words not in heading(doctor.case(second), series)
 
 
 def test_a_reading_that_supersedes_another_replaces_its_report_in_fhir(delivery, readings, files, prediction):
@@ -609,7 +621,7 @@ def rejecting(words: bytes) -> int:
     return listening.getsockname()[1]
 
 
-def test_fhir_and_hl7_get_the_reading_and_its_review(readings, sender, files, prediction):
+def test_fhir_and_hl7_get_the_reading_its_review_and_its_withdrawal(readings, sender, files, prediction):
     bundles, messages = [], []
     done = {"resourceType": "Bundle", "entry": [{"response": {"status": "201"}}]}
 
@@ -628,17 +640,177 @@ def test_fhir_and_hl7_get_the_reading_and_its_review(readings, sender, files, pr
         reading = readings.save(files[:1], prediction())
         while sender.send_next():
             pass
-        readings.doctor().review(reading, True, "Pneumonia")
+        doctor = readings.doctor()
+        doctor.review(reading, "Pneumonia")
+        while sender.send_next():
+            pass
+        doctor.withdraw(reading, f"of a brother of {NAME}")
         while sender.send_next():
             pass
     assert {row.state for row in rows(readings)} == {"done"}
+    assert {row.what for row in rows(readings)} >= {"bundle", "review as message", "withdrawal as bundle"}
     kinds = [[entry["resource"]["resourceType"] for entry in bundle["entry"]] for bundle in bundles]
     assert all("DiagnosticReport" in one and "ImagingStudy" in one for one in kinds)
     statuses = [bundle["entry"][-1]["resource"]["status"] for bundle in bundles]
-    assert statuses == ["preliminary", "final"]
+    assert statuses == ["preliminary", "final", "entered-in-error"]
+    assert "brother" not in json.dumps(bundles[-1]) and b"brother" not in messages[-1]
     assert "urn:oid:1.2.3" in json.dumps(bundles[0])
-    assert [b"|RAD|P\r" in message or b"|RAD|F" in message for message in messages] == [True, True]
+    for message, status in zip(messages, (b"P", b"F", b"C"), strict=True):
+        assert b"|RAD|" + status in message
     assert b"|RIS|" in messages[0].split(b"\r")[0]
+
+
+def test_a_withdrawal_goes_only_where_a_result_may_have_arrived(readings, files, prediction):
+    readings.destination("record", "fhir", {"url": "http://127.0.0.1:9/fhir"})
+    readings.destination("pacs", "stow", {"url": "http://127.0.0.1:9"}, ["report"])
+    waits, begun = readings.save(files[:1], prediction()), readings.save(files[1:2], prediction())
+    with readings.store.write() as db:
+        db.execute(sa.text("UPDATE dispatches SET tries = 1 WHERE reading_id = :id"), {"id": begun})
+    readings.doctor().withdraw(waits, "by mistake")  # both are of one series
+    left = sorted((row.reading_id, row.what) for row in rows(readings) if row.state == "queued")
+    assert left == [(begun, "withdrawal as bundle"), (begun, "withdrawal as rejection note")]
+
+
+def test_a_pacs_gets_one_note_that_rejects_what_it_has_of_a_withdrawn_image(readings, sender, files, prediction):
+    kept = (Comprehensive3DSRStorage, SecondaryCaptureImageStorage, KeyObjectSelectionDocumentStorage)
+    with dicom_server(classes=kept) as (address, got):
+        readings.destination("pacs", "dicom", address, ["report", "capture", "segmentation"])
+        reading, doctor = readings.save(files[:1], prediction()), readings.doctor()
+        with readings.store.write() as db:
+            db.execute(sa.update(Dispatch).where(Dispatch.object == "segmentation").values(state="cancelled"))
+        doctor.review(reading, "Pneumonia")
+        while sender.send_next():
+            pass
+        *had, _ = *got, doctor.withdraw(reading, f"of a brother of {NAME}")
+        while sender.send_next():
+            pass
+    told = [(row.state, row.reason) for row in rows(readings) if row.what == "withdrawal as rejection note"]
+    assert told == [("done", "")]
+    assert len(had) == 3
+    (note,) = got[3:]
+    named = [item.ReferencedSOPSequence[0] for item in note.ContentSequence if "ReferencedSOPSequence" in item]
+    assert {one.ReferencedSOPInstanceUID for one in named} == {one.SOPInstanceUID for one in had}
+    assert "brother" not in str(note)
+
+
+def test_a_withdrawal_waits_for_what_is_being_sent_and_for_systems_that_are_off(readings, files, prediction):
+    readings.destination("record", "fhir", {"url": "http://127.0.0.1:9/fhir"})
+    off = readings.destination("ris", "hl7", {"host": "127.0.0.1", "port": 9, "application": "RIS"})
+    reading = readings.save(files[:1], prediction())
+    until = now() + timedelta(minutes=3)
+    with readings.store.write() as db:
+        running = {"state": "running", "lease": "x", "due_at": until, "tries": 1}
+        db.execute(sa.update(Dispatch).where(Dispatch.object == "bundle").values(**running))
+        db.execute(sa.update(Dispatch).where(Dispatch.object == "message").values(state="failed", tries=1))
+        routing.set_destination(db, off, False)
+    doctor = readings.doctor()
+    assert doctor.before_correction(reading)[0] == 1, "what is being sent may arrive"
+    doctor.withdraw(reading, "by mistake")
+    waits = {row.object: row.due_at for row in rows(readings) if row.state == "queued"}
+    assert waits["bundle"] == until and waits["message"] <= now()
+    assert dispatches.claim(readings.store) is None
+    with readings.store.write() as db:
+        routing.set_destination(db, off, True)
+    assert dispatches.claim(readings.store).object == "message"
+
+
+def test_a_result_of_a_withdrawn_image_is_not_sent_again_and_its_withdrawal_is(readings, files, prediction):
+    readings.destination("record", "fhir", {"url": "http://127.0.0.1:9/fhir"})
+    reading = readings.save(files[:1], prediction())
+    with readings.store.write() as db:
+        db.execute(sa.update(Dispatch).values(tries=1))
+    readings.doctor().withdraw(reading, "by mistake")
+    result, told = sorted(rows(readings), key=lambda row: row.review_id)
+    with readings.store.write() as db:
+        dispatches.give_up(db, told.id)
+        with pytest.raises(LungkitError, match="was withdrawn, so the result is not sent any more"):
+            dispatches.again(db, result.id)
+        dispatches.again(db, told.id)
+    assert {row.id: row.state for row in rows(readings)} == {result.id: "cancelled", told.id: "queued"}
+
+
+OF_THE_FILE = ("capture", "segmentation")
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_what_is_read_again_goes_to_the_systems_that_got_the_first_reading(readings, files, prediction, turned):
+    readings.destination("pacs", "stow", {"url": "http://127.0.0.1:9"}, ["report", *OF_THE_FILE])
+    readings.destination("record", "fhir", {"url": "http://127.0.0.1:9/fhir"})
+    first, doctor = readings.save(files[:1], prediction()), readings.doctor()
+    case = doctor.case(first)
+    image = pixels.image_of(case.pixels, case.units, case.kind, case.tags)
+    read = turning.upright(image, (True, 0)) if turned else image
+    second = doctor.save_again(first, read, prediction()).reading_id
+    doctor.review(second, "Pneumonia")
+    listed = {row.what: row.state for row in rows(readings) if row.reading_id == second}
+    made = dict.fromkeys(OF_THE_FILE, "cancelled" if turned else "queued")
+    assert listed == made | dict.fromkeys(("report", "bundle", "review as report", "review as bundle"), "queued")
+    assert all("turned" in row.reason for row in rows(readings) if row.state == "cancelled")
+    before, after = (Delivery(readings.doctor(name), one) for name, one in (("anna", first), ("bert", second)))
+    assert named(after.report()) == before.report().SOPInstanceUID
+    (replaces,) = json.loads(after.bundle({}))["entry"][-1]["resource"]["extension"]
+    assert replaces["url"].endswith("/diagnosticReport-replaces")
+    for kind in OF_THE_FILE if turned else ():
+        with pytest.raises(NoSource, match="turned before it was read"):
+            after.dicom(kind)
+    third = doctor.save_again(second, read, prediction()).reading_id  # by another model, and not turned any more
+    of_third = {row.what: row.state for row in rows(readings) if row.reading_id == third}
+    assert {kind: of_third[kind] for kind in OF_THE_FILE} == made
+
+
+def another_patient(doctor, files, prediction) -> str:
+    """The id of the patient T-2, who has an image too."""
+    image = images.read(files[-1], "the image")
+    saved = doctor.save_case(NewPatient("T-2", "Other Person"), image, "f" * 64, prediction())
+    return doctor.case(saved.reading_id).patient.id
+
+
+def test_of_a_series_with_late_images_both_readings_are_withdrawn_and_moved(readings, files, prediction):
+    first, second = readings.save(files[:1], prediction()), readings.save(files[:2], prediction())
+    doctor = readings.doctor()
+    assert (doctor.case(first).superseded, doctor.case(second).superseded) == (True, False)
+    doctor.move(second, another_patient(doctor, files, prediction), "of another person")
+    assert [doctor.case(one).patient.number for one in (first, second)] == ["T-2", "T-2"]
+    assert doctor.case(first).superseded
+    doctor.withdraw(first, "by mistake")
+    assert all(doctor.case(one).corrections.withdrawn for one in (first, second))
+
+
+def test_a_withdrawal_goes_where_a_result_may_be_although_an_administrator_sends_it_again(readings, files, prediction):
+    readings.destination("record", "fhir", {"url": "http://127.0.0.1:9/fhir"})
+    reading = readings.save(files[:1], prediction())
+    with readings.store.write() as db:
+        db.execute(sa.text("UPDATE dispatches SET tries = 9, state = 'failed'"))
+        dispatches.again(db, db.scalar(sa.text("SELECT id FROM dispatches")))
+    readings.doctor().withdraw(reading, "by mistake")
+    assert [row.what for row in rows(readings) if row.state == "queued"] == ["withdrawal as bundle"]
+
+
+def test_no_message_about_a_withdrawal_names_another_patient_than_the_result_did(readings, files, prediction):
+    readings.destination("record", "fhir", {"url": "http://127.0.0.1:9/fhir"})
+    readings.destination("ris", "hl7", {"host": "127.0.0.1", "port": 9})
+    reading, doctor = readings.save(files[:1], prediction()), readings.doctor()
+    with readings.store.write() as db:
+        db.execute(sa.text("UPDATE dispatches SET tries = 1, state = 'done'"))
+    doctor.move(reading, another_patient(doctor, files, prediction), "of another person")
+    doctor.withdraw(reading, "by mistake")
+    assert [row.what for row in rows(readings) if row.state == "queued"] == ["withdrawal as bundle"]
+
+
+def test_of_a_withdrawn_image_no_object_is_filed_and_fhir_says_so(gateway, files, prediction):
+    readings = Readings(gateway.store)
+    reading, admin = readings.save(files[:1], prediction()), gateway.make_key("admin", name="ops")
+    readings.doctor().withdraw(reading, f"of a brother of {NAME}")
+    for path in ("sr", "capture"):
+        told = problem(gateway.ask("GET", f"/results/{reading}/{path}", admin), 404, "not-found")
+        assert "withdrawn" in told["detail"]
+    bundle = gateway.ask("GET", f"/results/{reading}/fhir", admin).json()
+    said = [entry["resource"] for entry in bundle["entry"]]
+    ours = [one for one in said if one["resourceType"] in ("DiagnosticReport", "Observation")]
+    assert len(ours) > 1 and {one["status"] for one in ours} == {"entered-in-error"}
+    assert "ImagingStudy" in [one["resourceType"] for one in said]
+    assert "A clinician has withdrawn this image." in ours[-1]["conclusion"]
+    assert "brother" not in json.dumps(bundle)
 
 
 def test_a_reading_without_dicom_is_told_to_fhir_without_a_study(readings, sender, files, prediction):
@@ -657,6 +829,16 @@ def test_an_object_that_cannot_be_made_is_given_up_with_words(readings, sender, 
     sender.send_next()
     (row,) = rows(readings)
     assert row.state == "failed" and "restore a backup" in row.reason
+
+
+def test_of_a_refused_reading_no_segmentation_waits_and_the_list_says_why(readings, files, prediction):
+    readings.destination("pacs", "stow", {"url": "http://127.0.0.1:9"}, ["report", "capture", "segmentation"])
+    readings.save(files[:1], prediction(decision="uncertain: review", checks=(ADULT,)))
+    told = {row.object: (row.state, row.reason) for row in rows(readings)}
+    assert told.pop("segmentation") == (
+        "cancelled", "Not for this patient: the model gives no finding, so there is no segmentation"
+    )  # fmt: skip
+    assert told == {"report": ("queued", ""), "capture": ("queued", "")}
 
 
 def test_an_error_of_the_program_is_tried_again_and_ends_no_thread(

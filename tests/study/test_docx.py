@@ -63,7 +63,7 @@ def test_every_link_inside_the_file_has_its_place(word):
 
 def test_the_file_has_its_title_date_and_page_numbers(word):
     about = word.core_properties
-    assert about.title == "Chest image: left, right?"
+    assert about.title == "Chest image: Left, Right?"
     assert f"{about.created:%Y-%m-%dT%H:%M}" == "2026-11-30T13:00"
     assert "PAGE" in [code.text.strip() for code in word.sections[0].footer._element.iter(qn("w:instrText"))]
 

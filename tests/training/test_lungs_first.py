@@ -46,7 +46,9 @@ def test_the_clinic_reads_whole_images_with_it_and_looks_for_lungs(version):
     assert passed["lungs"] and passed["orientation"]
     assert reading.heat.shape == (3, lungs.WHOLE, lungs.WHOLE)
     turned = {check.name: check.words for check in reads.read(_turned(image)).checks if not check.passed}
-    assert turned["orientation"] == "this image is turned by 90° to the left: turn it upright"
+    # Its header, which the test leaves as it is, says where rows and columns ran before.
+    words = "this image is turned by 90° to the left: turn it upright (its file says: upright)"
+    assert turned["orientation"] == words
     blank = replace(image, pixels=np.full_like(image.pixels, 40.0))
     failed = {check.name: check.words for check in reads.read(blank).checks if not check.passed}
     assert failed["lungs"] == "no lungs were found in this image"

@@ -1,12 +1,20 @@
 """Patients and readings in words and as HTML, the same on every screen."""
 
 import base64
+from collections.abc import Iterable
 
 from lungkit.clinic.app.page import safe, when
 from lungkit.clinic.predictor import REVIEW
-from lungkit.clinic.records.cases import CaseRow, NewPatient, PatientRow
+from lungkit.clinic.records.cases import CaseRow
+from lungkit.clinic.records.corrections import Withdrawn
+from lungkit.clinic.records.patients import NewPatient, PatientRow
+from lungkit.clinic.records.reviewing import WHY_NO_CLASS
+from lungkit.clinic.records.tables import CLASS
+from lungkit.models import pooling
+from lungkit.models.class_names import class_name
 from lungkit.wording import percent
 
+MOST_OF_A_REASON = 80  # characters in a list; the reading has all of it
 LABEL_FIRST = "Your label first"  # in place of what is withheld until it is given
 
 
@@ -27,7 +35,7 @@ def patient_heading(patient: PatientRow | NewPatient) -> str:
 
 def decision_name(decision: str) -> str:
     """A decision as filters and charts name it."""
-    return "Review needed" if decision == REVIEW else decision
+    return "Review needed" if decision == REVIEW else class_name(decision)
 
 
 def decision_words(row: CaseRow) -> str:
@@ -35,13 +43,15 @@ def decision_words(row: CaseRow) -> str:
     if row.decision is None:
         return LABEL_FIRST
     if row.decision != REVIEW:
-        return row.decision
-    return f"? Review (nearest: {row.label}{'; image check failed' if row.flagged else ''})"
+        return class_name(row.decision)
+    if row.refusal:
+        return f"✗ {row.refusal}"
+    return f"? Review (nearest: {class_name(row.label or '')}{'; image check failed' if row.flagged else ''})"
 
 
 def likely(row: CaseRow) -> str:
     """What the probability of a row is of: its decision or, where that is a call for review, the nearest class."""
-    return (row.label if row.decision == REVIEW else row.decision) or ""
+    return class_name((row.label if row.decision == REVIEW else row.decision) or "")
 
 
 def probability_words(row: CaseRow) -> str:
@@ -49,15 +59,61 @@ def probability_words(row: CaseRow) -> str:
     return "" if row.probability is None else percent(row.probability)
 
 
+def withdrawn_words(withdrawn: Withdrawn, most: int | None = None) -> str:
+    """By whom an image was withdrawn, when and why; most: so many characters of the reason at most."""
+    reason = withdrawn.reason
+    if most is not None and len(reason) > most:
+        reason = f"{reason[: most - 1].rstrip()}…"
+    return f"Withdrawn by {withdrawn.by} on {when(withdrawn.at)}: {reason}"
+
+
 def review_words(row: CaseRow) -> str:
-    """What the latest review of a reading says, and whose it is; or that a later reading replaces it."""
+    """What the latest review of a reading says, and whose it is; or that it was withdrawn or replaced."""
+    if row.withdrawn:
+        return withdrawn_words(row.withdrawn, MOST_OF_A_REASON)
     if row.superseded and not row.reviewed:
         return "Replaced by a later reading"
     if not row.reviewed:
         return "Not reviewed"
     if row.hidden:
         return "Reviewed by another doctor"
-    return f"{'Agreed' if row.agrees else f'Corrected to {row.reviewer_label}'} ({row.reviewer})"
+    if why := WHY_NO_CLASS.get(row.review_kind or CLASS):
+        return f"{why[0].upper()}{why[1:]} ({row.reviewer})"
+    label = class_name(row.reviewer_label or "")
+    said = label if row.agrees is None else "Agreed" if row.agrees else f"Corrected to {label}"
+    return f"{said} ({row.reviewer})"
+
+
+def is_unread(row: CaseRow) -> bool:
+    """Whether the reading still waits for a review."""
+    return not row.reviewed and not row.superseded and row.withdrawn is None
+
+
+def urgency(row: CaseRow) -> tuple[int, str]:
+    """How early a reading should be seen, 0 for the first, and why. It says nothing of an answer that is withheld."""
+    if row.withdrawn:
+        return 5, "Withdrawn"
+    if not is_unread(row):
+        return 5, "Replaced" if row.superseded and not row.reviewed else "Reviewed"
+    if row.urgent:
+        return 0, "Sent as urgent"
+    if row.decision is None:
+        return 2, LABEL_FIRST
+    if row.decision == REVIEW:
+        return 2, row.refusal or ("Image check failed" if row.flagged else "Model is unsure")
+    if pooling.absence([row.decision]) is not None:
+        return 4, "Nothing found"
+    return 1, "Finding"
+
+
+def most_urgent_first(rows: Iterable[CaseRow]) -> list[CaseRow]:
+    """By urgency; findings by their probability, to a tenth; otherwise in the order given."""
+
+    def place(row: CaseRow) -> tuple[int, float]:
+        rank = urgency(row)[0]
+        return rank, -round(row.probability or 0.0, 1) if rank == 1 else 0.0
+
+    return sorted(rows, key=place)
 
 
 def study_figure(row: CaseRow) -> str:

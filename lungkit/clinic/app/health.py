@@ -1,10 +1,10 @@
 """Health: the state of the machine and of the records, with a warning for what runs low."""
 
-from datetime import datetime
 from typing import Any
 
 import ipywidgets as widgets
 
+from lungkit import times
 from lungkit.clinic.app import drift_screen
 from lungkit.clinic.app.page import safe
 from lungkit.clinic.app.screen import Screen
@@ -13,6 +13,8 @@ from lungkit.clinic.records.tables import now
 from lungkit.wording import count
 
 LOW_DISK, SHORT_DISK = 5 * 10**9, 10**9  # bytes free: a warning, and an urgent one
+LOW_MEMORY, SHORT_MEMORY = 10**9, 4 * 10**8  # bytes left: a warning, and an urgent one; a page takes up to 250 MB
+LOW_TEMPORARY = 2 * 10**9  # bytes free; a CT series of the largest size needs this
 LARGE_KERNEL = 400 * 10**6  # bytes; a clinician's page needs at most 250 MB
 
 
@@ -28,7 +30,7 @@ class HealthScreen(Screen[Administration]):
         """Check again."""
         lines = "".join(_health_line(*line) for line in assess(self.records.health()))
         self.lines.value = (
-            f'<dl class="health">{lines}</dl><p class="about" role="status">Checked at {datetime.now():%H:%M:%S}.</p>'
+            f'<dl class="health">{lines}</dl><p class="about" role="status">Checked at {times.now():%H:%M:%S}.</p>'
         )
 
 
@@ -38,7 +40,8 @@ def assess(health: dict[str, Any]) -> list[tuple[str, bool, str]]:
     kind = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}.get(health["database"], health["database"])
     lines = [
         ("Database", True, f"{kind}, {size(health['database_bytes'])}"),
-        _disk(health["disk_free_bytes"]),
+        *_disk(health),
+        _memory(health["memory_left_bytes"], health["memory_bytes"]),
         ("People signed in", True, str(health["sessions"])),
     ]
     if not kernels:
@@ -48,6 +51,7 @@ def assess(health: dict[str, Any]) -> list[tuple[str, bool, str]]:
         words = f"{kernels} processes with {size(health['kernels_bytes'])} of memory, {size(mean)} each"
         large = mean > LARGE_KERNEL
         lines.append(("Open pages", not large, words + (": more than expected" if large else "")))
+        lines.append(("Server", True, f"{size(health['server_bytes'])} of memory"))
     lines += [("Damaged model", False, f"{problem}.") for problem in health["damaged"]]
     if models:
         lines.append(("Models in use", True, ", ".join(models)))
@@ -58,12 +62,39 @@ def assess(health: dict[str, Any]) -> list[tuple[str, bool, str]]:
     return lines
 
 
-def _disk(free: int) -> tuple[str, bool, str]:
+def _disk(health: dict[str, Any]) -> list[tuple[str, bool, str]]:
+    """The disk of the records, the reserve that is kept there, and the disk for temporary files."""
+    free, reserve, temporary = health["disk_free_bytes"], health["reserve_bytes"], health["temporary_free_bytes"]
+    if reserve is None:  # of the data folder, while PostgreSQL has a disk of its own
+        line = ("Disk of the database", True, "It belongs to the PostgreSQL server. Watch it there.")
+    elif reserve:
+        line = ("Reserve", True, f"{size(reserve)} are kept for signing in, opening cases and reviews on a full disk.")
+    else:
+        words = "None. On a full disk signing in fails and no case can be opened. Free up space; it is then made again."
+        line = ("Reserve", False, words)
+    room = ("Temporary files", True, f"{size(temporary)} free")
+    if temporary < LOW_TEMPORARY:
+        room = ("Temporary files", False, f"{size(temporary)} free. Large CT series are refused. Free up space there.")
+    return [_free(free, health["full_disk"]), line, room]
+
+
+def _free(free: int, full: str) -> tuple[str, bool, str]:
+    if full:
+        return "Disk", False, f"{size(free)} free. {full}"
     if free < SHORT_DISK:
-        return "Disk", False, f"{size(free)} free. Soon nothing can be saved. Free up space now."
+        return "Disk", False, f"{size(free)} free. Soon no image can be saved. Free up space now."
     if free < LOW_DISK:
         return "Disk", False, f"{size(free)} free. Free up space, or move the records to a larger disk."
     return "Disk", True, f"{size(free)} free"
+
+
+def _memory(left: int, total: int) -> tuple[str, bool, str]:
+    words = f"{size(left)} of {size(total)} left"
+    if left < SHORT_MEMORY:
+        words += ". Further pages have to wait, and a reading may fail. Close pages that are not used, now."
+    elif left < LOW_MEMORY:
+        words += ". Close pages that are not used. If this comes often, the machine needs more memory."
+    return "Memory", left >= LOW_MEMORY, words
 
 
 def size(number: float) -> str:

@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import ipywidgets as widgets
 
-from lungkit.clinic.app.page import notice, safe, show_if
+from lungkit.clinic.app.page import notice, safe, scrolling, show_if
 from lungkit.clinic.app.screen import Confirm, Screen, Table
 from lungkit.clinic.records.administration import Administration, ModelRow
 from lungkit.models import card_text
 from lungkit.models.card import ModelCard
+from lungkit.models.class_names import class_names
 from lungkit.wording import count
 
 
@@ -103,14 +104,13 @@ def _card(card: ModelCard) -> str:
 
 
 def _figures(table: card_text.FiguresTable) -> str:
-    head = "".join(f'<th scope="col">{safe(name)}</th>' for name in ("", *table.columns))
+    head = "".join(f'<th scope="col">{safe(name)}</th>' for name in ("Figure", *class_names(table.columns)))
     rows = "".join(
         f'<tr><th scope="row">{safe(label)}</th>{"".join(f"<td>{safe(cell)}</td>" for cell in cells)}</tr>'
         for label, cells in table.rows
     )
-    return (
-        f'<h3>{safe(table.title)}</h3><p class="about">In brackets: 95 % interval by patient.</p>'
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return f'<h3>{safe(table.title)}</h3><p class="about">In brackets: 95 % interval by patient.</p>' + scrolling(
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>", table.title
     )
 
 

@@ -4,8 +4,7 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace as with_changes
 from functools import partial
 from pathlib import Path
@@ -16,19 +15,26 @@ from lungkit import config, files
 from lungkit.clinic import series_reading
 from lungkit.clinic.app.case_screen import show_case
 from lungkit.clinic.app.describe import patient_heading
-from lungkit.clinic.app.page import FAILED, Page, field, notice, replace, safe, show_if
+from lungkit.clinic.app.file_line import FileLine, outcome
+from lungkit.clinic.app.page import field, notice, replace, safe, show_if
 from lungkit.clinic.app.patient_finder import PatientFinder
+from lungkit.clinic.app.patient_form import PatientForm
+from lungkit.clinic.app.same_person import SamePerson
 from lungkit.clinic.app.screen import Screen
 from lungkit.clinic.app.upload import Bundle, UploadField
-from lungkit.clinic.predictor import REVIEW, Predictor
-from lungkit.clinic.records.accounts import Forbidden, SignedOut
-from lungkit.clinic.records.cases import NewPatient, PatientRow, Records, SavedCase, age_of
-from lungkit.clinic.records.tables import SEXES
+from lungkit.clinic.predictor import Predictor
+from lungkit.clinic.records import identity, stacks
+from lungkit.clinic.records.cases import Records, SavedCase
+from lungkit.clinic.records.corrections import SavedElsewhere
+from lungkit.clinic.records.patients import NewPatient, PatientRow, age_at
 from lungkit.clinic.web import door
-from lungkit.data import folders, images, series
+from lungkit.data import folders, images, person, series
 from lungkit.data.archive import is_zip
+from lungkit.data.person import Person
 from lungkit.errors import LungkitError
-from lungkit.models import card_text, registry
+from lungkit.models import card_text, population, registry
+from lungkit.models.class_names import class_names
+from lungkit.models.prediction import Prediction
 from lungkit.wording import count, percent
 
 ACCEPTED = (
@@ -36,6 +42,10 @@ ACCEPTED = (
 )
 
 LOOKING = "Looking for CT series …"
+MOST_WAITING = 256 * 2**20  # bytes of files that wait for a person's answer
+
+Chosen = PatientRow | NewPatient
+Save = Callable[[Chosen, Sequence[str]], None]  # for this patient, although this differed
 
 
 class NewCaseScreen(Screen[Records]):
@@ -47,14 +57,16 @@ class NewCaseScreen(Screen[Records]):
     def build(self) -> None:
         self.patient: PatientRow | NewPatient | None = None
         self.finder = PatientFinder(self.records, self.page, self._select)
-        self.entry = _PatientForm(self.page, self._enter)
-        self.search = widgets.VBox([self.finder.widget, self.entry.widget])
+        self.entry = PatientForm(self.page, self._enter)
+        self.same = SamePerson(self.page, self._select)
+        self.answered: list[Person] = []  # what files stated otherwise, and were saved for this patient anyway
+        self.search = widgets.VBox([self.finder.widget, self.entry.widget, self.same.widget])
         self.heading = widgets.HTML()
         change = self.page.button("Choose another patient", self._choose_another, "link")
         self.selected = widgets.VBox([self.heading, change])
 
         self.model = field(widgets.Dropdown, "Model")
-        self.about = widgets.HTML()
+        self.about, self.fit = widgets.HTML(), widgets.VBox()
         self.notes = field(widgets.Textarea, "Notes (saved with each image)", placeholder="Optional", rows=3)
         self.upload = UploadField(
             receive=self.page.act(self._receive),
@@ -69,13 +81,13 @@ class NewCaseScreen(Screen[Records]):
         self.page.on_change(self._describe_model, self.model)
         steps = [
             [widgets.HTML("<h2>1. Patient</h2>"), self.selected, self.search],
-            [widgets.HTML("<h2>2. Model and notes</h2>"), self.model, self.about, self.notes],
+            [widgets.HTML("<h2>2. Model and notes</h2>"), self.model, self.fit, self.about, self.notes],
         ]
         cards = [widgets.VBox(parts).add_class("card") for parts in steps]
         self.form = widgets.Box([*cards, self.upload]).add_class("new-case")
         self.files = widgets.VBox().add_class("files")
         self.more = self.page.button("More images of this patient", lambda: self._show_form(True))
-        self.next = widgets.HBox([self.page.button("Next patient", self.reset, "primary"), self.more])
+        self.next = widgets.HBox([self.page.button("Next patient", self._next_patient, "primary"), self.more])
         self.reading = widgets.VBox()
         top = widgets.HBox([widgets.HTML("<h1>New case</h1>"), self.next.add_class("case-next")])
         self.widget.children = (top.add_class("screen-top"), self.form, self.files, self.reading)
@@ -83,11 +95,19 @@ class NewCaseScreen(Screen[Records]):
 
     # --- the form
 
+    def _next_patient(self) -> None:
+        if any(line.is_asked for line in self.files.children):
+            raise LungkitError("Answer the questions about the images first. They are not saved yet.")
+        self.page.browser.forget(_notes_of(self.patient))
+        self.entry.forget()
+        self.reset()
+
     def reset(self) -> None:
         """Empty the form for the next patient."""
         replace(self.reading)
         replace(self.files)
         self.notes.value = ""
+        self.answered = []
         self._select(None)
         self._show_form(True)
         self.refresh()
@@ -108,6 +128,37 @@ class NewCaseScreen(Screen[Records]):
         else:
             self.about.value = _model_description(self.model.value)
         self._update_upload()
+        self._say_whether_it_fits()
+
+    def _say_whether_it_fits(self) -> None:
+        """Whether the model is for this patient, before there is an image; another one, where one is.
+
+        An upload is possible all the same: the file may state another age than the records, such as that of an old
+        image, and an image can be kept and reviewed without a finding of the model.
+        """
+        replace(self.fit)
+        if not self._ready() or self.patient is None:
+            return
+        try:
+            card = registry.active(self.model.value).card
+        except LungkitError:
+            return  # the description says so
+        age = age_at(self.patient.birth_year)
+        if against := population.against(card, age):
+            other = self.models.fitting(self.model.value, age)
+            words = f"Not for this patient: {'; '.join(against)}. It gives no finding for this patient."
+            words += "" if other else f" No other model in use is for {card_text.subject(card)} of this patient."
+            parts = [widgets.HTML(notice(words, "problem"))]
+            if other:
+                parts.append(self.page.button(f"Use {other} instead", partial(self._use, other)))
+            replace(self.fit, *parts)
+        elif age is None and (ages := population.ages_of(card)):
+            words = f"The birth year is not known. This model learned from patients of {population.ages_words(ages)}: "
+            words += "it gives a finding only if the file states the age."
+            replace(self.fit, widgets.HTML(notice(words, "note")))
+
+    def _use(self, model: str) -> None:
+        self.model.value = model
 
     def _why_no_model(self) -> tuple[str, str]:
         try:
@@ -119,32 +170,36 @@ class NewCaseScreen(Screen[Records]):
         return "No model is in use yet. An administrator can select one under Models.", "note"
 
     def _select(self, patient: PatientRow | NewPatient | None) -> None:
-        self.patient = patient
+        before, self.patient = self.patient, patient
+        self.page.browser.keep(self.notes, _notes_of(patient))
+        if before is None and patient:
+            self.page.browser.forget(_notes_of(None))  # after `keep`: what was typed is now of this patient
+        if isinstance(patient, PatientRow) or isinstance(before, NewPatient):
+            self.entry.forget()
         self.finder.clear()
         self.entry.clear()
+        self.same.close()
         show_if(patient is None, self.search)
         show_if(patient is not None, self.selected)
         new = '<p class="about">This is a new patient, who is saved with the first image.</p>'
         heading = patient_heading(patient) if patient else ""
         self.heading.value = heading + (new if isinstance(patient, NewPatient) else "")
         self._update_upload()
+        self._say_whether_it_fits()
 
     def _choose_another(self) -> None:
         for line in self.files.children:
             line.withdraw()  # what was sent is of the patient before
+        self.answered = []
+        self.notes.value = ""  # so are the notes; they come back with that patient
         self._select(None)
 
     def _enter(self, new: NewPatient) -> None:
-        self._refuse_known_number(new)
-        self._select(new)
-
-    def _refuse_known_number(self, new: NewPatient) -> None:
-        for known in self.records.find_patients(new.number):
-            if known.number == new.number:
-                raise LungkitError(
-                    f"The number {new.number} already belongs to {known.name}. Select that patient, or check the "
-                    "number."
-                )
+        self.same.close()
+        if known := identity.namesakes(self.records.access, new):
+            self.same.ask(new, known)
+        else:
+            self._select(new)
 
     def _ready(self) -> bool:
         return self.patient is not None and self.model.value is not None
@@ -164,47 +219,118 @@ class NewCaseScreen(Screen[Records]):
     def _receive(self, name: str, content: bytes | None, number: int, of: int) -> None:
         """One file: read it, save the reading, show the first of several at once."""
         line = self._line(name, f"Reading … ({number} of {of})" if of > 1 else "Reading …")
-        with _outcome(line):
+        with outcome(line):
             self._read(line, name, content)
 
-    def _line(self, name: str, words: str) -> "_FileLine":
-        line = _FileLine(self.page, name, words, self._show)
+    def _line(self, name: str, words: str) -> FileLine:
+        line = FileLine(self.page, name, words, self._show)
         self.files.children += (line,)
         return line
 
-    def _read(self, line: "_FileLine", name: str, content: bytes | None) -> None:
-        started, sha256 = time.perf_counter(), files.sha256(content or b"")
-        patient = self._patient_of(line, sha256)
-        if patient is None:
-            return
+    def _read(self, line: FileLine, name: str, content: bytes | None) -> None:
+        sha256, patient = files.sha256(content or b""), self._patient()
         if content is None:
             raise LungkitError("did not arrive. Choose it again. If this happens again, reload the page.")
+        said, save = person.stated(content, name), partial(self._read_image, line, name, content, sha256)
+        self._save_if_right(line, patient, said, sha256, save, len(content))
+
+    def _read_image(
+        self, line: FileLine, name: str, content: bytes, sha256: str, patient: Chosen, confirmed: Sequence[str]
+    ) -> None:
+        started = time.perf_counter()
         image = images.read(content, name)
-        answer = self._predictor().read(image, started, age_of(patient))
-        saved = self.records.save_case(_known_or_new(patient), image, sha256, answer, self.notes.value)
-        self._saved(line, saved, answer.decision, answer.probability, started)
+        answer = self._predictor().read(image, started, age_at(patient.birth_year, image.tags))
+        saved = self.records.save_case(
+            _known_or_new(patient), image, sha256, answer, self.notes.value, confirmed=confirmed
+        )
+        self._saved(line, patient, saved, answer, started)
 
-    def _patient_of(self, line: "_FileLine", sha256: str) -> PatientRow | NewPatient | None:
-        """Whose image is read now; None if the same was read before, which the line says.
-
-        The questions to the records also check who is signed in, before the model runs.
-        """
+    def _patient(self) -> Chosen:
+        """Whose image is read now. The question to the records also checks who is signed in."""
         if self.patient is None:
             raise LungkitError("Choose the patient first.")
         if isinstance(self.patient, NewPatient):
-            self._refuse_known_number(self.patient)
-        elif earlier := self.records.same_upload(self.patient.id, sha256):
-            line.known(earlier)
-            return None
+            identity.namesakes(self.records.access, self.patient)  # the number may be taken by now
         return self.patient
 
-    def _saved(self, line: "_FileLine", saved: SavedCase, decision: str, probability: float, started: float) -> None:
-        if saved.patient != self.patient:
+    # --- is it the right patient?
+
+    def _save_if_right(
+        self,
+        line: FileLine,
+        patient: Chosen,
+        said: Person,
+        sha256: str,
+        save: Save,
+        size: int = 0,
+        owners: Sequence[PatientRow] = (),
+    ) -> None:
+        """Read and save it, unless it was read before for this patient; or ask, where something speaks against it.
+
+        said: what the file states of the patient. size: bytes that are kept until the answer. owners: other patients
+        who are known to have the image.
+        """
+        if self._was_read(line, patient, sha256):
+            return
+        question = identity.question(self.records.access, patient, said, sha256, owners)
+        if question is None or (said in self.answered and identity.SAME_IMAGE not in question.asked):
+            self._save_or_ask(line, patient, said, sha256, save, size, question.asked if question else ())
+            return
+        if size + sum(other.waiting_bytes for other in self.files.children) > MOST_WAITING:
+            raise LungkitError("Too many files wait for an answer. Answer the questions above, then send it again.")
+        asked, other = question.asked, question.other
+
+        def anyway() -> None:
+            now = self._same_by_now(patient)
+            self.answered.append(said)
+            if not self._was_read(line, now, sha256):
+                self._save_or_ask(line, now, said, sha256, save, size, asked)
+
+        def instead() -> None:
+            assert other is not None
+            self._save_if_right(line, other, said, sha256, save, size)
+
+        def no() -> None:
+            identity.not_saved(self.records.access, self._same_by_now(patient), asked)
+            line.refused("Not saved, as you said.")
+
+        answers = {f"Save for {patient.number} anyway": anyway}
+        answers |= {f"Save for {other.number} · {other.name}": instead} if other else {}
+        answers["Do not save"] = no
+        line.ask(question.words, {words: partial(_then, line, act) for words, act in answers.items()}, size)
+
+    def _save_or_ask(
+        self, line: FileLine, patient: Chosen, said: Person, sha256: str, save: Save, size: int, asked: Sequence[str]
+    ) -> None:
+        """Read and save it; ask where another patient has its pixels, or was given the same file while it was read."""
+        try:
+            save(patient, asked)
+        except SavedElsewhere as problem:
+            self._save_if_right(line, patient, said, sha256, save, size, problem.owners)
+
+    def _was_read(self, line: FileLine, patient: Chosen, sha256: str) -> bool:
+        """Whether the same was read before for this patient, which the line then says."""
+        earlier = self.records.same_upload(patient.id, sha256) if isinstance(patient, PatientRow) else None
+        if earlier:
+            line.known(earlier)
+        return bool(earlier)
+
+    def _same_by_now(self, patient: Chosen) -> Chosen:
+        """The same patient, who may have been saved with another file since."""
+        known = isinstance(self.patient, PatientRow) and self.patient.number == patient.number
+        return self.patient if self.patient and known else patient
+
+    def _saved(self, line: FileLine, patient: Chosen, saved: SavedCase, said: Prediction, started: float) -> None:
+        self.page.browser.forget(_notes_of(patient))
+        if patient == self.patient != saved.patient:
             self._select(saved.patient)
+        elif saved.patient != self.patient:
+            line.tell([f"Saved for patient {saved.patient.number}, {saved.patient.name}."])
         if saved.hidden:
             line.read_blind(saved.reading_id)
         else:
-            line.read(saved.reading_id, decision, percent(probability), time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            line.read(saved.reading_id, said.decision, percent(said.probability), seconds, said.refusal)
         if not self.reading.children:
             self._show(saved.reading_id)
 
@@ -213,11 +339,12 @@ class NewCaseScreen(Screen[Records]):
     def _receive_together(self, bundle: Bundle) -> None:
         """Several files, or a zip: a CT series among them is read as one; where there is none, each file alone."""
         for line in self.files.children:
-            line.withdraw()  # its files are gone
+            if not line.waiting_bytes:  # an image that waits for an answer is kept apart
+                line.withdraw()  # its files are gone
         archives = [path for path in bundle.paths if is_zip(path)]
         alone = [path for path in bundle.paths if path not in archives]
         looking = self._line(bundle.paths[0].name if len(bundle.paths) == 1 else f"{len(bundle.paths)} files", LOOKING)
-        with _outcome(looking):
+        with outcome(looking):
             contents = [series.read(path, path.name) for path in archives]
             contents += [series.read([(path.name, path) for path in alone])] if alone else []
             found = [one for each in contents for one in each.series if _is_stack(one)]
@@ -252,25 +379,29 @@ class NewCaseScreen(Screen[Records]):
         if len(readable) == 1:
             readable[0].act()
 
-    def _read_series(self, line: "_FileLine", one: series.Series) -> None:
-        with _outcome(line):
+    def _read_series(self, line: FileLine, one: series.Series) -> None:
+        with outcome(line):
             line.working("Reading …")
-            started = time.perf_counter()
-            sha256 = one.sha256()
-            patient = self._patient_of(line, sha256)
-            if patient is None:
-                return
-            said = series_reading.read(
-                self._predictor(), _told(one, partial(self._progress, line, "Reading: {} slices done"))
-            )
-            saved = self.records.save_series(
-                _known_or_new(patient), one, said, sha256, self.notes.value,
-                tell=partial(self._progress, line, f"Saving: {{}} of {len(one.slices)} slices done"),
-            )  # fmt: skip
-            probability = said.probabilities[said.classes.index(said.label)]
-            self._saved(line, saved, said.decision, float(probability), started)
+            patient, sha256 = self._patient(), one.sha256()
+            said, save = person.stated_in(one), partial(self._read_slices, line, one, sha256)
+            self._save_if_right(line, patient, said, sha256, save)
 
-    def _progress(self, line: "_FileLine", words: str, done: int) -> None:
+    def _read_slices(
+        self, line: FileLine, one: series.Series, sha256: str, patient: Chosen, confirmed: Sequence[str]
+    ) -> None:
+        started = time.perf_counter()
+        said = series_reading.read(
+            self._predictor(),
+            _told(one, partial(self._progress, line, "Reading: {} slices done")),
+            patient.birth_year,
+        )
+        saved = self.records.save_series(
+            _known_or_new(patient), one, said, sha256, self.notes.value,
+            tell=partial(self._progress, line, f"Saving: {{}} of {len(one.slices)} slices done"), confirmed=confirmed,
+        )  # fmt: skip
+        self._saved(line, patient, saved, stacks.reading_of(said), started)
+
+    def _progress(self, line: FileLine, words: str, done: int) -> None:
         if done % 8 == 0:
             line.working(words.format(done))
             self.upload.working()
@@ -291,7 +422,7 @@ class NewCaseScreen(Screen[Records]):
         self._show_form(False)
         for line in self.files.children:
             line.mark(line.reading_id == reading_id)
-        show_case(self.reading, case, self.records, self.page, labelled=self._labelled)
+        show_case(self.reading, case, self.records, self.page, labelled=self._labelled, models=self.models)
 
     def _labelled(self, reading_id: str) -> None:
         for line in self.files.children:
@@ -299,142 +430,21 @@ class NewCaseScreen(Screen[Records]):
                 line.labelled()
 
 
-class _PatientForm:
-    """The fields of a new patient; `on_enter` is called with a NewPatient that can be saved."""
-
-    def __init__(self, page: Page, on_enter: Callable[[NewPatient], None]):
-        self._on_enter = on_enter
-        self.number, self.name = field(widgets.Text, "Patient number"), field(widgets.Text, "Name")
-        self.birth_year = field(widgets.Text, "Birth year (if known)", placeholder="YYYY")
-        self.sex = field(widgets.Dropdown, "Sex", options=SEXES)
-        self.open = page.button("+ New patient", lambda: self._show_fields(True), "link")
-        pair = widgets.HBox([self.birth_year, self.sex]).add_class("pair")
-        use = page.button("Use this patient", self._use, "primary")
-        self.fields = widgets.VBox([self.number, self.name, pair, use]).add_class("entry")
-        self.widget = widgets.VBox([self.open, self.fields])
-
-    def clear(self) -> None:
-        """Empty the fields and hide them."""
-        self.number.value = self.name.value = self.birth_year.value = ""
-        self.sex.value = "unknown"
-        self._show_fields(False)
-
-    def _show_fields(self, shown: bool) -> None:
-        show_if(shown, self.fields)
-        show_if(not shown, self.open)
-
-    def _use(self) -> None:
-        year = self.birth_year.value.strip()
-        if year and not (year.isascii() and year.isdigit() and len(year) == 4):
-            raise LungkitError(f"{year[:20]!r} is not a birth year. Enter four digits such as 1961, or leave it empty.")
-        self._on_enter(NewPatient(self.number.value, self.name.value, int(year) if year else None, self.sex.value))
+def _then(line: FileLine, act: Callable[[], None]) -> None:
+    """What an answer does; the line says if it fails."""
+    with outcome(line):
+        line.working("Reading …")
+        act()
 
 
-class _FileLine(widgets.HBox):
-    """The result of one file or series, and a button that shows its reading, or reads it."""
-
-    def __init__(self, page: Page, name: str, words: str, show: Callable[[str], None]):
-        self.name, self.reading_id, self._offer = name, "", ""
-        self.act: Callable[[], None] = lambda: show(self.reading_id)
-        self._show = self.act
-        self.words, self._details = widgets.HTML(), ""
-        self.button = page.button("", lambda: self.act(), tooltip=f"Show the reading of {name}")
-        show_if(False, self.button)
-        super().__init__([self.words, self.button])
-        self.add_class("file")
-        self.working(words)
-
-    def working(self, words: str) -> None:
-        """Something is being done."""
-        show_if(False, self.button)
-        self._write("working", "…", words)
-
-    def tell(self, details: list[str]) -> None:
-        """What else is to be said of it, from now on."""
-        self._details = f"<ul>{''.join(f'<li>{safe(words)}</li>' for words in details)}</ul>" if details else ""
-
-    def note(self, words: str) -> None:
-        """Nothing is to be done, but this should be known."""
-        self._write("known", "i", words)
-
-    def offer(self, words: str, read: Callable[[], None]) -> None:
-        """A series that can be read."""
-        self._write("known", "?", words)
-        self.act, self._offer, self.button.description = read, "Read this series", "Read this series"
-        self.button.tooltip = f"Read {self.name}"
-        show_if(True, self.button)
-
-    def withdraw(self) -> None:
-        """It can no longer be read, also by a click that is on its way."""
-        if self.act is not self._show:
-            self.act = self._refuse
-            show_if(False, self.button)
-
-    def _refuse(self) -> None:
-        raise LungkitError(f"{self.name} was sent for another patient, or is gone. Send it again.")
-
-    def read(self, reading_id: str, decision: str, probability: str, seconds: float) -> None:
-        """Read and saved."""
-        if decision == REVIEW:
-            self._write("review", "?", f"Uncertain. Review needed ({seconds:.1f} s)")
-        else:
-            self._write("read", "✓", f"{decision}, {probability} ({seconds:.1f} s)")
-        self._offer_reading(reading_id, "Show")
-
-    def read_blind(self, reading_id: str) -> None:
-        """Read and saved; the answer waits for a label."""
-        self._write("review", "?", "Saved. Give your label: the model's answer appears after it.")
-        self._offer_reading(reading_id, "Show")
-
-    def labelled(self) -> None:
-        """The label is given, and the answer is below."""
-        self._write("read", "✓", "Your label is saved. The model's answer is shown.")
-
-    def known(self, reading_id: str) -> None:
-        """The same bytes were read before for this patient."""
-        self._write("known", "=", "This image was already read for this patient. It was not saved again.")
-        self._offer_reading(reading_id, "Open the earlier reading")
-
-    def refused(self, words: str) -> None:
-        """Not read, and why; a series may be read again, with another model for example."""
-        self._write("refused", "✗", words)
-        show_if(self.act is not self._show, self.button)
-
-    def mark(self, shown: bool) -> None:
-        """Show whether this file's reading is the one below."""
-        if not self.reading_id:
-            return
-        (self.add_class if shown else self.remove_class)("shown")
-        self.button.disabled = shown
-        self.button.description = "Shown below" if shown else self._offer
-
-    def _offer_reading(self, reading_id: str, words: str) -> None:
-        self.reading_id, self._offer, self.act = reading_id, words, self._show
-        self.button.description, self.button.tooltip = words, f"Show the reading of {self.name}"
-        show_if(True, self.button)
-
-    def _write(self, kind: str, mark: str, words: str) -> None:
-        self.is_working = kind == "working"
-        role = "alert" if kind == "refused" else "status"
-        self.words.value = (
-            f'<div class="file-line file-{kind}" role="{role}"><span class="mark" aria-hidden="true">{mark}</span>'
-            f"<b>{safe(self.name)}</b> <span>{safe(words)}</span></div>{self._details}"
-        )
-
-
-@contextmanager
-def _outcome(line: _FileLine) -> Iterator[None]:
-    """Say in the line why it failed; what is no fault of the file goes on to the page, too."""
-    try:
-        yield
-    except (SignedOut, Forbidden):
-        line.refused("Not read.")
-        raise
-    except LungkitError as problem:
-        line.refused(_without_file_name(problem, line.name))
-    except Exception:
-        line.refused(FAILED)
-        raise
+def _notes_of(patient: PatientRow | NewPatient | None) -> str:
+    """The name under which the browser's tab keeps unsaved notes: never those of one patient on another one's form."""
+    match patient:
+        case PatientRow():
+            return f"notes-{patient.id}"
+        case NewPatient():
+            return f"notes-new-{files.sha256(patient.number.encode())[:32]}"
+    return "notes"
 
 
 def _known_or_new(patient: PatientRow | NewPatient) -> str | NewPatient:
@@ -485,12 +495,6 @@ def _told(one: series.Series, tell: Callable[[int], None]) -> series.Series:
     return with_changes(one, slices=tuple(with_changes(cut, read=partial(read, cut)) for cut in one.slices))
 
 
-def _without_file_name(problem: LungkitError, name: str) -> str:
-    """The message without the file's name at its beginning, which stands next to it anyway."""
-    words = str(problem).removeprefix(f"{name}: ")
-    return words[:1].upper() + words[1:]
-
-
 def _model_description(model: str) -> str:
     """What a model reads and what it was trained on, as HTML; or why that is not known."""
     try:
@@ -499,4 +503,5 @@ def _model_description(model: str) -> str:
         return notice(str(problem))
     card = version.card
     about = f"{version} reads {card_text.subject(card)}. Training data: {card_text.learned_from(card)}."
-    return f'<p class="about">{safe(about)}</p><p class="about">Possible findings: {safe(", ".join(card.classes))}.</p>'
+    findings = f"Possible findings: {', '.join(class_names(card.classes))}."
+    return "".join(f'<p class="about">{safe(words)}</p>' for words in (about, findings))

@@ -7,10 +7,14 @@ from lungkit.clinic.app.screen import Screen, Table
 from lungkit.clinic.learning import doubts, next_labels
 from lungkit.clinic.records import opinions
 from lungkit.clinic.records.cases import Records
+from lungkit.models.class_names import class_name
 from lungkit.wording import count, percent
 
 AGAIN = "One doctor has read these without the model's answer. Your label shows how far readers agree."
-DIFFER = "Two doctors gave different labels. Yours decides if it is one of theirs; otherwise the image stays aside."
+DIFFER = (
+    "Two doctors say different things: each another class, or one of them that no class fits. What you say decides if "
+    "one of them says the same; otherwise the image stays aside."
+)
 NEXT = (
     "Images without a review, whose label would teach the model most: it is unsure of them, or they are "
     "unlike those that it learned from."
@@ -24,7 +28,7 @@ class OpinionsScreen(Screen[Records]):
     def build(self) -> None:
         self.again = self._table("No image waits for a second reader.", "Open the image to read it as second reader")
         self.differ = self._table(
-            "There is no image that two readers have labelled differently.", "Open the image to read it as third reader"
+            "There is no image of which two readers say different things.", "Open the image to read it as third reader"
         )
         self.next = self._table("No image waits for a review.", "Open the case to review it", label_first=False)
         self.suggest = self.page.button("Suggest images", self._suggest)
@@ -34,11 +38,11 @@ class OpinionsScreen(Screen[Records]):
                 "Patient": lambda row: row.number,
                 "Name": lambda row: row.name,
                 "Read": lambda row: sortable_time(row.read_at),
-                "Label": lambda row: row.doubt.label,
-                "Looks like": lambda row: f"{row.doubt.looks_like}, {percent(row.doubt.probability)}",
+                "Label": lambda row: class_name(row.doubt.label),
+                "Looks like": lambda row: f"{class_name(row.doubt.looks_like)}, {percent(row.doubt.probability)}",
                 "Model": lambda row: row.doubt.model,
             },
-            self.page.button("Open case", self._open_doubt, "primary"),
+            self.page.button("Open case", self._open_doubt, "primary").add_class("opens"),
             name=lambda row: f"{row.number} · {row.name}",
             empty="No label looks wrong.",
             search=False,
@@ -82,7 +86,7 @@ class OpinionsScreen(Screen[Records]):
                 "Read": lambda row: sortable_time(row.read_at),
                 "Model": lambda row: row.model,
             },
-            self.page.button("Open image", open_it, "primary", tooltip=tooltip),
+            self.page.button("Open image", open_it, "primary", tooltip=tooltip).add_class("opens"),
             name=lambda row: f"{row.number} · {row.name}",
             empty=empty,
             search=False,
@@ -104,4 +108,4 @@ class OpinionsScreen(Screen[Records]):
         self._open(self.doubts.selected().doubt.reading_id, label_first=False)
 
     def _open(self, reading_id: str, label_first: bool) -> None:
-        self.page.go("reading", reading_id=reading_id, back="opinions", label_first=label_first)
+        self.open_reading(reading_id, back="opinions", label_first=label_first)

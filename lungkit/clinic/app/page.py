@@ -5,31 +5,40 @@ import html
 import logging
 import traceback
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 import ipywidgets as widgets
 
+from lungkit.clinic.app.browser import Browser
 from lungkit.clinic.records.accounts import SignedOut
+from lungkit.clinic.records.reserve import no_room
 from lungkit.errors import LungkitError
+from lungkit.times import sortable_time as sortable_time
+from lungkit.times import when as when
+from lungkit.times import zone_name
 
 log = logging.getLogger(__name__)
+NO_ROOM = "The server's disk is full. Nothing was saved. Tell an administrator, then try again."
+WARNING = "Research use only, not a diagnosis"
 FAILED = "Something went wrong and nothing was saved. Try again, or tell an administrator."
 
 
 class Page:
     """A header with a line for messages, which stays visible, and the screen that is shown.
 
-    widget: what the browser shows. go: shows another screen by its name; set by the shell.
+    widget: what the browser shows. go: shows another screen by its name; set by the shell. browser: address, title and
+    unsaved text.
     """
 
     def __init__(self) -> None:
         self.go: Callable[..., None] = lambda name, **what: None
+        self.browser = Browser()
         self.header = widgets.VBox()
         self.message = widgets.HTML().add_class("clinic-message")
         self.screen = widgets.VBox().add_class("clinic-screen")
         head = widgets.VBox([self.header, self.message]).add_class("clinic-head")
-        self.widget = widgets.VBox([head, self.screen]).add_class("clinic")
+        zone = widgets.HTML(f"Times are {safe(zone_name())}.").add_class("clinic-foot")
+        self.widget = widgets.VBox([head, self.screen, zone, self.browser]).add_class("clinic")
 
     def act(self, action: Callable[..., Any]) -> Callable[..., Any]:
         """The callback that runs `action` and shows a message if it fails.
@@ -50,14 +59,18 @@ class Page:
                 words = str(problem)
                 self.say(words[:1].upper() + words[1:], "problem")
             except Exception as error:
-                # The error's own text is not logged: it may contain what was typed about a patient.
-                log.error(
-                    "%s in a callback\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
-                )
-                self.say(FAILED)
+                if isinstance(error, OSError) and no_room(error):
+                    self.say(NO_ROOM)
+                else:
+                    self._failed(error)
             return None
 
         return run
+
+    def _failed(self, error: Exception) -> None:
+        # The error's own text is not logged: it may contain what was typed about a patient.
+        log.error("%s in a callback\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+        self.say(FAILED)
 
     def button(self, words: str, action: Callable[[], object], kind: str = "", **traits: Any) -> widgets.Button:
         """A button that runs `action` under the guard; kind: a class such as "primary" or "link"."""
@@ -96,6 +109,11 @@ def field(kind: type[widgets.Widget], description: str, **traits: Any) -> widget
     return kind(description=description, **traits).add_class("field")
 
 
+def link_button(words: str) -> widgets.Button:
+    """A button that copies the page's address; the browser does it alone."""
+    return widgets.Button(description=words).add_class("link").add_class("copy-link")
+
+
 def safe(value: object) -> str:
     """Any value as text for HTML: what people typed shows as they typed it."""
     return html.escape(str(value), quote=True)
@@ -111,15 +129,9 @@ def notice(words: str, kind: str = "problem") -> str:
     )
 
 
-def when(time: datetime) -> str:
-    """A time in this place's own zone: 21 Nov 2026, 14:05."""
-    local = time.astimezone()
-    return f"{local.day} {local:%b %Y, %H:%M}"
-
-
-def sortable_time(time: datetime | None) -> str:
-    """A time in this place's own zone as text that sorts; empty where there is none."""
-    return f"{time.astimezone():%Y-%m-%d %H:%M}" if time else ""
+def scrolling(table: str, name: str) -> str:
+    """A table as HTML in a box that scrolls sideways on a narrow screen, with the keyboard too; name: of the box."""
+    return f'<div class="wide" tabindex="0" role="group" aria-label="{safe(name)}">{table}</div>'
 
 
 def show_if(condition: object, *parts: widgets.Widget) -> None:

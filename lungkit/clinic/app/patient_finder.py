@@ -6,7 +6,8 @@ import ipywidgets as widgets
 
 from lungkit.clinic.app.describe import born
 from lungkit.clinic.app.page import Page, close, field, safe
-from lungkit.clinic.records.cases import PatientRow, Records
+from lungkit.clinic.records.cases import Records
+from lungkit.clinic.records.patients import PatientRow
 
 SHOWN = 8  # patients in the list
 
@@ -14,12 +15,18 @@ SHOWN = 8  # patients in the list
 class PatientFinder:
     """A field and, below it, a button for each patient that matches; a patient is selected only by a click.
 
-    on_select: called with the PatientRow that was clicked.
+    on_select: called with the PatientRow that was clicked. label: of the field; each of several on a page has its own.
     """
 
-    def __init__(self, records: Records, page: Page, on_select: Callable[[PatientRow], None]):
+    def __init__(
+        self,
+        records: Records,
+        page: Page,
+        on_select: Callable[[PatientRow], None],
+        label: str = "Patient number or name",
+    ):
         self._records, self._page, self._on_select = records, page, on_select
-        self.text = field(widgets.Text, "Patient number or name", placeholder="Type to search")
+        self.text = field(widgets.Text, label, placeholder="Type to search")
         self.status = widgets.HTML().add_class("search-status")
         # A button keeps its patient: a click that arrives after the list has changed selects that patient or no one.
         self._buttons: dict[PatientRow, widgets.Button] = {}

@@ -1,9 +1,8 @@
 """Patients: find one, see images and readings, exclude one from learning, erase one, export all readings."""
 
-from datetime import date
-
 import ipywidgets as widgets
 
+from lungkit import times
 from lungkit.clinic.app.describe import (
     decision_words,
     likely,
@@ -16,7 +15,7 @@ from lungkit.clinic.app.download import DownloadButton
 from lungkit.clinic.app.page import field, show_if, sortable_time
 from lungkit.clinic.app.screen import Confirm, Screen, Table
 from lungkit.clinic.records.administration import Administration
-from lungkit.clinic.records.cases import PatientRow
+from lungkit.clinic.records.patients import PatientRow
 from lungkit.wording import count
 
 SHOWN = 200  # patients in the table; the search reaches the others
@@ -57,7 +56,7 @@ class PatientsScreen(Screen[Administration]):
                 "Read": lambda row: sortable_time(row.read_at),
                 "Modality": lambda row: row.kind,
                 "Decision": decision_words,
-                "Probability": lambda row: f"{likely(row)}, {probability_words(row)}",
+                "Probability": lambda row: ", ".join(filter(None, (likely(row), probability_words(row)))),
                 "Model": lambda row: f"{row.model}@{row.version}",
                 "Uploaded by": lambda row: row.read_by,
                 "Review": review_words,
@@ -149,7 +148,7 @@ class PatientsScreen(Screen[Administration]):
         )
 
     def _export(self) -> tuple[str, bytes]:
-        return f"readings-{date.today():%Y-%m-%d}.csv", self.records.export_csv()
+        return f"readings-{times.today():%Y-%m-%d}.csv", self.records.export_csv()
 
 
 def _number_and_name(patient: PatientRow) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import ipywidgets as widgets
 
+from lungkit.clinic.app.browser import Drafts
 from lungkit.clinic.app.page import field, safe, show_if, sortable_time
 from lungkit.clinic.app.screen import Confirm, Screen, Table
 from lungkit.clinic.records.accounts import Account
@@ -43,6 +44,7 @@ class PeopleScreen(Screen[Administration]):
 
         self.name = field(widgets.Text, "User name", placeholder="a-z, 0-9, . _ @ -")
         self.full_name = field(widgets.Text, "Full name")
+        self.drafts = Drafts(self.page.browser, {"person-name": self.name, "person-full-name": self.full_name})
         self.new_role = field(widgets.Dropdown, "Role", options=ROLES)
         self.add = button("Add person", self._add, "primary")
         heading = widgets.HTML(
@@ -115,6 +117,7 @@ class PeopleScreen(Screen[Administration]):
         def add() -> None:
             self._show_password(name, self.records.add_user(name, self.full_name.value, role))
             self.name.value = self.full_name.value = ""
+            self.drafts.forget()
 
         self._do(add, f"{name} was added with the role {role}.")
 

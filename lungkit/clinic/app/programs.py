@@ -2,6 +2,7 @@
 
 import ipywidgets as widgets
 
+from lungkit.clinic.app.browser import Drafts
 from lungkit.clinic.app.page import field, safe, show_if, sortable_time
 from lungkit.clinic.app.screen import Confirm, Screen, Table
 from lungkit.clinic.records.administration import Administration
@@ -42,6 +43,7 @@ class ProgramsScreen(Screen[Administration]):
         self.secret = widgets.HTML()
         self.hide = button("I have noted it. Hide it", self._hide)
         self.program = field(widgets.Text, "Program", placeholder="a-z, 0-9, . _ @ -")
+        self.drafts = Drafts(self.page.browser, {"program": self.program})
         self.scopes = {
             scope: widgets.Checkbox(
                 description=f"{scope}: {_SCOPES[scope]}", value=scope != "admin", indent=False
@@ -97,6 +99,7 @@ class ProgramsScreen(Screen[Administration]):
         key = self.records.add_key(program, chosen, self.days.value, self.rate.value)
         self._load()
         self.program.value = ""
+        self.drafts.forget()
         self.secret.value = (
             f'<p role="status">Key of <b>{safe(program)}</b>, shown only once:</p><code>{safe(key)}</code>'
         )

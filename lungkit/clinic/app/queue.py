@@ -40,7 +40,7 @@ class QueueScreen(Screen[Administration]):
             {
                 "Result of": lambda row: sortable_time(row.created_at),
                 "To": lambda row: self.names.get(row.destination_id, "?"),
-                "What": lambda row: f"review as {row.object}" if row.review_id else row.object,
+                "What": lambda row: row.what,
                 "State": _sending_state,
                 "Why": lambda row: row.reason,
                 "Tries": lambda row: row.tries,

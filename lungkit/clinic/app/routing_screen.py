@@ -5,7 +5,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from lungkit.clinic.app.page import field, safe, show_if, sortable_time
+from lungkit.clinic.app.browser import Drafts
+from lungkit.clinic.app.page import field, safe, scrolling, show_if, sortable_time
 from lungkit.clinic.app.screen import Confirm, Screen, Table
 from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.received import ReceivedRow, SeriesOfStudy
@@ -99,10 +100,12 @@ class RoutingScreen(Screen[Administration]):
         self.goes_to = field(widgets.SelectMultiple, "Results go to", options=[], rows=3)
         self.editing: int | None = None  # the rule that the form changes; None: it makes a new one
         self.save = button("", self._save, "primary")
-        self.cancel = button("Cancel", self._clear)
+        self.cancel = button("Cancel", self._done)
         form = widgets.HBox(
             [self.name, *self.conditions.values(), self.model, self.priority, self.rank, self.goes_to]
         ).add_class("filters")
+        texts = {"name": self.name} | self.conditions
+        self.rule_drafts = Drafts(self.page.browser, {f"rule-{what}": text for what, text in texts.items()})
         self.heading = widgets.HTML()
         buttons = widgets.HBox([self.save, self.cancel]).add_class("actions")
         self._clear()
@@ -161,6 +164,10 @@ class RoutingScreen(Screen[Administration]):
         self._set(None, "", dict.fromkeys(_CONDITIONS, ""), "routine", 100)
         self.goes_to.value = ()
 
+    def _done(self) -> None:
+        self._clear()
+        self.rule_drafts.forget()
+
     def _set(self, editing: int | None, name: str, conditions: dict[str, str], priority: str, rank: int) -> None:
         """Fill the form, for a rule that there is or for a new one."""
         self.editing, self.name.value, self.priority.value, self.rank.value = editing, name, priority, rank
@@ -185,7 +192,7 @@ class RoutingScreen(Screen[Administration]):
             **{what: text.value for what, text in self.conditions.items()},
         )
         self.records.save_route(rule, self.editing)
-        self._clear()
+        self._done()
         self.refresh()
         self.page.say(f"The rule '{rule.name}' is kept, and off. Try it on a study, then switch it on.", "done")
 
@@ -207,8 +214,10 @@ class RoutingScreen(Screen[Administration]):
             empty="No system may send yet.",
             search=False,
         )
-        self.ae_title = field(widgets.Text, "AE title", placeholder="at most 16 characters")
+        self.ae_title = field(widgets.Text, "AE title", placeholder="up to 16 letters")
         self.networks = field(widgets.Text, "Addresses", placeholder="any, or 10.1.2.3, 10.4.0.0/16")
+        kept = {"caller-title": self.ae_title, "caller-addresses": self.networks}
+        self.caller_drafts = Drafts(self.page.browser, kept)
         add = self.page.button("Add system", self._add_caller, "primary")
         form = widgets.HBox([self.ae_title, self.networks, add]).add_class("filters")
         heading = widgets.HTML("<h2>Systems that may send</h2>")
@@ -228,6 +237,7 @@ class RoutingScreen(Screen[Administration]):
         networks = [part for part in self.networks.value.replace(",", " ").split() if part]
         row = self.records.add_caller(self.ae_title.value, networks)
         self.ae_title.value = self.networks.value = ""
+        self.caller_drafts.forget()
         self.refresh()
         self.page.say(f"{row.ae_title} may send.", "done")
 
@@ -259,6 +269,8 @@ class RoutingScreen(Screen[Administration]):
         self.segments = widgets.Checkbox(description="also the heat map as a segmentation", indent=False).add_class(
             "wide"
         )
+        kept = {"destination-name": self.to_name, "destination-address": self.place, "destination-title": self.to_title}
+        self.destination_drafts = Drafts(self.page.browser, kept)
         add = button("Add destination", self._add_destination, "primary")
         form = widgets.HBox([self.to_name, self.kind, self.place, self.to_title, add]).add_class("filters")
         heading = widgets.HTML("<h2>Destinations</h2>")
@@ -288,6 +300,7 @@ class RoutingScreen(Screen[Administration]):
         row = self.records.add_destination(self.to_name.value, kind, address, objects)
         for text in (self.to_name, self.place, self.to_title):
             text.value = ""
+        self.destination_drafts.forget()
         self.refresh()
         self.page.say(f"{row.name} can be chosen in rules now.", "done")
 
@@ -348,4 +361,5 @@ def _trial(row: RouteRow, found: list[tuple[SeriesOfStudy, bool]]) -> str:
             f"<td>{count(series.files, 'image')}</td><td><b>{safe(to)}</b></td></tr>"
         )
     head = "<tr><th>Series</th><th>Description</th><th>Images</th><th>This rule</th></tr>"
-    return f'<div class="wide trial"><table><thead>{head}</thead><tbody>{lines}</tbody></table></div>'
+    table = scrolling(f"<table><thead>{head}</thead><tbody>{lines}</tbody></table>", "What the rule would do")
+    return f'<div class="trial">{table}</div>'

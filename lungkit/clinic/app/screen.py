@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Actions = TypeVar("Actions")  # Records or Administration
 SELECT_ONE: Any = {"style": "single", "keys": True}  # how a table lets people select rows
+NO_SUCH_PLACE = "There is nothing at this address that you can open"
+SORTED_BY_HEADINGS: Any = {"text_in_header_can_be_selected": False}  # else only the small arrows sort
 ALL = "All"  # what a filter offers first
 
 
@@ -24,7 +26,10 @@ class Screen(Generic[Actions]):
 
     records: what this person may do with the records; rights are checked there.
     models: what reads images; only doctors' screens use it. widget: what the browser shows.
+    under: the screen of the navigation that this one was opened from, if it has no entry there.
     """
+
+    under = ""
 
     def __init__(self, records: Actions, page: Page, models: "ModelPool | None" = None):
         self.records, self.page, self.models = records, page, cast("ModelPool", models)
@@ -37,6 +42,25 @@ class Screen(Generic[Actions]):
     def refresh(self) -> None:
         """Bring the screen up to date; called at every visit."""
 
+    def where(self) -> str:
+        """What of the screen is shown, for its address: nothing, or a random identifier of the records."""
+        return ""
+
+    def open_at(self, place: str) -> None:
+        """Show what `where` returned, or what an address claims. Raises LungkitError where there is no such thing."""
+        if place:
+            raise LungkitError(NO_SUCH_PLACE)
+        self.refresh()
+
+    def open_reading(self, reading_id: str, **how: Any) -> None:
+        """Show a reading; how: as `ReadingScreen.refresh` takes it.
+
+        A second click that comes after this screen was left opens nothing: it would draw the reading again, without
+        what was done on it meanwhile.
+        """
+        if self.widget in self.page.screen.children:
+            self.page.go("reading", reading_id=reading_id, **how)
+
     def lay_out(self, title: str, *parts: widgets.Widget, about: str = "") -> None:
         """Fill the screen: a heading, a line about it, and its parts."""
         line = f'<p class="about">{safe(about)}</p>' if about else ""
@@ -47,7 +71,8 @@ class Table:
     """Rows to sort and search, one of which can be selected for an action; texts are escaped.
 
     columns: heading to what a cell shows of an item. actions: widgets that are enabled while a row is selected;
-    without any, no row can be. name: an item in words. on_select: called when another row, or none, is selected.
+    without any, no row can be; a double click on a row, and Enter, do what the button of the class "opens" does.
+    always: buttons that need no row. name: an item in words. on_select: called when another row, or none, is selected.
     empty: text for no rows. search: offer a search field.
     """
 
@@ -58,6 +83,7 @@ class Table:
         *actions: widgets.Widget,
         name: Callable[[Any], str] = str,
         on_select: Callable[[], None] = lambda: None,
+        always: Sequence[widgets.Widget] = (),
         empty: str = "Nothing to show.",
         search: bool = True,
         page_length: int = 10,
@@ -72,6 +98,7 @@ class Table:
             showIndex=False,
             maxBytes=0,  # no sampling: row numbers must match `_items`
             order=[],  # as given, until a column is clicked
+            **SORTED_BY_HEADINGS,
             pageLength=page_length,
             lengthMenu=[10, 25, 50, 100],
             language={
@@ -89,14 +116,14 @@ class Table:
         ).add_class("table")
         if actions:
             self.rows.observe(page.act(lambda _: self._selected()), "selected_rows")
-        bar = widgets.HBox([*actions, self.status]).add_class("actions")
+        bar = widgets.HBox([*actions, *always, self.status]).add_class("actions")
         self.widget = widgets.VBox([bar, self.rows])
 
     def show(self, items: Sequence[Any], summary: str = "") -> None:
         """Show a row for each item, none selected; summary: how many there are, in words."""
         self._items, self._summary = items, summary
         cells = {heading: [cell(item) for item in items] for heading, cell in self.columns.items()}
-        self.rows.update(pd.DataFrame(cells), selected_rows=[])
+        self.rows.update(pd.DataFrame(cells), selected_rows=[], **SORTED_BY_HEADINGS)
         self._selected()
 
     @property
@@ -130,7 +157,8 @@ class Table:
             else f"Selected: {self._name(item)}."
         )
         words = " ".join(filter(None, (f"{self._summary}." if self._summary else "", hint)))
-        self.status.value = f'<span class="about" role="status">{safe(words)}</span>'
+        cells = "" if item is None else "|".join(str(cell(item)) for cell in self.columns.values())
+        self.status.value = f'<span class="about" role="status" data-row="{safe(cells)}">{safe(words)}</span>'
         self._on_select()
 
 

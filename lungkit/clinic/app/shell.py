@@ -13,9 +13,10 @@ from IPython.display import display
 
 from lungkit import config
 from lungkit.clinic import predictor
-from lungkit.clinic.app.page import Page, safe
-from lungkit.clinic.app.screen import Screen
+from lungkit.clinic.app.page import WARNING, Page, notice, safe
+from lungkit.clinic.app.screen import NO_SUCH_PLACE, Screen
 from lungkit.clinic.records import accounts
+from lungkit.clinic.records.accounts import SignedOut
 from lungkit.clinic.records.administration import Administration
 from lungkit.clinic.records.cases import Records
 from lungkit.clinic.records.store import Store
@@ -23,7 +24,10 @@ from lungkit.clinic.web import door
 from lungkit.errors import LungkitError
 
 PRODUCT = "lungkit clinic"
-WARNING = "Research use only, not a diagnosis"
+LOOK = (  # look.js hears it
+    '<label class="look">Look <select class="look-choice"><option value="system">As the system</option>'
+    '<option value="light">Light</option><option value="dark">Dark</option></select></label>'
+)
 NOT_SERVED = "This page is part of the clinic. Run `lungkit serve` (or `make serve`) and open the address it prints."
 
 # The screens of each role: the name in the navigation (empty: opened from other screens), and where the screen is.
@@ -108,13 +112,14 @@ class _Shell:
     """Header, navigation, and the screens that were visited."""
 
     def __init__(self, page: Page, store: Store, token: str, models: predictor.ModelPool):
-        access = accounts.Access(store, token)
+        self._access = access = accounts.Access(store, token)
         self._page, self._models = page, models
         self.actor = accounts.whoami(store, token)
         self._records: Records | Administration = (
             Records(access) if self.actor.role == "doctor" else Administration(access)
         )
         self._screens: dict[str, Screen[Any]] = {}
+        self._alarm = widgets.HTML().add_class("clinic-message")
         self._entries = {
             name: page.button(title, partial(self.go, name), "nav-entry")
             for name, (title, _) in SCREENS[self.actor.role].items()
@@ -122,26 +127,58 @@ class _Shell:
         }
         role = "doctor" if self.actor.role == "doctor" else "administrator"
         page.go = self.go
+        page.browser.user, page.browser.asked = str(self.actor.user_id), page.act(self._open_at)
         page.header.children = [
             widgets.HBox(
                 [
                     widgets.HTML(f'<span class="product">{PRODUCT}</span><span class="warning">{WARNING}</span>'),
                     widgets.HTML(f'<span class="who">{safe(self.actor.full_name)}, {role}</span>'),
+                    widgets.HTML(LOOK),
                     widgets.Button(description="Sign out").add_class("sign-out"),
                 ]
             ).add_class("clinic-top"),
             widgets.HBox(list(self._entries.values())).add_class("clinic-nav"),
+            self._alarm,
         ]
-        self.go(next(iter(self._entries)))
+        self._first = next(iter(self._entries))
+        self.go(self._first)
 
     def go(self, name: str, **what: Any) -> None:
         """Show a screen: made at the first visit, brought up to date at every visit."""
+        self._screen(name).refresh(**what)
+        self._show(name)
+
+    def _open_at(self, address: str, question: int) -> None:
+        """Show what an address of the browser leads to; otherwise say why not, and show the first screen."""
+        accounts.whoami(self._access.store, self._access.token)  # not every screen asks the records
+        name, _, place = (address.removeprefix("#/") or self._first).partition("/")
+        try:
+            self._screen(name).open_at(place)
+        except SignedOut:
+            raise
+        except LungkitError as problem:
+            name, words = self._first, str(problem)
+            self._screen(name).refresh()
+            self._page.say(f"{words[:1].upper()}{words[1:].rstrip('.')}. You are on the start page instead.")
+        self._show(name, question)
+
+    def _screen(self, name: str) -> Screen[Any]:
+        if name not in SCREENS[self.actor.role]:
+            raise LungkitError(NO_SUCH_PLACE)
         if name not in self._screens:
             self._screens[name] = screen_class(self.actor.role, name)(self._records, self._page, self._models)
+        return self._screens[name]
+
+    def _show(self, name: str, question: int = 0) -> None:
+        """Show a screen that is up to date; question: as in Browser.show."""
         screen = self._screens[name]
-        screen.refresh(**what)
+        if isinstance(self._records, Administration):
+            full = self._records.full_disk()
+            self._alarm.value = notice(full) if full else ""
         self._page.show(screen.widget)
-        here = name if name in self._entries else what.get("back")
+        place, title = screen.where(), SCREENS[self.actor.role][name][0] or name.capitalize()
+        self._page.browser.show("/".join(filter(None, ("#", name, place))), f"{title} · {PRODUCT}", question)
+        here = name if name in self._entries else screen.under
         for entry, button in self._entries.items():
             (button.add_class if entry == here else button.remove_class)("current")
             button.tooltip = "You are here" if entry == here else ""

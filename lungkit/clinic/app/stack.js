@@ -1,6 +1,6 @@
 // Shows a CT series: the slices, a strip with what the model says of each, and the planes across the stack. Slices come
 // from the clinic's server as PNG of 16 bits, the nearest to the one that is shown first, and are decoded here, because a
-// browser draws such a PNG in 8 bits. panes.js comes before this in the same module.
+// browser draws such a PNG in 8 bits. panes.js and tools.js come before this in the same module.
 
 const AT_ONCE = 3; // requests at the same time
 const TOGETHER = 8; // slices in a request; the first one is alone, because it is waited for
@@ -137,11 +137,9 @@ function side(direction) {
 }
 
 const opposite = (direction) => direction.map((value) => -value);
-const minus = (text) => String(text).replace("-", "−");
 // As lungkit.wording.percent: a probability that is not certain never reads as 0 % or 100 %.
 const percent = (share) =>
   share > 0 && share < 0.01 ? "< 1 %" : share > 0.99 && share < 1 ? "> 99 %" : `${Math.round(100 * share)} %`;
-const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
 // --- the widget
 
@@ -166,7 +164,7 @@ function render({ model, el }) {
   const heats = numbers(model.get("heat"), Uint8Array);
   const [heatHeight, heatWidth] = model.get("heat_size");
   const state = { place: key, x: 0.5, y: 0.5, selected: model.get("selected"), opacity: 0.45, cross: true,
-    level: PRESETS[0][1], width: PRESETS[0][2] };
+    level: WINDOWS.HU.presets[0][1], width: WINDOWS.HU.presets[0][2], inverted: false };
   const begun = performance.now();
   const measured = { drawn: 0, first: 0, whole: 0 }; // for measurements: frames, and ms until one and all slices
 
@@ -191,11 +189,12 @@ function render({ model, el }) {
   const overlay = canvas(heatWidth, heatHeight);
   const screen = element("canvas", { tabIndex: 0, role: "img", className: "viewer-canvas" });
   const stage = element("div", { className: "viewer-stage stack-slice" }, screen);
+  const root = element("div", { className: "viewer stack" });
   const waiting = element("p", { className: "stack-waiting", role: "status" }, "Loading the slice …");
   const text = (className) => element("div", { className: `stack-text ${className}`, "aria-hidden": "true" });
   const [where, how, under] = ["stack-where", "stack-how", "stack-under"].map(text);
   let drawn = -1; // the place whose pixels are in `picture`
-  let table = greys("HU", state.level, state.width);
+  let table = greys("HU", state);
 
   function paint(pen, [left, top, across, tall]) {
     if (drawn !== state.place) return;
@@ -238,7 +237,7 @@ function render({ model, el }) {
       const start = (order * classes.length + state.selected) * size;
       drawHeat(overlay, heats.subarray(start, start + size), model.get("colours"));
     }
-    pane.draw();
+    tools.pane.draw();
     measured.drawn += 1;
     tell();
   }
@@ -246,15 +245,15 @@ function render({ model, el }) {
   function tell() {
     const one = read.get(state.place);
     where.textContent = `Slice ${state.place + 1} of ${count}\n${minus(positions[flip(state.place)].toFixed(1))} mm`;
-    how.textContent = `Level ${minus(state.level)}, width ${state.width} HU`;
+    how.textContent = windowWords("HU", state);
     const words = one ? `${named} ${percent(one.share)}` : answered ? "not read by the model" : "";
     const role = decides.has(state.place) ? "one of those that decide" : "";
     told.textContent = [[`Slice ${state.place + 1}`, words].filter(Boolean).join(": "), role].filter(Boolean).join(", ");
     told.classList.toggle("decides", decides.has(state.place));
-    const heat = state.selected >= 0 && decides.has(state.place);
-    legend.hidden = !heat;
+    const shaded = state.selected >= 0 && decides.has(state.place);
+    heat.legend.hidden = !shaded;
     screen.setAttribute("aria-label", `${model.get("label")}. Slice ${state.place + 1} of ${count}${words && `, ${words}`}. ` +
-      "Arrows and page keys change the slice, plus and minus zoom, 0 fits.");
+      "Arrows and page keys change the slice, the question mark shows all keys.");
     strip.setAttribute("aria-valuenow", state.place + 1);
     strip.setAttribute("aria-valuetext", `slice ${state.place + 1}${words && `: ${words}`}`);
   }
@@ -266,14 +265,15 @@ function render({ model, el }) {
     state.place = to;
     slices.start();
     show();
+    tools.tell();
     later();
-    if (linked && model.get("linked")) document.dispatchEvent(new CustomEvent("stack-moved", { detail: { from: el, mm } }));
+    if (linked && tools.isLinked()) document.dispatchEvent(new CustomEvent("stack-moved", { detail: { from: el, mm } }));
   }
 
   // Where another stack on the page moved, this one moves by as many mm; what does not fill a slice is kept.
   let owed = 0;
   function follow({ detail: { from, mm } }) {
-    if (from === el || !model.get("linked")) return;
+    if (from === el || !tools.isLinked()) return;
     const wanted = positions[flip(state.place)] + owed + mm;
     const number = positions.reduce((best, at, i) => (Math.abs(at - wanted) < Math.abs(positions[best] - wanted) ? i : best), 0);
     owed = clamp(wanted - positions[number], -200, 200);
@@ -284,64 +284,68 @@ function render({ model, el }) {
   let turned = 0; // of the wheel, until it makes a slice
   let pulled = 0; // of a drag
   let moved = 0; // pixels since the button went down
-  let button_ = 0;
-  const pane = zoomable(stage, screen, {
-    width, height, paint,
-    wheel: (event) => {
-      turned += event.deltaMode ? event.deltaY * 40 : event.deltaY;
-      const steps = Math.trunc(turned / 50) || (Math.abs(event.deltaY) >= 50 ? Math.sign(event.deltaY) : 0);
-      if (!steps) return;
-      turned = 0;
-      go(state.place + Math.sign(steps) * Math.max(1, Math.abs(Math.trunc(steps / 2))));
-    },
-    drag: (across, tall) => {
-      moved += Math.abs(across) + Math.abs(tall);
-      if (button_ === 2) {
-        state.width = clamp(Math.round(state.width + 4 * across), 10, 4000);
-        state.level = clamp(Math.round(state.level + 4 * tall), -1000, 1500);
-        windows.show();
-        rewindow();
-        return true;
-      }
-      if (pane.view.zoom > 1) return false;
-      pulled += tall;
-      const each = Math.max(2, stage.clientHeight / Math.max(count, 40));
-      const steps = Math.trunc(pulled / each);
-      pulled -= steps * each;
-      go(state.place + steps);
-      return true;
-    },
-    hover: (event) => {
-      const [x, y] = pane.at(event);
-      const slice = slices.slices[state.place];
-      const inside = slice && x >= 0 && y >= 0 && x < 1 && y < 1;
-      under.textContent = inside ? minus(`${slice[Math.floor(y * height) * width + Math.floor(x * width)]} HU`) : "";
-    },
-  });
-  screen.addEventListener("pointerleave", () => { under.textContent = ""; });
-  screen.addEventListener("contextmenu", (event) => event.preventDefault());
-  screen.addEventListener("pointerdown", (event) => { [moved, pulled, button_] = [0, 0, event.button]; });
-  screen.addEventListener("click", (event) => {
-    if (moved > 4) return;
-    const [x, y] = pane.at(event);
-    [state.x, state.y] = [clamp(x, 0, 1), clamp(y, 0, 1)];
-    pane.draw();
-    later(true);
-  });
   const page = Math.max(2, Math.round(count / 20));
   const keys = {
     ArrowUp: () => go(state.place - 1), ArrowLeft: () => go(state.place - 1),
     ArrowDown: () => go(state.place + 1), ArrowRight: () => go(state.place + 1),
     PageUp: () => go(state.place - page), PageDown: () => go(state.place + page),
     Home: () => go(0), End: () => go(count - 1),
-    "+": () => pane.zoom(1.25), "=": () => pane.zoom(1.25), "-": () => pane.zoom(0.8), 0: pane.fit,
   };
-  const keyed = (event) => {
-    if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.preventDefault();
-    keys[event.key]();
-  };
-  screen.addEventListener("keydown", keyed);
+
+  function wheel(event) {
+    turned += event.deltaMode ? event.deltaY * 40 : event.deltaY;
+    const steps = Math.trunc(turned / 50) || (Math.abs(event.deltaY) >= 50 ? Math.sign(event.deltaY) : 0);
+    if (!steps) return;
+    turned = 0;
+    go(state.place + Math.sign(steps) * Math.max(1, Math.abs(Math.trunc(steps / 2))));
+  }
+
+  // Through the slices, where the picture is not zoomed.
+  function drag(across, tall) {
+    moved += Math.abs(across) + Math.abs(tall);
+    if (tools.pane.view.zoom > 1) return false;
+    pulled += tall;
+    const each = Math.max(2, stage.clientHeight / Math.max(count, 40));
+    const steps = Math.trunc(pulled / each);
+    pulled -= steps * each;
+    go(state.place + steps);
+    return true;
+  }
+
+  function hover(event) {
+    const [x, y] = tools.pane.at(event);
+    const slice = slices.slices[state.place];
+    const inside = slice && x >= 0 && y >= 0 && x < 1 && y < 1;
+    under.textContent = inside ? minus(`${slice[Math.floor(y * height) * width + Math.floor(x * width)]} HU`) : "";
+  }
+
+  const heat = heatControls(classes, state, model.get("colours"), () => show());
+  const windows = windowControls("HU", state, () => tools.windowed());
+  const letters = edges("", "", "", "");
+  // The letters of the patient's sides turn with the slice.
+  function letter() {
+    const [a, b, c, d] = tools.pane.view.matrix;
+    const towards = (x, y) => along.map((value, i) => x * value + y * down[i]);
+    const [right, low] = [towards(a, b), towards(c, d)];
+    [opposite(right), right, opposite(low), low].forEach((direction, i) => { letters[i].textContent = side(direction); });
+  }
+  const tools = toolbox({
+    model, root, stage, screen, state, units: "HU", width, height, spacing: [rowSpacing, columnSpacing],
+    at: () => state.place, paint, wheel, drag, hover, holds: () => true, redraw: rewindow, windows,
+    heat: answered ? heat : null, keys, turned: letter, drags: "Change the slice, or move the zoomed image",
+    says: [["Arrows", "Next and previous slice"], ["Page Up, Page Down", `${page} slices further`], ["Home, End", "First and last slice"],
+      ["Wheel", "Change the slice; with Ctrl, zoom"]],
+  });
+  letter();
+  screen.addEventListener("pointerleave", () => { under.textContent = ""; });
+  screen.addEventListener("pointerdown", () => { [moved, pulled] = [0, 0]; });
+  screen.addEventListener("click", (event) => {
+    if (moved > 4 || state.tool !== "move") return;
+    const [x, y] = tools.pane.at(event);
+    [state.x, state.y] = [clamp(x, 0, 1), clamp(y, 0, 1)];
+    tools.pane.draw();
+    later(true);
+  });
 
   // --- the planes across the stack
 
@@ -422,7 +426,7 @@ function render({ model, el }) {
       const level = Math.round((((event.offsetY - top) / high) * tall - between / 2) / (depth / (levels - 1)));
       const place = rows[clamp(level, 0, levels - 1)];
       if (place >= 0) go(place);
-      pane.draw();
+      tools.pane.draw();
       later(true);
     }
     sight.addEventListener("pointerdown", (event) => { sight.setPointerCapture(event.pointerId); point(event); });
@@ -430,7 +434,7 @@ function render({ model, el }) {
     sight.addEventListener("wheel", (event) => {
       event.preventDefault();
       state[other] = clamp(state[other] + (Math.sign(event.deltaY) * 2) / COARSE, 0, 1);
-      pane.draw();
+      tools.pane.draw();
       later(true);
     }, { passive: false });
     return { box, draw };
@@ -486,7 +490,6 @@ function render({ model, el }) {
   const pick = (event) => go((event.offsetX / strip.clientWidth) * count - 0.5);
   strip.addEventListener("pointerdown", (event) => { strip.setPointerCapture(event.pointerId); pick(event); });
   strip.addEventListener("pointermove", (event) => { if (event.buttons & 1) pick(event); });
-  strip.addEventListener("keydown", keyed);
   strip.addEventListener("wheel", (event) => { event.preventDefault(); go(state.place + Math.sign(event.deltaY)); }, { passive: false });
 
   // The strip and the planes are drawn once a frame at most, and while slices arrive, five times a second.
@@ -508,7 +511,7 @@ function render({ model, el }) {
   }
 
   function rewindow() {
-    table = greys("HU", state.level, state.width);
+    table = greys("HU", state);
     show();
     later(true);
   }
@@ -520,15 +523,12 @@ function render({ model, el }) {
     const beyond = decisive.filter((place) => (ahead ? place > state.place : place < state.place));
     if (beyond.length) go(ahead ? beyond[0] : beyond.at(-1));
   };
-  const { labels, legend } = heatControls(classes, state, model.get("colours"), show);
-  const windows = windowControls(state, rewindow);
   const crossing = element("input", { type: "checkbox", checked: state.cross,
-    onchange: () => { state.cross = crossing.checked; pane.draw(); later(); } });
+    onchange: () => { state.cross = crossing.checked; tools.pane.draw(); later(); } });
   const jumps = element("div", { className: "stack-jumps", role: "group", "aria-label": "Slices that decide" },
     button("Slice that counts most", "Go to the slice that counts most for the reading", () => go(key)),
     button("‹", "Previous slice that decides", () => jump(false)), button("›", "Next slice that decides", () => jump(true)));
-  stage.append(where, how, under, ...edges(side(opposite(along)), side(along), side(opposite(down)), side(down)),
-    waiting, pane.controls, legend);
+  stage.append(where, how, under, ...letters, waiting, heat.legend);
   const panes = element("div", { className: `stack-panes${across.length ? "" : " stack-alone"}` }, stage,
     ...(across.length ? [element("div", { className: "stack-across" }, ...across.map(({ box }) => box))] : []));
   const legendOf = (colour, words) => element("span", { className: "stack-key" },
@@ -538,22 +538,23 @@ function render({ model, el }) {
       ? [legendOf(COLOURS.carrying, `decide (${decides.size})`), legendOf(COLOURS.read, "read"), jumps] : [])),
     strip, element("div", { className: "stack-ends", "aria-hidden": "true" }, element("span", {}, "Head"),
       element("span", {}, answered ? `Probability of ${named} in each slice that was read` : ""), element("span", {}, "Feet")));
-  const controls = element("div", { className: "viewer-controls" }, ...(answered ? labels : []));
+  const controls = element("div", { className: "viewer-controls" }, ...(answered ? heat.labels : []));
   if (across.length) controls.append(element("label", { className: "stack-crossing" }, crossing, element("span", {}, "Crosshair")));
   controls.append(windows.controls);
-  el.append(element("div", { className: "viewer stack" }, panes, band, controls));
-  el.firstChild.measured = measured;
-  stage.addEventListener("pointerdown", () => screen.focus({ preventScroll: true }));
+  root.append(tools.caption, tools.bar, panes, band, controls, tools.board);
+  root.measured = measured;
+  el.append(root);
 
   show();
   later();
   slices.start();
-  const resized = new ResizeObserver(() => { pane.draw(); later(); });
+  const resized = new ResizeObserver(() => { tools.pane.draw(); later(); });
   for (const box of [stage, strip]) resized.observe(box);
   return () => {
     resized.disconnect();
     clearTimeout(arriving);
     slices.stop();
+    tools.stop();
     document.removeEventListener("stack-moved", follow);
   };
 }

@@ -11,9 +11,11 @@ import numpy as np
 import traitlets
 
 from lungkit import palette
+from lungkit.clinic.app.page import WARNING
 from lungkit.clinic.app.viewer import module
 from lungkit.clinic.records.stacks import CaseSeries, Stack
 from lungkit.data.dicom import AIR
+from lungkit.models.class_names import class_name, class_names, other_than
 
 
 class StackViewer(anywidget.AnyWidget):
@@ -21,7 +23,8 @@ class StackViewer(anywidget.AnyWidget):
 
     series: with its reading, or only the slices: then the strip shows where they are and nothing else.
     classes: in the order of the heat maps. planes: whether to draw the other planes, where the series allows it.
-    linked: whether it scrolls by as many mm as other linked ones on the page. label: what it is, for screen readers.
+    linked: whether it scrolls by as many mm as other linked ones on the page, and shares zoom, place and window with
+    them. label: what it is, for screen readers. caption: whose images they are, which the full screen shows.
     The browser sends nothing back; it asks the server for slices (handlers.SliceHandler).
     """
 
@@ -44,6 +47,8 @@ class StackViewer(anywidget.AnyWidget):
     planes = traitlets.Bool().tag(sync=True)
     linked = traitlets.Bool().tag(sync=True)
     label = traitlets.Unicode().tag(sync=True)
+    caption = traitlets.Unicode().tag(sync=True)
+    warning = traitlets.Unicode(WARNING).tag(sync=True)
     colours = traitlets.List(traitlets.Unicode(), list(palette.HEAT)).tag(sync=True)
 
     def __init__(
@@ -54,6 +59,7 @@ class StackViewer(anywidget.AnyWidget):
         label: str,
         planes: bool = True,
         linked: bool = False,
+        caption: str = "",
     ):
         super().__init__(
             **_said(series, classes),
@@ -65,6 +71,7 @@ class StackViewer(anywidget.AnyWidget):
             planes=planes and series.straight,
             linked=linked,
             label=label,
+            caption=caption,
         )
         self.add_class("clinic-stack")
 
@@ -80,12 +87,12 @@ def _said(series: Stack, classes: Sequence[str]) -> dict[str, Any]:
         return {"read": [], "carrying": [], "key": series.slices // 2, "named": "", "selected": -1, "heat": b"",
                 "heat_size": [1, 1], "classes": []}  # fmt: skip
     return {
-        "read": [[one.number, series.chance(one), one.label] for one in series.read],
+        "read": [[one.number, series.chance(one), class_name(one.label)] for one in series.read],
         "carrying": list(series.carrying),
         "key": series.key.number,
-        "named": f"not {series.absent}" if series.label == series.absent else series.label,
+        "named": other_than(series.absent) if series.label == series.absent else class_name(series.label),
         "selected": list(classes).index(series.label),
         "heat": np.rint(np.clip(series.heat, 0, 1) * 255).astype(np.uint8).tobytes(),
         "heat_size": list(series.heat.shape[2:]),
-        "classes": list(classes),
+        "classes": list(class_names(classes)),
     }

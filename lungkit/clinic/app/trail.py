@@ -1,11 +1,12 @@
 """Audit trail: who did what, and when; with filters and a check for gaps and changes."""
 
 import json
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import ipywidgets as widgets
 
+from lungkit import times
 from lungkit.clinic.app.page import field, sortable_time
 from lungkit.clinic.app.screen import ALL, Filters, Screen, Table
 from lungkit.clinic.records.administration import Administration
@@ -18,9 +19,12 @@ ACTIONS = {  # as the trail names them, in words
     "caller.add": "DICOM system added",
     "caller.refused": "DICOM system refused",
     "caller.set": "DICOM system switched",
+    "case.move": "Image moved to another patient",
+    "case.not_saved": "Image not saved, as it may be another patient's",
     "case.open": "Case opened",
     "case.review": "Case reviewed",
     "case.save": "Case saved",
+    "case.withdraw": "Image withdrawn",
     "destination.add": "Destination added",
     "destination.remove": "Destination removed",
     "destination.set": "Destination switched",
@@ -35,7 +39,7 @@ ACTIONS = {  # as the trail names them, in words
     "learn.export": "Data set for research exported",
     "model.promote": "Model put in use",
     "model.roll_back": "Model rolled back",
-    "patient.exclude": "Patient excluded from learning, or not any more",
+    "patient.exclude": "Patient excluded from, or included in, learning",
     "patient.erase": "Patient erased",
     "patient.open": "Patient opened",
     "records.export": "Records exported",
@@ -132,11 +136,11 @@ class AuditTrailScreen(Screen[Administration]):
 
 
 def _midnight(day: date | None, days: int = 0) -> datetime | None:
-    """Local midnight at the beginning of a day, or of one `days` later."""
+    """Midnight in the clinic at the beginning of a day, or of one `days` later."""
     if day is None:
         return None
     try:
-        return datetime.combine(day + timedelta(days=days), time()).astimezone()
+        return times.midnight(day + timedelta(days=days)).astimezone(UTC)
     except (OverflowError, ValueError):
         raise LungkitError(f"{day} cannot be searched for. Choose another day") from None
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from lungkit.clinic.app.page import notice, safe, when
+from lungkit.clinic.app.page import notice, safe, scrolling, when
 from lungkit.clinic.learning.trial import Standing
 from lungkit.clinic.records.trials import SIGNATURES, TrialRow
 from lungkit.models import verdict
@@ -68,9 +68,8 @@ def _table(evidence: Evidence) -> str:
         f'<tr><th scope="row">{safe(first)}</th>{"".join(f"<td>{safe(cell)}</td>" for cell in rest)}</tr>'
         for first, *rest in (row.values() for row in rows)
     )
-    return (
-        f'<p class="about">{verdict.FIGURES}</p>'
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table></div>'
+    return f'<p class="about">{verdict.FIGURES}</p>' + scrolling(
+        f"<table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table>", "Figures of each set"
     )
 
 

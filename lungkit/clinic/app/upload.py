@@ -20,6 +20,7 @@ from lungkit.errors import LungkitError
 
 PIECE = 2**24  # bytes
 MOST_FILES = 4000  # sent together
+NO_ROOM = "The server's disk has no room for these files. Tell an administrator."
 _SPARE = 2**28  # bytes that stay free on the disk
 
 
@@ -34,7 +35,7 @@ class Bundle:
         if not 0 <= size <= limit:
             raise LungkitError(f"{size >> 20} MiB are too much. Up to {limit >> 20} MiB are taken at a time.")
         if size + _SPARE > shutil.disk_usage(folder).free:
-            raise LungkitError("The server's disk has no room for these files. Tell an administrator.")
+            raise LungkitError(NO_ROOM)
         self.folder, self._left = folder, size
         self._paths: list[Path | None] = [None] * number
         self.close()
@@ -134,6 +135,8 @@ class UploadField(anywidget.AnyWidget):
                     self._receive_together(bundle)
         except LungkitError as problem:
             self._bundle, refused = None, str(problem)
+        except OSError:
+            self._bundle, refused = None, NO_ROOM
         finally:
             self.send({"answer": "done", "refused": refused})
 

@@ -1,5 +1,5 @@
 // Shows one image with a heat map over it. Everything happens in the browser and is immediate: the kernel sends pixels
-// and heat once and is not asked again. panes.js comes before this in the same module.
+// and heat once and is not asked again. panes.js and tools.js come before this in the same module.
 
 function render({ model, el }) {
   const [width, height] = [model.get("width"), model.get("height")];
@@ -13,7 +13,9 @@ function render({ model, el }) {
   const overlay = canvas(heatWidth, heatHeight);
   const screen = element("canvas", { tabIndex: 0, role: "img", className: "viewer-canvas" });
   const stage = element("div", { className: "viewer-stage" }, screen);
-  const state = { selected: model.get("selected"), opacity: 0.6, level: PRESETS[0][1], width: PRESETS[0][2] };
+  const root = element("div", { className: "viewer" });
+  const [, level, span] = WINDOWS[units].presets[0];
+  const state = { selected: model.get("selected"), opacity: 0.6, level, width: span, inverted: false };
 
   function paint(pen, place) {
     pen.drawImage(picture, ...place);
@@ -24,56 +26,61 @@ function render({ model, el }) {
     pen.globalAlpha = 1;
   }
 
-  // The value under the pointer, for HU only.
+  // The value under the pointer.
   function readOut(event) {
-    if (units !== "HU") return;
-    const [x, y] = pane.at(event);
+    const [x, y] = tools.pane.at(event);
     const inside = x >= 0 && y >= 0 && x < 1 && y < 1;
     const value = inside && pixels[Math.floor(y * height) * width + Math.floor(x * width)];
-    under.textContent = inside ? `${value} HU`.replace("-", "−") : "";
+    under.textContent = !inside ? "" : units === "HU" ? minus(`${value} HU`) : `${Math.round(value / 2.55)} %`;
   }
   const under = element("span", { className: "viewer-under", "aria-hidden": "true" });
   screen.addEventListener("pointerleave", () => { under.textContent = ""; });
 
-  const pane = zoomable(stage, screen, { width, height, paint, hover: readOut });
-  const keys = {
-    "+": () => pane.zoom(1.25), "=": () => pane.zoom(1.25), "-": () => pane.zoom(0.8), 0: pane.fit,
-    ArrowLeft: () => pane.move(40, 0), ArrowRight: () => pane.move(-40, 0),
-    ArrowUp: () => pane.move(0, 40), ArrowDown: () => pane.move(0, -40),
-  };
-  screen.addEventListener("keydown", (event) => {
-    if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key.startsWith("Arrow") && pane.view.zoom === 1) return; // nothing to move, so the page scrolls
-    event.preventDefault();
-    keys[event.key]();
-  });
+  // Where there is nothing to move, the page scrolls.
+  const shift = (across, down) => () => tools.pane.view.zoom > 1 && tools.pane.move(across, down);
+  const keys = { ArrowLeft: shift(40, 0), ArrowRight: shift(-40, 0), ArrowUp: shift(0, 40), ArrowDown: shift(0, -40) };
 
-  function heat() {
+  function showHeat() {
     if (state.selected >= 0) {
       const size = heatWidth * heatHeight;
       drawHeat(overlay, heats.subarray(state.selected * size, (state.selected + 1) * size), model.get("colours"));
     }
     const shown = state.selected >= 0 ? ` Overlay: ${classes[state.selected]}.` : classes.length ? " No overlay." : "";
-    screen.setAttribute("aria-label", `${model.get("label")}.${shown} Plus and minus zoom, arrows move, 0 fits.`);
-    pane.draw();
+    screen.setAttribute("aria-label", `${model.get("label")}.${shown} The question mark shows all keys.`);
+    tools.pane.draw();
   }
 
-  function window_() {
-    drawImage(picture, pixels, greys(units, state.level, state.width));
-    pane.draw();
+  // At most once a frame: a drag of the window would ask for it more often.
+  let planned = 0;
+  function redraw() {
+    planned ||= requestAnimationFrame(() => {
+      planned = 0;
+      drawImage(picture, pixels, greys(units, state));
+      tools.pane.draw();
+    });
   }
 
-  const { labels, legend } = heatControls(classes, state, model.get("colours"), heat);
-  const controls = element("div", { className: "viewer-controls" }, ...(classes.length ? labels : []));
-  stage.append(under, pane.controls, legend);
-  el.append(element("div", { className: "viewer" }, stage, controls));
-  if (units === "HU") controls.append(windowControls(state, window_).controls);
-  window_();
-  stage.style.aspectRatio = `${width} / ${height}`;
-  heat();
-  const resized = new ResizeObserver(pane.draw);
+  const heat = heatControls(classes, state, model.get("colours"), () => showHeat());
+  const windows = windowControls(units, state, () => tools.windowed());
+  const [rowSpacing = null, columnSpacing = null] = model.get("spacing");
+  const tools = toolbox({
+    model, root, stage, screen, state, units, width, height, spacing: [rowSpacing, columnSpacing],
+    where: model.get("measured"), paint, hover: readOut, redraw, windows, heat: classes.length ? heat : null, keys,
+    says: [["Arrows", "Move the zoomed image"], ["Wheel", "Zoom"]],
+  });
+  stage.append(under, heat.legend);
+  const controls = element("div", { className: "viewer-controls" }, ...(classes.length ? heat.labels : []), windows.controls);
+  root.append(tools.caption, tools.bar, stage, controls, tools.board);
+  el.append(root);
+  drawImage(picture, pixels, greys(units, state));
+  stage.style.setProperty("--aspect", `${width} / ${height}`);
+  showHeat();
+  const resized = new ResizeObserver(tools.pane.draw);
   resized.observe(stage);
-  return () => resized.disconnect();
+  return () => {
+    resized.disconnect();
+    tools.stop();
+  };
 }
 
 export default { render };

@@ -140,9 +140,9 @@ def _labels_csv(labelled: Iterable[Reviewed], source: str) -> bytes:
 
 
 def _aside_csv(chosen: Selection) -> bytes:
-    """Reading, why it was set aside, and the label of each reader."""
+    """Reading, why it was set aside, and what each reader says."""
     rows = [
-        (one.reading_id, one.reason, "; ".join(f"{reader}: {label}" for reader, label in one.labels.items()))
+        (one.reading_id, one.reason, "; ".join(f"{reader}: {label}" for reader, label in one.said.items()))
         for one in chosen.aside
     ]
     return csv_table(("reading_id", "reason", "labels"), rows)
@@ -235,7 +235,7 @@ def write_image(path: Path, image: Reviewed, png: bytes, units: str) -> None:
         read = images.read(path, f"the image of reading {image.reading_id}")
     except images.ImageRefused as error:
         raise LungkitError(f"{error} Exclude its patient to collect the others.") from error
-    if read.units != units or reviews.digest(read.pixels, units) != image.pixels_sha256:
+    if read.units != units or pixels.digest(read.pixels, units) != image.pixels_sha256:
         raise LungkitError(f"the image of reading {image.reading_id} is not read back as it is in the records")
 
 

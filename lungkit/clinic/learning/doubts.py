@@ -42,24 +42,28 @@ class DoubtRow:
 
 
 def of_records(store: Store, asked: Asked) -> tuple[list[Doubt], int]:
-    """The doubts, the largest first, and how many labels were looked at: those of the locked set too."""
+    """The doubts, the largest first, and how many labels were looked at: those of the locked set too.
+
+    Not looked at are labels of images that the version is not for, as its probabilities mean nothing there.
+    """
     images = [
         image
         for locked in (False, True)
         for image in reviews.selected(store, Asked(asked.model, asked.since, locked)).labelled
+        if not image.refused
     ]
     reviews.refuse_other_classes(images)
     return _doubts(images), len(images)
 
 
 def look_again(access: Entry, most: int = 50) -> tuple[list[DoubtRow], int]:
-    """The doubts for a doctor, the largest first, and how many there are; none whose answer is withheld.
+    """The doubts for a doctor, the largest first, and how many there are; none whose answer is withheld or refused.
 
     most: so many at most about models with the same classes, which are judged together.
     The same file counts once. Pixels are not compared, which `of_records` does, and which takes long.
     """
     with access.reads("doctor") as (db, actor):
-        images = reviews.labelled_files(db, Asked())
+        images = [image for image in reviews.labelled_files(db, Asked()) if not image.refused]
         hidden = blind.hidden_from(db, actor)
         images.sort(key=_classes)
         found = [

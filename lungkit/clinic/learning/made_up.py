@@ -17,7 +17,8 @@ from PIL import Image as Picture
 from lungkit import files, progress
 from lungkit.clinic.predictor import Predictor
 from lungkit.clinic.records import accounts, maintenance, settings
-from lungkit.clinic.records.cases import NewPatient, Records
+from lungkit.clinic.records.cases import Records
+from lungkit.clinic.records.patients import NewPatient
 from lungkit.clinic.records.store import Store
 from lungkit.clinic.records.tables import Reading, Review, Study, now
 from lungkit.data import images
@@ -137,7 +138,7 @@ def _image(who: str, label: str, scanner: Scanner, size: int, seed: int) -> imag
 
 def _review(records: Records, reading_id: str, truth: str, reader: Reader, random: np.random.Generator) -> None:
     label = truth if random.random() >= reader.wrong else {NORMAL: COVID, COVID: NORMAL}[truth]
-    records.review(reading_id, None, label)
+    records.review(reading_id, label)
 
 
 def _date(store: Store, times: dict[str, datetime]) -> None:

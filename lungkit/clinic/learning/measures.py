@@ -17,10 +17,12 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from lungkit import progress
-from lungkit.clinic.learning.reviews import stored_pixels
+from lungkit.clinic.learning.reviews import refused, stored_pixels
 from lungkit.clinic.predictor import REVIEW
 from lungkit.clinic.records import cases, pixels
-from lungkit.clinic.records.tables import PROGRAM, Reading, Study, User
+from lungkit.clinic.records.corrections import still_counts
+from lungkit.clinic.records.tables import CLASS, PROGRAM, Reading, Study, User
+from lungkit.models.class_names import class_name
 
 MOST_A_DAY = 50  # images of a day whose pixels are looked at, evenly taken
 MOST_NAMES = 8  # of a category that are told apart; the rarer ones are "other"
@@ -29,7 +31,7 @@ NUMBER, SHARE, CATEGORY, PIXELS = "number", "share", "category", "pixels"
 PIXEL_NUMBERS = ("brightness", "contrast")
 WHAT = (
     *PIXEL_NUMBERS, "pixels (MMD)", "size", "distance to training images", "kind and view", "device", "classes",
-    "left to a person", "reviews agree", "calibration",
+    "left to a person", "reviews agree", "reviews without a class", "calibration",
 )  # fmt: skip
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 NUMBERS = 4 + len(_QUANTILES)  # that `describe` gives
@@ -82,11 +84,12 @@ def _query(first: date, last: date) -> "sa.Select[*tuple[Any, ...]]":
             Reading.model, Reading.version, Reading.read_at, Reading.label, Reading.decision, Reading.study_id,
             Reading.probabilities, Reading.checks, Study.patient_id, Study.kind, Study.tags, Study.width,
             Study.height, User.name, User.role, latest.c.agrees,
+            latest.c.kind.label("review_kind"),
         )
         .join(Study, Study.id == Reading.study_id)
         .join(User, User.id == Study.uploaded_by)
         .outerjoin(latest, latest.c.reading_id == Reading.id)
-        .where(Reading.read_at >= start, Reading.read_at < end)
+        .where(Reading.read_at >= start, Reading.read_at < end, still_counts())
         .order_by(Reading.read_at, Reading.id)
     )  # fmt: skip
 
@@ -95,7 +98,10 @@ def measured(db: orm.Session, rows: Rows, quiet: bool = False) -> Measured:
     """The measures of these readings, in the order of WHAT. quiet: without a bar on the terminal."""
     newest = rows[-1].version
     of_version = [row for row in rows if row.version == newest]
-    reviewed = [row for row in of_version if row.agrees is not None]
+    reviewed = [row for row in of_version if row.review_kind is not None]
+    # What the version computed of a patient or image that it is not for says nothing of its classes.
+    answered = [row for row in of_version if not refused(row.checks)]
+    judged = [row for row in answered if row.agrees is not None]
     some, features, damaged = _features(db, rows, quiet)
     apart = [row for row in of_version if _distance(row) is not None]
     devices = [row for row in rows if _device(row)]
@@ -106,11 +112,12 @@ def measured(db: orm.Session, rows: Rows, quiet: bool = False) -> Measured:
         _number("distance to training images", apart, _distance),
         _category("kind and view", rows, _from_headers(rows, _view)),
         _category("device", devices, _from_headers(devices, _device)),
-        _category("classes", of_version, lambda row: row.label),
+        _category("classes", answered, lambda row: class_name(row.label)),
         _share("left to a person", of_version, lambda row: row.decision == REVIEW),
-        _share("reviews agree", reviewed, lambda row: row.agrees),
+        _share("reviews agree", judged, lambda row: row.agrees),
+        _share("reviews without a class", reviewed, lambda row: row.review_kind != CLASS),
         # A label's probability is the share of such answers that is right, if the model is calibrated.
-        _number("calibration", reviewed, lambda row: row.probabilities[row.label] - row.agrees),
+        _number("calibration", judged, lambda row: row.probabilities[row.label] - row.agrees),
     )
     return Measured(newest, measures, damaged)
 

@@ -15,12 +15,13 @@ from sqlalchemy import orm
 
 from lungkit import progress
 from lungkit.clinic.learning import measures, ordering
-from lungkit.clinic.learning.reviews import stored_pixels
+from lungkit.clinic.learning.reviews import refused, stored_pixels
 from lungkit.clinic.records import pixels
 from lungkit.clinic.records.accounts import Entry
+from lungkit.clinic.records.corrections import still_counts
 from lungkit.clinic.records.opinions import WaitingRow
 from lungkit.clinic.records.store import Store
-from lungkit.clinic.records.tables import BlindReading, CtSeries, Patient, Reading, Review, Study
+from lungkit.clinic.records.tables import CLASS, BlindReading, CtSeries, Patient, Reading, Review, Study
 from lungkit.errors import LungkitError
 
 LOOKED_AT = 1000  # readings without a review whose pixels are looked at: the newest
@@ -35,7 +36,7 @@ def order(store: Store, model: str, most: int = 50) -> list[str]:
     """Ids of at most `most` readings of a model that have no review, the one to review first at the front.
 
     Of an image that was read several times, the newest reading counts, and none where one of them was reviewed. CT
-    series, excluded patients and damaged images are left out.
+    series, excluded patients, and images that are damaged, were withdrawn, or that the version is not for are left out.
     """
     with store.read() as db:
         return _order(db, model, most, (LOOKED_AT, LABELLED), quiet=False)
@@ -104,31 +105,37 @@ def _readings(model: str) -> "sa.Select[*tuple[Any, ...]]":
         sa.select(Reading.id, Reading.study_id, Reading.probabilities, Reading.checks, Study.patient_id, Study.sha256)
         .join(Study, Study.id == Reading.study_id)
         .join(Patient, Patient.id == Study.patient_id)
-        .where(Reading.model == model, ~Patient.excluded, Reading.id.not_in(sa.select(CtSeries.reading_id)))
+        .where(
+            Reading.model == model, ~Patient.excluded, Reading.id.not_in(sa.select(CtSeries.reading_id)), still_counts()
+        )
         .order_by(Reading.read_at.desc(), Reading.id)
     )
 
 
 def _waiting(db: orm.Session, model: str, most: int) -> list[Row]:
-    """The newest reading of each image that has no review."""
+    """The newest reading of each image that has no review, where its answer means something."""
     reviewed = (
         sa.select(Study.patient_id, Study.sha256)
         .join(Reading, Reading.study_id == Study.id)
         .join(Review, Review.reading_id == Reading.id)
+        .where(still_counts())
     )
     done = {tuple(row) for row in db.execute(reviewed)}
-    newest: dict[tuple[str, str], Row] = {}
+    waiting: list[Row] = []
     for row in db.execute(_readings(model).where(Reading.id.not_in(sa.select(BlindReading.reading_id)))):
         image = row.patient_id, row.sha256
         if image not in done:
-            newest.setdefault(image, row)
-        if len(newest) == most:
+            done.add(image)
+            waiting += [] if refused(row.checks) else [row]
+        if len(waiting) == most:
             break
-    return list(newest.values())
+    return waiting
 
 
 def _reviewed(db: orm.Session, model: str, most: int) -> list[Row]:
-    return list(db.execute(_readings(model).where(Reading.id.in_(sa.select(Review.reading_id))).limit(most)))
+    """Of which someone gave a class."""
+    labelled = sa.select(Review.reading_id).where(Review.kind == CLASS)
+    return list(db.execute(_readings(model).where(Reading.id.in_(labelled)).limit(most)))
 
 
 def _features(db: orm.Session, rows: list[Row], quiet: bool) -> tuple[list[Row], np.ndarray]:

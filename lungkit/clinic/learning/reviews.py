@@ -1,26 +1,27 @@
 """Reviewed images with the labels of their readers, as the records have them: what can be learned from, and what not.
 
 An image is one patient's file, whoever uploaded it how often: the same bytes, or the same pixels. A reader's latest
-label of an image counts. The same picture under two patients is learned from in neither. Names and numbers of patients
-are not read at all.
+review of an image counts. Where it gives no class, the image is learned from only if most of three readers or more give
+one. The same picture under two patients is learned from in neither. Names and numbers of patients are not read at all.
 """
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import orm
 
 from lungkit.clinic.records import opinions, pixels
+from lungkit.clinic.records.corrections import reading_still_counts, still_counts
+from lungkit.clinic.records.reviewing import WHY_NO_CLASS
 from lungkit.clinic.records.store import Store
-from lungkit.clinic.records.tables import CtSeries, Patient, Reading, Review, Study
+from lungkit.clinic.records.tables import CLASS, CtSeries, Patient, Reading, Review, Study
 from lungkit.errors import LungkitError
+from lungkit.models.prediction import Check, refusal
 
 DIFFER, TWO_PATIENTS, DAMAGED = "readers differ", "same picture under two patients", "pixels are damaged"
 
@@ -41,11 +42,14 @@ class Reviewed:
     version: str
     model_label: str
     probabilities: dict[str, float]
-    labels: dict[int, str]  # account of each reader to its latest label
-    label: str  # empty where the readers differ
+    labels: dict[int, str]  # account of each reader who gives a class to that class
+    said: dict[int, str]  # of each reader: the class, or why none fits
+    label: str  # empty where the readers differ, and where they are settled that no class fits
+    unusable: str  # why no class fits, where the readers are settled about that; otherwise empty
     reader: int  # of the latest review with that label
     reviewed_at: datetime
     answer_shown: bool  # to any of the readers
+    refused: bool  # the version is not for the patient or image: probabilities mean nothing, model_label is empty
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Aside:
 
     reason: str
     reading_id: str
-    labels: dict[int, str]
+    said: dict[int, str]  # of each reader: the class, or why none fits
 
 
 @dataclass(frozen=True)
@@ -92,10 +96,16 @@ def select(db: orm.Session, asked: Asked) -> Selection:
     counts, aside, kept = Counter[str](), list[Aside](), list[Reviewed]()
     # The label of a series is that of many slices, and its study's picture is one of them.
     if series := db.scalar(
-        sa.select(sa.func.count(Review.reading_id.distinct())).join(CtSeries, CtSeries.reading_id == Review.reading_id)
+        sa.select(sa.func.count(Review.reading_id.distinct()))
+        .join(CtSeries, CtSeries.reading_id == Review.reading_id)
+        .where(reading_still_counts(Review.reading_id))
     ):
         counts["series, whose label is not that of a slice"] = series
-    blind = set(db.scalars(sa.select(Study.patient_id).join(Reading).join(Review).where(~Review.answer_shown)))
+    reviewed = sa.select(sa.func.count(Study.id.distinct())).join(Reading).join(Review)
+    if withdrawn := db.scalar(reviewed.where(~still_counts())):
+        counts["withdrawn"] = withdrawn
+    blind_patients = sa.select(Study.patient_id).join(Reading).join(Review).where(~Review.answer_shown, still_counts())
+    blind = set(db.scalars(blind_patients))
     for of_image in _images(rows, digests):
         first, of_pixels = of_image[0], {digests[row.study_id] for row in of_image}
         counts["reviewed"] += 1
@@ -112,7 +122,9 @@ def select(db: orm.Session, asked: Asked) -> Selection:
             kept.append(image)
         else:
             counts["labelled with the answer on screen"] += 1
-    aside += [Aside(DIFFER, image.reading_id, image.labels) for image in kept if not image.label]
+    counts.update(image.unusable for image in kept if image.unusable)
+    kept = [image for image in kept if not image.unusable]
+    aside += [Aside(DIFFER, image.reading_id, image.said) for image in kept if not image.label]
     counts.update(one.reason for one in aside)
     counts["collected"] = sum(bool(image.label) for image in kept)
     refuse_other_classes(kept)
@@ -146,13 +158,22 @@ def stored_pixels(db: orm.Session, study_id: str) -> tuple[bytes, str]:
     return png, units
 
 
+def refused(checks: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether checks, as the records have them of a reading, say that its version is not for the patient or image.
+
+    Label and probabilities of such a reading mean nothing.
+    """
+    return bool(refusal(Check(**check) for check in checks))
+
+
 def _query(asked: Asked) -> "sa.Select[*tuple[Any, ...]]":
     """The reviews with reading, study and patient, oldest first."""
     query = (
         sa.select(
-            Review.reviewer_id, Review.label, Review.at, Review.answer_shown, Review.reading_id, Reading.study_id,
-            Reading.model, Reading.version, Reading.label.label("model_label"), Reading.probabilities, Study.kind,
-            Study.units, Study.sha256, Study.patient_id, Patient.excluded,
+            Review.reviewer_id, Review.kind.label("review_kind"), Review.label, Review.at, Review.answer_shown,
+            Review.reading_id, Reading.study_id, Reading.model, Reading.version, Reading.label.label("model_label"),
+            Reading.probabilities, Reading.checks, Study.kind, Study.units, Study.sha256, Study.patient_id,
+            Patient.excluded,
         )
         .join(Reading, Reading.id == Review.reading_id)
         .join(Study, Study.id == Reading.study_id)
@@ -163,28 +184,22 @@ def _query(asked: Asked) -> "sa.Select[*tuple[Any, ...]]":
         query = query.where(Reading.model == asked.model)
     if asked.since:
         query = query.where(Review.at >= datetime.combine(asked.since, time(), UTC))
-    return query.where(Reading.id.not_in(sa.select(CtSeries.reading_id)))
+    return query.where(Reading.id.not_in(sa.select(CtSeries.reading_id)), still_counts())
 
 
 def _digest(db: orm.Session, study_id: str) -> str:
     """SHA-256 over the pixels as the reader will give them; empty where they are damaged."""
     png, units = stored_pixels(db, study_id)
     try:
-        return digest(pixels.decode(png, units), units)
+        return pixels.digest(pixels.decode(png, units), units)
     except pixels.PixelsDamaged:
         return ""
-
-
-def digest(values: np.ndarray, units: str) -> str:
-    """SHA-256 over units, shape and values of pixels, float32 (height, width)."""
-    head = f"{units} {values.shape[0]} {values.shape[1]} ".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(values, "<f4").tobytes()).hexdigest()
 
 
 def _under_two_patients(db: orm.Session, rows: Sequence[Row], digests: dict[str, str]) -> set[str]:
     """The hashes of files, in all of the records, and of pixels, among these rows, that two patients have."""
     patients = sa.func.count(Study.patient_id.distinct())
-    files = set(db.scalars(sa.select(Study.sha256).group_by(Study.sha256).having(patients > 1)))
+    files = set(db.scalars(sa.select(Study.sha256).where(still_counts()).group_by(Study.sha256).having(patients > 1)))
     owners = {(digests[row.study_id], row.patient_id) for row in rows} - {("", row.patient_id) for row in rows}
     return files | {pixel for pixel, n in Counter(pixel for pixel, _ in owners).items() if n > 1}
 
@@ -226,18 +241,27 @@ def _unseen(rows: list[Row], shown: dict[tuple[int, str, str], datetime]) -> lis
 
 
 def _latest(rows: list[Row]) -> tuple[dict[int, str], list[Row]]:
-    """Each reader's latest label, and those reviews, oldest first."""
+    """What each reader's latest review says, and those reviews, oldest first."""
     latest = {row.reviewer_id: row for row in rows}
     counted = [row for row in rows if latest[row.reviewer_id] is row]
-    return {row.reviewer_id: row.label for row in sorted(counted, key=lambda row: row.reviewer_id)}, counted
+    return {row.reviewer_id: _says(row) for row in sorted(counted, key=lambda row: row.reviewer_id)}, counted
+
+
+def _says(row: Row) -> str:
+    return WHY_NO_CLASS.get(row.review_kind) or str(row.label)
+
+
+def _vote(row: Row) -> str:
+    return opinions.vote(row.review_kind, row.label)
 
 
 def _reviewed(rows: list[Row], digests: dict[str, str]) -> Reviewed | None:
     if not rows:
         return None
-    labels, counted = _latest(rows)
-    label = opinions.label_that_counts(list(labels.values()))
-    counts = [row for row in counted if row.label == label][-1] if label else counted[-1]
+    said, counted = _latest(rows)
+    vote = opinions.settled([_vote(row) for row in counted])
+    counts = counted[-1] if vote is None else [row for row in counted if _vote(row) == vote][-1]
+    meaningless = refused(counts.checks)
     return Reviewed(
         study_id=counts.study_id,
         reading_id=counts.reading_id,
@@ -247,13 +271,16 @@ def _reviewed(rows: list[Row], digests: dict[str, str]) -> Reviewed | None:
         pixels_sha256=digests[counts.study_id],
         model=counts.model,
         version=counts.version,
-        model_label=counts.model_label,
+        model_label="" if meaningless else counts.model_label,
         probabilities=counts.probabilities,
-        labels=labels,
-        label=label,
+        labels={row.reviewer_id: row.label for row in counted if row.review_kind == CLASS},
+        said=said,
+        label=vote or "",
+        unusable=_says(counts) if vote == opinions.NO_CLASS else "",
         reader=counts.reviewer_id,
         reviewed_at=counts.at,
         answer_shown=any(row.answer_shown for row in counted),
+        refused=meaningless,
     )
 
 

@@ -19,11 +19,14 @@ from lungkit.clinic.learning.agreement import Kappa
 from lungkit.clinic.predictor import REVIEW, Predictor
 from lungkit.clinic.records import cases, pixels
 from lungkit.clinic.records.accounts import Entry
+from lungkit.clinic.records.corrections import still_counts
+from lungkit.clinic.records.patients import age_at
 from lungkit.clinic.records.store import Store
 from lungkit.clinic.records.tables import Challenger, CtSeries, Patient, Reading, ShadowReading, Study, now
 from lungkit.data import images
 from lungkit.errors import LungkitError
 from lungkit.models import registry
+from lungkit.models.class_names import class_name
 from lungkit.wording import count, figure, percent
 
 Query = sa.Select[*tuple[Any, ...]]
@@ -90,9 +93,9 @@ def _waiting(db: orm.Session, model: str, version: str) -> Query:
 
 
 def _of_champion(query: Query, model: str, version: str) -> Query:
-    """Readings by other versions of the model, of patients who are not excluded."""
+    """Readings by other versions of the model, of patients who are not excluded and images that count."""
     query = query.join(Study, Study.id == Reading.study_id).join(Patient, Patient.id == Study.patient_id)
-    return query.where(Reading.model == model, Reading.version != version, ~Patient.excluded)
+    return query.where(Reading.model == model, Reading.version != version, ~Patient.excluded, still_counts())
 
 
 def _read(store: Store, predictor: Predictor, waiting: "sa.Row[Any]") -> dict[str, object] | None:
@@ -100,12 +103,10 @@ def _read(store: Store, predictor: Predictor, waiting: "sa.Row[Any]") -> dict[st
     try:
         with store.read() as db:
             png, units = reviews.stored_pixels(db, waiting.study_id)
-            modality, tags = db.execute(sa.select(Study.kind, Study.tags).where(Study.id == waiting.study_id)).one()
+            kind, tags = db.execute(sa.select(Study.kind, Study.tags).where(Study.id == waiting.study_id)).one()
         started = time.perf_counter()
-        named = {"CT": "CT", "X-ray": "DX"}.get(modality, "")
-        image = images.Image(pixels.decode(png, units), "HU" if units == "HU" else "intensity", named, "", dict(tags))
-        age = None if waiting.birth_year is None else float(now().year - waiting.birth_year)
-        said = predictor.read(image, started, age)
+        image = pixels.image_of(pixels.decode(png, units), units, kind, tags)
+        said = predictor.read(image, started, age_at(waiting.birth_year, image.tags))
     except (sa.exc.NoResultFound, pixels.PixelsDamaged, images.ImageRefused):
         return None
     return {
@@ -141,14 +142,16 @@ def _save(store: Store, rows: list[dict[str, object]]) -> int:
 class Compared:
     """A challenger in the shadow next to the versions that were in use.
 
-    changed: (label in use, label of the challenger) to readings, of those that differ. left: shares left to a person,
-    in use and by the challenger. right: shares of reviewed readings whose label the review gives, likewise, with the
-    difference (challenger minus in use) and its 95 % interval by patient; None without reviews.
+    refused: of the readings, those of patients or images that the version in use is not for; no label of them is
+    compared. changed: (label in use, label of the challenger) to readings, of those that differ. left: shares left to a
+    person, in use and by the challenger. right: shares of reviewed readings whose label the review gives, likewise,
+    with the difference (challenger minus in use) and its 95 % interval by patient; None without reviews.
     """
 
     model: str
     version: str
     readings: int
+    refused: int
     patients: int
     waiting: int
     series: int  # of CT, which a challenger does not read
@@ -176,9 +179,9 @@ def comparisons(db: orm.Session) -> list[Compared]:
 def _compared(db: orm.Session, model: str, version: str) -> Compared:
     latest = cases.latest_review()
     columns = (
-        Reading.label, Reading.decision, ShadowReading.label.label("their_label"),
+        Reading.label, Reading.decision, Reading.checks, ShadowReading.label.label("their_label"),
         ShadowReading.decision.label("their_decision"), Study.patient_id, latest.c.label.label("truth"),
-        latest.c.answer_shown,
+        latest.c.answer_shown, latest.c.agrees,
     )  # fmt: skip
     query = _of_champion(sa.select(*columns), model, version)
     query = query.join(ShadowReading, (ShadowReading.reading_id == Reading.id) & (ShadowReading.version == version))
@@ -188,17 +191,19 @@ def _compared(db: orm.Session, model: str, version: str) -> Compared:
     series = series.where(Reading.read_at >= since, Reading.id.in_(sa.select(CtSeries.reading_id)))
     waiting = db.scalar(sa.select(sa.func.count()).select_from(_waiting(db, model, version).subquery())) or 0
     patients = [row.patient_id for row in rows]
-    known = [row for row in rows if row.truth is not None]
+    answered = [row for row in rows if not reviews.refused(row.checks)]
+    known = [row for row in answered if row.agrees is not None]
     right = np.array([[row.label == row.truth, row.their_label == row.truth] for row in known], float)
     return Compared(
         model=model,
         version=version,
         readings=len(rows),
+        refused=len(rows) - len(answered),
         patients=len(set(patients)),
         waiting=waiting,
         series=db.scalar(series) or 0,
-        kappa=_kappa([(row.label, row.their_label) for row in rows], patients),
-        changed=dict(Counter((row.label, row.their_label) for row in rows if row.label != row.their_label)),
+        kappa=_kappa([(row.label, row.their_label) for row in answered], [row.patient_id for row in answered]),
+        changed=dict(Counter((row.label, row.their_label) for row in answered if row.label != row.their_label)),
         left=(_share([row.decision for row in rows]), _share([row.their_decision for row in rows])),
         reviewed=len(known),
         shown=sum(bool(row.answer_shown) for row in known),
@@ -251,12 +256,14 @@ def rows(one: Compared) -> list[tuple[str, str]]:
     ]
     if not one.readings:
         return named
+    if one.refused:
+        named.append(("Not compared", f"labels of {count(one.refused, 'image')} that the version in use is not for"))
     kappa = one.kappa
-    agree = "cannot be computed, all labels are of one class"
+    agree = "cannot be computed, all labels are of one class" if kappa else "no label to compare"
     if kappa and kappa.value is not None:
         agree = figure(kappa.value, kappa.low, kappa.high) + f", the same label in {percent(round(kappa.agreed, 9))}"
     moved = sorted(one.changed.items(), key=lambda item: -item[1])
-    changed = "; ".join(f"{old} → {new} {n:,}" for (old, new), n in moved) or "none"
+    changed = "; ".join(f"{class_name(old)} → {class_name(new)} {n:,}" for (old, new), n in moved) or "none"
     named += [
         ("Agreement of both (Cohen's kappa)", agree),
         ("Changed labels", changed),

@@ -17,9 +17,11 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import orm
 
+from lungkit.clinic.learning.reviews import refused
 from lungkit.clinic.predictor import REVIEW, Predictor
 from lungkit.clinic.records import cases, trials
 from lungkit.clinic.records.accounts import Entry
+from lungkit.clinic.records.corrections import still_counts
 from lungkit.clinic.records.store import Store
 from lungkit.clinic.records.tables import PROMOTED, Reading
 from lungkit.clinic.records.trials import RollbackRule, TrialRow
@@ -168,11 +170,12 @@ def _looks(values: list[bool], size: int) -> list[tuple[int, list[bool]]]:
 
 
 def _agreed(db: orm.Session, model: str, version: str, since: datetime | None = None) -> list[bool]:
-    """Whether the latest review of each reading of a version agrees, in the order of reviews."""
+    """Whether the latest review of each reading of a version agrees, in the order of reviews, if both give a class."""
     latest = cases.latest_review()
-    query = sa.select(latest.c.agrees).join(Reading, Reading.id == latest.c.reading_id)
+    query = sa.select(latest.c.agrees, Reading.checks).join(Reading, Reading.id == latest.c.reading_id)
+    query = query.where(latest.c.agrees.is_not(None))
     query = _of_version(query, model, version, since).order_by(latest.c.at, latest.c.id)
-    return [bool(value) for value in db.scalars(query)]
+    return [bool(agrees) for agrees, checks in db.execute(query) if not refused(checks)]
 
 
 def _left(db: orm.Session, model: str, version: str, since: datetime | None = None) -> list[bool]:
@@ -182,5 +185,5 @@ def _left(db: orm.Session, model: str, version: str, since: datetime | None = No
 
 
 def _of_version(query: "sa.Select[Any]", model: str, version: str, since: datetime | None) -> "sa.Select[Any]":
-    query = query.where(Reading.model == model, Reading.version == version)
+    query = query.where(Reading.model == model, Reading.version == version, still_counts(Reading.study_id))
     return query.where(Reading.read_at >= since) if since else query

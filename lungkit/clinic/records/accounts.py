@@ -3,22 +3,26 @@
 The browser has a random token, the database only its SHA-256. Every action asks the database who is behind a token
 (`Access`), so a session that was ended or a role that was changed takes effect with the next click.
 
-Guessing passwords is slowed down by user name and by address. An attempt counts as failed before its password is
-checked, and the count is taken back if the password was right: attempts at the same time count like attempts in a row.
-Attempts that come too early are not counted, so no wait is longer than 15 minutes. Failures from other addresses do not
-slow down people at an address where they signed in before: no one can lock a colleague out from outside.
+Guessing passwords is slowed down by user name. An attempt counts as failed before its password is checked, and the
+count is taken back if the password was right: attempts at the same time count like attempts in a row. Attempts that
+come too early are not counted, so no wait is longer than 15 minutes. Failures for other names never make anyone wait.
+
+No one can lock a colleague out. A browser in which the person signed in before shows that (`known_value`), and only
+failures in that browser count there. In another browser, at an address where the person signed in before, only failures
+at that address count. Everywhere else all failures for the name count, so more addresses give no more guesses.
 """
 
 import functools
+import ipaddress
 import math
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import argon2
 import sqlalchemy as sa
@@ -26,18 +30,24 @@ from sqlalchemy import orm
 
 from lungkit import config, files
 from lungkit.clinic.records import audit_trail
-from lungkit.clinic.records.store import Store, StoreError
-from lungkit.clinic.records.tables import PROGRAM, ROLES, SignIn, SignInFailure, User, now
+from lungkit.clinic.records.store import DiskFull, Store, StoreError, also_on_a_full_disk
+from lungkit.clinic.records.tables import PROGRAM, ROLES, AuditEvent, SignIn, SignInFailure, User, now
 from lungkit.errors import LungkitError
 from lungkit.wording import count
 
+P = ParamSpec("P")
+T = TypeVar("T")
 COOKIE = "lungkit_session"
+KNOWN_COOKIE = "lungkit_known"  # says that someone signed in with this browser before; it opens nothing
+KNOWN = timedelta(days=180)  # that a browser and an address are remembered after a sign-in
 SHORTEST, LONGEST = 12, 1024  # of a password, characters
 # Easy to read aloud and to copy by hand: no l, 1, o, 0, i.
 READABLE = "abcdefghjkmnpqrstuvwxyz23456789"
-FREE_BY_NAME, FREE_BY_ADDRESS = 5, 20  # failures that cost nothing yet
+FREE_BY_NAME = 5  # failures that cost nothing yet
 FIRST_WAIT = timedelta(seconds=15)  # doubles with each further failure
 LONGEST_WAIT = timedelta(minutes=15)
+NOTED = timedelta(minutes=1)  # refused names without an account are on the trail at most this often
+RENEWED = timedelta(seconds=5)  # a page that says more often that someone is there is not written down
 TOUCH = timedelta(minutes=1)  # reading alone renews the idle expiry at most this often
 REFUSED = "User name or password is not right, or the account is disabled."
 
@@ -75,6 +85,17 @@ class Actor:
 
 
 @dataclass(frozen=True)
+class TimeLeft:
+    """How long a session lasts from now, in seconds.
+
+    extendable: it would end because nothing is done, so `renew` extends it; otherwise it is as old as it may be.
+    """
+
+    seconds: float
+    extendable: bool
+
+
+@dataclass(frozen=True)
 class Account:
     """A person's account, for the people who manage accounts."""
 
@@ -92,43 +113,138 @@ class Account:
 # --- signing in and out
 
 
-def sign_in(store: Store, name: str, password: str, address: str) -> str:
+def sign_in(store: Store, name: str, password: str, address: str, known: str = "") -> str:
     """A new session's token for the right password.
 
-    Raises SignInRefused, with the same message and after the same work for an unknown name, a wrong password and a
-    disabled account.
+    known: `known_value` of an earlier session of this browser, if there was one. Raises SignInRefused, with the same
+    message and after the same work for an unknown name, a wrong password and a disabled account.
     """
-    name, address = _as_tried(name), address[:64]
-    with store.write() as db:
-        wait = _wait(db, name, address)
-        if wait:
-            raise SignInRefused(f"Too many failed attempts. Try again in {_in_words(wait)}.", wait)
-        db.add(SignInFailure(name=name, address=address))
+    name = _as_tried(name)
+    with store.read() as db:
         known_hash = db.scalar(sa.select(User.password_hash).where(User.name == name, is_person()))
+    failure = _with_reserve(known_hash is not None, _count_attempt, store, name, address, known)
     matches = _matches(known_hash, password)  # slow on purpose: never while a transaction is open
     new_hash = _hash(password) if known_hash and matches and _hasher.check_needs_rehash(known_hash) else known_hash
+    matched = known_hash if matches else None
+    token = _with_reserve(known_hash is not None, _let_in, store, name, address, failure, matched, new_hash)
+    with suppress(StoreError):  # the next attempt tidies as well
+        _tidy(store)
+    if not token:
+        raise SignInRefused(REFUSED)
+    return token
+
+
+def queue(store: Store, name: str, address: str, known: str = "") -> tuple[bool, str]:
+    """Whether an attempt is a stranger's, and the name of the queue in which it should wait for its check.
+
+    People have a queue of their own where they signed in before; the attempts there are limited by their waits.
+    Strangers share that of their network.
+    """
+    name, network = _as_tried(name), _network(address)
+    with store.read() as db:
+        in_browser, in_network = _signed_in_before(db, name, network, known)
+    if in_browser:
+        return False, known
+    return (False, f"{network} {name}") if in_network else (True, network)
+
+
+def _with_reserve(
+    exists: bool, action: Callable[Concatenate[Store, P], T], store: Store, *args: P.args, **kwargs: P.kwargs
+) -> T | None:
+    """Do the action, on a full disk with room from the reserve if there is such an account.
+
+    Anyone can make up names: what they leave is not written on a full disk. The answer stays the same.
+    """
+    if exists:
+        return also_on_a_full_disk(action)(store, *args, **kwargs)
+    try:
+        return action(store, *args, **kwargs)
+    except DiskFull:
+        if not store.reserve.bytes():
+            raise
+        return None
+
+
+def _count_attempt(store: Store, name: str, address: str, known: str) -> int:
+    """Count an attempt as failed; returns the failure's number. Raises SignInRefused for a wait."""
+    network = _network(address)
+    with store.write() as db:
+        in_browser, in_network = _signed_in_before(db, name, network, known)
+        known = known if in_browser else ""
+        wait = _wait(db, name, network if in_network else "", known)
+        if wait:
+            raise SignInRefused(f"Too many failed attempts. Try again in {_in_words(wait)}.", wait)
+        failure = SignInFailure(name=name, address=network, known=known)
+        db.add(failure)
+        db.flush()
+        return failure.id
+
+
+def _let_in(
+    store: Store, name: str, address: str, failure: int | None, matched: str | None, new_hash: str | None
+) -> str:
+    """A new session's token, or empty. failure: the attempt's own; matched: the hash that the password fits, or None.
+
+    Only the attempt's own failure is taken back: the browser's new `known_value` has none, and others go on waiting.
+    """
+    own = SignInFailure.id == failure
     with store.write() as db:
         user = db.scalar(sa.select(User).where(User.name == name, is_person()).with_for_update())
         # The account may have been disabled, or its password reset, while the password was checked.
-        if matches and user and user.active and user.password_hash == known_hash:
-            user.password_hash = new_hash or known_hash
+        if matched and user and user.active and user.password_hash == matched:
+            user.password_hash = new_hash or matched
+            db.execute(sa.delete(SignInFailure).where(own))
             return _start(db, user, address)
-        audit_trail.append(db, None, "session.refused", f"user:{user.id if user else 'unknown'}", address=address)
-    raise SignInRefused(REFUSED)
+        if user:
+            audit_trail.append(db, None, "session.refused", f"user:{user.id}", address=address[:64])
+        else:  # a write as well: the time until the answer does not tell who has an account
+            db.execute(sa.update(SignInFailure).where(own).values(at=SignInFailure.at))
+    return ""
+
+
+def _tidy(store: Store) -> None:
+    """Delete old failures. Before that, those of names without an account come on the trail, in one row together."""
+    at = now()
+    with store.write() as db:
+        unknown: sa.ColumnElement[bool] = SignInFailure.name.not_in(sa.select(User.name).where(is_person()))
+        if last := _last_noted(db):
+            unknown &= SignInFailure.at > last
+        if last is None or at - last >= NOTED:
+            times = sa.func.count()
+            networks = sa.select(SignInFailure.address, times).where(unknown).group_by(SignInFailure.address)
+            if found := db.execute(networks.order_by(times.desc(), SignInFailure.address)).all():
+                most, attempts = found[0].address, sum(row[1] for row in found)
+                detail = {"address": most, "addresses": len(found), "attempts": attempts}
+                audit_trail.append(db, None, "session.refused", "user:unknown", **detail)
+        db.execute(sa.delete(SignInFailure).where(SignInFailure.at <= at - LONGEST_WAIT))
+
+
+def _last_noted(db: orm.Session) -> datetime | None:
+    """When a refused name without an account came on the trail last."""
+    rows = (AuditEvent.action == "session.refused") & (AuditEvent.object == "user:unknown")
+    return db.scalar(sa.select(AuditEvent.at).where(rows).order_by(AuditEvent.number.desc()).limit(1))
 
 
 def _start(db: orm.Session, user: User, address: str) -> str:
     token = secrets.token_urlsafe(32)
-    session = SignIn(user_id=user.id, token_sha256=files.sha256(token.encode()), address=address)
+    session = SignIn(user_id=user.id, token_sha256=files.sha256(token.encode()), address=_network(address))
     db.add(session)
-    db.execute(sa.delete(SignInFailure).where(SignInFailure.name == user.name, SignInFailure.address == address))
     db.flush()
-    audit_trail.append(db, user.id, "session.start", f"session:{session.id}", address=address)
+    audit_trail.append(db, user.id, "session.start", f"session:{session.id}", address=address[:64])
     return token
 
 
+def known_value(token: str) -> str:
+    """What a browser keeps of a session's token after its end; no session can be opened or continued with it."""
+    return files.sha256(token.encode())
+
+
+@also_on_a_full_disk
 def sign_out(store: Store, token: str) -> None:
     """End the session; an unknown token, or one whose session has ended, is not an error."""
+    with store.read() as db:  # made-up tokens do not keep those who write waiting
+        if (session := _session(db, token)) is None or session.revoked_at is not None:
+            return
     with store.write() as db:
         session = _session(db, token, lock=True)
         if session and session.revoked_at is None:
@@ -142,6 +258,28 @@ def whoami(store: Store, token: str) -> Actor:
         return _actor(_signed_in(db, token))
 
 
+def time_left(store: Store, token: str) -> TimeLeft:
+    """How long this session lasts if nothing is done; does not count as an action. Raises SignedOut."""
+    with store.read() as db:
+        return _time_left(_signed_in(db, token))
+
+
+@also_on_a_full_disk
+def renew(store: Store, token: str) -> TimeLeft:
+    """The person is there: the time until the idle session ends begins again. Raises SignedOut.
+
+    Writes at most once in RENEWED, however often a page asks.
+    """
+    with store.read() as db:
+        session = _signed_in(db, token)
+        if now() - session.seen_at < RENEWED:
+            return _time_left(session)
+    with store.write() as db:
+        session = _signed_in(db, token, lock=True)
+        session.seen_at = now()
+        return _time_left(session)
+
+
 def ended(store: Store, session_ids: set[str]) -> set[str]:
     """Those of these sessions that have ended."""
     with store.read() as db:
@@ -153,30 +291,42 @@ def _as_tried(name: str) -> str:
     return unicodedata.normalize("NFKC", name).strip().lower()[:64]
 
 
-def _wait(db: orm.Session, name: str, address: str) -> int:
-    """Seconds until the next attempt for this name from this address is checked; old failures are deleted."""
+def _network(address: str) -> str:
+    """The address as attempts are counted: with IPv6 one line has 2**64 addresses, which count as one."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address[:64]
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    return str(ip.ipv4_mapped or ipaddress.IPv6Network((int(ip) >> 64 << 64, 64)))
+
+
+def _signed_in_before(db: orm.Session, name: str, network: str, known: str) -> tuple[bool, bool]:
+    """Whether this person signed in within KNOWN: with the browser that has this `known_value`, and in this network."""
+    sessions = sa.select(SignIn.id).join(User).where(User.name == name, SignIn.created_at > now() - KNOWN).limit(1)
+    in_browser, in_network = sessions.where(SignIn.token_sha256 == known), sessions.where(SignIn.address == network)
+    return db.scalar(in_browser) is not None, db.scalar(in_network) is not None
+
+
+def _wait(db: orm.Session, name: str, network: str, known: str) -> int:
+    """Seconds until the next attempt for this name is checked.
+
+    network, known: if not empty, the person signed in there before, and only failures there count.
+    """
     at = now()
-    db.execute(sa.delete(SignInFailure).where(SignInFailure.at <= at - LONGEST_WAIT))
-    by_name = SignInFailure.name == name
-    if _signed_in_before(db, name, address):
-        by_name &= SignInFailure.address == address
-    waits = (_until(db, by_name, FREE_BY_NAME), _until(db, SignInFailure.address == address, FREE_BY_ADDRESS))
-    return max(0, *(math.ceil((until - at).total_seconds()) for until in waits if until), 0)
-
-
-def _signed_in_before(db: orm.Session, name: str, address: str) -> bool:
-    sessions = sa.select(SignIn.id).join(User).where(User.name == name, SignIn.address == address).limit(1)
-    return db.scalar(sessions) is not None
-
-
-def _until(db: orm.Session, whose: sa.ColumnElement[bool], free: int) -> datetime | None:
-    """When the next attempt is checked, after the failures that `whose` selects."""
+    counted = (SignInFailure.name == name) & (SignInFailure.at > at - LONGEST_WAIT)
+    if known:
+        counted &= SignInFailure.known == known
+    elif network:
+        counted &= SignInFailure.address == network
     latest: datetime
     failures: int
-    failures, latest = db.execute(sa.select(sa.func.count(), sa.func.max(SignInFailure.at)).where(whose)).one()
-    if failures < free:
-        return None
-    return latest + min(FIRST_WAIT * 2.0 ** min(failures - free, 10), LONGEST_WAIT)
+    failures, latest = db.execute(sa.select(sa.func.count(), sa.func.max(SignInFailure.at)).where(counted)).one()
+    if failures < FREE_BY_NAME:
+        return 0
+    until = latest + min(FIRST_WAIT * 2.0 ** min(failures - FREE_BY_NAME, 10), LONGEST_WAIT)
+    return max(0, math.ceil((until - at).total_seconds()))
 
 
 def _in_words(seconds: int) -> str:
@@ -215,8 +365,14 @@ class Access:
             idle = now() - session.seen_at
             yield db, actor
         if idle > TOUCH:
-            with suppress(StoreError), self.store.write() as db:  # reading also works on a full disk
-                db.execute(sa.update(SignIn).where(SignIn.id == actor.session_id).values(seen_at=now()))
+            with suppress(StoreError):  # who reads need not wait for others who write
+                self._touch(actor.session_id)
+
+    @also_on_a_full_disk
+    def _touch(self, session_id: str) -> None:
+        """Renew the idle expiry."""
+        with self.store.write() as db:
+            db.execute(sa.update(SignIn).where(SignIn.id == session_id).values(seen_at=now()))
 
     @contextmanager
     def writes(self, *roles: str) -> Iterator[tuple[orm.Session, Actor]]:
@@ -236,10 +392,15 @@ class Access:
         try:
             yield
         except Forbidden:
-            with suppress(SignedOut), self.store.write() as db:
-                actor = _actor(_signed_in(db, self.token))
-                audit_trail.append(db, actor.user_id, "access.refused", f"session:{actor.session_id}", role=actor.role)
+            with suppress(SignedOut):
+                self._note_refusal()
             raise
+
+    @also_on_a_full_disk
+    def _note_refusal(self) -> None:
+        with self.store.write() as db:
+            actor = _actor(_signed_in(db, self.token))
+            audit_trail.append(db, actor.user_id, "access.refused", f"session:{actor.session_id}", role=actor.role)
 
 
 def _session(db: orm.Session, token: str, lock: bool = False) -> SignIn | None:
@@ -261,11 +422,23 @@ def _why_ended(session: SignIn) -> str:
     at = now()
     if session.revoked_at is not None or not session.user.active:
         return "You are signed out."
-    if at >= session.created_at + timedelta(hours=config.session_hours()):
+    too_old, idle = _ends(session)
+    if at >= too_old:
         return f"You were signed out after {config.session_hours():g} hours."
-    if at >= session.seen_at + timedelta(minutes=config.idle_minutes()):
+    if at >= idle:
         return f"You were signed out after {config.idle_minutes():g} minutes without an action."
     return ""
+
+
+def _ends(session: SignIn) -> tuple[datetime, datetime]:
+    """When the session is as old as it may be, and when it ends if nothing is done."""
+    age, idle = timedelta(hours=config.session_hours()), timedelta(minutes=config.idle_minutes())
+    return session.created_at + age, session.seen_at + idle
+
+
+def _time_left(session: SignIn) -> TimeLeft:
+    too_old, idle = _ends(session)
+    return TimeLeft(max(0.0, (min(too_old, idle) - now()).total_seconds()), extendable=idle < too_old)
 
 
 def is_person() -> sa.ColumnElement[bool]:

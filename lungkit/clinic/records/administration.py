@@ -8,10 +8,11 @@ import csv
 import io
 import operator
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, cast
 
 import pandas as pd
@@ -20,23 +21,52 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from lungkit import config
-from lungkit.clinic.records import accounts, audit_trail, cases, jobs, received, settings, trials
+from lungkit import times as clock
+from lungkit.clinic import memory
+from lungkit.clinic.records import (
+    accounts,
+    audit_trail,
+    cases,
+    jobs,
+    maintenance,
+    patients,
+    received,
+    settings,
+    studies,
+    trials,
+)
 from lungkit.clinic.records.accounts import Account
-from lungkit.clinic.records.cases import PatientPage, PatientRow
+from lungkit.clinic.records.cases import PatientPage
+from lungkit.clinic.records.corrections import still_counts
 from lungkit.clinic.records.gateway_actions import GatewayActions
-from lungkit.clinic.records.store import Store, StoreError
-from lungkit.clinic.records.tables import AuditEvent, Base, DriftRun, Patient, Reading, Review, SignIn, Study, User, now
+from lungkit.clinic.records.patients import PatientRow
+from lungkit.clinic.records.store import Store, StoreError, also_on_a_full_disk
+from lungkit.clinic.records.tables import (
+    CLASS,
+    AuditEvent,
+    Base,
+    DriftRun,
+    Patient,
+    Reading,
+    Review,
+    SignIn,
+    Study,
+    StudyMove,
+    User,
+)
 from lungkit.clinic.records.trial_actions import TrialActions
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 from lungkit.models.card import ModelCard
+from lungkit.models.prediction import Check, refusal
 
 # The columns of the export, and what the records call those that have another name there.
 _EXPORTED = (
     "reading_id", "patient_number", "patient_name", "birth_year", "sex", "study_id", "kind", "file_sha256", "width",
     "height", "notes", "uploaded_at", "uploaded_by", "model", "version", "label", "decision", "probability",
-    "probabilities", "failed_checks", "milliseconds", "read_at", "reviews", "reviewer", "agrees", "reviewer_label",
-    "review_comment", "reviewed_at",
+    "probabilities", "failed_checks", "milliseconds", "read_at", "reviews", "reviewer", "review_kind", "agrees",
+    "reviewer_label", "review_finding", "review_comment", "reviewed_at", "answer_shown", "withdrawn_at",
+    "withdrawn_reason",
 )  # fmt: skip
 _RECORDED_AS = {
     "patient_number": "number",
@@ -44,6 +74,7 @@ _RECORDED_AS = {
     "file_sha256": "sha256",
     "uploaded_by": "read_by",
     "reviewed_at": "review_at",
+    "answer_shown": "review_answer_shown",
 }
 
 # A spreadsheet takes these for the start of a formula; the wide ones come from Asian keyboards.
@@ -68,8 +99,11 @@ class ModelRow:
 class UsageFigures:
     """What was done since a day; only the latest review of a reading counts.
 
-    per_day: by day, without gaps: sign_ins, uploads, readings, reviews. times: by day: readings, and the median, p95
+    Agreement is that of the reviews that give a class. per_day: by day, without gaps: sign_ins, uploads, readings,
+    reviews, no_class (reviews without a class). times: by day: readings, and the median, p95
     and slowest of their times in ms. decisions: model, decision, n. reviews: model, label (the reviewer's), n, agreed.
+    kinds: model, kind (one of tables.REVIEW_KINDS), n, answer_shown (how many of them were given after the model's
+    answer was on screen).
     agreement: model, n, agreed, rate, low, high (95 %, Wilson), with a last row "all" if there are several models.
     confusion: for each model counts, in rows the model's label, in columns the reviewer's.
     """
@@ -79,6 +113,7 @@ class UsageFigures:
     times: pd.DataFrame
     decisions: pd.DataFrame
     reviews: pd.DataFrame
+    kinds: pd.DataFrame
     agreement: pd.DataFrame
     confusion: dict[str, pd.DataFrame]
 
@@ -110,6 +145,7 @@ class Administration(GatewayActions, TrialActions):
         with self.access.writes("admin") as (db, actor):
             return accounts.add_user(db, name, full_name, role, by=actor.user_id)
 
+    @also_on_a_full_disk
     def disable(self, name: str) -> None:
         """End the person's sessions and refuse further sign-ins; not for oneself, nor for the last admin."""
         with self.access.writes("admin") as (db, actor):
@@ -125,6 +161,7 @@ class Administration(GatewayActions, TrialActions):
         with self.access.writes("admin") as (db, actor):
             accounts.set_role(db, name, role, by=actor.user_id)
 
+    @also_on_a_full_disk
     def reset_password(self, name: str) -> str:
         """Set a new random password and return it; it is shown only once. The person's sessions end."""
         with self.access.writes("admin") as (db, actor):
@@ -135,7 +172,7 @@ class Administration(GatewayActions, TrialActions):
     def patients(self, text: str = "", limit: int = 50) -> list[PatientRow]:
         """Patients whose number or name contains every word of `text`; all patients if it is empty."""
         with self.access.reads("admin") as (db, _):
-            return cases.search_patients(db, text, limit)
+            return patients.search_patients(db, text, limit)
 
     def history(self, patient_id: str) -> PatientPage:
         """A patient with all readings, oldest first; the audit trail notes the opening. Raises RecordMissing."""
@@ -144,14 +181,16 @@ class Administration(GatewayActions, TrialActions):
     def set_excluded(self, patient_id: str, excluded: bool) -> None:
         """Say whether a patient must not be learned from, such as after consent was withdrawn. Raises RecordMissing."""
         with self.access.writes("admin") as (db, actor):
-            patient = cases.find_patient(db, patient_id)
+            patient = patients.find_patient(db, patient_id)
             patient.excluded = excluded
             audit_trail.append(db, actor.user_id, "patient.exclude", f"patient:{patient.id}", excluded=excluded)
 
+    @also_on_a_full_disk
     def export_csv(self) -> bytes:
         """All readings with patient, study and latest review, one a line, oldest first; UTF-8 with a mark for Excel.
 
-        A cell that a spreadsheet would take for a formula starts with an apostrophe.
+        A cell that a spreadsheet would take for a formula starts with an apostrophe. Images that were withdrawn are
+        there, and say so.
         """
         number_of_reviews = (
             sa.select(sa.func.count()).where(Review.reading_id == Reading.id).scalar_subquery().label("reviews")
@@ -167,7 +206,7 @@ class Administration(GatewayActions, TrialActions):
             Study.uploaded_at,
             Reading.milliseconds,
             number_of_reviews,
-            of_review=("comment", "at"),
+            of_review=("finding", "comment", "at", "answer_shown"),
         )
         with self.access.writes("admin") as (db, actor):
             rows = db.execute(readings.order_by(Reading.read_at, Reading.id)).all()
@@ -177,20 +216,25 @@ class Administration(GatewayActions, TrialActions):
     def erase_patient(self, patient_id: str) -> None:
         """Remove a patient with all studies, readings and reviews; one audit event says so without a name.
 
+        Of images that were moved from or to the patient, the reason is removed, which may name the patient.
+
         The bytes are cleared from the database's files at once, or with the next erasure, backup or restart if someone
         is reading them now. Backups made earlier still contain the patient. Raises RecordMissing.
         """
         with self.access.writes("admin") as (db, actor):
-            patient = cases.find_patient(db, patient_id)
-            jobs.forget_patient(db, patient.number)
-            left = received.forget_patient(db, patient.number)
-            studies = sa.select(Study.id).where(Study.patient_id == patient.id)
-            readings = sa.select(Reading.id).where(Reading.study_id.in_(studies))
+            patient = patients.find_patient(db, patient_id)
+            jobs.forget_patient(db, patient)
+            left = received.forget_patient(db, patient)
+            of_patient = sa.select(Study.id).where(Study.patient_id == patient.id)
+            readings = sa.select(Reading.id).where(Reading.study_id.in_(of_patient))
             erased = {
                 "reviews": _erase(db, Review, Review.reading_id.in_(readings)),
-                "readings": _erase(db, Reading, Reading.study_id.in_(studies)),
+                "readings": _erase(db, Reading, Reading.study_id.in_(of_patient)),
                 "studies": _erase(db, Study, Study.patient_id == patient.id),
             }
+            # The reason of a move may name this patient, and the image may be another's by now.
+            moved = (StudyMove.from_patient == patient.id) | (StudyMove.to_patient == patient.id)
+            db.execute(sa.update(StudyMove).where(moved).values(reason=""))
             _erase(db, Patient, Patient.id == patient.id)
             audit_trail.append(db, actor.user_id, "patient.erase", f"patient:{patient.id}", **erased)
         for file_id in left:
@@ -201,28 +245,48 @@ class Administration(GatewayActions, TrialActions):
     # --- usage
 
     def usage(self, days: int = 90) -> UsageFigures:
-        """What was done in the last `days` days, today included; days are those of UTC."""
+        """What was done in the last `days` days of the clinic's time zone, today included, without withdrawn images."""
         if not 1 <= days <= 3660:
             raise LungkitError(f"{days} days: accepted are 1 to 3660")
-        since = now().date() - timedelta(days=days - 1)
-        start = datetime.combine(since, time(), UTC)
+        since = clock.today() - timedelta(days=days - 1)
+        start = clock.midnight(since)
         latest = cases.latest_review()
         of_reading = (Reading.read_at, Reading.milliseconds, Reading.model, Reading.decision)
-        of_review = (latest.c.at, Reading.model, Reading.label, latest.c.label, latest.c.agrees)
-        reviewed = sa.select(*of_review).join(latest, latest.c.reading_id == Reading.id)
+        of_review = (
+            latest.c.at, Reading.model, Reading.label, latest.c.label, latest.c.agrees, latest.c.kind,
+            latest.c.answer_shown, Reading.checks,
+        )  # fmt: skip
+        reviewed = (
+            sa.select(*of_review).join(latest, latest.c.reading_id == Reading.id).where(still_counts(Reading.study_id))
+        )
         with self.access.reads("admin") as (db, _):
             sign_ins = _by_day(db, sa.select(SignIn.created_at).where(SignIn.created_at >= start))
-            uploads = _by_day(db, sa.select(Study.uploaded_at).where(Study.uploaded_at >= start))
-            readings = _by_day(db, sa.select(*of_reading).where(Reading.read_at >= start), "ms", "model", "decision")
-            labels = ("model", "model_label", "label", "agreed")
-            reviews = _by_day(db, reviewed.where(latest.c.at >= start), *labels)
+            uploaded = sa.select(Study.uploaded_at).where(Study.uploaded_at >= start, still_counts())
+            uploads = _by_day(db, uploaded.where(studies.instead_of().is_(None)))  # not each time it was read again
+            read = sa.select(*of_reading).where(Reading.read_at >= start, still_counts(Reading.study_id))
+            readings = _by_day(db, read, "ms", "model", "decision")
+            labels = ("model", "model_label", "label", "agreed", "kind", "answer_shown", "checks")
+            said = _by_day(db, reviewed.where(latest.c.at >= start), *labels)
+        # Both gave a class. Reviews of earlier releases say whether they agree with a refused answer all the same.
+        both = said["agreed"].notna() & ~said["checks"].map(_refused).astype(bool)
+        reviews = said[both].astype({"agreed": bool})
         reviews_of_label = reviews.groupby(["model", "label"], as_index=False)
         return UsageFigures(
             since=since,
-            per_day=_per_day(since, sign_ins=sign_ins, uploads=uploads, readings=readings, reviews=reviews),
+            per_day=_per_day(
+                since,
+                sign_ins=sign_ins,
+                uploads=uploads,
+                readings=readings,
+                reviews=said,
+                no_class=said[said["kind"] != CLASS],
+            ),
             times=_times(readings),
             decisions=readings.groupby(["model", "decision"], as_index=False).agg(n=("ms", "size")),
             reviews=reviews_of_label.agg(n=("agreed", "size"), agreed=("agreed", "sum")),
+            kinds=said.groupby(["model", "kind"], as_index=False).agg(
+                n=("kind", "size"), answer_shown=("answer_shown", "sum")
+            ),
             agreement=_agreement(reviews),
             confusion={str(model): _confusion(of_model) for model, of_model in reviews.groupby("model")},
         )
@@ -330,9 +394,12 @@ class Administration(GatewayActions, TrialActions):
             return list(db.scalars(sa.select(AuditEvent.action).distinct().order_by(AuditEvent.action)))
 
     def health(self) -> dict[str, Any]:
-        """The machine's state: database, database_bytes, disk_free_bytes, sessions, kernels, kernels_bytes, models,
-        damaged, audit_events, drift. kernels: those of the server that this process belongs to, 0 if there is none.
-        drift: the last night, or None.
+        """The machine's state: database, database_bytes, disk_free_bytes, full_disk, reserve_bytes,
+        temporary_free_bytes, memory_left_bytes, memory_bytes, sessions, kernels, kernels_bytes, server_bytes, models,
+        damaged, audit_events, drift.
+        full_disk: words, see maintenance. reserve_bytes: None where the disk is the database server's.
+        memory: what this process can still take, see memory.left, and what there is in all.
+        kernels: those of the server that this process belongs to, 0 if there is none. drift: the last night, or None.
         models, damaged: the versions in use that can read, and what is wrong with the others.
         """
         with self.access.reads("admin") as (db, _):
@@ -342,20 +409,31 @@ class Administration(GatewayActions, TrialActions):
             events = db.scalar(sa.select(sa.func.max(AuditEvent.number))) or 0
             size = _database_bytes(self.access.store, db)
             night = _drift_night(db)
-        kernels = _kernels()
+        store, (server, kernels) = self.access.store, _processes()
         in_use = [row for row in self.models() if row.active]
         return {
-            "database": self.access.store.url.get_backend_name(),
+            "database": store.url.get_backend_name(),
             "database_bytes": size,
-            "disk_free_bytes": _disk_free(self.access.store),
+            "disk_free_bytes": _disk_free(store),
+            "full_disk": maintenance.full_disk(store),
+            "reserve_bytes": store.reserve.bytes() if store.path else None,
+            "temporary_free_bytes": _temporary_free(),
+            "memory_left_bytes": memory.left(),
+            "memory_bytes": memory.total(),
             "sessions": sessions,
             "kernels": len(kernels),
-            "kernels_bytes": sum(kernels),
+            "kernels_bytes": memory.of_processes(kernels),
+            "server_bytes": memory.of_processes(server),
             "models": [str(row) for row in in_use if not row.problem],
             "damaged": [row.problem for row in in_use if row.problem],
             "audit_events": events,
             "drift": night,
         }
+
+    def full_disk(self) -> str:
+        """What is to be done about a full disk, in words; empty while there is room."""
+        self._check_role()
+        return maintenance.full_disk(self.access.store)
 
     def _check_role(self) -> None:
         """For what is read outside the database."""
@@ -371,6 +449,11 @@ def _erase(db: orm.Session, table: type[Base], which: sa.ColumnElement[bool]) ->
 # --- export
 
 
+def _refused(checks: list[dict[str, Any]]) -> str:
+    """What `refusal` says of checks as they are stored."""
+    return refusal(Check(**check) for check in checks)
+
+
 def _csv_row(row: "sa.Row[*tuple[Any, ...]]") -> dict[str, object]:
     values = {
         **row._mapping,
@@ -378,6 +461,8 @@ def _csv_row(row: "sa.Row[*tuple[Any, ...]]") -> dict[str, object]:
         "probabilities": "; ".join(f"{name} {p:.4f}" for name, p in row.probabilities.items()),
         "failed_checks": "; ".join(check["words"] for check in row.checks if not check["passed"]),
     }
+    if refused := _refused(row.checks):
+        values |= dict.fromkeys(("label", "probability", "probabilities", "agrees")) | {"decision": refused.lower()}
     return {column: values[_RECORDED_AS.get(column, column)] for column in _EXPORTED}
 
 
@@ -409,14 +494,14 @@ def _cell(value: object) -> str:
 
 
 def _by_day(db: orm.Session, query: "sa.Select[*tuple[Any, ...]]", *columns: str) -> pd.DataFrame:
-    """The rows of a query, whose first column is a time; it becomes the day in UTC, as the column "day"."""
+    """The rows of a query, whose first column is a time; it becomes the day in the clinic, as the column "day"."""
     table = pd.DataFrame(list(map(tuple, db.execute(query))), columns=["day", *columns])
     times = pd.to_datetime(table["day"].astype(object), utc=True)
-    return table.assign(day=times.dt.tz_localize(None).dt.normalize())
+    return table.assign(day=times.dt.tz_convert(config.time_zone()).dt.tz_localize(None).dt.normalize())
 
 
 def _per_day(since: date, **tables: pd.DataFrame) -> pd.DataFrame:
-    every = pd.date_range(since, max(now().date(), since), name="day")
+    every = pd.date_range(since, max(clock.today(), since), name="day")
     counts = {name: table["day"].value_counts().reindex(every, fill_value=0) for name, table in tables.items()}
     return pd.DataFrame(counts, index=every).astype(int)
 
@@ -493,17 +578,25 @@ def _disk_free(store: Store) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _kernels() -> list[int]:
-    """Bytes in memory of each kernel of this kernel's server; empty if this process is not a kernel."""
+def _temporary_free() -> int:
+    """Bytes free on the disk for temporary files."""
+    try:
+        return shutil.disk_usage(tempfile.gettempdir()).free
+    except FileNotFoundError:  # no disk has room for one
+        return 0
+
+
+def _processes() -> tuple[list[int], list[int]]:
+    """The server of this kernel with what watches over it, and the server's kernels; none if this is not a kernel."""
     own = psutil.Process()
     if not _is_kernel(own) or (server := own.parent()) is None:
-        return []
-    sizes = []
+        return [], []
+    kernels = []
     for process in server.children():
         with suppress(psutil.Error):  # it has just ended
             if _is_kernel(process):
-                sizes.append(process.memory_info().rss)
-    return sizes
+                kernels.append(process.pid)
+    return [server.pid, server.ppid()], kernels
 
 
 def _is_kernel(process: psutil.Process) -> bool:

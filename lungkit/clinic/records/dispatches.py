@@ -29,16 +29,22 @@ from lungkit.clinic.records.tables import (
     Reading,
     ReadingSource,
     Study,
+    StudyMove,
+    Withdrawal,
     new_id,
     now,
 )
+from lungkit.data import turning
 from lungkit.errors import LungkitError
+from lungkit.models.prediction import Check, refusal
 
 LEASE = timedelta(minutes=3)  # how long one object may take to send
 BACK_OFF = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 300, 1800, 7200, 21600, 43200, 86400))
 MOST_TRIES = len(BACK_OFF) + 1
 _OF_DICOM = ("report", "capture", "segmentation")  # objects that need the headers of the images
 _OF_REVIEW = ("report", "bundle", "message")  # objects that tell of a review
+WITHDRAWAL = "withdrawal"  # in place of a review
+NOT_AS_THE_FILE = "the image was turned before it was read, so its places are not those of the DICOM image"
 
 
 class DispatchLost(LungkitError):
@@ -61,6 +67,13 @@ class DispatchRow:
     created_at: datetime
     ended_at: datetime | None
 
+    @property
+    def what(self) -> str:
+        """The object, and whether it tells of a review or a withdrawal."""
+        about = WITHDRAWAL if self.review_id == WITHDRAWAL else "review" if self.review_id else ""
+        told_by = "rejection note" if about == WITHDRAWAL and self.object == "report" else self.object
+        return f"{about} as {told_by}" if about else self.object
+
 
 @dataclass(frozen=True)
 class ClaimedDispatch:
@@ -70,31 +83,79 @@ class ClaimedDispatch:
     lease: str
     reading_id: str
     object: str  # one of tables.OBJECTS
-    review_id: str  # the review to tell of; empty: the reading itself
+    review_id: str  # the review to tell of, or WITHDRAWAL; empty: the reading itself
     destination: DestinationRow
+    # Of a withdrawal: the DICOM objects that the destination may have, with the review that each tells of.
+    sent: tuple[tuple[str, str], ...] = ()
 
 
 def enqueue(db: orm.Session, reading_id: str, destinations: Iterable[int]) -> int:
-    """List a new reading for these destinations, as far as they are active; returns the number of objects."""
-    number = 0
+    """List a new reading for these destinations, as far as they are active; returns the number of objects.
+
+    What cannot be made of it is listed as cancelled, with the reason: a segmentation where the version is not for the
+    patient or the image, and objects of places in the image where it was turned before it was read.
+    """
+    number, none = 0, _not_made(db, reading_id)
     for row in _active(db, destinations):
         for wanted in row.objects:
             if wanted not in _OF_DICOM or _has_source(db, reading_id):
-                db.add(Dispatch(reading_id=reading_id, destination_id=row.id, object=wanted))
+                made = Dispatch(reading_id=reading_id, destination_id=row.id, object=wanted)
+                if reason := none.get(wanted):
+                    made.state, made.ended_at, made.reason = CANCELLED, now(), reason
+                db.add(made)
                 number += 1
     return number
 
 
+def destinations_of(db: orm.Session, readings: sa.Select[str]) -> list[int]:
+    """The systems that any of these readings was listed for."""
+    listed = sa.select(Dispatch.destination_id).where(Dispatch.reading_id.in_(readings)).distinct()
+    return list(db.scalars(listed.order_by(Dispatch.destination_id)))
+
+
 def enqueue_review(db: orm.Session, reading_id: str, review_id: str) -> int:
-    """List a review for all destinations that the reading was listed for; returns the number of objects."""
-    told = sa.select(Dispatch.destination_id).where(Dispatch.reading_id == reading_id).distinct()
-    pairs = [
-        (row.id, wanted) for row in _active(db, db.scalars(told)) for wanted in row.objects if wanted in _OF_REVIEW
-    ]
+    """List a review for all destinations that the reading was listed for; returns the number of objects.
+
+    None of an image that was withdrawn.
+    """
+    if _is_withdrawn(db, reading_id):
+        return 0
+    told = destinations_of(db, sa.select(Reading.id).where(Reading.id == reading_id))
+    pairs = [(row.id, wanted) for row in _active(db, told) for wanted in row.objects if wanted in _OF_REVIEW]
     db.add_all(
         Dispatch(reading_id=reading_id, destination_id=to, object=wanted, review_id=review_id) for to, wanted in pairs
     )
     return len(pairs)
+
+
+def enqueue_withdrawal(db: orm.Session, readings: sa.Select[str], reason: str) -> tuple[int, int]:
+    """Stop what waits to be sent about these readings, and list the withdrawal for those who may have results of them.
+
+    FHIR and HL7 can say that a result does not count, and a PACS gets a note that rejects its objects. A system that
+    is switched off is told once it is on again. One that a result is being sent to is told after that: an older result
+    that arrives last would count there. An HL7 message about an image that was moved since is not taken back: it would
+    name another patient than the message did.
+    Returns how many entries were stopped, and how many are new.
+    """
+    moved = (
+        sa.select(StudyMove.id)
+        .join(Reading, Reading.study_id == StudyMove.study_id)
+        .where(Reading.id == Dispatch.reading_id, StudyMove.at > Dispatch.created_at)
+        .exists()
+    )
+    tells = (Dispatch.object != "message") | ~moved
+    begun = (Dispatch.tries > 0) & tells & Dispatch.reading_id.in_(readings)
+    due: dict[tuple[str, int, str], datetime] = {}
+    for row in db.scalars(sa.select(Dispatch).where(begun).order_by(Dispatch.created_at, Dispatch.id)):
+        told_by = "report" if row.object in _OF_DICOM else row.object  # one note for all objects
+        which = (row.reading_id, row.destination_id, told_by)
+        due[which] = max(due.get(which, now()), row.due_at if row.state == RUNNING else now())
+    stopped = cancel_for(db, readings, reason)
+    db.add_all(
+        Dispatch(reading_id=reading, destination_id=to, object=wanted, review_id=WITHDRAWAL, due_at=at)
+        for (reading, to, wanted), at in due.items()
+    )
+    return stopped, len(due)
 
 
 def claim(store: Store, resting: Collection[int] = ()) -> ClaimedDispatch | None:
@@ -132,7 +193,8 @@ def claim(store: Store, resting: Collection[int] = ()) -> ClaimedDispatch | None
             return None
         row.state, row.lease, row.tries, row.due_at = RUNNING, new_id(), row.tries + 1, at + LEASE
         to = routing.destination(db, row.destination_id)
-        return ClaimedDispatch(row.id, str(row.lease), row.reading_id, row.object, row.review_id, to)
+        sent = _may_have(db, row) if row.review_id == WITHDRAWAL else ()
+        return ClaimedDispatch(row.id, str(row.lease), row.reading_id, row.object, row.review_id, to, sent)
 
 
 class DispatchAccess:
@@ -181,11 +243,17 @@ def fail(
 
 
 def again(db: orm.Session, dispatch_id: str, by: int | None = None) -> None:
-    """Send one that failed again, at once. The caller has checked that `by` is an administrator."""
+    """Send one that failed again, at once. The caller has checked that `by` is an administrator.
+
+    Raises LungkitError for others, and where the image was withdrawn since, but for what tells of that.
+    """
     row = db.get(Dispatch, dispatch_id)
     if row is None or row.state not in (FAILED, CANCELLED):
         raise LungkitError("only a result that could not be sent can be sent again")
-    row.state, row.tries, row.reason, row.ended_at, row.due_at = QUEUED, 0, "", None, now()
+    if row.review_id != WITHDRAWAL and _is_withdrawn(db, row.reading_id):
+        raise LungkitError("the image of that result was withdrawn, so the result is not sent any more")
+    tries = min(row.tries, 1)  # a withdrawal has to know that it was begun before
+    row.state, row.tries, row.reason, row.ended_at, row.due_at = QUEUED, tries, "", None, now()
     audit_trail.append(db, by, "result.again", f"reading:{row.reading_id}", destination=row.destination_id)
 
 
@@ -196,6 +264,21 @@ def give_up(db: orm.Session, dispatch_id: str, by: int | None = None) -> None:
         raise LungkitError("that result was sent, or is not on the list any more")
     row.state, row.lease, row.ended_at = CANCELLED, None, now()
     audit_trail.append(db, by, "result.give_up", f"reading:{row.reading_id}", destination=row.destination_id)
+
+
+def cancel_for(db: orm.Session, readings: sa.Select[str], reason: str) -> int:
+    """Stop what waits to be sent, or failed, about these readings; returns how many entries that were."""
+    waiting = Dispatch.reading_id.in_(readings) & Dispatch.state.in_((QUEUED, RUNNING, FAILED))
+    rows = db.scalars(sa.select(Dispatch).where(waiting)).all()
+    for row in rows:
+        row.state, row.lease, row.reason, row.ended_at = CANCELLED, None, reason, now()
+    return len(rows)
+
+
+def sent_for(db: orm.Session, readings: sa.Select[str]) -> int:
+    """How many results about these readings were sent, or are being sent now and may arrive."""
+    done = Dispatch.state.in_((DONE, RUNNING)) & Dispatch.reading_id.in_(readings)
+    return db.scalar(sa.select(sa.func.count()).where(done)) or 0
 
 
 def latest(db: orm.Session, state: str = "", limit: int = 100) -> list[DispatchRow]:
@@ -218,6 +301,29 @@ def counts(store: Store) -> dict[tuple[str, str], int]:
 def _active(db: orm.Session, destinations: Iterable[int]) -> list[Destination]:
     which = Destination.id.in_(list(destinations)) & Destination.active
     return list(db.scalars(sa.select(Destination).where(which).order_by(Destination.id)))
+
+
+def _not_made(db: orm.Session, reading_id: str) -> dict[str, str]:
+    """Why an object is not made of a reading, by object."""
+    of_reading = sa.select(Reading.checks, Study.tags).join(Study).where(Reading.id == reading_id)
+    checks, tags = db.execute(of_reading).one()
+    if turning.TURNED in tags:
+        return dict.fromkeys(("capture", "segmentation"), NOT_AS_THE_FILE)
+    refused = refusal(Check(**check) for check in checks)
+    return {"segmentation": f"{refused}: the model gives no finding, so there is no segmentation"} if refused else {}
+
+
+def _may_have(db: orm.Session, withdrawal: Dispatch) -> tuple[tuple[str, str], ...]:
+    """The DICOM objects of the reading that the destination may have, with the review that each tells of."""
+    of_reading = (Dispatch.reading_id == withdrawal.reading_id) & (Dispatch.destination_id == withdrawal.destination_id)
+    begun = of_reading & Dispatch.object.in_(_OF_DICOM) & (Dispatch.tries > 0) & (Dispatch.review_id != WITHDRAWAL)
+    rows = sa.select(Dispatch.object, Dispatch.review_id).where(begun).order_by(Dispatch.object, Dispatch.review_id)
+    return tuple((kind, review) for kind, review in db.execute(rows))
+
+
+def _is_withdrawn(db: orm.Session, reading_id: str) -> bool:
+    withdrawn = sa.select(Reading.id).join(Withdrawal, Withdrawal.study_id == Reading.study_id)
+    return db.scalar(withdrawn.where(Reading.id == reading_id)) is not None
 
 
 def _has_source(db: orm.Session, reading_id: str) -> bool:

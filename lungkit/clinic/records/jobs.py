@@ -19,10 +19,10 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from lungkit import files
-from lungkit.clinic.records import audit_trail, cases, dispatches
+from lungkit.clinic.records import audit_trail, dispatches, patients, studies
 from lungkit.clinic.records.accounts import Actor
-from lungkit.clinic.records.cases import RecordRefused, StatedPatient
 from lungkit.clinic.records.keys import KeyAccess
+from lungkit.clinic.records.patients import RecordRefused, StatedPatient
 from lungkit.clinic.records.store import Store
 from lungkit.clinic.records.tables import (
     CANCELLED,
@@ -37,6 +37,7 @@ from lungkit.clinic.records.tables import (
     Job,
     JobFile,
     Patient,
+    Reading,
     ReadingSource,
     ReceivedFile,
     ReceivedStudy,
@@ -120,7 +121,7 @@ class Claimed:
     lease: str
     model: str
     patient: StatedPatient
-    age: float | None  # in years
+    birth_year: int | None
     content: bytes  # the file; empty where `files` has them
     files: tuple[str, ...] = ()  # ids of files in the inbox, all of one series
     supersedes: str | None = None  # the reading of the same series before late files came
@@ -156,8 +157,8 @@ class Jobs:
         with self.access.writes(PROGRAM) as (db, actor):
             if idempotency_key and (before := _replayed(db, actor.user_id, idempotency_key, digest)):
                 return _row(before), False
-            if cases.known_patient(db, patient) is None:
-                cases.require_name(patient)
+            if patients.known_patient(db, patient) is None:
+                patients.require_name(patient)
             job = Job(
                 user_id=actor.user_id,
                 key_id=actor.session_id,
@@ -249,12 +250,11 @@ def claim(store: Store, job_id: str) -> Claimed | None:
         file = db.get_one(JobFile, job.id, options=[orm.undefer(JobFile.content)])
         job.state, job.lease, job.tries, job.due_at = RUNNING, new_id(), job.tries + 1, now() + LEASE
         stated = StatedPatient(file.patient_number, **file.patient)
-        known = db.scalar(sa.select(Patient.birth_year).where(Patient.number == stated.number))
-        year = known or stated.birth_year
-        age = None if year is None else float(now().year - year)
+        known = patients.with_number(db, stated.number)
+        year = (known[0].birth_year if len(known) == 1 else None) or stated.birth_year
         received = (_files_of(db, job), _superseded(db, job)) if job.received_id else ()
         job.due_at += LEASE_OF_FILE * max(len(received[0] if received else ()), _bytes_of(db, job, file) // SLICE_BYTES)
-        return Claimed(job.id, str(job.lease), job.model, stated, age, file.content, *received)
+        return Claimed(job.id, str(job.lease), job.model, stated, year, file.content, *received)
 
 
 class JobAccess:
@@ -346,9 +346,10 @@ def end(db: orm.Session, which: sa.ColumnElement[bool], state: str, reason: str 
     db.execute(sa.update(Job).where(which).values(**ended).execution_options(synchronize_session="fetch"))
 
 
-def forget_patient(db: orm.Session, number: str) -> None:
-    """Cancel every job of the patient with that number, whose reading would bring an erased patient back."""
-    of_patient = sa.select(JobFile.job_id).where(JobFile.patient_number == number).scalar_subquery()
+def forget_patient(db: orm.Session, patient: Patient) -> None:
+    """Cancel every job of the patient, however the number is written: its reading would bring the patient back."""
+    numbers = patients.written_alike(db, patient, db.scalars(sa.select(JobFile.patient_number).distinct()))
+    of_patient = sa.select(JobFile.job_id).where(JobFile.patient_number.in_(numbers)).scalar_subquery()
     ids = list(db.scalars(sa.select(Job.id).where(Job.id.in_(of_patient))))
     end(db, Job.id.in_(ids), CANCELLED, "its patient was erased")
 
@@ -379,9 +380,11 @@ def _bytes_of(db: orm.Session, job: Job, file: JobFile) -> int:
 
 
 def _superseded(db: orm.Session, job: Job) -> str | None:
-    """The latest reading of the same series or image, made before late files came."""
+    """The latest reading of the same series or image, made before late files came, or read again since."""
     same = of_same(job.received_id, job.series_uid, job.instance_uid) & (Job.state == DONE)
-    return db.scalar(sa.select(Job.id).where(same).order_by(Job.ended_at.desc()).limit(1))
+    latest = db.scalar(sa.select(Job.id).where(same).order_by(Job.ended_at.desc()).limit(1))
+    reading = db.get(Reading, latest) if latest else None
+    return studies.of_same_image(db, reading.study)[-1].readings[-1].id if reading else latest
 
 
 def of_same(received_id: str | None, series_uid: str | None, instance_uid: str | None) -> sa.ColumnElement[bool]:

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
@@ -25,7 +24,7 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from lungkit import files
+from lungkit import files, times
 from lungkit.clinic.records import audit_trail
 from lungkit.clinic.records.store import BUSY_SECONDS, WRITERS_LOCK, Store, StoreError, in_words
 from lungkit.clinic.records.tables import ApiKey, Base, SignIn, now
@@ -33,6 +32,7 @@ from lungkit.errors import LungkitError
 
 TRIGGERS = {"sqlite": {"audit_no_update", "audit_no_delete", "audit_follows"},
             "postgresql": {"audit_no_change", "audit_follows"}}  # fmt: skip
+FULL = 2**24  # bytes: with less on the disk it counts as full
 OLD = "before_restore"  # part of the name of what a restore replaced
 _one_upgrade = threading.Lock()  # Alembic keeps its state in a module
 
@@ -57,6 +57,30 @@ def upgrade(store: Store) -> None:
         configuration.set_main_option("script_location", str(_steps()).replace("%", "%%"))
         configuration.attributes["connection"] = connection
         alembic.command.upgrade(configuration, "head")
+
+
+def keep_reserve(store: Store) -> None:
+    """Make the room that is kept for a full disk, or as much of it as there is room for. Raises StoreError."""
+    try:
+        store.reserve.keep()
+    except OSError as error:
+        raise StoreError(f"{store.reserve.path} cannot be made: {error.strerror}") from error
+
+
+def full_disk(store: Store) -> str:
+    """What an administrator has to know of a full disk, in words; empty while there is room."""
+    if store.path is None or shutil.disk_usage(store.path.parent).free >= FULL:
+        return ""
+    left = store.reserve.bytes() >> 20
+    if not left:
+        return (
+            "The disk with the records is full, and the reserve is used up. Nothing can be saved, signing in fails and "
+            "no case can be opened. Free up space now."
+        )
+    return (
+        f"The disk with the records is full. Signing in, opening cases and reviews still work, with {left} MiB that "
+        "were kept for this. New images may be refused. Free up space now."
+    )
 
 
 def _steps() -> Path:
@@ -148,7 +172,7 @@ def _opened(path: Path, busy_seconds: float = BUSY_SECONDS) -> Iterator[sqlite3.
 
 def _stamp() -> str:
     """The time as part of a name; to the microsecond, so that no name comes twice."""
-    return datetime.now().strftime("%Y%m%d_%H%M%S_%f")
+    return f"{times.now():%Y%m%d_%H%M%S_%f}"
 
 
 # --- restore
@@ -324,7 +348,7 @@ def check(store: Store) -> list[str]:
 
 def _open_to_others(database: Path) -> list[str]:
     """A complaint for the folder and each file of the database that other users can read or write."""
-    places = [database.parent, database, *(Path(f"{database}{end}") for end in ("-wal", "-shm"))]
+    places = [database.parent, database, *(Path(f"{database}{end}") for end in ("-wal", "-shm", "-reserve"))]
     return [
         f"{place} is open to other users of this machine; `chmod {'700' if place.is_dir() else '600'} {place}`"
         for place in places

@@ -4,8 +4,10 @@ HU are stored to the unit, in 16 bits from -1024 up. Intensities are stored in 8
 side of a stored picture has at most LONGEST_SIDE pixels.
 """
 
+import hashlib
 import io
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 import PIL.Image
@@ -32,6 +34,12 @@ def kind_of(image: images.Image) -> str:
     return "X-ray" if image.modality in _XRAYS else "image"
 
 
+def image_of(values: np.ndarray, units: str, kind: str, tags: Mapping[str, str]) -> images.Image:
+    """An image as the reader gave it, of what the records keep: its pixels as `decode` has them, its kind and tags."""
+    modality = {"CT": "CT", "X-ray": "DX"}.get(kind, "")
+    return images.Image(values, "HU" if units == "HU" else "intensity", modality, "", dict(tags))
+
+
 def encode(image: images.Image) -> bytes:
     """The image's pixels as PNG, for `decode`."""
     if image.units == "HU":
@@ -46,6 +54,12 @@ def decode(png: bytes, units: str) -> np.ndarray:
     if units == "HU":
         return stored.astype(np.float32) + np.float32(AIR)
     return stored.astype(np.float32) / np.float32(255)
+
+
+def digest(values: np.ndarray, units: str) -> str:
+    """SHA-256 over units, shape and values of pixels, float32 (height, width), as `decode` has them."""
+    head = f"{units} {values.shape[0]} {values.shape[1]} ".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(values, "<f4").tobytes()).hexdigest()
 
 
 def encode_heat(heat: np.ndarray) -> bytes:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from lungkit import config
-from lungkit.clinic.records import audit_trail, jobs, routing
+from lungkit.clinic.records import audit_trail, jobs, patients, routing
 from lungkit.clinic.records.routing import Facts, RouteRow
 from lungkit.clinic.records.store import Store
 from lungkit.clinic.records.tables import (
@@ -26,8 +26,10 @@ from lungkit.clinic.records.tables import (
     DONE,
     Job,
     JobFile,
+    Patient,
     ReceivedFile,
     ReceivedStudy,
+    folded,
     now,
 )
 from lungkit.errors import LungkitError
@@ -106,7 +108,7 @@ def arrive(store: Store, user_id: int, caller: str, file: Arrival, key_id: str |
                                   patient_number=file.patient_number, patient=file.patient)  # fmt: skip
             db.add(study)
             db.flush()
-        if study.patient_number != file.patient_number:
+        if folded(study.patient_number) != folded(file.patient_number):
             raise ArrivalRefused("the file has another PatientID than the other files of its study")
         same = (ReceivedFile.received_id == study.id) & (ReceivedFile.instance_uid == file.instance_uid)
         before = db.scalar(sa.select(ReceivedFile).where(same))
@@ -228,9 +230,10 @@ def series_of(db: orm.Session, received_id: str) -> list[SeriesOfStudy]:
     return found
 
 
-def forget_patient(db: orm.Session, number: str) -> list[str]:
-    """Forget what came of the patient with that number; returns the ids of files that the caller deletes."""
-    return _forget(db, ReceivedStudy.patient_number == number)
+def forget_patient(db: orm.Session, patient: Patient) -> list[str]:
+    """Forget what came of the patient, however the number is written; returns the ids of files to delete."""
+    numbers = patients.written_alike(db, patient, db.scalars(sa.select(ReceivedStudy.patient_number).distinct()))
+    return _forget(db, ReceivedStudy.patient_number.in_(numbers))
 
 
 def tidy(store: Store, limit: int = 20) -> list[str]:

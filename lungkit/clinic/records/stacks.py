@@ -6,12 +6,14 @@ Every slice is kept, encoded again without loss; heat maps are kept of the slice
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from lungkit.clinic.records import pixels
+from lungkit.clinic.records.reserve import no_room
+from lungkit.clinic.records.store import StoreError
 from lungkit.clinic.records.tables import CtSeries
 from lungkit.data.series import Finding, Rule, Series
 from lungkit.models.prediction import Check, Prediction
@@ -229,6 +231,11 @@ def stack(row: CtSeries, study_id: str) -> Stack:
     )
 
 
+def without_reading(series: Stack) -> Stack:
+    """The slices alone, without what a model said of them."""
+    return Stack(**{part.name: getattr(series, part.name) for part in fields(Stack)})
+
+
 @contextmanager
 def spooled(series: Series, tell: Callable[[int], None]) -> Iterator[Callable[[str], Iterator[list[dict[str, Any]]]]]:
     """A function: the id of a study to rows of tables.SeriesSlice, AT_ONCE at a time.
@@ -237,7 +244,7 @@ def spooled(series: Series, tell: Callable[[int], None]) -> Iterator[Callable[[s
     that are done. Raises ImageRefused if one cannot be decoded.
     """
     sizes: list[int] = []
-    with tempfile.TemporaryFile() as file:
+    with _room_in_words(), tempfile.TemporaryFile() as file:
 
         def rows(study_id: str) -> Iterator[list[dict[str, Any]]]:
             file.seek(0)
@@ -249,6 +256,18 @@ def spooled(series: Series, tell: Callable[[int], None]) -> Iterator[Callable[[s
             sizes.append(file.write(pixels.encode(image)))
             tell(len(sizes))
         yield rows
+
+
+@contextmanager
+def _room_in_words() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if no_room(error) or isinstance(error, FileNotFoundError):  # there is no room for any temporary file
+            raise StoreError(
+                "the disk for temporary files is full; nothing was saved. Tell an administrator, then try again"
+            ) from error
+        raise
 
 
 def _spacing(series: Series) -> tuple[float | None, float | None, float | None]:

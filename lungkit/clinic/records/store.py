@@ -6,20 +6,25 @@ the transaction. What a writer has read therefore cannot change before it writes
 from their first query on. Nothing slow, such as a model, runs while a transaction is open.
 """
 
+import functools
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import orm
 
 from lungkit import config
+from lungkit.clinic.records.reserve import Reserve
 from lungkit.errors import LungkitError
 
+P = ParamSpec("P")
+T = TypeVar("T")
 BUSY_SECONDS = 10.0
+TRIES = 4  # on a full disk, each with more room; other programs may take what was meant for the first
 WRITERS_LOCK = 0x6C756E67  # PostgreSQL's advisory lock that writers take ("lung"); any number will do
 
 _BUSY = "the records are busy; nothing was saved. Try again in a moment"
@@ -42,6 +47,39 @@ class StoreError(LungkitError):
     """The records cannot be read or written now; nothing was partly saved."""
 
 
+class DiskFull(StoreError):
+    """The disk has no room, or does not work. reserve: of the store that could not write; error: the driver's."""
+
+    def __init__(self, reserve: Reserve, error: BaseException):
+        super().__init__(_FULL)
+        self._reserve = reserve
+        self._sure = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+
+    def make_room(self, always: bool) -> bool:
+        """As Reserve.release; a disk that does not work gets nothing."""
+        return self._reserve.release(always and self._sure)
+
+
+def also_on_a_full_disk(action: Callable[P, T]) -> Callable[P, T]:
+    """For an action that is small and has to work: on a full disk it is done again, with room from the reserve.
+
+    It may have one write transaction, and nothing else that must not happen twice. Raises DiskFull if the reserve is
+    used up.
+    """
+
+    @functools.wraps(action)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        for attempt in range(TRIES):
+            try:
+                return action(*args, **kwargs)
+            except DiskFull as full:
+                if not full.make_room(always=attempt > 0):
+                    raise
+        return action(*args, **kwargs)
+
+    return run
+
+
 class Store:
     """The records behind a database URL.
 
@@ -53,6 +91,7 @@ class Store:
         self.url = _accepted(url or config.database_url())
         sqlite = self.url.get_backend_name() == "sqlite"
         self.path = Path(self.url.database or "") if sqlite else None
+        self.reserve = Reserve(self.path and Path(f"{self.path}-reserve"))
         self.busy_seconds = busy_seconds
         # Logs and tracebacks show statements without their values, which are people's names.
         self.engine = sa.create_engine(self.url, hide_parameters=True, **self._options())
@@ -81,7 +120,7 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[orm.Session]:
         """A session that sees one state of the records and cannot write; what it loaded can be used afterwards."""
-        with in_words(), orm.Session(self._reader) as db:
+        with in_words(self.reserve), orm.Session(self._reader) as db:
             yield db
 
     @contextmanager
@@ -90,7 +129,7 @@ class Store:
 
         Other writers wait from its first query on, so what it reads stays true until it ends.
         """
-        with in_words(), orm.Session(self._writer, expire_on_commit=False) as db, db.begin():
+        with in_words(self.reserve), orm.Session(self._writer, expire_on_commit=False) as db, db.begin():
             yield db
 
     @contextmanager
@@ -100,14 +139,14 @@ class Store:
         SQLite changes a table by making a new one. Foreign keys would empty the tables that refer to it, so they are
         checked once, at the end.
         """
-        with in_words(), self._migrator.connect() as connection, connection.begin():
+        with in_words(self.reserve), self._migrator.connect() as connection, connection.begin():
             yield connection
             if self.path and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").first()):
                 raise StoreError(f"after the change, a row of {broken[0]} would refer to nothing; nothing was changed")
 
     def scrub(self) -> None:
         """Clear what erased rows left in the database's own files. Backups made earlier still contain those rows."""
-        with in_words():
+        with in_words(self.reserve):
             if self.path:
                 with closing(self.engine.raw_connection()) as connection:
                     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -121,18 +160,24 @@ class Store:
 
     def _sqlite_connected(self, connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # SQLAlchemy, not the driver, begins transactions
-        give_up = time.monotonic() + self.busy_seconds
+        give_up, tries = time.monotonic() + self.busy_seconds, TRIES
         while True:
             try:
                 connection.execute("PRAGMA journal_mode = WAL")
                 break
             except sqlite3.OperationalError as error:
+                # On a full disk there may be no room for the file through which processes share the log of writes.
+                full = DiskFull(self.reserve, error) if _words(error) == _FULL else None
+                if tries and full and full.make_room(always=True):
+                    tries -= 1
+                    continue
                 # While another process prepares the same new file, SQLite fails at once instead of waiting.
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
                     raise
                 time.sleep(0.01)
-        # FULL: a commit survives a power cut. secure_delete: erased data is overwritten.
-        for pragma in ("synchronous = FULL", "secure_delete = ON"):
+        # FULL: a commit survives a power cut. secure_delete: erased data is overwritten. temp_store: what is sorted
+        # names patients, and a file for it needs a disk that is not full.
+        for pragma in ("synchronous = FULL", "secure_delete = ON", "temp_store = MEMORY"):
             connection.execute(f"PRAGMA {pragma}")
 
     def _postgresql_begin(self, connection: sa.Connection) -> None:
@@ -142,12 +187,18 @@ class Store:
 
 
 @contextmanager
-def in_words() -> Iterator[None]:
-    """Turn the database's errors into a StoreError for people; other errors pass unchanged."""
+def in_words(reserve: Reserve | None = None) -> Iterator[None]:
+    """Turn the database's errors into a StoreError for people; other errors pass unchanged.
+
+    reserve: of the store, which a DiskFull names.
+    """
     try:
         yield
     except (sa.exc.DBAPIError, sqlite3.Error) as error:
-        if words := _words(getattr(error, "orig", error)):
+        words = _words(getattr(error, "orig", error))
+        if words == _FULL:
+            raise DiskFull(reserve or Reserve(None), getattr(error, "orig", error)) from error
+        if words:
             raise StoreError(words) from error
         raise
     except sa.exc.TimeoutError as error:  # every connection of this process is in use

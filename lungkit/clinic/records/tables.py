@@ -1,10 +1,14 @@
 """The clinic's records as SQLAlchemy tables; the same on SQLite and PostgreSQL.
 
-Only `patients`, `studies.notes`, `reviews.comment`, `job_files`, `received_studies` with its files, and
-`reading_sources` can name a patient: erasing those rows erases the person. A job's file is deleted when the job ends.
+Only `patients`, `studies.notes`, `reviews.comment`, `reviews.finding`, `withdrawals.reason`, `study_moves.reason`,
+`job_files`, `received_studies` with its files, and `reading_sources` can name a patient: erasing those rows erases the
+person. The reason of a move is blanked too where the image is another patient's by then. A job's file is deleted when
+the job ends.
 Times are UTC.
 """
 
+import re
+import unicodedata
 import uuid
 from datetime import UTC, date, datetime
 from typing import Any
@@ -55,6 +59,20 @@ OPEN, PROMOTED, REJECTED, ROLLED_BACK = TRIAL_STATES = ("open", "promoted", "rej
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = STATES = ("queued", "running", "done", "failed", "cancelled")
 SEXES = ("female", "male", "other", "unknown")
 KINDS = ("CT", "X-ray", "image")
+# What a review says: one of the model's classes, or why no class fits.
+CLASS, NOT_ASSESSABLE, WRONG_IMAGE, OTHER_FINDING = REVIEW_KINDS = (
+    "class", "not assessable", "wrong image", "another finding"
+)  # fmt: skip
+_DASHES = re.compile(r"[\u2010-\u2015\u2212\ufe58\ufe63\uff0d\u00ad]")
+
+
+def folded(number: str) -> str:
+    """A patient number as numbers are compared: the same for all ways to type it.
+
+    Compatibility forms (NFKC), case, kinds of dashes and spaces make no difference.
+    """
+    plain = unicodedata.normalize("NFKC", _DASHES.sub("-", number))
+    return "".join(unicodedata.normalize("NFKC", plain.casefold()).split())
 
 
 class Base(DeclarativeBase):
@@ -112,6 +130,9 @@ class SignInFailure(Base):
     id: Mapped[int] = mapped_column(primary_key=True, comment="Running number")
     name: Mapped[str] = mapped_column(sa.String(64), index=True, comment="User name that was tried, lower case")
     address: Mapped[str] = mapped_column(sa.String(64), index=True, comment="Network address it came from")
+    known: Mapped[str] = mapped_column(
+        sa.String(64), default="", comment="SHA-256 by which the browser was known for this name; empty: it was not"
+    )
     at: Mapped[datetime] = mapped_column(UtcTime, default=now, index=True, comment="When")
 
 
@@ -121,6 +142,12 @@ class Patient(Base):
 
     id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id, comment="Random identifier")
     number: Mapped[str] = mapped_column(sa.String(64), unique=True, comment="The clinic's own patient id, as typed")
+    folded: Mapped[str] = mapped_column(
+        sa.Text,
+        index=True,
+        default=lambda context: folded(context.get_current_parameters()["number"]),
+        comment="The number as numbers are compared",
+    )
     name: Mapped[str] = mapped_column(sa.String(200), index=True, comment="Name, as typed")
     birth_year: Mapped[int | None] = mapped_column(comment="Year of birth")
     sex: Mapped[str] = mapped_column(sa.String(16), default="unknown", comment="female, male, other or unknown")
@@ -157,6 +184,16 @@ class Study(Base):
         back_populates="study", cascade="all, delete-orphan", order_by="Reading.read_at"
     )
     uploader: Mapped[User] = relationship()
+    hash: Mapped["StudyHash | None"] = relationship(cascade="all, delete-orphan", passive_deletes=True)
+
+
+class StudyHash(Base):
+    __tablename__ = "study_hashes"  # a column of studies would stand after the pixels
+    __table_args__ = ({"comment": "By which an image is known again; images of earlier versions have none"},)
+
+    study_id: Mapped[str] = mapped_column(sa.ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True,
+                                          comment="Which image")  # fmt: skip
+    pixels_sha256: Mapped[str] = mapped_column(sa.String(64), index=True, comment="SHA-256 of the pixels")
 
 
 class Reading(Base):
@@ -179,20 +216,27 @@ class Reading(Base):
     heat: Mapped[bytes] = mapped_column(sa.LargeBinary, deferred=True, comment="Heat map of each class, as PNG")
     study: Mapped[Study] = relationship(back_populates="readings")
     reviews: Mapped[list["Review"]] = relationship(
-        back_populates="reading", cascade="all, delete-orphan", order_by="Review.at"
+        back_populates="reading", cascade="all, delete-orphan", order_by="(Review.at, Review.id)"
     )
 
 
 class Review(Base):
     __tablename__ = "reviews"
-    __table_args__ = ({"comment": "What a clinician said about a reading; the latest counts"},)
+    __table_args__ = (
+        _one_of("kind", REVIEW_KINDS),
+        {"comment": "What a clinician said about a reading; the latest counts"},
+    )
 
     id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id, comment="Random identifier")
     reading_id: Mapped[str] = mapped_column(sa.ForeignKey("readings.id", ondelete="CASCADE"), index=True,
                                             comment="Which reading")  # fmt: skip
     reviewer_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), comment="Who")
-    agrees: Mapped[bool] = mapped_column(comment="Whether the clinician agrees with the model's label")
-    label: Mapped[str] = mapped_column(sa.String(100), comment="The class the clinician gives")
+    kind: Mapped[str] = mapped_column(sa.String(16), default=CLASS, comment="class, or why the reviewer gives none")
+    agrees: Mapped[bool | None] = mapped_column(
+        comment="Whether the clinician agrees with the model's label; empty where one of them gives no class"
+    )
+    label: Mapped[str] = mapped_column(sa.String(100), comment="The class the clinician gives; often empty otherwise")
+    finding: Mapped[str] = mapped_column(sa.Text, default="", comment="What else the clinician sees, in free text")
     comment: Mapped[str] = mapped_column(sa.Text, default="", comment="Free text")
     at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When")
     answer_shown: Mapped[bool] = mapped_column(
@@ -200,6 +244,33 @@ class Review(Base):
     )
     reading: Mapped[Reading] = relationship(back_populates="reviews")
     reviewer: Mapped[User] = relationship()
+
+
+class Withdrawal(Base):
+    __tablename__ = "withdrawals"
+    __table_args__ = ({"comment": "Images that do not count any more, such as of another person; they are kept"},)
+
+    study_id: Mapped[str] = mapped_column(sa.ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True,
+                                          comment="Which image")  # fmt: skip
+    reason: Mapped[str] = mapped_column(sa.Text, comment="Why, in the words of who withdrew it")
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), comment="Who")
+    at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When")
+    user: Mapped[User] = relationship()
+
+
+class StudyMove(Base):
+    __tablename__ = "study_moves"
+    __table_args__ = ({"comment": "Images that were saved under the wrong patient, and moved"},)
+
+    id: Mapped[str] = mapped_column(sa.String(36), primary_key=True, default=new_id, comment="Random identifier")
+    study_id: Mapped[str] = mapped_column(sa.ForeignKey("studies.id", ondelete="CASCADE"), index=True,
+                                          comment="Which image")  # fmt: skip
+    from_patient: Mapped[str] = mapped_column(sa.String(36), comment="The patient before, who may be erased by now")
+    to_patient: Mapped[str] = mapped_column(sa.String(36), comment="The patient after")
+    reason: Mapped[str] = mapped_column(sa.Text, comment="Why, in the words of who moved it")
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), comment="Who")
+    at: Mapped[datetime] = mapped_column(UtcTime, default=now, comment="When")
+    user: Mapped[User] = relationship()
 
 
 class AuditEvent(Base):
@@ -384,7 +455,8 @@ class ReadingSource(Base):
                                             comment="Whose images")  # fmt: skip
     study_uid: Mapped[str] = mapped_column(sa.String(64), index=True, comment="StudyInstanceUID as the files have it")
     series_uid: Mapped[str] = mapped_column(sa.String(64), comment="SeriesInstanceUID as the files have it")
-    supersedes: Mapped[str | None] = mapped_column(sa.String(36), comment="The reading before late files came")
+    supersedes: Mapped[str | None] = mapped_column(sa.String(36), index=True,
+                                                   comment="The reading before late files came")  # fmt: skip
     # Last in its row, as pixels are.
     headers: Mapped[bytes] = mapped_column(sa.LargeBinary, deferred=True, comment="Of each image, DICOM JSON, packed")
 
@@ -403,7 +475,8 @@ class Dispatch(Base):
                                             comment="The result")  # fmt: skip
     destination_id: Mapped[int] = mapped_column(sa.ForeignKey("destinations.id"), index=True, comment="Where to")
     object: Mapped[str] = mapped_column(sa.String(16), comment="report, capture, segmentation, bundle or message")
-    review_id: Mapped[str] = mapped_column(sa.String(36), default="", comment="The review it tells of; empty: none")
+    review_id: Mapped[str] = mapped_column(sa.String(36), default="",
+                                           comment="The review it tells of, or withdrawal; empty: none")  # fmt: skip
     state: Mapped[str] = mapped_column(sa.String(16), default=QUEUED, comment="queued, running or how it ended")
     reason: Mapped[str] = mapped_column(sa.Text, default="", comment="Why it failed; nothing that names a patient")
     tries: Mapped[int] = mapped_column(default=0, comment="How often it was begun")

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 from collections import Counter
+from contextlib import suppress
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -15,42 +17,100 @@ from voila.tornado.handler import TornadoVoilaHandler
 
 from lungkit import config
 from lungkit.clinic.records import accounts
-from lungkit.clinic.records.cases import RecordMissing, Records
+from lungkit.clinic.records.cases import Records
+from lungkit.clinic.records.patients import RecordMissing
 from lungkit.clinic.records.store import StoreError
 from lungkit.clinic.web.answers import PageHandler
-from lungkit.clinic.web.kernels import MOST_PAGES, OwningManager
+from lungkit.clinic.web.connections import upload_seconds
+from lungkit.clinic.web.identity import in_thread
+from lungkit.clinic.web.kernels import OwningManager
+from lungkit.clinic.web.sockets import Gate
 
 log = logging.getLogger(__name__)
 
 
-class ClinicPage(PageHandler, TornadoVoilaHandler):
-    """The notebook as a page, in a kernel that from now on belongs to the visitor's session."""
+class Awaited(PageHandler):
+    """A request whose answer may take seconds. gone: whether the browser left meanwhile."""
+
+    gone = False
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        self.gone = True
+
+
+class ClinicPage(Awaited, TornadoVoilaHandler):
+    """The notebook as a page, in a kernel that from now on belongs to the visitor's session.
+
+    A person who waits for a kernel gets a page that says so; its script comes back when it is the person's turn. If the
+    browser leaves before it has the page, its kernel is for someone else, or ends.
+    """
+
+    _kernel_id = ""
 
     @web.authenticated
     async def get(self) -> None:
         _ = self.xsrf_token  # reading it sets the cookie that the page's own requests need
-        session_id, opening = self.current_user.session_id, self.clinic.opening
-        if opening[session_id] >= MOST_PAGES:  # each starts a process before the oldest page ends
+        person, opening = self.current_user.username, self.clinic.opening
+        if opening[person] >= config.pages_per_person():  # each takes a process before the oldest page ends
             raise web.HTTPError(429)
-        opening[session_id] += 1
+        if place := await self.clinic.pages.turn(person, lambda: not self.gone):
+            self._wait(place)
+            return
+        opening[person] += 1
         try:
             await ensure_async(super().get())
         finally:
-            opening[session_id] -= 1
+            opening[person] -= 1
             opening += Counter()  # removes counts of 0
+            if self.gone and self._kernel_id:
+                await self.clinic.stop_kernels([self._kernel_id])
         self.clinic.page_was_made()
         RequestInfoSocketHandler._cache.clear()  # Voila keeps it for kernels that ask it; ours never do
 
     @property
     def kernel_manager(self) -> Any:
-        return OwningManager(super().kernel_manager, self._own)
+        take = partial(self.clinic.pages.take, self.current_user.username)
+        return OwningManager(super().kernel_manager, take, self._own)
+
+    def should_use_rendered_notebook(self, *_: Any) -> bool:
+        """Every page takes its kernel from those that were started ahead, whatever the address says."""
+        return True
+
+    def _wait(self, place: int) -> None:
+        pages = self.clinic.pages
+        self.set_status(503)
+        self.set_header("Retry-After", str(pages.seconds(place) or 30))
+        self.render_page("waiting.html", words=pages.words(place))
 
     async def _own(self, kernel_id: str) -> None:
         token, owners = self.get_cookie(accounts.COOKIE), self.clinic.owners
+        self._kernel_id, self.clinic.gates[kernel_id] = kernel_id, Gate()
         self.clinic.opened_by.add(token)
         self.clinic.door.admit(kernel_id, token)
         owners.keep_only(self.clinic.kernel_manager.list_kernel_ids())
-        await self.clinic.stop_kernels(owners.add(kernel_id, self.current_user.session_id))
+        visitor = self.current_user
+        await self.clinic.stop_kernels(owners.add(kernel_id, visitor.session_id, visitor.username))
+
+
+class Turn(Awaited):
+    """The page of a person who waits asks whether it is their turn; the answer comes when it is, or after seconds."""
+
+    @allow_unauthenticated
+    async def post(self) -> None:
+        """As `get`, from a page that the person can see: who waits there stays signed in."""
+        with suppress(accounts.SignedOut, StoreError):
+            await in_thread(self.clinic, accounts.renew, self.get_cookie(accounts.COOKIE, ""))
+        await self.get()
+
+    @allow_unauthenticated
+    async def get(self) -> None:
+        if not self.current_user:
+            self.finish({"state": "signed-out"})
+            return
+        place = await self.clinic.pages.turn(self.current_user.username, lambda: not self.gone)
+        words = place and self.clinic.pages.words(place)
+        self.finish({"state": "waiting" if place else "ready", "words": words or ""})
 
 
 class Alive(web.RequestHandler):
@@ -66,7 +126,45 @@ class KernelState(PageHandler):
     @allow_unauthenticated
     def get(self, kernel_id: str) -> None:
         there = self.owns(kernel_id) and kernel_id in self.clinic.kernel_manager
-        self.finish({"state": "signed-out" if not self.current_user else "there" if there else "gone"})
+        try:
+            left = accounts.time_left(self.clinic.store, self.get_cookie(accounts.COOKIE, ""))
+            self.finish({"state": "there" if there else "gone"} | _until_the_end(left))
+        except accounts.SignedOut:
+            self.finish({"state": "signed-out"})
+
+
+class SomeoneIsThere(PageHandler):
+    """The person uses the page without its kernel (scrolls, types), or wants to stay signed in.
+
+    It renews the session, and the session's kernels are not ended as idle, those of the person's other pages included.
+    """
+
+    @allow_unauthenticated
+    async def post(self, kernel_id: str) -> None:
+        if self.current_user and not self.owns(kernel_id):
+            raise web.HTTPError(403)
+        try:
+            left = await in_thread(self.clinic, accounts.renew, self.get_cookie(accounts.COOKIE, ""))
+        except accounts.SignedOut:
+            self.finish({"state": "signed-out"})
+            return
+        self.clinic.kernel_manager.used_now(self.clinic.owners.kernels_of(self.current_user.session_id))
+        self.finish({"state": "there"} | _until_the_end(left))
+
+
+def _until_the_end(left: accounts.TimeLeft) -> dict[str, object]:
+    """What a page needs to know of the session's end; all times in seconds.
+
+    warn: how long before the end the page warns. again: how long the page waits before it says again that someone is
+    there. Both are shorter where sessions are short.
+    """
+    idle = config.idle_minutes() * 60
+    return {
+        "seconds": round(left.seconds, 1),
+        "extendable": left.extendable,
+        "warn": min(60, idle / 3),
+        "again": min(60, idle / 6),
+    }
 
 
 class PageLeft(PageHandler):
@@ -100,14 +198,22 @@ class UploadHandler(PageHandler):
         self.clinic.uploading[kernel_id] = self
         self._content = bytearray()
         connection: Any = self.request.connection
-        connection.set_max_body_size(config.upload_bytes())
+        self.clinic.server.heard(connection.stream)
+        most = config.upload_bytes()
+        connection.set_max_body_size(most)
+        connection.set_body_timeout(upload_seconds(min(most, self._announced())))
+
+    def _announced(self) -> int:
+        """Bytes that follow, as the request says; the most if it does not."""
+        length = self.request.headers.get("Content-Length", "")
+        return int(length) if length.isdecimal() else config.upload_bytes()
 
     def data_received(self, chunk: bytes) -> None:
         self._content += chunk
 
     @web.authenticated
     async def post(self, kernel_id: str) -> None:
-        self.clinic.door.leave(kernel_id, bytes(self._content))
+        self.clinic.door.leave(kernel_id, self._content)
         self.set_status(204)
 
     def on_finish(self) -> None:

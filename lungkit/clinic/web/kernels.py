@@ -4,14 +4,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_core.utils import ensure_async
 from jupyter_server.auth.authorizer import Authorizer
 from jupyter_server.auth.identity import User
 from jupyter_server.base.handlers import JupyterHandler
 
+from lungkit import config
 from lungkit.clinic.web.identity import Visitor
-
-MOST_PAGES = 4  # open at once in one session; a further page ends the oldest one, because each holds a kernel
 
 
 class OwnPython(KernelSpecManager):
@@ -33,10 +31,21 @@ class OwnKernelOnly(Authorizer):
 class KernelOwners(dict[str, str]):
     """Kernel to the session that it belongs to, oldest first."""
 
-    def add(self, kernel_id: str, session_id: str) -> list[str]:
-        """Note a new page; returns the kernels of the session's oldest pages, which have to end."""
-        self[kernel_id] = session_id
-        return self.kernels_of(session_id)[:-MOST_PAGES]
+    def __init__(self) -> None:
+        super().__init__()
+        self._people: dict[str, str] = {}  # session to the person's user name
+
+    def add(self, kernel_id: str, session_id: str, person: str) -> list[str]:
+        """Note a new page; returns the kernels of the person's oldest pages, in any session, which have to end.
+
+        A person may have `config.pages_per_person` pages, because each holds a kernel.
+        """
+        self[kernel_id], self._people[session_id] = session_id, person
+        return self.of_person(person)[: -config.pages_per_person()]
+
+    def of_person(self, person: str) -> list[str]:
+        """The kernels of all sessions of one person, oldest first."""
+        return [kernel for kernel, session in self.items() if self._people[session] == person]
 
     def kernels_of(self, session_id: str) -> list[str]:
         """The kernels of one session, oldest first."""
@@ -46,23 +55,21 @@ class KernelOwners(dict[str, str]):
         """Forget kernels that run no longer."""
         for kernel_id in set(self) - set(running):
             del self[kernel_id]
+        for session_id in set(self._people) - set(self.values()):
+            del self._people[session_id]
 
 
 class OwningManager:
-    """The kernel manager during one visit: `own` is called with the kernel that it starts or takes from the pool."""
+    """The kernel manager during one visit. take: called before it takes one of the pool; own: with that kernel."""
 
-    def __init__(self, manager: Any, own: Callable[[str], Awaitable[None]]):
-        self._manager, self._own = manager, own
+    def __init__(self, manager: Any, take: Callable[[], None], own: Callable[[str], Awaitable[None]]):
+        self._manager, self._take, self._own = manager, take, own
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._manager, name)
 
     async def get_rendered_notebook(self, **visit: Any) -> tuple[Any, Any, str]:
+        self._take()
         task, rendered, kernel_id = await self._manager.get_rendered_notebook(**visit)
         await self._own(kernel_id)
         return task, rendered, kernel_id
-
-    async def start_kernel(self, **options: Any) -> str:
-        kernel_id: str = await ensure_async(self._manager.start_kernel(**options))
-        await self._own(kernel_id)
-        return kernel_id

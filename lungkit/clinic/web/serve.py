@@ -24,14 +24,14 @@ import jinja2
 import traitlets
 from jupyter_core.utils import ensure_async
 from jupyter_server.services.kernels.handlers import KernelHandler
-from tornado import httpclient, httpserver, ioloop, web
+from tornado import httpclient, ioloop, web
 from traitlets.config import Config
 from voila.app import Voila
 
 from lungkit import config
-from lungkit.clinic.records import accounts
+from lungkit.clinic.records import accounts, maintenance
 from lungkit.clinic.records.store import Store, StoreError
-from lungkit.clinic.web import answers, handlers, identity, kernels, sockets, supervisor
+from lungkit.clinic.web import answers, connections, handlers, identity, kernels, sockets, supervisor, warm
 from lungkit.clinic.web.door import DOOR, Door
 from lungkit.errors import LungkitError
 
@@ -43,6 +43,7 @@ KERNEL_ENVIRONMENT = {  # nothing is reported to anyone, and no user's own confi
     "ORT_DISABLE_TELEMETRY": "1",
     "JUPYTER_PREFER_ENV_PATH": "1",
     "JUPYTER_PATH": str(PAGES),
+    "IPYKERNEL_CELL_NAME": "<clinic>",  # or else a page cannot start where no temporary file can be written
     # An image's memory goes back to the system with the image; glibc would keep the most that was ever used.
     "MALLOC_MMAP_THRESHOLD_": str(2**22),
     "MALLOC_ARENA_MAX": "2",
@@ -101,6 +102,7 @@ def run(
     tls = supervisor.tls_context(certfile, keyfile)
     secure = bool(tls) or behind_proxy
     os.umask(0o077)
+    connections.allow_many()
     with supervisor.private_folder() as folder:
         os.environ.update(KERNEL_ENVIRONMENT)
         for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
@@ -113,13 +115,14 @@ def run(
             behind_proxy=behind_proxy,
             secure_cookies=secure,
             connection_dir_root=str(folder),
-            config=_settings(port, host, Path(notebook), pool, secure),
+            config=_settings(port, host, Path(notebook), secure),
+            pool=pool,
         )
         clinic.initialize([])
         asyncio.run(clinic.run(line))
 
 
-def _settings(port: int, host: str, notebook: Path, pool: int, secure: bool) -> Config:
+def _settings(port: int, host: str, notebook: Path, secure: bool) -> Config:
     idle = max(1, int(config.idle_minutes() * 60))
     voila = {
         "port": port,
@@ -145,8 +148,8 @@ def _settings(port: int, host: str, notebook: Path, pool: int, secure: bool) -> 
         "theme": "light",
         "allow_template_override": "NO",
         "allow_theme_override": "NO",
-        "preheat_kernel": pool > 0,
-        "default_pool_size": pool,
+        "preheat_kernel": True,
+        "default_pool_size": 0,  # warm.Pages fills the pool
         "extension_allowlist": EXTENSIONS,
         "page_config_hook": handlers.page_config,
         "show_tracebacks": False,
@@ -172,20 +175,23 @@ class Clinic(Voila):
     tls = traitlets.Any(allow_none=True)
     behind_proxy = traitlets.Bool()
     secure_cookies = traitlets.Bool()
+    pool = traitlets.Int()
 
     def __init__(self, **settings: Any):
         super().__init__(**settings)
         self.owners = kernels.KernelOwners()
-        self.door = Door()
+        self.pages = warm.Pages(self, self.pool)
+        self.door = Door(self.pages.wake)
         self.opened_by: set[str] = set()  # tokens of the sessions that opened a page
         self.gates: dict[str, sockets.Gate] = {}  # by kernel
         self.uploading: dict[str, handlers.UploadHandler] = {}  # by kernel
-        self.opening: Counter[str] = Counter()  # pages that are being made, by session
+        self.opening: Counter[str] = Counter()  # pages that are being made, by user name
         self.parts_in_use: dict[str, None] = {}  # in the order of their first use
         self._frozen = False
-        for log in (self.log, logging.getLogger("tornado.general")):
+        for log in (self.log, *(logging.getLogger(f"tornado.{name}") for name in ("general", "access"))):
             log.addFilter(_is_worth_logging)
-        self.sign_ins = ThreadPoolExecutor(max_workers=2, thread_name_prefix="sign-in")
+        self.sign_ins = identity.FairThreads()
+        self.sessions = ThreadPoolExecutor(max_workers=2, thread_name_prefix="sessions")  # which go on, or end
         self.slices = ThreadPoolExecutor(max_workers=2, thread_name_prefix="slices")
 
     async def run(self, line: Line) -> None:
@@ -198,9 +204,10 @@ class Clinic(Voila):
                 self.start()
                 _freeze()
                 line.say("open")
-                answering = asyncio.create_task(self._report_answers(line, stopped))
+                busy = [asyncio.create_task(each) for each in (self._report_answers(line, stopped), self.pages.keep())]
                 await stopped.wait()
-                answering.cancel()
+                for each in busy:
+                    each.cancel()
         finally:
             await self._end()
 
@@ -253,12 +260,18 @@ class Clinic(Voila):
         return [
             (r"/", handlers.ClinicPage, page),
             *self.identity_provider.get_handlers(),
-            (r"/clinic/(clinic\.css|clinic\.js|sign_in\.js)", handlers.OwnFile, {"path": str(PAGES)}),
+            (
+                r"/clinic/(clinic\.css|viewer\.css|clinic\.js|look\.js|tables\.js|sign_in\.js|waiting\.js)",
+                handlers.OwnFile,
+                {"path": str(PAGES)},
+            ),
             (r"/clinic/parts", handlers.PartsInUse),
+            (r"/clinic/turn", handlers.Turn),
             (r"/clinic/alive", handlers.Alive),
             (rf"{libraries}/voila/(.*)", handlers.LibraryFile, {"paths": self.static_paths}),
             (rf"{libraries}/extensions/({widgets}/static/.*)", handlers.LibraryFile, extensions),
             (rf"/clinic/there/{KERNEL_ID}", handlers.KernelState),
+            (rf"/clinic/active/{KERNEL_ID}", handlers.SomeoneIsThere),
             (rf"/clinic/upload/{KERNEL_ID}", handlers.UploadHandler),
             (r"/clinic/slices/([0-9a-f-]{36})/([0-9]{1,4}(?:,[0-9]{1,4}){0,15})", handlers.SliceHandler),
             (rf"/voila/api/shutdown/{KERNEL_ID}", handlers.PageLeft),
@@ -267,15 +280,12 @@ class Clinic(Voila):
         ]
 
     def listen(self) -> None:
-        self.server = httpserver.HTTPServer(
-            self.app,
-            ssl_options=self.tls,
-            xheaders=self.behind_proxy,
-            max_body_size=2**16,  # forms; UploadHandler sets its own limit
-        )
+        self.server = connections.Server(self.app, ssl_options=self.tls, xheaders=self.behind_proxy)
         self.server.add_sockets(self.listening)
         self.tidying = ioloop.PeriodicCallback(self._stop_kernels_of_ended_sessions, 60_000)
         self.tidying.start()
+        self.keeping = ioloop.PeriodicCallback(self._keep_reserve, 60_000)
+        self.keeping.start()
 
     async def stop_kernels(self, kernel_ids: list[str]) -> None:
         for kernel_id in kernel_ids:
@@ -283,6 +293,7 @@ class Clinic(Voila):
             self.door.forget(kernel_id)
             if kernel_id in self.kernel_manager:
                 await ensure_async(self.kernel_manager.shutdown_kernel(kernel_id, now=True))
+        self.pages.wake()  # there may be room for someone who waits
 
     async def _stop_kernels_of_ended_sessions(self) -> None:
         running = self.kernel_manager.list_kernel_ids()
@@ -293,6 +304,16 @@ class Clinic(Voila):
         with contextlib.suppress(StoreError):
             ended = accounts.ended(self.store, set(self.owners.values()))
             await self.stop_kernels([kernel for session in ended for kernel in self.owners.kernels_of(session)])
+
+    async def _keep_reserve(self) -> None:
+        """Fill the room that is kept for a full disk as soon as the disk has room again; until then the log says so."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self.slices, maintenance.keep_reserve, self.store)
+            full = maintenance.full_disk(self.store)
+        except (StoreError, OSError) as problem:
+            full = str(problem)
+        if full:
+            self.log.warning("%s", full)
 
     async def _stop_all_kernels(self) -> None:
         """Includes a kernel that is just starting: jupyter_client lists it, but answers 404 until it can stop it."""
@@ -307,10 +328,11 @@ class Clinic(Voila):
 
     async def _end(self) -> None:
         self.tidying.stop()
+        self.keeping.stop()
         self.server.stop()
         await self.server.close_all_connections()
         await self._stop_all_kernels()
-        for threads in (self.sign_ins, self.slices):
+        for threads in (self.sign_ins, self.sessions, self.slices):
             threads.shutdown(wait=False, cancel_futures=True)
         self.store.close()
 
@@ -322,6 +344,6 @@ def _freeze() -> None:
 
 
 def _is_worth_logging(record: logging.LogRecord) -> bool:
-    """Not: the notebook is not trusted, milliseconds were given for seconds, a page left."""
-    noise = ("is not trusted", "websocket_ping_timeout", "Got events for closed stream")
+    """Not: the notebook is not trusted, milliseconds were given for seconds, a page left, a person waits for a page."""
+    noise = ("is not trusted", "websocket_ping_timeout", "Got events for closed stream", "503 GET / (")
     return not any(words in record.getMessage() for words in noise)

@@ -15,6 +15,7 @@ import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
 from typing import Any, cast
@@ -42,6 +43,7 @@ QUEUE = 100  # messages that wait in this process for a kernel
 RECEIVED = 10  # messages of a kernel that wait in this process, of any size; more wait in the kernel's process
 KERNEL_PATIENCE = 30  # s that a full queue may stand still before the page is disconnected
 UNREAD_BYTES = 2**26  # waiting for a browser, plus one more message, such as the pixels of a large image
+LOST = 180.0  # s without a connection after which the page in the browser has given up (clinic.js)
 OFFLINE_BYTES = 2**27  # kept for a page that lost its connection
 KERNEL_MESSAGE_BYTES = 2**29  # of one part of a kernel's message
 _SESSION = re.compile(r"[0-9A-Za-z_-]{0,64}")
@@ -156,7 +158,18 @@ class Gate:
 
     def __init__(self) -> None:
         self.inside: set[KernelSocket] = set()
+        self.empty_since = time.monotonic()  # while no one is inside; at first since the page was given to the browser
         self.pace, self.one_by_one = Pace(SOCKETS_A_SECOND, SOCKETS_AT_ONCE), asyncio.Lock()
+
+    def leave(self, socket: "KernelSocket") -> None:
+        """The socket is closed."""
+        self.inside.discard(socket)
+        if not self.inside:
+            self.empty_since = time.monotonic()
+
+    def lost(self) -> bool:
+        """Whether the page in the browser is gone: it crashed, or was never shown."""
+        return not self.inside and time.monotonic() - self.empty_since > LOST
 
 
 class Connection(ZMQChannelsWebsocketConnection):
@@ -234,7 +247,7 @@ class KernelSocket(KernelWebsocketHandler):
             raise web.HTTPError(400, "socket refused: session_id is not up to 64 letters, digits, _ or -")
         if not self.check_origin():
             raise web.HTTPError(403)
-        gate = self._gates.setdefault(self.kernel_id, Gate())
+        gate = self._gates[self.kernel_id]  # since the page was given to its session
         if len(gate.inside) >= MOST_SOCKETS:
             raise web.HTTPError(429, f"socket refused: {MOST_SOCKETS} are open to this kernel")
         gate.inside.add(self)
@@ -316,7 +329,7 @@ class KernelSocket(KernelWebsocketHandler):
     def _forget(self) -> None:
         """The socket is closed, or never opened."""
         if self.kernel_id in self._gates:
-            self._gates[self.kernel_id].inside.discard(self)
+            self._gates[self.kernel_id].leave(self)
         connection, self.connection = self.connection, None
         if connection is not None and self.connected:
             connection.disconnect()
@@ -338,6 +351,14 @@ class Kernels(AsyncMappingKernelManager):
         for option, value in ((zmq.SNDHWM, QUEUE), (zmq.RCVHWM, RECEIVED), (zmq.MAXMSGSIZE, KERNEL_MESSAGE_BYTES)):
             context.setsockopt(option, value)
         return context
+
+    def used_now(self, kernel_ids: list[str]) -> None:
+        """Someone is at the pages of these kernels, which do not end as idle then; those that are lost may."""
+        clinic: Any = self.parent
+        for kernel_id in kernel_ids:
+            if kernel_id in self and not clinic.gates[kernel_id].lost():
+                kernel: Any = self.get_kernel(kernel_id)
+                kernel.last_activity = datetime.now(UTC)
 
     def start_watching_activity(self, kernel_id: str) -> None:
         super().start_watching_activity(kernel_id)

@@ -12,7 +12,6 @@ import ipaddress
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import ssl
@@ -31,12 +30,14 @@ from lungkit import config
 from lungkit.clinic.records import maintenance
 from lungkit.clinic.records.store import Store
 from lungkit.clinic.records.tables import PROGRAM, User
+from lungkit.clinic.web import folders
 from lungkit.errors import LungkitError
 from lungkit.models import registry
 
 PORT = 8866
 START_SECONDS = 180  # how long a server may take to open
 END_SECONDS = 8  # how long it may take to stop by itself
+IN_MEMORY = Path("/dev/shm")
 RESTARTS, WITHIN = 5, 600  # at most so many restarts in so many seconds; after that a person has to look
 _COMMAND = [sys.executable, "-P", "-c", "from lungkit.clinic.web import serve; serve.main()"]
 
@@ -52,9 +53,9 @@ def serve(
 ) -> None:
     """Serve the clinic until SIGTERM or SIGINT; then every kernel is stopped and the port is free.
 
-    pool: kernels that are started ahead for the next visitors. behind_proxy: trust X-Forwarded-* headers; only when
-    nothing but the proxy can reach the port. announce: called once with the address, when the clinic is open.
-    Raises LungkitError for what a person has to fix first, and when the server fails again and again.
+    pool: kernels that are always started ahead for the next visitors; 0: none. behind_proxy: trust X-Forwarded-*
+    headers; only when nothing but the proxy can reach the port. announce: called once with the address, when the clinic
+    is open. Raises LungkitError for what a person has to fix first, and when the server fails again and again.
     """
     notebook = (config.notebooks_dir() / "app.ipynb").resolve()
     if not notebook.is_file():
@@ -65,7 +66,14 @@ def serve(
             f"on {host} passwords would cross the network in clear text; give --certfile and --keyfile, or serve on "
             "127.0.0.1 behind a proxy that speaks HTTPS (--behind-proxy)"
         )
-    for setting in (config.hang_seconds, config.server_bytes):
+    for setting in (
+        config.hang_seconds,
+        config.server_bytes,
+        config.page_bytes,
+        config.clinic_bytes,
+        config.pages_per_person,
+        config.time_zone,
+    ):
         setting()  # raises now if its value cannot be used
     _ready()
     listening = bind(port, host)
@@ -94,6 +102,7 @@ def _ready() -> None:
     """Refuse to start if no one could sign in, or no model could read an image."""
     store = Store()
     maintenance.upgrade(store)
+    maintenance.keep_reserve(store)
     with store.read() as db:
         someone = db.query(User.id).filter(User.active, User.role != PROGRAM).first()
     store.close()
@@ -162,21 +171,36 @@ def bind(port: int, host: str) -> list[socket.socket]:
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
-    """A folder for this user only, removed at the end; its path is short, as sockets need (107 characters)."""
+    """A folder for this user only, removed at the end; its path is short, as sockets need (107 characters).
+
+    It is in memory where the system has a place for that: what it holds is small, and without it no page can start,
+    also on a full disk.
+    """
     clear_folders()
-    folder = Path(tempfile.mkdtemp(prefix=f"lungkit-{os.getpid()}-"))
+    folder = folders.make(folders.PREFIX, _places()[0])
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for each in _found(f"{folder.name}*"):  # its kernels' folders, too
+            folders.remove(each)
+
+
+def _places() -> list[Path]:
+    """Where servers have their private folders: in memory, and the folder for temporary files."""
+    places = [IN_MEMORY] if os.access(IN_MEMORY, os.W_OK | os.X_OK) else []
+    with contextlib.suppress(FileNotFoundError):  # no disk has room for a temporary file
+        places.append(Path(tempfile.gettempdir()))
+    return places or [Path("/tmp")]
 
 
 def clear_folders() -> None:
-    """Remove the folders that killed servers left."""
-    for left in Path(tempfile.gettempdir()).glob("lungkit-*-*"):
-        number = left.name.split("-")[1]
-        if number.isdigit() and left.stat().st_uid == os.getuid() and not psutil.pid_exists(int(number)):
-            shutil.rmtree(left, ignore_errors=True)
+    """Remove the folders that killed servers and their kernels left."""
+    for left in _found(f"{folders.PREFIX}*"):
+        folders.remove_if_left(left)
+
+
+def _found(names: str) -> list[Path]:
+    return [found for place in _places() for found in place.glob(names)]
 
 
 # --- watching over the server
@@ -224,7 +248,8 @@ def _signals() -> Iterator[int]:
 
 
 def _log(words: str) -> None:
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # the log may be a file on a full disk
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {words}", file=sys.stderr, flush=True)
 
 
 class _Server:

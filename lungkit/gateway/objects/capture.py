@@ -16,6 +16,7 @@ from lungkit.data.overlay import colour_scale, overlay, resized
 from lungkit.gateway.objects import provenance
 from lungkit.gateway.objects.result import RESEARCH_ONLY, Result
 from lungkit.gateway.objects.source import Source, SourceRefused, one_line, source_of
+from lungkit.models.class_names import class_name
 from lungkit.wording import percent
 
 SIDES = (768, 1024)  # pixels of the longer side: smaller pictures are enlarged, larger ones reduced
@@ -49,7 +50,8 @@ def secondary_capture(source: Source | Dataset | Sequence[Dataset], result: Resu
     )
     made.PatientOrientation = orientation
     made.SourceImageSequence = [_reference(shown)]
-    made.DerivationDescription = "Picture as the model saw it, with a heat map of what spoke for its answer"
+    heat = ", with a heat map of what spoke for its answer" if result.heat else ""
+    made.DerivationDescription = f"Picture as the model saw it{heat}"
     made.BurnedInAnnotation = "NO"  # nothing that identifies a patient
     made.LossyImageCompression = shown.get("LossyImageCompression", "00")
     provenance.sealed(made, source, result.read_at)
@@ -102,7 +104,7 @@ def _picture(result: Result, pixels: np.ndarray, orientation: list[str]) -> np.n
     _mark_sides(canvas, orientation, (left, coloured.width, coloured.height))
     top = _write(canvas, lines, coloured.height + _MARGIN)
     if result.heat:
-        _explain(canvas, f"no to most weight for “{result.label}”", top)
+        _explain(canvas, f"no to most weight for “{class_name(result.label)}”", top)
     return np.asarray(canvas)
 
 

@@ -6,7 +6,9 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import CodedConcept
 from pydicom.uid import ComputedRadiographyImageStorage
 
+from lungkit.clinic.records.tables import NOT_ASSESSABLE, OTHER_FINDING, WRONG_IMAGE
 from lungkit.gateway.objects.source import Source, one_line
+from lungkit.models.class_names import class_name
 
 SCHEME = "99LUNGKIT"
 
@@ -44,6 +46,15 @@ VERDICTS = {
     "rejected": CodedConcept("REJECTED", SCHEME, "AI result rejected"),
 }
 
+IMAGE_QUALITY = CodedConcept("111101", "DCM", "Image Quality")
+NON_DIAGNOSTIC = CodedConcept("RID14", "RADLEX", "Non-diagnostic quality")
+REASON_NO_CLASS = CodedConcept("NO_CLASS", SCHEME, "Why the person gives no class")
+NO_CLASS = {  # what a report says of a review without a class: a concept's name and its value
+    NOT_ASSESSABLE: (IMAGE_QUALITY, NON_DIAGNOSTIC),
+    WRONG_IMAGE: (REASON_NO_CLASS, CodedConcept("WRONG_IMAGE", SCHEME, "Wrong image or region")),
+    OTHER_FINDING: (REASON_NO_CLASS, CodedConcept("OTHER_FINDING", SCHEME, "Another finding")),
+}
+
 _NORMAL = ("17621005", "Normal")
 _COVID = ("840539006", "COVID-19")
 _BACTERIAL, _VIRAL = ("53084003", "Bacterial pneumonia"), ("75570004", "Viral pneumonia")
@@ -66,7 +77,7 @@ def finding(name: str) -> CodedConcept:
         value, meaning = _FINDINGS[plain]
         return CodedConcept(value, "SCT", meaning)
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-    meaning = one_line(name.replace("\\", "/"))[:64].rstrip()  # a backslash would divide it into two values
+    meaning = one_line(class_name(name).replace("\\", "/"))[:64].rstrip()  # a backslash would divide it into two values
     return CodedConcept(f"C-{digest.upper()}", SCHEME, meaning or "class without a name")
 
 

@@ -12,7 +12,7 @@ from lungkit.gateway.objects.result import Result
 from lungkit.gateway.objects.source import Source, derived_uid, one_line
 
 MAKER = "lungkit"
-SERIES = {"report": 9001, "capture": 9002, "segmentation": 9003, "review": 9004}  # the series numbers of each kind
+SERIES = {"report": 9001, "capture": 9002, "segmentation": 9003, "review": 9004, "rejection": 9005}  # number by kind
 _DAYS = ("InstanceCreationDate", "ContentDate", "SeriesDate", "DateOfSecondaryCapture")
 _TIMES = ("InstanceCreationTime", "ContentTime", "SeriesTime", "TimeOfSecondaryCapture")
 _STUDY = (

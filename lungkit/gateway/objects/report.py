@@ -1,21 +1,25 @@
 """A reading as a structured report: Comprehensive 3D SR with the template TID 1500 (PS3.16), as IHE AI Results asks.
 
 Each class has a measurement group with its finding, its probability, and whether it is present. Those that are present
-come first. Where the model leaves the decision to a person, every class is equivocal.
+come first. Where the model leaves the decision to a person, every class is equivocal. A refused reading has one group
+without a finding; once a person has named a class, it is that of the person's word.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from highdicom import sr
 from highdicom.sr import RelationshipTypeValues as Relation
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
+from lungkit.clinic.records.tables import CLASS
 from lungkit.gateway.objects import codes as our
 from lungkit.gateway.objects import provenance
 from lungkit.gateway.objects.result import RESEARCH_ONLY, Result, Review, findings, presence
 from lungkit.gateway.objects.source import Source, one_line, source_of
+from lungkit.models.class_names import class_name
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class _Told:
 
     @property
     def findings(self) -> list[str]:
-        return findings(self.result, self.review)
+        """What has a group, by name; an empty name stands for a group without a finding."""
+        return findings(self.result, self.review) or [""]
 
 
 def structured_report(
@@ -64,7 +69,6 @@ def reviewed_report(
     `structured_report` or this function gave. Raises SourceRefused as `structured_report` does.
     """
     told = _Told(source_of(source), result, review)
-    which = (review.at.isoformat(), review.reviewer, review.verdict, review.label, review.comment)
     made = sr.Comprehensive3DSR(
         evidence=told.source.headers,
         content=_content(told),
@@ -75,11 +79,18 @@ def reviewed_report(
         verifying_organization=_organization(review),
         previous_versions=[previous],
         coding_schemes=[our.scheme()],
-        **provenance.identity(told.source, result, "review", *which),
+        **review_identity(told.source, result, review),
     )
     provenance.sealed(made, told.source, review.at)
     made.VerifyingObserverSequence[0].VerificationDateTime = provenance.moment(review.at)
     return made
+
+
+def review_identity(source: Source, result: Result, review: Review) -> dict[str, Any]:
+    """As `provenance.identity`, of the report of a review."""
+    which = [review.at.isoformat(), review.reviewer, review.verdict, review.label, review.comment]
+    which += [] if review.kind == CLASS else [review.kind, review.finding]
+    return provenance.identity(source, result, "review", *which)
 
 
 def _person_name(review: Review) -> str:
@@ -149,18 +160,23 @@ def _library(source: Source) -> sr.ContainerContentItem:
 
 def _group(told: _Told, name: str) -> sr.MeasurementsAndQualitativeEvaluations:
     result, source = told.result, told.source
-    evaluations = [sr.QualitativeEvaluation(our.PRESENCE, our.PRESENCES[presence(result, told.review, name)])]
-    first = name == told.findings[0]
+    first, evaluations = name == told.findings[0], []
+    if name:
+        there = our.PRESENCES[presence(result, told.review, name)]
+        evaluations.append(sr.QualitativeEvaluation(our.PRESENCE, there))
     if told.review and first:
-        evaluations.append(sr.QualitativeEvaluation(our.ASSESSMENT, our.VERDICTS[told.review.verdict]))
+        if not result.refusal:
+            evaluations.append(sr.QualitativeEvaluation(our.ASSESSMENT, our.VERDICTS[told.review.verdict]))
+        if told.review.kind in our.NO_CLASS:
+            evaluations.append(sr.QualitativeEvaluation(*our.NO_CLASS[told.review.kind]))
     images = [
         sr.SourceImageForMeasurementGroup(str(header.SOPClassUID), str(header.SOPInstanceUID))
         for header in source.of(result.instances)
     ]
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(*tracking(source, result, name)),
-        finding_category=our.CLINICAL_FINDING,
-        finding_type=our.finding(name),
+        finding_category=our.CLINICAL_FINDING if name else None,
+        finding_type=our.finding(name) if name else None,
         finding_sites=[sr.FindingSite(our.LUNG)],
         algorithm_id=None if told.review else _algorithm(result, first),
         measurements=_probability(told, name),
@@ -170,8 +186,9 @@ def _group(told: _Told, name: str) -> sr.MeasurementsAndQualitativeEvaluations:
 
 
 def tracking(source: Source, result: Result, name: str) -> tuple[str, str]:
-    """UID and identifier that a class's finding has in the report and in the segmentation."""
-    return provenance.uid(source, result, "finding", name), f"{one_line(name)}, reading {result.reading}"
+    """UID and identifier that a class's finding has in report and segmentation; name: empty without an answer."""
+    identifier = f"{one_line(class_name(name)) or 'No answer'}, reading {result.reading}"
+    return provenance.uid(source, result, "finding", name), identifier
 
 
 def _probability(told: _Told, name: str) -> list[sr.Measurement]:
@@ -197,13 +214,13 @@ def _algorithm(result: Result, whole: bool) -> sr.AlgorithmIdentification:
 def _texts(told: _Told) -> Iterator[sr.TextContentItem]:
     """What has no code, in the first group."""
     result, review = told.result, told.review
-    said = [(our.COMMENT, f"{result.headline}. Probability {result.probability:.3f}.")]
+    said = [(our.COMMENT, result.said)]
     said += [(our.REASON, result.reason)] if result.uncertain else []
     said += [
         (our.CHECK, f"{check.name}: {'passed' if check.passed else 'failed'}. {check.words}") for check in result.checks
     ]
     if review:
-        said.append((our.COMMENT, f"Review: the answer was {review.verdict}. {review.comment}"))
+        said.append((our.COMMENT, f"Review: {result.judged(review)}. {review.words}"))
     said += [(our.SOURCE_NOTE, note) for note in told.source.notes]
     synthetic = " The model learned from computer-made images." if result.synthetic else ""
     said.append((our.USE, f"{RESEARCH_ONLY}{synthetic}"))

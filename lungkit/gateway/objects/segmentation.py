@@ -16,6 +16,7 @@ from lungkit.gateway.objects import provenance
 from lungkit.gateway.objects.report import tracking
 from lungkit.gateway.objects.result import Result
 from lungkit.gateway.objects.source import Source, SourceRefused, one_line, source_of
+from lungkit.models.class_names import class_name
 
 _PLACED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
 _ONE_FRAME = (
@@ -33,10 +34,12 @@ def segmentation(
     """The heat maps of all images that have one, in rows and columns of the images.
 
     kind: FRACTIONAL has the weight in 256 steps, BINARY says where it is `threshold` (above 0, up to 1) or more.
-    Raises LungkitError without a heat map; SourceRefused where a CT has no position or thickness, and for objects of
-    several frames.
+    Raises LungkitError without a heat map, and for a refused result; SourceRefused where a CT has no position or
+    thickness, and for objects of several frames.
     """
     source = source_of(source)
+    if result.refusal:
+        raise LungkitError(f"no segmentation is made: {result.refusal.lower()}, so the model gives no finding")
     if not result.heat:
         raise LungkitError("a segmentation is made from a heat map, and the result has none")
     if not 0 < threshold <= 1:
@@ -82,7 +85,7 @@ def _segment(source: Source, result: Result, kind: str, threshold: float) -> seg
     how = "weight in 256 steps" if kind == "FRACTIONAL" else f"weight of {threshold:g} or more"
     return seg.SegmentDescription(
         segment_number=1,
-        segment_label=one_line(f"Support of {result.label}")[:64].rstrip(),
+        segment_label=one_line(f"Support of {class_name(result.label)}")[:64].rstrip(),
         segmented_property_category=our.SPATIAL_CONCEPT,
         segmented_property_type=our.GRAD_CAM,
         algorithm_type=seg.SegmentAlgorithmTypeValues.AUTOMATIC,

@@ -11,8 +11,21 @@ import pytest
 from lungkit import files
 from lungkit.clinic.predictor import REVIEW, Predictor
 from lungkit.clinic.records import pixels, settings
-from lungkit.clinic.records.cases import NewPatient, Records
-from lungkit.clinic.records.tables import Patient, Reading, Review, Study, User, now
+from lungkit.clinic.records.cases import Records
+from lungkit.clinic.records.corrections import SAME_IMAGE
+from lungkit.clinic.records.patients import NewPatient
+from lungkit.clinic.records.tables import (
+    CLASS,
+    NOT_ASSESSABLE,
+    OTHER_FINDING,
+    REVIEW_KINDS,
+    Patient,
+    Reading,
+    Review,
+    Study,
+    User,
+    now,
+)
 from lungkit.data import images, phantom
 from lungkit.models import registry
 from tests import trials
@@ -41,18 +54,27 @@ def reviewed(store, readers, chest_image, prediction):
         whose = patient or NewPatient(f"NUMBER-{number}", f"Name {number}")
         with store.write() as db:
             settings.put(db, settings.BLIND_SHARE, 0.0 if shown else 1.0)
-        reading_id = readers[0].save_case(whose, image, digest, answer).reading_id
+        reading_id = readers[0].save_case(whose, image, digest, answer, confirmed=[SAME_IMAGE]).reading_id
         for reader, label in zip(readers, labels, strict=False):
             if label:
-                reader.review(reading_id, None, label)
+                say(reader, reading_id, label)
         return reading_id
 
     return make
 
 
+def say(reader: Records, reading_id: str, said: str) -> None:
+    """A review that gives a class, or one of another of tables.REVIEW_KINDS."""
+    if said in REVIEW_KINDS:
+        reader.review(reading_id, "", kind=said, finding="x" if said == OTHER_FINDING else "")
+    else:
+        reader.review(reading_id, said)
+
+
 @pytest.fixture
 def filled(store):
-    """A function: readings of 30 days, four a day, where the last five days can be others.
+    """A function: readings of 30 days, four a day, where the last five days can be others, or as many
+    readings as `late` says.
 
     skip: days without any since then.
     """
@@ -67,7 +89,7 @@ def filled(store):
                 Patient(number=f"NUMBER-{uploader}-{model}-{n}", name="Some Name", created_by=user.id) for n in range(6)
             ]
             for number in range(4 * days):
-                ago, late = number // 4, number < 20
+                ago, late = number // 4, number < recent.get("late", 20)
                 brighter = recent.get("brighter", 0) if late else 0
                 picture = np.clip(rng.normal(0.4 + brighter, 0.1, (32, 40)), 0, 1).astype(np.float32)
                 image = images.Image(picture, "intensity", "DX", "x", {})
@@ -84,7 +106,11 @@ def filled(store):
                     read_at=now() - timedelta(days=ago + skip),
                 )  # fmt: skip
                 agrees = bool(rng.random() < (recent.get("agree", 0.9) if late else 0.9))
-                reading.reviews.append(Review(reviewer_id=user.id, agrees=agrees, label=label))
+                poor = rng.random() < recent.get("poor", 0) if late else False
+                kind, agrees = (NOT_ASSESSABLE, None) if poor else (CLASS, agrees)
+                reading.reviews.append(
+                    Review(reviewer_id=user.id, kind=kind, agrees=agrees, label="" if poor else label)
+                )
                 db.add(reading)
 
     return fill
@@ -121,7 +147,7 @@ def ward(store, versions, readers, tmp_path):
             answer = predictor.read(image)
             patient = NewPatient(f"{seed}-{number}", f"Name {seed} {number}")
             saved = readers[0].save_case(patient, image, files.sha256(path), answer)
-            readers[1].review(saved.reading_id, None, truth)
+            readers[1].review(saved.reading_id, truth)
             made.append(saved.reading_id)
         return made
 

@@ -16,8 +16,8 @@ from lungkit.clinic.learning.collect import collect
 from lungkit.clinic.learning.reviews import DIFFER, TWO_PATIENTS, Asked
 from lungkit.clinic.records import pixels
 from lungkit.clinic.records.administration import Administration
-from lungkit.clinic.records.cases import NewPatient
-from lungkit.clinic.records.tables import Patient, Study, now
+from lungkit.clinic.records.patients import NewPatient
+from lungkit.clinic.records.tables import NOT_ASSESSABLE, OTHER_FINDING, WRONG_IMAGE, Patient, Study, now
 from lungkit.data import dataset, images, phantom
 from lungkit.errors import LungkitError
 from tests.clinic.rows import events
@@ -81,7 +81,7 @@ def test_a_slice_as_a_scanner_writes_it_is_collected_with_the_same_hu(store, hom
     made = phantom.make_dataset(tmp_path / "phantom", n_slices=4, seed=3, size=64)
     read = images.read(sorted(made.rglob("*.dcm"))[0])
     case = readers[0].save_case(NewPatient("N", "N"), read, "a" * 64, prediction())
-    readers[0].review(case.reading_id, True, "Pneumonia")
+    readers[0].review(case.reading_id, "Pneumonia")
     collected = collect(store, home, Asked(), "clinic")
     (file,) = (collected.folder / "images").iterdir()
     np.testing.assert_array_equal(images.read(file).pixels, read.pixels)
@@ -173,7 +173,7 @@ def test_readers_who_differ_are_left_to_a_third_whose_label_then_decides(store, 
     made = collect(store, home, Asked(), "clinic")
     assert aside(made) == {differ: DIFFER}
     assert made.manifest["counts"]["collected"] == 1
-    readers[2].review(differ, True, "Pneumonia")
+    readers[2].review(differ, "Pneumonia")
     made = collect(store, home, Asked(), "clinic")
     assert aside(made) == {}
     assert sorted(table(made)["label"]) == ["Normal", "Pneumonia"]
@@ -181,7 +181,7 @@ def test_readers_who_differ_are_left_to_a_third_whose_label_then_decides(store, 
 
 def test_a_reader_who_changes_the_label_does_not_differ(store, home, reviewed, readers):
     reading_id = reviewed("Normal", "Pneumonia")
-    readers[0].review(reading_id, True, "Pneumonia")
+    readers[0].review(reading_id, "Pneumonia")
     made = collect(store, home, Asked(), "clinic")
     assert list(table(made)["label"]) == ["Pneumonia"]
 
@@ -201,8 +201,8 @@ def test_a_locked_set_has_labels_given_without_the_answer_and_its_patients_are_i
 ):
     shown = reviewed("Normal")
     blind = reviewed("Pneumonia", shown=False)
-    readers[0].review(blind, False, "Normal")  # after the answer was seen
-    readers[1].review(shown, None, "Normal")  # the worklist shows the answer to everyone
+    readers[0].review(blind, "Normal")  # after the answer was seen
+    readers[1].review(shown, "Normal")  # the worklist shows the answer to everyone
     plain = reviewed("Normal")
     locked = collect(store, home, Asked(locked=True), "clinic")
     of_study = table(locked).set_index("file")
@@ -272,3 +272,48 @@ def test_the_agreement_of_readers_is_in_the_manifest_and_in_words(store, home, r
     assert kappa["value"] == pytest.approx(5 / 6)
     assert kappa["low"] < kappa["value"] < kappa["high"] <= 1
     assert any("Cohen's kappa): 0.83 (" in line for line in module.said(made.manifest))
+
+
+# --- reviews that give no class
+
+
+def test_an_image_whose_readers_give_no_class_is_counted_and_not_collected(store, home, reviewed):
+    reviewed("Normal")
+    for said in ((NOT_ASSESSABLE,), (WRONG_IMAGE, WRONG_IMAGE), (NOT_ASSESSABLE, OTHER_FINDING)):
+        reviewed(*said)
+    made = collect(store, home, Asked(), "clinic")
+    assert list(table(made)["label"]) == ["Normal"] and aside(made) == {}
+    counts = made.manifest["counts"]
+    assert [counts[name] for name in ("reviewed", "collected", "not assessable", "wrong image or region",
+                                      "another finding")] == [4, 1, 1, 1, 1]  # fmt: skip
+    assert "not assessable: 1" in "".join(module.said(made.manifest))
+
+
+def test_a_class_against_no_class_is_left_to_a_third_reader(store, home, reviewed, readers):
+    reviewed("Normal")
+    differ = reviewed("Normal", NOT_ASSESSABLE)
+    made = collect(store, home, Asked(), "clinic")
+    assert aside(made) == {differ: DIFFER}
+    assert "not assessable" in (made.folder / "aside.csv").read_text()
+    readers[2].review(differ, "", kind=WRONG_IMAGE)
+    assert len(table(collect(store, home, Asked(), "clinic"))) == 1
+    readers[2].review(differ, "Normal")
+    assert len(table(collect(store, home, Asked(), "clinic"))) == 2
+
+
+def test_kappa_is_that_of_classes_alone(store, home, reviewed):
+    for said in (("Normal", "Normal"), ("Pneumonia", "Pneumonia"), ("Normal", NOT_ASSESSABLE),
+                 (NOT_ASSESSABLE, NOT_ASSESSABLE), (OTHER_FINDING, OTHER_FINDING)):  # fmt: skip
+        reviewed(*said)
+    agreed = collect(store, home, Asked(), "clinic").manifest["agreement"]
+    ((_pair, cohen),) = agreed["cohen"].items()
+    assert (cohen["images"], cohen["value"], agreed["fleiss"]["images"]) == (2, 1.0, 2)
+
+
+def test_a_label_next_to_another_finding_is_not_learned_from(store, home, reviewed, readers):
+    reviewed("Normal")
+    reading_id = reviewed()
+    readers[0].review(reading_id, "Pneumonia", kind=OTHER_FINDING, finding="NUMBER-9 has a mass")
+    made = collect(store, home, Asked(), "clinic")
+    assert list(table(made)["label"]) == ["Normal"]
+    assert "mass" not in "".join(path.read_text() for path in made.folder.glob("*.*"))

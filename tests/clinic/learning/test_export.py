@@ -13,7 +13,8 @@ import typer.testing
 from lungkit import cli, files
 from lungkit.clinic.learning import collect, export
 from lungkit.clinic.learning.reviews import Asked, selected
-from lungkit.clinic.records.cases import NewPatient
+from lungkit.clinic.records import pixels
+from lungkit.clinic.records.patients import NewPatient
 from lungkit.clinic.records.tables import Patient, Review, Study
 from lungkit.data import dataset, images
 from lungkit.errors import LungkitError
@@ -61,9 +62,7 @@ def test_an_export_loads_as_a_data_set_with_the_pixels_of_the_records(store, man
     given = {image.pixels_sha256: image.label for image in selected(store, Asked()).labelled}
     for row in table(made):
         read = images.read(made.folder / row["file"])
-        from lungkit.clinic.learning import reviews
-
-        assert given[reviews.digest(read.pixels, read.units)] == row["label"]
+        assert given[pixels.digest(read.pixels, read.units)] == row["label"]
     assert len(table(made)) == 6
 
 

@@ -10,7 +10,7 @@ from lungkit.clinic.learning.trial import rollback_due, rollback_rule, standings
 from lungkit.clinic.predictor import REVIEW
 from lungkit.clinic.records import accounts, trials
 from lungkit.clinic.records.administration import Administration
-from lungkit.clinic.records.tables import Trial, now
+from lungkit.clinic.records.tables import NOT_ASSESSABLE, WRONG_IMAGE, Trial, now
 from lungkit.clinic.records.trials import RollbackRule
 from lungkit.models import registry
 from tests import trials as made
@@ -75,7 +75,7 @@ def test_readings_that_are_left_to_a_person_count_without_reviews(in_use, review
 def test_a_review_that_was_changed_counts_once_by_its_latest(in_use, reviewed, readers, store):
     read(reviewed, 4)
     last = reviewed("Normal", version="v2")
-    readers[0].review(last, True, "Pneumonia")
+    readers[0].review(last, "Pneumonia")
     (standing,) = standings(in_use.access)
     assert not standing.due and "5 reviews" in standing.words
 
@@ -131,3 +131,11 @@ def test_the_rule_is_derived_from_the_reviews_and_readings_of_the_champion(store
     assert "50 % agreed (50 reviews)" in rule.derived_from and rule.agreement_below < 0.4
     assert (given.agreement_below, given.left_to_person_above) == (0.6, 0.4)
     assert "fewer than 60 % of 50 reviews in a row agree" in str(given)
+
+
+def test_reviews_that_give_no_class_are_no_evidence(in_use, reviewed, store):
+    read(reviewed, 4)
+    for said in (NOT_ASSESSABLE, WRONG_IMAGE, NOT_ASSESSABLE, NOT_ASSESSABLE):
+        reviewed(said, version="v2")
+    (standing,) = standings(in_use.access)
+    assert not standing.due and "4 reviews and 8 readings" in standing.words

@@ -5,11 +5,12 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 import typer.testing
 
 from lungkit import cli
 from lungkit.clinic.learning import measures, monitor
-from lungkit.clinic.records.tables import Study
+from lungkit.clinic.records.tables import Reading, Study
 from lungkit.errors import LungkitError
 
 
@@ -43,6 +44,30 @@ def test_a_model_that_leaves_more_to_people_or_is_contradicted_is_seen(store, fi
     (check,) = [check for check in cards["other"].checks if check.what == "reviews agree"]
     assert check.verdict.startswith("Drift: ")
     assert float(check.recent.rstrip("%")) < 40 < float(check.before.rstrip("%"))
+
+
+def test_answers_that_mean_nothing_are_no_drift_of_classes_or_agreement(store, filled):
+    filled()
+    too_old = {"name": "age", "passed": False, "value": 76.0, "limit": 5.0, "words": "x"}
+    with store.write() as db:
+        for reading in db.scalars(sa.select(Reading).order_by(Reading.read_at.desc()).limit(18)):
+            reading.checks = [*reading.checks, too_old]
+            reading.label, reading.probabilities = "notumor", {"notumor": 0.9}
+            reading.reviews[0].agrees = False  # as an earlier release kept it
+    (card,) = monitor.watch(store, 25, 5, 0.05, "Ward")
+    checks = {check.what: check for check in card.checks}
+    assert not [what for what in ("classes", "reviews agree", "calibration") if checks[what].alarm]
+    assert "tumo" not in checks["classes"].recent
+
+
+def test_classes_are_told_by_the_names_that_people_read(store, filled):
+    filled()
+    with store.write() as db:
+        named = {"label": "notumor", "probabilities": {"notumor": 0.9}}
+        db.execute(sa.update(Reading).where(Reading.label == "Normal").values(**named))
+    (card,) = monitor.watch(store, 25, 5, 0.05, "Ward")
+    (check,) = [check for check in card.checks if check.what == "classes"]
+    assert "No tumour" in check.before and "notumor" not in check.before
 
 
 def test_too_few_days_are_said_and_raise_no_alarm(store, filled):
@@ -129,3 +154,8 @@ def test_many_doubtful_labels_are_said_to_point_to_the_model(lungkit, reviewed):
     shown = lungkit("learn", "doubts")
     assert "labels look wrong" in shown and "97 %" in shown
     assert "So many point to the model" in shown
+
+
+def test_more_images_that_cannot_be_assessed_are_seen_and_say_nothing_of_the_class(store, filled):
+    filled(poor=0.7)
+    assert found(monitor.watch(store, 25, 5, 0.05, "Ward")) == {"Ward": {"reviews without a class"}}

@@ -10,7 +10,7 @@ from lungkit import cli
 from lungkit.clinic.learning import next_labels, ordering
 from lungkit.clinic.records import accounts
 from lungkit.clinic.records.administration import Administration
-from lungkit.clinic.records.tables import BlindReading, Reading, Study
+from lungkit.clinic.records.tables import NOT_ASSESSABLE, BlindReading, Reading, Study
 from lungkit.errors import LungkitError
 from lungkit.models.prediction import Check
 
@@ -89,8 +89,16 @@ def test_an_image_that_was_read_again_is_there_once_and_not_if_it_was_reviewed_b
     patient = readers[0].case(first).patient.id
     again = reviewed(seed=1, patient=patient)
     assert next_labels.order(store, "lung") == [again]
-    readers[0].review(first, True, "Pneumonia")
+    readers[0].review(first, "Pneumonia")
     assert next_labels.order(store, "lung") == []
+
+
+def test_an_image_that_was_called_not_assessable_is_not_on_the_list_and_is_no_label(store, reviewed):
+    reviewed(NOT_ASSESSABLE, seed=4)
+    waiting = reviewed(seed=5)
+    assert next_labels.order(store, "lung") == [waiting]
+    with store.read() as db:
+        assert next_labels._reviewed(db, "lung", 5) == []
 
 
 def test_chance_alone_decides_about_blind_readings(store, reviewed):
@@ -106,6 +114,12 @@ def test_excluded_patients_and_damaged_images_are_left_out(store, readers, revie
     with store.write() as db:
         db.execute(sa.update(Study).where(Study.id == readers[0].case(damaged).study_id).values(pixels=b"no picture"))
     assert next_labels.order(store, "lung") == [kept]
+
+
+def test_an_image_that_the_model_is_not_for_teaches_it_nothing(store, reviewed):
+    reviewed(probability=0.5, checks=(*kind(3.0), Check("age", False, 76, 5, "the patient is 76 years old")))
+    kept = reviewed(probability=0.99, checks=kind(0.5))
+    assert next_labels.order(store, "lung", 1) == next_labels.order(store, "lung") == [kept]
 
 
 def test_a_doctor_is_shown_the_order_with_patients_and_an_administrator_is_not(store, readers, reviewed, signed_in):

@@ -40,7 +40,7 @@ def test_a_quiet_night_is_kept_with_every_measure_by_day(store, filled):
 def test_what_changes_is_found_where_it_changes_and_nowhere_else(store, filled):
     filled(days=60)
     filled(uploader="pacs", role="program", days=60, brighter=0.2)
-    filled("other", uploader="bert", days=60, agree=0.1)
+    filled("other", uploader="bert", days=60, agree=0.1, late=24)
     kept = nightly.keep(store, "Ward", days=60, every=100)
     assert kept.alarm
     by_model = {(card["model"], card["source"]): alarms(nightly.Kept(kept.day, True, [card], {}, True))[card["source"]]

@@ -16,7 +16,7 @@ from lungkit import cli, config, files
 from lungkit.clinic.learning.collect import collect
 from lungkit.clinic.learning.reviews import Asked
 from lungkit.clinic.records import settings
-from lungkit.clinic.records.cases import NewPatient
+from lungkit.clinic.records.patients import NewPatient
 from lungkit.clinic.records.tables import Patient, Review
 from lungkit.data import dataset, images, tensor_cache
 from lungkit.errors import LungkitError
@@ -88,7 +88,7 @@ def collected(store, readers, prediction, tmp_path):
                 NewPatient(f"N-{seed}-{number}", "Name"), image, files.sha256(greys.tobytes()), answer
             )
             label = CLASSES[int(sick)]
-            readers[0].review(case.reading_id, None, label)
+            readers[0].review(case.reading_id, label)
             with store.write() as db:  # one a minute, the sets one after the other
                 at = datetime(2026, 1, seed, tzinfo=UTC) + timedelta(minutes=number)
                 db.execute(sa.update(Review).where(Review.reading_id == case.reading_id).values(at=at))

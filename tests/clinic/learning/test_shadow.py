@@ -11,8 +11,9 @@ from lungkit.clinic.learning import shadow
 from lungkit.clinic.predictor import Predictor
 from lungkit.clinic.records import accounts
 from lungkit.clinic.records.administration import Administration
-from lungkit.clinic.records.tables import Challenger, Patient, Reading, ShadowReading, Study
+from lungkit.clinic.records.tables import NOT_ASSESSABLE, Challenger, Patient, Reading, ShadowReading, Study
 from lungkit.models import registry
+from lungkit.models.class_names import class_name
 from tests.clinic.rows import count, everything
 
 
@@ -83,7 +84,7 @@ def test_a_series_is_left_out_and_counted(boss, readers, ct_series, series_said,
 
 
 def _patient():
-    from lungkit.clinic.records.cases import NewPatient
+    from lungkit.clinic.records.patients import NewPatient
 
     return NewPatient("S-1", "Series Patient")
 
@@ -118,9 +119,8 @@ def test_both_are_compared_with_each_other_and_with_the_reviews(boss, ward, stor
     assert one.right == (pytest.approx(sum(right) / 6), pytest.approx(sum(theirs) / 6))
     assert one.difference[0] == pytest.approx((sum(theirs) - sum(right)) / 6)
     shown = dict(shadow.rows(one))
-    assert (
-        shown["Changed labels"] == f"{own[0]} → {other} 1" and "of 6 reviews; 0 were" in shown["Right by the reviews"]
-    )
+    assert shown["Changed labels"] == f"{class_name(own[0])} → {class_name(other)} 1"
+    assert "of 6 reviews; 0 were" in shown["Right by the reviews"]
 
 
 def test_nothing_of_the_shadow_is_shown_with_a_case(boss, ward, store, readers):
@@ -172,3 +172,38 @@ def test_the_command_names_a_challenger_runs_shows_and_stops(versions, ward, sto
     assert json.loads(run("--show", "--json"))["challengers"][0]["readings"] == 2
     assert "no version reads" in run("tiny-cnn", "--off")
     assert "no version reads in the shadow" in run("--show")
+
+
+def test_reviews_that_give_no_class_are_not_compared_with(boss, ward, store, readers):
+    first, _second = ward(2, False, 1)
+    readers[1].review(first, "", kind=NOT_ASSESSABLE)
+    shadow.run(store)
+    (one,) = shadow.compared(boss.access)
+    assert (one.readings, one.reviewed) == (2, 1)
+
+
+def test_labels_that_mean_nothing_are_not_compared(boss, ward, store):
+    made = ward(3, True, 1)
+    shadow.run(store)
+    too_old = {"name": "age", "passed": False, "value": 76.0, "limit": 5.0, "words": "x"}
+    with store.write() as db:
+        db.get(Reading, made[0]).checks = [too_old]
+        for reading_id, theirs in zip(made[:2], ("hidden", "notumor"), strict=True):
+            db.get(ShadowReading, (reading_id, "v2")).label = theirs
+        own = db.get(Reading, made[1]).label
+    (one,) = shadow.compared(boss.access)
+    assert (one.readings, one.refused, one.reviewed, one.kappa.images) == (3, 1, 2, 2)
+    assert one.changed == {(own, "notumor"): 1}
+    shown = dict(shadow.rows(one))
+    assert shown["Not compared"] == "labels of 1 image that the version in use is not for"
+    assert shown["Changed labels"] == f"{class_name(own)} → No tumour 1"
+
+
+def test_where_all_labels_mean_nothing_that_is_said(boss, ward, store):
+    ward(1, False, 1)
+    shadow.run(store)
+    too_old = {"name": "age", "passed": False, "value": 76.0, "limit": 5.0, "words": "x"}
+    with store.write() as db:
+        db.execute(sa.update(Reading).values(checks=[too_old]))
+    shown = dict(shadow.rows(shadow.compared(boss.access)[0]))
+    assert shown["Agreement of both (Cohen's kappa)"] == "no label to compare"

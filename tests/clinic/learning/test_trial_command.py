@@ -14,7 +14,7 @@ from lungkit import cli, files
 from lungkit.clinic.learning import collect
 from lungkit.clinic.learning.reviews import Asked
 from lungkit.clinic.predictor import Predictor
-from lungkit.clinic.records.cases import NewPatient
+from lungkit.clinic.records.patients import NewPatient
 from lungkit.clinic.records.tables import LockedLook, Reading, Trial
 from lungkit.data import images, phantom, review_sets, tensor_cache
 from lungkit.errors import LungkitError
@@ -229,7 +229,7 @@ def test_a_patient_whose_picture_the_champion_learned_from_elsewhere_is_left_out
         picture = images.read(own / row["file"])
         answer = Predictor(versions[0]).read(picture)
         saved = readers[0].save_case(NewPatient(f"try-{number}", "A Try"), picture, f"{number:064x}", answer)
-        readers[1].review(saved.reading_id, None, row["label"])
+        readers[1].review(saved.reading_id, row["label"])
     locked = locked_set(store, tmp_path / "locked")
     told = json.loads(lungkit("learn", "trial", "tiny-cnn@v2", "--locked", locked, "--data", home, "--json"))
     of = told["evidence"]["sets"][0]

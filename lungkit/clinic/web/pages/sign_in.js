@@ -8,7 +8,10 @@
   await Promise.all(parts.map((part) => fetch(part, { priority: "low", signal: limit() })));
 })().catch(() => {}); // the page itself fetches what is missing
 
-document.querySelector("form").addEventListener("submit", () => {
+const form = document.querySelector("form");
+
+form.addEventListener("submit", () => {
+  form.action = `/login${window.location.hash}`; // browsers keep it on the way: the page opens that screen
   const waiting = setTimeout(() => {
     const words = document.getElementById("problem") ?? document.createElement("p");
     Object.assign(words, { id: "problem", className: "notice problem" });
