@@ -21,7 +21,8 @@ from bench.machine import machine
 from lungkit.clinic import series_reading
 from lungkit.clinic.predictor import ModelPool
 from lungkit.clinic.records.accounts import Access
-from lungkit.clinic.records.cases import NewPatient, Records
+from lungkit.clinic.records.cases import Records
+from lungkit.clinic.records.patients import NewPatient
 from lungkit.data import phantom, series
 from lungkit.progress import bar
 from tests.e2e.conftest import Clinic, Visitor
