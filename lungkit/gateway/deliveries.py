@@ -1,8 +1,9 @@
 """What is sent of a reading, made from the records each time: DICOM objects, a FHIR bundle, an HL7 message."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -116,15 +117,24 @@ class Delivery:
         reviews = [objects.review_of(row) for row in self.case.reviews if ("report", row.id) in sent]
         return objects.rejection_note(self._images, self.result, kinds, reviews, withdrawn.at)
 
-    def bundle(self, address: Mapping[str, Any]) -> bytes:
-        """The FHIR transaction, as JSON. It tells of the latest review, and of a withdrawal."""
-        numbers = str(address.get("patient_numbers", fhir.PATIENT_NUMBERS))
-        return json.dumps(fhir.bundle(self.reported, patient_numbers=numbers)).encode()
+    def told(self, before: Sequence[tuple[str, datetime]] = ()) -> list[Reported]:
+        """What to tell, in this order: to take the result back from patients before, and the result as it is now.
 
-    def message(self, address: Mapping[str, Any]) -> bytes:
-        """The HL7 message. It tells of the latest review, and of a withdrawal."""
+        before: the ids of patients whom the image was with when it was told, and when it left each.
+        """
+        classes = self.case.classes
+        back = [self.reported.taken_back(self._records.person(patient), at, classes) for patient, at in before]
+        return [*back, self.reported]
+
+    def bundle(self, address: Mapping[str, Any], told: Reported | None = None) -> bytes:
+        """The FHIR transaction, as JSON. told: by default the result with its latest review, or its withdrawal."""
+        numbers = str(address.get("patient_numbers", fhir.PATIENT_NUMBERS))
+        return json.dumps(fhir.bundle(told or self.reported, patient_numbers=numbers)).encode()
+
+    def message(self, address: Mapping[str, Any], told: Reported | None = None) -> bytes:
+        """The HL7 message. told: as in `bundle`."""
         receiver = (str(address.get("application", "")), str(address.get("facility", "")))
-        return hl7.oru_r01(self.reported, receiver=receiver, authority=str(address.get("authority", "")))
+        return hl7.oru_r01(told or self.reported, receiver=receiver, authority=str(address.get("authority", "")))
 
     def _require_as_the_file(self) -> None:
         """Raises NoSource where the image was turned before it was read: its places are not those of the source."""

@@ -1,7 +1,8 @@
 """What other systems are told of a reading: the result, whom it is about, what people said of it, and its images."""
 
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Literal, NamedTuple
 
@@ -23,6 +24,7 @@ from lungkit.gateway.objects.source import Source
 from lungkit.models.card import ModelCard
 
 WITHDRAWN = "A clinician has withdrawn this image. Do not use this result."
+MOVED = "A clinician has moved this image to another patient. Do not use this result."
 _PROCEDURES = {"CT": codes.CT_PROCEDURE, "X-ray": codes.XRAY_PROCEDURE}
 
 
@@ -46,12 +48,24 @@ class Reported:
     source: Source | None = None  # None: no DICOM study is known
     supersedes: str = ""  # the reading of the same image, or of its series before late images came; often empty
     withdrawn_at: datetime | None = None  # when a clinician withdrew the image; the reason may name a patient
+    # Told of a patient whom the image was with before: `withdrawn_at` is when it left, and these are the classes that
+    # may have been told.
+    told_before: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.patient.number or plain(self.patient.number) != self.patient.number:
             raise LungkitError(
                 f"the patient's number {self.patient.number!r} is not one line of text: it cannot be sent"
             )
+
+    def taken_back(self, before: PatientRow, at: datetime, told: Iterable[str]) -> "Reported":
+        """What is told of a patient whom the image was with before: the result is not theirs.
+
+        Nothing in it is of the patient whom the image is with now. at: when it left. told: the classes.
+        """
+        checks = tuple(replace(check, words="") for check in self.result.checks)  # they may state an age
+        result = replace(self.result, checks=checks, reason=MOVED if self.result.uncertain else "")
+        return replace(self, result=result, patient=before, reviews=(), withdrawn_at=at, told_before=tuple(told))
 
     @property
     def review(self) -> Review | None:
@@ -90,7 +104,9 @@ class Reported:
 
     @property
     def findings(self) -> list["Finding"]:
-        """Those that are seen first."""
+        """Those that are seen first; none of them has an answer for a patient whom the image was with before."""
+        if self.told_before:
+            return [Finding(name, codes.finding(name), "equivocal", None) for name in self.told_before]
         result, review = self.result, self.review
         return [
             Finding(name, codes.finding(name), presence(result, review, name), result.of.get(name))
@@ -100,6 +116,8 @@ class Reported:
     @property
     def conclusion(self) -> list[str]:
         """The decision, why, and what the person said: a sentence or more each. First that it does not count."""
+        if self.told_before:
+            return [MOVED]
         result, review = self.result, self.review
         said = [WITHDRAWN] if self.withdrawn_at else []
         said += [result.said]

@@ -116,9 +116,13 @@ def send(claimed: ClaimedDispatch, records: Records, calling: str = AE_TITLE) ->
         if kind == "dicom":
             return store_scu.store(address, calling, built)
         return web_client.stow(address, str(built.SOPInstanceUID), encoded(built))
-    if kind == "fhir":
-        return web_client.transact(address, made.bundle(address))
-    return _acknowledged(address, made.message(address))
+    notes = []
+    for told in made.told(claimed.before):
+        if kind == "fhir":
+            notes.append(web_client.transact(address, made.bundle(address, told)))
+        else:
+            notes.append(_acknowledged(address, made.message(address, told)))
+    return "; ".join(filter(None, notes))
 
 
 def _acknowledged(address: dict[str, object], message: bytes) -> str:

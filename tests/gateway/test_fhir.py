@@ -25,7 +25,7 @@ from lungkit.errors import LungkitError
 from lungkit.gateway import fhir, hl7
 from lungkit.gateway.client import Client
 from lungkit.gateway.objects import Review
-from lungkit.gateway.reported import Reported, reported_of
+from lungkit.gateway.reported import MOVED, Reported, reported_of
 from tests.clinic.rows import events
 from tests.gateway.conftest import problem
 from tests.gateway.test_objects import ADULT, CLASSES, HOSTILE, REFUSED, REVIEW, radiograph, refused, result, source_of
@@ -483,6 +483,26 @@ def test_what_an_earlier_review_of_a_refused_reading_named_is_taken_back(last, t
     server.post(fhir.bundle(gone))
     stored = [one for one in server.resources.values() if one["resourceType"] == "Observation"]
     assert {one["status"] for one in stored} == {"entered-in-error"}
+
+
+def test_of_a_moved_image_the_patient_before_keeps_nothing_that_counts():
+    """Also if the model is not for the right patient: then no finding replaces what was told."""
+    server, right = Server(), PatientRow("id-2", "T-2", "Other Person", 1931, "male")
+    server.post(fhir.bundle(reported(reviews=(REVIEW,))))
+    now = replace(refused_reported(REVIEW), patient=right)
+    at = REVIEW.at + timedelta(hours=1)
+    back = fhir.bundle(now.taken_back(PATIENT, at, CLASSES))
+    (report,) = checked(back)["DiagnosticReport"]
+    assert report["conclusion"].split("\n")[1:] == [MOVED] and "resultsInterpreter" not in report
+    for gone in ("T-2", "Other Person", ADULT.words, REVIEW.comment, "component"):
+        assert gone not in json.dumps(back)
+    server.post(back)
+    server.post(fhir.bundle(now))
+    before, after = (server.find("Patient", fhir.PATIENT_NUMBERS, number)[0] for number in (PATIENT.number, "T-2"))
+    assert server.only("DiagnosticReport")["subject"] == {"reference": after}
+    stored = [one for one in server.resources.values() if one["resourceType"] == "Observation"]
+    left = [one["status"] for one in stored if one["subject"] == {"reference": before}]
+    assert set(left) == {"entered-in-error"} and len(left) == 3
 
 
 # --- through the gateway

@@ -102,6 +102,17 @@ def test_of_what_was_withdrawn_each_observation_is_marked_as_sent_wrongly():
     assert message["OBX"][1][5] == "A clinician has withdrawn this image. Do not use this result."
 
 
+def test_a_result_is_taken_back_from_the_patient_before_under_the_same_number():
+    at = datetime(2026, 3, 10, 8, 0, tzinfo=UTC)
+    now = reported(patient=PatientRow("id-2", "T-2", "Other Person", 1931, "male"), reviews=(REVIEW,))
+    message, after = (parsed(hl7.oru_r01(one)) for one in (now.taken_back(PATIENT, at, ("Normal",)), now))
+    assert parts(message["PID"][0][3])[0] == PATIENT.number and message["OBR"][0][3] == after["OBR"][0][3]
+    assert message["OBR"][0][25] == "C" and {row[11] for row in message["OBX"]} == {"W"}
+    assert message["OBX"][1][5] == "A clinician has moved this image to another patient. Do not use this result."
+    assert {row[2] for row in message["OBX"]} == {"TX", "CE"}, "no probability"
+    assert len(message["OBR"][0]) <= 32, "no reviewer"
+
+
 def test_a_review_without_a_class_is_a_correction_that_says_why():
     review = replace(REVIEW, agrees=None, label="", kind=OTHER_FINDING, finding="a|broken\nrib")
     message = parsed(hl7.oru_r01(reported(reviews=(review,))))

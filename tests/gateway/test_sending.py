@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 
@@ -622,21 +623,7 @@ def rejecting(words: bytes) -> int:
 
 
 def test_fhir_and_hl7_get_the_reading_its_review_and_its_withdrawal(readings, sender, files, prediction):
-    bundles, messages = [], []
-    done = {"resourceType": "Bundle", "entry": [{"response": {"status": "201"}}]}
-
-    def fhir(line: socket.socket) -> None:
-        bundles.append(json.loads(request_of(line).partition(b"\r\n\r\n")[2]))
-        answer_with(line, done)
-
-    def hl7(line: socket.socket) -> None:
-        messages.append(line.recv(65536))
-        line.sendall(b"\x0bMSH|^~\\&|\rMSA|AA|" + messages[-1].split(b"|")[9] + b"\r\x1c\r")
-
-    with serving(fhir) as (web, _), serving(hl7) as (port, _):
-        fhir_address = {"url": f"http://127.0.0.1:{web}/fhir", "patient_numbers": "urn:oid:1.2.3"}
-        readings.destination("record", "fhir", fhir_address)
-        readings.destination("ris", "hl7", {"host": "127.0.0.1", "port": port, "application": "RIS"})
+    with record_and_ris(readings) as (bundles, messages):
         reading = readings.save(files[:1], prediction())
         while sender.send_next():
             pass
@@ -653,11 +640,11 @@ def test_fhir_and_hl7_get_the_reading_its_review_and_its_withdrawal(readings, se
     assert all("DiagnosticReport" in one and "ImagingStudy" in one for one in kinds)
     statuses = [bundle["entry"][-1]["resource"]["status"] for bundle in bundles]
     assert statuses == ["preliminary", "final", "entered-in-error"]
-    assert "brother" not in json.dumps(bundles[-1]) and b"brother" not in messages[-1]
+    assert "brother" not in json.dumps(bundles[-1]) and "brother" not in messages[-1]
     assert "urn:oid:1.2.3" in json.dumps(bundles[0])
-    for message, status in zip(messages, (b"P", b"F", b"C"), strict=True):
-        assert b"|RAD|" + status in message
-    assert b"|RIS|" in messages[0].split(b"\r")[0]
+    for message, status in zip(messages, "PFC", strict=True):
+        assert f"|RAD|{status}" in message
+    assert "|RIS|" in messages[0].split("\r")[0]
 
 
 def test_a_withdrawal_goes_only_where_a_result_may_have_arrived(readings, files, prediction):
@@ -758,6 +745,33 @@ def test_what_is_read_again_goes_to_the_systems_that_got_the_first_reading(readi
     assert {kind: of_third[kind] for kind in OF_THE_FILE} == made
 
 
+@contextmanager
+def record_and_ris(readings) -> Iterator[tuple[list[dict], list[str]]]:
+    """A FHIR server and an HL7 receiver that take everything, and what they got."""
+    bundles, messages = [], []
+    done = {"resourceType": "Bundle", "entry": [{"response": {"status": "201"}}]}
+
+    def fhir(line: socket.socket) -> None:
+        bundles.append(json.loads(request_of(line).partition(b"\r\n\r\n")[2]))
+        answer_with(line, done)
+
+    def hl7(line: socket.socket) -> None:
+        messages.append(line.recv(65536).decode())
+        line.sendall(b"\x0bMSH|^~\\&|\rMSA|AA|" + messages[-1].split("|")[9].encode() + b"\r\x1c\r")
+
+    with serving(fhir) as (web, _), serving(hl7) as (port, _):
+        fhir_address = {"url": f"http://127.0.0.1:{web}/fhir", "patient_numbers": "urn:oid:1.2.3"}
+        readings.destination("record", "fhir", fhir_address)
+        readings.destination("ris", "hl7", {"host": "127.0.0.1", "port": port, "application": "RIS"})
+        yield bundles, messages
+
+
+def patients_of(bundle: dict) -> list[str]:
+    """The numbers of the patients whom a bundle names."""
+    of = [entry["resource"] for entry in bundle["entry"] if entry["resource"]["resourceType"] == "Patient"]
+    return [patient["identifier"][0]["value"] for patient in of]
+
+
 def another_patient(doctor, files, prediction) -> str:
     """The id of the patient T-2, who has an image too."""
     image = images.read(files[-1], "the image")
@@ -786,15 +800,61 @@ def test_a_withdrawal_goes_where_a_result_may_be_although_an_administrator_sends
     assert [row.what for row in rows(readings) if row.state == "queued"] == ["withdrawal as bundle"]
 
 
-def test_no_message_about_a_withdrawal_names_another_patient_than_the_result_did(readings, files, prediction):
-    readings.destination("record", "fhir", {"url": "http://127.0.0.1:9/fhir"})
-    readings.destination("ris", "hl7", {"host": "127.0.0.1", "port": 9})
-    reading, doctor = readings.save(files[:1], prediction()), readings.doctor()
-    with readings.store.write() as db:
-        db.execute(sa.text("UPDATE dispatches SET tries = 1, state = 'done'"))
-    doctor.move(reading, another_patient(doctor, files, prediction), "of another person")
-    doctor.withdraw(reading, "by mistake")
-    assert [row.what for row in rows(readings) if row.state == "queued"] == ["withdrawal as bundle"]
+def test_after_a_move_a_result_is_taken_back_from_the_patient_before_and_told_of_the_right_one(
+    readings, sender, files, prediction
+):
+    with record_and_ris(readings) as (bundles, messages):
+        reading, doctor = readings.save(files[:1], prediction()), readings.doctor()
+        while sender.send_next():
+            pass
+        doctor.move(reading, another_patient(doctor, files, prediction), f"not of {NAME}")
+        while sender.send_next():
+            pass
+    assert {row.what for row in rows(readings)} == {"bundle", "message", "move as bundle", "move as message"}
+    assert {row.state for row in rows(readings)} == {"done"}
+    told = [(patients_of(one), one["entry"][-1]["resource"]["status"]) for one in bundles]
+    assert told == [(["T-1"], "preliminary"), (["T-1"], "entered-in-error"), (["T-2"], "preliminary")]
+    assert len({one["entry"][-1]["request"]["url"] for one in bundles}) == 1, "the server replaces its report"
+    first, back, right = messages
+    assert [NUMBER in first, NUMBER in back, NUMBER in right] == [True, True, False]
+    assert "T-2" in right and "Other Person" in right and "|W" not in right
+    assert set(re.findall(r"\rOBX(?:\|[^|\r]*){10}\|(\w)", back)) == {"W"}
+    for said in (json.dumps(bundles[1]), back):
+        assert "moved this image to another patient" in said
+        assert "T-2" not in said and "Other" not in said and "0.97" not in said
+
+
+def test_an_image_that_was_moved_on_or_back_is_taken_back_where_a_result_may_be(readings, sender, files, prediction):
+    with record_and_ris(readings) as (bundles, messages):
+        reading, doctor = readings.save(files[:1], prediction()), readings.doctor()
+        right, first = another_patient(doctor, files, prediction), doctor.case(reading).patient.id
+        doctor.move(reading, right, "before anything was sent")
+        assert not [row.what for row in rows(readings) if row.what.startswith("move")]
+        while sender.send_next():
+            pass
+        doctor.move(reading, first, "an error")
+        doctor.withdraw(reading, "an error too")  # before the move was told
+        while sender.send_next():
+            pass
+    assert [patients_of(one) for one in bundles] == [["T-2"], ["T-2"], ["T-1"]]
+    statuses = [one["entry"][-1]["resource"]["status"] for one in bundles]
+    assert statuses == ["preliminary", "entered-in-error", "entered-in-error"]
+    assert ["T-2" in one for one in messages] == [True, True, False]
+    assert all("|W" in one for one in messages[1:])
+
+
+def test_nothing_is_told_of_a_patient_who_was_erased_after_a_move(readings, sender, files, prediction):
+    with record_and_ris(readings) as (bundles, messages):
+        reading, doctor = readings.save(files[:1], prediction()), readings.doctor()
+        while sender.send_next():
+            pass
+        doctor.move(reading, another_patient(doctor, files, prediction), "of another person")
+        with readings.store.write() as db:
+            db.execute(sa.delete(Patient).where(Patient.number == NUMBER))
+        while sender.send_next():
+            pass
+    assert [patients_of(one) for one in bundles] == [["T-1"], ["T-2"]]
+    assert [NUMBER in one for one in messages] == [True, False]
 
 
 def test_of_a_withdrawn_image_no_object_is_filed_and_fhir_says_so(gateway, files, prediction):

@@ -20,8 +20,7 @@ _KEPT = (
 )
 _NOTE = "A PACS gets a note that rejects them, which not every PACS follows: look there."
 _TOLD = f"FHIR and HL7 systems are told of the withdrawal. {_NOTE}"
-_TOLD_MOVED = f"FHIR systems are told. HL7 systems keep them under the patient before: tell those users. {_NOTE}"
-_NOT_TOLD = "They are not told of the move, and keep the results under this patient: tell those who use them."
+_TOLD_MOVE = "FHIR and HL7 systems are told of the move. A PACS keeps its objects with the images: look there."
 
 
 class CorrectionForm:
@@ -34,7 +33,6 @@ class CorrectionForm:
         # Not the case itself: its pixels would stay in memory for as long as these buttons.
         self._reading_id, self._number, self._shown = case.reading_id, case.patient.number, case.shown
         self._records, self._page, self._again = records, page, again
-        self._moved = bool(case.corrections.moves)
         self.open = page.button("Wrong patient or image?", lambda: self._show(True), "link")
         self.reason = field(widgets.Textarea, "Reason", placeholder="Such as: image of another patient", rows=2)
         self.drafts = Drafts(page.browser, {f"correction-{case.reading_id}": self.reason})
@@ -56,7 +54,7 @@ class CorrectionForm:
 
     def _ask_withdraw(self) -> None:
         self._require_reason()
-        sent = self._sent(_TOLD_MOVED if self._moved else _TOLD)
+        sent = self._sent(_TOLD)
         self.confirm.ask(
             f"Withdraw this image of patient {self._number}? {_KEPT} This cannot be undone.{sent}",
             "Withdraw the image",
@@ -68,7 +66,7 @@ class CorrectionForm:
         _, doubts = self._records.before_correction(self._reading_id, to.id)
         self.confirm.ask(
             f"Move this image, with its reading and reviews, from patient {self._number} to {to.number} · {to.name}? "
-            f"{' '.join(doubts)}{self._sent(_NOT_TOLD)}",
+            f"{' '.join(doubts)}{self._sent(_TOLD_MOVE)}",
             f"Move to {to.number}",
             lambda: self._done(lambda: self._move(to), f"The image was moved to patient {to.number}."),
         )

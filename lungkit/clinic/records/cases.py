@@ -478,6 +478,11 @@ class Records:
                     found.setdefault(row.id, PriorRow(row.reading_id, row.uploaded_at))
         return list(found.values())
 
+    def person(self, patient_id: str) -> PatientRow:
+        """A patient without the readings. Raises RecordMissing."""
+        with self.access.reads("doctor") as (db, _):
+            return patient_row(find_patient(db, patient_id))
+
     def patient(self, patient_id: str) -> PatientPage:
         """A patient with all readings, oldest first; the audit trail notes the opening. Raises RecordMissing."""
         return open_patient(self.access, "doctor", patient_id)

@@ -127,8 +127,9 @@ def withdraw(db: orm.Session, actor: Actor, reading: Reading, reason: str) -> No
 def move(db: orm.Session, actor: Actor, reading: Reading, to: Patient, reason: str) -> None:
     """Give the image of a reading, with all that belongs to it, to another patient.
 
-    Its readings become those that their versions give for a patient of that age. Raises RecordRefused without a
-    reason, and if the image is this patient's already or this patient has the same one.
+    Its readings become those that their versions give for a patient of that age. FHIR and HL7 systems that may have
+    results of it are told. Raises RecordRefused without a reason, and if the image is this patient's already or this
+    patient has the same one.
     """
     reason = _reason(reason)
     if reading.study.patient_id == to.id:
@@ -143,8 +144,11 @@ def move(db: orm.Session, actor: Actor, reading: Reading, to: Patient, reason: s
             StudyMove(study_id=study.id, from_patient=before, to_patient=to.id, reason=reason, user_id=actor.user_id)
         )
         changed = [one.id for one in study.readings if _ask_age_again(db, one, study, to.birth_year)]
+        number = sa.select(sa.func.count()).where(StudyMove.study_id == study.id)
+        told = dispatches.enqueue_move(db, studies.readings_of([study]), db.scalar(number) or 0)
         audit_trail.append(db, actor.user_id, "case.move", f"reading:{_opened(study, reading)}", study=study.id,
-                           before=before, after=to.id, sent=sent(db, [study]), age_checked_again=changed)  # fmt: skip
+                           before=before, after=to.id, sent=sent(db, [study]), told=told,
+                           age_checked_again=changed)  # fmt: skip
 
 
 def _opened(study: Study, reading: Reading) -> str:

@@ -26,6 +26,7 @@ from lungkit.clinic.records.tables import (
     RUNNING,
     Destination,
     Dispatch,
+    Patient,
     Reading,
     ReadingSource,
     Study,
@@ -43,7 +44,8 @@ BACK_OFF = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 300, 1800, 7
 MOST_TRIES = len(BACK_OFF) + 1
 _OF_DICOM = ("report", "capture", "segmentation")  # objects that need the headers of the images
 _OF_REVIEW = ("report", "bundle", "message")  # objects that tell of a review
-WITHDRAWAL = "withdrawal"  # in place of a review
+_OF_PATIENT = ("bundle", "message")  # objects that name the patient of the records; the others, that of the images
+WITHDRAWAL, MOVE = "withdrawal", "move"  # in place of a review; a move with its number, since there may be several
 NOT_AS_THE_FILE = "the image was turned before it was read, so its places are not those of the DICOM image"
 
 
@@ -69,8 +71,9 @@ class DispatchRow:
 
     @property
     def what(self) -> str:
-        """The object, and whether it tells of a review or a withdrawal."""
-        about = WITHDRAWAL if self.review_id == WITHDRAWAL else "review" if self.review_id else ""
+        """The object, and whether it tells of a review, a withdrawal or a move."""
+        first = self.review_id.partition(" ")[0]
+        about = first if first in (WITHDRAWAL, MOVE) else "review" if first else ""
         told_by = "rejection note" if about == WITHDRAWAL and self.object == "report" else self.object
         return f"{about} as {told_by}" if about else self.object
 
@@ -83,10 +86,12 @@ class ClaimedDispatch:
     lease: str
     reading_id: str
     object: str  # one of tables.OBJECTS
-    review_id: str  # the review to tell of, or WITHDRAWAL; empty: the reading itself
+    review_id: str  # the review to tell of, WITHDRAWAL, or MOVE with a number; empty: the reading itself
     destination: DestinationRow
     # Of a withdrawal: the DICOM objects that the destination may have, with the review that each tells of.
     sent: tuple[tuple[str, str], ...] = ()
+    # Of a withdrawal or a move: the ids of patients under whom the destination may have the result, and when it left.
+    before: tuple[tuple[str, datetime], ...] = ()
 
 
 def enqueue(db: orm.Session, reading_id: str, destinations: Iterable[int]) -> int:
@@ -131,31 +136,43 @@ def enqueue_review(db: orm.Session, reading_id: str, review_id: str) -> int:
 def enqueue_withdrawal(db: orm.Session, readings: sa.Select[str], reason: str) -> tuple[int, int]:
     """Stop what waits to be sent about these readings, and list the withdrawal for those who may have results of them.
 
-    FHIR and HL7 can say that a result does not count, and a PACS gets a note that rejects its objects. A system that
-    is switched off is told once it is on again. One that a result is being sent to is told after that: an older result
-    that arrives last would count there. An HL7 message about an image that was moved since is not taken back: it would
-    name another patient than the message did.
-    Returns how many entries were stopped, and how many are new.
+    FHIR and HL7 can say that a result does not count, and a PACS gets a note that rejects its objects. Returns how many
+    entries were stopped, and how many are new.
     """
-    moved = (
-        sa.select(StudyMove.id)
-        .join(Reading, Reading.study_id == StudyMove.study_id)
-        .where(Reading.id == Dispatch.reading_id, StudyMove.at > Dispatch.created_at)
-        .exists()
-    )
-    tells = (Dispatch.object != "message") | ~moved
-    begun = (Dispatch.tries > 0) & tells & Dispatch.reading_id.in_(readings)
+    due = _begun(db, readings, (*_OF_DICOM, *_OF_PATIENT))
+    stopped = cancel_for(db, readings, reason)
+    return stopped, _list(db, WITHDRAWAL, due)
+
+
+def enqueue_move(db: orm.Session, readings: sa.Select[str], number: int) -> int:
+    """List the move of an image for the FHIR and HL7 systems that may have results of it; returns how many entries.
+
+    number: which move of the image it is, from 1. The objects of a PACS name the patient of the images' headers.
+    """
+    return _list(db, f"{MOVE} {number}", _begun(db, readings, _OF_PATIENT))
+
+
+def _begun(db: orm.Session, readings: sa.Select[str], kinds: Collection[str]) -> dict[tuple[str, int, str], datetime]:
+    """When to tell which system, by reading, destination and the object that tells, of what it may have of these kinds.
+
+    A system that is switched off is told once it is on again. One that a result is being sent to is told after that: an
+    older result that arrives last would count there.
+    """
+    begun = (Dispatch.tries > 0) & Dispatch.object.in_(kinds) & Dispatch.reading_id.in_(readings)
     due: dict[tuple[str, int, str], datetime] = {}
     for row in db.scalars(sa.select(Dispatch).where(begun).order_by(Dispatch.created_at, Dispatch.id)):
         told_by = "report" if row.object in _OF_DICOM else row.object  # one note for all objects
         which = (row.reading_id, row.destination_id, told_by)
         due[which] = max(due.get(which, now()), row.due_at if row.state == RUNNING else now())
-    stopped = cancel_for(db, readings, reason)
+    return due
+
+
+def _list(db: orm.Session, about: str, due: dict[tuple[str, int, str], datetime]) -> int:
     db.add_all(
-        Dispatch(reading_id=reading, destination_id=to, object=wanted, review_id=WITHDRAWAL, due_at=at)
+        Dispatch(reading_id=reading, destination_id=to, object=wanted, review_id=about, due_at=at)
         for (reading, to, wanted), at in due.items()
     )
-    return stopped, len(due)
+    return len(due)
 
 
 def claim(store: Store, resting: Collection[int] = ()) -> ClaimedDispatch | None:
@@ -194,7 +211,8 @@ def claim(store: Store, resting: Collection[int] = ()) -> ClaimedDispatch | None
         row.state, row.lease, row.tries, row.due_at = RUNNING, new_id(), row.tries + 1, at + LEASE
         to = routing.destination(db, row.destination_id)
         sent = _may_have(db, row) if row.review_id == WITHDRAWAL else ()
-        return ClaimedDispatch(row.id, str(row.lease), row.reading_id, row.object, row.review_id, to, sent)
+        left = _patients_before(db, row) if row.review_id.startswith((WITHDRAWAL, MOVE)) else ()
+        return ClaimedDispatch(row.id, str(row.lease), row.reading_id, row.object, row.review_id, to, sent, left)
 
 
 class DispatchAccess:
@@ -319,6 +337,26 @@ def _may_have(db: orm.Session, withdrawal: Dispatch) -> tuple[tuple[str, str], .
     begun = of_reading & Dispatch.object.in_(_OF_DICOM) & (Dispatch.tries > 0) & (Dispatch.review_id != WITHDRAWAL)
     rows = sa.select(Dispatch.object, Dispatch.review_id).where(begun).order_by(Dispatch.object, Dispatch.review_id)
     return tuple((kind, review) for kind, review in db.execute(rows))
+
+
+def _patients_before(db: orm.Session, told: Dispatch) -> tuple[tuple[str, datetime], ...]:
+    """The patients under whom the destination may have the result, and when it left each; not the patient it is with.
+
+    Nor one who was erased since: nothing can be said of them any more.
+    """
+    earlier = (Dispatch.reading_id == told.reading_id) & (Dispatch.destination_id == told.destination_id)
+    earlier &= (Dispatch.object == told.object) & (Dispatch.tries > 0) & (Dispatch.id != told.id)
+    first = sa.select(sa.func.min(Dispatch.created_at)).where(earlier).scalar_subquery()
+    left = (
+        sa.select(Patient.id, StudyMove.at)
+        .join(StudyMove, StudyMove.from_patient == Patient.id)
+        .join(Study, Study.id == StudyMove.study_id)
+        .join(Reading, Reading.study_id == Study.id)
+        .where(Reading.id == told.reading_id, StudyMove.at > first, Patient.id != Study.patient_id)
+        .order_by(StudyMove.at)
+    )
+    last = {row.id: row.at for row in db.execute(left)}  # a patient may have had it twice
+    return tuple(last.items())
 
 
 def _is_withdrawn(db: orm.Session, reading_id: str) -> bool:
