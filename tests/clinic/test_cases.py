@@ -61,6 +61,7 @@ def calls(doctor, chest_image, prediction, ct_series, series_said):
         "open_case": (reading_id,),
         "source": (reading_id,),
         "patient": (patient_id,),
+        "person": (patient_id,),
         "review": (reading_id, "Pneumonia", "seen"),
         "priors": (reading_id,),
         "save_again": (reading_id, chest_image(), prediction()),
