@@ -12,7 +12,7 @@ from lungkit.data import images
 from lungkit.data.image import placed
 from lungkit.errors import LungkitError
 from lungkit.models import card_text, graph, input_checks, population, prediction, registry
-from lungkit.models.prediction import Check, Prediction
+from lungkit.models.prediction import MODALITY, Check, Prediction
 
 REVIEW = prediction.REVIEW
 _KEPT = 2  # compiled versions that a kernel keeps; each takes some ten megabytes
@@ -118,14 +118,17 @@ class Predictor:
             Check("intensity", usual_intensity, intensity, limits.intensity, intensity_words),
             Check("size", side >= limits.size, float(side), float(limits.size), size_words),
         )
-        if lies := input_checks.orientation(outputs.get("orientation"), facts.stated.orientation, self.card.modality):
+        stated = replace(facts.stated, age=self._age) if facts.stated.age is None else facts.stated
+        outside = population.checks(self.card, stated, facts.by_year)
+        of_another_kind = (not usual_units and facts.units == "HU") or any(check.name == MODALITY for check in outside)
+        lies = input_checks.orientation(outputs.get("orientation"), facts.stated.orientation, self.card.modality)
+        if lies and not of_another_kind:  # what is upright in an X-ray says nothing of a CT
             turned, most, words = lies
             checks = (*checks, Check("orientation", turned <= most, turned, most, words))
         if "lungs" in outputs:
             share, passed, lung_words = input_checks.lungs_seen(outputs["lungs"], facts.shape, self.card.modality)
             checks = (*checks, Check("lungs", passed, share, input_checks.LEAST_LUNG, lung_words))
-        stated = replace(facts.stated, age=self._age) if facts.stated.age is None else facts.stated
-        return (*checks, *population.checks(self.card, stated, facts.by_year))
+        return (*checks, *outside)
 
 
 class ModelPool:
@@ -147,13 +150,16 @@ class ModelPool:
         """(what it answers, name) of each, those of one modality together; a phantom's comes last and says so."""
         return [(_question(version), version.model) for version in sorted(_active_versions(), key=_place)]
 
-    def fitting(self, name: str, by_year: float | None, age: float | None = None) -> str | None:
+    def fitting(
+        self, name: str, by_year: float | None, age: float | None = None, modality: str | None = None
+    ) -> str | None:
         """Another model for images like those of `name` that is for patients of this age; None where none is.
 
-        by_year, age: as in `population.suits`.
+        by_year, age: as in `population.suits`. modality: of the images, where `name` is not for such.
         """
         versions = sorted(_active_versions(), key=_place)
-        modality = next((version.card.modality for version in versions if version.model == name), None)
+        of_name = next((version.card.modality for version in versions if version.model == name), None)
+        modality = modality or of_name
         for version in versions:
             same = version.model != name and version.card.modality == modality and not version.card.synthetic
             if same and population.suits(version.card, by_year, age):

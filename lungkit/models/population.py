@@ -54,10 +54,10 @@ def checks(card: ModelCard, stated: Stated, by_year: float | None = None) -> tup
 
     by_year: the patient's age by the birth year of the records; it has to fit, and so does the age that a file states.
     """
-    about = card.about
+    about, other = card.about, _modality(card.modality, stated.modality)
     asked = (
-        _modality(card.modality, stated.modality),
-        _view(about.views, stated.view, stated.orientation) if about and about.views else None,
+        other,  # whose views have other names
+        _view(about.views, stated.view, stated.orientation) if about and about.views and not other else None,
         _body_part(about.body_part, stated.body_part) if about and about.body_part else None,
         _age(ages_of(card), stated.age, by_year),
     )

@@ -35,7 +35,8 @@ def refusal(checks: Iterable[Check]) -> str:
     What the version computed of it means nothing then: it is neither shown nor sent.
     """
     failed = {check.name for check in checks if is_outside(check)}
-    return "" if not failed else "Not for this patient" if AGE in failed else "Not for this image"
+    of_patient = AGE in failed and MODALITY not in failed  # such an image is for no version of this kind, of any age
+    return "" if not failed else "Not for this patient" if of_patient else "Not for this image"
 
 
 @dataclass(frozen=True)

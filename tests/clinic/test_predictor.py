@@ -183,6 +183,18 @@ def test_an_image_of_another_modality_is_never_a_decision(tiny, slices):
     assert "the file is an X-ray; this model reads CT images" in _by_name(reading)["modality"].words
 
 
+@pytest.mark.parametrize("modality", ["CT", ""])
+def test_a_ct_slice_says_nothing_of_how_it_lies_to_a_model_of_x_rays(tiny, slices, monkeypatch, modality):
+    card = dataclasses.replace(tiny.card, modality="X-ray", about=About(views=("PA", "AP")))
+    monkeypatch.setattr(tiny, "card", card)
+    monkeypatch.setattr(tiny, "_limits", dataclasses.replace(tiny._limits, units="intensity"))
+    lying = dataclasses.replace(slices[0], modality=modality, tags=slices[0].tags | {"orientation": "R\\F"})
+    reading = tiny.read(lying)
+    assert "orientation" not in _by_name(reading) and reading.decision == REVIEW
+    as_ct = dataclasses.replace(slices[0], modality="CT", tags=slices[0].tags | {"orientation": "L\\P"})
+    assert "view" not in _by_name(tiny.read(as_ct)), "its axes are not those of a lateral X-ray"
+
+
 @pytest.mark.parametrize(
     ("stated", "words"),
     [

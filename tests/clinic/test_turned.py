@@ -23,6 +23,7 @@ from tests.cards import model_card
 
 SHA = "ab" * 32
 TURNED = Check("orientation", False, 1.0, 0.5, "this image is turned by 90° to the left: turn it upright")
+OTHER_KIND = Check("modality", False, 0.0, 1.0, "the file is a CT; this model reads X-ray images")
 TOO_OLD = Check("age", False, 76, 5, "the patient is 76 years old; this model learned from patients of 1 to 5 years")
 REVIEW = "uncertain: review"
 
@@ -33,7 +34,7 @@ class Models:
     def __init__(self, answer, other=None):
         self.answer, self.other, self.seen, self.asked = answer, other, [], []
 
-    def fitting(self, name, by_year, age=None):
+    def fitting(self, name, by_year, age=None, modality=None):
         return self.other
 
     def get(self, name):
@@ -66,6 +67,8 @@ def test_the_model_that_is_offered_reads_such_images_and_is_for_that_age():
     register("adults", ages=[18, None])
     assert (models.fitting("children", 76), models.fitting("adults", 3)) == ("adults", "children")
     assert models.fitting("children", None) is models.fitting("children", 12) is None
+    assert models.fitting("children", 76, modality="CT") == "ct"
+    assert models.fitting("children", 3, modality="CT") is models.fitting("children", 76, modality="MRI") is None
 
 
 def test_nothing_that_a_model_computed_of_another_patient_is_shown_or_printed(records, saved):
@@ -251,6 +254,17 @@ def test_a_model_for_patients_of_this_age_is_offered_where_there_is_one(records,
     assert button.description == "Read again with adults"
     button.click()
     assert records.case(shown[0]).model == "adults"
+
+
+def test_an_image_of_another_modality_is_offered_to_a_model_of_such_images_and_never_turned(records, saved, prediction):
+    case = saved(TURNED, OTHER_KIND, TOO_OLD, birth_year=1950)  # as an earlier release read it
+    assert "Not for this image" in answer.decision_box(case)
+    assert not _buttons(_offered(case, records, Models(prediction()))[0].widget)
+    offer, shown = _offered(case, records, Models(prediction(model="of-ct"), other="of-ct"))
+    (button,) = _buttons(offer.widget)
+    assert button.description == "Read again with of-ct"
+    button.click()
+    assert records.case(shown[0]).model == "of-ct"
 
 
 def test_nothing_is_offered_of_a_reading_that_has_a_finding_or_was_replaced(records, saved, prediction):

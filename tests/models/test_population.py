@@ -123,6 +123,7 @@ def test_the_heading_names_the_patient_before_the_image():
         return [Check(name, False, 0, 1, "") for name in names]
 
     assert refusal(failed("view", "age")) == "Not for this patient"
+    assert refusal(failed("modality", "age")) == "Not for this image", "no age would help"
     assert refusal(failed("view")) == refusal(failed("modality")) == "Not for this image"
     assert refusal(failed("kind", "age known", "orientation")) == ""
     assert refusal([Check("age", True, 3, 5, "")]) == ""

@@ -20,7 +20,7 @@ from lungkit.errors import LungkitError
 from lungkit.models import population, registry
 from lungkit.models.input_checks import AS_FILE_SAYS, NOT_AXIAL
 from lungkit.models.population import AGE_KNOWN
-from lungkit.models.prediction import AGE
+from lungkit.models.prediction import AGE, MODALITY
 
 SAVED = "This image was read again. The reading below replaces the earlier one."
 
@@ -42,7 +42,11 @@ class ReadAgain:
         self._models, failed = models, {check.name: check for check in case.checks if not check.passed}
         by_year, age = age_at(case.patient.birth_year, case.tags), years_in(case.tags.get("age", ""))
         lies = failed["orientation"].words if "orientation" in failed else NOT_AXIAL
-        if lies != NOT_AXIAL:
+        if MODALITY in failed:
+            if kind := models.fitting(case.model, by_year, age, case.kind):
+                words = f"{kind} reads {case.kind} images, and is for patients of this age."
+                self._offer(words, f"Read again with {kind}", lambda: self._read(kind))
+        elif lies != NOT_AXIAL:
             self._offer_turn(case, lies)
         elif AGE in failed and _is_for(case.model, by_year, age):
             model = case.model
