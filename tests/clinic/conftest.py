@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from lungkit import config
 from lungkit.clinic.records import accounts, maintenance
+from lungkit.clinic.records.cases import Records
 from lungkit.clinic.records.stacks import Extent
 from lungkit.clinic.records.store import Store
 from lungkit.clinic.series_reading import SeriesReading, SliceReading
@@ -191,6 +192,18 @@ def signed_in(store, cheap_passwords):
         return accounts.Access(store, accounts.sign_in(store, name, password, "192.0.2.1"))
 
     return sign_in
+
+
+@pytest.fixture
+def access(signed_in) -> accounts.Access:
+    """Of Dr Anna, who is signed in."""
+    return signed_in("doctor", "anna")
+
+
+@pytest.fixture
+def records(access) -> Records:
+    """The records as Dr Anna sees them."""
+    return Records(access)
 
 
 @pytest.fixture

@@ -72,16 +72,6 @@ def answer(prediction):
 
 
 @pytest.fixture
-def access(signed_in):
-    return signed_in("doctor", "anna")
-
-
-@pytest.fixture
-def records(access) -> Records:
-    return Records(access)
-
-
-@pytest.fixture
 def bert(signed_in) -> Records:
     return Records(signed_in("doctor", "bert"))
 

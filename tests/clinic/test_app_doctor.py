@@ -97,16 +97,6 @@ def phantom_slice(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def access(signed_in):
-    return signed_in("doctor", "anna")
-
-
-@pytest.fixture
-def records(access) -> Records:
-    return Records(access)
-
-
-@pytest.fixture
 def shown(store, access, models):
     """The page of a doctor who has just signed in."""
     return shell.page_of(lambda: store, access.token, models)

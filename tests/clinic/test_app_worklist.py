@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from lungkit.clinic.app import shell
 from lungkit.clinic.app.describe import most_urgent_first, urgency
 from lungkit.clinic.predictor import REVIEW, ModelPool
-from lungkit.clinic.records.cases import CaseRow, Records
+from lungkit.clinic.records.cases import CaseRow
 from lungkit.clinic.records.patients import NewPatient
 from lungkit.clinic.records.tables import Job, Reading, User
 from tests.clinic.rows import events
@@ -16,16 +16,6 @@ from tests.clinic.test_app_doctor import button, field, table, text
 
 AT = datetime(2026, 3, 9, 14, 5, tzinfo=UTC)
 ORDER, NEXT = "Order", "Next unread"
-
-
-@pytest.fixture
-def access(signed_in):
-    return signed_in("doctor", "anna")
-
-
-@pytest.fixture
-def records(access) -> Records:
-    return Records(access)
 
 
 @pytest.fixture

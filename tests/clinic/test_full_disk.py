@@ -290,7 +290,7 @@ def test_the_reserve_grows_again_only_when_there_is_room(disk):
 def test_a_reserve_is_given_only_once_to_processes_that_ask_at_the_same_time(tmp_path):
     kept = Reserve(tmp_path / "reserve")
     size = kept.keep()
-    assert kept.release(always=False)  # there is room, so that another try is worth it
+    assert kept.release(always=False)  # there is room again
     assert kept.bytes() == size
     assert kept.release(always=True)
     assert kept.bytes() == size - STEP

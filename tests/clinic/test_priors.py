@@ -11,22 +11,12 @@ from lungkit.clinic.app.page import Page
 from lungkit.clinic.app.reading import reading, spacing_of
 from lungkit.clinic.app.viewer import Viewer
 from lungkit.clinic.records import settings
-from lungkit.clinic.records.cases import AnswerHidden, Records
+from lungkit.clinic.records.cases import AnswerHidden
 from lungkit.clinic.records.patients import NewPatient
 from lungkit.clinic.records.tables import Study, User, Withdrawal
 from tests.clinic.test_app_doctor import button, everything, text
 
 FIRST_DAY = datetime(2026, 3, 11, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-def access(signed_in):
-    return signed_in("doctor", "anna")
-
-
-@pytest.fixture
-def records(access) -> Records:
-    return Records(access)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """In a browser: a model of children says that an adult is not for it, and a turned X-ray is turned before it is read.
 
-The model is the committed one; the X-rays are drawn, and show nobody.
+The model is the committed one; the X-rays are made by a program.
 """
 
 import shutil
